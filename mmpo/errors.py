@@ -1,0 +1,28 @@
+"""Errors a person can act on: one line that says what is wrong and where, one that says what to do."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake in the input (a file, a recipe, an argument), not in mmpo. The command line prints it without a trace.
+
+    `hint` names the remedy, e.g. `UserError("pairs.jsonl:7: no `chosen`", hint="add the key or drop the row")`.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message if hint is None else f"{message}\n  hint: {hint}")
+        self.message = message
+        self.hint = hint
+
+
+class Quarantined(Exception):
+    """One source cannot be used. The builder turns it into a row of `rejects.jsonl` and goes on.
+
+    `stage` is where it happened (`decode`, `detect`, …), `reason` a short stable slug that is counted, `detail` free text.
+    """
+
+    def __init__(self, stage: str, reason: str, detail: str = "") -> None:
+        super().__init__(f"{stage}: {reason}" + (f" ({detail})" if detail else ""))
+        self.stage = stage
+        self.reason = reason
+        self.detail = detail
