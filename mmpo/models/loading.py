@@ -1,0 +1,176 @@
+"""Loading a vision-language model: model, processor and family record in one value."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+
+from mmpo.errors import UserError
+from mmpo.models.families import Family, family_of
+
+DType = Literal["float32", "bfloat16", "auto"]
+
+
+@dataclass
+class VLM:
+    """A loaded vision-language model with everything needed to feed it.
+
+    `model` is the Hugging Face model, or the peft model around it; `source` is the folder or hub name it came from.
+    """
+
+    model: PreTrainedModel | PeftModel
+    processor: Any
+    family: Family
+    source: str
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The Hugging Face model itself, adapter layers included, without peft's wrapper."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The model below the language-model head (tower, projector and language model)."""
+        return self.base.model
+
+    @property
+    def head(self) -> nn.Module:
+        return self.base.get_output_embeddings()
+
+    @property
+    def config(self) -> Any:
+        return self.base.config
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.head.weight.dtype
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    @property
+    def eos_id(self) -> int:
+        """The token that ends a response."""
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(f"{self.source}: the tokenizer has no end-of-sequence token", hint="set `eos_token` in tokenizer_config.json")
+        return int(self.tokenizer.eos_token_id)
+
+    @property
+    def pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(pad) if pad is not None else self.eos_id
+
+    @property
+    def image_token_id(self) -> int:
+        """The placeholder that stands for one vision feature."""
+        for name in ("image_token_id", "image_token_index"):
+            if (value := getattr(self.config, name, None)) is not None:
+                return int(value)
+        raise UserError(f"{self.source}: config.json names no image token", hint="set `image_token_id`")
+
+
+def load_vlm(
+    source: str | Path,
+    *,
+    adapter: str | Path | None = None,
+    dtype: DType = "float32",
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+    allow_network: bool = False,
+) -> VLM:
+    """Load model, processor and (optionally) a LoRA adapter.
+
+    Weights come from safetensors files only; nothing is unpickled. Without `allow_network` only local folders and the local
+    hub cache are read. Raises `UserError` with the remedy where something is missing, unsafe or unsupported.
+    """
+    source = str(source)
+    common: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": not allow_network}
+    _check_folder(source)
+    try:
+        config = AutoConfig.from_pretrained(source, **common)
+    except (OSError, ValueError) as error:
+        raise _missing(source, error, allow_network) from error
+    family = family_of(config)
+    try:
+        processor = AutoProcessor.from_pretrained(source, **common)
+        model = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=_torch_dtype(dtype), use_safetensors=True, **common
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise _missing(source, error, allow_network) from error
+    if not hasattr(processor, "tokenizer"):
+        raise UserError(f"{source}: no processor with a tokenizer was found", hint="the folder needs processor_config.json")
+    if adapter is not None:
+        model = attach_adapter(model, adapter)
+    model.to(device or default_device())
+    model.eval()
+    return VLM(model=model, processor=processor, family=family, source=source)
+
+
+def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
+    """Put a saved LoRA adapter on a model. Raises `UserError` if the folder isn't an adapter or is stored as a pickle."""
+    folder = Path(adapter)
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: not an adapter (no adapter_config.json)", hint="give the folder that training wrote")
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(
+            f"{folder}: no adapter_model.safetensors", hint="adapters stored as pickles are not read; save it as safetensors"
+        )
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if config.get("peft_type") != "LORA":
+        raise UserError(f"{folder}: adapter type {config.get('peft_type')!r} is not supported", hint="use LoRA")
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+
+
+def default_device() -> torch.device:
+    """The first accelerator of this machine, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("cpu")
+
+
+def _torch_dtype(dtype: DType) -> torch.dtype | str:
+    known: dict[str, torch.dtype | str] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": "auto"}
+    if dtype not in known:
+        raise UserError(f"unknown dtype {dtype!r}", hint=f"one of {', '.join(known)}")
+    return known[dtype]
+
+
+def _check_folder(source: str) -> None:
+    """A local folder must hold a configuration and safetensors weights; say which is missing before transformers does."""
+    folder = Path(source)
+    if not folder.exists():
+        if source.startswith((".", "/", "~")) or len(folder.parts) > 2:
+            raise UserError(f"{source}: no such model folder", hint="check the path")
+        return
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{source}: not a model folder (no config.json)", hint="give a folder saved by save_pretrained")
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
+        if pickles:
+            raise UserError(
+                f"{source}: the weights are pickles ({', '.join(pickles[:3])}), which can run code when opened",
+                hint="convert them to safetensors (save_pretrained does) and try again",
+            )
+        raise UserError(f"{source}: no *.safetensors file in the model folder", hint="is the download complete?")
+
+
+def _missing(source: str, error: Exception, allow_network: bool) -> UserError:
+    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    local = Path(source).exists()
+    hint = "the folder needs config, weights, tokenizer and processor files" if local else (
+        "download the model first, or allow network access" if not allow_network else "check the name and the connection"
+    )
+    return UserError(f"{source}: can't be loaded: {first_line}", hint=hint)
