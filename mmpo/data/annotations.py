@@ -1,0 +1,235 @@
+"""Annotated images: what is in a picture according to people. Reads COCO instances and mmpo's own JSON Lines."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mmpo.data.images import MAX_PIXELS, load_image
+from mmpo.errors import UserError
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class AnnotatedObject:
+    """One object. `bbox_xywh` in pixels from the top left corner; None where only the name is known."""
+
+    name: str
+    bbox_xywh: Box | None = None
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """One image and what is in it. `path` comes from the annotation file, so it is only ever opened through `load`."""
+
+    id: str
+    path: str
+    root: Path
+    width: int | None
+    height: int | None
+    objects: tuple[AnnotatedObject, ...] = ()
+    captions: tuple[str, ...] = ()
+
+    @property
+    def object_names(self) -> tuple[str, ...]:
+        """Each name once, in order of first appearance."""
+        return tuple(dict.fromkeys(item.name for item in self.objects))
+
+    def load(self, max_pixels: int = MAX_PIXELS) -> Image.Image:
+        """The picture in RGB; Quarantined when it can't be used or its path leaves `root`."""
+        return load_image(self.path, root=self.root, max_pixels=max_pixels)
+
+
+def read_annotations(
+    path: str | Path, images: str | Path | None = None, *, captions: str | Path | None = None
+) -> Iterator[AnnotatedImage]:
+    """Read a COCO instances file (`.json`) or JSON Lines (`.jsonl`), one image after another, in the order of the file.
+
+    `images` is the folder that image paths are relative to; the annotation file's own folder by default. `captions` is
+    a COCO captions file to go with a COCO instances file. Images that are listed but missing on disk are yielded too:
+    opening them is what quarantines them. UserError names the file and the row of anything malformed.
+
+    JSON Lines rows: `{"image": "a.jpg", "id"?: …, "objects"?: ["dog", {"name": "cat", "bbox"?: [x, y, w, h],
+    "attributes"?: {…}}], "captions"?: ["…"], "width"?: …, "height"?: …}`.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such annotation file")
+    root = Path(images) if images is not None else path.parent
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder of images", hint=f"give the folder that the paths in {path.name} start from")
+    if path.suffix == ".jsonl":
+        if captions is not None:
+            raise UserError(f"{captions}: a captions file goes with COCO annotations", hint="put `captions` in the rows")
+        return _read_lines(path, root)
+    return _read_coco(path, root, Path(captions) if captions is not None else None)
+
+
+def _read_lines(path: Path, root: Path) -> Iterator[AnnotatedImage]:
+    seen: dict[str, int] = {}
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}:{number}"
+            if not line.strip():
+                continue
+            row = _parse(line, where)
+            if not isinstance(row, dict):
+                raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}")
+            name = _string(row.get("image"), f"{where}: `image`")
+            identity = str(row.get("id", name))
+            if identity in seen:
+                raise UserError(f"{where}: id {identity!r} was used in line {seen[identity]}", hint="ids must be unique")
+            seen[identity] = number
+            yield AnnotatedImage(
+                id=identity,
+                path=name,
+                root=root,
+                width=_size(row.get("width"), f"{where}: `width`"),
+                height=_size(row.get("height"), f"{where}: `height`"),
+                objects=tuple(
+                    _line_object(item, f"{where}: objects[{index}]")
+                    for index, item in enumerate(_list(row.get("objects", []), f"{where}: `objects`"))
+                ),
+                captions=tuple(
+                    _string(item, f"{where}: captions[{index}]")
+                    for index, item in enumerate(_list(row.get("captions", []), f"{where}: `captions`"))
+                ),
+            )
+
+
+def _line_object(item: Any, where: str) -> AnnotatedObject:
+    if isinstance(item, str):
+        return AnnotatedObject(_string(item, where))
+    if not isinstance(item, dict):
+        raise UserError(f"{where}: expected a name or an object with `name`, got {item!r}")
+    attributes = item.get("attributes", {})
+    if not isinstance(attributes, dict):
+        raise UserError(f"{where}: `attributes` must be an object, got {attributes!r}")
+    bbox = item.get("bbox")
+    return AnnotatedObject(
+        _string(item.get("name"), f"{where}: `name`"), None if bbox is None else _box(bbox, where), attributes
+    )
+
+
+def _read_coco(path: Path, root: Path, captions_path: Path | None) -> Iterator[AnnotatedImage]:
+    data = _coco_file(path, ("images", "annotations", "categories"))
+    names: dict[Any, str] = {}
+    for where, category in _records(data, "categories", path):
+        names[_key(category, "id", where)] = _string(category.get("name"), f"{where}: `name`")
+    images: dict[Any, Mapping[str, Any]] = {}
+    for where, image in _records(data, "images", path):
+        key = _key(image, "id", where)
+        if key in images:
+            raise UserError(f"{where}: image id {key} is used twice")
+        _string(image.get("file_name"), f"{where}: `file_name`")
+        images[key] = image
+    objects: dict[Any, list[AnnotatedObject]] = {}
+    for where, annotation in _records(data, "annotations", path):
+        owner = _known(_key(annotation, "image_id", where), images, "image", where)
+        name = names[_known(_key(annotation, "category_id", where), names, "category", where)]
+        objects.setdefault(owner, []).append(_coco_object(annotation, name, where))
+    captions: dict[Any, list[str]] = {}
+    if captions_path is not None:
+        for where, annotation in _records(_coco_file(captions_path, ("annotations",)), "annotations", captions_path):
+            text = _string(annotation.get("caption"), f"{where}: `caption`")
+            captions.setdefault(_key(annotation, "image_id", where), []).append(text.strip())
+    for where, image in _records(data, "images", path):
+        key = image["id"]
+        yield AnnotatedImage(
+            id=str(key),
+            path=image["file_name"],
+            root=root,
+            width=_size(image.get("width"), f"{where}: `width`"),
+            height=_size(image.get("height"), f"{where}: `height`"),
+            objects=tuple(objects.get(key, ())),
+            captions=tuple(captions.get(key, ())),
+        )
+
+
+def _coco_object(annotation: Mapping[str, Any], name: str, where: str) -> AnnotatedObject:
+    attributes = dict(annotation.get("attributes") or {})
+    if annotation.get("iscrowd"):  # a crowd is there as much as a single object is; its box covers all of it
+        attributes["crowd"] = True
+    bbox = annotation.get("bbox")
+    return AnnotatedObject(name, None if bbox is None else _box(bbox, where), attributes)
+
+
+def _coco_file(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such annotation file")
+    data = _parse(path.read_bytes(), str(path))
+    missing = [key for key in keys if not isinstance(data, dict) or key not in data]
+    if missing:
+        raise UserError(
+            f"{path}: not a COCO file, it has no `{missing[0]}`",
+            hint=f"COCO files hold {', '.join(keys)}; rows of JSON belong in a .jsonl file",
+        )
+    return data
+
+
+def _records(data: Mapping[str, Any], key: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for index, record in enumerate(_list(data[key], f"{path}: `{key}`")):
+        where = f"{path}: {key}[{index}]"
+        if not isinstance(record, dict):
+            raise UserError(f"{where}: expected an object, got {record!r}")
+        yield where, record
+
+
+def _key(record: Mapping[str, Any], key: str, where: str) -> Any:
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
+        raise UserError(f"{where}: `{key}` must be a number or a string, got {value!r}")
+    return value
+
+
+def _known(key: Any, known: Mapping[Any, Any], kind: str, where: str) -> Any:
+    if key not in known:
+        raise UserError(f"{where}: {kind} {key!r} is not in the file")
+    return key
+
+
+def _parse(text: bytes, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where}: not valid JSON ({error})") from None
+
+
+def _string(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f"{where} must be a non-empty string, got {value!r}")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UserError(f"{where} must be a list, got {type(value).__name__}")
+    return value
+
+
+def _size(value: Any, where: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise UserError(f"{where} must be a number of pixels, got {value!r}")
+    return value
+
+
+def _box(value: Any, where: str) -> Box:
+    numbers = value if isinstance(value, list) and len(value) == 4 else []
+    if not numbers or not all(
+        isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number) for number in numbers
+    ):
+        raise UserError(f"{where}: `bbox` must be four numbers [x, y, width, height], got {value!r}")
+    x, y, width, height = (float(number) for number in numbers)
+    if width < 0 or height < 0:
+        raise UserError(f"{where}: `bbox` has a negative size: {value!r}", hint="boxes are [x, y, width, height]")
+    return x, y, width, height

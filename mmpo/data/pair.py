@@ -1,0 +1,230 @@
+"""The preference pair: one prompt over images or videos, a better and a worse response. The currency of every stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any
+
+from mmpo.errors import UserError
+
+Message = dict[str, Any]
+"""`{"role": …, "content": [part, …]}`; a part is `{"type": "image"}`, `{"type": "video"}` or `{"type": "text", "text": …}`."""
+
+Span = dict[str, Any]
+"""`{"start": int, "end": int, "weight": float}`: characters `[start, end)` of a response's text."""
+
+Video = dict[str, Any]
+"""`{"frames": [bytes | str, …], "times": [seconds, …]}`, or `{"path": str}` for a file relative to the dataset."""
+
+PROMPT_ROLES = ("system", "user", "assistant")
+PLACEHOLDERS = ("<image>", "<video>")
+NO_PLACEHOLDER_HINT = 'images stand in the content as {"type": "image"} parts, never as a tag in the text'
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """One preference. `images` fill the prompt's image parts in order; bytes are encoded images, strings are paths.
+
+    `rejected_images` are given where the rejected side sees other images. Weights are spans over a response's text; a
+    character that no span covers weighs 1. `scores` hold what the builder measured, `provenance` where the pair is from.
+    """
+
+    id: str
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+    images: list[bytes | str] = field(default_factory=list)
+    rejected_images: list[bytes | str] | None = None
+    videos: list[Video] | None = None
+    chosen_weights: list[Span] | None = None
+    rejected_weights: list[Span] | None = None
+    scores: dict[str, float] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def simple(
+        cls,
+        *,
+        id: str,
+        image: bytes | str,
+        question: str,
+        chosen: str,
+        rejected: str,
+        rejected_image: bytes | str | None = None,
+        chosen_weights: list[Span] | None = None,
+        rejected_weights: list[Span] | None = None,
+        scores: dict[str, float] | None = None,
+        provenance: dict[str, Any] | None = None,
+    ) -> PreferencePair:
+        """The commonest case: one question about one image."""
+        return cls(
+            id=id,
+            prompt=[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}],
+            chosen=[text_message("assistant", chosen)],
+            rejected=[text_message("assistant", rejected)],
+            images=[image],
+            rejected_images=None if rejected_image is None else [rejected_image],
+            chosen_weights=chosen_weights,
+            rejected_weights=rejected_weights,
+            scores=scores,
+            provenance=dict(provenance or {}),
+        )
+
+    @property
+    def prompt_text(self) -> str:
+        """The prompt's text parts, one after another, without roles; for people and for searching, not for a model."""
+        return join_text(self.prompt)
+
+    @property
+    def chosen_text(self) -> str:
+        return join_text(self.chosen)
+
+    @property
+    def rejected_text(self) -> str:
+        return join_text(self.rejected)
+
+
+def text_message(role: str, text: str) -> Message:
+    return {"role": role, "content": [{"type": "text", "text": text}]}
+
+
+def content_parts(messages: Sequence[Mapping[str, Any]], kind: str) -> Iterator[Mapping[str, Any]]:
+    """The parts of one type (`image`, `video`, `text`) in order."""
+    for message in messages:
+        for part in message["content"]:
+            if part["type"] == kind:
+                yield part
+
+
+def join_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(part["text"] for part in content_parts(messages, "text"))
+
+
+def validate(pair: PreferencePair, where: str = "pair") -> PreferencePair:
+    """Return the pair if every rule holds, else raise UserError "`where`: what is wrong". `where` names file and row."""
+    if not isinstance(pair.id, str) or not pair.id:
+        raise UserError(f"{where}: `id` must be a non-empty string, got {pair.id!r}")
+    where = f"{where} (id {pair.id})"
+    _check_messages(pair.prompt, "prompt", where, roles=PROMPT_ROLES, kinds=("image", "video", "text"))
+    if pair.prompt[-1]["role"] != "user":
+        raise UserError(f"{where}: the prompt must end with a user message, it ends with {pair.prompt[-1]['role']!r}")
+    for side, response in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        _check_messages(response, side, where, roles=("assistant",), kinds=("text",))
+        if len(response) != 1:
+            raise UserError(f"{where}: `{side}` must be one assistant message, got {len(response)}")
+        if not join_text(response).strip():
+            raise UserError(f"{where}: `{side}` is empty", hint="drop the row; an empty response teaches silence")
+    _check_media(pair, where)
+    same_input = pair.rejected_images is None or pair.rejected_images == pair.images
+    if same_input and pair.chosen_text == pair.rejected_text:
+        raise UserError(f"{where}: chosen and rejected are the same", hint="drop the row; it holds no preference")
+    _check_spans(pair.chosen_weights, pair.chosen_text, f"{where}: `chosen_weights`")
+    _check_spans(pair.rejected_weights, pair.rejected_text, f"{where}: `rejected_weights`")
+    for name, score in (pair.scores or {}).items():
+        if not _is_number(score):
+            raise UserError(f"{where}: score {name!r} is {score!r}, not a finite number", hint="leave it out or fix it")
+    return pair
+
+
+def _check_messages(
+    messages: Any, column: str, where: str, *, roles: tuple[str, ...], kinds: tuple[str, ...]
+) -> None:
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f"{where}: `{column}` must be a non-empty list of messages, got {_short(messages)}")
+    for number, message in enumerate(messages):
+        at = f"{where}: `{column}[{number}]`"
+        if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
+            raise UserError(f"{at} must have `role` and `content`, got {_short(message)}")
+        if message["role"] not in roles:
+            raise UserError(f"{at}: role {message['role']!r} is not one of {', '.join(roles)}")
+        if not isinstance(message["content"], list):
+            raise UserError(
+                f"{at}: content must be a list of parts, got {_short(message['content'])}",
+                hint='wrap plain text: [{"type": "text", "text": "…"}]',
+            )
+        for part in message["content"]:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind not in kinds:
+                raise UserError(f"{at}: part {_short(part)} is not of type {', '.join(kinds)}")
+            if kind != "text":
+                continue
+            if not isinstance(part.get("text"), str):
+                raise UserError(f"{at}: a text part needs a string `text`, got {_short(part)}")
+            for tag in PLACEHOLDERS:
+                if tag in part["text"]:
+                    raise UserError(f"{at}: the text contains {tag!r}", hint=NO_PLACEHOLDER_HINT)
+
+
+def _check_media(pair: PreferencePair, where: str) -> None:
+    expected = sum(1 for _ in content_parts(pair.prompt, "image"))
+    columns = [("images", pair.images)]
+    if pair.rejected_images is not None:
+        columns.append(("rejected_images", pair.rejected_images))
+    for column, images in columns:
+        if len(images) != expected:
+            raise UserError(
+                f"{where}: the prompt has {expected} image parts, `{column}` has {len(images)} images",
+                hint=NO_PLACEHOLDER_HINT,
+            )
+        for number, image in enumerate(images):
+            _check_image(image, f"{where}: `{column}[{number}]`")
+    videos = pair.videos or []
+    expected = sum(1 for _ in content_parts(pair.prompt, "video"))
+    if len(videos) != expected:
+        raise UserError(f"{where}: the prompt has {expected} video parts, `videos` has {len(videos)}")
+    for number, video in enumerate(videos):
+        _check_video(video, f"{where}: `videos[{number}]`")
+
+
+def _check_video(video: Video, at: str) -> None:
+    if video.get("path") is not None:
+        return _check_image(video["path"], at)
+    frames, times = video.get("frames") or [], video.get("times") or []
+    if not frames or len(frames) != len(times):
+        raise UserError(f"{at} needs a path, or as many times as frames: {len(frames)} frames, {len(times)} times")
+    if not all(_is_number(time) for time in times) or any(a > b for a, b in zip(times, times[1:], strict=False)):
+        raise UserError(f"{at}: the frame times must be finite and ascending")
+    for frame in frames:
+        _check_image(frame, at)
+
+
+def _check_image(image: Any, at: str) -> None:
+    if not isinstance(image, (bytes, str)) or not image:
+        raise UserError(f"{at} must be encoded bytes or a path, got {_short(image)}")
+    if isinstance(image, str) and not is_relative_path(image):
+        raise UserError(f"{at}: {image!r} leaves the dataset", hint="use a path inside the dataset's folder, or bytes")
+
+
+def is_relative_path(path: str) -> bool:
+    """True for a path that stays below the folder it is joined to (by its text; links are checked when it is opened)."""
+    windows = PureWindowsPath(path)
+    absolute = PurePosixPath(path).is_absolute() or bool(windows.drive or windows.root)
+    return not (absolute or "\0" in path or "://" in path or ".." in windows.parts)
+
+
+def _check_spans(spans: list[Span] | None, text: str, at: str) -> None:
+    end_before = 0
+    for number, span in enumerate(spans or []):
+        try:
+            start, end, weight = span["start"], span["end"], span["weight"]
+        except (KeyError, TypeError):
+            raise UserError(f"{at}[{number}] needs `start`, `end` and `weight`, got {_short(span)}") from None
+        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
+            raise UserError(f"{at}[{number}]: characters {start} to {end} are not inside the {len(text)} of the response")
+        if start < end_before:
+            raise UserError(f"{at}[{number}] starts at {start}, before the span in front of it ends ({end_before})")
+        if not _is_number(weight) or weight < 0:
+            raise UserError(f"{at}[{number}]: weight {weight!r} is not a number of at least 0")
+        end_before = end
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _short(value: Any, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
