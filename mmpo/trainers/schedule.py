@@ -1,0 +1,177 @@
+"""Which pairs go into which step: drawn once, from the seed and the lengths alone.
+
+The whole run is laid out before it starts. That makes three things simple. Resuming is skipping. A token budget, which gives
+every step another number of pairs, still has a known number of steps. And a step holds the same pairs however it is cut into
+processes and accumulation: only `batch_size * accumulation * processes` matters.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mmpo.errors import UserError
+
+POOL_STEPS = 8
+"""Pairs are sorted by length inside pools of this many steps: little padding, and the order stays nearly random."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How one optimizer step is cut: `processes` x `accumulation` micro-batches of at most `batch_size` pairs each and, with
+    `tokens`, at most that many tokens, padding included."""
+
+    batch_size: int
+    accumulation: int = 1
+    processes: int = 1
+    tokens: int | None = None
+
+    @property
+    def micro_batches(self) -> int:
+        return self.accumulation * self.processes
+
+    @property
+    def pairs(self) -> int:
+        return self.batch_size * self.micro_batches
+
+
+class Schedule:
+    """The steps of a run. `steps[k]` is a list of micro-batches, each a list of pair indices; process `p` of `w` takes the
+    micro-batches `p, p + w, ...`. Every step but the last has `accumulation * processes` of them; the last has a multiple of
+    `processes`.
+
+    `lengths` are the tokens of each pair. Give `epochs` or `max_steps`. Raises `UserError` where no step can be formed.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        shape: Shape,
+        *,
+        seed: int,
+        epochs: float = 1.0,
+        max_steps: int | None = None,
+    ) -> None:
+        if len(lengths) < shape.processes:
+            raise UserError(
+                f"{len(lengths)} training pair(s) for {shape.processes} process(es)", hint="use more pairs or fewer processes"
+            )
+        if shape.tokens is not None and (longest := max(lengths)) > shape.tokens:
+            raise UserError(
+                f"the longest pair has {longest} tokens, more than tokens_per_batch = {shape.tokens}",
+                hint="raise tokens_per_batch or set max_response_tokens",
+            )
+        self.shape = shape
+        self.n_pairs = len(lengths)
+        self.steps: list[list[list[int]]] = []
+        wanted = None if max_steps is not None else max(1, round(len(lengths) * epochs))
+        for step in _steps(lengths, shape, random.Random(seed), wanted):
+            self.steps.append(step)
+            if max_steps is not None and len(self.steps) == max_steps:
+                break
+        if not self.steps:
+            raise UserError(f"no full step in {epochs:g} epoch(s) of {len(lengths)} pair(s)", hint="raise epochs")
+        self._seen: list[int] = []
+        total = 0
+        for step in self.steps:
+            total += sum(len(batch) for batch in step)
+            self._seen.append(total)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def epoch(self, step: int) -> float:
+        """Passes over the pairs after `step` steps."""
+        return self._seen[step - 1] / self.n_pairs if step > 0 else 0.0
+
+    def batches(self, process: int) -> list[list[int]]:
+        """The micro-batches of one process, in order."""
+        return [batch for step in self.steps for batch in step[process :: self.shape.processes]]
+
+
+def cut(lengths: Sequence[int], batch_size: int, tokens: int | None = None) -> list[list[int]]:
+    """Cut pairs, shortest first, into batches of at most `batch_size` pairs and `tokens` padded tokens."""
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    return _cut(order, lengths, batch_size, tokens)
+
+
+def _cut(ordered: Sequence[int], lengths: Sequence[int], batch_size: int, tokens: int | None) -> list[list[int]]:
+    batches: list[list[int]] = []
+    current: list[int] = []
+    for index in ordered:  # ascending lengths: the pair at hand is the longest of its batch
+        over = tokens is not None and (len(current) + 1) * lengths[index] > tokens
+        if current and (over or len(current) == batch_size):
+            batches.append(current)
+            current = []
+        current.append(index)
+    return [*batches, current] if current else batches
+
+
+def _steps(
+    lengths: Sequence[int], shape: Shape, rng: random.Random, wanted: int | None
+) -> Iterator[list[list[int]]]:
+    """Full steps from one endless shuffled stream, or from its first `wanted` pairs and then a shorter last step."""
+    stream = _stream(len(lengths), rng, wanted)
+    rest: list[int] = []  # pairs of a pool that did not fill a step open the next pool
+    while True:
+        pool = rest
+        for index in stream:
+            pool.append(index)
+            if len(pool) >= POOL_STEPS * shape.pairs:
+                break
+        else:
+            yield from _last_steps(pool, lengths, shape, rng)
+            return
+        pool.sort(key=lambda i: (lengths[i], i))
+        batches = _cut(pool, lengths, shape.batch_size, shape.tokens)
+        full, rest = _full_steps(batches, shape)
+        rng.shuffle(full)
+        yield from full
+
+
+def _last_steps(
+    pool: list[int], lengths: Sequence[int], shape: Shape, rng: random.Random
+) -> Iterator[list[list[int]]]:
+    pool.sort(key=lambda i: (lengths[i], i))
+    full, rest = _full_steps(_cut(pool, lengths, shape.batch_size, shape.tokens), shape)
+    rng.shuffle(full)
+    yield from full
+    if last := _even(_cut(rest, lengths, shape.batch_size, shape.tokens), shape.processes):
+        yield last
+
+
+def _full_steps(batches: list[list[int]], shape: Shape) -> tuple[list[list[list[int]]], list[int]]:
+    """Group micro-batches into full steps; what is left over comes back as pairs."""
+    size = shape.micro_batches
+    usable = len(batches) // size * size
+    full = [batches[i : i + size] for i in range(0, usable, size)]
+    # Only the last batch of a pool can be short. Its step then comes last in the run, so that the cut does not matter.
+    if shape.tokens is None and full and sum(map(len, full[-1])) < shape.pairs:
+        short = full.pop()
+        return full, [index for batch in short for index in batch]
+    return full, [index for batch in batches[usable:] for index in batch]
+
+
+def _even(batches: list[list[int]], processes: int) -> list[list[int]]:
+    """Split batches until every process gets as many; single pairs that still do not fit are left out."""
+    batches = list(batches)
+    while len(batches) % processes:
+        largest = max(range(len(batches)), key=lambda i: len(batches[i]))
+        if len(batches[largest]) == 1:
+            return batches[: len(batches) // processes * processes]
+        batch = batches[largest]
+        batches[largest : largest + 1] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+    return batches
+
+
+def _stream(n: int, rng: random.Random, wanted: int | None) -> Iterator[int]:
+    """Indices in a new random order each pass."""
+    given = 0
+    while wanted is None or given < wanted:
+        order = list(range(n))
+        rng.shuffle(order)
+        if wanted is not None:
+            order = order[: wanted - given]
+        given += len(order)
+        yield from order
