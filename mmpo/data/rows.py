@@ -1,0 +1,175 @@
+"""A preference pair as a row of a table: the Arrow schema, with the feature names that `datasets` reads from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from mmpo.data.pair import Message, PreferencePair, Video
+from mmpo.errors import UserError
+
+PROVENANCE_FIELDS = {
+    "builder": pa.string(),
+    "version": pa.string(),
+    "settings": pa.string(),
+    "sources": pa.list_(pa.string()),
+    "seed": pa.int64(),
+    "judge": pa.string(),
+    "filters": pa.list_(pa.string()),
+    "extra": pa.string(),  # everything else, as one JSON object
+}
+
+_IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+_PART = pa.struct({"type": pa.string(), "text": pa.string()})
+_MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.list_(_PART)}))
+_SPANS = pa.list_(pa.struct({"start": pa.int64(), "end": pa.int64(), "weight": pa.float64()}))
+_VIDEO = pa.struct({"frames": pa.list_(_IMAGE), "times": pa.list_(pa.float64()), "path": pa.string()})
+
+
+def pair_schema(scores: Sequence[str] = (), metadata: Mapping[str, str] | None = None) -> pa.Schema:
+    """The columns of a shard. `scores` names the fields of the `scores` column, which is absent when there are none.
+
+    The schema carries the features under the key `huggingface`, so `datasets` shows `images` as images without a cast.
+    """
+    columns: list[tuple[str, pa.DataType]] = [
+        ("id", pa.string()),
+        ("images", pa.list_(_IMAGE)),
+        ("prompt", _MESSAGES),
+        ("chosen", _MESSAGES),
+        ("rejected", _MESSAGES),
+        ("rejected_images", pa.list_(_IMAGE)),
+        ("videos", pa.list_(_VIDEO)),
+        ("chosen_weights", _SPANS),
+        ("rejected_weights", _SPANS),
+    ]
+    if scores:
+        columns.append(("scores", pa.struct({name: pa.float64() for name in scores})))
+    columns.append(("provenance", pa.struct(PROVENANCE_FIELDS)))
+    features = {name: _feature(kind) for name, kind in columns}
+    stamps = {"huggingface": json.dumps({"info": {"features": features}}), **(metadata or {})}
+    return pa.schema([pa.field(name, kind) for name, kind in columns], metadata=stamps)
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    """The `datasets` feature of an Arrow type, in the form that `Features.to_dict` writes."""
+    if kind == _IMAGE:
+        return {"_type": "Image"}
+    if pa.types.is_list(kind):
+        return {"feature": _feature(kind.value_type), "_type": "List"}
+    if pa.types.is_struct(kind):
+        return {field.name: _feature(field.type) for field in kind}
+    return {"dtype": {pa.float64(): "float64"}.get(kind, str(kind)), "_type": "Value"}
+
+
+def to_row(pair: PreferencePair, scores: Sequence[str] = ()) -> dict[str, Any]:
+    """The pair as a row of `pair_schema(scores)`."""
+    unknown = [name for name in pair.scores or {} if name not in scores]
+    if unknown:
+        raise UserError(
+            f"pair {pair.id}: the score {unknown[0]!r} is not a column of this dataset ({', '.join(scores) or 'none'})",
+            hint="name every score when the writer is made: PairWriter(…, scores=[…])",
+        )
+    row: dict[str, Any] = {
+        "id": pair.id,
+        "images": [_image_cell(image) for image in pair.images],
+        "prompt": pair.prompt,
+        "chosen": pair.chosen,
+        "rejected": pair.rejected,
+        "rejected_images": None if pair.rejected_images is None else [_image_cell(i) for i in pair.rejected_images],
+        "videos": None if pair.videos is None else [_video_cell(video) for video in pair.videos],
+        "chosen_weights": pair.chosen_weights,
+        "rejected_weights": pair.rejected_weights,
+        "provenance": _provenance_cell(pair),
+    }
+    if scores:
+        row["scores"] = None if pair.scores is None else {name: pair.scores.get(name) for name in scores}
+    return row
+
+
+def from_row(row: Mapping[str, Any], where: str = "row") -> PreferencePair:
+    """The pair in a row, also of a file that others wrote: `images`, `prompt`, `chosen` and `rejected` are enough.
+
+    `where` names file and row in errors; it is the id of a pair that has none.
+    """
+    missing = [name for name in ("prompt", "chosen", "rejected") if row.get(name) is None]
+    if missing:
+        raise UserError(f"{where}: no `{missing[0]}`", hint="columns needed: images, prompt, chosen, rejected")
+    rejected_images, videos, scores = row.get("rejected_images"), row.get("videos"), row.get("scores")
+    return PreferencePair(
+        id=row.get("id") or where,
+        images=[_image(cell, where) for cell in row.get("images") or []],
+        rejected_images=None if rejected_images is None else [_image(cell, where) for cell in rejected_images],
+        videos=None if videos is None else [_video(cell, where) for cell in videos],
+        prompt=_messages(row["prompt"], "prompt", where),
+        chosen=_messages(row["chosen"], "chosen", where),
+        rejected=_messages(row["rejected"], "rejected", where),
+        chosen_weights=row.get("chosen_weights"),
+        rejected_weights=row.get("rejected_weights"),
+        scores=None if scores is None else {name: value for name, value in scores.items() if value is not None},
+        provenance=_provenance(row.get("provenance"), where),
+    )
+
+
+def _image_cell(image: bytes | str) -> dict[str, Any]:
+    return {"bytes": image, "path": None} if isinstance(image, bytes) else {"bytes": None, "path": image}
+
+
+def _image(cell: Any, where: str) -> bytes | str:
+    if isinstance(cell, (bytes, str)):
+        return cell
+    image = (cell.get("bytes") or cell.get("path")) if isinstance(cell, Mapping) else None
+    if image is None:
+        raise UserError(f"{where}: an image has neither bytes nor a path")
+    return image
+
+
+def _video_cell(video: Video) -> dict[str, Any]:
+    frames = video.get("frames")
+    return {
+        "frames": None if frames is None else [_image_cell(frame) for frame in frames],
+        "times": video.get("times"),
+        "path": video.get("path"),
+    }
+
+
+def _video(cell: Mapping[str, Any], where: str) -> Video:
+    video = {name: value for name, value in cell.items() if value is not None}
+    if "frames" in video:
+        video["frames"] = [_image(frame, where) for frame in video["frames"]]
+    return video
+
+
+def _messages(messages: Any, column: str, where: str) -> list[Message]:
+    """Messages without the null fields that a table puts into parts of another type; plain strings become text parts."""
+    if not isinstance(messages, list):
+        raise UserError(f"{where}: `{column}` must be a list of messages, got {type(messages).__name__}")
+    return [_message(message, f"{where}: `{column}`") for message in messages]
+
+
+def _message(message: Any, where: str) -> Message:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list) or not all(isinstance(part, Mapping) for part in content):
+        raise UserError(f"{where} has a message without a list of content parts: {message!r}")
+    parts = [{key: value for key, value in part.items() if value is not None} for part in content]
+    return {"role": message.get("role"), "content": parts}
+
+
+def _provenance_cell(pair: PreferencePair) -> dict[str, Any]:
+    known = {name: pair.provenance.get(name) for name in PROVENANCE_FIELDS if name != "extra"}
+    extra = {name: value for name, value in pair.provenance.items() if name not in known}
+    known["extra"] = json.dumps(extra, sort_keys=True, ensure_ascii=False) if extra else None
+    return known
+
+
+def _provenance(cell: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
+    known = {name: value for name, value in (cell or {}).items() if value is not None}
+    extra = known.pop("extra", None)
+    try:
+        return known | (json.loads(extra) if isinstance(extra, str) else {})
+    except ValueError:
+        raise UserError(f"{where}: `provenance.extra` is not a JSON object") from None
