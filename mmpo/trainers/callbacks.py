@@ -1,0 +1,133 @@
+"""What happens beside training: metrics to a file, progress to whoever listens, sample answers during evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mmpo.data.atomic import JsonLines, read_jsonl
+from mmpo.progress import Task, task
+from mmpo.trainers.samples import Sampler
+
+
+class AlignedLogs(TrainerCallback):
+    """Close the logging window at every checkpoint and at the end, so that a resumed run logs the same averages as one
+    that was never interrupted."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if control.should_save or control.should_training_stop:
+            control.should_log = True
+        return control
+
+
+class MetricsFile(TrainerCallback):
+    """`metrics.jsonl`: one row per logging window and per evaluation. Rows after the step at which a run resumes are removed:
+    those steps are done again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._log: JsonLines | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self._log = reopened(self.path, state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self._log is not None and logs and "train_runtime" not in logs:
+            self._log.append({"step": state.global_step, **logs})
+            self._log.sync()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._log is not None:
+            self._log.close()
+
+
+class Progress(TrainerCallback):
+    """Steps, with loss and accuracy as a note, to `mmpo.progress`."""
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._task: Task | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            self._task = self._open.enter_context(task("training", state.max_steps))
+            if state.global_step:
+                self._task.advance(state.global_step)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._task is not None:
+            self._task.advance()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self._task is not None and logs and "loss" in logs:
+            accuracy = logs.get("rewards/accuracies")
+            note = f"loss {logs['loss']:.3f}" + (f", accuracy {accuracy:.2f}" if accuracy is not None else "")
+            self._task.advance(0, note)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._open.close()
+        self._task = None
+
+
+class SamplesFile(TrainerCallback):
+    """`samples.jsonl`: at every evaluation, what policy and base model answer to the same few questions."""
+
+    def __init__(self, path: Path, sampler: Sampler) -> None:
+        self.path = path
+        self.sampler = sampler
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero:
+            reopened(self.path, state.global_step).close()
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if not state.is_world_process_zero:
+            return
+        with JsonLines(self.path) as log:
+            for row in self.sampler():
+                log.append({"step": state.global_step, **row})
+
+
+def reopened(path: Path, step: int) -> JsonLines:
+    """A log of rows with a `step`, cut back to what a run that stands after `step` steps has written; empty at step 0."""
+    log = JsonLines(path)
+    rows: Sequence[dict[str, Any]] = list(read_jsonl(path))
+    keep = next((i for i, row in enumerate(rows) if row["step"] > step), len(rows)) if step else 0
+    if keep < len(rows):
+        log.truncate(keep)
+    return log

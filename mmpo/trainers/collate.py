@@ -1,0 +1,209 @@
+"""From preference pairs to token ids, once; from token ids to batches, each step.
+
+    PreferencePair ── encode_pairs ──▶ EncodedPair ── PairCollator ──▶ PairBatch
+
+Example: two pairs about one photograph become a batch with one image:
+
+    ids             ["kitchen-1", "kitchen-2"]
+    prompt_ids      [[1, 32000, 32000, …, 319], [1, 32000, 32000, …, 588]]
+    chosen_ids      [[3869, 29892, 2], [1939, 2]]
+    rejected_ids    [[1939, 2], [3869, 2]]
+    image_inputs    {"pixel_values": [1, 3, 336, 336]}
+    image_index     [[0], [0]]
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmpo.data.pair import PreferencePair
+from mmpo.errors import Quarantined, UserError
+from mmpo.models.loading import VLM
+from mmpo.models.prompts import encode_prompt, encode_response, response_offsets, token_weights
+from mmpo.models.score import PairBatch
+from mmpo.trainers.images import ImageStore
+
+STAGE = "train"
+"""The `stage` of pairs that training puts aside."""
+
+OnReject = Callable[[str, Quarantined], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """A pair as token ids (int32, to save memory) with the keys of its images in the order in which the prompt shows them."""
+
+    id: str
+    prompt: Tensor
+    chosen: Tensor
+    rejected: Tensor
+    chosen_weights: Tensor | None
+    rejected_weights: Tensor | None
+    images: tuple[str, ...]
+
+    @property
+    def length(self) -> int:
+        """Distinct tokens: p + c + r."""
+        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+
+
+@dataclass
+class EncodedPairs:
+    """A data set of encoded pairs with what was put aside on the way."""
+
+    rows: list[EncodedPair]
+    dropped: Counter[str] = field(default_factory=Counter)
+    truncated: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> EncodedPair:
+        return self.rows[index]
+
+    @property
+    def lengths(self) -> list[int]:
+        return [row.length for row in self.rows]
+
+    def subset(self, keep: Callable[[EncodedPair], bool]) -> EncodedPairs:
+        return EncodedPairs([row for row in self.rows if keep(row)])
+
+
+def encode_pairs(
+    vlm: VLM,
+    pairs: Iterable[PreferencePair],
+    store: ImageStore,
+    *,
+    root: Path | None = None,
+    max_response_tokens: int | None = None,
+    on_reject: OnReject | None = None,
+) -> EncodedPairs:
+    """Tokenize every pair and check every image.
+
+    A response longer than `max_response_tokens` loses its tail, end token included; prompts and images are never cut. Put
+    aside, counted by reason and passed to `on_reject`: pairs whose responses are equal or empty as token ids, pairs longer than
+    the model's positions, pairs with an image that can't be decoded.
+    """
+    encoder = _Encoder(vlm, store, root, max_response_tokens)
+    result = EncodedPairs([])
+
+    def reject(pair_id: str, error: Quarantined) -> None:
+        result.dropped[error.reason] += 1
+        if on_reject is not None:
+            on_reject(pair_id, error)
+
+    rows: list[EncodedPair] = []
+    for pair in pairs:
+        try:
+            rows.append(encoder(pair))
+        except Quarantined as error:
+            reject(pair.id, error)
+    broken = store.broken({key for row in rows for key in row.images})
+    for row in rows:
+        if failed := next((broken[key] for key in row.images if key in broken), None):
+            reject(row.id, failed)
+        else:
+            result.rows.append(row)
+    result.truncated = encoder.truncated
+    return result
+
+
+class _Encoder:
+    """Tokenizes pairs and remembers prompts: data sets ask few questions about many images."""
+
+    def __init__(self, vlm: VLM, store: ImageStore, root: Path | None, max_response_tokens: int | None) -> None:
+        self.vlm, self.store, self.root, self.limit = vlm, store, root, max_response_tokens
+        self.positions = getattr(vlm.config.get_text_config(), "max_position_embeddings", None)
+        self.prompts: dict[str, Tensor] = {}
+        self.truncated = 0
+
+    def __call__(self, pair: PreferencePair) -> EncodedPair:
+        if getattr(pair, "videos", None) or getattr(pair, "rejected_images", None):
+            raise UserError(
+                f"pair {pair.id}: this trainer reads pairs whose two responses share one list of images",
+                hint="pairs with videos or with other images on the rejected side can't be trained on yet",
+            )
+        images = tuple(self.store.add(source, self.root) for source in pair.images)
+        prompt = self._prompt(pair, images)
+        chosen, chosen_weights = self._response(pair.chosen_text, pair.chosen_weights)
+        rejected, rejected_weights = self._response(pair.rejected_text, pair.rejected_weights)
+        if not pair.chosen_text or not pair.rejected_text:
+            raise Quarantined(STAGE, "empty_response", "a response has no text")
+        if torch.equal(chosen, rejected):
+            cut = self.limit is not None and len(chosen) == self.limit
+            raise Quarantined(STAGE, "equal_responses", f"equal after {self.limit} tokens" if cut else "same tokens")
+        if self.positions and (longest := len(prompt) + max(len(chosen), len(rejected))) > self.positions:
+            raise Quarantined(STAGE, "too_long", f"{longest} tokens; the model has {self.positions} positions")
+        return EncodedPair(pair.id, prompt, chosen, rejected, chosen_weights, rejected_weights, images)
+
+    def _prompt(self, pair: PreferencePair, images: tuple[str, ...]) -> Tensor:
+        # Where the number of image tokens depends on the image, prompts with the same words still differ.
+        sizes = len(images) if self.vlm.family.fixed_image_size else images
+        key = json.dumps([pair.prompt, sizes], sort_keys=True)
+        if key not in self.prompts:
+            try:
+                self.prompts[key] = _ids(prompt_ids(self.vlm, self.store, pair.prompt, images))
+            except UserError as error:
+                raise UserError(f"pair {pair.id}: {error.message}", hint=error.hint) from error
+        return self.prompts[key]
+
+    def _response(self, text: str, spans: Sequence[dict[str, Any]] | None) -> tuple[Tensor, Tensor | None]:
+        ids = encode_response(self.vlm, text)
+        weights = token_weights(response_offsets(self.vlm, text), spans) if spans else None
+        if self.limit is not None and len(ids) > self.limit:
+            self.truncated += 1
+            ids = ids[: self.limit]
+            weights = weights[: self.limit] if weights is not None else None
+        return _ids(ids), torch.tensor(weights, dtype=torch.float32) if weights is not None else None
+
+
+def prompt_ids(vlm: VLM, store: ImageStore, messages: Sequence[dict[str, Any]], images: Sequence[str]) -> list[int]:
+    """Token ids of a prompt that shows the stored `images`."""
+    if vlm.family.fixed_image_size:
+        return encode_prompt(vlm, messages, len(images))
+    return encode_prompt(vlm, messages, [store.prepared(key).placeholders[0] for key in images])
+
+
+def pixel_tensors(store: ImageStore, images: Sequence[str]) -> dict[str, Tensor]:
+    """The processor's tensors of several stored images, first axis: images. Empty for none."""
+    tensors = [store.prepared(key).tensors for key in images]
+    return {name: torch.cat([image[name] for image in tensors]) for name in (tensors[0] if tensors else ())}
+
+
+def _ids(ids: Sequence[int]) -> Tensor:
+    return torch.tensor(ids, dtype=torch.int32)
+
+
+class PairCollator:
+    """Encoded pairs to one `PairBatch`: an image that several pairs show is in the batch once."""
+
+    def __init__(self, store: ImageStore) -> None:
+        self.store = store
+
+    def __call__(self, rows: Sequence[EncodedPair]) -> dict[str, PairBatch]:
+        """The batch under the name of the scorer's argument, as `Trainer` passes inputs on by name."""
+        position = {key: i for i, key in enumerate(dict.fromkeys(key for row in rows for key in row.images))}
+        weighted = any(row.chosen_weights is not None or row.rejected_weights is not None for row in rows)
+        batch = PairBatch(
+            ids=[row.id for row in rows],
+            prompt_ids=[row.prompt.long() for row in rows],
+            chosen_ids=[row.chosen.long() for row in rows],
+            rejected_ids=[row.rejected.long() for row in rows],
+            image_inputs=pixel_tensors(self.store, list(position)),
+            image_index=[[position[key] for key in row.images] for row in rows],
+            chosen_weights=[_weights(row.chosen_weights, row.chosen) for row in rows] if weighted else None,
+            rejected_weights=[_weights(row.rejected_weights, row.rejected) for row in rows] if weighted else None,
+        )
+        return {"batch": batch}
+
+
+def _weights(weights: Tensor | None, ids: Tensor) -> Tensor:
+    return torch.ones(len(ids)) if weights is None else weights

@@ -1,0 +1,328 @@
+"""The preference trainer: `transformers.Trainer` with another batch, another loss and the schedule of `schedule.py`.
+
+What comes from `Trainer`: optimizer, learning rate, devices and processes (accelerate, FSDP, DeepSpeed), checkpoints, loggers.
+What is here:
+
+* The model is the scorer, whose one forward holds vision, language model and head, so that wrappers see all of it.
+* The loss of a step is `sum of values / sum of weights` over every pair of the step, whatever the cut into accumulation and
+  processes. The weights are known before the first forward pass (they depend on the data alone), so each micro-batch
+  contributes its values over the weight of the whole step.
+* Evaluation divides in the same way, over the whole evaluation set.
+* A loss or gradient that is not finite ends the run before it reaches the weights, and names the pairs.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mmpo.errors import UserError
+from mmpo.models.score import PairBatch, PairLogps, PairScorer, ResponseLogps
+from mmpo.objectives import Objective
+from mmpo.progress import track
+from mmpo.trainers import checkpoints
+from mmpo.trainers.averages import Averages
+from mmpo.trainers.callbacks import AlignedLogs
+from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
+from mmpo.trainers.schedule import Schedule, Shape, cut
+
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+Totals = dict[str, float | Tensor]
+"""The weight of a whole optimizer step, per term of the objective."""
+
+
+class PreferenceTrainer(Trainer):
+    """Trains the adapter of a `PairScorer` on encoded pairs.
+
+    `args` are ordinary `TrainingArguments`; `per_device_train_batch_size` counts pairs. The steps of the run are laid out by
+    `Schedule`, so `args.num_train_epochs` may be a fraction and a token budget may vary the number of pairs per step.
+    `facts` are written into each checkpoint's completeness marker, and `keep_checkpoints` of them stay.
+    """
+
+    def __init__(
+        self,
+        model: PairScorer,
+        args: TrainingArguments,
+        *,
+        objective: Objective,
+        collator: PairCollator,
+        train_dataset: EncodedPairs,
+        eval_dataset: EncodedPairs | None = None,
+        tokens_per_batch: int | None = None,
+        keep_checkpoints: int = 2,
+        facts: Mapping[str, Any] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        args = copy.copy(args)
+        _ = args.device  # sets up the process group; DataParallel is never wanted: one process per device
+        args._n_gpu = min(args._n_gpu, 1)
+        self.schedule = Schedule(
+            train_dataset.lengths,
+            Shape(args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size, tokens_per_batch),
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            epochs=args.num_train_epochs,
+            max_steps=args.max_steps if args.max_steps > 0 else None,
+        )
+        args.max_steps, args.num_train_epochs = len(self.schedule), 1  # to `Trainer` the schedule is one long epoch
+        args.remove_unused_columns = False
+        args.logging_nan_inf_filter = False  # would hide what `_refuse_non_finite` looks for, and wait for every batch
+        args.save_total_limit = None  # `Trainer` removes old checkpoints before the new one is declared whole
+        args.dataloader_pin_memory = False
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            callbacks=[_EpochClock(self.schedule), AlignedLogs(), *(callbacks or [])],
+        )
+        # `Trainer` then passes on what `get_batch_samples` returns and leaves the scale of the loss to `compute_loss`.
+        self.model_accepts_loss_kwargs = True
+        self.objective = objective
+        self.tokens_per_batch = tokens_per_batch
+        self.keep_checkpoints = keep_checkpoints
+        self.facts = dict(facts or {})
+        self.seconds_before = 0.0  # training time of the processes that came before this one
+        self._window = Averages()
+        self._step_losses: list[tuple[list[str], dict[str, Tensor], Tensor]] = []
+        self._started = time.perf_counter()
+
+    # -- data -------------------------------------------------------------------------------------------------------
+
+    def get_train_dataloader(self) -> DataLoader[EncodedPair]:
+        return self._loader(self.train_dataset, self.schedule.batches(self.args.process_index))
+
+    def _loader(self, pairs: EncodedPairs, batches: list[list[int]]) -> DataLoader[EncodedPair]:
+        # Not prepared by accelerate: `batches` are this process's share already. The generator keeps the loader from drawing
+        # on the global random state, which belongs to the model.
+        return DataLoader(
+            pairs,  # type: ignore[arg-type]
+            batch_sampler=batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            persistent_workers=False,
+            generator=torch.Generator().manual_seed(self.args.seed),
+        )
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {name: value.to(self.args.device) for name, value in inputs.items()}
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
+    ) -> tuple[list[Any], Any]:
+        """The micro-batches of one optimizer step, and the weight of the whole step over all processes."""
+        samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return samples, self._totals([sample["batch"] for sample in samples]) if samples else None
+
+    def _totals(self, batches: list[PairBatch]) -> Totals:
+        totals: dict[str, float] = {}
+        for batch in batches:
+            for name, (_, term) in self.objective.terms(blank_logps(batch)).items():
+                totals[name] = totals.get(name, 0.0) + float(term.weights.sum())
+        if self.accelerator.num_processes == 1:
+            return dict(totals)
+        table = torch.tensor(list(totals.values()), dtype=torch.float32, device=self.args.device)
+        return dict(zip(totals, self.accelerator.reduce(table, reduction="sum").unbind(), strict=True))
+
+    # -- loss -------------------------------------------------------------------------------------------------------
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The micro-batch's share of the step's loss.
+
+        Gradients add up over micro-batches and are averaged over processes, so the share is multiplied by the number of
+        processes. Without `num_items_in_batch` the batch is a step of its own.
+        """
+        batch: PairBatch = inputs["batch"]
+        totals: Totals = num_items_in_batch if num_items_in_batch is not None else self._totals([batch])
+        logps: PairLogps = model(batch=batch)
+        values: dict[str, Tensor] = {}
+        loss: Tensor | None = None
+        terms = self.objective.terms(logps)
+        for name, (coefficient, term) in terms.items():
+            values[name] = term.values.detach()
+            share = coefficient * term.values.sum() / totals[name]
+            loss = share if loss is None else loss + share
+            if len(terms) > 1:
+                self._window.add(f"loss/{name}", term.values.sum(), term.weights.sum())
+        assert loss is not None  # an objective has at least one term
+        self._window.add_values(self.objective.metrics(logps))
+        self._step_losses.append((batch.ids, values, loss.detach()))
+        loss = loss * self.accelerator.num_processes
+        return (loss, logps) if return_outputs else loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        self._refuse_non_finite(norm)
+        return norm
+
+    def _refuse_non_finite(self, grad_norm: Any) -> None:
+        """One look at the device per optimizer step, after all its backward passes and before the weights change."""
+        losses, self._step_losses = self._step_losses, []
+        probe = torch.stack([loss for _, _, loss in losses]).sum() + torch.as_tensor(grad_norm, device=losses[0][2].device)
+        if torch.isfinite(probe).item():
+            return
+        step = self.state.global_step + 1
+        bad: list[str] = []
+        for ids, values, loss in losses:
+            if torch.isfinite(loss).item():
+                continue
+            per_pair = [value for value in values.values() if value.shape == (len(ids),)]
+            named = {name for value in per_pair for name, ok in zip(ids, torch.isfinite(value).tolist(), strict=True) if not ok}
+            bad += [name for name in ids if name in named] or ids
+        what = "the loss" if bad else "the gradient"
+        pairs = bad or [name for ids, _, _ in losses for name in ids]
+        raise UserError(
+            f"step {step}: {what} is not finite; pairs {', '.join(pairs)}",
+            hint="look at these pairs; if they are sound, lower learning_rate or use dtype float32. "
+            "The weights before this step are in the last checkpoint",
+        )
+
+    # -- metrics ----------------------------------------------------------------------------------------------------
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs.update(self._window.drain(self.accelerator))
+            logs["seconds"] = round(self.seconds, 3)
+        super().log(logs, start_time)
+
+    @property
+    def seconds(self) -> float:
+        """Training time so far, earlier parts of a resumed run included."""
+        return self.seconds_before + time.perf_counter() - self._started
+
+    def evaluate(
+        self,
+        eval_dataset: EncodedPairs | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Loss and metrics over the whole set: sums over sums, every pair once, however many processes share the work."""
+        pairs: EncodedPairs = eval_dataset if eval_dataset is not None else self.eval_dataset
+        began = time.perf_counter()
+        batches = cut(pairs.lengths, self.args.per_device_eval_batch_size, self.tokens_per_batch)
+        mine = batches[self.args.process_index :: self.args.world_size]
+        rounds = -(-len(batches) // self.args.world_size)
+        # Sharded models need as many forward passes in every process; a pass too many is not counted.
+        padded = (mine + batches)[:rounds]
+        averages = Averages()
+        coefficients: dict[str, float] = {}
+        model, was_training = self.model, self.model.training
+        model.eval()
+        with torch.no_grad():
+            for i, inputs in enumerate(track(self._loader(pairs, padded), "evaluating", rounds)):
+                logps = model(**self._prepare_inputs(inputs))
+                for name, (coefficient, term) in self.objective.terms(logps).items():
+                    coefficients[name] = coefficient
+                    counted = float(i < len(mine))
+                    averages.add(f"loss/{name}", term.values.sum() * counted, term.weights.sum() * counted)
+                if i < len(mine):
+                    averages.add_values(self.objective.metrics(logps))
+        model.train(was_training)
+        found = averages.drain(self.accelerator)
+        loss = sum(coefficient * found[f"loss/{name}"] for name, coefficient in coefficients.items())
+        if len(coefficients) == 1:
+            found.pop(f"loss/{next(iter(coefficients))}")
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in {"loss": loss, **found}.items()}
+        metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - began, 3)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    # -- checkpoints ------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """As `Trainer.train`; a path resumes exactly, `True` takes the newest whole checkpoint of `args.output_dir`."""
+        if resume_from_checkpoint is True:
+            newest = checkpoints.newest(Path(self.args.output_dir))
+            resume_from_checkpoint = str(newest) if newest is not None else None
+        if resume_from_checkpoint:
+            facts = checkpoints.facts_of(Path(resume_from_checkpoint))
+            if facts is None:
+                raise UserError(f"{resume_from_checkpoint}: the checkpoint is not whole", hint="resume from an earlier one")
+            self.seconds_before = float(facts.get("seconds", 0.0))
+            self.args.eval_on_start = False  # it was done before the first step
+        self._started = time.perf_counter()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            root = Path(self.args.output_dir)
+            facts = {"step": self.state.global_step, "seconds": round(self.seconds, 3), **self.facts}
+            checkpoints.mark_complete(root / f"checkpoint-{self.state.global_step}", **facts)
+            checkpoints.prune(root, self.keep_checkpoints)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        """A plain peft adapter: `PeftModel.from_pretrained` and `load_vlm(adapter=)` open it."""
+        if self.args.should_save:
+            folder = output_dir if output_dir is not None else self.args.output_dir
+            adapter = self._adapter_model()
+            if state_dict is not None:  # gathered from a sharded scorer: names start at the scorer, peft's at its model
+                prefix = next(name for name, module in self._scorer().named_modules() if module is adapter) + "."
+                state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+            adapter.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        weights = load_file(str(Path(resume_from_checkpoint) / ADAPTER_WEIGHTS))
+        loaded = set_peft_model_state_dict(self._adapter_model(), weights)
+        missing = [name for name in loaded.missing_keys if "lora_" in name]
+        if missing or loaded.unexpected_keys:
+            raise UserError(
+                f"{resume_from_checkpoint}: the adapter in the checkpoint does not fit this run's adapter",
+                hint="resume with the settings the run was started with",
+            )
+
+    def _scorer(self) -> PairScorer:
+        scorer: PairScorer = self.accelerator.unwrap_model(self.model)
+        return scorer
+
+    def _adapter_model(self) -> PeftModel:
+        model = self._scorer().vlm.model
+        if not isinstance(model, PeftModel):
+            raise UserError("the scorer's model has no adapter to train", hint="use mmpo.trainers.lora.add_lora first")
+        return model
+
+
+class _EpochClock(TrainerCallback):
+    """`Trainer` counts the whole schedule as one epoch; people count passes over their pairs."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        state.epoch = self.schedule.epoch(state.global_step)
+
+
+def blank_logps(batch: PairBatch) -> PairLogps:
+    """The record of a batch before any model has seen it: real lengths and weights, log-probabilities 0."""
+
+    def side(ids: list[Tensor], weights: list[Tensor] | None) -> ResponseLogps:
+        lengths = torch.tensor([len(row) for row in ids])
+        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]  # [b, t]
+        zeros = torch.zeros(mask.shape)
+        padded = None if weights is None else nn.utils.rnn.pad_sequence(weights, batch_first=True)
+        return ResponseLogps(policy=zeros, reference=zeros, mask=mask, weights=padded)
+
+    return PairLogps(
+        chosen=side(batch.chosen_ids, batch.chosen_weights), rejected=side(batch.rejected_ids, batch.rejected_weights)
+    )
