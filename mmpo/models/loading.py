@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 
@@ -79,6 +83,26 @@ class VLM:
             if (value := getattr(self.config, name, None)) is not None:
                 return int(value)
         raise UserError(f"{self.source}: config.json names no image token", hint="set `image_token_id`")
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """The model as it was before its adapter: the reference of preference training, the "before" of an evaluation.
+
+        Only switches the adapter layers. (peft's own context also rewrites `requires_grad` of the adapter weights, which would
+        make a frozen adapter trainable on the way out.) Without an adapter nothing changes.
+        """
+        layers = [
+            module
+            for module in self.model.modules()
+            if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) and not module._disable_adapters
+        ]
+        for layer in layers:
+            layer._disable_adapters = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer._disable_adapters = False
 
 
 def load_vlm(

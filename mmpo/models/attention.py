@@ -1,0 +1,142 @@
+"""Attention over trees of segments, as ordinary SDPA calls.
+
+`tree_attention` is registered with transformers' `AttentionInterface` under the name "mmpo_tree". Given a `TreePlan` it makes a few
+calls per tree: the spine (root and its chain of first children) is plain causal attention; every other group of segments attends
+to its own path. A preference pair takes two calls. No dense mask over the row, no extra package, exact, differentiable, and the
+plan travels as a keyword argument, so checkpointing recomputes with the same one. Without a plan it is the stock SDPA function.
+
+`dense_attention_mask` builds the equivalent full mask: the reference in tests.
+
+Shapes: a attention heads, g key-value heads, s row tokens, d head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention.bias import causal_lower_right
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+TREE_ATTENTION = "mmpo_tree"
+
+
+@dataclass
+class CallPlan:
+    """One SDPA call: the next `queries` rows against the keys in `ranges` (of this tree's row).
+
+    Empty `ranges`: the spine, plain causal over its own tokens. `mask` None: causal, aligned to the last key; else an additive
+    float mask [queries, width].
+    """
+
+    queries: int
+    ranges: Sequence[tuple[int, int]] = ()
+    mask: Tensor | None = None
+    width: int = 0
+
+
+@dataclass
+class TreePlan:
+    """The calls of every tree of a packed row; `lengths` are the trees' token counts."""
+
+    lengths: list[int]
+    calls: list[list[CallPlan]]
+    _masks: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = field(default_factory=dict, repr=False)
+
+    def to(self, device: torch.device | str) -> TreePlan:
+        for calls in self.calls:
+            for call in calls:
+                if call.mask is not None:
+                    call.mask = call.mask.to(device)
+        return self
+
+    @property
+    def query_splits(self) -> list[int]:
+        return [call.queries for calls in self.calls for call in calls]
+
+    def mask(self, tree: int, number: int, like: Tensor) -> Tensor:
+        """The additive mask of one call in the dtype and on the device of `like`, built once and used by all layers."""
+        key = (tree, number, like.dtype, like.device)
+        if key not in self._masks:
+            call = self.calls[tree][number]
+            mask = call.mask
+            if mask is None:
+                mask = torch.full((call.queries, call.width), float("-inf")).triu(call.width - call.queries + 1)
+            self._masks[key] = mask.to(like.device, like.dtype)
+        return self._masks[key]
+
+
+def tree_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    tree_plan: TreePlan | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """query [1, a, s, d], key and value [1, g, s, d] -> output [1, s, a, d], None (no attention weights)."""
+    if tree_plan is None:
+        out, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
+        )
+        return out, None
+    shared_heads = key.shape[1] != query.shape[1]
+    # On the CPU the flash kernel takes grouped heads as they are; on CUDA a mask would push them to the slow kernel.
+    if shared_heads and query.is_cuda:
+        repeats = query.shape[1] // key.shape[1]
+        key, value, shared_heads = repeat_kv(key, repeats), repeat_kv(value, repeats), False
+    options = {"dropout_p": dropout, "scale": scaling, "enable_gqa": shared_heads}
+    queries = iter(query.split(tree_plan.query_splits, dim=2))
+    outputs = []
+    for tree, (tree_key, tree_value) in enumerate(
+        zip(key.split(tree_plan.lengths, dim=2), value.split(tree_plan.lengths, dim=2), strict=True)
+    ):
+        for number, call in enumerate(tree_plan.calls[tree]):
+            q = next(queries)
+            if not call.ranges:
+                k, v = tree_key[:, :, : call.queries], tree_value[:, :, : call.queries]
+                out = F.scaled_dot_product_attention(q, k, v, is_causal=True, **options)
+            else:
+                k, v = _gather(tree_key, call.ranges), _gather(tree_value, call.ranges)
+                if call.mask is None and query.is_cuda:
+                    bias: Tensor = causal_lower_right(call.queries, call.width)
+                else:
+                    bias = tree_plan.mask(tree, number, q)
+                out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, **options)
+            outputs.append(out.transpose(1, 2))
+    return (outputs[0].contiguous() if len(outputs) == 1 else torch.cat(outputs, dim=1)), None
+
+
+def dense_attention_mask(allowed: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    """One additive mask [1, 1, s, s] for packed trees, from each tree's visibility [s_i, s_i]: the slow, obvious way."""
+    block = torch.block_diag(*[tree.to(torch.float32) for tree in allowed]).bool()
+    return torch.where(block, 0.0, torch.finfo(dtype).min).to(dtype)[None, None]
+
+
+def use_tree_attention(model: PreTrainedModel) -> None:
+    """Switch the language model to the tree attention; the vision tower keeps its own.
+
+    The switch is permanent because checkpointing looks the function up again during backward. Without a plan (in generation, for
+    instance) the model behaves as with plain SDPA.
+    """
+    model.set_attn_implementation({"text_config": TREE_ATTENTION})
+
+
+def _gather(tensor: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
+    parts = [tensor[:, :, start:end] for start, end in ranges]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+AttentionInterface.register(TREE_ATTENTION, tree_attention)
+# Registered for masks too, so that calls without a plan get exactly the masks that SDPA would get.
+ALL_MASK_ATTENTION_FUNCTIONS.register(TREE_ATTENTION, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])

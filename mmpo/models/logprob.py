@@ -1,0 +1,106 @@
+"""Log-probabilities of chosen tokens without a logits tensor.
+
+Only the n scored positions reach the head, a chunk at a time, and sums are float32. With a frozen head (LoRA) the derivative of a
+log-prob with respect to its hidden state, `W[target] - softmax(h W^T) W`, does not depend on the loss, so it is computed while
+the softmax is at hand: one more matrix product in forward, none in backward, nothing of size [n, v] kept. With a trainable head the
+chunks are computed again in backward and the weight's gradient accumulates in float32.
+
+Shapes: n scored tokens, h hidden, v vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmpo.errors import UserError
+
+# Elements of a chunk of logits: 8M floats are 32 MB, small beside the activations and large enough for the matrix product.
+CHUNK_ELEMENTS = 8 * 1024 * 1024
+
+
+class TokenLogps(NamedTuple):
+    """`logps` [n] float32; `top1` [n] bool, whether the target is the model's first choice."""
+
+    logps: Tensor
+    top1: Tensor
+
+
+def token_logps(hidden: Tensor, head: nn.Module, targets: Tensor, *, chunk: int | None = None) -> TokenLogps:
+    """Log-prob of `targets` [n] under `head(hidden)`, hidden [n, h]. `chunk` tokens at a time (default: by memory)."""
+    if type(head) is not nn.Linear:
+        raise UserError(
+            f"the language-model head is a {type(head).__name__}, not a plain linear layer",
+            hint="leave lm_head out of the adapter's target modules",
+        )
+    chunk = chunk or max(1, CHUNK_ELEMENTS // head.out_features)
+    logps, top1 = _TokenLogps.apply(hidden, head.weight, head.bias, targets, chunk)
+    return TokenLogps(logps, top1)
+
+
+class _TokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int
+    ) -> tuple[Tensor, Tensor]:
+        n = len(targets)
+        logps = torch.empty(n, dtype=torch.float32, device=hidden.device)
+        top1 = torch.empty(n, dtype=torch.bool, device=hidden.device)
+        trainable_head = weight.requires_grad or (bias is not None and bias.requires_grad)
+        keep_slope = ctx.needs_input_grad[0] and not trainable_head
+        slope = torch.empty_like(hidden) if keep_slope else None
+        for start in range(0, n, chunk):
+            rows = slice(start, min(start + chunk, n))
+            logits = _logits(hidden[rows], weight, bias)
+            largest = logits.amax(dim=-1)
+            target_logits = logits.gather(1, targets[rows, None]).squeeze(1)
+            top1[rows] = target_logits >= largest
+            exponentials = logits.sub_(largest[:, None]).exp_()
+            total = exponentials.sum(dim=-1)
+            logps[rows] = target_logits - largest - total.log()
+            if slope is not None:
+                expected = (exponentials.to(weight.dtype) @ weight) / total[:, None]
+                slope[rows] = weight[targets[rows]] - expected
+        ctx.chunk = chunk
+        if slope is not None:
+            ctx.save_for_backward(slope)
+        elif any(ctx.needs_input_grad):
+            ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.trainable_head = trainable_head
+        ctx.mark_non_differentiable(top1)
+        return logps, top1
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        grad = grads[0]
+        if not ctx.trainable_head:
+            (slope,) = ctx.saved_tensors
+            return (slope.float() * grad[:, None]).to(slope.dtype), None, None, None, None
+        hidden, weight, bias, targets = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        grad_bias = None if bias is None else torch.zeros(bias.shape, dtype=torch.float32, device=bias.device)
+        for start in range(0, len(targets), ctx.chunk):
+            rows = slice(start, min(start + ctx.chunk, len(targets)))
+            # d logp_i / d logits_i = onehot(target_i) - softmax(logits_i)
+            by_logit = _logits(hidden[rows], weight, bias).softmax(dim=-1).neg_()
+            by_logit.scatter_add_(1, targets[rows, None], torch.ones_like(by_logit[:, :1]))
+            by_logit.mul_(grad[rows, None])
+            grad_hidden[rows] = by_logit.to(weight.dtype) @ weight
+            grad_weight += by_logit.T @ hidden[rows].float()
+            if grad_bias is not None:
+                grad_bias += by_logit.sum(dim=0)
+        return (
+            grad_hidden,
+            grad_weight.to(weight.dtype),
+            grad_bias.to(bias.dtype) if grad_bias is not None else None,
+            None,
+            None,
+        )
+
+
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """float32 logits [rows, v] of one chunk."""
+    return torch.nn.functional.linear(hidden.to(weight.dtype), weight, bias).float()

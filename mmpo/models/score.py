@@ -1,0 +1,275 @@
+"""Scoring preference pairs: the log-probs of chosen and rejected responses under policy and reference, each token computed once.
+
+`PairScorer` is one module whose forward holds vision encoding, language model and head, so that DDP, FSDP and DeepSpeed can wrap
+it. The reference pass comes first, without autograd: its temporary memory is gone before the policy's activations appear.
+
+Shapes: b pairs, t scored tokens of a response (padded), n all scored tokens, s row tokens, h hidden.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from mmpo.errors import UserError
+from mmpo.models.attention import use_tree_attention
+from mmpo.models.layout import Segment, Tree, TreeBatch, pack, response_tree, unshared
+from mmpo.models.loading import VLM
+from mmpo.models.logprob import TokenLogps, token_logps
+from mmpo.models.prompts import encode_prompt, encode_response, process_images
+from mmpo.models.vision import encode_images, select_images, vision_is_frozen
+
+logger = logging.getLogger(__name__)
+
+Sharing = Literal["auto", "on", "off"]
+# Mean difference per token above which the first batch counts as wrong. A leak between branches moves log-probs by 0.2 and more.
+_SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+
+
+@dataclass
+class PairBatch:
+    """Preference pairs as token ids, and the distinct images they show.
+
+    `image_index[i]` names the images of pair i's prompt in the order of its placeholders (indices into `image_inputs`). Where the
+    rejected side sees other images, `rejected_prompt_ids[i]` and `rejected_image_index[i]` hold its own prompt; None otherwise.
+    Weights, if given, are one float per response token.
+    """
+
+    ids: list[str]
+    prompt_ids: list[Tensor]
+    chosen_ids: list[Tensor]
+    rejected_ids: list[Tensor]
+    image_inputs: dict[str, Tensor]
+    image_index: list[list[int]]
+    rejected_prompt_ids: list[Tensor | None] | None = None
+    rejected_image_index: list[list[int] | None] | None = None
+    chosen_weights: list[Tensor] | None = None
+    rejected_weights: list[Tensor] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        """Move what the model reads (pixels and weights). Token ids stay where they are: the layout is made from them."""
+        return replace(
+            self,
+            image_inputs={key: value.to(device) for key, value in self.image_inputs.items()},
+            chosen_weights=None if self.chosen_weights is None else [w.to(device) for w in self.chosen_weights],
+            rejected_weights=None if self.rejected_weights is None else [w.to(device) for w in self.rejected_weights],
+        )
+
+    def trees(self) -> list[list[Segment]]:
+        """One tree a pair; two where the sides see different prompts. Scored segments come chosen, rejected, chosen, …"""
+        trees: list[list[Segment]] = []
+        for i in range(len(self)):
+            prompt, chosen, rejected = (ids[i].tolist() for ids in (self.prompt_ids, self.chosen_ids, self.rejected_ids))
+            own = self.rejected_prompt_ids[i] if self.rejected_prompt_ids is not None else None
+            if own is None:
+                trees.append(response_tree(prompt, [chosen, rejected], self.image_index[i]))
+                continue
+            own_images = self.rejected_image_index[i] if self.rejected_image_index is not None else None
+            trees.append(response_tree(prompt, [chosen], self.image_index[i]))
+            trees.append(response_tree(own.tolist(), [rejected], own_images if own_images is not None else self.image_index[i]))
+        return trees
+
+
+@dataclass
+class ResponseLogps:
+    """Log-probs of one side's responses, right-padded with zeros: `policy` [b, t] float32, `reference` [b, t] or None, `mask` [b, t]
+    bool, `weights` [b, t] or None, `top1` [b, t] bool (the policy's first choice)."""
+
+    policy: Tensor
+    reference: Tensor | None
+    mask: Tensor
+    weights: Tensor | None = None
+    top1: Tensor | None = None
+
+    @property
+    def policy_sum(self) -> Tensor:
+        """[b], every scored token counted once."""
+        return self.policy.sum(dim=-1)
+
+    @property
+    def reference_sum(self) -> Tensor:
+        """[b]. Raises `UserError` without reference log-probs."""
+        if self.reference is None:
+            raise UserError("this objective needs reference log-probs, and scoring ran without a reference")
+        return self.reference.sum(dim=-1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """[b] number of scored tokens."""
+        return self.mask.sum(dim=-1)
+
+
+@dataclass
+class PairLogps:
+    """What an objective sees: never a model, only log-probs."""
+
+    chosen: ResponseLogps
+    rejected: ResponseLogps
+
+    def __len__(self) -> int:
+        return len(self.chosen.mask)
+
+
+class PairScorer(nn.Module):
+    """Scores pair batches with one pass per model over the distinct tokens.
+
+    `sharing`: "on" lays pairs out as trees; "auto" does so after the first batch was checked against plain rows and falls back
+    loudly; "off" scores one ordinary row per response. `reference`: "adapter_off" (the same network without its adapter), "none", or
+    a second model of the same kind. `chunk`: scored tokens per head call, by default chosen by memory.
+    """
+
+    def __init__(
+        self,
+        vlm: VLM,
+        *,
+        sharing: Sharing = "auto",
+        reference: Literal["adapter_off", "none"] | nn.Module = "adapter_off",
+        chunk: int | None = None,
+    ) -> None:
+        super().__init__()
+        if sharing not in ("auto", "on", "off"):
+            raise UserError(f"sharing={sharing!r} is unknown", hint="one of auto, on, off")
+        if isinstance(reference, str) and reference not in ("adapter_off", "none"):
+            raise UserError(f"reference={reference!r} is unknown", hint="one of adapter_off, none, or a model")
+        if sharing == "on" and not vlm.family.sharing:
+            raise UserError(f"{vlm.family.name} can't share prefixes: {vlm.family.why_not}", hint="set sharing to auto or off")
+        self.model = vlm.model
+        self.reference_model = reference if isinstance(reference, nn.Module) else None
+        self.reference: str = "model" if isinstance(reference, nn.Module) else reference
+        self.chunk = chunk
+        self.shared = sharing != "off" and vlm.family.sharing
+        self._vlm = vlm
+        self._reference_vlm = replace(vlm, model=self.reference_model) if self.reference_model is not None else vlm
+        self._check_due = sharing == "auto" and self.shared
+        if self.reference_model is not None:
+            self.reference_model.requires_grad_(False).eval()
+        if self.shared:
+            use_tree_attention(vlm.base)
+            if self.reference_model is not None:
+                use_tree_attention(self._reference_vlm.base)
+
+    def forward(self, batch: PairBatch) -> PairLogps:
+        trees = batch.trees()
+        if self._check_due:
+            self._self_check(trees, batch.image_inputs)
+        layout = self._layout(trees)
+        frozen = vision_is_frozen(self._vlm)
+        features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
+        reference = None
+        if self.reference != "none":
+            with torch.no_grad(), self._reference_mode():
+                own = self._reference_features(batch.image_inputs, features)
+                reference = segment_logps(self._reference_vlm, layout, own, chunk=self.chunk)
+        if not frozen:
+            features = encode_images(self._vlm, batch.image_inputs, frozen=False)
+        policy = segment_logps(self._vlm, layout, features, chunk=self.chunk)
+        return _pair_logps(batch, layout.lengths, policy, reference)
+
+    @contextmanager
+    def _reference_mode(self) -> Iterator[None]:
+        if self.reference == "adapter_off":
+            with self._vlm.adapter_off():
+                yield
+        else:
+            yield
+
+    def _reference_features(self, tensors: Mapping[str, Tensor], policy_features: Any | None) -> Any | None:
+        """The policy's features where the reference has the same tower, else the reference's own."""
+        if policy_features is not None and self.reference_model is None:
+            return policy_features
+        return encode_images(self._reference_vlm, tensors, frozen=True)
+
+    def _layout(self, trees: Sequence[Tree]) -> TreeBatch:
+        base = self._vlm.family.position_base
+        layout = pack(trees, position_base=base) if self.shared else plain_rows(self._vlm, trees)
+        return layout.to(self._vlm.device)
+
+    @torch.no_grad()
+    def _self_check(self, trees: Sequence[Tree], tensors: Mapping[str, Tensor]) -> None:
+        """Compare shared with plain scoring on the first pair; switch sharing off, with a warning, if they disagree."""
+        self._check_due = False
+        training = self.model.training
+        self.model.eval()
+        try:
+            features = encode_images(self._vlm, tensors, frozen=True)
+            first = [max(trees, key=len)]
+            tree = segment_logps(self._vlm, self._layout(first), features, chunk=self.chunk).logps
+            plain = segment_logps(self._vlm, plain_rows(self._vlm, first).to(self._vlm.device), features, chunk=self.chunk).logps
+        finally:
+            self.model.train(training)
+        difference = (tree - plain).abs().mean().item()
+        tolerance = _SELF_CHECK_TOLERANCE.get(self._vlm.dtype, 1e-3)
+        if not difference <= tolerance:
+            self.shared = False
+            logger.warning(
+                "shared-prefix scoring disagrees with plain scoring by %.3g nats per token on this model (%s); "
+                "scoring one row per response instead, which is slower",
+                difference,
+                self._vlm.config.model_type,
+            )
+
+
+def segment_logps(vlm: VLM, layout: TreeBatch, features: Any | None, *, chunk: int | None = None) -> TokenLogps:
+    """Log-probs [n] of every scored token of a layout, in its order. `features` come from `encode_images`."""
+    out = vlm.backbone(**layout.model_inputs, **select_images(features, layout.image_order), use_cache=False)
+    hidden = out.last_hidden_state
+    scored = hidden.reshape(-1, hidden.shape[-1]).index_select(0, layout.predictors)
+    return token_logps(scored, vlm.head, layout.targets, chunk=chunk)
+
+
+def plain_rows(vlm: VLM, trees: Sequence[Tree]) -> TreeBatch:
+    """The trees' scored paths as ordinary padded rows for this model."""
+    return unshared(trees, position_base=vlm.family.position_base, pad_id=vlm.pad_id)
+
+
+@torch.no_grad()
+def score_responses(
+    vlm: VLM, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image], texts: Sequence[str]
+) -> list[float]:
+    """Summed log-prob of each text as the answer to one conversation. The conversation is computed once."""
+    if not texts:
+        return []
+    processed = process_images(vlm, images)
+    prompt = encode_prompt(vlm, messages, processed.placeholders)
+    tree = response_tree(prompt, [encode_response(vlm, text) for text in texts], range(len(images)))
+    features = encode_images(vlm, processed.tensors, frozen=True)
+    if vlm.family.sharing:
+        use_tree_attention(vlm.base)
+        layout = pack([tree], position_base=vlm.family.position_base)
+    else:
+        layout = plain_rows(vlm, [tree])
+    logps = segment_logps(vlm, layout.to(vlm.device), features).logps
+    return [part.sum().item() for part in logps.split(layout.lengths)]
+
+
+def _pair_logps(batch: PairBatch, lengths: Sequence[int], policy: TokenLogps, reference: TokenLogps | None) -> PairLogps:
+    """Spread flat log-probs [n], ordered chosen, rejected, chosen, …, into right-padded sides [b, t]."""
+    device = policy.logps.device
+
+    def sides(flat: Tensor) -> tuple[Tensor, Tensor]:
+        parts = flat.split(list(lengths))
+        return pad_sequence(parts[0::2], batch_first=True), pad_sequence(parts[1::2], batch_first=True)
+
+    policies, top1 = sides(policy.logps), sides(policy.top1)
+    references = sides(reference.logps) if reference is not None else (None, None)
+
+    def side(which: int, weights: list[Tensor] | None) -> ResponseLogps:
+        t = policies[which].shape[1]
+        mask = torch.arange(t, device=device) < torch.tensor(lengths[which::2], device=device)[:, None]
+        padded = pad_sequence(weights, batch_first=True).to(device) if weights is not None else None
+        if padded is not None and padded.shape != mask.shape:
+            raise ValueError(f"weights are {tuple(padded.shape)}, responses {tuple(mask.shape)}: one weight per token")
+        return ResponseLogps(policies[which], references[which], mask, padded, top1[which])
+
+    return PairLogps(side(0, batch.chosen_weights), side(1, batch.rejected_weights))

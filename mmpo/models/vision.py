@@ -1,0 +1,67 @@
+"""Vision features: each distinct image through the tower once, then wherever a row shows it.
+
+The features enter the model through `mm_encoder_outputs`, so the model itself places them and checks their number against the
+placeholders. The object that the encoder returned is passed on whole (some families keep more in it than the features).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import ModulesToSaveWrapper
+from torch import Tensor, nn
+
+from mmpo.errors import UserError
+from mmpo.models.loading import VLM
+
+
+def vision_modules(vlm: VLM) -> list[nn.Module]:
+    """Tower and projector: everything in the backbone that isn't the language model."""
+    language_model = vlm.base.get_decoder()
+    return [module for module in vlm.backbone.children() if module is not language_model]
+
+
+def vision_is_frozen(vlm: VLM) -> bool:
+    """True when no tower or projector weight trains and no adapter sits there: policy and reference then see the same features."""
+    for root in vision_modules(vlm):
+        if any(parameter.requires_grad for parameter in root.parameters()):
+            return False
+        if any(isinstance(module, BaseTunerLayer | ModulesToSaveWrapper) for module in root.modules()):
+            return False
+    return True
+
+
+def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> Any | None:
+    """Features of the distinct images in `tensors`, one tower call; None without images. Without autograd if `frozen`."""
+    if not tensors:
+        return None
+    weight = next(vision_modules(vlm)[0].parameters())
+    inputs = {
+        # float32 pixels must not meet a bfloat16 tower: cast at its door
+        key: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
+        for key, value in tensors.items()
+    }
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+        encoded = vlm.backbone.get_image_features(**inputs, return_dict=True)
+    for unused in ("hidden_states", "attentions"):  # every tower layer's states: nobody reads them again, and they are large
+        if getattr(encoded, unused, None) is not None:
+            setattr(encoded, unused, None)
+    return encoded
+
+
+def select_images(encoded: Any | None, order: Sequence[int]) -> dict[str, Any]:
+    """Model keywords that place image `order[i]` of the encoded ones at the i-th image of the rows."""
+    if encoded is None or not order:
+        if order:
+            raise UserError("the prompts show images but none were given")
+        return {}
+    features = encoded.pooler_output
+    if max(order) >= len(features):
+        raise UserError(f"a prompt shows image {max(order)} but only {len(features)} were given")
+    chosen = copy.copy(encoded)  # a shallow copy: the features stay shared, the original stays whole
+    chosen.pooler_output = [features[index] for index in order]
+    return {"mm_encoder_outputs": {"image": chosen}}

@@ -1,0 +1,129 @@
+"""Pairwise losses against a reference.
+
+Notation (one number a pair): W, L summed policy log-probs of chosen and rejected, Wr, Lr the reference's; a = W - Wr,
+b = L - Lr, D = a - b; n_w, n_l scored tokens. -log sigmoid(x) is written softplus(-x), which is stable. Gradients flow through W
+and L only.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from mmpo.errors import UserError
+from mmpo.models.score import PairLogps, ResponseLogps
+from mmpo.objectives.term import Term, log_ratio_reward, register
+
+
+class LogRatios(NamedTuple):
+    """a and b, both [b]."""
+
+    chosen: Tensor
+    rejected: Tensor
+
+    @property
+    def gap(self) -> Tensor:
+        return self.chosen - self.rejected
+
+
+def log_ratios(pairs: PairLogps) -> LogRatios:
+    """Policy minus reference, summed over tokens."""
+    return LogRatios(
+        pairs.chosen.policy_sum - pairs.chosen.reference_sum, pairs.rejected.policy_sum - pairs.rejected.reference_sum
+    )
+
+
+def per_pair(losses: Tensor) -> Term:
+    """A term whose mean is the mean over pairs."""
+    return Term(losses, torch.ones_like(losses))
+
+
+@register("dpo")
+def dpo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+    """softplus(-beta D). Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. At policy = reference: log 2."""
+    return per_pair(softplus(-beta * log_ratios(pairs).gap))
+
+
+@register("cdpo")
+def cdpo(pairs: PairLogps, *, beta: float = 0.1, eps: float = 0.0) -> Term:
+    """DPO whose labels are wrong with probability eps (conservative DPO): (1-eps) softplus(-z) + eps softplus(z), z = beta D.
+
+    The optimum is finite, z = log((1-eps)/eps): pairs that are further apart are pulled back.
+    """
+    _check_flip_rate("cdpo", eps)
+    z = beta * log_ratios(pairs).gap
+    return per_pair((1 - eps) * softplus(-z) + eps * softplus(z))
+
+
+@register("robust")
+def robust(pairs: PairLogps, *, beta: float = 0.1, eps: float = 0.1) -> Term:
+    """Unbiased under labels flipped with probability eps. Chowdhury et al. 2024 (arXiv 2403.00409). Negative values are correct."""
+    _check_flip_rate("robust", eps)
+    z = beta * log_ratios(pairs).gap
+    return per_pair(((1 - eps) * softplus(-z) - eps * softplus(z)) / (1 - 2 * eps))
+
+
+@register("ipo", scale="tau")
+def ipo(pairs: PairLogps, *, tau: float = 0.1, average: bool = True) -> Term:
+    """(a/n_w - b/n_l - 1/(2 tau))^2. Azar et al. 2023 (arXiv 2310.12036), eq. 17.
+
+    `average` divides by lengths, as the authors advise and TRL does; False uses sums, as the paper writes it.
+    """
+    if tau <= 0:
+        raise UserError(f"ipo: tau must be positive, not {tau}")
+    a, b = log_ratios(pairs)
+    if average:
+        a, b = a / pairs.chosen.lengths.clamp_min(1), b / pairs.rejected.lengths.clamp_min(1)
+    return per_pair((a - b - 1 / (2 * tau)) ** 2)
+
+
+@register("hinge")
+def hinge(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+    """max(0, 1 - beta D): the RSO form of SLiC. Liu et al. 2023 (arXiv 2309.06657)."""
+    return per_pair(torch.relu(1 - beta * log_ratios(pairs).gap))
+
+
+@register("dpop")
+def dpop(pairs: PairLogps, *, beta: float = 0.3, lam: float = 5.0) -> Term:
+    """DPO-Positive: softplus(-beta (D - lam max(0, -a))). Pal et al. 2024 (arXiv 2402.13228), eq. 3.
+
+    The penalty inside the sigmoid keeps the chosen response from becoming less likely than under the reference.
+    """
+    a, b = log_ratios(pairs)
+    return per_pair(softplus(-beta * (a - b - lam * torch.relu(-a))))
+
+
+@register("nca_pair")
+def nca_pair(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+    """Noise-contrastive alignment of a pair. Chen et al. 2024 (arXiv 2402.05369). At policy = reference: 2 log 2."""
+    a, b = log_ratios(pairs)
+    return per_pair(softplus(-beta * a) + 0.5 * softplus(beta * a) + 0.5 * softplus(beta * b))
+
+
+def span_reward(response: ResponseLogps, beta: float) -> Tensor:
+    """beta times the token-weighted log-ratio, [b]."""
+    if response.reference is None:
+        return log_ratio_reward(response, beta)  # raises the error that names the remedy
+    if response.weights is None:
+        raise UserError(
+            "span_dpo needs token weights, and these pairs have none",
+            hint="use dpo, or data with chosen_weights and rejected_weights",
+        )
+    return beta * (response.weights * (response.policy - response.reference)).sum(-1)
+
+
+@register("span_dpo", rewards=span_reward)
+def span_dpo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+    """DPO on weighted log-ratios sum_t u_t (p_t - q_t), u_t from the pair's character spans; u = 1 everywhere is dpo.
+
+    The form of dense DPO (RLHF-V, arXiv 2312.00849, eq. 3) without its normalization.
+    """
+    return per_pair(softplus(span_reward(pairs.rejected, beta) - span_reward(pairs.chosen, beta)))
+
+
+def _check_flip_rate(name: str, eps: float) -> None:
+    if not 0 <= eps < 0.5:
+        raise UserError(f"{name}: eps is the share of flipped labels and must lie in [0, 0.5), not {eps}")

@@ -1,0 +1,61 @@
+"""Losses without a reference: SimPO, ORPO and the supervised term.
+
+Notation as in `pairwise`: W, L summed policy log-probs, n_w, n_l lengths, W/n_w and L/n_l their averages.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from mmpo.errors import UserError
+from mmpo.models.score import PairLogps, ResponseLogps
+from mmpo.objectives.pairwise import per_pair
+from mmpo.objectives.term import Term, average_reward, register
+
+
+def average_logps(response: ResponseLogps) -> Tensor:
+    """Mean token log-prob, [b]."""
+    return response.policy_sum / response.lengths.clamp_min(1)
+
+
+@register("simpo", rewards=average_reward, needs_reference=False)
+def simpo(pairs: PairLogps, *, beta: float = 2.0, gamma: float = 1.0) -> Term:
+    """softplus(-(beta (W/n_w - L/n_l) - gamma)). Meng et al. 2024 (arXiv 2405.14734), eq. 6. beta is 2 to 10, not dpo's 0.1."""
+    margin = beta * (average_logps(pairs.chosen) - average_logps(pairs.rejected)) - gamma
+    return per_pair(softplus(-margin))
+
+
+@register("orpo", rewards=average_reward, scale="lam", needs_reference=False)
+def orpo(pairs: PairLogps, *, lam: float = 0.1) -> Term:
+    """-W/n_w + lam softplus(-(odds_w - odds_l)), odds(v) = v - log(1 - e^v). Hong et al. 2024 (arXiv 2403.07691), eqs. 6-7."""
+    chosen, rejected = average_logps(pairs.chosen), average_logps(pairs.rejected)
+    return per_pair(-chosen + lam * softplus(_log_odds(rejected) - _log_odds(chosen)))
+
+
+@register("sft", rewards=None, needs_reference=False)
+def sft(pairs: PairLogps, *, per: Literal["pair", "token"] = "pair") -> Term:
+    """Negative log-likelihood of the chosen response per token.
+
+    `per="pair"` averages within a response first, so that every pair counts the same (-W/n_w); `per="token"` is the mean over all
+    chosen tokens, as TRL's sft term is.
+    """
+    if per == "pair":
+        return per_pair(-average_logps(pairs.chosen))
+    if per == "token":
+        return Term(-pairs.chosen.policy_sum, pairs.chosen.lengths.to(pairs.chosen.policy.dtype))
+    raise UserError(f"sft: per={per!r} is unknown", hint="one of pair, token")
+
+
+def _log_odds(mean_logp: Tensor) -> Tensor:
+    """v - log(1 - e^v) for v < 0, stable at both ends; v is kept below -1e-7, where the odds diverge."""
+    v = mean_logp.clamp_max(-1e-7)
+    near_zero = v > -math.log(2)
+    # each branch gets an argument that is safe for it, or its gradient would be nan where the other one is used
+    close = torch.log(-torch.expm1(torch.where(near_zero, v, -1.0)))
+    far = torch.log1p(-torch.exp(torch.where(near_zero, -1.0, v)))
+    return v - torch.where(near_zero, close, far)

@@ -1,0 +1,164 @@
+"""What an objective returns, and the registry of objectives."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmpo.errors import UserError
+from mmpo.models.score import PairLogps, ResponseLogps
+
+
+class Term(NamedTuple):
+    """A loss or metric as a fraction: sum(values) / sum(weights), `values` and `weights` both [n].
+
+    Kept apart so that the mean is taken once, over the whole global batch: micro-batches and ranks add numerators and denominators.
+    """
+
+    values: Tensor
+    weights: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.values.sum() / self.weights.sum().clamp_min(torch.finfo(torch.float32).tiny)
+
+
+Rewards = Callable[[ResponseLogps, float], Tensor]
+
+
+def log_ratio_reward(response: ResponseLogps, beta: float) -> Tensor:
+    """beta (log pi - log ref) of each response, [b]."""
+    return beta * (response.policy_sum - response.reference_sum)
+
+
+def average_reward(response: ResponseLogps, beta: float) -> Tensor:
+    """beta times the mean token log-prob, [b]: the reward of losses without a reference."""
+    return beta * response.policy_sum / response.lengths.clamp_min(1)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A loss function with what the rest of the package needs to know of it: the reward it implies (None for a term that compares
+    nothing), the parameter that scales that reward, and whether it needs reference log-probs."""
+
+    name: str
+    function: Callable[..., Term]
+    rewards: Rewards | None
+    scale: str
+    needs_reference: bool
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Names and defaults of the parameters a recipe may set."""
+        signature = inspect.signature(self.function)
+        return {name: p.default for name, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+OBJECTIVES: dict[str, Registered] = {}
+
+
+def register(
+    name: str, *, rewards: Rewards | None = log_ratio_reward, scale: str = "beta", needs_reference: bool = True
+) -> Callable[[Callable[..., Term]], Callable[..., Term]]:
+    """Make a loss available by name. Its keyword-only parameters are what a recipe can set."""
+
+    def add(function: Callable[..., Term]) -> Callable[..., Term]:
+        OBJECTIVES[name] = Registered(name, function, rewards, scale, needs_reference)
+        return function
+
+    return add
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Named losses with their weights and parameters, all computed from one set of log-probs."""
+
+    weights: Mapping[str, float]
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def needs_reference(self) -> bool:
+        return any(OBJECTIVES[name].needs_reference for name in self.weights)
+
+    def terms(self, pairs: PairLogps) -> dict[str, tuple[float, Term]]:
+        """Each loss with its weight; the loss is the weighted sum of the terms' means."""
+        return {
+            name: (weight, OBJECTIVES[name].function(pairs, **self.parameters.get(name, {})))
+            for name, weight in self.weights.items()
+        }
+
+    def loss(self, pairs: PairLogps) -> Tensor:
+        """The loss of this batch alone (one rank, no accumulation)."""
+        losses = [weight * term.mean for weight, term in self.terms(pairs).values()]
+        return torch.stack(losses).sum()
+
+    def metrics(self, pairs: PairLogps) -> dict[str, Term]:
+        """Detached metrics under TRL's names, as terms, so that they average exactly over batches and ranks."""
+        with torch.no_grad():
+            return self._metrics(pairs)
+
+    def _metrics(self, pairs: PairLogps) -> dict[str, Term]:
+        chosen, rejected = pairs.chosen, pairs.rejected
+        ones = torch.ones_like(chosen.policy_sum)
+        metrics = {
+            "logps/chosen": Term(chosen.policy_sum, ones),
+            "logps/rejected": Term(rejected.policy_sum, ones),
+        }
+        if chosen.top1 is not None:
+            metrics["mean_token_accuracy"] = Term((chosen.top1 & chosen.mask).sum(-1).float(), chosen.lengths.float())
+        compares = [name for name in self.weights if OBJECTIVES[name].rewards is not None]
+        if compares:
+            entry = OBJECTIVES[compares[0]]
+            values = entry.parameters | dict(self.parameters.get(entry.name, {}))
+            beta = float(values.get(entry.scale, 1.0))
+            assert entry.rewards is not None
+            reward_chosen, reward_rejected = entry.rewards(chosen, beta), entry.rewards(rejected, beta)
+            metrics["rewards/chosen"] = Term(reward_chosen, ones)
+            metrics["rewards/rejected"] = Term(reward_rejected, ones)
+            metrics["rewards/accuracies"] = Term((reward_chosen > reward_rejected).float(), ones)
+            metrics["rewards/margins"] = Term(reward_chosen - reward_rejected, ones)
+        return metrics
+
+
+def build_objective(spec: str | Mapping[str, Mapping[str, Any] | float | None]) -> Objective:
+    """`"dpo"`, or `{"dpo": {"beta": 0.1}, "sft": {"weight": 0.5}}`: names to parameters, where `weight` (default 1) scales the term.
+
+    Raises `UserError` for an unknown name or parameter, naming the nearest known one.
+    """
+    if isinstance(spec, str):
+        spec = {spec: None}
+    if not spec:
+        raise UserError("the objective is empty", hint=f"one of {', '.join(sorted(OBJECTIVES))}")
+    weights: dict[str, float] = {}
+    parameters: dict[str, dict[str, Any]] = {}
+    for name, given in spec.items():
+        if name not in OBJECTIVES:
+            raise UserError(f"unknown objective {name!r}", hint=_nearest(name, OBJECTIVES))
+        values = {"weight": given} if isinstance(given, int | float) else dict(given or {})
+        weights[name] = float(values.pop("weight", 1.0))
+        known = OBJECTIVES[name].parameters
+        for key in values:
+            if key not in known:
+                raise UserError(f"objective {name!r} has no parameter {key!r}", hint=_nearest(key, [*known, "weight"]))
+        parameters[name] = values
+    objective = Objective(weights, parameters)
+    _try(objective)
+    return objective
+
+
+def _try(objective: Objective) -> None:
+    """Let every loss look at its parameters now, not after the model was loaded and the first batch scored."""
+    zeros, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)
+    side = ResponseLogps(policy=zeros - 1.0, reference=zeros - 1.0, mask=mask, weights=zeros + 1.0)
+    objective.terms(PairLogps(side, side))
+
+
+def _nearest(word: str, known: Any) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(sorted(known))}"
