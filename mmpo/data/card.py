@@ -14,6 +14,7 @@ import yaml
 
 import mmpo
 from mmpo.data.atomic import JsonLines, read_json, read_jsonl, write_json, write_text
+from mmpo.data.reader import count_pairs, shard_paths
 from mmpo.errors import Quarantined, UserError
 
 FORMAT = "mmpo-pairs/1"
@@ -47,11 +48,8 @@ class Rejects:
     def __init__(self, path: str | Path) -> None:
         self._log = JsonLines(path)
 
-    def add(self, id: str, stage: str, reason: str, detail: str = "") -> None:
-        self._log.append({"id": id, "stage": stage, "reason": reason, "detail": detail})
-
-    def add_error(self, id: str, error: Quarantined) -> None:
-        self.add(id, error.stage, error.reason, error.detail)
+    def add(self, id: str, error: Quarantined) -> None:
+        self._log.append({"id": id, "stage": error.stage, "reason": error.reason, "detail": error.detail})
 
     @property
     def path(self) -> Path:
@@ -108,8 +106,6 @@ def write_card(
     The counts are checked against the shards and the rejects file first; UserError if they don't agree. Nothing that
     changes from run to run (dates, machines) goes in, so the same build gives the same files.
     """
-    from mmpo.data.shards import count_pairs  # shards.py builds on this file
-
     folder = Path(folder)
     counts.check(str(folder))
     rows, reasons = count_pairs(folder, split), count_reasons(rejects_path(folder, split))
@@ -117,12 +113,10 @@ def write_card(
         raise UserError(f"{folder}: {counts.pairs} pairs were counted, the {split} shards hold {rows}")
     if reasons != counts.reasons:
         raise UserError(f"{folder}: rejected were {counts.reasons}, {rejects_path(folder, split).name} holds {reasons}")
-    card = {"format": FORMAT, "mmpo": mmpo.__version__, "title": title, "notes": notes, "splits": {}}
-    if (folder / "card.json").exists():
-        card["splits"] = {
-            name: entry for name, entry in read_card(folder)["splits"].items() if count_pairs(folder, name, missing_ok=True)
-        }
-    card["splits"][split] = {**asdict(counts), "recipe_hash": recipe_hash(recipe), "recipe": recipe}
+    splits = read_card(folder)["splits"] if (folder / "card.json").exists() else {}
+    splits = {name: entry for name, entry in splits.items() if shard_paths(folder, name)}
+    splits[split] = {**asdict(counts), "recipe_hash": recipe_hash(recipe), "recipe": recipe}
+    card = {"format": FORMAT, "mmpo": mmpo.__version__, "title": title, "notes": notes, "splits": splits}
     write_text(folder / "README.md", _readme(card))
     return write_json(folder / "card.json", card)
 

@@ -11,14 +11,12 @@ beyond that is cut off.
 
 from __future__ import annotations
 
-import bisect
 import io
 import re
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,12 +25,12 @@ from mmpo.data.atomic import remove_leftovers, write_bytes
 from mmpo.data.card import Counts, Rejects, count_reasons, recipe_hash, rejects_path, write_card
 from mmpo.data.images import portable_image
 from mmpo.data.pair import PreferencePair, validate
-from mmpo.data.rows import from_row, pair_schema, to_row
+from mmpo.data.reader import ROW_GROUP, PairDataset, count_pairs, open_shard, read_pairs, shard_path, shard_paths
+from mmpo.data.rows import pair_schema, to_row
 from mmpo.errors import Quarantined, UserError
 
 __all__ = ["Counts", "PairDataset", "PairWriter", "Rejects", "count_pairs", "read_pairs", "write_card"]
 
-ROW_GROUP = 32  # rows that are decoded together: small, so that reading one row at random stays cheap
 BYTES_PER_SHARD = 256 * 2**20
 
 
@@ -95,6 +93,8 @@ class PairWriter:
         whole = [self._embedded(pair) for pair in pairs]
         for number, pair in enumerate(whole):
             validate(pair, f"{self.folder}: {self.split} row {self.counts.pairs + number}")
+            if self._scores is not None:
+                to_row(pair, self._scores)
         self._rows += whole
         self._bytes += sum(_size(pair) for pair in whole)
         self.counts.sources += 1
@@ -103,19 +103,13 @@ class PairWriter:
         if len(self._rows) >= self.rows_per_shard or self._bytes >= BYTES_PER_SHARD:
             self._commit()
 
-    @overload
-    def reject(self, id: str, error: Quarantined) -> None: ...
-    @overload
-    def reject(self, id: str, stage: str, reason: str, detail: str = "") -> None: ...
-    def reject(self, id: str, stage: str | Quarantined, reason: str = "", detail: str = "") -> None:
-        """A source that gave no pair, with the stage and the reason, or with the error that says both."""
-        if isinstance(stage, Quarantined):
-            stage, reason, detail = stage.stage, stage.reason, stage.detail
-        self.rejects.add(id, stage, reason, detail)
+    def reject(self, id: str, error: Quarantined) -> None:
+        """A source that gave no pair, and why: what it raised, or `Quarantined("filter", "no_hallucination")`, say."""
+        self.rejects.add(id, error)
         self.counts.sources += 1
         self.counts.rejected += 1
-        key = f"{stage}/{reason}"
-        self.counts.reasons[key] = self.counts.reasons.get(key, 0) + 1
+        reason = f"{error.stage}/{error.reason}"
+        self.counts.reasons[reason] = self.counts.reasons.get(reason, 0) + 1
 
     def close(self, *, title: str = "Preference pairs", notes: str = "") -> Path:
         """Write the last shard, card.json and README.md. A dataset without any pair gets one empty shard."""
@@ -161,18 +155,17 @@ class PairWriter:
         schema = pair_schema(self._scores, stamp)
         table = pa.Table.from_pylist([to_row(pair, self._scores) for pair in self._rows], schema=schema)
         self.rejects.sync()  # rejects first: the shard that counts them must never be there without them
-        write_bytes(_shard_path(self.folder, self.split, self._shards), _parquet(table))
+        write_bytes(shard_path(self.folder, self.split, self._shards), _parquet(table))
         self._shards += 1
         self._rows, self._bytes = [], 0
 
     def _resume(self) -> None:
-        paths = _shard_paths(self.folder, self.split)
+        paths = shard_paths(self.folder, self.split)
         for number, path in enumerate(paths):
-            if path != _shard_path(self.folder, self.split, number):
+            if path != shard_path(self.folder, self.split, number):
                 raise UserError(f"{self.folder}: shard {number} of {self.split} is missing", hint="build into a new folder")
-        kept = 0
         for path in paths:
-            with _open(path) as file:
+            with open_shard(path) as file:
                 stamp = file.schema_arrow.metadata or {}
                 if stamp.get(b"mmpo.recipe") != recipe_hash(self.recipe).encode():
                     raise UserError(
@@ -185,95 +178,14 @@ class PairWriter:
                 self._scores = names
             elif self._scores != names:
                 raise UserError(f"{path}: has the scores {names}, not {self._scores}", hint="build into a new folder")
-        kept = self.counts.sources - self.counts.rejected
         if len(self.rejects) < self.counts.rejected:
             raise UserError(
                 f"{self.rejects.path}: has {len(self.rejects)} rows, the shards count {self.counts.rejected}",
                 hint="the file was changed; build into a new folder",
             )
-        self.counts.kept, self._shards = kept, len(paths)
+        self.counts.kept, self._shards = self.counts.sources - self.counts.rejected, len(paths)
         self.rejects.truncate(self.counts.rejected)
         self.counts.reasons = count_reasons(self.rejects.path)
-
-
-class PairDataset(Sequence[PreferencePair]):
-    """The pairs of a folder by number, in any order, without holding them in memory.
-
-    Rows are decoded a row group at a time and the last few groups are kept. Not for several threads at once; a worker
-    process that gets a copy opens the files for itself.
-    """
-
-    KEPT_GROUPS = 8
-
-    def __init__(self, folder: str | Path, split: str = "train") -> None:
-        self.folder, self.split = Path(folder), split
-        self._groups: list[tuple[Path, int, int]] = []  # file, number of the group, its first row in the file
-        self._ends: list[int] = []
-        total = 0
-        for path in _existing_shards(self.folder, split):
-            with _open(path) as file:
-                first = 0
-                for number in range(file.metadata.num_row_groups):
-                    rows = file.metadata.row_group(number).num_rows
-                    self._groups.append((path, number, first))
-                    first, total = first + rows, total + rows
-                    self._ends.append(total)
-        self._cache: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    @overload
-    def __getitem__(self, index: int) -> PreferencePair: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[PreferencePair]: ...
-    def __getitem__(self, index: int | slice) -> PreferencePair | list[PreferencePair]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        row = index + len(self) if index < 0 else index
-        if not 0 <= row < len(self):
-            raise IndexError(f"pair {index} of {len(self)}")
-        group = bisect.bisect_right(self._ends, row)
-        offset = row - (self._ends[group - 1] if group else 0)
-        path, _, first = self._groups[group]
-        where = f"{path}:{first + offset}"
-        return validate(from_row(self._rows(group)[offset], where), where)
-
-    def _rows(self, group: int) -> list[dict[str, Any]]:
-        if group not in self._cache:
-            path, number, _ = self._groups[group]
-            with _open(path) as file:
-                self._cache[group] = _read(lambda: file.read_row_group(number).to_pylist(), path)
-            if len(self._cache) > self.KEPT_GROUPS:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end(group)
-        return self._cache[group]
-
-
-def read_pairs(folder: str | Path, split: str = "train") -> Iterator[PreferencePair]:
-    """Every pair of a split in order, checked, a few rows in memory at a time. UserError names the file and the row.
-
-    A row counts from 0 within its file. Shards that others wrote with the same columns are read too.
-    """
-    for path in _existing_shards(Path(folder), split):
-        with _open(path) as file:
-            batches = file.iter_batches(batch_size=ROW_GROUP)
-            row = 0
-            while (batch := _read(lambda: next(batches, None), path)) is not None:  # noqa: B023 - called at once
-                for cells in batch.to_pylist():
-                    where = f"{path}:{row}"
-                    yield validate(from_row(cells, where), where)
-                    row += 1
-
-
-def count_pairs(folder: str | Path, split: str = "train", *, missing_ok: bool = False) -> int:
-    """The number of pairs, from the files' footers. A folder without the split is a UserError, or 0 with `missing_ok`."""
-    paths = _shard_paths(Path(folder), split) if missing_ok else _existing_shards(Path(folder), split)
-    total = 0
-    for path in paths:
-        with _open(path) as file:
-            total += file.metadata.num_rows
-    return total
 
 
 def _parquet(table: pa.Table) -> bytes:
@@ -320,29 +232,3 @@ def _score_names(schema: pa.Schema) -> tuple[str, ...]:
     return tuple(field.name for field in schema.field(index).type) if index >= 0 else ()
 
 
-def _shard_path(folder: Path, split: str, number: int) -> Path:
-    return folder / "data" / f"{split}-{number:05d}.parquet"
-
-
-def _shard_paths(folder: Path, split: str) -> list[Path]:
-    return sorted((folder / "data").glob(f"{split}-*.parquet"))
-
-
-def _existing_shards(folder: Path, split: str) -> list[Path]:
-    paths = _shard_paths(folder, split)
-    if not paths:
-        raise UserError(f"{folder}: no pairs of the split {split!r} (data/{split}-*.parquet)", hint="build it first")
-    return paths
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    return _read(lambda: pq.ParquetFile(path), path)
-
-
-def _read(read: Any, path: Path) -> Any:
-    try:
-        return read()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path}: not a whole Parquet file ({' '.join(str(error).split())[:120]})", hint="delete it and build again"
-        ) from None

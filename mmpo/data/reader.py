@@ -1,0 +1,126 @@
+"""Reading a folder of preference pairs: in order and streaming, or by number. See shards.py for what the folder holds."""
+
+from __future__ import annotations
+
+import bisect
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmpo.data.pair import PreferencePair, validate
+from mmpo.data.rows import from_row
+from mmpo.errors import UserError
+
+ROW_GROUP = 32  # rows that are decoded together: small, so that reading one row at random stays cheap
+T = TypeVar("T")
+
+
+class PairDataset(Sequence[PreferencePair]):
+    """The pairs of a folder by number, in any order, without holding them in memory.
+
+    Rows are decoded a row group at a time and the last few groups are kept. Not for several threads at once; a worker
+    process that gets a copy opens the files for itself.
+    """
+
+    KEPT_GROUPS = 8
+
+    def __init__(self, folder: str | Path, split: str = "train") -> None:
+        self.folder, self.split = Path(folder), split
+        self._groups: list[tuple[Path, int, int]] = []  # file, number of the group, its first row in the file
+        self._ends: list[int] = []
+        total = 0
+        for path in _existing_shards(self.folder, split):
+            with open_shard(path) as file:
+                first = 0
+                for number in range(file.metadata.num_row_groups):
+                    rows = file.metadata.row_group(number).num_rows
+                    self._groups.append((path, number, first))
+                    first, total = first + rows, total + rows
+                    self._ends.append(total)
+        self._cache: OrderedDict[int, list[dict[str, Any]]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> PreferencePair: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[PreferencePair]: ...
+    def __getitem__(self, index: int | slice) -> PreferencePair | list[PreferencePair]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        row = index + len(self) if index < 0 else index
+        if not 0 <= row < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        group = bisect.bisect_right(self._ends, row)
+        offset = row - (self._ends[group - 1] if group else 0)
+        path, _, first = self._groups[group]
+        where = f"{path}:{first + offset}"
+        return validate(from_row(self._rows(group)[offset], where), where)
+
+    def _rows(self, group: int) -> list[dict[str, Any]]:
+        if group not in self._cache:
+            path, number, _ = self._groups[group]
+            with open_shard(path) as file:
+                self._cache[group] = _read(lambda: file.read_row_group(number).to_pylist(), path)
+            if len(self._cache) > self.KEPT_GROUPS:
+                self._cache.popitem(last=False)
+        self._cache.move_to_end(group)
+        return self._cache[group]
+
+
+def read_pairs(folder: str | Path, split: str = "train") -> Iterator[PreferencePair]:
+    """Every pair of a split in order, checked, a few rows in memory at a time. UserError names the file and the row.
+
+    A row counts from 0 within its file. Shards that others wrote with the same columns are read too.
+    """
+    for path in _existing_shards(Path(folder), split):
+        with open_shard(path) as file:
+            batches = file.iter_batches(batch_size=ROW_GROUP)
+            row = 0
+            while (batch := _read(lambda: next(batches, None), path)) is not None:  # noqa: B023 - called at once
+                for cells in batch.to_pylist():
+                    where = f"{path}:{row}"
+                    yield validate(from_row(cells, where), where)
+                    row += 1
+
+
+def count_pairs(folder: str | Path, split: str = "train") -> int:
+    """The number of pairs, from the files' footers; UserError for a folder without the split."""
+    total = 0
+    for path in _existing_shards(Path(folder), split):
+        with open_shard(path) as file:
+            total += file.metadata.num_rows
+    return total
+
+
+def shard_path(folder: Path, split: str, number: int) -> Path:
+    return folder / "data" / f"{split}-{number:05d}.parquet"
+
+
+def shard_paths(folder: Path, split: str) -> list[Path]:
+    return sorted((folder / "data").glob(f"{split}-*.parquet"))
+
+
+def _existing_shards(folder: Path, split: str) -> list[Path]:
+    paths = shard_paths(folder, split)
+    if not paths:
+        raise UserError(f"{folder}: no pairs of the split {split!r} (data/{split}-*.parquet)", hint="build it first")
+    return paths
+
+
+def open_shard(path: Path) -> pq.ParquetFile:
+    return _read(lambda: pq.ParquetFile(path), path)
+
+
+def _read(read: Callable[[], T], path: Path) -> T:
+    try:
+        return read()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{path}: not a whole Parquet file ({' '.join(str(error).split())[:120]})", hint="delete it and build again"
+        ) from None
