@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from mmpo.data.images import MAX_PIXELS, load_image
+from mmpo.data.pair import is_number
 from mmpo.errors import UserError
 
 Box = tuple[float, float, float, float]
@@ -65,10 +65,10 @@ def read_annotations(
         raise UserError(f"{path}: no such annotation file")
     root = Path(images) if images is not None else path.parent
     if not root.is_dir():
-        raise UserError(f"{root}: no such folder of images", hint=f"give the folder that the paths in {path.name} start from")
+        raise UserError(f"{root}: no such folder of images", hint=f"where the paths of {path.name} start")
     if path.suffix == ".jsonl":
         if captions is not None:
-            raise UserError(f"{captions}: a captions file goes with COCO annotations", hint="put `captions` in the rows")
+            raise UserError(f"{captions}: a captions file goes with COCO files", hint="put `captions` in the rows")
         return _read_lines(path, root)
     return _read_coco(path, root, Path(captions) if captions is not None else None)
 
@@ -86,7 +86,9 @@ def _read_lines(path: Path, root: Path) -> Iterator[AnnotatedImage]:
             name = _string(row.get("image"), f"{where}: `image`")
             identity = str(row.get("id", name))
             if identity in seen:
-                raise UserError(f"{where}: id {identity!r} was used in line {seen[identity]}", hint="ids must be unique")
+                raise UserError(
+                    f"{where}: id {identity!r} is in line {seen[identity]} too", hint="give each row its own"
+                )
             seen[identity] = number
             yield AnnotatedImage(
                 id=identity,
@@ -224,12 +226,9 @@ def _size(value: Any, where: str) -> int | None:
 
 
 def _box(value: Any, where: str) -> Box:
-    numbers = value if isinstance(value, list) and len(value) == 4 else []
-    if not numbers or not all(
-        isinstance(number, (int, float)) and not isinstance(number, bool) and math.isfinite(number) for number in numbers
-    ):
+    if not isinstance(value, list) or len(value) != 4 or not all(map(is_number, value)):
         raise UserError(f"{where}: `bbox` must be four numbers [x, y, width, height], got {value!r}")
-    x, y, width, height = (float(number) for number in numbers)
+    x, y, width, height = map(float, value)
     if width < 0 or height < 0:
         raise UserError(f"{where}: `bbox` has a negative size: {value!r}", hint="boxes are [x, y, width, height]")
     return x, y, width, height

@@ -111,7 +111,7 @@ def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
 
 
 def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The rows of a log that `JsonLines` wrote. A half-written last line is left out; any other bad line is a UserError."""
+    """The rows of a log that `JsonLines` wrote, without a half-written last line. UserError for any other bad line."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file")
@@ -141,7 +141,7 @@ def cut_half_line(path: str | Path) -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the rename itself on the disk. Not every file system can (Windows has no such call); the rename still holds."""
+    """Put the rename itself on the disk. Not every file system can; the rename still holds."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

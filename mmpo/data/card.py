@@ -38,8 +38,9 @@ class Counts:
                 f"{where}: {self.sources} sources came in, but {self.kept} were kept and {self.rejected} rejected",
                 hint="every source must end in PairWriter.add or PairWriter.reject, once",
             )
-        if self.rejected != sum(self.reasons.values()):
-            raise UserError(f"{where}: {self.rejected} were rejected, reasons were given for {sum(self.reasons.values())}")
+        explained = sum(self.reasons.values())
+        if self.rejected != explained:
+            raise UserError(f"{where}: {self.rejected} sources were rejected, {explained} of them with a reason")
 
 
 class Rejects:
@@ -86,9 +87,14 @@ def rejects_path(folder: str | Path, split: str = "train") -> Path:
     return Path(folder) / ("rejects.jsonl" if split == "train" else f"rejects.{split}.jsonl")
 
 
+def plain_recipe(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The recipe as JSON has it; paths and the like become strings."""
+    return json.loads(json.dumps(recipe or {}, default=str))
+
+
 def recipe_hash(recipe: Mapping[str, Any] | None) -> str:
     """A short name for a recipe's content; the order of its keys does not matter."""
-    text = json.dumps(recipe or {}, sort_keys=True, ensure_ascii=False, default=str)
+    text = json.dumps(plain_recipe(recipe), sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -112,10 +118,10 @@ def write_card(
     if rows != counts.pairs:
         raise UserError(f"{folder}: {counts.pairs} pairs were counted, the {split} shards hold {rows}")
     if reasons != counts.reasons:
-        raise UserError(f"{folder}: rejected were {counts.reasons}, {rejects_path(folder, split).name} holds {reasons}")
+        raise UserError(f"{folder}: rejected were {counts.reasons}, the rejects file holds {reasons}")
     splits = read_card(folder)["splits"] if (folder / "card.json").exists() else {}
     splits = {name: entry for name, entry in splits.items() if shard_paths(folder, name)}
-    splits[split] = {**asdict(counts), "recipe_hash": recipe_hash(recipe), "recipe": recipe}
+    splits[split] = {**asdict(counts), "recipe_hash": recipe_hash(recipe), "recipe": plain_recipe(recipe)}
     card = {"format": FORMAT, "mmpo": mmpo.__version__, "title": title, "notes": notes, "splits": splits}
     write_text(folder / "README.md", _readme(card))
     return write_json(folder / "card.json", card)
@@ -154,6 +160,6 @@ def _readme(card: Mapping[str, Any]) -> str:
             lines += [f"| {reason} | {count} |" for reason, count in entry["reasons"].items()]
     for name, entry in card["splits"].items():
         if entry["recipe"]:
-            recipe = yaml.safe_dump(json.loads(json.dumps(entry["recipe"], default=str)), sort_keys=False, allow_unicode=True)
+            recipe = yaml.safe_dump(entry["recipe"], sort_keys=False, allow_unicode=True)
             lines += ["", f"Recipe of {name} (`{entry['recipe_hash']}`):", "", "```yaml", recipe.rstrip(), "```"]
     return "\n".join(lines) + "\n"

@@ -128,7 +128,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
         raise Quarantined("decode", _broken(data, "") if known else "not_an_image", f"{len(data)} bytes") from None
     except MemoryError:
         raise Quarantined("decode", "too_many_pixels", "out of memory") from None
-    except Exception as error:  # Pillow's plugins raise what they meet: OSError, SyntaxError, ValueError, struct.error …
+    except Exception as error:  # Pillow's plugins raise whatever they meet, from OSError to struct.error
         raise Quarantined("decode", _broken(data, str(error)), f"{type(error).__name__}: {error}") from None
 
 
@@ -143,7 +143,7 @@ def _broken(data: bytes, message: str) -> str:
 
 @contextmanager
 def _strict_pillow() -> Iterator[None]:
-    """Other libraries switch on LOAD_TRUNCATED_IMAGES for the whole process, which turns missing data into grey pixels."""
+    """Some libraries set LOAD_TRUNCATED_IMAGES for the whole process, which turns missing data into grey pixels."""
     with _pillow_flags:
         before = ImageFile.LOAD_TRUNCATED_IMAGES
         ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from mmpo.errors import UserError
 
 Message = dict[str, Any]
-"""`{"role": …, "content": [part, …]}`; a part is `{"type": "image"}`, `{"type": "video"}` or `{"type": "text", "text": …}`."""
+"""`{"role": …, "content": [part, …]}`; parts are `{"type": "text", "text": …}`, `{"type": "image" | "video"}`."""
 
 Span = dict[str, Any]
 """`{"start": int, "end": int, "weight": float}`: characters `[start, end)` of a response's text."""
@@ -29,7 +30,7 @@ class PreferencePair:
     """One preference. `images` fill the prompt's image parts in order; bytes are encoded images, strings are paths.
 
     `rejected_images` are given where the rejected side sees other images. Weights are spans over a response's text; a
-    character that no span covers weighs 1. `scores` hold what the builder measured, `provenance` where the pair is from.
+    character that no span covers weighs 1. `scores` hold what the builder measured, `provenance` where it is from.
     """
 
     id: str
@@ -104,7 +105,7 @@ def join_text(messages: Sequence[Mapping[str, Any]]) -> str:
 
 
 def validate(pair: PreferencePair, where: str = "pair") -> PreferencePair:
-    """Return the pair if every rule holds, else raise UserError "`where`: what is wrong". `where` names file and row."""
+    """The pair itself if it keeps every rule, else UserError "`where`: what is wrong". `where` names file and row."""
     if not isinstance(pair.id, str) or not pair.id:
         raise UserError(f"{where}: `id` must be a non-empty string, got {pair.id!r}")
     where = f"{where} (id {pair.id})"
@@ -124,14 +125,12 @@ def validate(pair: PreferencePair, where: str = "pair") -> PreferencePair:
     _check_spans(pair.chosen_weights, pair.chosen_text, f"{where}: `chosen_weights`")
     _check_spans(pair.rejected_weights, pair.rejected_text, f"{where}: `rejected_weights`")
     for name, score in (pair.scores or {}).items():
-        if not _is_number(score):
+        if not is_number(score):
             raise UserError(f"{where}: score {name!r} is {score!r}, not a finite number", hint="leave it out or fix it")
     return pair
 
 
-def _check_messages(
-    messages: Any, column: str, where: str, *, roles: tuple[str, ...], kinds: tuple[str, ...]
-) -> None:
+def _check_messages(messages: Any, column: str, where: str, *, roles: tuple[str, ...], kinds: tuple[str, ...]) -> None:
     if not isinstance(messages, list) or not messages:
         raise UserError(f"{where}: `{column}` must be a non-empty list of messages, got {_short(messages)}")
     for number, message in enumerate(messages):
@@ -185,7 +184,7 @@ def _check_video(video: Video, at: str) -> None:
     frames, times = video.get("frames") or [], video.get("times") or []
     if not frames or len(frames) != len(times):
         raise UserError(f"{at} needs a path, or as many times as frames: {len(frames)} frames, {len(times)} times")
-    if not all(_is_number(time) for time in times) or any(a > b for a, b in zip(times, times[1:], strict=False)):
+    if not all(is_number(time) for time in times) or any(a > b for a, b in pairwise(times)):
         raise UserError(f"{at}: the frame times must be finite and ascending")
     for frame in frames:
         _check_image(frame, at)
@@ -199,7 +198,7 @@ def _check_image(image: Any, at: str) -> None:
 
 
 def is_relative_path(path: str) -> bool:
-    """True for a path that stays below the folder it is joined to (by its text; links are checked when it is opened)."""
+    """True for a path that stays below the folder it is joined to, by its text; links are checked when it is opened."""
     windows = PureWindowsPath(path)
     absolute = PurePosixPath(path).is_absolute() or bool(windows.drive or windows.root)
     return not (absolute or "\0" in path or "://" in path or ".." in windows.parts)
@@ -213,15 +212,16 @@ def _check_spans(spans: list[Span] | None, text: str, at: str) -> None:
         except (KeyError, TypeError):
             raise UserError(f"{at}[{number}] needs `start`, `end` and `weight`, got {_short(span)}") from None
         if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
-            raise UserError(f"{at}[{number}]: characters {start} to {end} are not inside the {len(text)} of the response")
+            raise UserError(f"{at}[{number}]: characters {start} to {end} of a response of {len(text)}")
         if start < end_before:
             raise UserError(f"{at}[{number}] starts at {start}, before the span in front of it ends ({end_before})")
-        if not _is_number(weight) or weight < 0:
+        if not is_number(weight) or weight < 0:
             raise UserError(f"{at}[{number}]: weight {weight!r} is not a number of at least 0")
         end_before = end
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """A finite int or float; JSON's true and false are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

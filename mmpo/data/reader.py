@@ -1,4 +1,4 @@
-"""Reading a folder of preference pairs: in order and streaming, or by number. See shards.py for what the folder holds."""
+"""Reading a folder of preference pairs, in order or by number. What the folder holds stands in shards.py."""
 
 from __future__ import annotations
 

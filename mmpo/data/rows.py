@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -66,12 +67,7 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
 
 def to_row(pair: PreferencePair, scores: Sequence[str] = ()) -> dict[str, Any]:
     """The pair as a row of `pair_schema(scores)`."""
-    unknown = [name for name in pair.scores or {} if name not in scores]
-    if unknown:
-        raise UserError(
-            f"pair {pair.id}: the score {unknown[0]!r} is not a column of this dataset ({', '.join(scores) or 'none'})",
-            hint="name every score when the writer is made: PairWriter(…, scores=[…])",
-        )
+    check_scores(pair, scores)
     row: dict[str, Any] = {
         "id": pair.id,
         "images": [_image_cell(image) for image in pair.images],
@@ -89,17 +85,27 @@ def to_row(pair: PreferencePair, scores: Sequence[str] = ()) -> dict[str, Any]:
     return row
 
 
+def check_scores(pair: PreferencePair, scores: Sequence[str]) -> None:
+    """UserError for a score that the dataset has no place for."""
+    for name in pair.scores or {}:
+        if name not in scores:
+            raise UserError(
+                f"pair {pair.id}: the score {name!r} is not a column of this dataset ({', '.join(scores) or 'none'})",
+                hint="name every score when the writer is made: PairWriter(…, scores=[…])",
+            )
+
+
 def from_row(row: Mapping[str, Any], where: str = "row") -> PreferencePair:
     """The pair in a row, also of a file that others wrote: `images`, `prompt`, `chosen` and `rejected` are enough.
 
-    `where` names file and row in errors; it is the id of a pair that has none.
+    `where` names file and row in errors; without the folder it is the id of a pair that has none.
     """
     missing = [name for name in ("prompt", "chosen", "rejected") if row.get(name) is None]
     if missing:
         raise UserError(f"{where}: no `{missing[0]}`", hint="columns needed: images, prompt, chosen, rejected")
     rejected_images, videos, scores = row.get("rejected_images"), row.get("videos"), row.get("scores")
     return PreferencePair(
-        id=row.get("id") or where,
+        id=row.get("id") or PurePath(where).name,
         images=[_image(cell, where) for cell in row.get("images") or []],
         rejected_images=None if rejected_images is None else [_image(cell, where) for cell in rejected_images],
         videos=None if videos is None else [_video(cell, where) for cell in videos],
@@ -143,7 +149,7 @@ def _video(cell: Mapping[str, Any], where: str) -> Video:
 
 
 def _messages(messages: Any, column: str, where: str) -> list[Message]:
-    """Messages without the null fields that a table puts into parts of another type; plain strings become text parts."""
+    """Messages without the null fields that a table adds to parts of other types; a plain string is one text part."""
     if not isinstance(messages, list):
         raise UserError(f"{where}: `{column}` must be a list of messages, got {type(messages).__name__}")
     return [_message(message, f"{where}: `{column}`") for message in messages]

@@ -24,18 +24,19 @@ import pyarrow.parquet as pq
 from mmpo.data.atomic import remove_leftovers, write_bytes
 from mmpo.data.card import Counts, Rejects, count_reasons, recipe_hash, rejects_path, write_card
 from mmpo.data.images import portable_image
-from mmpo.data.pair import PreferencePair, validate
+from mmpo.data.pair import PreferencePair, Video, validate
 from mmpo.data.reader import ROW_GROUP, PairDataset, count_pairs, open_shard, read_pairs, shard_path, shard_paths
-from mmpo.data.rows import pair_schema, to_row
+from mmpo.data.rows import check_scores, pair_schema, to_row
 from mmpo.errors import Quarantined, UserError
 
 __all__ = ["Counts", "PairDataset", "PairWriter", "Rejects", "count_pairs", "read_pairs", "write_card"]
 
 BYTES_PER_SHARD = 256 * 2**20
+NEW_FOLDER = "build into a new folder, or delete this one"
 
 
 class PairWriter:
-    """Writes the pairs that sources give, in their order. Use it in a `with` block; leaving it well finishes the dataset.
+    """Writes the pairs that sources give, in order. Use it in a `with` block; leaving it well finishes the dataset.
 
         with PairWriter(folder, recipe=recipe) as writer:
             for source in islice(sources, writer.sources_done, None):  # what an earlier run did is not done again
@@ -50,8 +51,8 @@ class PairWriter:
         rows_per_shard: also the work that a kill can cost; choose it small where a pair is dear.
         recipe: what makes the pairs. A folder written by another recipe is refused.
         scores: the names of the scores. Left out, they are those of the first shard.
-        images: a folder; image paths of the pairs are read from there and embedded. Left out, paths stay paths, relative
-            to the dataset.
+        images: a folder; image paths of the pairs are read from there and embedded. Left out, paths stay paths below
+            the dataset's folder; mmpo finds them there, `datasets` looks for them in the current folder.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class PairWriter:
         for number, pair in enumerate(whole):
             validate(pair, f"{self.folder}: {self.split} row {self.counts.pairs + number}")
             if self._scores is not None:
-                to_row(pair, self._scores)
+                check_scores(pair, self._scores)
         self._rows += whole
         self._bytes += sum(_size(pair) for pair in whole)
         self.counts.sources += 1
@@ -135,11 +136,11 @@ class PairWriter:
             pair,
             images=[self._embed(image) for image in pair.images],
             rejected_images=None if rejected is None else [self._embed(image) for image in rejected],
-            videos=None if pair.videos is None else [
-                {**video, "frames": [self._embed(frame) for frame in video["frames"]]} if video.get("frames") else video
-                for video in pair.videos
-            ],
+            videos=None if pair.videos is None else [self._embedded_video(video) for video in pair.videos],
         )
+
+    def _embedded_video(self, video: Video) -> Video:
+        return {**video, "frames": [self._embed(frame) for frame in video["frames"]]} if video.get("frames") else video
 
     def _embed(self, image: bytes | str) -> bytes:
         return image if isinstance(image, bytes) else portable_image(image, root=self.images)
@@ -163,25 +164,23 @@ class PairWriter:
         paths = shard_paths(self.folder, self.split)
         for number, path in enumerate(paths):
             if path != shard_path(self.folder, self.split, number):
-                raise UserError(f"{self.folder}: shard {number} of {self.split} is missing", hint="build into a new folder")
+                raise UserError(f"{self.folder}: shard {number} of {self.split} is missing", hint=NEW_FOLDER)
         for path in paths:
             with open_shard(path) as file:
                 stamp = file.schema_arrow.metadata or {}
                 if stamp.get(b"mmpo.recipe") != recipe_hash(self.recipe).encode():
-                    raise UserError(
-                        f"{path}: was built by another recipe", hint="build into a new folder, or delete this one"
-                    )
+                    raise UserError(f"{path}: was built by another recipe", hint=NEW_FOLDER)
                 self.counts.sources, self.counts.rejected = int(stamp[b"mmpo.sources"]), int(stamp[b"mmpo.rejected"])
                 self.counts.pairs += file.metadata.num_rows
                 names = _score_names(file.schema_arrow)
             if self._scores is None:
                 self._scores = names
             elif self._scores != names:
-                raise UserError(f"{path}: has the scores {names}, not {self._scores}", hint="build into a new folder")
+                raise UserError(f"{path}: has the scores {names}, not {self._scores}", hint=NEW_FOLDER)
         if len(self.rejects) < self.counts.rejected:
             raise UserError(
                 f"{self.rejects.path}: has {len(self.rejects)} rows, the shards count {self.counts.rejected}",
-                hint="the file was changed; build into a new folder",
+                hint=NEW_FOLDER,
             )
         self.counts.kept, self._shards = self.counts.sources - self.counts.rejected, len(paths)
         self.rejects.truncate(self.counts.rejected)
@@ -230,5 +229,3 @@ def _size(pair: PreferencePair) -> int:
 def _score_names(schema: pa.Schema) -> tuple[str, ...]:
     index = schema.get_field_index("scores")
     return tuple(field.name for field in schema.field(index).type) if index >= 0 else ()
-
-

@@ -1,7 +1,7 @@
 """Object words in a text: which classes a caption mentions, and where. Singular, plural and synonyms; no model.
 
 Captions are scanned left to right and the longest phrase wins, so `a wine glass` is one wine glass and not a glass. A
-word inside a hyphenated compound (`bear-shaped`) is no mention; the parts of a phrase may be joined by spaces or hyphens.
+word inside a hyphenated compound (`bear-shaped`) is no mention; spaces or hyphens may join the parts of a phrase.
 Meaning is not looked at: an `orange shirt` mentions an orange where `orange` is a class.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from mmpo.data.coco_words import COCO_ANIMALS, COCO_IGNORE, COCO_SYNONYMS
 from mmpo.data.words import article, plural, plurals, with_article
 from mmpo.errors import UserError
 
@@ -24,8 +25,8 @@ __all__ = ["Mention", "ObjectVocabulary", "article", "coco", "plural", "with_art
 _WORD = re.compile(r"\w+")
 _JOIN = re.compile(r"\s+|\s*-\s*")
 
-# The double words of CHAIR (Rohrbach et al. 2018, arXiv:1809.02156, its released evaluation): each is read as the word on
-# the right, and None is a word that names no object. Double words that are no entry of the synonym file mention nothing.
+# The double words of CHAIR (Rohrbach et al. 2018, arXiv:1809.02156, the released evaluation): each is read as the word
+# on its right. A double word that is no entry of the synonym file (`train track`) mentions nothing.
 CHAIR_ANIMALS = (
     "bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "animal", "cub",
 )  # fmt: skip
@@ -86,13 +87,14 @@ class ObjectVocabulary:
 
     @classmethod
     def from_file(cls, path: str | Path, *, chair_merges: bool = False) -> ObjectVocabulary:
-        """A synonym file: CHAIR's format (lines of `name, synonym, …`), or a JSON or YAML map `{name: [synonym, …]}`."""
+        """A synonym file: CHAIR's lines of `name, synonym, …`, or a JSON or YAML map `{name: [synonym, …]}`."""
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-        classes = _read_map(path, text) if path.suffix in (".json", ".yaml", ".yml") else _read_lines(path, text, chair_merges)
+        as_map = path.suffix in (".json", ".yaml", ".yml")
+        classes = _read_map(path, text) if as_map else _read_lines(path, text, chair_merges)
         try:
             return cls(classes, chair_merges=chair_merges)
         except UserError as error:
@@ -111,6 +113,8 @@ class ObjectVocabulary:
 
     def name_of(self, word: str) -> str | None:
         """The class that a word or phrase, singular or plural, stands for; None if it is not in the vocabulary."""
+        if (name := self._name_of.get(_plain(word))) is not None:
+            return name
         mentions = self.find(word)
         whole = len(mentions) == 1 and mentions[0].word == word.strip()
         return mentions[0].name if whole else None
@@ -133,10 +137,8 @@ class ObjectVocabulary:
             return [mention for mention, base in found if base != "seat"]
         return [mention for mention, _ in found]
 
-    def _longest(
-        self, words: Sequence[tuple[str, int, int]], position: int, text: str
-    ) -> tuple[int, str, str | None]:
-        """(number of words, base form, class) of the longest phrase at this position; (0, "", None) if there is none."""
+    def _longest(self, words: Sequence[tuple[str, int, int]], position: int, text: str) -> tuple[int, str, str | None]:
+        """(words, base form, class) of the longest phrase at this position; (0, "", None) if there is none."""
         start = words[position][1]
         if _hyphen_at(text, start - 1):
             return 0, "", None
@@ -217,109 +219,13 @@ def _read_map(path: Path, text: str) -> dict[str, list[str]]:
     return {name: synonyms or [] for name, synonyms in data.items()}
 
 
-COCO_SYNONYMS = """
-person: man, woman, boy, girl, child, kid, baby, toddler, adult, guy, lady, gentleman, people, pedestrian, passenger,
-  player, skier, snowboarder, skateboarder, surfer, rider, cyclist, worker, chef, farmer, policeman, fireman, teenager,
-  baseball player, football player, basketball player, volleyball player, bus driver, truck driver, train conductor
-bicycle: bike, tricycle
-car: automobile, sedan, suv, van, minivan, taxi, cab, jeep, convertible
-motorcycle: motorbike, motor bike, scooter, moped
-airplane: plane, aeroplane, jet, passenger jet, aircraft, airliner, biplane
-bus: minibus, coach
-train: locomotive, tram, passenger train
-truck: lorry, pickup truck, pickup, fire truck, tow truck, dump truck
-boat: ship, sailboat, canoe, kayak, ferry, yacht, motorboat, rowboat
-traffic light: traffic signal, stoplight
-fire hydrant: hydrant
-stop sign:
-parking meter:
-bench:
-bird: seagull, gull, duck, goose, pigeon, sparrow, parrot, owl, swan, crow, eagle, chicken, rooster, hen, peacock
-cat: kitten, kitty
-dog: puppy, pup
-horse: pony, foal
-sheep: lamb, ram, ewe
-cow: bull, calf, ox, cattle
-elephant:
-bear: polar bear, grizzly bear, bear cub, panda
-zebra:
-giraffe:
-backpack: rucksack, knapsack
-umbrella: parasol
-handbag: purse
-tie: necktie, bow tie
-suitcase: luggage
-frisbee:
-skis: ski
-snowboard:
-sports ball: ball, soccer ball, football, baseball, basketball, tennis ball, volleyball
-kite:
-baseball bat: bat
-baseball glove: baseball mitt, catcher's mitt
-skateboard:
-surfboard: surf board
-tennis racket: tennis racquet, racket, racquet
-bottle: wine bottle, water bottle, beer bottle
-wine glass: wineglass
-cup: mug, teacup, coffee cup
-fork:
-knife:
-spoon:
-bowl:
-banana:
-apple:
-sandwich: hamburger, burger, cheeseburger
-orange:
-broccoli:
-carrot:
-hot dog: hotdog
-pizza:
-donut: doughnut
-cake: cupcake, cheesecake, carrot cake
-chair: armchair, stool
-couch: sofa, loveseat
-potted plant: houseplant, house plant
-bed:
-dining table: table
-toilet: urinal, toilet seat
-tv: television, tv screen
-laptop: laptop computer, notebook computer
-mouse: computer mouse
-remote: remote control
-keyboard: computer keyboard
-cell phone: cellphone, mobile phone, smartphone, phone, telephone
-microwave: microwave oven
-oven: stove
-toaster:
-sink: washbasin
-refrigerator: fridge, freezer
-book: novel
-clock:
-vase:
-scissors:
-teddy bear: teddy
-hair drier: hair dryer, hairdryer
-toothbrush: tooth brush
-"""
-# Phrases with a class word in them that is not there to be seen.
-COCO_IGNORE = (
-    "train track", "train station", "train platform", "bus stop", "bus station", "bus shelter", "car park", "home plate",
-    "toilet paper", "toilet brush", "bed sheet", "bird cage", "bird house", "cat food", "dog food", "dog house", "dog bed",
-    "bear in mind", "orange juice", "apple juice", "apple tree", "orange tree", "banana tree", "phone booth",
-    "telephone pole", "telephone booth", "book shelf", "book case", "table cloth", "table lamp", "bike rack", "bike lane",
-    "bike path", "bicycle rack", "bicycle lane", "baseball field", "baseball game", "baseball cap", "baseball uniform",
-    "football field", "football game", "basketball court", "basketball hoop", "volleyball net", "volleyball court",
-    "pizza box", "oven mitt", "bottle opener", "cup holder", "tv stand", "mouse pad",
-)  # fmt: skip
-COCO_ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
-
-
 @lru_cache(maxsize=1)
 def coco() -> ObjectVocabulary:
     """The 80 COCO classes with a modest list of synonyms, and common phrases that only sound like one."""
-    lines = COCO_SYNONYMS.replace("\n  ", " ").strip().splitlines()
-    classes = {name: [word.strip() for word in rest.split(",") if word.strip()] for name, _, rest in
-               (line.partition(":") for line in lines)}
+    classes: dict[str, list[str]] = {}
+    for line in COCO_SYNONYMS.replace("\n  ", " ").strip().splitlines():
+        name, _, synonyms = line.partition(":")
+        classes[name] = [word.strip() for word in synonyms.split(",") if word.strip()]
     for animal in COCO_ANIMALS:  # the baby of an animal is no person
         classes[animal] += [f"baby {animal}", f"adult {animal}"]
     return ObjectVocabulary(classes, ignore=COCO_IGNORE)
