@@ -1,0 +1,111 @@
+"""Answers on disk: each is stored under a key made of everything that decides it, so that no answer is ever asked
+twice or reused wrongly.
+
+The key covers the contents of the model's and the adapter's files, the number format, the image's bytes, the prompt
+and the decoding. Training again into the same folder, or another picture under the same name, gives new keys; a run
+that was killed finds what it had.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from mmpo.data.atomic import JsonLines, read_jsonl
+from mmpo.errors import UserError
+
+_MODEL_FILES = (".safetensors", ".json", ".jinja", ".txt", ".model")
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """SHA-256 over names and contents of the weights, configuration, tokenizer and template files of a model or
+    adapter folder.
+    """
+    total = hashlib.sha256()
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _MODEL_FILES)
+    if not files:
+        raise UserError(f"{folder}: no model files")
+    for path in files:
+        total.update(f"{path.name}:{file_fingerprint(path)}\n".encode())
+    return total.hexdigest()
+
+
+def file_fingerprint(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def model_folder(source: str) -> Path:
+    """Where the files of a model lie: the folder itself, or its snapshot in the local Hugging Face cache."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(source, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        raise UserError(
+            f"{source}: no such model folder, and it is not in the local Hugging Face cache",
+            hint="check the path, or download the model first",
+        ) from None
+
+
+def answer_key(model: str, adapter: str | None, dtype: str, image: str, prompt: str, max_new_tokens: int) -> str:
+    """The key of one greedy answer; `model`, `adapter` and `image` are content fingerprints."""
+    parts = json.dumps([model, adapter, dtype, image, prompt, max_new_tokens, "greedy"])
+    return hashlib.sha256(parts.encode()).hexdigest()[:32]
+
+
+class AnswerLog:
+    """`answers.jsonl`: one row an answer, appended as soon as it is there and flushed to the disk at least once a
+    second.
+
+    Opening it reads what an earlier run left; a half-written last line is dropped.
+    """
+
+    FLUSH_SECONDS = 1.0
+
+    def __init__(self, path: Path) -> None:
+        self._log = JsonLines(path)
+        self._rows: dict[str, dict[str, Any]] = {}
+        for number, row in enumerate(read_jsonl(path), start=1):
+            if not isinstance(row.get("key"), str) or not isinstance(row.get("answer"), str):
+                self._log.close()
+                raise UserError(
+                    f"{path}:{number}: not an answer (no `key` and `answer`)",
+                    hint="remove the file to ask everything again",
+                )
+            self._rows[row["key"]] = row
+        self._flushed = time.monotonic()
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._rows[key]
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Store an answer; `row["key"]` names it."""
+        self._rows[row["key"]] = row
+        self._log.append(row)
+        if time.monotonic() - self._flushed > self.FLUSH_SECONDS:
+            self._log.sync()
+            self._flushed = time.monotonic()
+
+    def __enter__(self) -> AnswerLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._log.close()

@@ -1,0 +1,305 @@
+"""The result of an evaluation: every metric with its interval, before and after, as data, as Markdown and as a table
+on the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from mmpo.errors import UserError
+from mmpo.eval.statistics import Interval, difference, mcnemar, percentile_interval, resampled_sums, wilson
+from mmpo.eval.tally import Array, Metric, Tally, aligned
+
+LABELS = {
+    "CHAIRi": "CHAIR_i",
+    "CHAIRs": "CHAIR_s",
+    "Recall": "object recall",
+    "Len": "tokens",
+    "yes_ratio": "yes ratio",
+    "mean_F1": "mean F1",
+    "mean_accuracy": "mean accuracy",
+}
+ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
+SIGNIFICANT = 0.05
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Estimate(_Record):
+    """A metric with its 95% interval; `defined` is False where its denominator is 0 and `value` stands for nothing."""
+
+    value: float
+    low: float
+    high: float
+    method: str
+    defined: bool = True
+
+
+class Change(_Record):
+    """After minus before, paired by image. `fixed` and `broken` count single answers where the test is McNemar's."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    test: Literal["bootstrap", "mcnemar"]
+    fixed: int | None = None
+    broken: int | None = None
+    detectable: float | None = Field(
+        description="Smallest true difference that this many images would show four times out of five."
+    )
+
+
+class Row(_Record):
+    """One metric of one benchmark (and split); `before` and `change` are None where only one model was asked."""
+
+    benchmark: str
+    split: str | None
+    metric: str
+    better: Literal["higher", "lower", "neither"]
+    percent: bool
+    before: Estimate | None
+    after: Estimate
+    change: Change | None
+
+
+class Counts(_Record):
+    """What one number rests on: images, questions (or descriptions), and how many answers could not be read or were
+    cut off.
+    """
+
+    benchmark: str
+    split: str | None
+    state: Literal["before", "after"]
+    images: int
+    questions: int
+    unparsed: int | None
+    truncated: int
+
+
+class Scorecard(_Record):
+    """An evaluation's result. Fractions, not percentages. Print it with rich, or take `to_markdown()`."""
+
+    model: str
+    adapter: str | None
+    rows: list[Row]
+    counts: list[Counts]
+    conventions: list[str]
+    warnings: list[str]
+    quarantined: dict[str, int] = Field(description="Images that could not be used, by reason.")
+
+    def row(self, benchmark: str, metric: str, split: str | None = None) -> Row:
+        """The row of a metric. Raises KeyError where the scorecard has none."""
+        for row in self.rows:
+            if (row.benchmark, row.metric, row.split) == (benchmark, metric, split):
+                return row
+        raise KeyError(f"no {benchmark} {split or ''} {metric} in this scorecard")
+
+    @property
+    def compared(self) -> bool:
+        """Whether it holds a before and an after."""
+        return any(row.before is not None for row in self.rows)
+
+    @classmethod
+    def read(cls, path: str | Path) -> Scorecard:
+        """Read a `scorecard.json`. Raises UserError where it is missing or not one."""
+        try:
+            return cls.model_validate_json(Path(path).read_bytes())
+        except FileNotFoundError:
+            raise UserError(f"{path} does not exist", hint="mmpo eval writes it at the end of a run") from None
+        except ValidationError as error:
+            raise UserError(f"{path} is not a scorecard: {error.errors()[0]['msg']}") from None
+
+    def to_markdown(self) -> str:
+        """The whole scorecard as a Markdown page."""
+        header = self._header()
+        lines = ["# Scorecard", "", *self._title(), "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+        for heading, rows in self._sections():
+            lines.append("| " + " | ".join([f"**{heading}**"] + [""] * (len(header) - 1)) + " |")
+            lines += ["| " + " | ".join(self._cells(row)) + " |" for row in rows]
+        for title, notes in (
+            ("Warnings", self.warnings),
+            ("Answers", self._count_lines()),
+            ("How to read this", self.conventions),
+        ):
+            if notes:
+                lines += ["", f"## {title}", "", *(f"- {note}" for note in notes)]
+        return "\n".join(lines) + "\n"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        table = Table(title="\n".join(self._title()), title_justify="left", header_style="bold", pad_edge=False)
+        for number, name in enumerate(self._header()):
+            table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+        for heading, rows in self._sections():
+            table.add_section()
+            table.add_row(Text(heading, style="bold"))
+            for row in rows:
+                cells = [Text(cell) for cell in self._cells(row)]
+                if row.change is not None and row.change.p < SIGNIFICANT and row.better != "neither":
+                    good = (row.change.value > 0) == (row.better == "higher")
+                    cells[3].stylize("green" if good else "red")
+                table.add_row(*cells)
+        yield table
+        for warning in self.warnings:
+            yield Text(f"! {warning}", style="yellow")
+        for note in [*self._count_lines(), *self.conventions]:
+            yield Text(f"  {note}", style="dim")
+
+    def _title(self) -> list[str]:
+        what = f"{self.adapter} on {self.model}" if self.adapter else self.model
+        return [f"{what}: before is the model without the adapter" if self.compared else what]
+
+    def _header(self) -> list[str]:
+        return (
+            ["metric", "before [95%]", "after [95%]", "difference [95%]", "p"]
+            if self.compared
+            else ["metric", "value [95%]"]
+        )
+
+    def _sections(self) -> Iterator[tuple[str, list[Row]]]:
+        for benchmark, split in dict.fromkeys((row.benchmark, row.split) for row in self.rows):
+            heading = benchmark.upper() + (f" {split}" if split else "")
+            yield heading, [row for row in self.rows if (row.benchmark, row.split) == (benchmark, split)]
+
+    def _cells(self, row: Row) -> list[str]:
+        name = LABELS.get(row.metric, row.metric) + ARROWS[row.better]
+        if not self.compared:
+            return [name, _estimate(row.after, row.percent)]
+        change = "" if row.change is None else _signed(row.change, row.percent)
+        return [
+            name,
+            "" if row.before is None else _estimate(row.before, row.percent),
+            _estimate(row.after, row.percent),
+            change,
+            "" if row.change is None else _p(row.change.p),
+        ]
+
+    def _count_lines(self) -> list[str]:
+        lines = []
+        for c in self.counts:
+            state = f", {c.state}" if self.compared else ""
+            unread = "" if c.unparsed is None else f"{c.unparsed:,} unparsed, "
+            where = c.benchmark.upper() + (f" {c.split}" if c.split else "")
+            lines.append(
+                f"{where}{state}: {c.questions:,} answers on {c.images:,} images, {unread}{c.truncated:,} truncated"
+            )
+        if self.quarantined:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.quarantined.items())
+            lines.append(f"images left out: {sum(self.quarantined.values())} ({reasons}); see rejects.jsonl")
+        return lines
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How often and from which seed images are resampled."""
+
+    samples: int
+    seed: int
+
+
+def compare(benchmark: str, split: str | None, before: Tally | None, after: Tally, bootstrap: Bootstrap) -> list[Row]:
+    """The rows of one benchmark (or split): every metric with interval, and where there is a `before` the paired
+    difference and its test.
+
+    Raises UserError where before and after are not of the same images and questions.
+    """
+    counts = [after.counts]
+    if before is not None:
+        if set(before.images) != set(after.images) or before.outcomes.keys() != after.outcomes.keys():
+            raise UserError(
+                f"{benchmark}: before and after were not asked the same questions", hint="score both on the same files"
+            )
+        counts = [aligned(before, after.images), after.counts]
+    sums = resampled_sums(np.concatenate(counts, axis=1), samples=bootstrap.samples, seed=bootstrap.seed)
+    parts = np.split(sums, len(counts), axis=1)
+    rows = []
+    for metric in after.metrics:
+        change = None
+        if before is not None:
+            observed = float(metric.formula(counts[1].sum(0)) - metric.formula(counts[0].sum(0)))
+            change = _change(metric, before, after, observed, metric.formula(parts[1]) - metric.formula(parts[0]))
+        rows.append(
+            Row(
+                benchmark=benchmark,
+                split=split,
+                metric=metric.name,
+                better=metric.better,
+                percent=metric.percent,
+                before=None if before is None else _estimated(before, metric, parts[0]),
+                after=_estimated(after, metric, parts[-1]),
+                change=change,
+            )
+        )
+    return rows
+
+
+def _estimated(tally: Tally, metric: Metric, sums: Array) -> Estimate:
+    totals = tally.counts.sum(0)
+    interval: Interval
+    if metric.independent is not None:
+        successes, trials = (int(totals[column]) for column in metric.independent)
+        interval = wilson(successes, trials)
+    else:
+        interval = percentile_interval(metric.formula(sums), images=len(tally.images))
+    defined = metric.name not in tally.undefined
+    return Estimate(
+        value=float(metric.formula(totals)),
+        low=interval.low,
+        high=interval.high,
+        method=interval.method,
+        defined=defined,
+    )
+
+
+def _change(metric: Metric, before: Tally, after: Tally, observed: float, resampled: Array) -> Change:
+    found = difference(observed, resampled)
+    paired = None
+    if metric.name == after.paired_metric:
+        keys = list(after.outcomes)
+        paired = mcnemar([before.outcomes[key] for key in keys], [after.outcomes[key] for key in keys])
+    return Change(
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        p=paired.p if paired else found.p,
+        test="mcnemar" if paired else "bootstrap",
+        fixed=paired.fixed if paired else None,
+        broken=paired.broken if paired else None,
+        detectable=found.detectable,
+    )
+
+
+def _number(value: float, percent: bool) -> str:
+    return f"{100 * value:.1f}" if percent else f"{value:.1f}"
+
+
+def _estimate(estimate: Estimate, percent: bool) -> str:
+    if not estimate.defined:
+        return "undefined"
+    return f"{_number(estimate.value, percent)} [{_number(estimate.low, percent)}, {_number(estimate.high, percent)}]"
+
+
+def _signed(change: Change, percent: bool) -> str:
+    value, low, high = (_sign(_number(bound, percent)) for bound in (change.value, change.low, change.high))
+    return f"{value} [{low}, {high}]"
+
+
+def _sign(number: str) -> str:
+    if float(number) == 0:
+        return number.lstrip("-")
+    return number.replace("-", "−") if number.startswith("-") else f"+{number}"
+
+
+def _p(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
