@@ -146,7 +146,7 @@ def _readme(card: Mapping[str, Any]) -> str:
     if card["notes"]:
         lines += [card["notes"], ""]
     lines += [
-        f"Multimodal preference pairs, written by mmpo {card['mmpo']}. A row holds `images`, a `prompt`, and a `chosen`",
+        f"Multimodal preference pairs, written by mmpo {card['mmpo']}. A row holds `images`, a `prompt`, a `chosen`",
         "and a `rejected` response as conversation messages. Open it with `datasets.load_dataset`.",
         "",
         "| split | sources | kept | pairs | rejected |",

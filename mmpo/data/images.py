@@ -11,6 +11,7 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,18 @@ from mmpo.errors import Quarantined
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 200  # a 1 x 50,000 strip is a small file, until a processor resizes its short side to 336 pixels
 # Pillow also opens formats that run other programs (EPS) or hold no pixels; only these are let in.
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
-SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF")
+# How files begin, and what stands near the end of a whole one.
+SIGNATURES = {
+    b"\xff\xd8\xff": b"\xff\xd9",
+    b"\x89PNG": b"IEND",
+    b"GIF8": b";",
+    b"RIFF": b"",
+    b"BM": b"",
+    b"II*\0": b"",
+    b"MM\0*": b"",
+    b"\0\0\0\x0cjP": b"",
+}
 PORTABLE_FORMATS = ("JPEG", "PNG", "WEBP")
 WHITE = (255, 255, 255)
 
@@ -104,11 +115,18 @@ def encode_image(image: Image.Image, format: str = "PNG") -> bytes:
     return out.getvalue()
 
 
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of FORMATS that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 @contextmanager
 def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """Open, check the size before any pixel is decoded, then decode fully; Pillow's many errors become our reasons."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             width, height = image.size
             if width <= 0 or height <= 0:
                 raise Quarantined("decode", "empty", f"{width}x{height}")
@@ -124,7 +142,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Quarantined("decode", "too_many_pixels", str(error)) from None
     except UnidentifiedImageError:
-        known = data.startswith(SIGNATURES)
+        known = data.startswith(tuple(SIGNATURES))
         raise Quarantined("decode", _broken(data, "") if known else "not_an_image", f"{len(data)} bytes") from None
     except MemoryError:
         raise Quarantined("decode", "too_many_pixels", "out of memory") from None
@@ -133,12 +151,12 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _broken(data: bytes, message: str) -> str:
-    """Cut short, or damaged? JPEG, PNG and GIF say so; a RIFF file (WebP) states its own length."""
-    if "truncated" in message.lower() or "unexpected end" in message.lower():
+    """Cut short, or damaged? Pillow may say so; else the end mark is missing, or a RIFF file is shorter than it states."""
+    if any(word in message.lower() for word in ("truncated", "unexpected end")) or len(data) < 32:
         return "truncated"
-    if data.startswith(b"RIFF") and len(data) < 8 + int.from_bytes(data[4:8], "little"):
-        return "truncated"
-    return "truncated" if len(data) < 32 else "corrupt"
+    end = next((end for start, end in SIGNATURES.items() if data.startswith(start)), b"")
+    riff_size = 8 + int.from_bytes(data[4:8], "little") if data.startswith(b"RIFF") else 0
+    return "truncated" if end not in data[-64:] or len(data) < riff_size else "corrupt"
 
 
 @contextmanager
