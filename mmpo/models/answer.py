@@ -1,0 +1,442 @@
+"""The answering engine: questions about images in, answers out, with everything that questions share computed once.
+
+    engine = AnswerEngine(vlm, max_new_tokens=16)
+    for answer in engine.answer([("kitchen.jpg", ["Is there a dog in the image?", "Is there a cup in the image?"])]):
+        print(answer.text, answer.p_yes)
+
+Before and after tuning in one model load: `engine.before_after(groups)`, or `with engine.adapter_off(): …` around a call.
+Answers are those of `model.generate(do_sample=False)` on one question at a time. The first batch proves it: a few questions are
+asked again with nothing shared, and on a difference that is no near-tie the engine warns and goes on one by one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import tee
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from peft import PeftModel
+from PIL import Image
+
+from mmpo.data.images import load_image
+from mmpo.errors import Quarantined, UserError
+from mmpo.models.choosing import Chooser, Greedy, Sampler, YesNo, stream_seed
+from mmpo.models.generate import Continuation, PromptGroup, answering, generate_alone, generate_shared
+from mmpo.models.loading import VLM
+from mmpo.models.prompts import ProcessedImages, encode_prompt, process_images
+from mmpo.models.self_check import SelfCheck, plain_decoding
+from mmpo.models.shared_cache import SharingUnsupported
+
+ImageSource = Image.Image | bytes | str | Path
+Images = ImageSource | Sequence[ImageSource]
+Prompt = str | Sequence[Mapping[str, Any]]
+"""A user's text, shown after the images; or whole messages whose image parts show the images in order."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question. `image` may be left out where the question comes in a group with its image."""
+
+    id: str
+    image: Images | None
+    text: Prompt
+
+
+Asked = Iterable[Question | tuple[Images, Sequence[Question | Prompt]]]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said. `token_ids` are the new tokens, the end token included unless `truncated` (stopped by the limit).
+
+    `p_yes` is the first step's probability of yes against no over all single-token spellings, `yes_logit` and `no_logit` the
+    log-sum-exps behind it; None where the vocabulary has no such tokens. `margin` is the smallest lead of a chosen token over
+    the runner-up: answers with a tiny one are near-ties that another precision or batch may turn.
+    """
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...]
+    truncated: bool
+    margin: float
+    p_yes: float | None = None
+    yes_logit: float | None = None
+    no_logit: float | None = None
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Images that questions are about, decoded and processed; `digest` identifies their pixels."""
+
+    processed: ProcessedImages
+    digest: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One prompt to continue. Rows with the same `shown` share their prefix; `tag` is the caller's."""
+
+    shown: _Shown
+    prompt: list[int]
+    tag: Hashable
+    seed: int = 0
+
+
+class AnswerEngine:
+    """Answers, samples and descriptions from one model, sharing image and prompt work.
+
+    `token_budget` bounds the tokens that are in memory together (image, question and answer tokens of one batch).
+    `sharing`: "auto" checks itself and falls back loudly, "on" insists (no check, an error where the model can't), "off" runs
+    the model's own `generate` one by one. `image_root` confines image paths to a folder. `check` is the number of questions
+    that the self-check asks twice. Nothing of the model is changed for good: training mode and attention come back.
+    """
+
+    def __init__(
+        self,
+        vlm: VLM,
+        *,
+        max_new_tokens: int = 16,
+        token_budget: int = 8192,
+        sharing: Literal["auto", "on", "off"] = "auto",
+        image_root: str | Path | None = None,
+        check: int = 3,
+    ) -> None:
+        if sharing not in ("auto", "on", "off"):
+            raise UserError(f"sharing={sharing!r}", hint='one of "auto", "on", "off"')
+        if max_new_tokens < 1:
+            raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
+        self.vlm = vlm
+        self.max_new_tokens = max_new_tokens
+        self.token_budget = token_budget
+        self.image_root = image_root
+        self.checks: list[SelfCheck] = []
+        self.why_not_shared = ""
+        self._sharing, self._check_size = sharing, check
+        self._yes_no = YesNo(vlm.tokenizer)
+        self._off = False
+        self._checked: set[bool] = set()
+        self._recent: OrderedDict[Hashable, _Shown | Quarantined] = OrderedDict()
+        if sharing == "off":
+            self.why_not_shared = "switched off"
+        elif reason := (vlm.family.why_not or "its family can't") if not vlm.family.sharing else plain_decoding(vlm):
+            self._cannot_share(reason)
+
+    def answer(
+        self,
+        asked: Asked,
+        *,
+        max_new_tokens: int | None = None,
+        on_quarantine: Callable[[str, Quarantined], None] | None = None,
+    ) -> Iterator[Answer]:
+        """Greedy answers, in the order of the questions.
+
+        `asked` holds `Question`s, or `(image, questions)` groups whose questions may be plain texts (their ids are "0", "1", … in
+        order). Bring the questions about one image together: they are then answered together. A question that was asked
+        about the same image before is not asked again. An image that can't be used raises `Quarantined`; with
+        `on_quarantine(question_id, reason)` its questions are reported there and skipped.
+        """
+        return self._answers(asked, max_new_tokens or self.max_new_tokens, on_quarantine, self._off)
+
+    def before_after(
+        self,
+        asked: Asked,
+        *,
+        max_new_tokens: int | None = None,
+        on_quarantine: Callable[[str, Quarantined], None] | None = None,
+    ) -> Iterator[tuple[Answer, Answer]]:
+        """Each question's answer with the adapter off and with it on."""
+        first, second = tee(asked)
+        with self.adapter_off():
+            before = self.answer(first, max_new_tokens=max_new_tokens, on_quarantine=on_quarantine)
+        silent = None if on_quarantine is None else (lambda _id, _reason: None)  # reported once, by the first
+        after = self.answer(second, max_new_tokens=max_new_tokens, on_quarantine=silent)
+        return zip(before, after, strict=True)
+
+    def describe(
+        self, images: Iterable[Images], prompt: Prompt, *, batch_size: int | None = None, max_new_tokens: int | None = None
+    ) -> Iterator[str]:
+        """Greedy descriptions of many images, batched (`batch_size` images at a time, else by the token budget).
+
+        For the `truncated` flag or for quarantine use `answer` with one question an image; the texts are the same.
+        """
+        rows = (_Row(shown, self._encode(prompt, shown), None) for shown in map(self._show, images))
+        return (self._text(c) for _, c in self._stream(rows, _greedy, max_new_tokens, self._off, batch_size))
+
+    def samples(
+        self,
+        image: Images,
+        prompt: Prompt,
+        k: int,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        max_new_tokens: int | None = None,
+    ) -> list[str]:
+        """`k` sampled responses from one prefill. See `sample_many`."""
+        many = self.sample_many(
+            [(image, prompt)], k, temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens
+        )
+        return [answer.text for answer in next(many)]
+
+    def sample_many(
+        self,
+        prompts: Iterable[tuple[Images, Prompt]],
+        k: int,
+        *,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        max_new_tokens: int | None = None,
+    ) -> Iterator[list[Answer]]:
+        """`k` sampled responses for each (image, prompt), batched over prompts.
+
+        Sample j is a function of (seed, pixels, prompt, j): it stays the same whatever `k`, the batch and the other prompts
+        are. The model's full vocabulary is sampled from (no top-k unless `top_p` cuts).
+        """
+        if k < 1:
+            raise UserError(f"k must be at least 1, not {k}")
+        Sampler([], temperature=temperature, top_p=top_p)  # complain about settings now, not at the first batch
+        return self._samples(prompts, k, temperature, top_p, seed, max_new_tokens, self._off)
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """Calls made in this block answer with the model as it was before tuning, also if their answers are read later."""
+        if not isinstance(self.vlm.model, PeftModel):
+            raise UserError("the model has no adapter, so there is nothing to switch off", hint="load it with `adapter=`")
+        before, self._off = self._off, True
+        try:
+            yield
+        finally:
+            self._off = before
+
+    def _answers(
+        self, asked: Asked, limit: int, on_quarantine: Callable[[str, Quarantined], None] | None, off: bool
+    ) -> Iterator[Answer]:
+        known: dict[Hashable, Continuation] = {}
+        queued: set[Hashable] = set()
+        waiting: deque[tuple[str, Hashable]] = deque()
+
+        def rows() -> Iterator[_Row]:
+            for question in _flat(asked):
+                try:
+                    shown = self._show(cast(Images, question.image))
+                except Quarantined as reason:
+                    if on_quarantine is None:
+                        raise
+                    on_quarantine(question.id, reason)
+                    continue
+                tag = (shown.digest, _text_key(question.text))
+                waiting.append((question.id, tag))
+                if tag not in queued:
+                    queued.add(tag)
+                    yield _Row(shown, self._encode(question.text, shown), tag)
+
+        for row, continuation in self._stream(rows(), _greedy, limit, off):
+            known[row.tag] = continuation
+            while waiting and waiting[0][1] in known:
+                id, tag = waiting.popleft()
+                yield self._answer(id, known[tag])
+        for id, tag in waiting:
+            yield self._answer(id, known[tag])
+
+    def _samples(
+        self,
+        prompts: Iterable[tuple[Images, Prompt]],
+        k: int,
+        temperature: float,
+        top_p: float,
+        seed: int,
+        limit: int | None,
+        off: bool,
+    ) -> Iterator[list[Answer]]:
+        def rows() -> Iterator[_Row]:
+            for images, prompt in prompts:
+                shown = self._show(images)
+                ids = self._encode(prompt, shown)
+                for j in range(k):
+                    yield _Row(shown, ids, j, stream_seed(seed, shown.digest, ids, j))
+
+        def chooser(batch: Sequence[_Row]) -> Chooser:
+            return Sampler([row.seed for row in batch], temperature=temperature, top_p=top_p)
+
+        done: list[Answer] = []
+        for row, continuation in self._stream(rows(), chooser, limit, off):
+            done.append(self._answer(str(row.tag), continuation))
+            if len(done) == k:
+                yield done
+                done = []
+
+    def _stream(
+        self,
+        rows: Iterable[_Row],
+        chooser: Callable[[Sequence[_Row]], Chooser],
+        limit: int | None,
+        off: bool,
+        max_rows: int | None = None,
+    ) -> Iterator[tuple[_Row, Continuation]]:
+        """Continue rows batch by batch, in order. A batch closes before it would pass the token budget."""
+        limit = limit or self.max_new_tokens
+        batch: list[_Row] = []
+        digests: set[str] = set()
+        cost = 0
+        for row in rows:
+            image_tokens = sum(map(len, row.shown.processed.placeholders))
+            own = len(row.prompt) - image_tokens + limit
+            more = own + (0 if row.shown.digest in digests else image_tokens)
+            if batch and (cost + more > self.token_budget or len(batch) == max_rows):
+                yield from zip(batch, self._run(batch, chooser, limit, off), strict=True)
+                batch, digests, cost, more = [], set(), 0, own + image_tokens
+            batch.append(row)
+            digests.add(row.shown.digest)
+            cost += more
+        if batch:
+            yield from zip(batch, self._run(batch, chooser, limit, off), strict=True)
+
+    def _run(
+        self, batch: Sequence[_Row], chooser: Callable[[Sequence[_Row]], Chooser], limit: int, off: bool
+    ) -> list[Continuation]:
+        """One batch: rows about the same images become a group; results in the order of the batch."""
+        places: dict[str, list[int]] = {}
+        for place, row in enumerate(batch):
+            places.setdefault(row.shown.digest, []).append(place)
+        order = [place for group in places.values() for place in group]
+        groups = []
+        for members in places.values():
+            processed = batch[members[0]].shown.processed
+            groups.append(PromptGroup([batch[place].prompt for place in members], processed.tensors, len(processed)))
+        pick = chooser([batch[place] for place in order])
+        model = self.vlm.model
+        with answering(model), model.disable_adapter() if off and isinstance(model, PeftModel) else nullcontext():
+            results = self._continue(groups, pick, limit, off)
+        ordered: list[Continuation] = [Continuation()] * len(batch)
+        for place, result in zip(order, results, strict=True):
+            ordered[place] = result
+        return ordered
+
+    def _continue(self, groups: list[PromptGroup], pick: Chooser, limit: int, off: bool) -> list[Continuation]:
+        reader = self._yes_no.read if self._yes_no else None
+        flat = [(group, index) for group in groups for index in range(len(group.prompts))]
+
+        def alone(row: int) -> tuple[Continuation, list[torch.Tensor]]:
+            group, index = flat[row]
+            return generate_alone(self.vlm, group, index, max_new_tokens=limit, chooser=pick.alone(row), reader=reader)
+
+        if not self.why_not_shared:
+            try:
+                shared = generate_shared(self.vlm, groups, max_new_tokens=limit, chooser=pick, reader=reader)
+            except SharingUnsupported as reason:
+                self._cannot_share(str(reason))
+            else:
+                results = [continuation for group in shared for continuation in group]
+                if self._sharing == "on" or off in self._checked:
+                    return results
+                self._checked.add(off)
+                check = SelfCheck.run(results, alone, self._check_size, self.vlm.dtype)
+                self.checks.append(check)
+                if not check.different:
+                    return results
+                self._cannot_share(f"the self-check found other answers than one by one: {check.different[0]}")
+        return [alone(row)[0] for row in range(len(flat))]
+
+    def _cannot_share(self, reason: str) -> None:
+        message = f"{self.vlm.source}: questions can't share their image's work: {reason}"
+        if self._sharing == "on":
+            raise UserError(message, hint='use sharing="auto" to answer one by one instead')
+        self.why_not_shared = reason
+        warnings.warn(f"{message}. Answering one by one, which is much slower.", RuntimeWarning, stacklevel=3)
+
+    def _show(self, images: Images) -> _Shown:
+        """Decode and process images; the last few are remembered, so questions in a row about one image cost it once."""
+        sources = list(images) if isinstance(images, (list, tuple)) else [images]
+        key = tuple(_source_key(source) for source in sources)
+        if key not in self._recent:
+            try:
+                self._recent[key] = self._process(sources)
+            except Quarantined as reason:
+                self._recent[key] = reason
+            if len(self._recent) > 16:
+                self._recent.popitem(last=False)
+        self._recent.move_to_end(key)
+        shown = self._recent[key]
+        if isinstance(shown, Quarantined):
+            raise shown
+        return shown
+
+    def _process(self, sources: Sequence[ImageSource]) -> _Shown:
+        pictures = [
+            source.convert("RGB") if isinstance(source, Image.Image) else load_image(source, root=self.image_root)
+            for source in sources
+        ]
+        digest = hashlib.blake2b(digest_size=16)
+        for picture in pictures:
+            digest.update(repr(picture.size).encode() + picture.tobytes())
+        return _Shown(process_images(self.vlm, pictures), digest.hexdigest())
+
+    def _encode(self, prompt: Prompt, shown: _Shown) -> list[int]:
+        if isinstance(prompt, str):
+            content = [{"type": "image"}] * len(shown.processed) + [{"type": "text", "text": prompt}]
+            prompt = [{"role": "user", "content": content}]
+        return encode_prompt(self.vlm, prompt, shown.processed.placeholders)
+
+    def _text(self, continuation: Continuation) -> str:
+        text: str = self.vlm.tokenizer.decode(continuation.token_ids, skip_special_tokens=True)
+        return text.strip()
+
+    def _answer(self, id: str, continuation: Continuation) -> Answer:
+        c = continuation
+        yes, no = c.first if c.first is not None else (None, None)
+        p_yes = None if yes is None or no is None else float(torch.sigmoid(torch.tensor(yes - no, dtype=torch.float64)))
+        return Answer(id, self._text(c), tuple(c.token_ids), c.truncated, c.margin, p_yes, yes, no)
+
+
+def group_by_image(questions: Iterable[Question]) -> list[tuple[Images, list[Question]]]:
+    """Questions brought together by image, images in order of first appearance: the form that `answer` likes best."""
+    groups: dict[Hashable, tuple[Images, list[Question]]] = {}
+    for question in questions:
+        if question.image is None:
+            raise UserError(f"question {question.id!r} names no image")
+        image = question.image
+        key = tuple(map(_source_key, image)) if isinstance(image, (list, tuple)) else _source_key(cast(ImageSource, image))
+        groups.setdefault(key, (image, []))[1].append(question)
+    return list(groups.values())
+
+
+def _greedy(batch: Sequence[_Row]) -> Chooser:
+    return Greedy()
+
+
+def _flat(asked: Asked) -> Iterator[Question]:
+    """Single questions, each with its image."""
+    number = 0
+    for item in asked:
+        images, questions = (item.image, [item]) if isinstance(item, Question) else item
+        for question in questions:
+            if not isinstance(question, Question):
+                question = Question(str(number), images, question)
+            elif images is not question.image:
+                question = Question(question.id, images, question.text)
+            if question.image is None:
+                raise UserError(f"question {question.id!r} names no image")
+            number += 1
+            yield question
+
+
+def _source_key(source: ImageSource) -> Hashable:
+    """What identifies an image before it is decoded."""
+    if isinstance(source, Image.Image):
+        return source.mode, source.size, hashlib.blake2b(source.tobytes(), digest_size=16).digest()
+    if isinstance(source, bytes):
+        return hashlib.blake2b(source, digest_size=16).digest()
+    return str(source)
+
+
+def _text_key(prompt: Prompt) -> Hashable:
+    return prompt if isinstance(prompt, str) else repr([dict(message) for message in prompt])

@@ -1,0 +1,117 @@
+"""How the next token is chosen, and what yes/no questions read from the first logits.
+
+A chooser turns logits into scores whose argmax is the next token. Because it is a function of a row's own logits and its own
+random stream, a row gets the same tokens alone, packed with others, or through `model.generate`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from mmpo.errors import UserError
+
+
+class Chooser(Protocol):
+    """`scores(logits [n, v] fp32, rows)` for the given rows of a batch; the argmax is the next token. `alone(row)` is the
+    chooser that does the same for that row by itself, from its beginning, as row 0."""
+
+    def scores(self, logits: Tensor, rows: Sequence[int]) -> Tensor: ...
+
+    def alone(self, row: int) -> Chooser: ...
+
+
+class Greedy:
+    """The likeliest token."""
+
+    def scores(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        return logits
+
+    def alone(self, row: int) -> Greedy:
+        return self
+
+
+class Sampler:
+    """Temperature and nucleus sampling by the Gumbel-max trick: argmax(log p + Gumbel noise) is a sample from p.
+
+    Noise comes from one generator per row, seeded by that row's `seeds` entry, one draw per step. Rounding moves a choice
+    only where two perturbed scores are that close, not at every boundary of a cumulative sum. With `top_p` a token is kept
+    while the likelier ones hold less than `top_p` of the mass (Holtzman et al. 2020, section 3.1).
+    """
+
+    def __init__(self, seeds: Sequence[int], *, temperature: float = 1.0, top_p: float = 1.0) -> None:
+        if temperature <= 0:
+            raise UserError(f"temperature must be above 0, not {temperature}", hint="for the likeliest answer use `answer`")
+        if not 0 < top_p <= 1:
+            raise UserError(f"top_p must be in (0, 1], not {top_p}")
+        self.seeds = list(seeds)
+        self.temperature, self.top_p = temperature, top_p
+        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def scores(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        noise = torch.stack([torch.empty(logits.shape[1]).exponential_(generator=self._generators[row]) for row in rows])
+        logits = logits / self.temperature
+        if self.top_p < 1:
+            logits = logits.masked_fill(outside_nucleus(logits, self.top_p), float("-inf"))
+        return logits - noise.to(logits.device).log()
+
+    def alone(self, row: int) -> Sampler:
+        return Sampler([self.seeds[row]], temperature=self.temperature, top_p=self.top_p)
+
+
+def outside_nucleus(logits: Tensor, top_p: float, first: int = 256) -> Tensor:
+    """[n, v] bool: tokens that nucleus sampling drops. Looks at the `first` likeliest tokens before it sorts everything."""
+    p = logits.softmax(-1)
+    width = min(first, p.shape[-1])
+    top = p.topk(width, dim=-1).values
+    if width < p.shape[-1] and bool((top.sum(-1) < top_p).any()):
+        top = p.sort(dim=-1, descending=True).values
+    before = top.cumsum(-1) - top
+    last = (before < top_p).sum(-1, keepdim=True) - 1  # the last kept place; place 0 always is
+    return p < top.gather(-1, last)
+
+
+def stream_seed(*parts: object) -> int:
+    """A 63-bit seed from anything with a stable text form, the same on every machine."""
+    digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class ChooserProcessor(LogitsProcessor):
+    """A chooser of one row inside `model.generate(do_sample=False)`."""
+
+    def __init__(self, chooser: Chooser) -> None:
+        self.chooser = chooser
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return self.chooser.scores(scores.float(), [0])
+
+
+class YesNo:
+    """The single-token spellings of yes and no in a vocabulary (`yes`, `Yes`, `YES`, with or without a leading space)."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        spelled: dict[str, list[int]] = {"yes": [], "no": []}
+        for token, index in tokenizer.get_vocab().items():
+            bare = token.lstrip("\u2581\u0120 ")  # the space marks of sentencepiece and byte-level vocabularies
+            if len(bare) > 3 or len(token) - len(bare) > 1:
+                continue
+            if bare in (bare.lower(), bare.capitalize(), bare.upper()) and bare.lower() in spelled:
+                spelled[bare.lower()].append(index)
+        self.yes, self.no = sorted(spelled["yes"]), sorted(spelled["no"])
+
+    def __bool__(self) -> bool:
+        """Whether the vocabulary has both words as single tokens."""
+        return bool(self.yes and self.no)
+
+    def read(self, logits: Tensor) -> Tensor:
+        """[n, 2]: log-sum-exp of the logits of all spellings of yes, and of no."""
+        return torch.stack([logits[:, ids].logsumexp(-1) for ids in (self.yes, self.no)], dim=1)
+
+
+FirstReader = Callable[[Tensor], Tensor]

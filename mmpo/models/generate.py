@@ -1,0 +1,255 @@
+"""Generation for many prompts about few images: each image is encoded once, each shared prefix prefilled once.
+
+    groups of prompts ──longest common prefix──▶ [prefix] ─▶ rows' own tokens ─▶ one token of every row ─▶ … ─▶ Continuation
+
+A group is a set of prompts that show the same images. The common prefix is found on token ids, so it works with any chat
+template and reaches as far into the question as the questions agree. `generate_shared` and `generate_alone` (the model's own
+`generate`, one prompt at a time) return the same tokens; the first is the fast one, the second the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import LogitsProcessorList
+
+from mmpo.models.choosing import Chooser, ChooserProcessor, FirstReader, Greedy
+from mmpo.models.loading import VLM
+from mmpo.models.shared_cache import SharedCache, SharingUnsupported, shared_attention
+from mmpo.models.vision import encode_images, select_images
+
+
+@dataclass
+class PromptGroup:
+    """Prompts about the same images. `prompts`: token ids with image placeholders; `tensors`: the processor's image tensors."""
+
+    prompts: list[list[int]]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    n_images: int = 1
+
+
+@dataclass
+class Continuation:
+    """What the model wrote after one prompt. `token_ids` ends with the end token unless `truncated`; `margin` is the smallest
+    lead of a chosen token over the runner-up; `first` is what the first reader took from the first step's logits."""
+
+    token_ids: list[int] = field(default_factory=list)
+    truncated: bool = False
+    margin: float = float("inf")
+    first: tuple[float, ...] | None = None
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Length of the longest common prefix that leaves every prompt at least one token of its own."""
+    low, high = min(prompts), max(prompts)  # what the smallest and the largest sequence share, all share
+    limit = min(len(prompt) for prompt in prompts) - 1
+    return next((i for i in range(limit) if low[i] != high[i]), limit)
+
+
+def end_ids(vlm: VLM) -> list[int]:
+    """The tokens at which `model.generate` stops."""
+    ends = vlm.base.generation_config.eos_token_id
+    if ends is None:
+        return [vlm.eos_id]
+    return [int(end) for end in ends] if isinstance(ends, (list, tuple)) else [int(ends)]
+
+
+@contextmanager
+def answering(model: nn.Module) -> Iterator[None]:
+    """Eval mode without autograd; afterwards every module is back in the mode in which it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def generate_shared(
+    vlm: VLM,
+    groups: Sequence[PromptGroup],
+    *,
+    max_new_tokens: int,
+    chooser: Chooser | None = None,
+    reader: FirstReader | None = None,
+) -> list[list[Continuation]]:
+    """Continue all prompts of all groups together; one list per group, in order. Call inside `answering`.
+
+    Raises `SharingUnsupported` where the model can't share prefixes.
+    """
+    chooser = chooser or Greedy()
+    config = vlm.config.get_text_config()
+    with shared_attention(config):
+        cache = SharedCache(vlm.device)
+        plan = _Plan(vlm, groups)
+        _prefill_prefixes(vlm, plan, cache)
+        logits, positions = _prefill_rows(vlm, plan, cache)
+        rows = _decode(vlm, logits, positions, cache, chooser, reader, max_new_tokens)
+    ends = torch.tensor([0, *(len(group.prompts) for group in groups)]).cumsum(0).tolist()
+    return [rows[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+
+
+def generate_alone(
+    vlm: VLM,
+    group: PromptGroup,
+    index: int,
+    *,
+    max_new_tokens: int,
+    chooser: Chooser | None = None,
+    reader: FirstReader | None = None,
+) -> tuple[Continuation, list[Tensor]]:
+    """The same through `model.generate`, for one prompt and with nothing shared. `chooser` is asked for row 0.
+
+    Also returns each step's scores ([v] fp32), so that a caller can tell a near-tie from a mistake.
+    """
+    prompt = torch.tensor([group.prompts[index]], device=vlm.device)
+    tensors = {
+        key: value.to(vlm.device, vlm.dtype if value.is_floating_point() else None) for key, value in group.tensors.items()
+    }
+    processors = LogitsProcessorList([ChooserProcessor(chooser)] if chooser is not None else [])
+    out = vlm.model.generate(
+        input_ids=prompt,
+        attention_mask=torch.ones_like(prompt),
+        **tensors,
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=max_new_tokens,
+        logits_processor=processors,
+        return_dict_in_generate=True,
+        output_scores=True,
+        output_logits=True,
+    )
+    token_ids = out.sequences[0, prompt.shape[1] :].tolist()
+    scores = [step[0].float() for step in out.scores]
+    leads = [torch.topk(step, 2).values for step in scores]
+    return (
+        Continuation(
+            token_ids=token_ids,
+            truncated=token_ids[-1] not in end_ids(vlm),
+            margin=min(float(top[0] - top[1]) for top in leads),
+            first=tuple(reader(out.logits[0].float())[0].tolist()) if reader is not None else None,
+        ),
+        scores,
+    )
+
+
+def _joined(groups: Sequence[PromptGroup]) -> dict[str, Tensor]:
+    """The image tensors of all groups, one after the other."""
+    keys = {key: None for group in groups for key in group.tensors}
+    return {key: torch.cat([group.tensors[key] for group in groups if key in group.tensors]) for key in keys}
+
+
+class _Plan:
+    """Where each group's images are among the encoded ones, and how its prompts divide into prefix and own tokens."""
+
+    def __init__(self, vlm: VLM, groups: Sequence[PromptGroup]) -> None:
+        self.groups = groups
+        self.prefixes = [common_prefix(group.prompts) for group in groups]
+        if min(self.prefixes) < 1:
+            raise SharingUnsupported("the prompts of a group have no first token in common")
+        self.encoded = encode_images(vlm, _joined(groups), frozen=True)
+        self.prefix_order: list[int] = []  # the image at each image place of the prefixes
+        self.row_order: list[int] = []  # the same for the rows' own tokens
+        first = 0
+        for group, prefix in zip(groups, self.prefixes, strict=True):
+            images = range(first, first + group.n_images)
+            first += group.n_images
+            shown = group.prompts[0][:prefix].count(vlm.image_token_id)
+            sizes = [len(self.encoded.pooler_output[i]) for i in images] if self.encoded is not None else []
+            inside = next((k for k in range(len(sizes) + 1) if sum(sizes[:k]) >= shown), 0)
+            self.prefix_order += images[:inside]
+            self.row_order += [*images[inside:]] * len(group.prompts)
+
+
+def _prefill_prefixes(vlm: VLM, plan: _Plan, cache: SharedCache) -> None:
+    longest = max(plan.prefixes)
+    ids = [
+        [*group.prompts[0][:prefix], *[vlm.pad_id] * (longest - prefix)]
+        for group, prefix in zip(plan.groups, plan.prefixes, strict=True)
+    ]
+    positions = torch.arange(longest, device=vlm.device) + vlm.family.position_base
+    cache.begin_prefixes(plan.prefixes)
+    vlm.backbone(
+        input_ids=torch.tensor(ids, device=vlm.device),
+        position_ids=positions.expand(len(ids), -1),
+        use_cache=False,
+        shared_cache=cache,
+        **select_images(plan.encoded, plan.prefix_order),
+    )
+
+
+def _prefill_rows(vlm: VLM, plan: _Plan, cache: SharedCache) -> tuple[Tensor, Tensor]:
+    """Run every prompt's own tokens. Returns the logits after each prompt [n, v] fp32 and the next positions [n]."""
+    ids: list[int] = []
+    positions: list[int] = []
+    lengths: list[int] = []
+    for group, prefix in zip(plan.groups, plan.prefixes, strict=True):
+        for prompt in group.prompts:
+            ids += prompt[prefix:]
+            positions += range(prefix, len(prompt))
+            lengths.append(len(prompt) - prefix)
+    base = vlm.family.position_base
+    cache.begin_rows([len(group.prompts) for group in plan.groups], lengths)
+    last = torch.tensor(lengths).cumsum(0) - 1
+    flat_positions = torch.tensor(positions) + base
+    extra = select_images(plan.encoded, plan.row_order)
+    logits = _logits(vlm, torch.tensor([ids]), flat_positions[None], cache, logits_to_keep=last.to(vlm.device), **extra)
+    return logits, flat_positions[last] + 1
+
+
+def _decode(
+    vlm: VLM,
+    logits: Tensor,
+    positions: Tensor,
+    cache: SharedCache,
+    chooser: Chooser,
+    reader: FirstReader | None,
+    max_new_tokens: int,
+) -> list[Continuation]:
+    """Choose a token for every row, feed it, and so on. Finished rows leave once they are an eighth of the batch."""
+    rows = [Continuation() for _ in range(len(logits))]
+    if reader is not None:
+        for row, read in zip(rows, reader(logits).tolist(), strict=True):
+            row.first = tuple(read)
+    ends = set(end_ids(vlm))
+    batch = list(range(len(rows)))  # row numbers in the cache's order; finished rows may still be among them
+    done: set[int] = set()
+    for step in range(max_new_tokens):
+        scores = chooser.scores(logits, batch)
+        tokens = scores.argmax(-1)
+        top = scores.topk(2, dim=-1).values
+        for row, token, lead in zip(batch, tokens.tolist(), (top[:, 0] - top[:, 1]).tolist(), strict=True):
+            if row in done:
+                continue
+            rows[row].token_ids.append(token)
+            rows[row].margin = min(rows[row].margin, lead)
+            if token in ends:
+                done.add(row)
+        if len(done) == len(rows) or step + 1 == max_new_tokens:
+            break
+        live = [place for place, row in enumerate(batch) if row not in done]
+        if 8 * (len(batch) - len(live)) >= len(batch):
+            cache.keep(live)
+            batch = [batch[place] for place in live]
+            tokens, positions = tokens[live], positions[live]
+        cache.begin_step()
+        logits = _logits(vlm, tokens[None], positions[None], cache)
+        positions = positions + 1
+    for number, row in enumerate(rows):
+        row.truncated = number not in done
+    return rows
+
+
+def _logits(vlm: VLM, ids: Tensor, positions: Tensor, cache: SharedCache, **extra: Any) -> Tensor:
+    """One forward of the whole model over a flat stream; logits [n, v] fp32. The model itself applies its head."""
+    out = vlm.base(
+        input_ids=ids.to(vlm.device), position_ids=positions.to(vlm.device), use_cache=False, shared_cache=cache, **extra
+    )
+    return out.logits[0].float()
