@@ -6,7 +6,7 @@ Python nothing is printed. The command line installs a reporter: bars on a termi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
@@ -42,7 +42,8 @@ class _Silent:
         return None
 
 
-_reporter: ContextVar[Reporter] = ContextVar("mmpo_progress", default=_Silent())
+_SILENT = _Silent()
+_reporter: ContextVar[Reporter] = ContextVar("mmpo_progress", default=_SILENT)
 
 
 @contextmanager
@@ -68,9 +69,9 @@ def task(label: str, total: int | None = None) -> Iterator[Task]:
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items` and report each one as done when the next is asked for. `total` defaults to `len(items)` if it has one."""
-    if total is None:
-        total = len(items) if hasattr(items, "__len__") else None
+    """Yield `items`; each is reported done when the next is asked for. `total` defaults to their number."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
     with task(label, total) as running:
         for item in items:
             yield item

@@ -1,0 +1,156 @@
+"""The typer application: its groups, the options that commands share, and how errors leave the program.
+
+To add a command, put a file into `mmpo/cli/commands` that decorates a function with one of the groups here:
+
+    @app.command()                       # mmpo inspect FILE
+    @group("eval").command("score")      # mmpo eval score BENCHMARK, beside mmpo eval RECIPE
+
+Import what is heavy inside the function.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mmpo.cli.console import fail
+from mmpo.errors import UserError
+
+DEFAULT = "default"
+"""Name of the command that a group runs when the first word is none of its own, as in `mmpo eval demo`."""
+
+ORDER = ("demo", "run", "build", "train", "eval", "recipe")
+"""Commands in the order of the help; others follow by name."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a run; `remedy` says how to go on."""
+
+    def __init__(self, remedy: str) -> None:
+        super().__init__(remedy)
+        self.remedy = remedy
+
+
+class Failed(Exception):
+    """Something unforeseen went wrong in a run; its trace is in `log`."""
+
+    def __init__(self, error: Exception, log: Path) -> None:
+        super().__init__(f"{type(error).__name__}: {error}")
+        self.log = log
+
+
+class RootGroup(TyperGroup):
+    """The top of the command line: orders the help, finds default commands, turns errors into one line each."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        names = super().list_commands(ctx)
+        return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        commands = command.commands if isinstance(command, TyperGroup) else {}
+        if DEFAULT in commands and (not rest or rest[0] not in commands):
+            others = [f"mmpo {name} {other}" for other in commands if other != DEFAULT]
+            command = commands[DEFAULT]
+            command.epilog = f"There is also: {', '.join(others)}" if others else None
+        return name, command, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            if debugging():
+                raise
+            fail(error.message, error.hint)
+            raise typer.Exit(2) from error
+        except Failed as error:
+            fail(
+                str(error),
+                f"this should not happen; the trace is at the end of {error.log}, please report it with that file",
+            )
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            fail("stopped", getattr(error, "remedy", None), label="")
+            raise typer.Exit(130) from error
+
+
+app = typer.Typer(
+    cls=RootGroup,
+    name="mmpo",
+    help="Make a vision-language model stop making things up: build preference pairs, train an adapter, measure it.",
+    epilog="Start with [bold]mmpo demo[/bold]. It needs no data, no model of yours and no network.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_GROUPS = {
+    "demo": "Build, train and evaluate on the small world and the small model that come with mmpo.",
+    "build": "Make preference pairs from sources.",
+    "train": "Train an adapter on preference pairs.",
+    "eval": "Measure hallucination, before and after.",
+}
+_groups = {name: typer.Typer(help=text, rich_markup_mode="rich") for name, text in _GROUPS.items()}
+for _name, _group in _groups.items():
+    app.add_typer(_group, name=_name)
+
+
+def group(name: str) -> typer.Typer:
+    """The group of commands `mmpo NAME …`. Its default command, `mmpo NAME RECIPE`, is registered under `DEFAULT`."""
+    return _groups[name]
+
+
+def load_commands() -> typer.Typer:
+    """The application with every command of `mmpo/cli/commands`."""
+    from mmpo.cli import commands
+
+    for module in pkgutil.iter_modules(commands.__path__):
+        importlib.import_module(f"{commands.__name__}.{module.name}")
+    return app
+
+
+def debugging() -> bool:
+    """Traces instead of one-line errors, asked for with MMPO_DEBUG=1."""
+    return os.environ.get("MMPO_DEBUG", "0") not in ("", "0")
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.", is_eager=True)] = False,
+) -> None:
+    if version:
+        import mmpo
+
+        typer.echo(mmpo.__version__)
+        raise typer.Exit()
+
+
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name (see `mmpo recipe list`) or a YAML file.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one value of the recipe: --set train.max_steps=50. Repeatable; values are YAML.",
+    ),
+]
+OutOption = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="The run folder. Without it: a new runs/NAME-TIME.", file_okay=True),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option(
+        "--resume",
+        help="Continue the latest runs/NAME-… of this recipe (or the one in --out) instead of starting anew.",
+    ),
+]

@@ -1,0 +1,24 @@
+"""mmpo build RECIPE"""
+
+from __future__ import annotations
+
+from mmpo.cli.app import DEFAULT, OutOption, RecipeArgument, ResumeOption, SetOption, group
+
+
+@group("build").command(DEFAULT)
+def build(recipe: RecipeArgument, set_: SetOption = None, out: OutOption = None, resume: ResumeOption = False) -> None:
+    """Make preference pairs: the `build:` section of a recipe.
+
+    The pairs are Parquet files in DIR/build/pairs that
+    datasets.load_dataset opens as they are. A source that cannot be used is
+    listed in rejects.jsonl with the reason. A build that was stopped
+    continues, and ends with the same files.
+
+    [bold]Examples[/bold]
+
+      mmpo build my.yaml --out runs/mine
+      mmpo build my.yaml --set build.limit=100      # try it on a part first
+    """
+    from mmpo.cli.running import one_section
+
+    one_section("build", recipe, set_, out, resume)

@@ -1,0 +1,48 @@
+"""mmpo demo"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from mmpo.cli.app import DEFAULT, OutOption, ResumeOption, group
+
+
+@group("demo").command(DEFAULT)
+def demo(
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws another world and trains another adapter.")] = 0,
+    out: OutOption = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small part of everything, to see that it works: under a minute or so.")
+    ] = False,
+    resume: ResumeOption = False,
+) -> None:
+    """Build, train and evaluate on a small annotated world; show before and after.
+
+    The world and a small LLaVA that hallucinates come with mmpo, so this
+    needs no data and no network. It runs the recipe `demo`, which
+    `mmpo recipe show demo` prints.
+
+    [bold]Examples[/bold]
+
+      mmpo demo
+      mmpo demo --quick --out runs/try
+      mmpo demo --seed 1
+    """
+    from mmpo.cli.demo_world import QUICK, SPLITS, DemoInputs
+    from mmpo.cli.running import finish, run_recipe
+
+    settings = [f"seed={seed}"] if seed else []
+    if quick:
+        settings += QUICK_SETTINGS
+    words = ["mmpo", "demo", *(["--seed", str(seed)] if seed else []), *(["--quick"] if quick else [])]
+    inputs = DemoInputs(dict(QUICK if quick else SPLITS))
+    finish(
+        *run_recipe(words, "demo", settings=settings, out=out, resume=resume, demo=inputs),
+        recipe_name="demo",
+        settings=settings,
+    )
+
+
+QUICK_SETTINGS = ["train.max_steps=10"]

@@ -1,0 +1,26 @@
+"""mmpo eval RECIPE"""
+
+from __future__ import annotations
+
+from mmpo.cli.app import DEFAULT, OutOption, RecipeArgument, ResumeOption, SetOption, group
+
+
+@group("eval").command(DEFAULT)
+def evaluate(
+    recipe: RecipeArgument, set_: SetOption = None, out: OutOption = None, resume: ResumeOption = False
+) -> None:
+    """Measure hallucination before and after: the `eval:` section of a recipe.
+
+    The adapter is the one that `mmpo train` left in the same run folder,
+    unless the recipe names another or none. Answers and scores are kept in
+    DIR/eval.
+
+    [bold]Examples[/bold]
+
+      mmpo eval my.yaml --out runs/mine
+      mmpo eval my.yaml --set eval.adapter=null      # the model alone
+      mmpo eval my.yaml --set eval.adapter=runs/mine/train/adapter
+    """
+    from mmpo.cli.running import one_section
+
+    one_section("eval", recipe, set_, out, resume)

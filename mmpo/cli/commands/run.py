@@ -1,0 +1,24 @@
+"""mmpo run RECIPE"""
+
+from __future__ import annotations
+
+from mmpo.cli.app import OutOption, RecipeArgument, ResumeOption, SetOption, app
+
+
+@app.command()
+def run(recipe: RecipeArgument, set_: SetOption = None, out: OutOption = None, resume: ResumeOption = False) -> None:
+    """Run every section of a recipe: build, train, eval.
+
+    Steps that are complete in the run folder are not done again, and a
+    stopped step continues where it was: to resume, run the same command on
+    the same folder.
+
+    [bold]Examples[/bold]
+
+      mmpo recipe show own-images > my.yaml    # then edit the paths in it
+      mmpo run my.yaml --out runs/mine
+      mmpo run my.yaml --resume                # continue its latest run
+    """
+    from mmpo.cli.running import whole_recipe
+
+    whole_recipe(recipe, set_, out, resume)

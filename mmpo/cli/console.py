@@ -1,0 +1,171 @@
+"""What the command line prints: progress (bars on a terminal, lines elsewhere), results, errors, what to do next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+PIPE_WIDTH = 120
+"""Columns of a table where there is no terminal to ask (COLUMNS says otherwise)."""
+
+
+def _console(stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, width=width)
+
+
+out = _console(stderr=False)
+err = _console(stderr=True)
+
+LINE_SECONDS = 10.0
+"""Without a terminal, a running task prints at most one line in this time."""
+
+
+def fail(message: str, hint: str | None = None, *, label: str = "error: ") -> None:
+    """One clear line on stderr, and the remedy under it."""
+    err.print(Text.assemble((label, "bold red"), message), soft_wrap=True)
+    if hint:
+        err.print(Text.assemble(("  hint: " if label else "  ", "bold"), hint), soft_wrap=True)
+
+
+def heading(text: str) -> None:
+    out.print(Text(text, style="bold"), soft_wrap=True)
+
+
+def line(text: str) -> None:
+    """A line of result under a heading; never broken, so that paths and commands can be copied."""
+    out.print(Text(f"  {text}"), soft_wrap=True)
+
+
+def next_steps(steps: Iterable[tuple[str, str]]) -> None:
+    """What to do next: `(why, command)` pairs."""
+    out.print()
+    heading("next")
+    for why, command in steps:
+        line(why)
+        out.print(Text(f"    {command}", style="cyan"), soft_wrap=True)
+
+
+def command_line(*words: object) -> str:
+    """Words as one command to paste into a shell."""
+    return shlex.join(str(word) for word in words)
+
+
+def duration(seconds: float) -> str:
+    """`8.2 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class BarReporter:
+    """Progress bars on a terminal. A finished task leaves its line."""
+
+    def __init__(self, console: Console = out) -> None:
+        self._progress = Progress(
+            SpinnerColumn(finished_text="[green]✓[/green]"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            TextColumn("[dim]{task.fields[note]}[/dim]"),
+            console=console,
+        )
+        self._running = 0
+
+    def begin(self, label: str, total: int | None) -> _Bar:
+        if self._running == 0:
+            self._progress.start()
+        self._running += 1
+        return _Bar(self, self._progress.add_task(escape(label), total=total, note=""))
+
+    def advance(self, bar: TaskID, steps: int, note: str | None) -> None:
+        self._progress.advance(bar, steps)
+        if note is not None:
+            self._progress.update(bar, note=escape(note))
+
+    def close(self, bar: TaskID, finished: bool) -> None:
+        if finished:
+            done = self._progress.tasks[self._progress.task_ids.index(bar)].completed
+            self._progress.update(bar, total=max(done, 1), completed=max(done, 1))
+        self._running -= 1
+        if self._running == 0:
+            # Stopping leaves the finished bars on the screen; a fresh list keeps them from being drawn again.
+            self._progress.stop()
+            for task in self._progress.task_ids:
+                self._progress.remove_task(task)
+
+
+class _Bar:
+    def __init__(self, owner: BarReporter, bar: TaskID) -> None:
+        self._owner = owner
+        self._bar = bar
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        self._owner.advance(self._bar, steps, note)
+
+    def close(self, *, finished: bool) -> None:
+        self._owner.close(self._bar, finished)
+
+
+class LineReporter:
+    """Progress as plain lines, for logs and pipes: one at the start, one now and then, one at the end."""
+
+    def __init__(self, console: Console = out) -> None:
+        self.console = console
+
+    def begin(self, label: str, total: int | None) -> _Lines:
+        return _Lines(self.console, label, total)
+
+
+class _Lines:
+    def __init__(self, console: Console, label: str, total: int | None) -> None:
+        self._console = console
+        self._label = label
+        self._total = total
+        self._done = 0
+        self._note = ""
+        self._started = self._said = time.monotonic()
+
+    def advance(self, steps: int = 1, note: str | None = None) -> None:
+        self._done += steps
+        if note is not None:
+            self._note = note
+        if time.monotonic() - self._said >= LINE_SECONDS:
+            self._say("")
+
+    def close(self, *, finished: bool) -> None:
+        self._say("" if finished else "stopped")
+
+    def _say(self, state: str) -> None:
+        self._said = time.monotonic()
+        count = f"{self._done}" if self._total is None else f"{self._done}/{self._total}"
+        parts = [count, duration(self._said - self._started), self._note, state]
+        self._console.print(Text(f"  {self._label}: {', '.join(part for part in parts if part)}"), soft_wrap=True)
+
+
+def reporter() -> BarReporter | LineReporter:
+    """Bars where stdout is a terminal, else lines."""
+    return BarReporter() if out.is_terminal else LineReporter()

@@ -1,0 +1,58 @@
+"""Where log records go during a run: all of them into the run folder, mmpo's warnings to the terminal too."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.text import Text
+
+from mmpo.cli import console
+
+
+class _ToTerminal(logging.Handler):
+    """mmpo's own warnings, one line each; libraries are left to the log file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = Text.assemble((f"{record.levelname.lower()}: ", "yellow"), record.getMessage())
+        console.err.print(text, soft_wrap=True)
+
+
+@contextmanager
+def logging_to(file: Path) -> Iterator[None]:
+    """Inside the block, records of mmpo (from INFO) and of libraries (from WARNING) are appended to `file`."""
+    # Libraries print through tqdm and their own handlers; the terminal is kept for one voice.
+    for name, value in (
+        ("TQDM_DISABLE", "1"),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
+        ("TOKENIZERS_PARALLELISM", "false"),
+    ):
+        os.environ.setdefault(name, value)
+    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    to_terminal = _ToTerminal(logging.WARNING)
+    root, ours = logging.getLogger(), logging.getLogger("mmpo")
+    level = ours.level
+    ours.setLevel(logging.INFO)
+    root.addHandler(to_file)
+    ours.addHandler(to_terminal)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        ours.removeHandler(to_terminal)
+        root.removeHandler(to_file)
+        ours.setLevel(level)
+        to_file.close()
+
+
+def quiet_libraries() -> None:
+    """transformers keeps a handler of its own on stderr: send its records to the run's log. Imports transformers."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()

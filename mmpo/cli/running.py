@@ -1,0 +1,134 @@
+"""What `build`, `train`, `eval`, `run` and `demo` share: from a recipe's name to finished steps in a run folder."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmpo import progress
+from mmpo.cli import console
+from mmpo.cli.app import Failed, Interrupted, debugging
+from mmpo.cli.demo_world import DemoInputs
+from mmpo.cli.logs import logging_to, quiet_libraries
+from mmpo.cli.summaries import after_everything, print_summary
+from mmpo.errors import UserError
+from mmpo.pipeline import check_section, open_run, run_section, section_settings
+from mmpo.recipes import Recipe, complete, read
+from mmpo.runs import RunFolder, choose_folder, is_main_process
+
+TITLES = {"build": "building pairs", "train": "training", "eval": "evaluating"}
+NEXT = {"build": "build the pairs", "train": "train on the pairs", "eval": "measure what changed"}
+logger = logging.getLogger("mmpo.run")
+
+
+def run_recipe(
+    words: Sequence[str],
+    recipe_name: str,
+    *,
+    sections: Sequence[str] | None = None,
+    settings: Sequence[str] | None = None,
+    out: Path | None = None,
+    resume: bool = False,
+    demo: DemoInputs | None = None,
+) -> tuple[RunFolder, Recipe]:
+    """Run `sections` (all, where None) of a recipe, print what each made, and return the run.
+
+    `words` is the command that was typed, without `--out`; it is what a stopped run tells the user to type again.
+    """
+    source = read(recipe_name)
+    run = RunFolder(choose_folder(str(source.data["name"]), out=out, resume=resume))
+    demo = demo or DemoInputs()
+    recipe = complete(source, run=run.path, settings=settings or (), inputs=demo.names(run.path))
+    chosen = tuple(sections or recipe.sections())
+    if not chosen:
+        raise UserError(f"the recipe {recipe.name} has no build, train or eval section, so there is nothing to run")
+    for section in chosen:
+        run.step(section).check(section_settings(recipe, section))
+    again = console.command_line(*words, "--out", run.path)
+    with _session(run, recipe, again):
+        demo.prepare(run, recipe.seed)
+        for section in chosen:
+            _run_one(run, recipe, section)
+        run.write_results(recipe.sections())
+    return run, recipe
+
+
+def one_section(section: str, recipe_name: str, settings: Sequence[str] | None, out: Path | None, resume: bool) -> None:
+    """`mmpo build|train|eval RECIPE`."""
+    words = ["mmpo", section, recipe_name, *_as_options(settings)]
+    run, recipe = run_recipe(words, recipe_name, sections=[section], settings=settings, out=out, resume=resume)
+    finish(run, recipe, recipe_name=recipe_name, settings=settings)
+
+
+def whole_recipe(recipe_name: str, settings: Sequence[str] | None, out: Path | None, resume: bool) -> None:
+    """`mmpo run RECIPE`."""
+    words = ["mmpo", "run", recipe_name, *_as_options(settings)]
+    run, recipe = run_recipe(words, recipe_name, settings=settings, out=out, resume=resume)
+    finish(run, recipe, recipe_name=recipe_name, settings=settings)
+
+
+def finish(run: RunFolder, recipe: Recipe, *, recipe_name: str, settings: Sequence[str] | None) -> None:
+    """The last lines of a command: the next section of the recipe, or what can be done with a finished run."""
+    complete_sections = [section for section in recipe.sections() if run.step(section).state == "complete"]
+    waiting = [section for section in recipe.sections() if section not in complete_sections]
+    if waiting:
+        command = console.command_line("mmpo", waiting[0], recipe_name, *_as_options(settings), "--out", run.path)
+        console.next_steps([(NEXT[waiting[0]], command)])
+        return
+    console.next_steps(after_everything(run, recipe))
+
+
+def _as_options(settings: Sequence[str] | None) -> list[str]:
+    return [word for setting in settings or () for word in ("--set", setting)]
+
+
+def _run_one(run: RunFolder, recipe: Recipe, section: str) -> None:
+    check_section(run, recipe, section)
+    title = f"{section}: {TITLES[section]}"
+    if run.step(section).state == "complete":
+        console.heading(f"{title} (done before, in {run.step(section).path})")
+        result = run_section(run, recipe, section)
+    else:
+        resumed = run.step(section).state == "started"
+        console.heading(f"{title}{', continuing' if resumed else ''}")
+        started = time.monotonic()
+        logger.info("%s starts", section)
+        quiet_libraries()
+        result = run_section(run, recipe, section)
+        logger.info("%s is complete", section)
+        console.line(f"took {console.duration(time.monotonic() - started)}")
+    print_summary(run, section, result)
+
+
+@contextmanager
+def _session(run: RunFolder, recipe: Recipe, again: str) -> Iterator[None]:
+    """Run folder, log and progress display around the steps; turns Ctrl-C and unforeseen errors into advice."""
+    if not is_main_process():
+        # One process of several talks and writes; the others work.
+        console.out.quiet = True
+        run.path.mkdir(parents=True, exist_ok=True)
+        with logging_to(run.path / "run.other-processes.log"):
+            yield
+        return
+    open_run(run, recipe)
+    console.line(f"{recipe.name} in {run.path}")
+    log = run.path / "run.log"
+    with logging_to(log), progress.reporting(console.reporter()):
+        logger.info("mmpo %s", " ".join(sys.argv[1:]))
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            logger.info("stopped by the user")
+            raise Interrupted(f"what is finished is kept; continue with: {again}") from error
+        except UserError as error:
+            logger.error("%s", error)
+            raise
+        except Exception as error:
+            logging.getLogger().exception("unforeseen error")
+            if debugging():
+                raise
+            raise Failed(error, log) from error

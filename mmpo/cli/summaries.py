@@ -1,0 +1,67 @@
+"""The lines under a finished step, and what to do with a finished run; made from results alone, new or old."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmpo.cli import console
+from mmpo.recipes import OUTPUTS, Recipe
+from mmpo.runs import RunFolder
+
+
+def print_summary(run: RunFolder, section: str, result: Mapping[str, Any]) -> None:
+    """What a step made, in a few lines or a table."""
+    {"build": _build, "train": _train, "eval": _eval}[section](run, result)
+
+
+def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
+    console.line(f"pairs: {run.path / OUTPUTS['build.pairs']}")
+
+
+def _train(run: RunFolder, result: Mapping[str, Any]) -> None:
+    console.line(
+        f"{result['pairs']:,} pairs, {result['steps']:,} steps, {result['trainable_parameters']:,} trainable parameters"
+    )
+    before, after = result["first_eval"] or {}, result["last_eval"] or {}
+    for metric, label in (
+        ("eval_rewards/accuracies", "held-out pairs where chosen beats rejected"),
+        ("eval_loss", "held-out loss"),
+    ):
+        if after.get(metric) is not None:
+            start = f"{before[metric]:.3f} -> " if before.get(metric) is not None else ""
+            console.line(f"{label}: {start}{after[metric]:.3f}")
+    dropped = {reason: count for reason, count in result["dropped"].items() if count}
+    if dropped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
+        console.line(f"pairs not used: {reasons}; see {run.path / 'train' / 'rejects.jsonl'}")
+    console.line(f"adapter: {run.path / OUTPUTS['train.adapter']}")
+
+
+def _eval(run: RunFolder, result: Mapping[str, Any]) -> None:
+    from mmpo.eval.scorecard import Scorecard
+
+    console.out.print()
+    console.out.print(Scorecard.model_validate(result))
+
+
+def after_everything(run: RunFolder, recipe: Recipe) -> list[tuple[str, str]]:
+    """`(why, command)` pairs for a run with nothing left to do."""
+    steps = []
+    if recipe.train is not None:
+        adapter = run.path / OUTPUTS["train.adapter"]
+        steps.append(
+            (
+                "use the adapter in Python",
+                f'PeftModel.from_pretrained(model, "{adapter}")  # peft, on {recipe.train.model}',
+            )
+        )
+    if recipe.name == "demo":
+        steps.append(
+            (
+                "do the same with images and a model of yours: edit the paths in this recipe",
+                "mmpo recipe show own-images > my.yaml",
+            )
+        )
+        steps.append(("then", "mmpo run my.yaml"))
+    return steps

@@ -1,0 +1,73 @@
+"""Runs the sections of a recipe, one after another, in a run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+from pydantic import BaseModel
+
+from mmpo.errors import UserError
+from mmpo.recipes import Recipe, dump
+from mmpo.runs import RunFolder, process_count
+
+STAGES = {
+    "build": "mmpo.data_builders.build:build",
+    "train": "mmpo.trainers.train:train",
+    "eval": "mmpo.eval.harness:evaluate",
+}
+"""The function that does a section: `function(settings, run_dir) -> result`. Imported late, for it brings torch."""
+
+
+def open_run(run: RunFolder, recipe: Recipe) -> None:
+    """Make the run folder for `recipe`, with its resolved text and the versions."""
+    run.open(dump(recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)))
+
+
+def check_section(run: RunFolder, recipe: Recipe, section: str) -> None:
+    """Raises UserError if the recipe has no `section`, or it was begun otherwise, or what it needs is not there."""
+    settings = section_settings(recipe, section)
+    step = run.step(section)
+    step.check(settings)
+    for needed in step.needs(settings):
+        if run.step(needed).state != "complete":
+            raise UserError(
+                f"{section} uses what {needed} makes, and {needed} is not complete in {run.path}",
+                hint=f"run {needed} there first, or everything in order with `mmpo run`",
+            )
+
+
+def run_section(run: RunFolder, recipe: Recipe, section: str) -> dict[str, Any]:
+    """Do one section (or take it as it is, if it is complete) and return its result."""
+    check_section(run, recipe, section)
+    if section != "train" and process_count() > 1:
+        raise UserError(f"{section} runs in one process", hint="use `accelerate launch` for `mmpo train` alone")
+    settings = getattr(recipe, section)
+    step = run.step(section)
+
+    def work() -> Mapping[str, Any]:
+        module, _, function = STAGES[section].partition(":")
+        return as_mapping(getattr(import_module(module), function)(settings, step.path))
+
+    return step.do(section_settings(recipe, section), work)
+
+
+def section_settings(recipe: Recipe, section: str) -> dict[str, Any]:
+    """The section as plain data, defaults included: what decides its result."""
+    settings = getattr(recipe, section)
+    if settings is None:
+        have = ", ".join(recipe.sections()) or "no section"
+        raise UserError(f"the recipe {recipe.name} has no `{section}:` section", hint=f"it has: {have}")
+    data: dict[str, Any] = settings.model_dump(mode="json")
+    return data
+
+
+def as_mapping(result: Any) -> dict[str, Any]:
+    """A stage's result (a dataclass, a pydantic model or a mapping) as plain data."""
+    if isinstance(result, BaseModel):
+        return result.model_dump(mode="json")
+    if dataclasses.is_dataclass(result) and not isinstance(result, type):
+        return dataclasses.asdict(result)
+    return dict(result)

@@ -1,0 +1,105 @@
+"""Recipes: one YAML file that describes a build, a training run, an evaluation, or all three.
+
+`load` takes the name of a shipped recipe or a file, applies overrides, fills in what follows from the earlier sections
+(`train.pairs` from the build, `eval.adapter` from the training), resolves `${...}` and validates. The YAML files beside
+this module are the shipped recipes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from mmpo.errors import UserError
+from mmpo.recipes.schema import SECTIONS, Recipe, validate
+from mmpo.recipes.source import Source, dump, get, nearest, override, parse, resolve
+
+FOLDER = Path(__file__).parent
+
+OUTPUTS = {"build.pairs": "build/pairs", "train.adapter": "train/adapter"}
+"""What a step leaves for later ones: reference name, and place in the run folder."""
+
+FOLLOWS = {
+    "build": {"model": "${model}", "seed": "${seed}"},
+    "train": {"model": "${model}", "seed": "${seed}", "pairs": "${build.pairs}"},
+    "eval": {"model": "${model}", "seed": "${seed}", "adapter": "${train.adapter}"},
+}
+"""What a section takes over where it says nothing itself: from the recipe's top and from the sections before it."""
+
+
+def shipped() -> dict[str, Path]:
+    """The recipes that come with mmpo, by name."""
+    return {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))}
+
+
+def read_text(recipe: str) -> tuple[str, Path]:
+    """The text of a recipe as it is written, and its file. `recipe` is a file or the name of a shipped recipe."""
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if not path.is_file():
+            raise UserError(f"no recipe file {recipe}", hint="`mmpo recipe list` names the shipped recipes")
+    elif recipe in shipped():
+        path = shipped()[recipe]
+    else:
+        known = nearest(recipe, list(shipped()))
+        raise UserError(f"no shipped recipe is called {recipe}", hint=f"{known}; a file of your own ends in .yaml")
+    try:
+        return path.read_text(encoding="utf-8"), path
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{recipe} cannot be read: {error}") from error
+
+
+def read(recipe: str) -> Source:
+    """A recipe parsed, but not yet filled in, resolved or validated."""
+    text, path = read_text(recipe)
+    source = parse(text, str(path) if path.name != f"{recipe}.yaml" else path.name)
+    source.data.setdefault("name", path.stem)
+    return source
+
+
+def load(
+    recipe: str,
+    *,
+    run: Path,
+    settings: Sequence[str] = (),
+    inputs: Mapping[str, Callable[[], str]] | None = None,
+) -> Recipe:
+    """A validated recipe with nothing left to fill in.
+
+    `run` is the folder that outputs are named in, `settings` are overrides such as `train.max_steps=50`, and `inputs`
+    are further names for `${...}`, called only if the recipe uses them. Raises UserError for mistakes in the recipe.
+    """
+    return complete(read(recipe), run=run, settings=settings, inputs=inputs)
+
+
+def complete(
+    source: Source,
+    *,
+    run: Path,
+    settings: Sequence[str] = (),
+    inputs: Mapping[str, Callable[[], str]] | None = None,
+) -> Recipe:
+    """`load` for a recipe that is already read."""
+    override(source, settings)
+    _fill_in(source)
+    given: dict[str, Callable[[], str]] = {"run": lambda: str(run), **(inputs or {})}
+    for name, place in OUTPUTS.items():
+        if source.data.get(name.partition(".")[0]) is not None:
+            given[name] = lambda place=place: str(run / place)  # type: ignore[misc]
+    resolve(source, given)
+    return validate(source)
+
+
+def _fill_in(source: Source) -> None:
+    source.data.setdefault("seed", 0)
+    for section, defaults in FOLLOWS.items():
+        data = source.data.get(section)
+        if not isinstance(data, dict):
+            continue
+        for key, reference in defaults.items():
+            above = reference.strip("${}").partition(".")[0]
+            if key in SECTIONS[section].model_fields and key not in data and source.data.get(above) is not None:
+                data[key] = reference
+
+
+__all__ = ["Recipe", "complete", "dump", "get", "load", "read", "read_text", "shipped"]

@@ -1,0 +1,219 @@
+"""Recipe text: YAML in, plain data and the line of every key out; `--set` overrides; `${...}` references."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any
+
+import yaml
+
+from mmpo.errors import UserError
+
+Path = tuple[str, ...]
+"""Where a value stands: `("train", "objective", "dpo")`; list items by their number."""
+
+REFERENCE = re.compile(r"\$\{([^${}]*)\}")
+
+
+def _core_schema(base: type) -> type:
+    """`base` with YAML 1.2's scalars: unlike in PyYAML's 1.1, `1e-4` is a number and `on`, `no` or a date are text."""
+    schema = type(f"Recipe{base.__name__}", (base,), {"yaml_implicit_resolvers": {}})
+    for tag, pattern, first in (
+        ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+        ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+        ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+        (
+            "float",
+            r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+            list("-+.0123456789"),
+        ),
+        ("merge", r"<<", ["<"]),
+    ):
+        schema.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(f"^(?:{pattern})$"), first)  # type: ignore[attr-defined]
+    return schema
+
+
+_Loader: Any = _core_schema(yaml.SafeLoader)
+_Dumper: Any = _core_schema(yaml.SafeDumper)
+
+
+def _construct_int(loader: Any, node: Any) -> int:
+    # PyYAML's own reads 010 as octal; YAML 1.2 writes octal 0o10.
+    text = str(node.value)
+    return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
+
+
+def dump(data: Any) -> str:
+    """`data` as YAML that `parse` reads back unchanged."""
+    return str(yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110))
+
+
+def parse_value(text: str) -> Any:
+    """One YAML value, as in `--set train.lr=1e-4`."""
+    return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
+
+
+@dataclass
+class Source:
+    """Recipe data with the place each value came from."""
+
+    where: str
+    data: dict[str, Any]
+    lines: dict[Path, int] = field(default_factory=dict)
+    overrides: dict[Path, str] = field(default_factory=dict)
+
+    def place(self, path: Sequence[str | int]) -> str:
+        """`recipe.yaml:12` (or `--set a.b=c`) for the nearest value at or above `path`."""
+        at = tuple(str(part) for part in path)
+        while at:
+            if at in self.overrides:
+                return f"--set {self.overrides[at]}"
+            if at in self.lines:
+                return f"{self.where}:{self.lines[at]}"
+            at = at[:-1]
+        return self.where
+
+
+def parse(text: str, where: str) -> Source:
+    """Read recipe text; `where` names it in errors.
+
+    Raises UserError for bad YAML, a key given twice, or a document that is not a mapping.
+    """
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            raise UserError(
+                f"{where}: the recipe is empty", hint="`mmpo recipe list` names complete ones to start from"
+            )
+        if not isinstance(node, yaml.MappingNode):
+            raise UserError(f"{where}:{node.start_mark.line + 1}: a recipe is a mapping with sections such as `build:`")
+        lines: dict[Path, int] = {}
+        _note_lines(node, (), lines, where)
+        data = loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{where}{line}: not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from error
+    return Source(where, data, lines)
+
+
+def _note_lines(node: yaml.Node, path: Path, lines: dict[Path, int], where: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            at = (*path, str(key.value))
+            line = key.start_mark.line + 1
+            if at in lines:
+                raise UserError(f"{where}:{line}: {'.'.join(at)} is given twice (first in line {lines[at]})")
+            lines[at] = line
+            _note_lines(value, at, lines, where)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            at = (*path, str(number))
+            lines[at] = value.start_mark.line + 1
+            _note_lines(value, at, lines, where)
+
+
+def override(source: Source, settings: Sequence[str]) -> None:
+    """Apply `a.b=c` settings in place; later ones win. Values are YAML: `1e-4`, `true`, `[1, 2]`, `{k: v}`."""
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        path = tuple(part.strip() for part in name.split("."))
+        if not equals or not all(path):
+            raise UserError(
+                f"--set {setting}: not of the form key.key=value", hint="for example --set train.max_steps=50"
+            )
+        try:
+            value = parse_value(text)
+        except yaml.YAMLError as error:
+            raise UserError(
+                f"--set {setting}: the value is not valid YAML", hint=f"quote it: --set '{name}=\"{text}\"'"
+            ) from error
+        _put(source.data, path, value, setting)
+        source.overrides[path] = setting
+
+
+def _put(data: Any, path: Path, value: Any, setting: str) -> None:
+    for depth, part in enumerate(path[:-1]):
+        if isinstance(data, dict) and data.get(part) is None:
+            data[part] = {}
+        data = _step(data, part, path[: depth + 1], setting)
+    if isinstance(data, dict):
+        data[path[-1]] = value
+    else:
+        _step(data, path[-1], path, setting)
+        data[int(path[-1])] = value
+
+
+def _step(data: Any, part: str, path: Path, setting: str) -> Any:
+    if isinstance(data, dict):
+        return data[part]
+    if isinstance(data, list) and part.isdecimal() and int(part) < len(data):
+        return data[int(part)]
+    above = ".".join(path[:-1])
+    kind = f"a list of {len(data)}" if isinstance(data, list) else f"the value {data!r}"
+    raise UserError(f"--set {setting}: {above} is {kind}, it has no {part!r}")
+
+
+def get(data: Any, path: Path) -> Any:
+    """The value at `path` in nested mappings and lists; KeyError where there is none."""
+    for part in path:
+        if isinstance(data, Mapping):
+            data = data[part]
+        elif isinstance(data, list) and part.isdecimal() and int(part) < len(data):
+            data = data[int(part)]
+        else:
+            raise KeyError(part)
+    return data
+
+
+def resolve(source: Source, given: Mapping[str, Callable[[], str]]) -> None:
+    """Replace `${name}` in every text value, in place.
+
+    A name is one of `given` (called when first needed) or the dotted path of another value of the recipe. A text that
+    is one reference and nothing else takes the value with its type. Raises UserError for unknown names and circles.
+    """
+    known: dict[str, Any] = {}
+
+    def value_of(name: str, at: Path, trail: tuple[str, ...]) -> Any:
+        if name in trail:
+            raise UserError(f"{source.place(at)}: the references {' -> '.join((*trail, name))} run in a circle")
+        if name in given:
+            if name not in known:
+                known[name] = given[name]()
+            return known[name]
+        try:
+            found = get(source.data, tuple(name.split(".")))
+        except KeyError:
+            near = nearest(name, [*given, *(".".join(path) for path in source.lines)])
+            raise UserError(f"{source.place(at)}: ${{{name}}} refers to nothing in this recipe", hint=near) from None
+        return expand(found, tuple(name.split(".")), (*trail, name))
+
+    def expand(value: Any, at: Path, trail: tuple[str, ...] = ()) -> Any:
+        if isinstance(value, dict):
+            return {key: expand(item, (*at, str(key)), trail) for key, item in value.items()}
+        if isinstance(value, list):
+            return [expand(item, (*at, str(number)), trail) for number, item in enumerate(value)]
+        if not isinstance(value, str):
+            return value
+        whole = REFERENCE.fullmatch(value)
+        if whole:
+            return value_of(whole[1].strip(), at, trail)
+        return REFERENCE.sub(lambda match: str(value_of(match[1].strip(), at, trail)), value)
+
+    source.data = expand(source.data, ())
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """`did you mean X?`, or the known words where none is near."""
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    return "known here: " + ", ".join(known) if known else "nothing is known here"

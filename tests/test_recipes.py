@@ -1,0 +1,240 @@
+"""Recipes: reading, overriding, filling in, references, and errors that name file, line and the nearest key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmpo.errors import UserError
+from mmpo.recipes import complete, dump, load, read, shipped
+from mmpo.recipes.source import Source, override, parse, parse_value, resolve
+
+RUN = Path("runs/x")
+INPUTS = {"demo.world": lambda: "world", "demo.model": lambda: "small-model"}
+
+TRAIN_AND_EVAL = """\
+name: mine
+model: some/model
+train:
+  pairs: pairs
+  learning_rate: 2e-6
+  objective:
+    dpo: {beta: 0.2}
+eval:
+  images: photos
+  annotations: ${eval.images}/instances.json
+"""
+
+
+def checked(text: str, *settings: str) -> Any:
+    return complete(parse(text, "r.yaml"), run=RUN, settings=settings, inputs=INPUTS)
+
+
+def mistake(text: str, *settings: str) -> str:
+    with pytest.raises(UserError) as error:
+        checked(text, *settings)
+    return str(error.value)
+
+
+# ---- shipped recipes
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_shipped_recipe_is_correct(name: str) -> None:
+    recipe = load(name, run=RUN, inputs=INPUTS)
+    assert recipe.name == name
+    assert recipe.description
+    assert recipe.sections()
+
+
+def test_the_demo_recipe_connects_its_sections() -> None:
+    recipe = load("demo", run=RUN, inputs=INPUTS)
+    assert recipe.sections() == ("build", "train", "eval")
+    assert recipe.build.model == recipe.train.model == recipe.eval.model == "small-model"
+    assert recipe.train.pairs == RUN / "build" / "pairs"
+    assert recipe.eval.adapter == "runs/x/train/adapter"
+
+
+def test_an_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean demo"):
+        read("dmo")
+    with pytest.raises(UserError, match=r"no recipe file my\.yaml"):
+        read("my.yaml")
+
+
+def test_a_file_is_named_after_itself(tmp_path: Path) -> None:
+    file = tmp_path / "photos.yaml"
+    file.write_text("train: {model: m, pairs: p}")
+    assert load(str(file), run=RUN).name == "photos"
+
+
+def test_a_file_that_is_no_text_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="cannot be read"):
+        read(str(tmp_path / "r.yaml"))
+
+
+# ---- filling in and references
+
+
+def test_sections_take_over_model_seed_and_outputs() -> None:
+    recipe = checked(TRAIN_AND_EVAL + "seed: 7\n")
+    assert recipe.train.model == recipe.eval.model == "some/model"
+    assert recipe.train.seed == 7
+    assert recipe.train.pairs == Path("pairs")
+    assert recipe.eval.adapter == "runs/x/train/adapter"
+    assert recipe.eval.annotations == "photos/instances.json"
+
+
+def test_a_section_keeps_what_it_says_itself() -> None:
+    recipe = checked(TRAIN_AND_EVAL, "train.model=other", "eval.adapter=null")
+    assert recipe.train.model == "other"
+    assert recipe.eval.adapter is None
+
+
+def test_a_reference_to_a_missing_section_is_an_error() -> None:
+    assert "${build.pairs} refers to nothing" in mistake("train: {model: m, pairs: '${build.pairs}'}\nname: x")
+
+
+def test_a_reference_keeps_the_type_and_text_is_put_together() -> None:
+    source = Source("r", {"a": 3, "b": "${a}", "c": "x${a}/${b}", "d": ["${d2}"], "d2": {"e": "${a}"}})
+    resolve(source, {})
+    assert source.data == {"a": 3, "b": 3, "c": "x3/3", "d": [{"e": 3}], "d2": {"e": 3}}
+
+
+def test_an_input_is_called_only_if_it_is_used() -> None:
+    def never() -> str:
+        raise AssertionError
+
+    source = Source("r", {"a": "${used}"})
+    resolve(source, {"used": lambda: "yes", "unused": never})
+    assert source.data == {"a": "yes"}
+
+
+def test_references_in_a_circle_are_an_error() -> None:
+    source = parse("a: ${b}\nb: ${c}\nc: ${b}\n", "r.yaml")
+    with pytest.raises(UserError, match=r"r\.yaml:3: the references b -> c -> b run in a circle"):
+        resolve(source, {})
+
+
+def test_an_unknown_reference_names_the_nearest() -> None:
+    text = mistake(TRAIN_AND_EVAL.replace("${eval.images}", "${evl.images}"))
+    assert "r.yaml:10: ${evl.images} refers to nothing" in text
+    assert "did you mean eval.images?" in text
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("learning_rate", "lerning_rate", "r.yaml:5: train.lerning_rate: unknown key; did you mean learning_rate?"),
+        ("train:", "trian:", "r.yaml:3: trian: unknown key; did you mean train?"),
+        ("2e-6", "fast", "r.yaml:5: train.learning_rate: input should be a valid number"),
+        ("2e-6", "-1", "r.yaml:5: train.learning_rate: input should be greater than 0 (it is -1)"),
+        ("  images: photos\n  annotations: ${eval.images}/", "  annotations: x/", "r.yaml:8: eval.images: missing"),
+        ("name: mine", "name: a b", "r.yaml:1: name: string should match pattern"),
+    ],
+)
+def test_a_mistake_is_named_with_its_line(old: str, new: str, message: str) -> None:
+    assert message in mistake(TRAIN_AND_EVAL.replace(old, new, 1))
+
+
+def test_nested_keys_name_the_nearest_at_their_own_level() -> None:
+    text = TRAIN_AND_EVAL.replace("  pairs: pairs\n", "  pairs: pairs\n  lora:\n    rnak: 4\n")
+    assert "r.yaml:6: train.lora.rnak: unknown key; did you mean rank?" in mistake(text)
+
+
+def test_every_mistake_gets_a_line() -> None:
+    text = mistake(TRAIN_AND_EVAL.replace("learning_rate", "rate").replace("images: photos", "images: 3"))
+    assert "train.rate" in text and "eval.images" in text
+
+
+def test_a_key_given_twice_is_an_error() -> None:
+    assert "r.yaml:11: model is given twice (first in line 2)" in mistake(TRAIN_AND_EVAL + "model: other\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "r.yaml: the recipe is empty"),
+        ("- a\n", "r.yaml:1: a recipe is a mapping"),
+        ("a: [1\nb: 2", "r.yaml:2: not valid YAML"),
+        ("a: !!python/object:os.system {}\n", "r.yaml:1: not valid YAML"),
+        ("a: *nowhere\n", "r.yaml:1: not valid YAML"),
+        ("a: \x00", "r.yaml: not valid YAML"),
+    ],
+)
+def test_text_that_is_no_recipe(text: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        parse(text, "r.yaml")
+    assert message in str(error.value)
+
+
+# ---- overrides and scalars
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4), ("1.", 1.0), ("3", 3), ("010", 10), ("0x10", 16), ("-.inf", float("-inf")),
+        ("true", True), ("on", "on"), ("no", "no"), ("null", None), ("", None),
+        ("2026-01-01", "2026-01-01"), ("1:30", "1:30"), ("'3'", "3"),
+        ("[1, a]", [1, "a"]), ("{dpo: {beta: 1e-1}}", {"dpo": {"beta": 0.1}}),
+    ],
+)  # fmt: skip
+def test_values_are_yaml_1_2(text: str, value: Any) -> None:
+    found = parse_value(text)
+    assert found == value and type(found) is type(value)
+    assert parse(dump({"a": found}), "r").data == {"a": value}
+
+
+def test_overrides_reach_everywhere_and_the_last_wins() -> None:
+    recipe = checked(
+        TRAIN_AND_EVAL, "train.objective.dpo.beta=0.5", "train.objective={dpo: {beta: 1}}", "train.lora.rank=4"
+    )
+    assert recipe.train.objective == {"dpo": {"beta": 1}}
+    assert recipe.train.lora.rank == 4
+    assert checked(
+        TRAIN_AND_EVAL, "eval.benchmarks=[pope, chair]", "eval.benchmarks.0=chair", "eval.benchmarks.1=pope"
+    ).eval.benchmarks == [
+        "chair",
+        "pope",
+    ]
+
+
+def test_a_mistake_in_an_override_is_named_as_such() -> None:
+    assert "--set train.learning_rte=1: train.learning_rte: unknown key; did you mean learning_rate?" in mistake(
+        TRAIN_AND_EVAL, "train.learning_rte=1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.max_steps", "not of the form"),
+        (".a=1", "not of the form"),
+        ("train.pairs.a=1", "train.pairs is the value 'pairs', it has no 'a'"),
+        ("model=[1", "the value is not valid YAML"),
+    ],
+)
+def test_an_override_that_makes_no_sense(setting: str, message: str) -> None:
+    assert message in mistake(TRAIN_AND_EVAL, setting)
+
+
+def test_a_list_item_that_is_not_there() -> None:
+    source = parse("a: [1]\n", "r.yaml")
+    with pytest.raises(UserError, match="a is a list of 1, it has no '3'"):
+        override(source, ["a.3=1"])
+
+
+# ---- a resolved recipe reads back
+
+
+def test_the_resolved_recipe_reads_back_as_itself() -> None:
+    recipe = checked(TRAIN_AND_EVAL)
+    again = checked(dump(recipe.model_dump(mode="json")))
+    assert again == recipe
