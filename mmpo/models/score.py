@@ -176,6 +176,18 @@ class PairScorer(nn.Module):
         policy = segment_logps(self._vlm, layout, features, chunk=self.chunk)
         return _pair_logps(batch, layout.lengths, policy, reference)
 
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Recompute the language model's layers in backward, non-reentrant.
+
+        Not through peft or `enable_input_require_grads`: that hook makes the frozen tower's output require gradients too, so that
+        every tower layer is recomputed and differentiated for nothing. Non-reentrant checkpointing doesn't need it.
+        """
+        kwargs = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
+        self._vlm.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        self._vlm.base.gradient_checkpointing_disable()
+
     @contextmanager
     def _reference_mode(self) -> Iterator[None]:
         if self.reference == "adapter_off":
