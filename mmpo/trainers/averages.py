@@ -8,6 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from mmpo.objectives.term import Term
+
 
 class Averages:
     """Collects sums and weights by name; `drain` returns sum / weight over everything collected and starts anew.
@@ -19,16 +21,11 @@ class Averages:
         self._sums: dict[str, list[Tensor]] = {}
         self._weights: dict[str, list[Tensor]] = {}
 
-    def add(self, name: str, total: Tensor, weight: Tensor) -> None:
-        """One batch's sum of values and sum of weights, both scalars."""
-        self._sums.setdefault(name, []).append(total.detach())
-        self._weights.setdefault(name, []).append(weight.detach())
-
-    def add_values(self, values: Mapping[str, Tensor]) -> None:
-        """One batch of plain values, `[b]` or a scalar each: every element counts once."""
-        for name, value in values.items():
-            value = value.detach().float()
-            self.add(name, value.sum(), value.new_tensor(float(value.numel())))
+    def add_terms(self, terms: Mapping[str, Term], counted: float = 1.0) -> None:
+        """One batch; `counted` 0 takes note of the names only."""
+        for name, term in terms.items():
+            self._sums.setdefault(name, []).append(term.values.detach().sum() * counted)
+            self._weights.setdefault(name, []).append(term.weights.detach().sum() * counted)
 
     def drain(self, accelerator: Accelerator) -> dict[str, float]:
         """The averages over all processes. Every process must have collected the same names."""

@@ -27,8 +27,8 @@ class AlignedLogs(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """`metrics.jsonl`: one row per logging window and per evaluation. Rows after the step at which a run resumes are removed:
-    those steps are done again."""
+    """`metrics.jsonl`: one row per logging window and per evaluation. Rows after the step at which a run resumes are
+    removed: those steps are done again."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -74,9 +74,7 @@ class Progress(TrainerCallback):
             if state.global_step:
                 self._task.advance(state.global_step)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._task is not None:
             self._task.advance()
 
@@ -113,9 +111,7 @@ class SamplesFile(TrainerCallback):
         if state.is_world_process_zero:
             reopened(self.path, state.global_step).close()
 
-    def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
             return
         with JsonLines(self.path) as log:
@@ -124,7 +120,8 @@ class SamplesFile(TrainerCallback):
 
 
 def reopened(path: Path, step: int) -> JsonLines:
-    """A log of rows with a `step`, cut back to what a run that stands after `step` steps has written; empty at step 0."""
+    """A log of rows with a `step`, cut back to what a run that stands after `step` steps has written; empty at step
+    0."""
     log = JsonLines(path)
     rows: Sequence[dict[str, Any]] = list(read_jsonl(path))
     keep = next((i for i, row in enumerate(rows) if row["step"] > step), len(rows)) if step else 0

@@ -1,8 +1,8 @@
 """Checkpoints that are whole or do not count.
 
-A checkpoint is a folder that `transformers.Trainer` fills file by file. A process killed on the way leaves a folder that looks
-like a checkpoint. So the last file written is a list of all the others with their sizes; a folder without that list, or one
-that does not match it, is ignored and later removed.
+A checkpoint is a folder that `transformers.Trainer` fills file by file. A process killed on the way leaves a folder
+that looks like a checkpoint. So the last file written is a list of all the others with their sizes; a folder without
+that list, or one that does not match it, is ignored and later removed.
 """
 
 from __future__ import annotations

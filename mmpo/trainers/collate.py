@@ -39,7 +39,11 @@ OnReject = Callable[[str, Quarantined], None]
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """A pair as token ids (int32, to save memory) with the keys of its images in the order in which the prompt shows them."""
+    """A pair as token ids (int32, to save memory) with the keys of its images in the order in which the prompt shows
+    them.
+
+    `rejected_prompt` and `rejected_images` are given where the rejected side sees other images.
+    """
 
     id: str
     prompt: Tensor
@@ -48,11 +52,18 @@ class EncodedPair:
     chosen_weights: Tensor | None
     rejected_weights: Tensor | None
     images: tuple[str, ...]
+    rejected_prompt: Tensor | None = None
+    rejected_images: tuple[str, ...] | None = None
 
     @property
     def length(self) -> int:
-        """Distinct tokens: p + c + r."""
-        return len(self.prompt) + len(self.chosen) + len(self.rejected)
+        """Distinct tokens: p + c + r, and a second prompt if there is one."""
+        second = 0 if self.rejected_prompt is None else len(self.rejected_prompt)
+        return len(self.prompt) + len(self.chosen) + len(self.rejected) + second
+
+    @property
+    def all_images(self) -> tuple[str, ...]:
+        return self.images + (self.rejected_images or ())
 
 
 @dataclass
@@ -88,9 +99,9 @@ def encode_pairs(
 ) -> EncodedPairs:
     """Tokenize every pair and check every image.
 
-    A response longer than `max_response_tokens` loses its tail, end token included; prompts and images are never cut. Put
-    aside, counted by reason and passed to `on_reject`: pairs whose responses are equal or empty as token ids, pairs longer than
-    the model's positions, pairs with an image that can't be decoded.
+    A response longer than `max_response_tokens` loses its tail, end token included; prompts and images are never cut.
+    Put aside, counted by reason and passed to `on_reject`: pairs whose responses are equal or empty as token ids,
+    pairs longer than the model's positions, pairs with an image that can't be decoded.
     """
     encoder = _Encoder(vlm, store, root, max_response_tokens)
     result = EncodedPairs([])
@@ -106,9 +117,9 @@ def encode_pairs(
             rows.append(encoder(pair))
         except Quarantined as error:
             reject(pair.id, error)
-    broken = store.broken({key for row in rows for key in row.images})
+    broken = store.broken({key for row in rows for key in row.all_images})
     for row in rows:
-        if failed := next((broken[key] for key in row.images if key in broken), None):
+        if failed := next((broken[key] for key in row.all_images if key in broken), None):
             reject(row.id, failed)
         else:
             result.rows.append(row)
@@ -126,23 +137,36 @@ class _Encoder:
         self.truncated = 0
 
     def __call__(self, pair: PreferencePair) -> EncodedPair:
-        if getattr(pair, "videos", None) or getattr(pair, "rejected_images", None):
+        if pair.videos:
             raise UserError(
-                f"pair {pair.id}: this trainer reads pairs whose two responses share one list of images",
-                hint="pairs with videos or with other images on the rejected side can't be trained on yet",
+                f"pair {pair.id}: training on videos is not supported", hint="give sampled frames as images"
             )
-        images = tuple(self.store.add(source, self.root) for source in pair.images)
-        prompt = self._prompt(pair, images)
-        chosen, chosen_weights = self._response(pair.chosen_text, pair.chosen_weights)
-        rejected, rejected_weights = self._response(pair.rejected_text, pair.rejected_weights)
         if not pair.chosen_text or not pair.rejected_text:
             raise Quarantined(STAGE, "empty_response", "a response has no text")
-        if torch.equal(chosen, rejected):
+        images = tuple(self.store.add(source, self.root) for source in pair.images)
+        prompt = self._prompt(pair, images)
+        rejected_images, rejected_prompt = None, None
+        if pair.rejected_images is not None and pair.rejected_images != pair.images:
+            rejected_images = tuple(self.store.add(source, self.root) for source in pair.rejected_images)
+            rejected_prompt = self._prompt(pair, rejected_images)
+        chosen, chosen_weights = self._response(pair.chosen_text, pair.chosen_weights)
+        rejected, rejected_weights = self._response(pair.rejected_text, pair.rejected_weights)
+        if rejected_images is None and torch.equal(chosen, rejected):
             cut = self.limit is not None and len(chosen) == self.limit
             raise Quarantined(STAGE, "equal_responses", f"equal after {self.limit} tokens" if cut else "same tokens")
         if self.positions and (longest := len(prompt) + max(len(chosen), len(rejected))) > self.positions:
             raise Quarantined(STAGE, "too_long", f"{longest} tokens; the model has {self.positions} positions")
-        return EncodedPair(pair.id, prompt, chosen, rejected, chosen_weights, rejected_weights, images)
+        return EncodedPair(
+            pair.id,
+            prompt,
+            chosen,
+            rejected,
+            chosen_weights,
+            rejected_weights,
+            images,
+            rejected_prompt,
+            rejected_images,
+        )
 
     def _prompt(self, pair: PreferencePair, images: tuple[str, ...]) -> Tensor:
         # Where the number of image tokens depends on the image, prompts with the same words still differ.
@@ -190,19 +214,32 @@ class PairCollator:
 
     def __call__(self, rows: Sequence[EncodedPair]) -> dict[str, PairBatch]:
         """The batch under the name of the scorer's argument, as `Trainer` passes inputs on by name."""
-        position = {key: i for i, key in enumerate(dict.fromkeys(key for row in rows for key in row.images))}
+        position = {key: i for i, key in enumerate(dict.fromkeys(key for row in rows for key in row.all_images))}
         weighted = any(row.chosen_weights is not None or row.rejected_weights is not None for row in rows)
+        split = any(row.rejected_prompt is not None for row in rows)
+
+        def places(keys: tuple[str, ...]) -> list[int]:
+            return [position[key] for key in keys]
+
         batch = PairBatch(
             ids=[row.id for row in rows],
             prompt_ids=[row.prompt.long() for row in rows],
             chosen_ids=[row.chosen.long() for row in rows],
             rejected_ids=[row.rejected.long() for row in rows],
             image_inputs=pixel_tensors(self.store, list(position)),
-            image_index=[[position[key] for key in row.images] for row in rows],
+            image_index=[places(row.images) for row in rows],
+            rejected_prompt_ids=[_long(row.rejected_prompt) for row in rows] if split else None,
+            rejected_image_index=[places(r.rejected_images) if r.rejected_images is not None else None for r in rows]
+            if split
+            else None,
             chosen_weights=[_weights(row.chosen_weights, row.chosen) for row in rows] if weighted else None,
             rejected_weights=[_weights(row.rejected_weights, row.rejected) for row in rows] if weighted else None,
         )
         return {"batch": batch}
+
+
+def _long(ids: Tensor | None) -> Tensor | None:
+    return None if ids is None else ids.long()
 
 
 def _weights(weights: Tensor | None, ids: Tensor) -> Tensor:

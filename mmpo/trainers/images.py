@@ -18,8 +18,8 @@ class ImageStore:
     """Encoded images by content, and a bounded cache of what the processor makes of them.
 
     Encoded bytes stay in memory once per distinct image; files are read when needed. Prepared tensors are kept until
-    `cache_bytes` are used, then prepared again each time: every epoch visits every image once, so replacing entries of a
-    full cache would only lose hits.
+    `cache_bytes` are used, then prepared again each time: every epoch visits every image once, so replacing entries
+    of a full cache would only lose hits.
     """
 
     def __init__(self, vlm: VLM, cache_bytes: int) -> None:

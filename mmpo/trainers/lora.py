@@ -22,7 +22,7 @@ def add_lora(vlm: VLM, settings: LoraSettings) -> VLM:
         raise UserError(f"{vlm.source}: the model carries an adapter already", hint="merge it into the model first")
     config = LoraConfig(
         r=settings.rank,
-        lora_alpha=settings.alpha if settings.alpha is not None else 2 * settings.rank,
+        lora_alpha=settings.alpha if settings.alpha is not None else 2 * settings.rank,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
         target_modules=target_pattern(vlm, settings.targets),
         task_type="CAUSAL_LM",
@@ -47,7 +47,9 @@ def target_pattern(vlm: VLM, targets: str | list[str]) -> str:
         head = [name for name, module in vlm.base.named_modules() if module is vlm.head]
         matched = [name for name in linear if re.fullmatch(targets, name)]
         if not matched:
-            raise UserError(f"lora.targets: {targets!r} matches no linear layer", hint=f"names look like {linear[-2]!r}")
+            raise UserError(
+                f"lora.targets: {targets!r} matches no linear layer", hint=f"names look like {linear[-2]!r}"
+            )
         if set(matched) & set(head):
             raise UserError("lora.targets: the language-model head can't be adapted", hint="leave lm_head out")
         return targets

@@ -1,12 +1,12 @@
 """The preference trainer: `transformers.Trainer` with another batch, another loss and the schedule of `schedule.py`.
 
-What comes from `Trainer`: optimizer, learning rate, devices and processes (accelerate, FSDP, DeepSpeed), checkpoints, loggers.
-What is here:
+What comes from `Trainer`: optimizer, learning rate, devices and processes (accelerate, FSDP, DeepSpeed), checkpoints,
+loggers. What is here:
 
 * The model is the scorer, whose one forward holds vision, language model and head, so that wrappers see all of it.
-* The loss of a step is `sum of values / sum of weights` over every pair of the step, whatever the cut into accumulation and
-  processes. The weights are known before the first forward pass (they depend on the data alone), so each micro-batch
-  contributes its values over the weight of the whole step.
+* The loss of a step is `sum of values / sum of weights` over every pair of the step, whatever the cut into
+  accumulation and processes. The weights are known before the first forward pass (they depend on the data alone), so
+  each micro-batch contributes its values over the weight of the whole step.
 * Evaluation divides in the same way, over the whole evaluation set.
 * A loss or gradient that is not finite ends the run before it reaches the weights, and names the pairs.
 """
@@ -33,6 +33,7 @@ from mmpo.progress import track
 from mmpo.trainers import checkpoints
 from mmpo.trainers.averages import Averages
 from mmpo.trainers.callbacks import AlignedLogs
+from mmpo.trainers.clock import Clock
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
 from mmpo.trainers.schedule import Schedule, Shape, cut
 
@@ -45,9 +46,9 @@ Totals = dict[str, float | Tensor]
 class PreferenceTrainer(Trainer):
     """Trains the adapter of a `PairScorer` on encoded pairs.
 
-    `args` are ordinary `TrainingArguments`; `per_device_train_batch_size` counts pairs. The steps of the run are laid out by
-    `Schedule`, so `args.num_train_epochs` may be a fraction and a token budget may vary the number of pairs per step.
-    `facts` are written into each checkpoint's completeness marker, and `keep_checkpoints` of them stay.
+    `args` are ordinary `TrainingArguments`; `per_device_train_batch_size` counts pairs. The steps of the run are laid
+    out by `Schedule`, so `args.num_train_epochs` may be a fraction and a token budget may vary the number of pairs
+    per step. `facts` are written into each checkpoint's completeness marker, and `keep_checkpoints` of them stay.
     """
 
     def __init__(
@@ -69,7 +70,9 @@ class PreferenceTrainer(Trainer):
         args._n_gpu = min(args._n_gpu, 1)
         self.schedule = Schedule(
             train_dataset.lengths,
-            Shape(args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size, tokens_per_batch),
+            Shape(
+                args.per_device_train_batch_size, args.gradient_accumulation_steps, args.world_size, tokens_per_batch
+            ),
             seed=args.seed if args.data_seed is None else args.data_seed,
             epochs=args.num_train_epochs,
             max_steps=args.max_steps if args.max_steps > 0 else None,
@@ -89,23 +92,26 @@ class PreferenceTrainer(Trainer):
         )
         # `Trainer` then passes on what `get_batch_samples` returns and leaves the scale of the loss to `compute_loss`.
         self.model_accepts_loss_kwargs = True
-        self.objective = objective
+        self.checkpoint_root = Path(str(self.args.output_dir))
+        self.scorer = model
+        self.pairs = train_dataset
+        self.eval_pairs = eval_dataset
+        self.objective: Objective = objective
         self.tokens_per_batch = tokens_per_batch
         self.keep_checkpoints = keep_checkpoints
         self.facts = dict(facts or {})
-        self.seconds_before = 0.0  # training time of the processes that came before this one
+        self._clock = Clock()
         self._window = Averages()
         self._step_losses: list[tuple[list[str], dict[str, Tensor], Tensor]] = []
-        self._started = time.perf_counter()
 
     # -- data -------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[EncodedPair]:
-        return self._loader(self.train_dataset, self.schedule.batches(self.args.process_index))
+        return self._loader(self.pairs, self.schedule.batches(self.args.process_index))
 
     def _loader(self, pairs: EncodedPairs, batches: list[list[int]]) -> DataLoader[EncodedPair]:
-        # Not prepared by accelerate: `batches` are this process's share already. The generator keeps the loader from drawing
-        # on the global random state, which belongs to the model.
+        # Not prepared by accelerate: `batches` are this process's share already. The generator keeps the loader from
+        # drawing on the global random state, which belongs to the model.
         return DataLoader(
             pairs,  # type: ignore[arg-type]
             batch_sampler=batches,
@@ -160,9 +166,9 @@ class PreferenceTrainer(Trainer):
             share = coefficient * term.values.sum() / totals[name]
             loss = share if loss is None else loss + share
             if len(terms) > 1:
-                self._window.add(f"loss/{name}", term.values.sum(), term.weights.sum())
+                self._window.add_terms({f"loss/{name}": term})
         assert loss is not None  # an objective has at least one term
-        self._window.add_values(self.objective.metrics(logps))
+        self._window.add_terms(self.objective.metrics(logps))
         self._step_losses.append((batch.ids, values, loss.detach()))
         loss = loss * self.accelerator.num_processes
         return (loss, logps) if return_outputs else loss
@@ -175,7 +181,9 @@ class PreferenceTrainer(Trainer):
     def _refuse_non_finite(self, grad_norm: Any) -> None:
         """One look at the device per optimizer step, after all its backward passes and before the weights change."""
         losses, self._step_losses = self._step_losses, []
-        probe = torch.stack([loss for _, _, loss in losses]).sum() + torch.as_tensor(grad_norm, device=losses[0][2].device)
+        probe = torch.stack([loss for _, _, loss in losses]).sum() + torch.as_tensor(
+            grad_norm, device=losses[0][2].device
+        )
         if torch.isfinite(probe).item():
             return
         step = self.state.global_step + 1
@@ -184,37 +192,53 @@ class PreferenceTrainer(Trainer):
             if torch.isfinite(loss).item():
                 continue
             per_pair = [value for value in values.values() if value.shape == (len(ids),)]
-            named = {name for value in per_pair for name, ok in zip(ids, torch.isfinite(value).tolist(), strict=True) if not ok}
+            named = {
+                name
+                for value in per_pair
+                for name, ok in zip(ids, torch.isfinite(value).tolist(), strict=True)
+                if not ok
+            }
             bad += [name for name in ids if name in named] or ids
-        what = "the loss" if bad else "the gradient"
-        pairs = bad or [name for ids, _, _ in losses for name in ids]
-        raise UserError(
-            f"step {step}: {what} is not finite; pairs {', '.join(pairs)}",
-            hint="look at these pairs; if they are sound, lower learning_rate or use dtype float32. "
-            "The weights before this step are in the last checkpoint",
-        )
+        hint = "look at these pairs; if they are sound, lower learning_rate or use dtype: float32"
+        if bad:
+            raise UserError(f"step {step}: the loss is not finite for the pairs {', '.join(bad)}", hint=hint)
+        here = ", ".join(name for ids, _, _ in losses for name in ids)
+        elsewhere = " (or those of another process)" if self.accelerator.num_processes > 1 else ""
+        raise UserError(f"step {step}: the gradient is not finite; one of the pairs {here}{elsewhere}", hint=hint)
 
     # -- metrics ----------------------------------------------------------------------------------------------------
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs.update(self._window.drain(self.accelerator))
-            logs["seconds"] = round(self.seconds, 3)
+            pairs, seconds = self._clock.lap(self.schedule.pairs_seen(self.state.global_step))
+            logs["pairs_per_second"] = round(pairs / seconds, 3)
+            logs["seconds"] = round(self._clock.seconds, 3)
         super().log(logs, start_time)
 
     @property
     def seconds(self) -> float:
-        """Training time so far, earlier parts of a resumed run included."""
-        return self.seconds_before + time.perf_counter() - self._started
+        """Wall time of training and evaluation so far, earlier parts of a resumed run included."""
+        return round(self._clock.seconds, 3)
 
-    def evaluate(
+    def evaluate(  # type: ignore[override]
         self,
         eval_dataset: EncodedPairs | None = None,
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Loss and metrics over the whole set: sums over sums, every pair once, however many processes share the work."""
-        pairs: EncodedPairs = eval_dataset if eval_dataset is not None else self.eval_dataset
+        """Loss and metrics over the whole set: sums over sums, every pair once, however many processes share the
+        work."""
+        pairs = eval_dataset if eval_dataset is not None else self.eval_pairs
+        if pairs is None:
+            raise UserError("there are no pairs to evaluate on", hint="give eval_dataset")
+        with self._clock.pause():
+            metrics = self._evaluate_pairs(pairs, metric_key_prefix)
+            self.log(metrics)
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _evaluate_pairs(self, pairs: EncodedPairs, prefix: str) -> dict[str, float]:
         began = time.perf_counter()
         batches = cut(pairs.lengths, self.args.per_device_eval_batch_size, self.tokens_per_batch)
         mine = batches[self.args.process_index :: self.args.world_size]
@@ -223,66 +247,70 @@ class PreferenceTrainer(Trainer):
         padded = (mine + batches)[:rounds]
         averages = Averages()
         coefficients: dict[str, float] = {}
-        model, was_training = self.model, self.model.training
+        model: nn.Module = self.model  # type: ignore[assignment]
+        was_training = model.training
         model.eval()
         with torch.no_grad():
             for i, inputs in enumerate(track(self._loader(pairs, padded), "evaluating", rounds)):
                 logps = model(**self._prepare_inputs(inputs))
-                for name, (coefficient, term) in self.objective.terms(logps).items():
-                    coefficients[name] = coefficient
-                    counted = float(i < len(mine))
-                    averages.add(f"loss/{name}", term.values.sum() * counted, term.weights.sum() * counted)
-                if i < len(mine):
-                    averages.add_values(self.objective.metrics(logps))
+                terms = self.objective.terms(logps)
+                coefficients = {name: coefficient for name, (coefficient, _) in terms.items()}
+                counted = float(i < len(mine))
+                averages.add_terms({f"loss/{name}": term for name, (_, term) in terms.items()}, counted)
+                averages.add_terms(self.objective.metrics(logps), counted)
         model.train(was_training)
         found = averages.drain(self.accelerator)
         loss = sum(coefficient * found[f"loss/{name}"] for name, coefficient in coefficients.items())
         if len(coefficients) == 1:
             found.pop(f"loss/{next(iter(coefficients))}")
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in {"loss": loss, **found}.items()}
-        metrics[f"{metric_key_prefix}_runtime"] = round(time.perf_counter() - began, 3)
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        metrics = {f"{prefix}_{name}": value for name, value in {"loss": loss, **found}.items()}
+        metrics[f"{prefix}_runtime"] = round(time.perf_counter() - began, 3)
         return metrics
 
     # -- checkpoints ------------------------------------------------------------------------------------------------
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+    def train(  # type: ignore[override]
+        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+    ) -> Any:
         """As `Trainer.train`; a path resumes exactly, `True` takes the newest whole checkpoint of `args.output_dir`."""
         if resume_from_checkpoint is True:
-            newest = checkpoints.newest(Path(self.args.output_dir))
+            newest = checkpoints.newest(self.checkpoint_root)
             resume_from_checkpoint = str(newest) if newest is not None else None
         if resume_from_checkpoint:
             facts = checkpoints.facts_of(Path(resume_from_checkpoint))
             if facts is None:
-                raise UserError(f"{resume_from_checkpoint}: the checkpoint is not whole", hint="resume from an earlier one")
-            self.seconds_before = float(facts.get("seconds", 0.0))
+                raise UserError(
+                    f"{resume_from_checkpoint}: the checkpoint is not whole", hint="resume from an earlier one"
+                )
             self.args.eval_on_start = False  # it was done before the first step
-        self._started = time.perf_counter()
+            step = checkpoints.step_of(Path(resume_from_checkpoint))
+            self._clock = Clock(float(facts.get("seconds", 0.0)), self.schedule.pairs_seen(step))
+        else:
+            self._clock = Clock()
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            root = Path(self.args.output_dir)
-            facts = {"step": self.state.global_step, "seconds": round(self.seconds, 3), **self.facts}
-            checkpoints.mark_complete(root / f"checkpoint-{self.state.global_step}", **facts)
-            checkpoints.prune(root, self.keep_checkpoints)
+        with self._clock.pause():
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                root = self.checkpoint_root
+                facts = {"step": self.state.global_step, "seconds": round(self._clock.seconds, 3), **self.facts}
+                checkpoints.mark_complete(root / f"checkpoint-{self.state.global_step}", **facts)
+                checkpoints.prune(root, self.keep_checkpoints)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A plain peft adapter: `PeftModel.from_pretrained` and `load_vlm(adapter=)` open it."""
         if self.args.should_save:
-            folder = output_dir if output_dir is not None else self.args.output_dir
+            folder = output_dir or str(self.checkpoint_root)
             adapter = self._adapter_model()
             if state_dict is not None:  # gathered from a sharded scorer: names start at the scorer, peft's at its model
-                prefix = next(name for name, module in self._scorer().named_modules() if module is adapter) + "."
-                state_dict = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+                state_dict = {k.removeprefix("model."): v for k, v in state_dict.items() if k.startswith("model.")}
             adapter.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         weights = load_file(str(Path(resume_from_checkpoint) / ADAPTER_WEIGHTS))
-        loaded = set_peft_model_state_dict(self._adapter_model(), weights)
+        loaded: Any = set_peft_model_state_dict(self._adapter_model(), weights)
         missing = [name for name in loaded.missing_keys if "lora_" in name]
         if missing or loaded.unexpected_keys:
             raise UserError(
@@ -290,12 +318,8 @@ class PreferenceTrainer(Trainer):
                 hint="resume with the settings the run was started with",
             )
 
-    def _scorer(self) -> PairScorer:
-        scorer: PairScorer = self.accelerator.unwrap_model(self.model)
-        return scorer
-
     def _adapter_model(self) -> PeftModel:
-        model = self._scorer().vlm.model
+        model = self.scorer.model
         if not isinstance(model, PeftModel):
             raise UserError("the scorer's model has no adapter to train", hint="use mmpo.trainers.lora.add_lora first")
         return model
@@ -307,21 +331,19 @@ class _EpochClock(TrainerCallback):
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         state.epoch = self.schedule.epoch(state.global_step)
 
 
 def blank_logps(batch: PairBatch) -> PairLogps:
-    """The record of a batch before any model has seen it: real lengths and weights, log-probabilities 0."""
+    """The record of a batch before any model has seen it: real lengths and weights, every log-probability -1."""
 
     def side(ids: list[Tensor], weights: list[Tensor] | None) -> ResponseLogps:
         lengths = torch.tensor([len(row) for row in ids])
         mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]  # [b, t]
-        zeros = torch.zeros(mask.shape)
+        blank = -mask.float()
         padded = None if weights is None else nn.utils.rnn.pad_sequence(weights, batch_first=True)
-        return ResponseLogps(policy=zeros, reference=zeros, mask=mask, weights=padded)
+        return ResponseLogps(policy=blank, reference=blank, mask=mask, weights=padded)
 
     return PairLogps(
         chosen=side(batch.chosen_ids, batch.chosen_weights), rejected=side(batch.rejected_ids, batch.rejected_weights)

@@ -1,8 +1,8 @@
 """Which pairs go into which step: drawn once, from the seed and the lengths alone.
 
-The whole run is laid out before it starts. That makes three things simple. Resuming is skipping. A token budget, which gives
-every step another number of pairs, still has a known number of steps. And a step holds the same pairs however it is cut into
-processes and accumulation: only `batch_size * accumulation * processes` matters.
+The whole run is laid out before it starts. That makes three things simple. Resuming is skipping. A token budget,
+which gives every step another number of pairs, still has a known number of steps. And a step holds the same pairs
+however it is cut into processes and accumulation: only `batch_size * accumulation * processes` matters.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ POOL_STEPS = 8
 
 @dataclass(frozen=True)
 class Shape:
-    """How one optimizer step is cut: `processes` x `accumulation` micro-batches of at most `batch_size` pairs each and, with
-    `tokens`, at most that many tokens, padding included."""
+    """How one optimizer step is cut: `processes` x `accumulation` micro-batches of at most `batch_size` pairs each
+    and, with `tokens`, at most that many tokens, padding included."""
 
     batch_size: int
     accumulation: int = 1
@@ -37,9 +37,9 @@ class Shape:
 
 
 class Schedule:
-    """The steps of a run. `steps[k]` is a list of micro-batches, each a list of pair indices; process `p` of `w` takes the
-    micro-batches `p, p + w, ...`. Every step but the last has `accumulation * processes` of them; the last has a multiple of
-    `processes`.
+    """The steps of a run. `steps[k]` is a list of micro-batches, each a list of pair indices; process `p` of `w`
+    takes the micro-batches `p, p + w, ...`. Every step but the last has `accumulation * processes` of them; the last
+    has a multiple of `processes`.
 
     `lengths` are the tokens of each pair. Give `epochs` or `max_steps`. Raises `UserError` where no step can be formed.
     """
@@ -55,7 +55,8 @@ class Schedule:
     ) -> None:
         if len(lengths) < shape.processes:
             raise UserError(
-                f"{len(lengths)} training pair(s) for {shape.processes} process(es)", hint="use more pairs or fewer processes"
+                f"{len(lengths)} training pair(s) for {shape.processes} process(es)",
+                hint="use more pairs or fewer processes",
             )
         if shape.tokens is not None and (longest := max(lengths)) > shape.tokens:
             raise UserError(
@@ -83,7 +84,11 @@ class Schedule:
 
     def epoch(self, step: int) -> float:
         """Passes over the pairs after `step` steps."""
-        return self._seen[step - 1] / self.n_pairs if step > 0 else 0.0
+        return self.pairs_seen(step) / self.n_pairs
+
+    def pairs_seen(self, step: int) -> int:
+        """Pairs trained on in the first `step` steps, repetitions counted."""
+        return self._seen[step - 1] if step > 0 else 0
 
     def batches(self, process: int) -> list[list[int]]:
         """The micro-batches of one process, in order."""
@@ -108,9 +113,7 @@ def _cut(ordered: Sequence[int], lengths: Sequence[int], batch_size: int, tokens
     return [*batches, current] if current else batches
 
 
-def _steps(
-    lengths: Sequence[int], shape: Shape, rng: random.Random, wanted: int | None
-) -> Iterator[list[list[int]]]:
+def _steps(lengths: Sequence[int], shape: Shape, rng: random.Random, wanted: int | None) -> Iterator[list[list[int]]]:
     """Full steps from one endless shuffled stream, or from its first `wanted` pairs and then a shorter last step."""
     stream = _stream(len(lengths), rng, wanted)
     rest: list[int] = []  # pairs of a pool that did not fill a step open the next pool
@@ -130,9 +133,7 @@ def _steps(
         yield from full
 
 
-def _last_steps(
-    pool: list[int], lengths: Sequence[int], shape: Shape, rng: random.Random
-) -> Iterator[list[list[int]]]:
+def _last_steps(pool: list[int], lengths: Sequence[int], shape: Shape, rng: random.Random) -> Iterator[list[list[int]]]:
     pool.sort(key=lambda i: (lengths[i], i))
     full, rest = _full_steps(_cut(pool, lengths, shape.batch_size, shape.tokens), shape)
     rng.shuffle(full)

@@ -1,4 +1,5 @@
-"""What a training run can be told, and what it tells afterwards. No torch here: recipes and the command line import it."""
+"""What a training run can be told, and what it tells afterwards. No torch here: recipes and the command line import
+it."""
 
 from __future__ import annotations
 
@@ -17,13 +18,18 @@ class _Settings(BaseModel):
 class LoraSettings(_Settings):
     """The adapter that is trained; the model itself stays as it is."""
 
-    rank: int = Field(16, ge=1, description="Rank of the update of each adapted matrix.")
-    alpha: float | None = Field(None, gt=0, description="Scale of the update is alpha / rank. Left out: twice the rank.")
+    rank: int = Field(default=16, ge=1, description="Rank of the update of each adapted matrix.")
+    alpha: float | None = Field(
+        default=None, gt=0, description="Scale of the update is alpha / rank. Left out: twice the rank."
+    )
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="Dropout in the adapter. At 0 the policy equals the reference before the first step."
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Dropout in the adapter. At 0 the policy equals the reference before the first step.",
     )
     targets: str | list[str] = Field(
-        "language_model",
+        default="language_model",
         description=(
             "What is adapted: `language_model` (all its linear layers, not the head), a list of layer names inside the "
             "language model such as [q_proj, v_proj], or one regular expression over full module names."
@@ -34,11 +40,13 @@ class LoraSettings(_Settings):
 class SampleSettings(_Settings):
     """Answers written during evaluation, by the policy and by the model without its adapter, to `samples.jsonl`."""
 
-    n: int = Field(4, ge=0, description="How many evaluation images to answer about; 0 writes no samples.")
+    n: int = Field(default=4, ge=0, description="How many evaluation images to answer about; 0 writes no samples.")
     prompts: list[str] | None = Field(
-        None, min_length=1, description="Questions to ask about each of these images. Left out: each pair's own prompt."
+        default=None,
+        min_length=1,
+        description="Questions to ask about each of these images. Left out: each pair's own prompt.",
     )
-    max_new_tokens: int = Field(64, ge=1, description="Longest answer, in tokens.")
+    max_new_tokens: int = Field(default=64, ge=1, description="Longest answer, in tokens.")
 
 
 class TrainSettings(_Settings):
@@ -46,60 +54,105 @@ class TrainSettings(_Settings):
 
     model: str = Field(description="Model folder or hub name.")
     pairs: Path = Field(description="Folder of preference pairs, as `mmpo build` writes it.")
-    eval_pairs: Path | None = Field(None, description="Folder of pairs to evaluate on. Left out: part of `pairs` is held out.")
+    eval_pairs: Path | None = Field(
+        default=None, description="Folder of pairs to evaluate on. Left out: part of `pairs` is held out."
+    )
     eval_fraction: float = Field(
-        0.05,
+        default=0.05,
         ge=0,
         lt=1,
-        description="Share of `pairs` held out for evaluation, chosen by image so that no image is on both sides; 0 for none.",
+        description=(
+            "Share of `pairs` held out for evaluation, chosen by image so that no image is on both sides; 0 for none."
+        ),
     )
     objective: dict[str, dict[str, Any]] = Field(
-        {"dpo": {"beta": 0.1}},
+        default={"dpo": {"beta": 0.1}},
         min_length=1,
-        description="Losses by name with their parameters; several are added, e.g. {dpo: {beta: 0.1}, sft: {weight: 0.5}}.",
+        description=(
+            "Losses by name with their parameters; several are added, e.g. {dpo: {beta: 0.1}, sft: {weight: 0.5}}."
+        ),
     )
 
-    learning_rate: float = Field(5e-5, gt=0, description="Peak learning rate.")
-    epochs: float = Field(1.0, gt=0, description="Passes over the pairs; not used if `max_steps` is set.")
-    max_steps: int | None = Field(None, ge=1, description="Number of optimizer steps, instead of `epochs`.")
-    batch_size: int = Field(8, ge=1, description="Pairs per process in one forward pass (an upper limit with `tokens_per_batch`).")
-    tokens_per_batch: int | None = Field(
-        None,
-        ge=1,
-        description="Token budget of one forward pass: pairs times the longest pair, padding included. Left out: no budget.",
+    learning_rate: float = Field(default=5e-5, gt=0, description="Peak learning rate.")
+    epochs: float = Field(default=1.0, gt=0, description="Passes over the pairs; not used if `max_steps` is set.")
+    max_steps: int | None = Field(default=None, ge=1, description="Number of optimizer steps, instead of `epochs`.")
+    batch_size: int = Field(
+        default=8, ge=1, description="Pairs per process in one forward pass (an upper limit with `tokens_per_batch`)."
     )
-    accumulation: int = Field(1, ge=1, description="Forward passes per optimizer step. The loss is exact whatever the split.")
-    lora: LoraSettings = Field(default_factory=LoraSettings, description="The adapter.")
-    seed: int = Field(0, ge=0, description="Decides the adapter's start, the held-out pairs and the order of the data.")
-    warmup: float = Field(0.05, ge=0, description="Warm-up of the learning rate: below 1 a share of all steps, else steps.")
-    scheduler: Scheduler = Field("cosine", description="How the learning rate falls after the warm-up.")
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the adapter's matrices.")
-    max_grad_norm: float = Field(1.0, ge=0, description="Gradients are scaled down to this norm; 0 leaves them as they are.")
+    tokens_per_batch: int | None = Field(
+        default=None,
+        ge=1,
+        description=(
+            "Token budget of one forward pass: pairs times the longest pair, padding included. Left out: no budget."
+        ),
+    )
+    accumulation: int = Field(
+        default=1, ge=1, description="Forward passes per optimizer step. The loss is exact whatever the split."
+    )
+    lora: LoraSettings = Field(default_factory=lambda: LoraSettings(), description="The adapter.")
+    seed: int = Field(
+        default=0, ge=0, description="Decides the adapter's start, the held-out pairs and the order of the data."
+    )
+    warmup: float = Field(
+        default=0.05, ge=0, description="Warm-up of the learning rate: below 1 a share of all steps, else steps."
+    )
+    scheduler: Scheduler = Field(default="cosine", description="How the learning rate falls after the warm-up.")
+    weight_decay: float = Field(default=0.0, ge=0, description="Weight decay of the adapter's matrices.")
+    max_grad_norm: float = Field(
+        default=1.0, ge=0, description="Gradients are scaled down to this norm; 0 leaves them as they are."
+    )
 
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
-        "float32", description="Number format of the model; the adapter and all sums of log-probabilities stay float32."
+        default="float32",
+        description="Number format of the model; the adapter and all sums of log-probabilities stay float32.",
     )
-    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass: less memory, slower.")
+    gradient_checkpointing: bool = Field(
+        default=False, description="Recompute activations in the backward pass: less memory, slower."
+    )
     sharing: Literal["auto", "on", "off"] = Field(
-        "auto", description="Run prompt and image once for both responses of a pair: where it is safe, always, or never."
+        default="auto",
+        description="Run prompt and image once for both responses of a pair: where it is safe, always, or never.",
     )
     max_response_tokens: int | None = Field(
-        None, ge=1, description="Longer responses are cut; prompts and images never are. Pairs left without a difference are dropped."
+        default=None,
+        ge=1,
+        description=(
+            "Longer responses are cut; prompts and images never are. Pairs left without a difference are dropped."
+        ),
     )
 
-    logging_steps: int = Field(10, ge=1, description="Steps per line of `metrics.jsonl`; values are averages over them.")
-    eval_steps: int | None = Field(None, ge=1, description="Steps between evaluations. Left out: before the first step and at the end.")
-    save_steps: int | None = Field(100, ge=1, description="Steps between checkpoints; null for none before the end.")
-    keep_checkpoints: int = Field(2, ge=1, description="How many complete checkpoints are kept.")
+    logging_steps: int = Field(
+        default=10, ge=1, description="Steps per line of `metrics.jsonl`; values are averages over them."
+    )
+    eval_steps: int | None = Field(
+        default=None, ge=1, description="Steps between evaluations. Left out: before the first step and at the end."
+    )
+    save_steps: int | None = Field(
+        default=100, ge=1, description="Steps between checkpoints; null for none before the end."
+    )
+    keep_checkpoints: int = Field(default=2, ge=1, description="How many complete checkpoints are kept.")
     resume: bool = Field(
-        True, description="Continue from the newest complete checkpoint in the run folder; false starts over and removes them."
+        default=True,
+        description=(
+            "Continue from the newest complete checkpoint in the run folder; false starts over and removes them."
+        ),
     )
-    samples: SampleSettings = Field(default_factory=SampleSettings, description="Answers written during evaluation.")
+    samples: SampleSettings = Field(
+        default_factory=lambda: SampleSettings(), description="Answers written during evaluation."
+    )
 
-    workers: int = Field(0, ge=0, description="Processes that prepare batches beside training; 0 prepares them in the training process.")
-    image_cache_mb: int = Field(1024, ge=0, description="Memory per process for prepared images, in MiB; beyond it they are prepared again.")
-    trust_remote_code: bool = Field(False, description="Let the model folder run its own Python code.")
-    allow_network: bool = Field(False, description="Let the model be downloaded from the hub.")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="Processes that prepare batches beside training; 0 prepares them in the training process.",
+    )
+    image_cache_mb: int = Field(
+        default=1024,
+        ge=0,
+        description="Memory per process for prepared images, in MiB; beyond it they are prepared again.",
+    )
+    trust_remote_code: bool = Field(default=False, description="Let the model folder run its own Python code.")
+    allow_network: bool = Field(default=False, description="Let the model be downloaded from the hub.")
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainSettings:
@@ -111,7 +164,9 @@ class TrainSettings(_Settings):
 class TrainResult(BaseModel):
     """What a run leaves behind. Paths are relative to the run folder."""
 
-    adapter: str = Field(description="The trained adapter: `PeftModel.from_pretrained` and `load_vlm(adapter=)` open it.")
+    adapter: str = Field(
+        description="The trained adapter: `PeftModel.from_pretrained` and `load_vlm(adapter=)` open it."
+    )
     steps: int
     epochs: float
     pairs: int = Field(description="Pairs trained on.")
@@ -123,4 +178,6 @@ class TrainResult(BaseModel):
     last_eval: dict[str, float] | None = Field(description="Evaluation after the last step.")
     last_train: dict[str, float] = Field(description="The last line of training metrics.")
     seconds: float = Field(description="Wall time of training, all resumed parts together.")
-    resumed_from: int | None = Field(description="Step at which this process continued; null if it started from the beginning.")
+    resumed_from: int | None = Field(
+        description="Step at which this process continued; null if it started from the beginning."
+    )

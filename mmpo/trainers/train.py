@@ -1,0 +1,290 @@
+"""One training run, from a folder of pairs to an adapter.
+
+run_dir/
+  settings.json       what the run was started with
+  metrics.jsonl       a row per logging window and per evaluation
+  samples.jsonl       answers of policy and base model at each evaluation
+  rejects.jsonl       pairs that could not be used, with the reason
+  checkpoints/        whole checkpoints to resume from
+  adapter/            the result: a plain peft adapter
+  train_result.json   the result in numbers; written last
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from mmpo.data.atomic import read_json, write_json
+from mmpo.data.shards import Rejects, read_pairs
+from mmpo.errors import UserError
+from mmpo.models.loading import VLM, load_vlm
+from mmpo.models.score import PairScorer
+from mmpo.objectives import build_objective
+from mmpo.progress import track
+from mmpo.trainers import checkpoints
+from mmpo.trainers.callbacks import MetricsFile, Progress, SamplesFile
+from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator, encode_pairs
+from mmpo.trainers.images import ImageStore
+from mmpo.trainers.lora import add_lora
+from mmpo.trainers.preference import PreferenceTrainer
+from mmpo.trainers.samples import Sampler
+from mmpo.trainers.settings import TrainResult, TrainSettings
+
+# Settings that change neither the weights nor what is written; a run may be resumed with other values.
+FREE = frozenset({"resume", "workers", "image_cache_mb", "keep_checkpoints", "allow_network"})
+
+
+def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
+    """Train an adapter and leave everything in `run_dir`.
+
+    Run again on the same folder, a stopped run continues where its newest whole checkpoint stands, to the same
+    weights as if it had never stopped; a finished run returns its result. Under `accelerate launch` every process
+    calls this. Raises `UserError` for settings that don't fit the model, the pairs or the run that is in the folder.
+    """
+    run_dir = Path(run_dir)
+    state = PartialState()
+    objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
+    if state.is_main_process:
+        _open_folder(settings, run_dir)
+    state.wait_for_everyone()
+    if (run_dir / "train_result.json").exists():
+        return TrainResult.model_validate(read_json(run_dir / "train_result.json"))
+
+    vlm = load_vlm(
+        settings.model,
+        dtype=settings.dtype,
+        device=state.device,
+        trust_remote_code=settings.trust_remote_code,
+        allow_network=settings.allow_network,
+    )
+    if vlm.dtype == torch.float16:
+        raise UserError(
+            f"{settings.model}: its weights are float16, which overflows in training", hint="dtype: bfloat16"
+        )
+    torch.manual_seed(settings.seed)
+    vlm = add_lora(vlm, settings.lora)
+    if settings.gradient_checkpointing:
+        vlm.base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+
+    store = ImageStore(vlm, settings.image_cache_mb * 2**20)
+    rejects_file = run_dir / "rejects.jsonl" if state.is_main_process else None
+    everything, eval_pairs = _read(settings, vlm, store, rejects_file)
+    pairs = everything
+    if eval_pairs is None:
+        pairs, eval_pairs = hold_out(everything, settings.eval_fraction, settings.seed)
+    if not len(pairs):
+        raise UserError(
+            f"{settings.pairs}: no pair left to train on ({_reasons(everything)})", hint=f"see {run_dir}/rejects.jsonl"
+        )
+
+    callbacks: list[TrainerCallback] = [MetricsFile(run_dir / "metrics.jsonl"), Progress()]
+    sampler = Sampler(vlm, store, eval_pairs.rows, settings.samples)
+    if len(sampler):
+        callbacks.append(SamplesFile(run_dir / "samples.jsonl", sampler))
+    trainer = PreferenceTrainer(
+        PairScorer(vlm, sharing=settings.sharing, reference="adapter_off" if objective.needs_reference else "none"),
+        training_arguments(settings, run_dir, evaluate=len(eval_pairs) > 0),
+        objective=objective,
+        collator=PairCollator(store),
+        train_dataset=pairs,
+        eval_dataset=eval_pairs if len(eval_pairs) else None,
+        tokens_per_batch=settings.tokens_per_batch,
+        keep_checkpoints=settings.keep_checkpoints,
+        facts={"data": data_digest(pairs)},
+        callbacks=callbacks,
+    )
+    trainer.remove_callback(PrinterCallback)
+    resumed_from = _resumable(run_dir, trainer)
+    trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from is not None else None)
+    return _finish(trainer, run_dir, everything, eval_pairs, resumed_from)
+
+
+def training_arguments(settings: TrainSettings, run_dir: Path, *, evaluate: bool) -> TrainingArguments:
+    """`TrainSettings` in the words of `transformers`."""
+    cuda = torch.cuda.is_available()
+    never = 10**9  # `Trainer` still evaluates and saves after the last step
+    return TrainingArguments(
+        output_dir=str(run_dir / "checkpoints"),
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps if settings.max_steps is not None else -1,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.scheduler,
+        warmup_steps=settings.warmup,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        seed=settings.seed,
+        bf16=cuda and settings.dtype == "bfloat16",
+        use_cpu=not cuda,
+        logging_steps=settings.logging_steps,
+        eval_strategy="steps" if evaluate else "no",
+        eval_on_start=evaluate,
+        eval_steps=settings.eval_steps or never,
+        save_strategy="steps",
+        save_steps=settings.save_steps or never,
+        dataloader_num_workers=settings.workers,
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
+        disable_tqdm=True,
+        report_to="none",
+    )
+
+
+def hold_out(pairs: EncodedPairs, fraction: float, seed: int) -> tuple[EncodedPairs, EncodedPairs]:
+    """Split off about `fraction` of the pairs for evaluation. Pairs that share an image stay on one side."""
+    if fraction == 0 or len(pairs) < 2:
+        return pairs, EncodedPairs([])
+    group = _image_groups(pairs)
+    sizes = Counter(group)
+    names = sorted(sizes)
+    random.Random(seed).shuffle(names)
+    wanted = max(1, round(fraction * len(pairs)))
+    held: set[int] = set()
+    for name in names[:-1]:  # one group always stays for training
+        if wanted <= 0:
+            break
+        held.add(name)
+        wanted -= sizes[name]
+    sides: tuple[list[EncodedPair], list[EncodedPair]] = ([], [])
+    for row, name in zip(pairs.rows, group, strict=True):
+        sides[name in held].append(row)
+    return EncodedPairs(sides[0]), EncodedPairs(sides[1])
+
+
+def _image_groups(pairs: EncodedPairs) -> list[int]:
+    """For each pair the number of the first pair that is linked to it through shared images (itself if none)."""
+    parent = list(range(len(pairs)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    first: dict[str, int] = {}
+    for i, row in enumerate(pairs.rows):
+        for key in row.all_images:
+            a, b = sorted((root(i), root(first.setdefault(key, i))))
+            parent[b] = a
+    return [root(i) for i in range(len(pairs))]
+
+
+def data_digest(pairs: EncodedPairs) -> str:
+    """A fingerprint of what is trained on: ids, tokens and images, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in pairs.rows:
+        digest.update(repr((row.id, row.all_images)).encode())
+        for ids in (row.prompt, row.chosen, row.rejected):
+            digest.update(ids.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _open_folder(settings: TrainSettings, run_dir: Path) -> None:
+    """Make the run folder, or check that the run in it was started with the same settings."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    file = run_dir / "settings.json"
+    given = settings.model_dump(mode="json")
+    if not settings.resume:
+        for path in ("train_result.json", "metrics.jsonl", "samples.jsonl", "rejects.jsonl"):
+            (run_dir / path).unlink(missing_ok=True)
+        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
+        shutil.rmtree(run_dir / "adapter", ignore_errors=True)
+    elif file.exists():
+        before = read_json(file)
+        changed = [key for key in given if key not in FREE and before.get(key) != given[key]]
+        if changed:
+            what = ", ".join(f"{key} ({before.get(key)} → {given[key]})" for key in changed)
+            raise UserError(
+                f"{run_dir} holds a run with other settings: {what}",
+                hint="use another run folder, or resume: false to start over",
+            )
+    write_json(file, given)
+    checkpoints.prune(run_dir / "checkpoints", settings.keep_checkpoints)
+
+
+def _read(
+    settings: TrainSettings, vlm: VLM, store: ImageStore, rejects_file: Path | None
+) -> tuple[EncodedPairs, EncodedPairs | None]:
+    """Both sets of pairs as token ids; the second is None if it is to be held out of the first."""
+    rejects = None
+    if rejects_file is not None:
+        rejects_file.unlink(missing_ok=True)
+        rejects = Rejects(rejects_file)
+
+    def read(folder: Path, label: str) -> EncodedPairs:
+        return encode_pairs(
+            vlm,
+            track(read_pairs(folder), label),
+            store,
+            root=folder,
+            max_response_tokens=settings.max_response_tokens,
+            on_reject=rejects.add if rejects is not None else None,
+        )
+
+    try:
+        pairs = read(settings.pairs, "reading pairs")
+        return pairs, read(settings.eval_pairs, "reading evaluation pairs") if settings.eval_pairs is not None else None
+    finally:
+        if rejects is not None:
+            rejects.close()
+
+
+def _resumable(run_dir: Path, trainer: PreferenceTrainer) -> Path | None:
+    """The checkpoint to continue from. Raises `UserError` if the pairs are no longer those it was trained on."""
+    folder = checkpoints.newest(run_dir / "checkpoints")
+    if folder is not None and (checkpoints.facts_of(folder) or {}).get("data") != trainer.facts["data"]:
+        raise UserError(
+            f"{run_dir} holds a run on other pairs", hint="use another run folder, or resume: false to start over"
+        )
+    return folder
+
+
+def _finish(
+    trainer: PreferenceTrainer,
+    run_dir: Path,
+    everything: EncodedPairs,
+    eval_pairs: EncodedPairs,
+    resumed_from: Path | None,
+) -> TrainResult:
+    history = trainer.state.log_history
+    evals = [row for row in history if "eval_loss" in row]
+    windows = [row for row in history if "loss" in row]
+    result = TrainResult(
+        adapter="adapter",
+        steps=trainer.state.global_step,
+        epochs=round(trainer.schedule.epoch(trainer.state.global_step), 4),
+        pairs=len(trainer.pairs),
+        eval_pairs=len(eval_pairs),
+        dropped=dict(sorted((everything.dropped + eval_pairs.dropped).items())),
+        truncated=everything.truncated + eval_pairs.truncated,
+        trainable_parameters=sum(p.numel() for p in trainer.scorer.parameters() if p.requires_grad),
+        first_eval=evals[0] if evals else None,
+        last_eval=evals[-1] if evals else None,
+        last_train=windows[-1],
+        seconds=trainer.seconds,
+        resumed_from=checkpoints.step_of(resumed_from) if resumed_from is not None else None,
+    )
+    beside = run_dir / ".adapter.tmp"
+    trainer.save_model(str(beside))
+    trainer.accelerator.wait_for_everyone()
+    if trainer.args.should_save:
+        shutil.rmtree(run_dir / "adapter", ignore_errors=True)
+        beside.rename(run_dir / "adapter")
+        write_json(run_dir / "train_result.json", result.model_dump())
+    trainer.accelerator.wait_for_everyone()
+    return result
+
+
+def _reasons(pairs: EncodedPairs) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(pairs.dropped.items())) or "the folder is empty"

@@ -1,0 +1,55 @@
+"""Small folders of pairs and ready-made trainers for the tests of this folder."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from mmpo.data.images import encode_image
+from mmpo.data.pair import PreferencePair
+from mmpo.data.shards import PairWriter
+from tests.tiny import tiny_image
+
+OBJECTS = ("dog", "cat", "red cup", "ball", "small house", "tree", "chair", "table")
+QUESTIONS = ("Describe the image.", "What is on the left?", "Is there a dog in the image? Please answer yes or no.")
+
+
+def make_pairs(n: int, seed: int = 0) -> list[PreferencePair]:
+    """`n` pairs of different lengths; every second one shares its image with the one before."""
+    rng = random.Random(seed)
+    pairs = []
+    for i in range(n):
+        seen, other = rng.sample(OBJECTS, 2)
+        tail = " The image shows a kitchen with a table." * rng.randrange(3)
+        pairs.append(
+            PreferencePair.simple(
+                id=f"pair-{i}",
+                image=encode_image(tiny_image(seed * 1000 + i // 2)),
+                question=rng.choice(QUESTIONS),
+                chosen=f"There is a {seen}.{tail}",
+                rejected=f"There is a {seen} and a {other}.{tail}",
+            )
+        )
+    return pairs
+
+
+def write_pairs(folder: Path, n: int, seed: int = 0) -> Path:
+    with PairWriter(folder, recipe={"builder": "test", "seed": seed}) as writer:
+        for pair in make_pairs(n, seed):
+            writer.add(pair)
+    return folder
+
+
+def settings_for(model: Path, pairs: Path, **values: Any) -> Any:
+    from mmpo.trainers.settings import TrainSettings
+
+    defaults: dict[str, Any] = {
+        "learning_rate": 1e-2,
+        "batch_size": 4,
+        "eval_fraction": 0.2,
+        "logging_steps": 2,
+        "samples": {"n": 0},
+        "lora": {"rank": 4},
+    }
+    return TrainSettings(model=str(model), pairs=pairs, **(defaults | values))
