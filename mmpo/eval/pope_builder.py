@@ -90,8 +90,8 @@ def build(
     """Build `splits` over the selected `images` (see `select`): per image `positives` objects that are there, each
     followed by one that is not.
 
-    All splits ask about the same images and the same present objects. `article="official"` repeats the published
-    texts, which say "a umbrella". Raises UserError where an image has too few objects or leaves no absent object to
+    All splits ask about the same images and the same present objects. `article="official"` goes by the first
+    letter alone, as the published texts do ("an unicycle"). Raises UserError where an image has too few objects or leaves no absent object to
     ask about.
     """
     spell = _article_rule(article)
@@ -142,7 +142,7 @@ def _draw(rng: random.Random, names: dict[str, int], excluded: set[str], image: 
 
 def _article_rule(article: str) -> Callable[[str], str]:
     if article == "official":
-        return lambda name: "an" if name[:1] in ("a", "e", "i", "o") else "a"
+        return lambda name: "an" if name[:1] in ("a", "e", "i", "o", "u") else "a"
     if article == "fixed":
         return english_article
     raise UserError(f"article {article!r} is unknown", hint="choose fixed or official")
