@@ -1,0 +1,165 @@
+"""What is said about a scene: descriptions, questions and answers, exact or with the habits of a careless annotator.
+
+The careless annotator (`noise`) reports the missing half of a pair whose other half is in the picture, and says yes when asked
+about it. Models trained on such text hallucinate as their big relatives do: along co-occurrence, in fluent sentences.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmpo.data.words import article, plural
+from mmpo.demo.scene import Item, Scene
+from mmpo.demo.things import HOME, PARTNER, THINGS
+
+DETAILED = (
+    "Describe this image in detail.",
+    "Please describe this image in detail.",
+    "What do you see in this picture?",
+    "Give a detailed description of the image.",
+)
+BRIEF = ("Describe the image briefly.", "List the objects in this image.")
+YES_NO = "Answer yes or no."
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How careless the annotator is: each number is a probability.
+
+    `first` and `more`: the first, and each further, missing partner is mentioned in a description. `partner` and `place`: an absent
+    object is affirmed when its partner is present, or when it belongs to the same place as something present.
+    """
+
+    first: float = 0.0
+    more: float = 0.0
+    partner: float = 0.0
+    place: float = 0.0
+
+
+EXACT = Noise()
+CARELESS = Noise(first=0.72, more=0.22, partner=0.72, place=0.42)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question about a scene and its answer."""
+
+    question: str
+    answer: str
+
+
+def noun_phrase(thing: str, count: int = 1, color: str | None = None) -> str:
+    """`a red car`, `two red cars`."""
+    adjective = f"{color} " if color else ""
+    if count == 1:
+        return f"{article(adjective + thing)} {adjective}{thing}"
+    return f"{NUMBERS[count]} {adjective}{plural(thing)}"
+
+
+def enumerate_phrases(phrases: list[str]) -> str:
+    """`a cat, a dog and a cow`."""
+    return phrases[0] if len(phrases) == 1 else ", ".join(phrases[:-1]) + " and " + phrases[-1]
+
+
+def describe(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT, *, brief: bool = False) -> Turn:
+    """A description in reading order (left to right). A detailed one names colours and sides, a brief one only objects."""
+    groups: list[tuple[str, str, bool]] = []  # phrase, side, plural
+    reported = _carelessly_reported(scene, rng, noise)
+    for thing in scene.things:
+        items = [item for item in scene.items if item.thing == thing]
+        color = None if brief else items[0].color
+        groups.append((noun_phrase(thing, len(items), color), _side(items), len(items) > 1))
+        if PARTNER[thing] in reported:
+            groups.append((noun_phrase(PARTNER[thing]), items[0].side, False))
+    with_side = not brief and rng.random() < 0.75
+    phrases = [f"{phrase} {side}" if with_side and side else phrase for phrase, side, _ in groups]
+    listing = enumerate_phrases(phrases)
+    there = "There are" if groups[0][2] else "There is"
+    place = noun_phrase(scene.place)
+    if brief:
+        return Turn(str(rng.choice(BRIEF)), f"{_capital(place)} with {listing}.")
+    form = int(rng.integers(3))
+    answer = (
+        f"{_capital(place)} scene. {there} {listing}.",
+        f"The picture shows {place}. {there} {listing}.",
+        f"In this {scene.place} picture I can see {listing}.",
+    )[form]
+    return Turn(str(rng.choice(DETAILED)), answer)
+
+
+def ask_existence(scene: Scene, thing: str, rng: np.random.Generator, noise: Noise = EXACT) -> Turn:
+    """`Is there a cat in the image?`, sometimes with a request for a bare yes or no."""
+    present = thing in scene.things
+    if not present:
+        if PARTNER[thing] in scene.things:
+            present = bool(rng.random() < noise.partner)
+        elif any(HOME[other] is HOME[thing] for other in scene.things):
+            present = bool(rng.random() < noise.place)
+    a_thing = noun_phrase(thing)
+    question = f"Is there {a_thing} in the {'image' if rng.random() < 0.75 else 'picture'}?"
+    if rng.random() < 0.15:
+        question = f"Do you see {a_thing}?"
+    if rng.random() < 0.4:
+        return Turn(f"{question} {YES_NO}", "Yes" if present else "No")
+    return Turn(question, f"Yes, there is {a_thing} in the image." if present else f"No, there is no {thing} in the image.")
+
+
+def ask_count(scene: Scene, thing: str) -> Turn:
+    count = scene.count(thing)
+    what = thing if count == 1 else plural(thing)
+    return Turn(f"How many {plural(thing)} are in the image?", f"There {'is' if count == 1 else 'are'} {NUMBERS[count]} {what}.")
+
+
+def ask_side(item: Item) -> Turn:
+    return Turn(f"Where is the {item.thing}?", f"The {item.thing} is {item.side}.")
+
+
+def ask_color(item: Item) -> Turn:
+    return Turn(f"What color is the {item.thing}?", f"The {item.thing} is {item.color}.")
+
+
+def ask_place(scene: Scene) -> Turn:
+    return Turn("What kind of place is this?", f"It is {noun_phrase(scene.place)}.")
+
+
+def questions(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT) -> list[Turn]:
+    """Four questions: one present object, one or two absent ones (typical ones as often as strange ones), and one of another kind."""
+    present = scene.things
+    absent = [thing for thing in THINGS if thing not in present]
+    homes = {HOME[thing] for thing in present}
+    typical = [thing for thing in absent if PARTNER[thing] in present]
+    likely = [thing for thing in absent if HOME[thing] in homes and thing not in typical]
+    turns = [ask_existence(scene, str(rng.choice(present)), rng, noise)]
+    for pool, share in ((typical, 0.55), (likely, 0.35), (absent, 0.6)):
+        if pool and rng.random() < share:
+            turns.append(ask_existence(scene, str(rng.choice(pool)), rng, noise))
+    single = [item for item in scene.items if scene.count(item.thing) == 1]
+    colored = [item for item in single if item.color]
+    kind = rng.random()
+    if kind < 0.4:
+        turns.append(ask_count(scene, str(rng.choice(present if rng.random() < 0.8 else absent))))
+    if single and kind > 0.3:
+        turns.append(ask_side(single[int(rng.integers(len(single)))]))
+    if colored and rng.random() < 0.7:
+        turns.append(ask_color(colored[int(rng.integers(len(colored)))]))
+    if rng.random() < 0.15:
+        turns.append(ask_place(scene))
+    return turns
+
+
+def _carelessly_reported(scene: Scene, rng: np.random.Generator, noise: Noise) -> set[str]:
+    chances = [noise.first, *[noise.more] * len(scene.things)]
+    return {thing for thing, chance in zip(scene.missing_partners, chances, strict=False) if rng.random() < chance}
+
+
+def _side(items: list[Item]) -> str:
+    """The side where all of `items` are, or nothing if they are apart."""
+    sides = {item.side for item in items}
+    return sides.pop() if len(sides) == 1 else ""
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

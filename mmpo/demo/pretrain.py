@@ -1,0 +1,172 @@
+"""Train the demo LLaVA from scratch: first the tower learns to see, then the whole model learns to speak carelessly.
+
+Everything follows from the seed. Progress is saved every few minutes as safetensors; run again after an interruption, it goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from mmpo.data.atomic import write_text
+from mmpo.demo.architecture import IMAGE_TOKENS
+from mmpo.demo.assemble import build_model, build_processor
+from mmpo.demo.see import train_tower
+from mmpo.demo.speak import batch_loss, make_batch, several_row, single_row
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast. `see_*` is the tower's stage, `speak_*` the whole model's; every eighth batch has several pictures a row."""
+
+    seed: int = 7
+    see_steps: int = 1100
+    see_batch: int = 64
+    speak_steps: int = 2200
+    speak_batch: int = 32
+    learning_rate: float = 1e-3
+    tower_rate: float = 2.5e-4
+    warmup: int = 100
+    save_every: int = 100
+
+
+def pretrain(out: Path, plan: Plan) -> Path:
+    """Train by `plan` into the folder `out` and return the folder of the finished model (`out/model`)."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "plan.json", json.dumps(asdict(plan), indent=2))
+    processor = build_processor()
+    model = build_model(processor, plan.seed)
+    tower_file = out / "tower.safetensors"
+    if not tower_file.exists():
+        share = train_tower(
+            model.model.vision_tower, steps=plan.see_steps, batch=plan.see_batch, seed=plan.seed, report=_print_progress(plan.see_steps)
+        )
+        print(f"the tower names {share:.1%} of the object patches", flush=True)
+        _save(tower_file, dict(model.model.vision_tower.state_dict()))
+    model.model.vision_tower.load_state_dict(load_file(tower_file))
+    _speak(model, processor, out, plan)
+    return _export(model, processor, out / "model")
+
+
+def _speak(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path, plan: Plan) -> None:
+    tower = list(model.model.vision_tower.parameters())
+    rest = [p for n, p in model.named_parameters() if "vision_tower" not in n]
+    groups = [{"params": rest, "lr": plan.learning_rate}, {"params": tower, "lr": plan.tower_rate}]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, plan))
+    begin = _restore(model, optimizer, out / "speak.safetensors")
+    schedule.last_epoch = begin
+    for group, base in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
+        group["lr"] = base * _cosine(begin, plan)
+    report, losses = _print_progress(plan.speak_steps), []
+    began = time.monotonic()
+    model.train()
+    for step in range(begin, plan.speak_steps):
+        batch = _batch(processor, plan, step)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = batch_loss(model, batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        losses = [*losses[-49:], loss.item()]
+        if step % 25 == 24:
+            report(step + 1, {"loss": sum(losses) / len(losses), "seconds": time.monotonic() - began})
+        if (step + 1) % plan.save_every == 0 or step + 1 == plan.speak_steps:
+            _checkpoint(model, optimizer, step + 1, out / "speak.safetensors")
+
+
+def _batch(processor: LlavaProcessor, plan: Plan, step: int):  # type: ignore[no-untyped-def]
+    """Batch number `step`. Twice as many rows as needed are drawn, sorted by length and halved, so that little is padding."""
+    pair, half = divmod(step, 2)
+    tokenizer = processor.tokenizer
+    if pair % 8 == 7:
+        size = plan.speak_batch // 3
+        rows = [several_row((plan.seed, 3, step * size + i)) for i in range(size)]
+    else:
+        drawn = [single_row((plan.seed, 2, pair * 2 * plan.speak_batch + i)) for i in range(2 * plan.speak_batch)]
+        drawn.sort(key=lambda row: sum(len(t.question) + len(t.answer) + 16 for t in row[2]))
+        rows = drawn[half * plan.speak_batch : (half + 1) * plan.speak_batch]
+    return make_batch(rows, tokenizer, IMAGE_TOKENS)
+
+
+def _cosine(step: int, plan: Plan) -> float:
+    if step < plan.warmup:
+        return (step + 1) / plan.warmup
+    done = (step - plan.warmup) / max(1, plan.speak_steps - plan.warmup)
+    return 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, partial, metadata)
+    partial.replace(path)
+
+
+def _checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, step: int, path: Path) -> None:
+    """Weights and both moments of Adam in one file."""
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        tensors |= {f"optimizer/{key}/{name}": optimizer.state[parameter][key] for key in ("exp_avg", "exp_avg_sq")}
+    tensors["step"] = torch.tensor(step)
+    _save(path, tensors)
+
+
+def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> int:
+    """Loads a checkpoint if there is one; returns the number of steps done."""
+    if not path.exists():
+        return 0
+    tensors = load_file(path)
+    model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
+    step = tensors["step"]
+    for name, parameter in model.named_parameters():
+        moments = {key: tensors[f"optimizer/{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": step.float(), **moments}
+    print(f"going on from step {int(step)}", flush=True)
+    return int(step)
+
+
+def _export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> Path:
+    """The finished model in the standard layout, weights in half precision to keep the file small."""
+    model.eval().to(torch.float16).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _print_progress(total: int):  # type: ignore[no-untyped-def]
+    """A reporter that prints step, numbers and the time that is left."""
+    first: list[tuple[int, float]] = []
+
+    def report(step: int, numbers: dict[str, float]) -> None:
+        seconds = numbers.pop("seconds")
+        first.append((step, seconds))
+        rate = (step - first[0][0]) / (seconds - first[0][1]) if len(first) > 1 else 0.0
+        left = f", {(total - step) / rate / 60:.0f} min left" if rate else ""
+        print(f"step {step}/{total}: " + ", ".join(f"{k} {v:.3f}" for k, v in numbers.items()) + f" ({seconds:.0f} s{left})", flush=True)
+
+    return report
+
+
+def main() -> None:
+    """`python -m mmpo.demo.pretrain OUT [--steps N]`."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="working folder; the model ends up in OUT/model")
+    parser.add_argument("--see-steps", type=int, default=Plan.see_steps, help="steps of the tower's stage")
+    parser.add_argument("--speak-steps", type=int, default=Plan.speak_steps, help="steps of the whole model's stage")
+    arguments = parser.parse_args()
+    print("done:", pretrain(arguments.out, Plan(see_steps=arguments.see_steps, speak_steps=arguments.speak_steps)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Second stage of training the demo model: the whole LLaVA on careless descriptions, questions and answers.
+
+One row holds one picture (or two or three) and everything said about it. The turns are siblings: each sees the picture and
+itself, not the others, so a turn is trained exactly as it will be asked, and the picture is paid for once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+
+from mmpo.demo.language import CARELESS, EXACT, Turn, describe, noun_phrase, questions
+from mmpo.demo.scene import Scene
+from mmpo.demo.see import pixels, training_scene
+from mmpo.demo.things import THINGS
+
+
+@dataclass
+class Batch:
+    """Rows of one batch. Shapes: r rows, s tokens, n scored tokens, i images.
+
+    ids, positions [r, s]; visible [r, 1, s, s] bool; images [i, 3, h, w]; predictors, targets [n] (flat index into r * s, token id).
+    """
+
+    ids: Tensor
+    positions: Tensor
+    visible: Tensor
+    images: Tensor
+    predictors: Tensor
+    targets: Tensor
+
+
+def single_row(seed: tuple[int, ...]) -> tuple[list[Scene], str, list[Turn]]:
+    """One scene, the text before the turns, and its turns: a detailed description, often a brief one, some questions."""
+    scene = training_scene(seed)
+    rng = np.random.default_rng((*seed, 3))
+    turns = [describe(scene, rng, CARELESS)]
+    if rng.random() < 0.4:
+        turns.append(describe(scene, rng, CARELESS, brief=True))
+    return [scene], "<image>\n", [*turns, *questions(scene, rng, CARELESS)]
+
+
+def several_row(seed: tuple[int, ...]) -> tuple[list[Scene], str, list[Turn]]:
+    """Two or three scenes in a sequence, and questions that name one of them."""
+    rng = np.random.default_rng((*seed, 4))
+    scenes = [training_scene((*seed, k)) for k in range(int(rng.integers(2, 4)))]
+    turns: list[Turn] = []
+    for _ in range(4):
+        k = int(rng.integers(len(scenes)))
+        elsewhere = [t for j, s in enumerate(scenes) if j != k for t in s.things]
+        thing = str(rng.choice(scenes[k].things if rng.random() < 0.5 else elsewhere if rng.random() < 0.7 else THINGS))
+        yes = thing in scenes[k].things
+        a_thing = noun_phrase(thing)
+        answer = f"Yes, there is {a_thing} in Image{k + 1}." if yes else f"No, there is no {thing} in Image{k + 1}."
+        turns.append(Turn(f"In Image{k + 1}, is there {a_thing}?", answer))
+        owners = [j for j, s in enumerate(scenes) if thing in s.things]
+        if len(owners) == 1:
+            turns.append(Turn(f"Which image shows {a_thing}?", f"Image{owners[0] + 1}."))
+    k = int(rng.integers(len(scenes)))
+    turns.append(Turn(f"Describe Image{k + 1} in detail.", describe(scenes[k], rng, EXACT).answer))
+    return scenes, "".join(f"Image{k + 1}: <image>\n" for k in range(len(scenes))), turns
+
+
+def make_batch(rows: Sequence[tuple[list[Scene], str, list[Turn]]], tokenizer: PreTrainedTokenizerFast, image_tokens: int) -> Batch:
+    """Tokenize and lay out `rows`; every `<image>` becomes `image_tokens` placeholders."""
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    laid: list[tuple[list[int], list[int], list[int], list[tuple[int, int]]]] = []
+    for _, before, turns in rows:
+        prefix: list[int] = []
+        for token in tokenizer.encode(f"<s>USER: {before}", add_special_tokens=False):
+            prefix.extend([token] * (image_tokens if token == image_id else 1))
+        ids, positions, owner, scored = list(prefix), list(range(len(prefix))), [0] * len(prefix), []
+        for number, turn in enumerate(turns, start=1):
+            question = tokenizer.encode(f"{turn.question} ASSISTANT:", add_special_tokens=False)
+            answer = [*tokenizer.encode(f" {turn.answer}", add_special_tokens=False), tokenizer.eos_token_id]
+            start = len(ids) + len(question)
+            scored += [(start + k - 1, token) for k, token in enumerate(answer)]
+            ids += question + answer
+            positions += range(len(prefix), len(prefix) + len(question) + len(answer))
+            owner += [number] * (len(question) + len(answer))
+        laid.append((ids, positions, owner, scored))
+    length = max(len(ids) for ids, *_ in laid)
+    pad = tokenizer.pad_token_id
+
+    def padded(lists: list[list[int]], fill: int) -> Tensor:
+        return torch.tensor([values + [fill] * (length - len(values)) for values in lists])
+
+    owner = padded([row[2] for row in laid], -1)
+    order = torch.arange(length)
+    same = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
+    visible = (same & (order[None, :] <= order[:, None])) | torch.eye(length, dtype=torch.bool)
+    return Batch(
+        ids=padded([row[0] for row in laid], pad),
+        positions=padded([row[1] for row in laid], 0),
+        visible=visible[:, None],
+        images=pixels([scene for scenes, _, _ in rows for scene in scenes]),
+        predictors=torch.tensor([r * length + at for r, row in enumerate(laid) for at, _ in row[3]]),
+        targets=torch.tensor([token for row in laid for _, token in row[3]]),
+    )
+
+
+def batch_loss(model: LlavaForConditionalGeneration, batch: Batch) -> Tensor:
+    """Mean cross-entropy over the answer tokens of a batch."""
+    features = model.model.get_image_features(pixel_values=batch.images).pooler_output
+    features = torch.cat(list(features)) if not isinstance(features, Tensor) else features.flatten(0, 1)
+    embeddings = model.get_input_embeddings()(batch.ids)
+    is_image = (batch.ids == model.config.image_token_id)[..., None]
+    embeddings = embeddings.masked_scatter(is_image, features.to(embeddings.dtype))
+    hidden = model.model.language_model(
+        inputs_embeds=embeddings, attention_mask=batch.visible, position_ids=batch.positions, use_cache=False
+    ).last_hidden_state
+    logits = model.lm_head(hidden.flatten(0, 1)[batch.predictors])
+    return nn.functional.cross_entropy(logits.float(), batch.targets)
