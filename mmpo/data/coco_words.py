@@ -1,4 +1,4 @@
-"""Words for the 80 COCO classes, one class a line: `name: synonym, …`. Read through `vocabulary.coco()`."""
+"""Words for the 80 COCO classes, one class a line: `name: synonym, …`, PASCAL VOC names among them. Read through `vocabulary.coco()`."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ donut: doughnut
 cake: cupcake, cheesecake, carrot cake
 chair: armchair, stool
 couch: sofa, loveseat
-potted plant: houseplant, house plant
+potted plant: pottedplant, houseplant, house plant
 bed:
-dining table: table
+dining table: table, diningtable
 toilet: urinal, toilet seat
-tv: television, tv screen
+tv: television, tvmonitor, tv screen
 laptop: laptop computer, notebook computer
 mouse: computer mouse
 remote: remote control

@@ -151,7 +151,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _broken(data: bytes, message: str) -> str:
-    """Cut short, or damaged? Pillow may say so; else the end mark is missing, or a RIFF file is shorter than it states."""
+    """Cut short, or damaged? Pillow may say so, the end mark may be missing, or a RIFF file be shorter than it says."""
     if any(word in message.lower() for word in ("truncated", "unexpected end")) or len(data) < 32:
         return "truncated"
     end = next((end for start, end in SIGNATURES.items() if data.startswith(start)), b"")

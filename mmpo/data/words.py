@@ -104,12 +104,12 @@ def article(name: str) -> str:
 
 def with_article(name: str) -> str:
     """The name as a caption introduces it: `a dog`, `an apple`, `a pair of scissors`, `some broccoli`, `people`."""
-    word = _split_last(name)[1].lower()
-    if word in PAIRED:
+    head, word = _split_last(name.lower())
+    if word in PAIRED and not (head and word == "glasses"):  # wine glasses are no pair
         return f"a pair of {name}"
     if word in MASS:
         return f"some {name}"
-    return name if word in PLURAL else f"{article(name)} {name}"
+    return name if is_plural(name) else f"{article(name)} {name}"
 
 
 def _split_last(name: str) -> tuple[str, str]:
