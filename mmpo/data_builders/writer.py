@@ -1,0 +1,290 @@
+"""The rule-based writer: says parsed sentences again, corrects a description, and words both sides of a pair alike.
+
+HA-DPO (Zhao et al. 2023, arXiv:2311.16839) has a language model rewrite the corrected *and* the hallucinated description, so
+that style does not tell them apart. Here one grammar reads both, one renderer says both, and what varies is drawn from the same
+seed for both; sentences that the grammar can't read stay as the model wrote them on both sides.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from mmpo.data.annotations import AnnotatedImage
+from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.data.words import article, is_plural, plural, with_article
+from mmpo.data_builders import lexicon as lx
+from mmpo.data_builders.detect import Split, claimed, split_sentences
+from mmpo.data_builders.edit import Editor, agree, clause_names, inserted, is_place, joints
+from mmpo.data_builders.grammar import Clause, Phrase, Sentence, Tail, parse
+
+OPENINGS = ("there is", "I can see", "the image shows", "the picture shows", "we can see")
+"""What a rewritten list may begin with."""
+COLORS = frozenset("red green blue yellow orange purple pink brown black white gray grey silver golden".split())
+NUMBER_WORDS = dict(enumerate(lx.NUMBERS, start=1))
+SIDES = ("left", "middle", "right")
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A description and what should have been said. `lost` are true objects whose sentence could not be saved."""
+
+    original: str
+    corrected: str
+    removed: tuple[str, ...]
+    added: tuple[str, ...]
+    lost: tuple[str, ...]
+    dropped_sentences: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sentence of a description, with the white space before it; `tree` is None where the grammar can't read it."""
+
+    before: str
+    text: str
+    names: tuple[str, ...]
+    tree: Sentence | None
+
+
+class Writer:
+    """Writes descriptions for one vocabulary. Everything it does depends on its arguments alone."""
+
+    def __init__(self, vocabulary: ObjectVocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    def read(self, text: str) -> list[Part]:
+        """The sentences of a description, parsed."""
+        return [self._part(piece) for piece in split_sentences(text)]
+
+    def _part(self, piece: Split) -> Part:
+        mentions = claimed(piece.text, self.vocabulary)
+        return Part(piece.before, piece.text, tuple(m.name for m in mentions), parse(piece.text, mentions))
+
+    def correct(
+        self,
+        text: str,
+        absent: Callable[[str], bool],
+        missed: Sequence[Phrase] = (),
+        *,
+        add: int = 0,
+        variant: int = 0,
+        seed: str = "",
+        across: Callable[[Phrase], float | None] = lambda phrase: None,
+    ) -> Correction:
+        """Both sides of a pair: `text` reworded, and the same without what is absent.
+
+        `missed` are phrases for objects that the text leaves out, in the order of their importance; up to `add` of them are
+        put in, first where something was removed. True objects whose sentence was lost come back the same way without
+        counting. Variant 0 keeps the model's own openings; further variants draw others, the same ones for both sides.
+        """
+        parts = self.read(text)
+        originals = [self._reworded(part, number, variant, seed) for number, part in enumerate(parts)]
+        said = {name for part in parts for name in part.names}
+        spare = [phrase for phrase in missed if not said.issuperset(phrase.names)][:add]
+        editor = Editor(absent, spare, oxford=bool(re.search(r",\s+(?:and|or)\s", text)), across=across)
+        kept: list[Part] = []
+        dropped, changed = 0, False
+        for part in originals:
+            if changed and lx.ANAPHORA.match(part.text):
+                dropped += 1
+                continue
+            wrong = any(absent(name) for name in part.names)
+            tree = None if part.tree is None else (editor.sentence(part.tree) if wrong else part.tree)
+            changed = wrong
+            if wrong and tree is None:
+                dropped += 1
+                continue
+            text_now = say(tree) if wrong and tree is not None else part.text
+            names = tuple(sentence_names(tree)) if wrong and tree is not None else part.names
+            editor.told.update(names)
+            kept.append(Part(part.before, text_now, names, tree))
+        told = {name for part in kept for name in part.names}
+        lost = tuple(sorted({name for name in said if not absent(name)} - told))
+        more = [self._again(name, missed) for name in lost] + (editor.spare if add else [])
+        kept = self._append(kept, more, editor)
+        added = tuple(name for phrase in editor.used + (editor.spare if add else []) for name in phrase.names)
+        return Correction(
+            join(originals), join(kept), tuple(sorted(name for name in said if absent(name))), added, lost, dropped
+        )
+
+    def _again(self, name: str, missed: Sequence[Phrase]) -> Phrase:
+        return next((phrase for phrase in missed if phrase.names == (name,)), noun_phrase(name))
+
+    def _reworded(self, part: Part, number: int, variant: int, seed: str) -> Part:
+        if part.tree is None or variant == 0:
+            return part if part.tree is None else replace(part, text=say(part.tree))
+        tree = vary(part.tree, random.Random(f"{seed}/{variant}/{number}"))
+        return replace(part, text=say(tree), tree=tree)
+
+    def _append(self, parts: list[Part], phrases: list[Phrase], editor: Editor) -> list[Part]:
+        """Add phrases to the last plain list of the text, or say them in a sentence of their own at its end."""
+        if not phrases:
+            return parts
+        last = parts[-1] if parts else None
+        if last is not None and last.tree is not None and (tree := extended(last.tree, phrases, editor)):
+            return [*parts[:-1], Part(last.before, say(tree), tuple(sentence_names(tree)), tree)]
+        opening = "there are" if phrases[0].plural else "there is"
+        between = joints(len(phrases), (), editor.oxford)
+        tree = Sentence((Clause("there", tuple(phrases), between, opening=opening),))
+        return [*parts, Part(" ", say(tree), tuple(sentence_names(tree)), tree)]
+
+
+def extended(tree: Sentence, phrases: list[Phrase], editor: Editor) -> Sentence | None:
+    """The sentence with more items on its list; None if it does not end with a plain list."""
+    clause = tree.clauses[-1]
+    if clause.kind not in ("there", "listing"):
+        return None
+    inner = clause.items[0].tails[-1] if len(clause.items) == 1 and clause.items[0].tails else None
+    if inner is not None and inner.link.strip() == "with":
+        items = _with_more(inner.items, phrases, editor)
+        tail = replace(inner, items=items, joints=joints(len(items), inner.joints, editor.oxford))
+        head = replace(clause.items[0], tails=(*clause.items[0].tails[:-1], tail))
+        return replace(tree, clauses=(*tree.clauses[:-1], replace(clause, items=(head,))))
+    if not all(is_place(tail) for item in clause.items for tail in item.tails):
+        return None
+    items = _with_more(clause.items, phrases, editor)
+    grown = replace(clause, items=items, joints=joints(len(items), clause.joints, editor.oxford))
+    return replace(tree, clauses=(*tree.clauses[:-1], agree(grown, clause)))
+
+
+def _with_more(items: tuple[Phrase, ...], phrases: list[Phrase], editor: Editor) -> tuple[Phrase, ...]:
+    grown = list(items)
+    for phrase in phrases:
+        grown = inserted(grown, phrase, editor.across, otherwise=len(grown))
+    return tuple(grown)
+
+
+# ---- saying
+
+
+def join(parts: Sequence[Part]) -> str:
+    return "".join(part.before + part.text for part in parts).strip()
+
+
+def say(sentence: Sentence) -> str:
+    """The sentence in words."""
+    text = "".join(_say_clause(clause, first=number == 0) for number, clause in enumerate(sentence.clauses))
+    return text[:1].upper() + text[1:] + sentence.end
+
+
+def _say_clause(clause: Clause, *, first: bool) -> str:
+    said = "" if first else clause.joiner
+    said += "".join(_say_tail(tail).lstrip() for tail in clause.front) + clause.front_end
+    listed = _say_list(clause.items, clause.joints)
+    said += f"{clause.opening} {listed}" if clause.opening else listed
+    if clause.kind == "whole":
+        return said + clause.tails[0].link.strip()
+    if clause.verb:
+        said += f" {clause.verb}" + "".join(_say_tail(t) for t in clause.tails)
+    return said
+
+
+def _say_list(items: Sequence[Phrase], between: Sequence[str]) -> str:
+    said = ""
+    for number, item in enumerate(items):
+        said += (between[number - 1] if number else "") + _say_phrase(item)
+    return said
+
+
+def _say_phrase(phrase: Phrase) -> str:
+    return f"{phrase.quantifier} {phrase.words}".strip() + "".join(_say_tail(tail) for tail in phrase.tails)
+
+
+def _say_tail(tail: Tail) -> str:
+    listed = _say_list(tail.items, tail.joints)
+    if not listed:
+        return tail.link if tail.link.startswith((" ", ",")) else f" {tail.link}"
+    return f"{tail.link} {listed}" if tail.link.startswith((" ", ",")) or not tail.link else f" {tail.link} {listed}"
+
+
+def sentence_names(sentence: Sentence | None) -> list[str]:
+    return [] if sentence is None else [name for clause in sentence.clauses for name in clause_names(clause)]
+
+
+def vary(sentence: Sentence, rng: random.Random) -> Sentence:
+    """The same facts behind another opening, where the sentence opens a list."""
+    clause = sentence.clauses[0]
+    if clause.kind not in ("there", "listing") or clause.front_end == " " or re.search(r"\b(include|it|this|here)\b", clause.opening):
+        return sentence
+    opening = rng.choice(OPENINGS)
+    if opening == "there is":
+        varied = replace(clause, kind="there", opening="there are" if clause.items[0].plural else "there is")
+    else:
+        varied = replace(clause, kind="listing", opening=opening)
+    return replace(sentence, clauses=(varied, *sentence.clauses[1:]))
+
+
+# ---- new phrases
+
+
+def noun_phrase(name: str, count: int = 1, color: str | None = None, place: str | None = None) -> Phrase:
+    """`a cat`, `two red cups on the left`, `a pair of scissors`."""
+    words = f"{color} {name}" if color else name
+    if count > 1 and not is_plural(name) and plural(name) != name:
+        quantifier, words = NUMBER_WORDS.get(count, "several"), plural(words)
+    elif color:
+        quantifier = article(words)
+    else:
+        quantifier = with_article(name).removesuffix(name).strip()
+    tails = (Tail(f" {place}"),) if place else ()
+    return Phrase(quantifier, words, (name,), count > 1 or (is_plural(name) and not quantifier), tails)
+
+
+def missed_phrases(
+    image: AnnotatedImage, name_of: Callable[[str], str | None], size: tuple[int, int], like: Sequence[Part], min_area: float
+) -> list[Phrase]:
+    """Phrases for the annotated objects, largest first, in the manner of a description: with colours and positions if it has them.
+
+    `size` is the picture's (width, height); objects that cover less than `min_area` of it are left out.
+    """
+    items = [item for part in like for item in listed_items(part.tree)]
+    places = [tail for item in items for tail in item.tails if is_place(tail)]
+    placed = len(places) * 2 > len(items) > 0
+    colored = any(COLORS.intersection(item.words.lower().split()) for item in items)
+    groups: dict[str, list[tuple[float, str | None, str | None]]] = {}
+    for item in image.objects:
+        name = name_of(item.name)
+        if name is None:
+            continue
+        area, side = 1.0, None
+        if item.bbox_xywh is not None:
+            x, _, width, height = item.bbox_xywh
+            area = width * height / (size[0] * size[1])
+            side = SIDES[max(0, min(2, int((x + width / 2) * 3 / size[0])))]
+        color = item.attributes.get("color")
+        groups.setdefault(name, []).append((area, side, color if isinstance(color, str) else None))
+    phrases: list[tuple[float, Phrase]] = []
+    for name, found in groups.items():
+        largest = max(area for area, _, _ in found)
+        if largest < min_area:
+            continue
+        sides, colors = {side for _, side, _ in found}, {color for _, _, color in found}
+        side, color = (sides.pop() if len(sides) == 1 else None), (colors.pop() if len(colors) == 1 else None)
+        place = None
+        if placed and side:
+            place = _place_words(places, side)
+        phrases.append((largest, noun_phrase(name, len(found), color if colored else None, place)))
+    phrases.sort(key=lambda item: -item[0])  # stable: ties stay in the order of the annotation
+    return [phrase for _, phrase in phrases]
+
+
+def _place_words(places: Sequence[Tail], side: str) -> str:
+    """`on the left`, worded as the description words that side."""
+    said = Counter(" ".join(_say_tail(tail).split()) for tail in places)
+    return next((words for words, _ in said.most_common() if side in words.split()), f"{'in' if side == 'middle' else 'on'} the {side}")
+
+
+def listed_items(tree: Sentence | None) -> list[Phrase]:
+    """The phrases with an object that a sentence lists, those behind `with` included."""
+    if tree is None:
+        return []
+    found: list[Phrase] = []
+    for clause in tree.clauses:
+        for item in clause.items:
+            found += [item] if item.names else []
+            found += [inner for tail in item.tails if tail.link.strip() == "with" for inner in tail.items if inner.names]
+    return found
