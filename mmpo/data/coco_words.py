@@ -1,4 +1,4 @@
-"""Words for the 80 COCO classes, one class a line: `name: synonym, …`, PASCAL VOC names among them. Read through `vocabulary.coco()`."""
+"""Words for the 80 COCO classes, `name: synonym, …` in lines; PASCAL VOC's names too. Read through `vocabulary.coco`."""
 
 from __future__ import annotations
 

@@ -190,17 +190,15 @@ class PairWriter:
 def _parquet(table: pa.Table) -> bytes:
     """The bytes of a Parquet file, which depend on the table and the version of pyarrow only."""
     out = io.BytesIO()
-    names = [path for path in _leaf_paths(table.schema)]
+    leaves = list(_leaf_paths(table.schema))
     # Pictures are compressed already, and no two rows need be alike: store them as they are.
-    binary = {name for name, kind in names if kind == pa.binary()}
-    pq.write_table(
-        table,
-        out,
-        row_group_size=ROW_GROUP,
-        compression={name: "NONE" if name in binary else "ZSTD" for name, _ in names},
-        use_dictionary=[name for name, _ in names if name not in binary],
-        write_statistics=[name for name, _ in names if name not in binary],
-    )
+    plain = [name for name, kind in leaves if kind != pa.binary()]
+    compression = {name: "NONE" if kind == pa.binary() else "ZSTD" for name, kind in leaves}
+    with pq.ParquetWriter(
+        out, table.schema, compression=compression, use_dictionary=plain, write_statistics=plain
+    ) as writer:
+        if table.num_rows:  # `datasets` takes a file without a row group, but not an empty row group
+            writer.write_table(table, row_group_size=ROW_GROUP)
     return out.getvalue()
 
 

@@ -175,7 +175,7 @@ def test_a_photograph_with_its_boxes(tmp_path: Path) -> None:
     assert len(photo.objects) == 19 and sum(item.name == "chair" for item in photo.objects) == 8
     picture = photo.load()
     assert picture.size == (photo.width, photo.height)
-    assert np.abs(np.asarray(picture).astype(int) - voc["rgb"]).mean() < 4  # the array was made before the JPEG
+    assert np.abs(np.asarray(picture).astype(int) - voc["rgb"]).mean() < 6  # the array was made before the JPEG
     for item in photo.objects:
         x, y, width, height = item.bbox_xywh or (0, 0, 0, 0)
         assert 0 <= x < x + width <= 500 and 0 <= y < y + height <= 375

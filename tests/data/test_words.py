@@ -53,7 +53,7 @@ def test_second_plurals() -> None:
         "uninteresting",
         "ice-cream",
         "igloo",
-    ],  # fmt: skip
+    ],
 )
 def test_an(name: str) -> None:
     assert article(name) == "an"
@@ -76,7 +76,7 @@ def test_an(name: str) -> None:
         "house",
         "ewe",
         "used",
-    ],  # fmt: skip
+    ],
 )
 def test_a(name: str) -> None:
     assert article(name) == "a"
