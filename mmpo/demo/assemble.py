@@ -34,7 +34,11 @@ def _corpus() -> list[str]:
     for index in range(3000):
         scene = training_scene((1, 0, index))
         rng = np.random.default_rng((1, 0, index))
-        for turn in (describe(scene, rng, CARELESS), describe(scene, rng, brief=True), *questions(scene, rng, CARELESS)):
+        for turn in (
+            describe(scene, rng, CARELESS),
+            describe(scene, rng, brief=True),
+            *questions(scene, rng, CARELESS),
+        ):
             texts.append(f"USER: {turn.question} ASSISTANT: {turn.answer}")
     return texts
 

@@ -44,7 +44,9 @@ def sprite(thing: str, color: str | None, size: int, mirrored: bool) -> Image.Im
     """`thing` as an RGBA picture whose longer side is `size` pixels. `color` only for the things in `COLORED`."""
     image = _artwork(thing) if color is None else _recolored(thing, color)
     scale = size / max(image.size)
-    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS)
+    image = image.resize(
+        (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+    )
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
 
 

@@ -1,7 +1,8 @@
 """What is said about a scene: descriptions, questions and answers, exact or with the habits of a careless annotator.
 
-The careless annotator (`noise`) reports the missing half of a pair whose other half is in the picture, and says yes when asked
-about it. Models trained on such text hallucinate as their big relatives do: along co-occurrence, in fluent sentences.
+The careless annotator (`noise`) reports the missing half of a pair whose other half is in the picture, and says yes
+when asked about it. Models trained on such text hallucinate as their big relatives do: along co-occurrence, in fluent
+sentences.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 class Noise:
     """How careless the annotator is: each number is a probability.
 
-    `first` and `more`: the first, and each further, missing partner is mentioned in a description. `partner` and `place`: an absent
-    object is affirmed when its partner is present, or when it belongs to the same place as something present.
+    `first` and `more`: the first, and each further, missing partner is mentioned in a description. `partner` and
+    `place`: an absent object is affirmed when its partner is present, or when it belongs to the same place as
+    something present.
     """
 
     first: float = 0.0
@@ -65,7 +67,9 @@ def enumerate_phrases(phrases: list[str]) -> str:
 
 
 def describe(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT, *, brief: bool = False) -> Turn:
-    """A description in reading order (left to right). A detailed one names colours and sides, a brief one only objects."""
+    """A description in reading order (left to right). A detailed one names colours and sides, a brief one only
+    objects.
+    """
     groups: list[tuple[str, str, bool]] = []  # phrase, side, plural
     reported = _carelessly_reported(scene, rng, noise)
     for thing in scene.things:
@@ -104,13 +108,17 @@ def ask_existence(scene: Scene, thing: str, rng: np.random.Generator, noise: Noi
         question = f"Do you see {a_thing}?"
     if rng.random() < 0.4:
         return Turn(f"{question} {YES_NO}", "Yes" if present else "No")
-    return Turn(question, f"Yes, there is {a_thing} in the image." if present else f"No, there is no {thing} in the image.")
+    return Turn(
+        question, f"Yes, there is {a_thing} in the image." if present else f"No, there is no {thing} in the image."
+    )
 
 
 def ask_count(scene: Scene, thing: str) -> Turn:
     count = scene.count(thing)
     what = thing if count == 1 else plural(thing)
-    return Turn(f"How many {plural(thing)} are in the image?", f"There {'is' if count == 1 else 'are'} {NUMBERS[count]} {what}.")
+    return Turn(
+        f"How many {plural(thing)} are in the image?", f"There {'is' if count == 1 else 'are'} {NUMBERS[count]} {what}."
+    )
 
 
 def ask_side(item: Item) -> Turn:
@@ -126,7 +134,9 @@ def ask_place(scene: Scene) -> Turn:
 
 
 def questions(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT) -> list[Turn]:
-    """Four questions: one present object, one or two absent ones (typical ones as often as strange ones), and one of another kind."""
+    """Four questions: one present object, one or two absent ones (typical ones as often as strange ones), and one of
+    another kind.
+    """
     present = scene.things
     absent = [thing for thing in THINGS if thing not in present]
     homes = {HOME[thing] for thing in present}

@@ -1,6 +1,7 @@
 """Train the demo LLaVA from scratch: first the tower learns to see, then the whole model learns to speak carelessly.
 
-Everything follows from the seed. Progress is saved every few minutes as safetensors; run again after an interruption, it goes on from there.
+Everything follows from the seed. Progress is saved every few minutes as safetensors; run again after an interruption,
+it goes on from there.
 """
 
 from __future__ import annotations
@@ -8,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -20,17 +23,19 @@ from mmpo.data.atomic import write_text
 from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor
 from mmpo.demo.see import train_tower
-from mmpo.demo.speak import batch_loss, make_batch, several_row, single_row
+from mmpo.demo.speak import Batch, Row, batch_loss, make_batch, several_row, single_row
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. `see_*` is the tower's stage, `speak_*` the whole model's; every eighth batch has several pictures a row."""
+    """How long and how fast. `see_*` is the tower's stage, `speak_*` the whole model's; every eighth batch has
+    several pictures a row.
+    """
 
     seed: int = 7
     see_steps: int = 1100
     see_batch: int = 64
-    speak_steps: int = 2200
+    speak_steps: int = 2000
     speak_batch: int = 32
     learning_rate: float = 1e-3
     tower_rate: float = 2.5e-4
@@ -47,7 +52,11 @@ def pretrain(out: Path, plan: Plan) -> Path:
     tower_file = out / "tower.safetensors"
     if not tower_file.exists():
         share = train_tower(
-            model.model.vision_tower, steps=plan.see_steps, batch=plan.see_batch, seed=plan.seed, report=_print_progress(plan.see_steps)
+            model.model.vision_tower,
+            steps=plan.see_steps,
+            batch=plan.see_batch,
+            seed=plan.seed,
+            report=_print_progress(plan.see_steps),
         )
         print(f"the tower names {share:.1%} of the object patches", flush=True)
         _save(tower_file, dict(model.model.vision_tower.state_dict()))
@@ -66,7 +75,8 @@ def _speak(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out:
     schedule.last_epoch = begin
     for group, base in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
         group["lr"] = base * _cosine(begin, plan)
-    report, losses = _print_progress(plan.speak_steps), []
+    report = _print_progress(plan.speak_steps)
+    losses: list[float] = []
     began = time.monotonic()
     model.train()
     for step in range(begin, plan.speak_steps):
@@ -85,18 +95,25 @@ def _speak(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out:
             _checkpoint(model, optimizer, step + 1, out / "speak.safetensors")
 
 
-def _batch(processor: LlavaProcessor, plan: Plan, step: int):  # type: ignore[no-untyped-def]
-    """Batch number `step`. Twice as many rows as needed are drawn, sorted by length and halved, so that little is padding."""
+def _batch(processor: LlavaProcessor, plan: Plan, step: int) -> Batch:
+    """Batch number `step`. Twice as many rows as needed are drawn, sorted by length and halved, so that little is
+    padding.
+    """
     pair, half = divmod(step, 2)
     tokenizer = processor.tokenizer
     if pair % 8 == 7:
         size = plan.speak_batch // 3
         rows = [several_row((plan.seed, 3, step * size + i)) for i in range(size)]
     else:
-        drawn = [single_row((plan.seed, 2, pair * 2 * plan.speak_batch + i)) for i in range(2 * plan.speak_batch)]
-        drawn.sort(key=lambda row: sum(len(t.question) + len(t.answer) + 16 for t in row[2]))
-        rows = drawn[half * plan.speak_batch : (half + 1) * plan.speak_batch]
+        rows = _drawn(plan, pair)[half * plan.speak_batch : (half + 1) * plan.speak_batch]
     return make_batch(rows, tokenizer, IMAGE_TOKENS)
+
+
+@lru_cache(maxsize=1)
+def _drawn(plan: Plan, pair: int) -> list[Row]:
+    """The rows of two batches, shortest first."""
+    rows = [single_row((plan.seed, 2, pair * 2 * plan.speak_batch + i)) for i in range(2 * plan.speak_batch)]
+    return sorted(rows, key=lambda row: sum(len(turn.question) + len(turn.answer) + 16 for turn in row[2]))
 
 
 def _cosine(step: int, plan: Plan) -> float:
@@ -116,6 +133,8 @@ def _checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, step: int, p
     """Weights and both moments of Adam in one file."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     for name, parameter in model.named_parameters():
+        if not optimizer.state[parameter]:  # the tower's last norm is not on LLaVA's path and never has a gradient
+            continue
         tensors |= {f"optimizer/{key}/{name}": optimizer.state[parameter][key] for key in ("exp_avg", "exp_avg_sq")}
     tensors["step"] = torch.tensor(step)
     _save(path, tensors)
@@ -129,6 +148,8 @@ def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> 
     model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
     step = tensors["step"]
     for name, parameter in model.named_parameters():
+        if f"optimizer/exp_avg/{name}" not in tensors:
+            continue
         moments = {key: tensors[f"optimizer/{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")}
         optimizer.state[parameter] = {"step": step.float(), **moments}
     print(f"going on from step {int(step)}", flush=True)
@@ -142,7 +163,7 @@ def _export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, fol
     return folder
 
 
-def _print_progress(total: int):  # type: ignore[no-untyped-def]
+def _print_progress(total: int) -> Callable[[int, dict[str, float]], None]:
     """A reporter that prints step, numbers and the time that is left."""
     first: list[tuple[int, float]] = []
 
@@ -151,7 +172,12 @@ def _print_progress(total: int):  # type: ignore[no-untyped-def]
         first.append((step, seconds))
         rate = (step - first[0][0]) / (seconds - first[0][1]) if len(first) > 1 else 0.0
         left = f", {(total - step) / rate / 60:.0f} min left" if rate else ""
-        print(f"step {step}/{total}: " + ", ".join(f"{k} {v:.3f}" for k, v in numbers.items()) + f" ({seconds:.0f} s{left})", flush=True)
+        print(
+            f"step {step}/{total}: "
+            + ", ".join(f"{k} {v:.3f}" for k, v in numbers.items())
+            + f" ({seconds:.0f} s{left})",
+            flush=True,
+        )
 
     return report
 

@@ -12,7 +12,9 @@ from mmpo.demo.drawing import SIZE, background, sprite
 from mmpo.demo.things import COLORED, COLORS, PARTNER, PLACES, THINGS
 
 SceneKind = Literal["usual", "unusual", "plain"]
-"""`usual` keeps the pairs together most of the time, `unusual` breaks them and mixes places, `plain` draws objects at random."""
+"""`usual` keeps the pairs together most of the time, `unusual` breaks them and mixes places, `plain` draws objects at
+random.
+"""
 
 SIDES = ("on the left", "in the middle", "on the right")
 

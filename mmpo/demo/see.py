@@ -1,7 +1,8 @@
 """First stage of training the demo model: teach the vision tower alone which object covers which patch.
 
-From scratch, end to end, a model this small learns the language of captions long before it learns to look. A dense label per
-patch is a far stronger signal than a caption: within minutes most patches are named rightly, and the heads are thrown away.
+From scratch, end to end, a model this small learns the language of captions long before it learns to look. A dense
+label per patch is a far stronger signal than a caption: within minutes most patches are named rightly, and the heads
+are thrown away.
 """
 
 from __future__ import annotations
@@ -19,13 +20,14 @@ from mmpo.demo.drawing import SIZE
 from mmpo.demo.scene import Scene, SceneKind, sample_scene
 from mmpo.demo.things import COLORS, THINGS
 
-AMP = True
 BACKGROUND = len(THINGS)
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 
 
 def training_scene(seed: tuple[int, ...]) -> Scene:
-    """A scene of the training mix: half usual, the rest spread over the other kinds so that every object is seen everywhere."""
+    """A scene of the training mix: half usual, the rest spread over the other kinds so that every object is seen
+    everywhere.
+    """
     draw = np.random.default_rng((*seed, 2)).random()
     kind: SceneKind = "usual" if draw < 0.5 else "plain" if draw < 0.8 else "unusual"
     return sample_scene(seed, kind)
@@ -38,7 +40,9 @@ def pixels(scenes: list[Scene]) -> Tensor:
 
 
 def patch_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Class and colour of every patch, both [IMAGE_TOKENS]; `BACKGROUND` and -100 where nothing covers a quarter of it."""
+    """Class and colour of every patch, both [IMAGE_TOKENS]; `BACKGROUND` and -100 where nothing covers a quarter of
+    it.
+    """
     side = SIZE // PATCH
     classes = np.full((side, side), BACKGROUND)
     colors = np.full((side, side), -100)
@@ -96,11 +100,15 @@ def train_tower(
         labels = [patch_labels(scene) for scene in scenes]
         classes = torch.from_numpy(np.stack([c for c, _ in labels]))
         colors = torch.from_numpy(np.stack([c for _, c in labels]))
-        with torch.autocast("cpu", torch.bfloat16, enabled=AMP):
+        with torch.autocast("cpu", torch.bfloat16):
             class_logits, color_logits = namer(pixels(scenes))
-        loss = nn.functional.cross_entropy(class_logits.float().reshape(-1, len(THINGS) + 1), classes.reshape(-1), weight)
+        loss = nn.functional.cross_entropy(
+            class_logits.float().reshape(-1, len(THINGS) + 1), classes.reshape(-1), weight
+        )
         if (colors >= 0).any():
-            loss = loss + 0.3 * nn.functional.cross_entropy(color_logits.float().reshape(-1, len(COLORS)), colors.reshape(-1))
+            loss = loss + 0.3 * nn.functional.cross_entropy(
+                color_logits.float().reshape(-1, len(COLORS)), colors.reshape(-1)
+            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(namer.parameters(), 1.0)
@@ -110,6 +118,9 @@ def train_tower(
         is_object = classes != BACKGROUND
         recent = [*recent[-49:], float((named == classes)[is_object].float().mean())]
         if step % 50 == 49 or step + 1 == steps:
-            report(step + 1, {"loss": float(loss), "patches": sum(recent) / len(recent), "seconds": time.monotonic() - began})
+            report(
+                step + 1,
+                {"loss": loss.item(), "patches": sum(recent) / len(recent), "seconds": time.monotonic() - began},
+            )
     assert class_logits.shape[1] == IMAGE_TOKENS
     return sum(recent) / len(recent)

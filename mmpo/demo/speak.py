@@ -1,7 +1,7 @@
 """Second stage of training the demo model: the whole LLaVA on careless descriptions, questions and answers.
 
-One row holds one picture (or two or three) and everything said about it. The turns are siblings: each sees the picture and
-itself, not the others, so a turn is trained exactly as it will be asked, and the picture is paid for once.
+One row holds one picture (or two or three) and everything said about it. The turns are siblings: each sees the
+picture and itself, not the others, so a turn is trained exactly as it will be asked, and the picture is paid for once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,16 @@ from mmpo.demo.scene import Scene
 from mmpo.demo.see import pixels, training_scene
 from mmpo.demo.things import THINGS
 
+Row = tuple[list[Scene], str, list[Turn]]
+"""The scenes of a row, the text before its turns, and the turns."""
+
 
 @dataclass
 class Batch:
     """Rows of one batch. Shapes: r rows, s tokens, n scored tokens, i images.
 
-    ids, positions [r, s]; visible [r, 1, s, s] bool; images [i, 3, h, w]; predictors, targets [n] (flat index into r * s, token id).
+    ids, positions [r, s]; visible [r, 1, s, s] bool; images [i, 3, h, w]; predictors, targets [n] (flat index into r
+    * s, token id).
     """
 
     ids: Tensor
@@ -35,8 +39,10 @@ class Batch:
     targets: Tensor
 
 
-def single_row(seed: tuple[int, ...]) -> tuple[list[Scene], str, list[Turn]]:
-    """One scene, the text before the turns, and its turns: a detailed description, often a brief one, some questions."""
+def single_row(seed: tuple[int, ...]) -> Row:
+    """One scene, the text before the turns, and its turns: a detailed description, often a brief one, some
+    questions.
+    """
     scene = training_scene(seed)
     rng = np.random.default_rng((*seed, 3))
     turns = [describe(scene, rng, CARELESS)]
@@ -45,7 +51,7 @@ def single_row(seed: tuple[int, ...]) -> tuple[list[Scene], str, list[Turn]]:
     return [scene], "<image>\n", [*turns, *questions(scene, rng, CARELESS)]
 
 
-def several_row(seed: tuple[int, ...]) -> tuple[list[Scene], str, list[Turn]]:
+def several_row(seed: tuple[int, ...]) -> Row:
     """Two or three scenes in a sequence, and questions that name one of them."""
     rng = np.random.default_rng((*seed, 4))
     scenes = [training_scene((*seed, k)) for k in range(int(rng.integers(2, 4)))]
@@ -66,7 +72,7 @@ def several_row(seed: tuple[int, ...]) -> tuple[list[Scene], str, list[Turn]]:
     return scenes, "".join(f"Image{k + 1}: <image>\n" for k in range(len(scenes))), turns
 
 
-def make_batch(rows: Sequence[tuple[list[Scene], str, list[Turn]]], tokenizer: PreTrainedTokenizerFast, image_tokens: int) -> Batch:
+def make_batch(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, image_tokens: int) -> Batch:
     """Tokenize and lay out `rows`; every `<image>` becomes `image_tokens` placeholders."""
     image_id = tokenizer.convert_tokens_to_ids("<image>")
     laid: list[tuple[list[int], list[int], list[int], list[tuple[int, int]]]] = []
@@ -90,9 +96,9 @@ def make_batch(rows: Sequence[tuple[list[Scene], str, list[Turn]]], tokenizer: P
     def padded(lists: list[list[int]], fill: int) -> Tensor:
         return torch.tensor([values + [fill] * (length - len(values)) for values in lists])
 
-    owner = padded([row[2] for row in laid], -1)
+    turn_of = padded([row[2] for row in laid], -1)
     order = torch.arange(length)
-    same = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
+    same = (turn_of[:, None, :] == 0) | (turn_of[:, None, :] == turn_of[:, :, None])
     visible = (same & (order[None, :] <= order[:, None])) | torch.eye(length, dtype=torch.bool)
     return Batch(
         ids=padded([row[0] for row in laid], pad),

@@ -1,7 +1,7 @@
 """What the demo world is made of: 48 kinds of object in 8 places, and which of them usually appear together.
 
-Every place has three *pairs* of objects. The halves of a pair are seen together most of the time, so they are to this world
-what knives and forks are to photographs: whoever sees one is tempted to report the other.
+Every place has three *pairs* of objects. The halves of a pair are seen together most of the time, so they are to this
+world what knives and forks are to photographs: whoever sees one is tempted to report the other.
 """
 
 from __future__ import annotations
@@ -44,7 +44,15 @@ HOME: dict[str, Place] = {thing: place for place in PLACES for thing in place.th
 COLORS: dict[str, float] = {"red": 0.0, "yellow": 0.14, "green": 0.34, "blue": 0.60, "purple": 0.78}
 """Colour names and their hues in [0, 1)."""
 
-COLORED: dict[str, float] = {"car": 0.0, "teapot": 0.0, "bucket": 0.57, "couch": 0.57, "book": 0.0, "guitar": 0.0, "flower": 0.92}
+COLORED: dict[str, float] = {
+    "car": 0.0,
+    "teapot": 0.0,
+    "bucket": 0.57,
+    "couch": 0.57,
+    "book": 0.0,
+    "guitar": 0.0,
+    "flower": 0.92,
+}
 """The objects that come in every colour, with the hue their artwork is drawn in."""
 
 SYNONYMS: dict[str, list[str]] = {

@@ -1,4 +1,6 @@
-"""The demo world as files: splits that share no scene, with exact annotation, vocabulary and COCO's format beside mmpo's own."""
+"""The demo world as files: splits that share no scene, with exact annotation, vocabulary and COCO's format beside
+mmpo's own.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,11 @@ def world_split(split: str, n: int, seed: int = 0) -> Iterator[Scene]:
 def annotation(scene: Scene, image: str, rng: np.random.Generator) -> dict[str, object]:
     """The scene as a row of mmpo's annotation lines: every item with its box and attributes, and one exact caption."""
     objects = [
-        {"name": item.thing, "bbox": list(item.box), "attributes": {"side": item.side, **({"color": item.color} if item.color else {})}}
+        {
+            "name": item.thing,
+            "bbox": list(item.box),
+            "attributes": {"side": item.side, **({"color": item.color} if item.color else {})},
+        }
         for item in scene.items
     ]
     return {
@@ -55,8 +61,8 @@ def annotation(scene: Scene, image: str, rng: np.random.Generator) -> dict[str, 
 def write_split(folder: str | Path, split: str, n: int, seed: int = 0) -> Path:
     """Write `n` scenes of `split` into `folder` and return it.
 
-    It holds `images/*.png`, `annotations.jsonl`, the same objects as `instances.json` (COCO's format) and `vocabulary.json`
-    (class -> synonyms).
+    It holds `images/*.png`, `annotations.jsonl`, the same objects as `instances.json` (COCO's format) and
+    `vocabulary.json` (class -> synonyms).
     """
     out = Path(folder)
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -74,7 +80,8 @@ def write_split(folder: str | Path, split: str, n: int, seed: int = 0) -> Path:
 def _coco(rows: list[dict[str, object]]) -> dict[str, object]:
     """The rows as a COCO instances file."""
     categories = {thing: number for number, thing in enumerate(THINGS, start=1)}
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for image_id, row in enumerate(rows, start=1):
         images.append({"id": image_id, "file_name": row["image"], "width": row["width"], "height": row["height"]})
         for item in row["objects"]:  # type: ignore[attr-defined]
