@@ -1,4 +1,4 @@
-"""Words for the 80 COCO classes, `name: synonym, …` in lines; PASCAL VOC's names too. Read through `vocabulary.coco`."""
+"""Words for the 80 COCO classes, `name: synonym, …` in lines, PASCAL VOC's names too. See `vocabulary.coco`."""
 
 from __future__ import annotations
 
