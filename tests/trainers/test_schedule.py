@@ -1,0 +1,89 @@
+"""The schedule: which pairs are in which step, and nothing else decides it."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from mmpo.errors import UserError
+from mmpo.trainers.schedule import Schedule, Shape, cut
+
+_rng = random.Random(1)
+LENGTHS = [_rng.randint(20, 90) for _ in range(137)]
+
+
+def members(schedule: Schedule) -> list[list[int]]:
+    return [sorted(index for batch in step for index in batch) for step in schedule.steps]
+
+
+def test_every_pair_comes_once_per_epoch() -> None:
+    schedule = Schedule(LENGTHS, Shape(8), seed=3, epochs=2)
+    seen = Counter(index for step in members(schedule) for index in step)
+    assert set(seen.values()) == {2} and len(seen) == 137
+    assert schedule.epoch(len(schedule)) == 2.0
+    assert schedule.epoch(0) == 0.0
+
+
+@pytest.mark.parametrize("shape", [Shape(4, accumulation=4), Shape(4, 2, 2), Shape(1, 8, 2), Shape(8, 1, 2)])
+def test_a_step_holds_the_same_pairs_however_it_is_cut(shape: Shape) -> None:
+    whole = Schedule(LENGTHS, Shape(16), seed=5, epochs=2.5)
+    assert members(Schedule(LENGTHS, shape, seed=5, epochs=2.5)) == members(whole)
+
+
+def test_the_order_follows_the_seed() -> None:
+    first = Schedule(LENGTHS, Shape(8), seed=0).steps
+    assert first == Schedule(LENGTHS, Shape(8), seed=0).steps
+    assert first != Schedule(LENGTHS, Shape(8), seed=1).steps
+
+
+def test_processes_share_a_step_evenly() -> None:
+    shape = Shape(3, accumulation=2, processes=2)
+    schedule = Schedule(LENGTHS, shape, seed=0)
+    mine, other = schedule.batches(0), schedule.batches(1)
+    assert len(mine) == len(other)
+    assert all(len(step) == shape.micro_batches for step in schedule.steps[:-1])
+    assert len(schedule.steps[-1]) % shape.processes == 0
+    assert not {i for b in mine[: 2 * 5] for i in b} & {i for b in other[: 2 * 5] for i in b}
+
+
+def test_the_token_budget_holds_and_loses_no_pair() -> None:
+    schedule = Schedule(LENGTHS, Shape(16, accumulation=2, tokens=400), seed=0, epochs=3)
+    batches = [batch for step in schedule.steps for batch in step]
+    assert max(len(batch) * max(LENGTHS[i] for i in batch) for batch in batches) <= 400
+    assert max(map(len, batches)) > 4  # short pairs travel in larger batches
+    assert set(Counter(i for batch in batches for i in batch).values()) == {3}
+
+
+def test_lengths_within_a_batch_are_close() -> None:
+    def padding(steps: list[list[list[int]]]) -> int:
+        return sum(len(b) * max(LENGTHS[i] for i in b) - sum(LENGTHS[i] for i in b) for step in steps for b in step)
+
+    plain = list(range(137))
+    random.Random(0).shuffle(plain)
+    unsorted = [[plain[i : i + 8]] for i in range(0, 137, 8)]
+    assert padding(Schedule(LENGTHS, Shape(8), seed=0).steps) < 0.5 * padding(unsorted)
+
+
+def test_max_steps_repeats_the_pairs() -> None:
+    schedule = Schedule(LENGTHS[:5], Shape(4), seed=0, max_steps=9)
+    assert len(schedule) == 9
+    assert all(len(step[0]) == 4 for step in schedule.steps)
+    assert schedule.epoch(9) == pytest.approx(36 / 5)
+
+
+def test_cut_sorts_and_respects_both_limits() -> None:
+    batches = cut([5, 1, 4, 2, 3], 2)
+    assert batches == [[1, 3], [4, 2], [0]]
+    assert cut([5, 1, 4, 2, 3], 9, tokens=6) == [[1, 3], [4], [2], [0]]
+    assert cut([], 2) == []
+
+
+def test_what_cannot_work_is_said() -> None:
+    with pytest.raises(UserError, match="fewer processes"):
+        Schedule([10], Shape(1, processes=2), seed=0)
+    with pytest.raises(UserError, match="longest pair has 90 tokens"):
+        Schedule([10, 90], Shape(4, tokens=50), seed=0)
+    with pytest.raises(UserError, match="no full step"):
+        Schedule([10, 10, 10], Shape(1, processes=3), seed=0, epochs=0.4)
