@@ -1,0 +1,131 @@
+"""The scorecard: rows from tallies, Markdown, terminal, file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.errors import UserError
+from mmpo.eval import chair, pope
+from mmpo.eval.scorecard import Bootstrap, Counts, Scorecard, compare
+from mmpo.eval.statistics import wilson
+
+BOOT = Bootstrap(samples=500, seed=0)
+WORDS = ObjectVocabulary.from_names(["dog", "cat"])
+TRUTH = {str(i): ("dog",) for i in range(40)}
+
+
+def captions(hallucinated: int) -> chair.ChairResult:
+    return chair.score({i: "A dog and a cat." if int(i) < hallucinated else "A dog." for i in TRUTH}, TRUTH, WORDS)
+
+
+def pope_result(wrong: int) -> pope.PopeResult:
+    questions = [pope.PopeQuestion(i, f"{i % 20}.jpg", f"Is there {i}?", "yes" if i % 2 else "no") for i in range(40)]
+    texts = [("No" if q.label == "yes" else "Yes") if i < wrong else q.label.capitalize() for i, q in enumerate(questions)]
+    return pope.score(questions, [text.replace("No", "no").replace("no", "No") for text in texts])
+
+
+def card(before: int | None = 20, after: int = 4) -> Scorecard:
+    first = None if before is None else captions(before).tally
+    return Scorecard(
+        model="llava",
+        adapter=None if before is None else "run/adapter",
+        rows=compare("chair", None, first, captions(after).tally, BOOT),
+        counts=[Counts(benchmark="chair", split=None, state="after", images=40, questions=40, unparsed=None, truncated=1)],
+        conventions=["how"],
+        warnings=["careful"],
+        quarantined={"truncated": 2},
+    )
+
+
+def test_rows_with_before_and_after() -> None:
+    row = card().row("chair", "CHAIRi")
+    assert row.before is not None and row.change is not None
+    assert row.before.value == pytest.approx(20 / 60) and row.after.value == pytest.approx(4 / 44)
+    assert row.change.value == pytest.approx(4 / 44 - 20 / 60)
+    assert row.change.low < row.change.value < row.change.high < 0
+    assert row.change.test == "bootstrap" and row.change.p == pytest.approx(2 / 501)
+    assert row.after.method == "bootstrap" and row.after.low < row.after.value < row.after.high
+
+
+def test_shares_of_captions_use_wilson_and_mcnemar() -> None:
+    row = card().row("chair", "CHAIRs")
+    expected = wilson(4, 40)
+    assert (row.after.method, row.after.low, row.after.high) == ("wilson", expected.low, expected.high)
+    assert row.change is not None
+    assert (row.change.test, row.change.fixed, row.change.broken) == ("mcnemar", 16, 0)
+    assert row.change.p == pytest.approx(2 / 2**16)
+
+
+def test_pope_accuracy_uses_mcnemar() -> None:
+    rows = {row.metric: row for row in compare("pope", "random", pope_result(10).tally, pope_result(2).tally, BOOT)}
+    change = rows["accuracy"].change
+    assert change is not None and (change.test, change.fixed, change.broken) == ("mcnemar", 8, 0)
+    assert rows["F1"].change is not None and rows["F1"].change.test == "bootstrap"
+
+
+def test_pairs_follow_the_question_not_the_order() -> None:
+    before, after = captions(20), captions(20)
+    reordered = chair.score({row.image: row.caption for row in before.rows[::-1]}, TRUTH, WORDS)
+    for row in compare("chair", None, reordered.tally, after.tally, BOOT):
+        assert row.change is not None and (row.change.value, row.change.p) == (0, 1)
+
+
+def test_other_questions_are_refused() -> None:
+    fewer = chair.score({"1": "A dog."}, TRUTH, WORDS)
+    with pytest.raises(UserError, match="chair: before and after were not asked the same"):
+        compare("chair", None, fewer.tally, captions(1).tally, BOOT)
+
+
+def test_missing_rows_are_key_errors() -> None:
+    with pytest.raises(KeyError, match="no pope random F1"):
+        card().row("pope", "F1", "random")
+
+
+def test_markdown_before_after() -> None:
+    text = card().to_markdown()
+    assert "| metric | before [95%] | after [95%] | difference [95%] | p |" in text
+    assert "| CHAIR_i ↓ | 33.3 [" in text and "| −24.2 [−" in text
+    assert "CHAIR, after: 40 answers on 40 images, 1 truncated" in text
+    assert "images left out: 2 (2 truncated)" in text
+    assert "- careful" in text and "- how" in text
+
+
+def test_markdown_of_one_model() -> None:
+    text = card(before=None).to_markdown()
+    assert "| metric | value [95%] |" in text and "before" not in text
+    assert "| tokens | " in text
+
+
+def test_undefined_is_said_not_shown_as_zero() -> None:
+    nothing = chair.score(dict.fromkeys(TRUTH, "Nothing."), TRUTH, WORDS)
+    rows = compare("chair", None, None, nothing.tally, BOOT)
+    shown = card().model_copy(update={"rows": rows}).to_markdown()
+    assert "| CHAIR_i ↓ | undefined |" in shown
+
+
+def test_a_worse_change_shows_its_sign() -> None:
+    assert "| +24.2 [+" in card(before=4, after=20).to_markdown()
+
+
+def test_terminal_table_fits_and_says_the_same() -> None:
+    out = io.StringIO()
+    Console(file=out, width=100, color_system=None).print(card())
+    text = out.getvalue()
+    assert "CHAIR_i ↓" in text and "33.3 [" in text and "<0.001" in text and "! careful" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_file_round_trip(tmp_path: Path) -> None:
+    path = tmp_path / "scorecard.json"
+    path.write_text(card().model_dump_json())
+    assert Scorecard.read(path) == card()
+    path.write_text("{}")
+    with pytest.raises(UserError, match="not a scorecard"):
+        Scorecard.read(path)
+    with pytest.raises(UserError, match="does not exist"):
+        Scorecard.read(tmp_path / "none.json")
