@@ -42,7 +42,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 def write_json(path: str | Path, value: Any) -> Path:
     """Indented JSON with the keys in the order given, and a final newline. Refuses NaN: other readers can't read it."""
-    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    return write_bytes(path, _json(value, indent=2))
 
 
 def read_json(path: str | Path) -> Any:
@@ -74,7 +74,7 @@ class JsonLines:
         self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n")
+        self._file.write(_json(row))
         self.rows += 1
 
     def sync(self) -> None:
@@ -138,6 +138,14 @@ def cut_half_line(path: str | Path) -> int:
                 whole += len(line)
         file.truncate(whole)
     return rows
+
+
+def _json(value: Any, indent: int | None = None) -> bytes:
+    """UTF-8 JSON and a newline. Half a surrogate pair, which UTF-8 can't hold, makes the whole text ASCII escapes."""
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except UnicodeEncodeError:
+        return json.dumps(value, indent=indent, allow_nan=False).encode() + b"\n"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Any image file in, plain RGB out. The one door through which pixels of unknown origin come into mmpo.
 
 A file that can't be used raises `Quarantined("decode", reason)`; it never crashes a run and never becomes wrong pixels.
-Reasons: missing, not_a_file, empty, not_an_image, corrupt, truncated, too_many_pixels, extreme_shape, unsupported_mode,
+Reasons: missing, not_a_file, unreadable, empty, not_an_image, corrupt, truncated, too_many_pixels, extreme_shape, unsupported_mode,
 path_escape.
 """
 
@@ -75,14 +75,14 @@ def read_image(source: bytes | str | Path, *, root: str | Path | None = None) ->
         data = source
     else:
         path = inside(root, str(source)) if root is not None else Path(source)
-        if not path.exists():
-            raise Quarantined("decode", "missing", str(source))
-        if not path.is_file():
-            raise Quarantined("decode", "not_a_file", str(source))
         try:
+            if not path.exists():
+                raise Quarantined("decode", "missing", str(source))
+            if not path.is_file():
+                raise Quarantined("decode", "not_a_file", str(source))
             data = path.read_bytes()
-        except OSError as error:
-            raise Quarantined("decode", "unreadable", f"{source}: {error.strerror}") from None
+        except OSError as error:  # no permission, a broken disk, a name too long to be one
+            raise Quarantined("decode", "unreadable", f"{str(source)[:200]}: {error.strerror}") from None
     if not data:
         raise Quarantined("decode", "empty", "no bytes" if isinstance(source, bytes) else str(source))
     return data
@@ -97,6 +97,8 @@ def inside(root: str | Path, path: str) -> Path:
         full = (base / path).resolve()
     except (OSError, RuntimeError):  # a link that points to itself
         raise Quarantined("decode", "path_escape", path) from None
+    except ValueError:  # half a surrogate pair, which JSON allows and file systems don't
+        raise Quarantined("decode", "missing", path) from None
     if not full.is_relative_to(base):
         raise Quarantined("decode", "path_escape", path)
     return full

@@ -22,6 +22,7 @@ Video = dict[str, Any]
 
 PROMPT_ROLES = ("system", "user", "assistant")
 PLACEHOLDERS = ("<image>", "<video>")
+HALF_CHARACTER_HINT = "a surrogate without its other half, as in a JSON text cut in the middle; it can't be written"
 NO_PLACEHOLDER_HINT = 'images stand in the content as {"type": "image"} parts, never as a tag in the text'
 
 
@@ -108,6 +109,8 @@ def validate(pair: PreferencePair, where: str = "pair") -> PreferencePair:
     """The pair itself if it keeps every rule, else UserError "`where`: what is wrong". `where` names file and row."""
     if not isinstance(pair.id, str) or not pair.id:
         raise UserError(f"{where}: `id` must be a non-empty string, got {pair.id!r}")
+    if not _is_unicode(pair.id):
+        raise UserError(f"{where}: `id` {pair.id!r} holds half a character", hint=HALF_CHARACTER_HINT)
     where = f"{where} (id {pair.id})"
     _check_messages(pair.prompt, "prompt", where, roles=PROMPT_ROLES, kinds=("image", "video", "text"))
     if pair.prompt[-1]["role"] != "user":
@@ -152,6 +155,8 @@ def _check_messages(messages: Any, column: str, where: str, *, roles: tuple[str,
                 continue
             if not isinstance(part.get("text"), str):
                 raise UserError(f"{at}: a text part needs a string `text`, got {_short(part)}")
+            if not _is_unicode(part["text"]):
+                raise UserError(f"{at}: {_short(part['text'])} holds half a character", hint=HALF_CHARACTER_HINT)
             for tag in PLACEHOLDERS:
                 if tag in part["text"]:
                     raise UserError(f"{at}: the text contains {tag!r}", hint=NO_PLACEHOLDER_HINT)
@@ -223,6 +228,14 @@ def _check_spans(spans: list[Span] | None, text: str, at: str) -> None:
 def is_number(value: Any) -> bool:
     """A finite int or float; JSON's true and false are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _short(value: Any, limit: int = 60) -> str:

@@ -39,6 +39,14 @@ def test_nan_is_refused(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_half_a_character_is_kept(tmp_path: Path) -> None:
+    """A path in a foreign JSON file may hold one; the row that reports it must not fail over it."""
+    row = {"id": "ü\ud800.png"}
+    atomic.append_jsonl(tmp_path / "log.jsonl", row)
+    assert list(atomic.read_jsonl(tmp_path / "log.jsonl")) == [row]
+    assert atomic.read_json(atomic.write_json(tmp_path / "a.json", row)) == row
+
+
 def test_read_json_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with pytest.raises(UserError, match="no such file"):

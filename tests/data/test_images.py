@@ -233,6 +233,8 @@ def test_paths_that_escape_the_root(tmp_path: Path) -> None:
     names = ["../secret.png", str(secret), "link.png", "up/secret.png", "up/images/../secret.png", "", "..", "loop.png"]
     for name in [*names, "a\0b.png", "http://example.com/a.png", "..\\secret.png", "C:\\a.png"]:
         assert reason_of(name, root=root) == "path_escape", name
+    for name, reason in (("a" * 300, "unreadable"), ("a/" * 3000, "unreadable"), ("\ud800.png", "missing")):
+        assert reason_of(name, root=root) == reason
     assert np.array_equal(load_image("good.png", root=root), blocks())
     assert inside(root, "x/y.png") == root.resolve() / "x" / "y.png"
 

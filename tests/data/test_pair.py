@@ -57,6 +57,8 @@ def test_equal_responses_are_a_preference_when_the_images_differ() -> None:
     [
         ({"id": ""}, "`id` must be"),
         ({"id": 7}, "`id` must be"),
+        ({"id": "a\ud800"}, "holds half a character"),
+        ({"chosen": [text_message("assistant", "cut \ud83d")]}, "holds half a character"),
         ({"prompt": []}, "`prompt` must be a non-empty list"),
         ({"prompt": "What?"}, "`prompt` must be a non-empty list"),
         ({"prompt": [{"role": "user"}]}, "must have `role` and `content`"),
