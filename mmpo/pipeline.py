@@ -55,12 +55,12 @@ def run_section(run: RunFolder, recipe: Recipe, section: str) -> dict[str, Any]:
 
 
 def section_settings(recipe: Recipe, section: str) -> dict[str, Any]:
-    """The section as plain data, defaults included: what decides its result."""
+    """The section as plain data, defaults included, without what decides no result (`FREE` in its settings)."""
     settings = getattr(recipe, section)
     if settings is None:
         have = ", ".join(recipe.sections()) or "no section"
         raise UserError(f"the recipe {recipe.name} has no `{section}:` section", hint=f"it has: {have}")
-    data: dict[str, Any] = settings.model_dump(mode="json")
+    data: dict[str, Any] = settings.model_dump(mode="json", exclude=set(getattr(type(settings), "FREE", ())))
     return data
 
 

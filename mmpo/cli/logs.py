@@ -12,6 +12,9 @@ from rich.text import Text
 
 from mmpo.cli import console
 
+RUN = "mmpo.run"
+"""The logger of the run itself: what started, what ended, how it failed."""
+
 
 class _ToTerminal(logging.Handler):
     """mmpo's own warnings, one line each; libraries are left to the log file."""
@@ -34,6 +37,7 @@ def logging_to(file: Path) -> Iterator[None]:
     to_file = logging.FileHandler(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_terminal = _ToTerminal(logging.WARNING)
+    to_terminal.addFilter(lambda record: record.name != RUN)  # the command line says these itself
     root, ours = logging.getLogger(), logging.getLogger("mmpo")
     level = ours.level
     ours.setLevel(logging.INFO)

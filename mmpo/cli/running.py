@@ -12,8 +12,8 @@ from pathlib import Path
 from mmpo import progress
 from mmpo.cli import console
 from mmpo.cli.app import Failed, Interrupted, debugging
-from mmpo.cli.demo_world import DemoInputs
-from mmpo.cli.logs import logging_to, quiet_libraries
+from mmpo.cli.demo_world import DemoWorld
+from mmpo.cli.logs import RUN, logging_to, quiet_libraries
 from mmpo.cli.summaries import after_everything, print_summary
 from mmpo.errors import UserError
 from mmpo.pipeline import check_section, open_run, run_section, section_settings
@@ -22,7 +22,7 @@ from mmpo.runs import RunFolder, choose_folder, is_main_process
 
 TITLES = {"build": "building pairs", "train": "training", "eval": "evaluating"}
 NEXT = {"build": "build the pairs", "train": "train on the pairs", "eval": "measure what changed"}
-logger = logging.getLogger("mmpo.run")
+logger = logging.getLogger(RUN)
 
 
 def run_recipe(
@@ -33,7 +33,7 @@ def run_recipe(
     settings: Sequence[str] | None = None,
     out: Path | None = None,
     resume: bool = False,
-    demo: DemoInputs | None = None,
+    demo: DemoWorld | None = None,
 ) -> tuple[RunFolder, Recipe]:
     """Run `sections` (all, where None) of a recipe, print what each made, and return the run.
 
@@ -41,7 +41,7 @@ def run_recipe(
     """
     source = read(recipe_name)
     run = RunFolder(choose_folder(str(source.data["name"]), out=out, resume=resume))
-    demo = demo or DemoInputs()
+    demo = demo or DemoWorld()
     recipe = complete(source, run=run.path, settings=settings or (), inputs=demo.names(run.path))
     chosen = tuple(sections or recipe.sections())
     if not chosen:
@@ -50,7 +50,7 @@ def run_recipe(
         run.step(section).check(section_settings(recipe, section))
     again = console.command_line(*words, "--out", run.path)
     with _session(run, recipe, again):
-        demo.prepare(run, recipe.seed)
+        demo.draw(run, recipe)
         for section in chosen:
             _run_one(run, recipe, section)
         run.write_results(recipe.sections())
@@ -128,7 +128,7 @@ def _session(run: RunFolder, recipe: Recipe, again: str) -> Iterator[None]:
             logger.error("%s", error)
             raise
         except Exception as error:
-            logging.getLogger().exception("unforeseen error")
+            logger.exception("unforeseen error")
             if debugging():
                 raise
             raise Failed(error, log) from error

@@ -16,7 +16,22 @@ def print_summary(run: RunFolder, section: str, result: Mapping[str, Any]) -> No
 
 
 def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
-    console.line(f"pairs: {run.path / OUTPUTS['build.pairs']}")
+    pairs = run.path / OUTPUTS["build.pairs"]
+    if not result["images_used"]:
+        for kind, table in result["counts"].items():
+            lost = ", ".join(f"{count:,} {reason}" for reason, count in table.items() if reason not in ("in", "paired"))
+            console.line(f"no pair from {table['in']:,} {kind}: {lost or 'nothing came in'}")
+        return
+    console.line(f"{result['hallucinating_share']:.0%} of the model's descriptions name an object that is not there")
+    console.line(
+        f"{result['description_pairs']:,} description pairs (chosen {result['chosen_words']:.1f} words, rejected "
+        f"{result['rejected_words']:.1f}) and {result['question_pairs']:,} yes/no pairs "
+        f"from {result['images_used']:,} of {result['images']:,} images"
+    )
+    left_out = result["images"] - result["images_used"]
+    if left_out:
+        console.line(f"{left_out:,} images gave no pair; the reasons are in {pairs / 'rejects.jsonl'}")
+    console.line(f"pairs: {pairs}")
 
 
 def _train(run: RunFolder, result: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws another world and trains another adapter.")] = 0,
     out: OutOption = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A small part of everything, to see that it works: under a minute or so.")
+        bool, typer.Option("--quick", help="A small part of everything: to see that it works, not to measure.")
     ] = False,
     resume: ResumeOption = False,
 ) -> None:
@@ -30,19 +30,11 @@ def demo(
       mmpo demo --quick --out runs/try
       mmpo demo --seed 1
     """
-    from mmpo.cli.demo_world import QUICK, SPLITS, DemoInputs
+    from mmpo.cli.demo_world import QUICK_SETTINGS, QUICK_SPLITS, SPLITS, DemoWorld
     from mmpo.cli.running import finish, run_recipe
 
-    settings = [f"seed={seed}"] if seed else []
-    if quick:
-        settings += QUICK_SETTINGS
     words = ["mmpo", "demo", *(["--seed", str(seed)] if seed else []), *(["--quick"] if quick else [])]
-    inputs = DemoInputs(dict(QUICK if quick else SPLITS))
-    finish(
-        *run_recipe(words, "demo", settings=settings, out=out, resume=resume, demo=inputs),
-        recipe_name="demo",
-        settings=settings,
-    )
-
-
-QUICK_SETTINGS = ["train.max_steps=10"]
+    settings = [f"seed={seed}", *(QUICK_SETTINGS if quick else ())]
+    world = DemoWorld(QUICK_SPLITS if quick else SPLITS)
+    run, recipe = run_recipe(words, "demo", settings=settings, out=out, resume=resume, demo=world)
+    finish(run, recipe, recipe_name="demo", settings=settings)

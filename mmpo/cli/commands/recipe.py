@@ -50,11 +50,11 @@ def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
       mmpo recipe check my.yaml --set train.max_steps=50
     """
     from mmpo.cli import console
-    from mmpo.cli.demo_world import DemoInputs
+    from mmpo.cli.demo_world import DemoWorld
     from mmpo.recipes import complete, dump, read
 
     source = read(recipe)
     run = Path("runs") / str(source.data["name"])
-    checked = complete(source, run=run, settings=set_ or (), inputs=DemoInputs().names(run))
+    checked = complete(source, run=run, settings=set_ or (), inputs=DemoWorld.names(run))
     typer.echo(dump(checked.model_dump(mode="json")), nl=False)
     console.err.print(f"{recipe}: correct; it has {', '.join(checked.sections()) or 'no section to run'}")
