@@ -1,8 +1,8 @@
 """Any image file in, plain RGB out. The one door through which pixels of unknown origin come into mmpo.
 
 A file that can't be used raises `Quarantined("decode", reason)`; it never crashes a run and never becomes wrong pixels.
-Reasons: missing, not_a_file, unreadable, empty, not_an_image, corrupt, truncated, too_many_pixels, extreme_shape, unsupported_mode,
-path_escape.
+Reasons: missing, not_a_file, unreadable, empty, not_an_image, corrupt, truncated, too_many_pixels, extreme_shape,
+unsupported_mode, path_escape.
 """
 
 from __future__ import annotations
