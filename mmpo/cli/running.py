@@ -17,7 +17,7 @@ from mmpo.cli.logs import RUN, logging_to, quiet_libraries
 from mmpo.cli.summaries import after_everything, print_summary
 from mmpo.errors import UserError
 from mmpo.pipeline import check_section, open_run, run_section, section_settings
-from mmpo.recipes import Recipe, complete, read
+from mmpo.recipes import OUTPUTS, Recipe, complete, read
 from mmpo.runs import RunFolder, choose_folder, is_main_process
 
 TITLES = {"build": "building pairs", "train": "training", "eval": "evaluating"}
@@ -102,6 +102,11 @@ def _run_one(run: RunFolder, recipe: Recipe, section: str) -> None:
         logger.info("%s is complete", section)
         console.line(f"took {console.duration(time.monotonic() - started)}")
     print_summary(run, section, result)
+    if section == "build" and not result["images_used"]:
+        raise UserError(
+            "the build made no pairs, so there is nothing to train on",
+            hint=f"the reasons are above, and for each image in {run.path / OUTPUTS['build.pairs'] / 'rejects.jsonl'}",
+        )
 
 
 @contextmanager

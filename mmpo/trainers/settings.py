@@ -4,7 +4,7 @@ it."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -51,6 +51,11 @@ class SampleSettings(_Settings):
 
 class TrainSettings(_Settings):
     """One training run: which model, which pairs, which objective, and how."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {"resume", "workers", "image_cache_mb", "keep_checkpoints", "allow_network"}
+    )
+    """Settings that change neither the weights nor what is written; a run may be resumed with other values."""
 
     model: str = Field(description="Model folder or hub name.")
     pairs: Path = Field(description="Folder of preference pairs, as `mmpo build` writes it.")

@@ -39,9 +39,6 @@ from mmpo.trainers.preference import PreferenceTrainer
 from mmpo.trainers.samples import Sampler
 from mmpo.trainers.settings import TrainResult, TrainSettings
 
-# Settings that change neither the weights nor what is written; a run may be resumed with other values.
-FREE = frozenset({"resume", "workers", "image_cache_mb", "keep_checkpoints", "allow_network"})
-
 
 def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     """Train an adapter and leave everything in `run_dir`.
@@ -202,7 +199,7 @@ def _open_folder(settings: TrainSettings, run_dir: Path) -> None:
         shutil.rmtree(run_dir / "adapter", ignore_errors=True)
     elif file.exists():
         before = read_json(file)
-        changed = [key for key in given if key not in FREE and before.get(key) != given[key]]
+        changed = [key for key in given if key not in settings.FREE and before.get(key) != given[key]]
         if changed:
             what = ", ".join(f"{key} ({before.get(key)} → {given[key]})" for key in changed)
             raise UserError(

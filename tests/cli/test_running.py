@@ -56,14 +56,23 @@ def test_one_section_at_a_time_prints_the_command_for_the_next(mmpo: Invoke, rec
     assert "train" in json.loads((here / "out/results.json").read_text())
 
 
-def test_a_build_without_pairs_says_why(mmpo: Invoke, recipe: Path, photos: Path, here: Path) -> None:
+def test_a_build_without_pairs_stops_and_says_why(mmpo: Invoke, recipe: Path, photos: Path, here: Path) -> None:
     with recipe.open("a") as file:
         file.write(f"build: {{annotations: {photos}/annotations.jsonl, max_new_tokens: 4}}\n")
-    result = mmpo("build", recipe, "--out", "out")
+    for _ in range(2):  # the second time from the finished step
+        result = mmpo("run", recipe, "--out", "out")
+        assert result.exit_code == 2
+        assert "no pair from 12 descriptions: " in result.stdout
+        assert "error: the build made no pairs" in result.stderr
+        assert "out/build/pairs/rejects.jsonl" in result.stderr
+    assert (here / "out/build/pairs/rejects.jsonl").exists()
+
+
+def test_settings_that_change_no_result_may_change(mmpo: Invoke, recipe: Path) -> None:
+    assert mmpo("train", recipe, "--out", "out").exit_code == 0
+    result = mmpo("train", recipe, "--out", "out", "--set", "train.keep_checkpoints=1")
     assert result.exit_code == 0, result.output
-    assert "no pair from 12 descriptions: 12 unfinished" in result.stdout
-    assert json.loads((here / "out/build/pairs/card.json").read_text())
-    assert result.stdout.rstrip().endswith(f"mmpo train {recipe} --out out")
+    assert "done before" in result.stdout
 
 
 def test_the_demo_world_is_drawn_where_a_recipe_names_it(mmpo: Invoke, recipe: Path, here: Path) -> None:
