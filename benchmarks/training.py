@@ -1,20 +1,23 @@
-"""Training speed and memory beside TRL's DPOTrainer, on the same model, the same pairs and the same machine, in one run.
+"""Training speed and memory beside TRL's DPOTrainer, on the same model, the same pairs and the same machine, in one
+run.
 
     python benchmarks/training.py [--quick] [--json OUT] [--batch 2] [--rounds 7] [--threads N]
 
-The model is a random-weights LLaVA with the token layout of LLaVA-1.5: 576 image tokens, about 70 prompt tokens, 100 + 100 response
-tokens, one image a pair, LoRA on the language model, float32. Both sides run their real training step: collate (image processing
-included), policy, reference with the adapter off, loss, backward. Steps are interleaved and medians compared, so that other load on the
-machine meets both sides alike. Peak memory is the growth of the process's high-water mark during training steps, each side in a fresh
-process.
+The model is a random-weights LLaVA with the token layout of LLaVA-1.5: 576 image tokens, about 70 prompt tokens, 100
++ 100 response tokens, one image a pair, LoRA on the language model, float32. Both sides run their real training step:
+collate (image processing included), policy, reference with the adapter off, loss, backward. Steps are interleaved and
+medians compared, so that other load on the machine meets both sides alike. Peak memory is the growth of the process's
+high-water mark during training steps, each side in a fresh process.
 
-The roofline is the arithmetic that nobody can avoid: one tower pass, a plain forward for the reference and a plain forward and
-backward for the policy over the same distinct tokens, ordinary causal attention, head at the scored positions only.
-"""
+The roofline is the arithmetic that nobody can avoid: one tower pass, a plain forward for the reference and a plain
+forward and backward for the policy over the same distinct tokens, ordinary causal attention, head at the scored
+positions only."""
 
+# ruff: noqa: E402  (the environment must be set before torch and transformers are imported)
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -34,14 +37,14 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
+import torch
+from PIL import Image
 
-from mmpo.models.loading import VLM  # noqa: E402
-from mmpo.models.prompts import encode_prompt, encode_response, process_images  # noqa: E402
-from mmpo.models.score import PairBatch, PairScorer  # noqa: E402
-from mmpo.objectives import build_objective  # noqa: E402
-from tests.tiny import add_lora, tiny_image, tiny_llava  # noqa: E402
+from mmpo.models.loading import VLM
+from mmpo.models.prompts import encode_prompt, encode_response, process_images
+from mmpo.models.score import PairBatch, PairScorer
+from mmpo.objectives import build_objective
+from tests.tiny import add_lora, tiny_image, tiny_llava
 
 SIZES: dict[str, dict[str, Any]] = {
     "full": {
@@ -65,12 +68,14 @@ SIZES: dict[str, dict[str, Any]] = {
 Step = Callable[[], float]
 
 
-# --- the common ground: one model, one set of pairs ---------------------------------------------------------------------------
+# --- the common ground: one model, one set of pairs -----------------------------------------------
 
 
 def build_model(size: dict[str, Any]) -> VLM:
     """The same random model on every call, with a fresh LoRA adapter that already differs from the base a little."""
-    vlm = tiny_llava(0, image_size=size["image_size"], patch_size=size["patch_size"], text=size["text"], vision=size["vision"])
+    vlm = tiny_llava(
+        0, image_size=size["image_size"], patch_size=size["patch_size"], text=size["text"], vision=size["vision"]
+    )
     return add_lora(vlm, r=8, spread=0.01)
 
 
@@ -80,7 +85,9 @@ def build_examples(size: dict[str, Any], n: int) -> list[dict[str, Any]]:
     for i in range(n):
         prompt, chosen, rejected = (
             _text(i * 3 + k, length)
-            for k, length in enumerate((size["prompt_tokens"] - 12, size["response_tokens"] - 2, size["response_tokens"] - 2))
+            for k, length in enumerate(
+                (size["prompt_tokens"] - 12, size["response_tokens"] - 2, size["response_tokens"] - 2)
+            )
         )
         examples.append(
             {
@@ -97,7 +104,7 @@ def _text(seed: int, tokens: int) -> str:
     return "".join(map(str, torch.randint(0, 10, (tokens,), generator=torch.Generator().manual_seed(seed)).tolist()))
 
 
-# --- the three contenders -----------------------------------------------------------------------------------------------------
+# --- the three contenders -------------------------------------------------------------------------
 
 
 def trl_step(size: dict[str, Any], examples: list[dict[str, Any]], checkpointing: bool) -> Step:
@@ -109,14 +116,18 @@ def trl_step(size: dict[str, Any], examples: list[dict[str, Any]], checkpointing
     adapter = {k: v.clone() for k, v in vlm.model.state_dict().items() if "lora_" in k}
     base = vlm.model.unload()
     arguments = DPOConfig(
-        output_dir=tempfile.mkdtemp(), report_to=[], per_device_train_batch_size=len(examples), max_length=None, bf16=False,
-        gradient_checkpointing=checkpointing, use_cpu=True, disable_tqdm=True, beta=0.1,
+        output_dir=tempfile.mkdtemp(), report_to=[], per_device_train_batch_size=len(examples), max_length=None,
+        bf16=False, gradient_checkpointing=checkpointing, use_cpu=True, disable_tqdm=True, beta=0.1,
     )  # fmt: skip
     config = LoraConfig(
         r=8, lora_alpha=16, lora_dropout=0.0, target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
     )
     trainer = DPOTrainer(
-        model=base, args=arguments, processing_class=vlm.processor, train_dataset=Dataset.from_list(examples), peft_config=config
+        model=base,
+        args=arguments,
+        processing_class=vlm.processor,
+        train_dataset=Dataset.from_list(examples),
+        peft_config=config,
     )
     trainer.model.load_state_dict(adapter, strict=False)
     trainer.model.train()
@@ -164,7 +175,9 @@ def roofline_step(size: dict[str, Any], examples: list[dict[str, Any]], checkpoi
     vlm.model.train()
 
     def loss_of(features: Any) -> torch.Tensor:
-        logits = vlm.base(input_ids=ids, mm_encoder_outputs={"image": features}, logits_to_keep=keep, use_cache=False).logits
+        logits = vlm.base(
+            input_ids=ids, mm_encoder_outputs={"image": features}, logits_to_keep=keep, use_cache=False
+        ).logits
         return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1 - keep :].flatten())
 
     def step() -> float:
@@ -202,10 +215,12 @@ CONTENDERS: dict[str, Callable[[dict[str, Any], list[dict[str, Any]], bool], Ste
 }
 
 
-# --- measuring ----------------------------------------------------------------------------------------------------------------
+# --- measuring ------------------------------------------------------------------------------------
 
 
-def time_steps(size: dict[str, Any], examples: list[dict[str, Any]], checkpointing: bool, rounds: int) -> dict[str, list[float]]:
+def time_steps(
+    size: dict[str, Any], examples: list[dict[str, Any]], checkpointing: bool, rounds: int
+) -> dict[str, list[float]]:
     """Seconds of each contender's steps, interleaved. The two trainers must report the same loss."""
     steps = {name: make(size, examples, checkpointing) for name, make in CONTENDERS.items()}
     losses = {name: step() for name, step in steps.items()}  # also the warm-up
@@ -223,11 +238,17 @@ def time_steps(size: dict[str, Any], examples: list[dict[str, Any]], checkpointi
 def peak_memory(contender: str, arguments: argparse.Namespace, checkpointing: bool) -> float:
     """MiB by which training steps raise a fresh process's high-water mark above the loaded model."""
     command = [
-        sys.executable, __file__, "--memory-of", contender, "--batch", str(arguments.batch), "--threads", str(arguments.threads),
+        sys.executable, __file__, "--memory-of", contender,
+        "--batch", str(arguments.batch), "--threads", str(arguments.threads),
         *(["--quick"] if arguments.quick else []), *(["--checkpointing"] if checkpointing else []),
     ]  # fmt: skip
     # Without arenas per thread and with large blocks returned at once, the mark follows what is really in use.
-    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = {
+        **os.environ,
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+    }
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
@@ -235,8 +256,7 @@ def peak_memory(contender: str, arguments: argparse.Namespace, checkpointing: bo
 
 
 def measure_own_memory(contender: str, size: dict[str, Any], batch: int, checkpointing: bool) -> float:
-    small = dict(size, image_size=size["image_size"])
-    step = CONTENDERS[contender](small, build_examples(size, batch), checkpointing)
+    step = CONTENDERS[contender](size, build_examples(size, batch), checkpointing)
     _reset_high_water_mark()
     before = _resident_mib()
     step()
@@ -245,10 +265,8 @@ def measure_own_memory(contender: str, size: dict[str, Any], batch: int, checkpo
 
 
 def _reset_high_water_mark() -> None:
-    try:
+    with contextlib.suppress(OSError):  # not Linux: the mark then includes building the model
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # not Linux: the mark then includes building the model
 
 
 def _status_mib(key: str) -> float | None:
@@ -269,7 +287,7 @@ def _high_water_mib() -> float:
     return _status_mib("VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-# --- the report ---------------------------------------------------------------------------------------------------------------
+# --- the report -----------------------------------------------------------------------------------
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -282,9 +300,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     total = sum(p.numel() for p in vlm.base.parameters())
     text, vision = size["text"], size["vision"]
     description = (
-        f"random LLaVA, {total / 1e6:.0f}M parameters (language model: hidden {text['hidden_size']}, {text['num_hidden_layers']} layers, "
-        f"vocabulary {text['vocab_size']:,}; tower: hidden {vision['hidden_size']}, {vision['num_hidden_layers']} layers, "
-        f"{tower / 1e6:.1f}M), {arguments.batch} pairs a step, prompt {lengths[0]} tokens, responses {lengths[1]} + {lengths[2]}, "
+        f"random LLaVA, {total / 1e6:.0f}M parameters (language model: hidden {text['hidden_size']}, "
+        f"{text['num_hidden_layers']} layers, vocabulary {text['vocab_size']:,}; tower: hidden {vision['hidden_size']}, "
+        f"{vision['num_hidden_layers']} layers, {tower / 1e6:.1f}M), {arguments.batch} pairs a step, "
+        f"prompt {lengths[0]} tokens, responses {lengths[1]} + {lengths[2]}, "
         f"LoRA r=8, float32, {platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s)"
     )
     rows = []
@@ -293,7 +312,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         medians = {name: statistics.median(values) for name, values in seconds.items()}
         # Ratios round by round: the machine's load may change between rounds, hardly within one.
         against = {
-            name: statistics.median(a / b for a, b in zip(seconds[name], seconds["mmpo"], strict=True)) for name in ("trl", "roofline")
+            name: statistics.median(a / b for a, b in zip(seconds[name], seconds["mmpo"], strict=True))
+            for name in ("trl", "roofline")
         }
         memory = {name: peak_memory(name, arguments, checkpointing) for name in CONTENDERS}
         rows.append(
@@ -314,13 +334,15 @@ def markdown(result: dict[str, Any]) -> str:
     lines = [
         result["setting"],
         "",
-        "| checkpointing | TRL pairs/s | mmpo pairs/s | speed-up | roofline pairs/s | share reached | TRL peak MiB | mmpo peak MiB | memory |",
+        "| checkpointing | TRL pairs/s | mmpo pairs/s | speed-up | roofline pairs/s | share reached "
+        "| TRL peak MiB | mmpo peak MiB | memory |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in result["rows"]:
         speed, memory = row["pairs_per_second"], row["peak_mib"]
         lines.append(
-            f"| {'on' if row['checkpointing'] else 'off'} | {speed['trl']:.2f} | {speed['mmpo']:.2f} | {row['speedup']:.2f}x "
+            f"| {'on' if row['checkpointing'] else 'off'} "
+            f"| {speed['trl']:.2f} | {speed['mmpo']:.2f} | {row['speedup']:.2f}x "
             f"| {speed['roofline']:.2f} | {row['share_of_roofline']:.2f} | {memory['trl']:.0f} | {memory['mmpo']:.0f} "
             f"| {row['memory_ratio']:.2f}x |"
         )

@@ -43,7 +43,9 @@ def tiny_llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def published_data() -> Path:
-    """The folder of published benchmark files named by MMPO_PUBLISHED_DATA; tests that need it are skipped without it."""
+    """The folder of published benchmark files named by MMPO_PUBLISHED_DATA; tests that need it are skipped without
+    it.
+    """
     value = os.environ.get("MMPO_PUBLISHED_DATA")
     if not value:
         pytest.skip("MMPO_PUBLISHED_DATA is not set: the published files to compare with are not on this machine")

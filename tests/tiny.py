@@ -34,13 +34,16 @@ CHAT_TEMPLATE = (
 
 _CORPUS = (
     "USER: ASSISTANT: Describe the image. Is there a dog in the image? Please answer yes or no. Yes, there is a dog. "
-    "No, there is no cat in this picture. The image shows a kitchen with a table, two chairs and a red cup on the left. "
+    "No, there is no cat in this picture. The image shows a kitchen with a table, two chairs and a red cup on "
+    "the left. "
     "What colour is the ball? How many people are on the street? There are three trees behind the small house. "
 )
 
 
 def tiny_tokenizer(vocab_size: int = 384) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on a few sentences; `<s>`, `</s>`, `<pad>` and `<image>` are special tokens."""
+    """A byte-level BPE tokenizer trained on a few sentences; `<s>`, `</s>`, `<pad>` and `<image>` are special
+    tokens.
+    """
     specials = ["<pad>", "<s>", "</s>", "<image>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -83,7 +86,8 @@ def tiny_llava(
     text: dict[str, Any] | None = None,
     vision: dict[str, Any] | None = None,
 ) -> VLM:
-    """A random LLaVA of about 60 thousand parameters: 16 image tokens, two grouped-query decoder layers, three tower layers.
+    """A random LLaVA of about 60 thousand parameters: 16 image tokens, two grouped-query decoder layers, three tower
+    layers.
 
     `text` and `vision` override configuration values, e.g. `text={"hidden_size": 256, "num_hidden_layers": 6}`.
     """
@@ -129,7 +133,9 @@ def tiny_llava(
 
 
 def save_tiny_llava(folder: Path, seed: int = 0, **overrides: Any) -> Path:
-    """Save a tiny LLaVA in the standard layout (safetensors, processor, tokenizer), so that `load_vlm(folder)` opens it."""
+    """Save a tiny LLaVA in the standard layout (safetensors, processor, tokenizer), so that `load_vlm(folder)` opens
+    it.
+    """
     vlm = tiny_llava(seed, **overrides)
     vlm.model.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)

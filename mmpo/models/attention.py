@@ -1,9 +1,10 @@
 """Attention over trees of segments, as ordinary SDPA calls.
 
-`tree_attention` is registered with transformers' `AttentionInterface` under the name "mmpo_tree". Given a `TreePlan` it makes a few
-calls per tree: the spine (root and its chain of first children) is plain causal attention; every other group of segments attends
-to its own path. A preference pair takes two calls. No dense mask over the row, no extra package, exact, differentiable, and the
-plan travels as a keyword argument, so checkpointing recomputes with the same one. Without a plan it is the stock SDPA function.
+`tree_attention` is registered with transformers' `AttentionInterface` under the name "mmpo_tree". Given a `TreePlan`
+it makes a few calls per tree: the spine (root and its chain of first children) is plain causal attention; every other
+group of segments attends to its own path. A preference pair takes two calls. No dense mask over the row, no extra
+package, exact, differentiable, and the plan travels as a keyword argument, so checkpointing recomputes with the same
+one. Without a plan it is the stock SDPA function.
 
 `dense_attention_mask` builds the equivalent full mask: the reference in tests.
 
@@ -31,9 +32,8 @@ TREE_ATTENTION = "mmpo_tree"
 class CallPlan:
     """One SDPA call: the next `queries` rows against the keys in `ranges` (of this tree's row).
 
-    Empty `ranges`: the spine, plain causal over its own tokens. `mask` None: causal, aligned to the last key; else an additive
-    float mask [queries, width].
-    """
+    Empty `ranges`: the spine, plain causal over its own tokens. `mask` None: causal, aligned to the last key; else an
+    additive float mask [queries, width]."""
 
     queries: int
     ranges: Sequence[tuple[int, int]] = ()
@@ -118,7 +118,9 @@ def tree_attention(
 
 
 def dense_attention_mask(allowed: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """One additive mask [1, 1, s, s] for packed trees, from each tree's visibility [s_i, s_i]: the slow, obvious way."""
+    """One additive mask [1, 1, s, s] for packed trees, from each tree's visibility [s_i, s_i]: the slow, obvious
+    way.
+    """
     block = torch.block_diag(*[tree.to(torch.float32) for tree in allowed]).bool()
     return torch.where(block, 0.0, torch.finfo(dtype).min).to(dtype)[None, None]
 
@@ -126,9 +128,8 @@ def dense_attention_mask(allowed: Sequence[Tensor], dtype: torch.dtype) -> Tenso
 def use_tree_attention(model: PreTrainedModel) -> None:
     """Switch the language model to the tree attention; the vision tower keeps its own.
 
-    The switch is permanent because checkpointing looks the function up again during backward. Without a plan (in generation, for
-    instance) the model behaves as with plain SDPA.
-    """
+    The switch is permanent because checkpointing looks the function up again during backward. Without a plan (in
+    generation, for instance) the model behaves as with plain SDPA."""
     model.set_attn_implementation({"text_config": TREE_ATTENTION})
 
 

@@ -1,12 +1,12 @@
 """What mmpo knows about a model family, as data: one small record each.
 
-A record answers the questions that shared-prefix scoring has to ask: where positions start, which mask the language model
-expects, in which container the vision features travel, and what the family can't do. Adding a family means adding a record.
-"""
+A record answers the questions that shared-prefix scoring has to ask: where positions start, which mask the language
+model expects, in which container the vision features travel, and what the family can't do. Adding a family means
+adding a record."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from transformers import PreTrainedConfig
@@ -22,11 +22,10 @@ class Family:
     """One model family.
 
     `position_base` is the position of a row's first token; `mask` the visibility rule inside a path of the tree;
-    `features` says how `get_image_features(...).pooler_output` is indexed: one `[tokens, h]` entry per image, as a list or
-    as the first axis of a tensor. `pixel_keys` are the processor outputs that describe images, first axis one entry an
-    image. `fixed_image_size` means that every image takes the same number of tokens. `sharing` is False for a family
-    that must run one row per response, and `why_not` then tells the user why.
-    """
+    `features` says how `get_image_features(...).pooler_output` is indexed: one `[tokens, h]` entry per image, as a
+    list or as the first axis of a tensor. `pixel_keys` are the processor outputs that describe images, first axis one
+    entry an image. `fixed_image_size` means that every image takes the same number of tokens. `sharing` is False for
+    a family that must run one row per response, and `why_not` then tells the user why."""
 
     name: str
     model_type: str
@@ -38,13 +37,9 @@ class Family:
     max_images: int | None = None
     sharing: bool = True
     why_not: str = ""
-    extra_lora_refusals: tuple[str, ...] = field(default=("lm_head",))
 
 
-FAMILIES: dict[str, Family] = {
-    family.model_type: family
-    for family in (Family(name="LLaVA", model_type="llava"),)
-}
+FAMILIES: dict[str, Family] = {family.model_type: family for family in (Family(name="LLaVA", model_type="llava"),)}
 
 # Layer types whose state is a running summary of everything before it: two branches of a tree can't share it.
 _SEQUENTIAL_LAYERS = ("linear_attention", "mamba", "conv", "recurrent")
@@ -56,8 +51,8 @@ def family_of(config: PreTrainedConfig | Any) -> Family:
     layer_types = set(getattr(text_config, "layer_types", None) or ())
     if unsafe := sorted(kind for kind in layer_types if kind.startswith(_SEQUENTIAL_LAYERS)):
         raise UserError(
-            f"{config.model_type}: layers of type {', '.join(unsafe)} carry one running state through the whole row, so two "
-            "responses would leak into each other",
+            f"{config.model_type}: layers of type {', '.join(unsafe)} carry one running state through the whole row, "
+            "so two responses would leak into each other",
             hint="use a model with ordinary attention layers",
         )
     family = FAMILIES.get(config.model_type)

@@ -1,11 +1,12 @@
 """The tree of segments and its layout in one row.
 
-Whatever shares a beginning shares its computation: two responses to one prompt, many questions about one image, samples of each
-question. A *tree* is a list of segments, root first, parents before their children. A token sees the segments on its path to the
-root and the earlier tokens of its own segment; its position counts along that path.
+Whatever shares a beginning shares its computation: two responses to one prompt, many questions about one image,
+samples of each question. A *tree* is a list of segments, root first, parents before their children. A token sees the
+segments on its path to the root and the earlier tokens of its own segment; its position counts along that path.
 
-`pack` lays whole trees one after another into a single row without padding. A preference pair is `response_tree(prompt, [chosen, rejected])`, laid out as
-`[prefix | chosen | rejected]`. `unshared` is the plain alternative: one right-padded row per path, as any model understands it.
+`pack` lays whole trees one after another into a single row without padding. A preference pair is
+`response_tree(prompt, [chosen, rejected])`, laid out as `[prefix | chosen | rejected]`. `unshared` is the plain
+alternative: one right-padded row per path, as any model understands it.
 
 Shapes: s row tokens, n scored tokens, p/c/r the lengths of prefix, chosen and rejected.
 """
@@ -29,9 +30,8 @@ _CALL_QUERIES = 512
 class Segment:
     """Tokens that follow `parent` (an index into the tree, None for the root).
 
-    `scored` asks for their log-probs; `images` lists, in order, the images whose placeholders are among the tokens (indices into
-    the batch's distinct images).
-    """
+    `scored` asks for their log-probs; `images` lists, in order, the images whose placeholders are among the tokens
+    (indices into the batch's distinct images)."""
 
     ids: Sequence[int]
     parent: int | None = None
@@ -46,11 +46,10 @@ Tree = Sequence[Segment]
 class TreeBatch:
     """Token rows ready for the model, and where the scored tokens are.
 
-    `input_ids`, `position_ids` [rows, s]; `attention_mask` what the model gets as such; `plan` what the tree attention gets (None
-    for plain rows). `predictors` [n] indexes the flattened rows: the hidden state that predicts `targets` [n]. `lengths` holds the
-    number of scored tokens of each scored segment, in the order of trees and segments. `image_order` says which image the
-    placeholders show, in the order of the rows.
-    """
+    `input_ids`, `position_ids` [rows, s]; `attention_mask` what the model gets as such; `plan` what the tree
+    attention gets (None for plain rows). `predictors` [n] indexes the flattened rows: the hidden state that predicts
+    `targets` [n]. `lengths` holds the number of scored tokens of each scored segment, in the order of trees and
+    segments. `image_order` says which image the placeholders show, in the order of the rows."""
 
     input_ids: Tensor
     position_ids: Tensor
@@ -171,7 +170,9 @@ def pack(trees: Sequence[Tree], *, position_base: int = 0) -> TreeBatch:
 
 
 def unshared(trees: Sequence[Tree], *, position_base: int = 0, pad_id: int = 0) -> TreeBatch:
-    """One right-padded row per scored segment [rows, s], with an ordinary 2-D mask: the layout every model understands."""
+    """One right-padded row per scored segment [rows, s], with an ordinary 2-D mask: the layout every model
+    understands.
+    """
     rows: list[list[int]] = []
     images: list[int] = []
     spans: list[tuple[int, int]] = []
@@ -236,8 +237,8 @@ def _starts(tree: Tree, order: Sequence[int], position_base: int) -> tuple[list[
 
 
 def _plan_calls(tree: Tree, order: Sequence[int], start: Sequence[int]) -> list[CallPlan]:
-    """How to attend within one tree: one causal call over the spine (the root and its chain of first children, contiguous in the
-    row), then groups of the remaining segments, each against exactly the ancestors it needs."""
+    """How to attend within one tree: one causal call over the spine (the root and its chain of first children,
+    contiguous in the row), then groups of the remaining segments, each against exactly the ancestors it needs."""
     sizes = [len(segment.ids) for segment in tree]
     spine = 1
     while spine < len(order) and tree[order[spine]].parent == order[spine - 1]:

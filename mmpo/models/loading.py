@@ -68,7 +68,10 @@ class VLM:
     def eos_id(self) -> int:
         """The token that ends a response."""
         if self.tokenizer.eos_token_id is None:
-            raise UserError(f"{self.source}: the tokenizer has no end-of-sequence token", hint="set `eos_token` in tokenizer_config.json")
+            raise UserError(
+                f"{self.source}: the tokenizer has no end-of-sequence token",
+                hint="set `eos_token` in tokenizer_config.json",
+            )
         return int(self.tokenizer.eos_token_id)
 
     @property
@@ -88,9 +91,8 @@ class VLM:
     def adapter_off(self) -> Iterator[None]:
         """The model as it was before its adapter: the reference of preference training, the "before" of an evaluation.
 
-        Only switches the adapter layers. (peft's own context also rewrites `requires_grad` of the adapter weights, which would
-        make a frozen adapter trainable on the way out.) Without an adapter nothing changes.
-        """
+        Only switches the adapter layers. (peft's own context also rewrites `requires_grad` of the adapter weights,
+        which would make a frozen adapter trainable on the way out.) Without an adapter nothing changes."""
         layers = [
             module
             for module in self.model.modules()
@@ -116,8 +118,8 @@ def load_vlm(
 ) -> VLM:
     """Load model, processor and (optionally) a LoRA adapter.
 
-    Weights come from safetensors files only; nothing is unpickled. Without `allow_network` only local folders and the local
-    hub cache are read. Raises `UserError` with the remedy where something is missing, unsafe or unsupported.
+    Weights come from safetensors files only; nothing is unpickled. Without `allow_network` only local folders and the
+    local hub cache are read. Raises `UserError` with the remedy where something is missing, unsafe or unsupported.
     """
     source = str(source)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": not allow_network}
@@ -135,7 +137,9 @@ def load_vlm(
     except (OSError, ValueError, ImportError) as error:
         raise _missing(source, error, allow_network) from error
     if not hasattr(processor, "tokenizer"):
-        raise UserError(f"{source}: no processor with a tokenizer was found", hint="the folder needs processor_config.json")
+        raise UserError(
+            f"{source}: no processor with a tokenizer was found", hint="the folder needs processor_config.json"
+        )
     if adapter is not None:
         model = attach_adapter(model, adapter)
     model.to(device or default_device())
@@ -144,13 +148,18 @@ def load_vlm(
 
 
 def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
-    """Put a saved LoRA adapter on a model. Raises `UserError` if the folder isn't an adapter or is stored as a pickle."""
+    """Put a saved LoRA adapter on a model. Raises `UserError` if the folder isn't an adapter or is stored as a
+    pickle.
+    """
     folder = Path(adapter)
     if not (folder / "adapter_config.json").is_file():
-        raise UserError(f"{folder}: not an adapter (no adapter_config.json)", hint="give the folder that training wrote")
+        raise UserError(
+            f"{folder}: not an adapter (no adapter_config.json)", hint="give the folder that training wrote"
+        )
     if not (folder / "adapter_model.safetensors").is_file():
         raise UserError(
-            f"{folder}: no adapter_model.safetensors", hint="adapters stored as pickles are not read; save it as safetensors"
+            f"{folder}: no adapter_model.safetensors",
+            hint="adapters stored as pickles are not read; save it as safetensors",
         )
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
@@ -173,7 +182,9 @@ def _torch_dtype(dtype: DType) -> torch.dtype | str:
 
 
 def _check_folder(source: str) -> None:
-    """A local folder must hold a configuration and safetensors weights; say which is missing before transformers does."""
+    """A local folder must hold a configuration and safetensors weights; say which is missing before transformers
+    does.
+    """
     folder = Path(source)
     if not folder.exists():
         if source.startswith((".", "/", "~")) or len(folder.parts) > 2:
@@ -194,7 +205,13 @@ def _check_folder(source: str) -> None:
 def _missing(source: str, error: Exception, allow_network: bool) -> UserError:
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     local = Path(source).exists()
-    hint = "the folder needs config, weights, tokenizer and processor files" if local else (
-        "download the model first, or allow network access" if not allow_network else "check the name and the connection"
+    hint = (
+        "the folder needs config, weights, tokenizer and processor files"
+        if local
+        else (
+            "download the model first, or allow network access"
+            if not allow_network
+            else "check the name and the connection"
+        )
     )
     return UserError(f"{source}: can't be loaded: {first_line}", hint=hint)

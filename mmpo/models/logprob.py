@@ -1,9 +1,10 @@
 """Log-probabilities of chosen tokens without a logits tensor.
 
-Only the n scored positions reach the head, a chunk at a time, and sums are float32. With a frozen head (LoRA) the derivative of a
-log-prob with respect to its hidden state, `W[target] - softmax(h W^T) W`, does not depend on the loss, so it is computed while
-the softmax is at hand: one more matrix product in forward, none in backward, nothing of size [n, v] kept. With a trainable head the
-chunks are computed again in backward and the weight's gradient accumulates in float32.
+Only the n scored positions reach the head, a chunk at a time, and sums are float32. With a frozen head (LoRA) the
+derivative of a log-prob with respect to its hidden state, `W[target] - softmax(h W^T) W`, does not depend on the
+loss, so it is computed while the softmax is at hand: one more matrix product in forward, none in backward, nothing of
+size [n, v] kept. With a trainable head the chunks are computed again in backward and the weight's gradient
+accumulates in float32.
 
 Shapes: n scored tokens, h hidden, v vocabulary.
 """
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from mmpo.errors import UserError
 
-# Elements of a chunk of logits: 8M floats are 32 MB, small beside the activations and large enough for the matrix product.
+# Elements of a chunk of logits: 8M floats are 32 MB, small beside the activations, large enough for a fast product.
 CHUNK_ELEMENTS = 8 * 1024 * 1024
 
 

@@ -3,8 +3,8 @@
 Three rules keep training, scoring and generation consistent:
 
 * The number of placeholders an image takes is asked of the processor, never computed here.
-* A response is tokenized in the place where the model will write it: after the chat template's generation prompt. Its ids
-  therefore are the ids that generation would produce.
+* A response is tokenized in the place where the model will write it: after the chat template's generation prompt. Its
+  ids therefore are the ids that generation would produce.
 * A response ends with the end-of-sequence token exactly once.
 """
 
@@ -29,8 +29,8 @@ _MARK = "\u2042\u2042"  # stands for a response while the template is read; no t
 
 @dataclass
 class ProcessedImages:
-    """Images ready for the tower. `tensors` as the processor made them (first axis: images); `placeholders[i]` the token ids
-    that stand for image `i` in a prompt."""
+    """Images ready for the tower. `tensors` as the processor made them (first axis: images); `placeholders[i]` the
+    token ids that stand for image `i` in a prompt."""
 
     tensors: dict[str, torch.Tensor]
     placeholders: list[list[int]]
@@ -73,9 +73,9 @@ def encode_prompt(
 ) -> list[int]:
     """Token ids of a conversation, with image placeholders expanded.
 
-    `images` is the number of images (families with a fixed image size) or `ProcessedImages.placeholders` of the images in the
-    order in which the messages show them. Raises `UserError` if the messages show another number of images.
-    """
+    `images` is the number of images (families with a fixed image size) or `ProcessedImages.placeholders` of the
+    images in the order in which the messages show them. Raises `UserError` if the messages show another number of
+    images."""
     expansions = placeholders_for(vlm, images) if isinstance(images, int) else images
     text = _render(vlm, messages, add_generation_prompt=add_generation_prompt)
     ids = _tokenize_conversation(vlm, text)
@@ -103,7 +103,9 @@ def encode_response(vlm: VLM, text: str, eos: bool = True) -> list[int]:
 
 
 def response_offsets(vlm: VLM, text: str, eos: bool = True) -> Offsets:
-    """For each token of `encode_response`, the characters `[start, end)` of `text` it covers ((n, n) for the end token)."""
+    """For each token of `encode_response`, the characters `[start, end)` of `text` it covers ((n, n) for the end
+    token).
+    """
     return _encode_response(vlm, text, eos)[1]
 
 
@@ -111,7 +113,9 @@ def token_weights(offsets: Offsets, spans: Sequence[Mapping[str, Any]], default:
     """Token weights from weighted character spans: a token takes the weight of the first span that it overlaps."""
     weights = []
     for start, end in offsets:
-        hit = (float(s["weight"]) for s in spans if start < s["end"] and s["start"] < max(end, start + 1) and end > start)
+        hit = (
+            float(s["weight"]) for s in spans if start < s["end"] and s["start"] < max(end, start + 1) and end > start
+        )
         weights.append(next(hit, default))
     return weights
 
@@ -127,8 +131,7 @@ def _encode_response(vlm: VLM, text: str, eos: bool) -> tuple[list[int], Offsets
     else:  # the tokenizer merges across the border; generation starts a fresh token there, so do we
         alone = tokenizer(lead + text + tail, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets, shift = list(alone.input_ids), list(alone.offset_mapping), len(lead)
-    clip = lambda x: min(max(x - shift, 0), len(text))  # noqa: E731
-    offsets = [(clip(a), clip(b)) for a, b in offsets]
+    offsets = [(min(max(a - shift, 0), len(text)), min(max(b - shift, 0), len(text))) for a, b in offsets]
     ended = bool(ids) and ids[-1] == vlm.eos_id
     if ended and not eos:
         ids, offsets = ids[:-1], offsets[:-1]
@@ -154,7 +157,9 @@ def _response_frame(vlm: VLM) -> tuple[str, str, str]:
 
 def _render(vlm: VLM, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
     if getattr(vlm.processor, "chat_template", None) is None:
-        raise UserError(f"{vlm.source}: the processor has no chat template", hint="add chat_template.jinja to the model folder")
+        raise UserError(
+            f"{vlm.source}: the processor has no chat template", hint="add chat_template.jinja to the model folder"
+        )
     return vlm.processor.apply_chat_template(
         [_structured(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
     )
@@ -186,7 +191,9 @@ def _stack(values: Any) -> Any:
 
 
 def _cache(vlm: VLM) -> dict[str, Any]:
-    """Per-processor facts that never change, kept on the processor (the template and the tokenizer are fixed after loading)."""
+    """Per-processor facts that never change, kept on the processor (the template and the tokenizer are fixed after
+    loading).
+    """
     if not hasattr(vlm.processor, "_mmpo_cache"):
         vlm.processor._mmpo_cache = {}
     cache: dict[str, Any] = vlm.processor._mmpo_cache

@@ -1,7 +1,9 @@
-"""Scoring preference pairs: the log-probs of chosen and rejected responses under policy and reference, each token computed once.
+"""Scoring preference pairs: the log-probs of chosen and rejected responses under policy and reference, each token
+computed once.
 
-`PairScorer` is one module whose forward holds vision encoding, language model and head, so that DDP, FSDP and DeepSpeed can wrap
-it. The reference pass comes first, without autograd: its temporary memory is gone before the policy's activations appear.
+`PairScorer` is one module whose forward holds vision encoding, language model and head, so that DDP, FSDP and
+DeepSpeed can wrap it. The reference pass comes first, without autograd: its temporary memory is gone before the
+policy's activations appear.
 
 Shapes: b pairs, t scored tokens of a response (padded), n all scored tokens, s row tokens, h hidden.
 """
@@ -30,7 +32,8 @@ from mmpo.models.vision import encode_images, select_images, vision_is_frozen
 logger = logging.getLogger(__name__)
 
 Sharing = Literal["auto", "on", "off"]
-# Mean difference per token above which the first batch counts as wrong. A leak between branches moves log-probs by 0.2 and more.
+# Mean difference per token above which the first batch counts as wrong: far above rounding, far below the 0.2 and more by
+# which a leak between branches moves log-probs.
 _SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
@@ -38,10 +41,9 @@ _SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float1
 class PairBatch:
     """Preference pairs as token ids, and the distinct images they show.
 
-    `image_index[i]` names the images of pair i's prompt in the order of its placeholders (indices into `image_inputs`). Where the
-    rejected side sees other images, `rejected_prompt_ids[i]` and `rejected_image_index[i]` hold its own prompt; None otherwise.
-    Weights, if given, are one float per response token.
-    """
+    `image_index[i]` names the images of pair i's prompt in the order of its placeholders (indices into
+    `image_inputs`). Where the rejected side sees other images, `rejected_prompt_ids[i]` and `rejected_image_index[i]`
+    hold its own prompt; None otherwise. Weights, if given, are one float per response token."""
 
     ids: list[str]
     prompt_ids: list[Tensor]
@@ -58,7 +60,9 @@ class PairBatch:
         return len(self.ids)
 
     def to(self, device: torch.device | str) -> PairBatch:
-        """Move what the model reads (pixels and weights). Token ids stay where they are: the layout is made from them."""
+        """Move what the model reads (pixels and weights). Token ids stay where they are: the layout is made from
+        them.
+        """
         return replace(
             self,
             image_inputs={key: value.to(device) for key, value in self.image_inputs.items()},
@@ -67,24 +71,30 @@ class PairBatch:
         )
 
     def trees(self) -> list[list[Segment]]:
-        """One tree a pair; two where the sides see different prompts. Scored segments come chosen, rejected, chosen, …"""
+        """One tree a pair; two where the sides see different prompts. Scored segments come chosen, rejected, chosen,
+        …
+        """
         trees: list[list[Segment]] = []
         for i in range(len(self)):
-            prompt, chosen, rejected = (ids[i].tolist() for ids in (self.prompt_ids, self.chosen_ids, self.rejected_ids))
+            prompt, chosen, rejected = (
+                ids[i].tolist() for ids in (self.prompt_ids, self.chosen_ids, self.rejected_ids)
+            )
             own = self.rejected_prompt_ids[i] if self.rejected_prompt_ids is not None else None
             if own is None:
                 trees.append(response_tree(prompt, [chosen, rejected], self.image_index[i]))
                 continue
             own_images = self.rejected_image_index[i] if self.rejected_image_index is not None else None
             trees.append(response_tree(prompt, [chosen], self.image_index[i]))
-            trees.append(response_tree(own.tolist(), [rejected], own_images if own_images is not None else self.image_index[i]))
+            trees.append(
+                response_tree(own.tolist(), [rejected], own_images if own_images is not None else self.image_index[i])
+            )
         return trees
 
 
 @dataclass
 class ResponseLogps:
-    """Log-probs of one side's responses, right-padded with zeros: `policy` [b, t] float32, `reference` [b, t] or None, `mask` [b, t]
-    bool, `weights` [b, t] or None, `top1` [b, t] bool (the policy's first choice)."""
+    """Log-probs of one side's responses, right-padded with zeros: `policy` [b, t] float32, `reference` [b, t] or
+    None, `mask` [b, t] bool, `weights` [b, t] or None, `top1` [b, t] bool (the policy's first choice)."""
 
     policy: Tensor
     reference: Tensor | None
@@ -124,10 +134,10 @@ class PairLogps:
 class PairScorer(nn.Module):
     """Scores pair batches with one pass per model over the distinct tokens.
 
-    `sharing`: "on" lays pairs out as trees; "auto" does so after the first batch was checked against plain rows and falls back
-    loudly; "off" scores one ordinary row per response. `reference`: "adapter_off" (the same network without its adapter), "none", or
-    a second model of the same kind. `chunk`: scored tokens per head call, by default chosen by memory.
-    """
+    `sharing`: "on" lays pairs out as trees; "auto" does so after the first batch was checked against plain rows and
+    falls back loudly; "off" scores one ordinary row per response. `reference`: "adapter_off" (the same network
+    without its adapter), "none", or a second model of the same kind. `chunk`: scored tokens per head call, by default
+    chosen by memory."""
 
     def __init__(
         self,
@@ -143,7 +153,9 @@ class PairScorer(nn.Module):
         if isinstance(reference, str) and reference not in ("adapter_off", "none"):
             raise UserError(f"reference={reference!r} is unknown", hint="one of adapter_off, none, or a model")
         if sharing == "on" and not vlm.family.sharing:
-            raise UserError(f"{vlm.family.name} can't share prefixes: {vlm.family.why_not}", hint="set sharing to auto or off")
+            raise UserError(
+                f"{vlm.family.name} can't share prefixes: {vlm.family.why_not}", hint="set sharing to auto or off"
+            )
         self.model = vlm.model
         self.reference_model = reference if isinstance(reference, nn.Module) else None
         self.reference: str = "model" if isinstance(reference, nn.Module) else reference
@@ -179,9 +191,9 @@ class PairScorer(nn.Module):
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Recompute the language model's layers in backward, non-reentrant.
 
-        Not through peft or `enable_input_require_grads`: that hook makes the frozen tower's output require gradients too, so that
-        every tower layer is recomputed and differentiated for nothing. Non-reentrant checkpointing doesn't need it.
-        """
+        Not through peft or `enable_input_require_grads`: that hook makes the frozen tower's output require gradients
+        too, so that every tower layer is recomputed and differentiated for nothing. Non-reentrant checkpointing
+        doesn't need it."""
         kwargs = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
         self._vlm.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
 
@@ -217,7 +229,9 @@ class PairScorer(nn.Module):
             features = encode_images(self._vlm, tensors, frozen=True)
             first = [max(trees, key=len)]
             tree = segment_logps(self._vlm, self._layout(first), features, chunk=self.chunk).logps
-            plain = segment_logps(self._vlm, plain_rows(self._vlm, first).to(self._vlm.device), features, chunk=self.chunk).logps
+            plain = segment_logps(
+                self._vlm, plain_rows(self._vlm, first).to(self._vlm.device), features, chunk=self.chunk
+            ).logps
         finally:
             self.model.train(training)
         difference = (tree - plain).abs().mean().item()
@@ -265,7 +279,9 @@ def score_responses(
     return [part.sum().item() for part in logps.split(layout.lengths)]
 
 
-def _pair_logps(batch: PairBatch, lengths: Sequence[int], policy: TokenLogps, reference: TokenLogps | None) -> PairLogps:
+def _pair_logps(
+    batch: PairBatch, lengths: Sequence[int], policy: TokenLogps, reference: TokenLogps | None
+) -> PairLogps:
     """Spread flat log-probs [n], ordered chosen, rejected, chosen, …, into right-padded sides [b, t]."""
     device = policy.logps.device
 

@@ -1,8 +1,8 @@
 """Vision features: each distinct image through the tower once, then wherever a row shows it.
 
-The features enter the model through `mm_encoder_outputs`, so the model itself places them and checks their number against the
-placeholders. The object that the encoder returned is passed on whole (some families keep more in it than the features).
-"""
+The features enter the model through `mm_encoder_outputs`, so the model itself places them and checks their number
+against the placeholders. The object that the encoder returned is passed on whole (some families keep more in it than
+the features)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def vision_modules(vlm: VLM) -> list[nn.Module]:
 
 
 def vision_is_frozen(vlm: VLM) -> bool:
-    """True when no tower or projector weight trains and no adapter sits there: policy and reference then see the same features."""
+    """True when no tower or projector weight trains and no adapter sits there: policy and reference then see the same
+    features.
+    """
     for root in vision_modules(vlm):
         if any(parameter.requires_grad for parameter in root.parameters()):
             return False
@@ -36,7 +38,9 @@ def vision_is_frozen(vlm: VLM) -> bool:
 
 
 def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> Any | None:
-    """Features of the distinct images in `tensors`, one tower call; None without images. Without autograd if `frozen`."""
+    """Features of the distinct images in `tensors`, one tower call; None without images. Without autograd if
+    `frozen`.
+    """
     if not tensors:
         return None
     weight = next(vision_modules(vlm)[0].parameters())
@@ -47,7 +51,10 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
     }
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         encoded = vlm.backbone.get_image_features(**inputs, return_dict=True)
-    for unused in ("hidden_states", "attentions"):  # every tower layer's states: nobody reads them again, and they are large
+    for unused in (
+        "hidden_states",
+        "attentions",
+    ):  # every tower layer's states: nobody reads them again, and they are large
         if getattr(encoded, unused, None) is not None:
             setattr(encoded, unused, None)
     return encoded

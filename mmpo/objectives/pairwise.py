@@ -1,9 +1,8 @@
 """Pairwise losses against a reference.
 
 Notation (one number a pair): W, L summed policy log-probs of chosen and rejected, Wr, Lr the reference's; a = W - Wr,
-b = L - Lr, D = a - b; n_w, n_l scored tokens. -log sigmoid(x) is written softplus(-x), which is stable. Gradients flow through W
-and L only.
-"""
+b = L - Lr, D = a - b; n_w, n_l scored tokens. -log sigmoid(x) is written softplus(-x), which is stable. Gradients
+flow through W and L only."""
 
 from __future__ import annotations
 
@@ -49,7 +48,8 @@ def dpo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
 
 @register("cdpo")
 def cdpo(pairs: PairLogps, *, beta: float = 0.1, eps: float = 0.0) -> Term:
-    """DPO whose labels are wrong with probability eps (conservative DPO): (1-eps) softplus(-z) + eps softplus(z), z = beta D.
+    """DPO whose labels are wrong with probability eps (conservative DPO): (1-eps) softplus(-z) + eps softplus(z), z =
+    beta D.
 
     The optimum is finite, z = log((1-eps)/eps): pairs that are further apart are pulled back.
     """
@@ -60,7 +60,9 @@ def cdpo(pairs: PairLogps, *, beta: float = 0.1, eps: float = 0.0) -> Term:
 
 @register("robust")
 def robust(pairs: PairLogps, *, beta: float = 0.1, eps: float = 0.1) -> Term:
-    """Unbiased under labels flipped with probability eps. Chowdhury et al. 2024 (arXiv 2403.00409). Negative values are correct."""
+    """Unbiased under labels flipped with probability eps. Chowdhury et al. 2024 (arXiv 2403.00409). Negative values
+    are correct.
+    """
     _check_flip_rate("robust", eps)
     z = beta * log_ratios(pairs).gap
     return per_pair(((1 - eps) * softplus(-z) - eps * softplus(z)) / (1 - 2 * eps))

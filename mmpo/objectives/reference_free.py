@@ -25,14 +25,18 @@ def average_logps(response: ResponseLogps) -> Tensor:
 
 @register("simpo", rewards=average_reward, needs_reference=False)
 def simpo(pairs: PairLogps, *, beta: float = 2.0, gamma: float = 1.0) -> Term:
-    """softplus(-(beta (W/n_w - L/n_l) - gamma)). Meng et al. 2024 (arXiv 2405.14734), eq. 6. beta is 2 to 10, not dpo's 0.1."""
+    """softplus(-(beta (W/n_w - L/n_l) - gamma)). Meng et al. 2024 (arXiv 2405.14734), eq. 6. beta is 2 to 10, not
+    dpo's 0.1.
+    """
     margin = beta * (average_logps(pairs.chosen) - average_logps(pairs.rejected)) - gamma
     return per_pair(softplus(-margin))
 
 
 @register("orpo", rewards=average_reward, scale="lam", needs_reference=False)
 def orpo(pairs: PairLogps, *, lam: float = 0.1) -> Term:
-    """-W/n_w + lam softplus(-(odds_w - odds_l)), odds(v) = v - log(1 - e^v). Hong et al. 2024 (arXiv 2403.07691), eqs. 6-7."""
+    """-W/n_w + lam softplus(-(odds_w - odds_l)), odds(v) = v - log(1 - e^v). Hong et al. 2024 (arXiv 2403.07691),
+    eqs. 6-7.
+    """
     chosen, rejected = average_logps(pairs.chosen), average_logps(pairs.rejected)
     return per_pair(-chosen + lam * softplus(_log_odds(rejected) - _log_odds(chosen)))
 
@@ -41,9 +45,8 @@ def orpo(pairs: PairLogps, *, lam: float = 0.1) -> Term:
 def sft(pairs: PairLogps, *, per: Literal["pair", "token"] = "pair") -> Term:
     """Negative log-likelihood of the chosen response per token.
 
-    `per="pair"` averages within a response first, so that every pair counts the same (-W/n_w); `per="token"` is the mean over all
-    chosen tokens, as TRL's sft term is.
-    """
+    `per="pair"` averages within a response first, so that every pair counts the same (-W/n_w); `per="token"` is the
+    mean over all chosen tokens, as TRL's sft term is."""
     if per == "pair":
         return per_pair(-average_logps(pairs.chosen))
     if per == "token":

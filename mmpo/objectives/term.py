@@ -18,8 +18,8 @@ from mmpo.models.score import PairLogps, ResponseLogps
 class Term(NamedTuple):
     """A loss or metric as a fraction: sum(values) / sum(weights), `values` and `weights` both [n].
 
-    Kept apart so that the mean is taken once, over the whole global batch: micro-batches and ranks add numerators and denominators.
-    """
+    Kept apart so that the mean is taken once, over the whole global batch: micro-batches and ranks add numerators and
+    denominators."""
 
     values: Tensor
     weights: Tensor
@@ -44,8 +44,8 @@ def average_reward(response: ResponseLogps, beta: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Registered:
-    """A loss function with what the rest of the package needs to know of it: the reward it implies (None for a term that compares
-    nothing), the parameter that scales that reward, and whether it needs reference log-probs."""
+    """A loss function with what the rest of the package needs to know of it: the reward it implies (None for a term
+    that compares nothing), the parameter that scales that reward, and whether it needs reference log-probs."""
 
     name: str
     function: Callable[..., Term]
@@ -127,7 +127,8 @@ class Objective:
 
 
 def build_objective(spec: str | Mapping[str, Mapping[str, Any] | float | None]) -> Objective:
-    """`"dpo"`, or `{"dpo": {"beta": 0.1}, "sft": {"weight": 0.5}}`: names to parameters, where `weight` (default 1) scales the term.
+    """`"dpo"`, or `{"dpo": {"beta": 0.1}, "sft": {"weight": 0.5}}`: names to parameters, where `weight` (default 1)
+    scales the term.
 
     Raises `UserError` for an unknown name or parameter, naming the nearest known one.
     """

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlavaConfig
+
+from mmpo.errors import UserError
+from mmpo.models.families import family_of
+from mmpo.models.loading import load_vlm
+from mmpo.models.score import score_responses
+from tests.tiny import add_lora, tiny_llava, user
+
+
+def test_saved_model_scores_as_before(tiny_llava_folder: Path) -> None:
+    loaded = load_vlm(tiny_llava_folder, device="cpu")
+    expected = score_responses(tiny_llava(), user("Hi", 0), [], ["yes"])
+    assert score_responses(loaded, user("Hi", 0), [], ["yes"]) == pytest.approx(expected, abs=1e-5)
+    assert loaded.family.name == "LLaVA" and loaded.device.type == "cpu" and not loaded.model.training
+    assert loaded.eos_id == loaded.tokenizer.convert_tokens_to_ids("</s>")
+
+
+def test_adapter_and_adapter_off(tiny_llava_folder: Path, tmp_path: Path) -> None:
+    trained = add_lora(tiny_llava(), spread=0.1)
+    trained.model.save_pretrained(tmp_path)
+    loaded = load_vlm(tiny_llava_folder, adapter=tmp_path, device="cpu")
+    with_adapter = score_responses(loaded, user("Hi", 0), [], ["yes"])
+    assert with_adapter == pytest.approx(score_responses(trained, user("Hi", 0), [], ["yes"]), abs=1e-5)
+    with loaded.adapter_off():
+        without = score_responses(loaded, user("Hi", 0), [], ["yes"])
+    assert without == pytest.approx(score_responses(tiny_llava(), user("Hi", 0), [], ["yes"]), abs=1e-5)
+    assert without != pytest.approx(with_adapter, abs=1e-3)
+    assert score_responses(loaded, user("Hi", 0), [], ["yes"]) == pytest.approx(with_adapter)
+
+
+def test_bfloat16(tiny_llava_folder: Path) -> None:
+    assert load_vlm(tiny_llava_folder, dtype="bfloat16", device="cpu").dtype == torch.bfloat16
+
+
+def copy_model(source: Path, target: Path, *, without: str | None = None) -> Path:
+    shutil.copytree(source, target, dirs_exist_ok=True)
+    if without:
+        (target / without).unlink()
+    return target
+
+
+@pytest.mark.parametrize(
+    ("without", "words"),
+    [
+        ("config.json", "no config.json"),
+        ("model.safetensors", "no \\*.safetensors"),
+        ("tokenizer.json", "can't be loaded"),
+    ],
+)
+def test_incomplete_folders_are_named(tiny_llava_folder: Path, tmp_path: Path, without: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load_vlm(copy_model(tiny_llava_folder, tmp_path, without=without))
+
+
+def test_pickled_weights_are_refused(tiny_llava_folder: Path, tmp_path: Path) -> None:
+    folder = copy_model(tiny_llava_folder, tmp_path, without="model.safetensors")
+    torch.save({}, folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="pickles"):
+        load_vlm(folder)
+
+
+def test_what_is_not_there() -> None:
+    with pytest.raises(UserError, match="no such model folder"):
+        load_vlm("./nowhere/at/all")
+    with pytest.raises(UserError, match="download the model first"):
+        load_vlm("someone/not-cached")
+
+
+def test_unknown_dtype(tiny_llava_folder: Path) -> None:
+    with pytest.raises(UserError, match="dtype"):
+        load_vlm(tiny_llava_folder, dtype="int3")  # type: ignore[arg-type]
+
+
+def test_bad_adapters(tiny_llava_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not an adapter"):
+        load_vlm(tiny_llava_folder, adapter=tmp_path)
+    config = tmp_path / "adapter_config.json"
+    config.write_text(json.dumps({"peft_type": "LORA"}))
+    (tmp_path / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match="pickles"):
+        load_vlm(tiny_llava_folder, adapter=tmp_path)
+    (tmp_path / "adapter_model.safetensors").write_bytes(b"")
+    config.write_text(json.dumps({"peft_type": "PREFIX_TUNING"}))
+    with pytest.raises(UserError, match="PREFIX_TUNING"):
+        load_vlm(tiny_llava_folder, adapter=tmp_path)
+
+
+def test_families() -> None:
+    assert family_of(LlavaConfig()).model_type == "llava"
+    with pytest.raises(UserError, match="'llama' is not supported"):
+        family_of(LlamaConfig())
+    running_state = LlavaConfig()
+    running_state.text_config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(UserError, match="running state"):
+        family_of(running_state)
