@@ -4,61 +4,44 @@
     for answer in engine.answer([("kitchen.jpg", ["Is there a dog in the image?", "Is there a cup in the image?"])]):
         print(answer.text, answer.p_yes)
 
-Before and after tuning in one model load: `engine.before_after(groups)`, or `with engine.adapter_off(): …` around a call.
-Answers are those of `model.generate(do_sample=False)` on one question at a time. The first batch proves it: a few questions are
-asked again with nothing shared, and on a difference that is no near-tie the engine warns and goes on one by one.
+Before and after tuning in one model load: `engine.before_after(groups)`, or `with engine.adapter_off(): …` around a
+call. Answers are those of `model.generate(do_sample=False)` on one question at a time. The first batch proves it: a few
+questions are asked again with nothing shared, and on a difference that is no near-tie the engine warns and goes on one
+by one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import torch
 from peft import PeftModel
-from PIL import Image
 
-from mmpo.data.images import load_image
 from mmpo.errors import Quarantined, UserError
+from mmpo.models.asking import Asked, Gallery, Images, ImageSource, Prompt, Question, Shown, flat, group_by_image, text_key
 from mmpo.models.choosing import Chooser, Greedy, Sampler, YesNo, stream_seed
 from mmpo.models.generate import Continuation, PromptGroup, answering, generate_alone, generate_shared
 from mmpo.models.loading import VLM
-from mmpo.models.prompts import ProcessedImages, encode_prompt, process_images
 from mmpo.models.self_check import SelfCheck, plain_decoding
 from mmpo.models.shared_cache import SharingUnsupported
 
-ImageSource = Image.Image | bytes | str | Path
-Images = ImageSource | Sequence[ImageSource]
-Prompt = str | Sequence[Mapping[str, Any]]
-"""A user's text, shown after the images; or whole messages whose image parts show the images in order."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question. `image` may be left out where the question comes in a group with its image."""
-
-    id: str
-    image: Images | None
-    text: Prompt
-
-
-Asked = Iterable[Question | tuple[Images, Sequence[Question | Prompt]]]
+__all__ = ["Answer", "AnswerEngine", "Asked", "ImageSource", "Images", "Prompt", "Question", "group_by_image"]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said. `token_ids` are the new tokens, the end token included unless `truncated` (stopped by the limit).
+    """What the model said. `token_ids` are the new tokens, with the end token unless `truncated` (stopped by the limit).
 
-    `p_yes` is the first step's probability of yes against no over all single-token spellings, `yes_logit` and `no_logit` the
-    log-sum-exps behind it; None where the vocabulary has no such tokens. `margin` is the smallest lead of a chosen token over
-    the runner-up: answers with a tiny one are near-ties that another precision or batch may turn.
+    `p_yes` is the first step's probability of yes against no over all single-token spellings, `yes_logit` and `no_logit`
+    the log-sum-exps behind it; None where the vocabulary has no such tokens. `margin` is the smallest lead of a chosen
+    token over the runner-up: answers with a tiny one are near-ties that another precision or batch may turn.
     """
 
     id: str
@@ -72,18 +55,10 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """Images that questions are about, decoded and processed; `digest` identifies their pixels."""
-
-    processed: ProcessedImages
-    digest: str
-
-
-@dataclass(frozen=True)
 class _Row:
     """One prompt to continue. Rows with the same `shown` share their prefix; `tag` is the caller's."""
 
-    shown: _Shown
+    shown: Shown
     prompt: list[int]
     tag: Hashable
     seed: int = 0
@@ -93,9 +68,10 @@ class AnswerEngine:
     """Answers, samples and descriptions from one model, sharing image and prompt work.
 
     `token_budget` bounds the tokens that are in memory together (image, question and answer tokens of one batch).
-    `sharing`: "auto" checks itself and falls back loudly, "on" insists (no check, an error where the model can't), "off" runs
-    the model's own `generate` one by one. `image_root` confines image paths to a folder. `check` is the number of questions
-    that the self-check asks twice. Nothing of the model is changed for good: training mode and attention come back.
+    `sharing`: "auto" checks itself and falls back loudly, "on" insists (no check, an error where the model can't), "off"
+    runs the model's own `generate` one by one. `image_root` confines image paths to a folder. `check` is the number of
+    questions that the self-check asks twice; `checks` holds what it found, `why_not_shared` why sharing is off (empty
+    while it is on). Nothing of the model is changed for good: training mode and attention come back.
     """
 
     def __init__(
@@ -115,14 +91,13 @@ class AnswerEngine:
         self.vlm = vlm
         self.max_new_tokens = max_new_tokens
         self.token_budget = token_budget
-        self.image_root = image_root
         self.checks: list[SelfCheck] = []
         self.why_not_shared = ""
         self._sharing, self._check_size = sharing, check
         self._yes_no = YesNo(vlm.tokenizer)
         self._off = False
         self._checked: set[bool] = set()
-        self._recent: OrderedDict[Hashable, _Shown | Quarantined] = OrderedDict()
+        self._gallery = Gallery(vlm, image_root)
         if sharing == "off":
             self.why_not_shared = "switched off"
         elif reason := (vlm.family.why_not or "its family can't") if not vlm.family.sharing else plain_decoding(vlm):
@@ -137,10 +112,10 @@ class AnswerEngine:
     ) -> Iterator[Answer]:
         """Greedy answers, in the order of the questions.
 
-        `asked` holds `Question`s, or `(image, questions)` groups whose questions may be plain texts (their ids are "0", "1", … in
-        order). Bring the questions about one image together: they are then answered together. A question that was asked
-        about the same image before is not asked again. An image that can't be used raises `Quarantined`; with
-        `on_quarantine(question_id, reason)` its questions are reported there and skipped.
+        `asked` holds `Question`s, or `(image, questions)` groups whose questions may be plain texts (their ids are "0",
+        "1", … in order). Bring the questions about one image together (`group_by_image`): they are then answered together.
+        A question that was asked about the same image before is not asked again. An image that can't be used raises
+        `Quarantined`; with `on_quarantine(question_id, reason)` its questions are reported there and skipped.
         """
         return self._answers(asked, max_new_tokens or self.max_new_tokens, on_quarantine, self._off)
 
@@ -160,13 +135,18 @@ class AnswerEngine:
         return zip(before, after, strict=True)
 
     def describe(
-        self, images: Iterable[Images], prompt: Prompt, *, batch_size: int | None = None, max_new_tokens: int | None = None
+        self,
+        images: Iterable[Images],
+        prompt: Prompt,
+        *,
+        batch_size: int | None = None,
+        max_new_tokens: int | None = None,
     ) -> Iterator[str]:
         """Greedy descriptions of many images, batched (`batch_size` images at a time, else by the token budget).
 
         For the `truncated` flag or for quarantine use `answer` with one question an image; the texts are the same.
         """
-        rows = (_Row(shown, self._encode(prompt, shown), None) for shown in map(self._show, images))
+        rows = (_Row(shown, self._gallery.encode(prompt, shown), None) for shown in map(self._gallery.show, images))
         return (self._text(c) for _, c in self._stream(rows, _greedy, max_new_tokens, self._off, batch_size))
 
     def samples(
@@ -198,8 +178,8 @@ class AnswerEngine:
     ) -> Iterator[list[Answer]]:
         """`k` sampled responses for each (image, prompt), batched over prompts.
 
-        Sample j is a function of (seed, pixels, prompt, j): it stays the same whatever `k`, the batch and the other prompts
-        are. The model's full vocabulary is sampled from (no top-k unless `top_p` cuts).
+        Sample j is a function of (seed, pixels, prompt, j): it stays the same whatever `k`, the batch and the other
+        prompts are. The model's full vocabulary is sampled from, cut by nothing but `top_p`.
         """
         if k < 1:
             raise UserError(f"k must be at least 1, not {k}")
@@ -208,9 +188,9 @@ class AnswerEngine:
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
-        """Calls made in this block answer with the model as it was before tuning, also if their answers are read later."""
+        """Calls made in this block answer with the model as it was before tuning, even if they are read later."""
         if not isinstance(self.vlm.model, PeftModel):
-            raise UserError("the model has no adapter, so there is nothing to switch off", hint="load it with `adapter=`")
+            raise UserError(f"{self.vlm.source}: there is no adapter to switch off", hint="load it with `adapter=`")
         before, self._off = self._off, True
         try:
             yield
@@ -225,19 +205,19 @@ class AnswerEngine:
         waiting: deque[tuple[str, Hashable]] = deque()
 
         def rows() -> Iterator[_Row]:
-            for question in _flat(asked):
+            for question in flat(asked):
                 try:
-                    shown = self._show(cast(Images, question.image))
+                    shown = self._gallery.show(cast(Images, question.image))
                 except Quarantined as reason:
                     if on_quarantine is None:
                         raise
                     on_quarantine(question.id, reason)
                     continue
-                tag = (shown.digest, _text_key(question.text))
+                tag = (shown.digest, text_key(question.text))
                 waiting.append((question.id, tag))
                 if tag not in queued:
                     queued.add(tag)
-                    yield _Row(shown, self._encode(question.text, shown), tag)
+                    yield _Row(shown, self._gallery.encode(question.text, shown), tag)
 
         for row, continuation in self._stream(rows(), _greedy, limit, off):
             known[row.tag] = continuation
@@ -259,8 +239,8 @@ class AnswerEngine:
     ) -> Iterator[list[Answer]]:
         def rows() -> Iterator[_Row]:
             for images, prompt in prompts:
-                shown = self._show(images)
-                ids = self._encode(prompt, shown)
+                shown = self._gallery.show(images)
+                ids = self._gallery.encode(prompt, shown)
                 for j in range(k):
                     yield _Row(shown, ids, j, stream_seed(seed, shown.digest, ids, j))
 
@@ -313,8 +293,7 @@ class AnswerEngine:
             processed = batch[members[0]].shown.processed
             groups.append(PromptGroup([batch[place].prompt for place in members], processed.tensors, len(processed)))
         pick = chooser([batch[place] for place in order])
-        model = self.vlm.model
-        with answering(model), model.disable_adapter() if off and isinstance(model, PeftModel) else nullcontext():
+        with answering(self.vlm.model), self.vlm.adapter_off() if off else nullcontext():
             results = self._continue(groups, pick, limit, off)
         ordered: list[Continuation] = [Continuation()] * len(batch)
         for place, result in zip(order, results, strict=True):
@@ -353,39 +332,6 @@ class AnswerEngine:
         self.why_not_shared = reason
         warnings.warn(f"{message}. Answering one by one, which is much slower.", RuntimeWarning, stacklevel=3)
 
-    def _show(self, images: Images) -> _Shown:
-        """Decode and process images; the last few are remembered, so questions in a row about one image cost it once."""
-        sources = list(images) if isinstance(images, (list, tuple)) else [images]
-        key = tuple(_source_key(source) for source in sources)
-        if key not in self._recent:
-            try:
-                self._recent[key] = self._process(sources)
-            except Quarantined as reason:
-                self._recent[key] = reason
-            if len(self._recent) > 16:
-                self._recent.popitem(last=False)
-        self._recent.move_to_end(key)
-        shown = self._recent[key]
-        if isinstance(shown, Quarantined):
-            raise shown
-        return shown
-
-    def _process(self, sources: Sequence[ImageSource]) -> _Shown:
-        pictures = [
-            source.convert("RGB") if isinstance(source, Image.Image) else load_image(source, root=self.image_root)
-            for source in sources
-        ]
-        digest = hashlib.blake2b(digest_size=16)
-        for picture in pictures:
-            digest.update(repr(picture.size).encode() + picture.tobytes())
-        return _Shown(process_images(self.vlm, pictures), digest.hexdigest())
-
-    def _encode(self, prompt: Prompt, shown: _Shown) -> list[int]:
-        if isinstance(prompt, str):
-            content = [{"type": "image"}] * len(shown.processed) + [{"type": "text", "text": prompt}]
-            prompt = [{"role": "user", "content": content}]
-        return encode_prompt(self.vlm, prompt, shown.processed.placeholders)
-
     def _text(self, continuation: Continuation) -> str:
         text: str = self.vlm.tokenizer.decode(continuation.token_ids, skip_special_tokens=True)
         return text.strip()
@@ -397,46 +343,6 @@ class AnswerEngine:
         return Answer(id, self._text(c), tuple(c.token_ids), c.truncated, c.margin, p_yes, yes, no)
 
 
-def group_by_image(questions: Iterable[Question]) -> list[tuple[Images, list[Question]]]:
-    """Questions brought together by image, images in order of first appearance: the form that `answer` likes best."""
-    groups: dict[Hashable, tuple[Images, list[Question]]] = {}
-    for question in questions:
-        if question.image is None:
-            raise UserError(f"question {question.id!r} names no image")
-        image = question.image
-        key = tuple(map(_source_key, image)) if isinstance(image, (list, tuple)) else _source_key(cast(ImageSource, image))
-        groups.setdefault(key, (image, []))[1].append(question)
-    return list(groups.values())
-
-
 def _greedy(batch: Sequence[_Row]) -> Chooser:
     return Greedy()
 
-
-def _flat(asked: Asked) -> Iterator[Question]:
-    """Single questions, each with its image."""
-    number = 0
-    for item in asked:
-        images, questions = (item.image, [item]) if isinstance(item, Question) else item
-        for question in questions:
-            if not isinstance(question, Question):
-                question = Question(str(number), images, question)
-            elif images is not question.image:
-                question = Question(question.id, images, question.text)
-            if question.image is None:
-                raise UserError(f"question {question.id!r} names no image")
-            number += 1
-            yield question
-
-
-def _source_key(source: ImageSource) -> Hashable:
-    """What identifies an image before it is decoded."""
-    if isinstance(source, Image.Image):
-        return source.mode, source.size, hashlib.blake2b(source.tobytes(), digest_size=16).digest()
-    if isinstance(source, bytes):
-        return hashlib.blake2b(source, digest_size=16).digest()
-    return str(source)
-
-
-def _text_key(prompt: Prompt) -> Hashable:
-    return prompt if isinstance(prompt, str) else repr([dict(message) for message in prompt])

@@ -10,7 +10,7 @@ template and reaches as far into the question as the questions agree. `generate_
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,13 +20,13 @@ from transformers import LogitsProcessorList
 
 from mmpo.models.choosing import Chooser, ChooserProcessor, FirstReader, Greedy
 from mmpo.models.loading import VLM
-from mmpo.models.shared_cache import SharedCache, SharingUnsupported, shared_attention
+from mmpo.models.shared_cache import PrefixStored, SharedCache, SharingUnsupported, shared_attention
 from mmpo.models.vision import encode_images, select_images
 
 
 @dataclass
 class PromptGroup:
-    """Prompts about the same images. `prompts`: token ids with image placeholders; `tensors`: the processor's image tensors."""
+    """Prompts about the same images. `prompts`: token ids with image placeholders; `tensors`: the processor's output."""
 
     prompts: list[list[int]]
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -35,8 +35,8 @@ class PromptGroup:
 
 @dataclass
 class Continuation:
-    """What the model wrote after one prompt. `token_ids` ends with the end token unless `truncated`; `margin` is the smallest
-    lead of a chosen token over the runner-up; `first` is what the first reader took from the first step's logits."""
+    """What the model wrote after one prompt. `token_ids` ends with the end token unless `truncated`; `margin` is the
+    smallest lead of a chosen token over the runner-up; `first` is what the reader took from the first step's logits."""
 
     token_ids: list[int] = field(default_factory=list)
     truncated: bool = False
@@ -46,7 +46,7 @@ class Continuation:
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Length of the longest common prefix that leaves every prompt at least one token of its own."""
-    low, high = min(prompts), max(prompts)  # what the smallest and the largest sequence share, all share
+    low, high = min(map(list, prompts)), max(map(list, prompts))  # what the smallest and the largest share, all share
     limit = min(len(prompt) for prompt in prompts) - 1
     return next((i for i in range(limit) if low[i] != high[i]), limit)
 
@@ -92,8 +92,8 @@ def generate_shared(
         _prefill_prefixes(vlm, plan, cache)
         logits, positions = _prefill_rows(vlm, plan, cache)
         rows = _decode(vlm, logits, positions, cache, chooser, reader, max_new_tokens)
-    ends = torch.tensor([0, *(len(group.prompts) for group in groups)]).cumsum(0).tolist()
-    return [rows[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    remaining = iter(rows)
+    return [[next(remaining) for _ in group.prompts] for group in groups]
 
 
 def generate_alone(
@@ -111,10 +111,11 @@ def generate_alone(
     """
     prompt = torch.tensor([group.prompts[index]], device=vlm.device)
     tensors = {
-        key: value.to(vlm.device, vlm.dtype if value.is_floating_point() else None) for key, value in group.tensors.items()
+        key: value.to(vlm.device, vlm.dtype if value.is_floating_point() else None)
+        for key, value in group.tensors.items()
     }
     processors = LogitsProcessorList([ChooserProcessor(chooser)] if chooser is not None else [])
-    out = vlm.model.generate(
+    out = vlm.base.generate(  # type: ignore[operator]
         input_ids=prompt,
         attention_mask=torch.ones_like(prompt),
         **tensors,
@@ -175,14 +176,15 @@ def _prefill_prefixes(vlm: VLM, plan: _Plan, cache: SharedCache) -> None:
         for group, prefix in zip(plan.groups, plan.prefixes, strict=True)
     ]
     positions = torch.arange(longest, device=vlm.device) + vlm.family.position_base
-    cache.begin_prefixes(plan.prefixes)
-    vlm.backbone(
-        input_ids=torch.tensor(ids, device=vlm.device),
-        position_ids=positions.expand(len(ids), -1),
-        use_cache=False,
-        shared_cache=cache,
-        **select_images(plan.encoded, plan.prefix_order),
-    )
+    cache.begin_prefixes(plan.prefixes, layers=vlm.config.get_text_config().num_hidden_layers)
+    with suppress(PrefixStored):
+        vlm.backbone(
+            input_ids=torch.tensor(ids, device=vlm.device),
+            position_ids=positions.expand(len(ids), -1),
+            use_cache=False,
+            shared_cache=cache,
+            **select_images(plan.encoded, plan.prefix_order),
+        )
 
 
 def _prefill_rows(vlm: VLM, plan: _Plan, cache: SharedCache) -> tuple[Tensor, Tensor]:
@@ -199,8 +201,8 @@ def _prefill_rows(vlm: VLM, plan: _Plan, cache: SharedCache) -> tuple[Tensor, Te
     cache.begin_rows([len(group.prompts) for group in plan.groups], lengths)
     last = torch.tensor(lengths).cumsum(0) - 1
     flat_positions = torch.tensor(positions) + base
-    extra = select_images(plan.encoded, plan.row_order)
-    logits = _logits(vlm, torch.tensor([ids]), flat_positions[None], cache, logits_to_keep=last.to(vlm.device), **extra)
+    extra = {"logits_to_keep": last.to(vlm.device), **select_images(plan.encoded, plan.row_order)}
+    logits = _logits(vlm, torch.tensor([ids]), flat_positions[None], cache, **extra)
     return logits, flat_positions[last] + 1
 
 
@@ -222,19 +224,17 @@ def _decode(
     batch = list(range(len(rows)))  # row numbers in the cache's order; finished rows may still be among them
     done: set[int] = set()
     for step in range(max_new_tokens):
-        scores = chooser.scores(logits, batch)
-        tokens = scores.argmax(-1)
-        top = scores.topk(2, dim=-1).values
-        for row, token, lead in zip(batch, tokens.tolist(), (top[:, 0] - top[:, 1]).tolist(), strict=True):
-            if row in done:
+        tokens, leads = _best(chooser.scores(logits, batch))
+        for number, token, lead in zip(batch, tokens.tolist(), leads.tolist(), strict=True):
+            if number in done:
                 continue
-            rows[row].token_ids.append(token)
-            rows[row].margin = min(rows[row].margin, lead)
+            rows[number].token_ids.append(token)
+            rows[number].margin = min(rows[number].margin, lead)
             if token in ends:
-                done.add(row)
+                done.add(number)
         if len(done) == len(rows) or step + 1 == max_new_tokens:
             break
-        live = [place for place, row in enumerate(batch) if row not in done]
+        live = [place for place, number in enumerate(batch) if number not in done]
         if 8 * (len(batch) - len(live)) >= len(batch):
             cache.keep(live)
             batch = [batch[place] for place in live]
@@ -247,9 +247,16 @@ def _decode(
     return rows
 
 
+def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """The argmax of each row and its lead over the runner-up, [n] each. An exact tie goes to the argmax's own choice."""
+    top = scores.topk(2, dim=-1)
+    leads = top.values[:, 0] - top.values[:, 1]
+    tied = bool((leads == 0).any())
+    return scores.argmax(-1) if tied else top.indices[:, 0], leads
+
+
 def _logits(vlm: VLM, ids: Tensor, positions: Tensor, cache: SharedCache, **extra: Any) -> Tensor:
     """One forward of the whole model over a flat stream; logits [n, v] fp32. The model itself applies its head."""
-    out = vlm.base(
-        input_ids=ids.to(vlm.device), position_ids=positions.to(vlm.device), use_cache=False, shared_cache=cache, **extra
-    )
+    places = positions.to(vlm.device)
+    out = vlm.base(input_ids=ids.to(vlm.device), position_ids=places, use_cache=False, shared_cache=cache, **extra)
     return out.logits[0].float()

@@ -51,7 +51,7 @@ def tolerance(dtype: torch.dtype) -> float:
 
 @dataclass
 class SelfCheck:
-    """`asked` rows were made twice; `near_ties` differ where two tokens were within rounding, `different` really differ."""
+    """`asked` rows were made twice; `near_ties` differ where two tokens were within rounding, `different` really do."""
 
     asked: int = 0
     near_ties: list[str] = field(default_factory=list)

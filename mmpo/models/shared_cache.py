@@ -1,18 +1,19 @@
-"""Attention for generation from shared prefixes: the keys and values of a prefix exist once, however many rows continue it.
+"""Attention for generation from shared prefixes: a prefix's keys and values exist once, however many rows continue it.
 
-Legend: g prefixes, n rows, t tokens of a pass, w width of a rectangle, p prefix length, l row length, k key-value heads,
-r query heads per key-value head, d head size.
+Legend: g prefixes, n rows, t tokens of a pass, w width of a rectangle, p prefix length, l row length, k key-value
+heads, r query heads per key-value head, d head size.
 
-All tokens of a pass travel as one flat stream `[1, t, hidden]`, so the model's matrix products see no padding. Only attention
-needs rectangles. Each query attends to its prefix (unmasked: one call for all rows of a prefix) and to its own row (causal);
-the two results are combined exactly through their log-sum-exps, `softmax([a, b]) = w·softmax(a) + (1-w)·softmax(b)` with
-`w = sigmoid(lse_a - lse_b)`.
+All tokens of a pass travel as one flat stream `[1, t, hidden]`, so the model's matrix products see no padding. Only
+attention needs rectangles. Each query attends to its prefix (unmasked: one call for all rows of a prefix) and to its own
+row (causal); the two results are combined exactly through their log-sum-exps,
+`softmax([a, b]) = w·softmax(a) + (1-w)·softmax(b)` with `w = sigmoid(lse_a - lse_b)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 import torch
@@ -22,6 +23,10 @@ from transformers import AttentionInterface
 
 ATTENTION_NAME = "mmpo_shared_prefix"
 _GROWTH = 32  # columns by which a row cache grows at least
+
+
+class PrefixStored(Exception):
+    """Ends the forward of the prefixes: the last layer's keys are stored, and nobody reads what it would still compute."""
 
 
 class SharingUnsupported(Exception):
@@ -69,7 +74,7 @@ def partial_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tenso
     q [b, k·r, w, d], k and v [b, k, l, d], bias broadcastable to [b, 1, w, l], added to the scores. Returns the output
     [b, w, k·r, d] and the log-sum-exp of the scores [b, w, k·r] in fp32.
     """
-    b, heads, w, d = q.shape
+    heads, w = q.shape[1:3]
     kv_heads = k.shape[1]
     groups = heads // kv_heads
     if groups > 1:  # the queries that share a key-value head become rows of one matrix: no key is ever repeated
@@ -85,10 +90,11 @@ def partial_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tenso
 
 
 def _fused_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The kernel behind `scaled_dot_product_attention` on CPUs, called by its own name because only that returns the LSE."""
+    """The kernel behind `scaled_dot_product_attention` on CPUs, by its own name because only that returns the LSE."""
     if bias is not None:
         bias = bias.to(q.dtype).expand(q.shape[0], 1, q.shape[2], k.shape[2])
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, lse = kernel(q, k, v, 0.0, False, attn_mask=bias, scale=scale)
     return out, lse
 
 
@@ -103,12 +109,14 @@ def _explicit(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None
 class SharedCache:
     """Keys and values, per layer: `g` prefixes once each, and the tokens of `n` rows that continue them.
 
-    Use: `begin_prefixes(lengths)`, forward; `begin_rows(rows_per_prefix, lengths)`, forward; then `begin_step()`, forward,
-    … with `keep(rows)` between steps to drop finished rows. Each forward passes `shared_cache=self` to the model.
+    Use: `begin_prefixes(lengths, layers)`, forward (it ends with `PrefixStored`); `begin_rows(rows_per_prefix, lengths)`,
+    forward; then `begin_step()`, forward, … with `keep(rows)` between steps to drop finished rows. Each forward passes
+    `shared_cache=self` to the model.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self._last_layer = -1
         self._prefix: dict[int, tuple[Tensor, Tensor]] = {}
         self._rows: dict[int, tuple[Tensor, Tensor]] = {}
         self._prefix_bias: Tensor | None = None
@@ -120,27 +128,28 @@ class SharedCache:
         self._used = 0  # filled columns of the row cache before this pass
         self._new = 0  # columns that this pass adds
 
-    def begin_prefixes(self, lengths: Sequence[int]) -> None:
-        """The next forward is `[g, p]` prefix tokens, padded on the right."""
+    def begin_prefixes(self, lengths: Sequence[int], layers: int) -> None:
+        """The next forward is `[g, p]` prefix tokens, padded on the right, through a model of `layers` layers."""
         self._by_prefix = self._by_row = None
+        self._last_layer = layers - 1
         self._prefix_bias = None
         if min(lengths) < max(lengths):
             filled = torch.arange(max(lengths), device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
             self._prefix_bias = _bias(filled)[:, None, None, :]
 
     def begin_rows(self, rows_per_prefix: Sequence[int], lengths: Sequence[int]) -> None:
-        """The next forward is the flat stream of the rows' own tokens, ordered by prefix; `lengths[n]` tokens of row n."""
+        """The next forward is the flat stream of the rows' own tokens, ordered by prefix, `lengths[n]` of row n."""
         self._rows_per_prefix = list(rows_per_prefix)
         self._rows.clear()
         self._by_row = Grid(lengths, self.device)
-        ends = torch.tensor([0, *rows_per_prefix]).cumsum(0).tolist()
-        self._by_prefix = Grid([sum(lengths[a:b]) for a, b in zip(ends, ends[1:], strict=False)], self.device)
+        remaining = iter(lengths)
+        self._by_prefix = Grid([sum(islice(remaining, count)) for count in rows_per_prefix], self.device)
         self._used, self._new = 0, self._by_row.width
         self._row_valid = self._by_row.valid(self.device)
         width = self._by_row.width
         seen = torch.ones(width, width, dtype=torch.bool, device=self.device).tril()[None]
         if self._row_valid is not None:
-            itself = torch.eye(width, dtype=torch.bool, device=self.device)  # padding sees itself: a softmax needs something
+            itself = torch.eye(width, dtype=torch.bool, device=self.device)  # for padding: a softmax needs something
             seen = seen & (self._row_valid[:, None, :] | itself)
         self._row_bias = _bias(seen)[:, None] if width > 1 else None
 
@@ -182,6 +191,8 @@ class SharedCache:
         """Attention of one layer. q [b, k·r, t, d], k and v [b, k, t, d]; returns [b, t, k·r, d]."""
         if self._by_prefix is None or self._by_row is None:
             self._prefix[layer] = (k, v)
+            if layer == self._last_layer:
+                raise PrefixStored
             out = F.scaled_dot_product_attention(q, _repeat(k, q), _repeat(v, q), is_causal=True, scale=scale)
             return out.transpose(1, 2)
         by_prefix, by_row = self._by_prefix, self._by_row
@@ -235,7 +246,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """The function that transformers' attention layers call. Refuses options that change attention in other ways."""
     if shared_cache is None or attention_mask is not None:
-        raise SharingUnsupported("the model doesn't pass the shared cache on to its attention layers, or brings its own mask")
+        raise SharingUnsupported("the model doesn't hand the shared cache to its attention layers, or brings its own mask")
     for name in ("sliding_window", "softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
             raise SharingUnsupported(f"attention with {name} can't share prefixes")

@@ -1,0 +1,163 @@
+"""How much faster are questions answered together than one by one, with the same answers?
+
+    python benchmarks/answering.py [--quick] [--json OUT] [--threads 2]
+
+A LLaVA with random weights and LLaVA-1.5's token layout (336 px, 576 image tokens, vocabulary 32,000). One by one is
+what evaluation harnesses do: processor and `model.generate(do_sample=False)` for each question. Both sides run in this
+process on the same model, preprocessing included; one short warm-up each (with the engine's self-check) is not counted.
+Answers stop after 8 tokens, which random weights always use up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmpo.models.answer import Answer, AnswerEngine
+from mmpo.models.loading import VLM, load_vlm
+from tests.tiny import tiny_image, tiny_llava
+
+OBJECTS = """
+    person bicycle car motorcycle airplane bus train truck boat bench bird cat dog horse sheep cow elephant bear zebra
+    giraffe backpack umbrella handbag tie suitcase frisbee kite skateboard surfboard bottle cup fork knife spoon bowl
+    banana apple sandwich orange carrot pizza donut cake chair couch bed toilet laptop mouse keyboard oven sink book
+""".split()  # noqa: SIM905
+ANSWER_TOKENS, SAMPLE_TOKENS, SAMPLES = 8, 32, 10
+
+
+def benchmark_model(layers: int) -> VLM:
+    """LLaVA-1.5's layout at a size that a CPU can answer with; the tower's share of the work is close to the 7B model's."""
+    vlm = tiny_llava(
+        image_size=336,
+        patch_size=14,
+        text={
+            "vocab_size": 32000,
+            "hidden_size": 512,
+            "intermediate_size": 1376,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 8,
+            "initializer_range": 0.02,
+        },
+        vision={"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 4},
+    )
+    # As in LLaVA-1.5's vocabulary, an everyday noun is one token: about ten tokens of a question are its own.
+    vlm.tokenizer.add_tokens([f" {name}" for name in OBJECTS])
+    return vlm
+
+
+def questions(number: int, of_image: int) -> list[str]:
+    """POPE's wording."""
+    names = [OBJECTS[(of_image * 7 + i) % len(OBJECTS)] for i in range(number)]
+    return [f"Is there {'an' if name[0] in 'aeio' else 'a'} {name} in the image?" for name in names]
+
+
+def ask_one(vlm: VLM, image: Image.Image, text: str, **options: Any) -> list[int]:
+    """One question the ordinary way. Returns the new token ids."""
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
+    prompt = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    inputs = vlm.processor(images=image, text=prompt, return_tensors="pt").to(vlm.device, vlm.dtype)
+    out = vlm.model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :].tolist()
+    vlm.tokenizer.decode(out, skip_special_tokens=True)
+    return list(out)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def compare_answers(vlm: VLM, engine: AnswerEngine, images: list[Image.Image], per_image: int) -> dict[str, Any]:
+    groups = [(image, questions(per_image, number)) for number, image in enumerate(images)]
+    slow, alone = timed(
+        lambda: [
+            ask_one(vlm, image, text, do_sample=False, max_new_tokens=ANSWER_TOKENS)
+            for image, texts in groups
+            for text in texts
+        ]
+    )
+    # One image at a time, as a person would call it; batches over images would only make it faster.
+    fast, shared = timed(lambda: [answer for group in groups for answer in engine.answer([group])])
+    different = sum(list(answer.token_ids) != ids for answer, ids in zip(shared, alone, strict=True))
+    return {
+        "images": len(images),
+        "questions_per_image": per_image,
+        "one_by_one_s": slow,
+        "shared_s": fast,
+        "speedup": slow / fast,
+        "questions": len(shared),
+        "different_answers": different,
+        "smallest_margin": min(answer.margin for answer in shared),
+    }
+
+
+def compare_samples(vlm: VLM, engine: AnswerEngine, image: Image.Image) -> dict[str, Any]:
+    text = "Describe the image."
+    options = {"do_sample": True, "temperature": 1.0, "top_p": 0.95, "top_k": 0, "max_new_tokens": SAMPLE_TOKENS}
+    slow, _ = timed(lambda: [ask_one(vlm, image, text, **options) for _ in range(SAMPLES)])
+    fast, _ = timed(lambda: engine.samples(image, text, SAMPLES, top_p=0.95, max_new_tokens=SAMPLE_TOKENS))
+    return {"k": SAMPLES, "new_tokens": SAMPLE_TOKENS, "separate_s": slow, "shared_s": fast, "speedup": slow / fast}
+
+
+def demo_rate(folder: Path, n_images: int) -> dict[str, Any]:
+    """Questions a second with the shipped demo model, default settings, 18 questions an image."""
+    vlm = load_vlm(folder)
+    size = int(vlm.config.vision_config.image_size)
+    groups = [(tiny_image(i, (size, size)), questions(18, i)) for i in range(n_images)]
+    engine = AnswerEngine(vlm, max_new_tokens=ANSWER_TOKENS)
+    seconds, answers = timed(lambda: list[Answer](engine.answer(groups)))
+    return {"questions": len(answers), "seconds": seconds, "questions_per_s": len(answers) / seconds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a smaller model and one image")
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--per-image", type=int, default=18, help="questions an image")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    layers, n_images = (4, 1) if args.quick else (8, 4)
+    vlm = benchmark_model(layers)
+    parameters = sum(p.numel() for p in vlm.model.parameters()) / 1e6
+    print(f"random LLaVA, {parameters:.0f}M parameters ({layers} layers of 512), fp32, {args.threads} threads")
+    engine = AnswerEngine(vlm, max_new_tokens=ANSWER_TOKENS)
+    warm = tiny_image(99, (448, 336))
+    list(engine.answer([(warm, questions(3, 0))]))  # warm-up, and the self-check; then one for the other side
+    ask_one(vlm, warm, "Is there a dog in the image?", do_sample=False, max_new_tokens=ANSWER_TOKENS)
+    images = [tiny_image(i, (448, 336)) for i in range(n_images)]
+    answers = compare_answers(vlm, engine, images, args.per_image)
+    print(
+        f"{answers['questions']} questions, {args.per_image} an image: one by one {answers['one_by_one_s']:.2f} s, shared "
+        f"{answers['shared_s']:.2f} s: {answers['speedup']:.1f}x, {answers['different_answers']} different answers "
+        f"(smallest margin {answers['smallest_margin']:.1g})"
+    )
+    samples = compare_samples(vlm, engine, images[0])
+    print(
+        f"{samples['k']} samples of {samples['new_tokens']} tokens: separate {samples['separate_s']:.2f} s, one prefill "
+        f"{samples['shared_s']:.2f} s: {samples['speedup']:.1f}x"
+    )
+    results: dict[str, Any] = {"threads": args.threads, "parameters_m": parameters, "answers": answers, "samples": samples}
+    demo = Path(__file__).resolve().parents[1] / "mmpo" / "demo" / "model"
+    if (demo / "config.json").is_file():
+        results["demo"] = demo_rate(demo, 10 if args.quick else 50)
+        print(f"demo model: {results['demo']['questions_per_s']:.0f} questions/s, self-check included")
+    if engine.why_not_shared:
+        print(f"WARNING: sharing was off: {engine.why_not_shared}")
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
