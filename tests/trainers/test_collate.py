@@ -44,7 +44,7 @@ def test_responses_are_cut_and_prompts_are_not(vlm: VLM) -> None:
     pairs = make_pairs(6)
     whole, _, _ = encode(vlm, pairs)
     limit = 8
-    cut, rejected, _ = encode(vlm, pairs, max_response_tokens=limit)
+    cut, _, _ = encode(vlm, pairs, max_response_tokens=limit)
     kept = {row.id: row for row in whole.rows}
     for row in cut.rows:
         assert torch.equal(row.prompt, kept[row.id].prompt)
@@ -99,7 +99,9 @@ def test_files_are_read_below_the_root_only(vlm: VLM, tmp_path: Path) -> None:
     (tmp_path / "images" / "a.png").write_bytes(encode_image(tiny_image(5)))
     (tmp_path / "b.png").write_bytes(encode_image(tiny_image(6)))
     inside = replace(make_pairs(1)[0], images=["a.png"])
-    encoded, rejected, store = encode(vlm, [inside, replace(inside, id="out", images=["../b.png"])], root=tmp_path / "images")
+    encoded, rejected, store = encode(
+        vlm, [inside, replace(inside, id="out", images=["../b.png"])], root=tmp_path / "images"
+    )
     assert [row.id for row in encoded.rows] == [inside.id] and rejected == {"out": "path_escape"}
     assert PairCollator(store)(encoded.rows)["batch"].image_inputs["pixel_values"].shape[0] == 1
 

@@ -17,7 +17,11 @@ from tests.tiny import tiny_llava
 
 
 def adapted(vlm: VLM) -> set[str]:
-    return {n.split(".lora_A")[0].removeprefix("base_model.model.") for n, _ in vlm.model.named_modules() if n.endswith("lora_A")}
+    return {
+        n.split(".lora_A")[0].removeprefix("base_model.model.")
+        for n, _ in vlm.model.named_modules()
+        if n.endswith("lora_A")
+    }
 
 
 def test_by_default_every_linear_layer_of_the_language_model_and_nothing_else(vlm: VLM) -> None:

@@ -1,4 +1,4 @@
-"""The trainer's arithmetic: exact losses and gradients however a step is cut, exact averages, and a stop at what is not finite."""
+"""The trainer's arithmetic: exact losses and gradients however a step is cut, exact averages, a stop at NaN."""
 
 from __future__ import annotations
 
@@ -120,7 +120,14 @@ def test_evaluation_is_exact_for_any_batch_size(tmp_path: Path) -> None:
     for metrics in found[1:]:
         for name in set(found[0]) - {"eval_runtime"}:
             assert metrics[name] == pytest.approx(found[0][name], rel=1e-5), name
-    names = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "logps/chosen", "logps/rejected")
+    names = (
+        "rewards/chosen",
+        "rewards/rejected",
+        "rewards/accuracies",
+        "rewards/margins",
+        "logps/chosen",
+        "logps/rejected",
+    )
     assert {f"eval_{name}" for name in names} <= set(found[0])
 
 

@@ -1,0 +1,126 @@
+"""A build killed with SIGKILL, at every commitment and at random moments, ends with the bytes of one that ran through."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from mmpo.data_builders.build import build
+from mmpo.data_builders.settings import BuildSettings
+from tests.data_builders import parrot
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> BuildSettings:
+    folder = tmp_path_factory.mktemp("source")
+    model = parrot.save(parrot.teach(parrot.SAYS), folder / "model")
+    world = parrot.write_world(folder / "world", 9)
+    return BuildSettings.model_validate(
+        {
+            "model": str(model),
+            "annotations": world,
+            "prompts": [parrot.DESCRIBE],
+            "qa": {"questions_per_image": 4},
+            "max_new_tokens": 48,
+            "samples_per_image": 1,
+            "shard_size": 3,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(settings: BuildSettings, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], float]:
+    """The files of an uninterrupted build, and how long it took."""
+    folder = tmp_path_factory.mktemp("whole")
+    started = time.monotonic()
+    build(settings, folder)
+    return files(folder), time.monotonic() - started
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def _work(settings: BuildSettings, folder: Path, renames: int | None, before: bool) -> None:
+    """In the child: build, and die by SIGKILL just before or just after the `renames`-th file comes into place."""
+    if renames is not None:
+        real, left = os.replace, [renames]
+
+        def replace(source: str, target: str) -> None:
+            left[0] -= 1
+            if left[0] == 0 and before:
+                os.kill(os.getpid(), signal.SIGKILL)
+            real(source, target)
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        os.replace = replace  # type: ignore[assignment]
+    build(settings, folder)
+
+
+def run_killed(
+    settings: BuildSettings,
+    folder: Path,
+    *,
+    renames: int | None = None,
+    before: bool = False,
+    after: float | None = None,
+) -> bool:
+    """Build in a process of its own that is killed on the way. Returns whether it was."""
+    child = multiprocessing.get_context("fork").Process(target=_work, args=(settings, folder, renames, before))
+    child.start()
+    if after is not None:
+        time.sleep(after)
+        if child.pid is not None and child.is_alive():
+            os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert child.exitcode in (0, -signal.SIGKILL)
+    return child.exitcode != 0
+
+
+def test_killed_at_every_commitment(
+    settings: BuildSettings, whole: tuple[dict[str, bytes], float], tmp_path: Path
+) -> None:
+    """One build that dies again and again: just before a file comes into place, then just after the same one."""
+    deaths = 0
+    while run_killed(settings, tmp_path, renames=1, before=deaths % 2 == 0) and deaths < 60:
+        deaths += 1
+        if deaths % 2:  # dying before the first rename makes no progress: the next try must get past it
+            assert run_killed(settings, tmp_path, renames=1)
+            deaths += 1
+    assert deaths >= 2 * 6  # source, three units, a shard, card, page, result
+    assert files(tmp_path) == whole[0]
+
+
+def test_killed_at_random_moments(
+    settings: BuildSettings, whole: tuple[dict[str, bytes], float], tmp_path: Path
+) -> None:
+    rng = random.Random(5)
+    killed = 0
+    for number in range(3):
+        folder = tmp_path / str(number)
+        for _ in range(3):
+            killed += run_killed(settings, folder, after=rng.random() * whole[1])
+        build(settings, folder)
+        assert files(folder) == whole[0]
+    assert killed > 0
+
+
+def test_leftovers_of_a_death_do_not_matter(
+    settings: BuildSettings, whole: tuple[dict[str, bytes], float], tmp_path: Path
+) -> None:
+    assert run_killed(settings, tmp_path, renames=3)
+    (tmp_path / "units" / ".00002.json.tmp").write_bytes(b'{"half":')
+    (tmp_path / "pairs" / "data").mkdir(parents=True)
+    (tmp_path / "pairs" / "data" / ".train-00000.parquet.tmp").write_bytes(b"PAR1")
+    (tmp_path / "pairs" / "rejects.jsonl").write_bytes(b'{"id": "i1", "stage": "dec')
+    build(settings, tmp_path)
+    assert files(tmp_path) == whole[0]
+    shutil.rmtree(tmp_path / "units")
