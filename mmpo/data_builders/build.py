@@ -2,7 +2,7 @@
 
     run_dir/
       source.json          what the build was started from; another source or other settings are refused
-      units/00000.json …   what each unit of work gave (pairs without pictures, verdicts, counts), written whole or not at all
+      units/00000.json …   what each unit of work gave: pairs without pictures, verdicts, counts; whole or not there
       pairs/               the dataset: shards, card.json, README.md, rejects.jsonl
       build_result.json    the result in numbers; written last
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,7 @@ from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairWriter
 from mmpo.data.vocabulary import ObjectVocabulary, coco
 from mmpo.data_builders.detect import Detector
-from mmpo.data_builders.hallucination import HallucinationBuilder, Tally, digest
+from mmpo.data_builders.hallucination import HallucinationBuilder, digest
 from mmpo.data_builders.questions import CoOccurrence
 from mmpo.data_builders.settings import BuildResult, BuildSettings
 from mmpo.errors import Quarantined, UserError
@@ -46,7 +46,7 @@ RESULT = "build_result.json"
 def build(settings: BuildSettings, run_dir: Path) -> BuildResult:
     """Build the pairs of `settings` into `run_dir/pairs`. A finished build returns its result.
 
-    Raises `UserError` for settings that fit neither the files nor what is in `run_dir`. Images that can't be used end in
+    Raises `UserError` for settings that don't fit the files or what is in `run_dir`. Images that can't be used end in
     `pairs/rejects.jsonl`, never in an error.
     """
     run_dir = Path(run_dir)
@@ -57,7 +57,8 @@ def build(settings: BuildSettings, run_dir: Path) -> BuildResult:
     vocabulary = read_vocabulary(settings, annotated)
     images = annotated[: settings.limit]
     recipe = settings.model_dump(mode="json", exclude=set(FREE))
-    _check_source(run_dir, {"settings": recipe, "mmpo": mmpo.__version__, "annotations": digest(settings.annotations.read_bytes())})
+    source = {"settings": recipe, "mmpo": mmpo.__version__, "annotated": digest(settings.annotations.read_bytes())}
+    _check_source(run_dir, source)
     if (run_dir / RESULT).exists():
         return BuildResult.model_validate(read_json(run_dir / RESULT))
     cuts = range(0, len(images), settings.shard_size)
@@ -71,7 +72,9 @@ def build(settings: BuildSettings, run_dir: Path) -> BuildResult:
             for number in todo:
                 part = images[cuts[number] : cuts[number] + settings.shard_size]
                 outcomes, tally = builder.build(part)
-                write_json(_unit(units, number), {"tally": vars(tally), "outcomes": [asdict(outcome) for outcome in outcomes]})
+                write_json(
+                    _unit(units, number), {"tally": vars(tally), "outcomes": [asdict(outcome) for outcome in outcomes]}
+                )
                 running.advance(len(part), note=f"{sum(len(outcome.pairs) for outcome in outcomes)} pairs")
     result = _assemble(settings, recipe, run_dir, images, [_unit(units, number) for number in range(len(cuts))])
     write_json(run_dir / RESULT, result.model_dump(mode="json"))
@@ -91,7 +94,9 @@ def read_vocabulary(settings: BuildSettings, images: list[AnnotatedImage]) -> Ob
     return ObjectVocabulary.from_names(names)
 
 
-def _builder(settings: BuildSettings, vocabulary: ObjectVocabulary, images: list[AnnotatedImage]) -> HallucinationBuilder:
+def _builder(
+    settings: BuildSettings, vocabulary: ObjectVocabulary, images: list[AnnotatedImage]
+) -> HallucinationBuilder:
     vlm = load_vlm(
         settings.model,
         dtype=settings.dtype,
@@ -186,8 +191,9 @@ def _ordered(table: Counter[str]) -> dict[str, int]:
 def _notes(result: BuildResult) -> str:
     """What the dataset's page says about the build."""
     return (
-        f"{result.description_pairs} description pairs (chosen {result.chosen_words} words, rejected {result.rejected_words}) and "
-        f"{result.question_pairs} yes/no pairs (right answer yes in {result.yes_share:.0%}).\n\n{count_table(result)}"
+        f"{result.description_pairs} description pairs (chosen {result.chosen_words} words, rejected "
+        f"{result.rejected_words}) and {result.question_pairs} yes/no pairs (right answer yes in "
+        f"{result.yes_share:.0%}).\n\n{count_table(result)}"
     )
 
 
@@ -210,6 +216,11 @@ def _check_source(run_dir: Path, source: dict[str, Any]) -> None:
     before = read_json(path)
     if before == source:
         return
-    differs: Callable[[str], bool] = lambda key: before.get("settings", {}).get(key) != source["settings"].get(key)
-    keys = [key for key in source["settings"] if differs(key)] or [key for key in source if before.get(key) != source[key]]
-    raise UserError(f"{run_dir} holds a build from another source: {keys[0]} is not the same", hint="build into a new folder")
+    old, new = (
+        {**state.get("settings", {}), "mmpo": state.get("mmpo"), "annotated": state.get("annotated")}
+        for state in (before, source)
+    )
+    changed = next(key for key in new if old.get(key) != new[key])
+    raise UserError(
+        f"{run_dir} holds a build with another `{changed}`", hint="build into a new folder, or delete this one"
+    )

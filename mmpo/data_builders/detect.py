@@ -1,7 +1,7 @@
 """Does a description say what is not there? Sentence by sentence, with a verdict, a reason and the words at fault.
 
-The rules compare object mentions with the objects that people marked. Counts, colours and positions are further `Check`s that
-can be added to a `Detector`; each looks at a sentence and gives findings.
+The rules compare object mentions with the objects that people marked. Counts, colours and positions are further
+`Check`s that can be added to a `Detector`; each looks at a sentence and gives findings.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ Verdict = Literal["hallucination", "correct", "unchecked"]
 
 _END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|\n\s*\n")
 _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|prof|vs|etc|e\.g|i\.e|approx|no|jr|sr|[a-z])\.$", re.I)
-_NEGATION = re.compile(r"(?:\b(?:no|without|neither|nor)|n't|\bnot)(?:\s+(?:an?|any|the|other|visible|\w+ed))*\s+(?:\w+\s+)?$", re.I)
+_NEGATION = re.compile(
+    r"(?:\b(?:no|without|neither|nor)|n't|\bnot)(?:\s+(?:an?|any|the|other|visible|\w+ed))*\s+(?:\w+\s+)?$", re.I
+)
 
 
 _FRUIT_COLORS = ("orange", "peach", "rose", "olive")
 """Things that gave a colour its name: alone after an article they are the thing, before a noun the colour."""
+_BEFORE_FRUIT = ("a", "an", "one", "the", "each", "another", "fresh", "ripe", "peeled")
 _BEFORE = re.compile(r"(\w+)\s+$")
 _AFTER = re.compile(r"\s+(?:and\s+|or\s+)?(\w+)")
 
@@ -42,9 +45,8 @@ def split_sentences(text: str) -> list[Split]:
     found: list[Split] = []
     start = 0
     for match in _END.finditer(text):
-        if match.group()[0] == "." and _ABBREVIATION.search(text[start : match.end()]) and match.end() < len(text.rstrip()):
-            if not re.match(r"\s+[A-Z]", text[match.end() :]) or not re.search(r"etc\.$", text[: match.end()]):
-                continue
+        if match.group()[0] == "." and _inside_sentence(text, start, match.end()):
+            continue
         end = match.start() if match.group()[0] == "\n" else match.end()
         if text[start:end].strip():
             found.append(_split(text, start, end))
@@ -52,6 +54,13 @@ def split_sentences(text: str) -> list[Split]:
     if text[start:].strip():
         found.append(_split(text, start, len(text.rstrip())))
     return found
+
+
+def _inside_sentence(text: str, start: int, end: int) -> bool:
+    """Is the full stop before `end` part of an abbreviation? `etc.` ends a sentence where a capital letter follows."""
+    if end >= len(text.rstrip()) or not _ABBREVIATION.search(text[start:end]):
+        return False
+    return not (text[:end].lower().endswith("etc.") and re.match(r"\s+[A-Z]", text[end:]))
 
 
 def _split(text: str, start: int, end: int) -> Split:
@@ -73,7 +82,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class SentenceVerdict:
-    """`unchecked` means that the sentence makes no claim the rules can check. Offsets of findings count in the whole text."""
+    """`unchecked`: the sentence makes no claim that the rules can check. Offsets of findings count in the text."""
 
     text: str
     start: int
@@ -83,13 +92,8 @@ class SentenceVerdict:
 
     def row(self) -> dict[str, object]:
         """For a pair's provenance."""
-        wrong = [finding for finding in self.findings if finding.wrong]
-        return {
-            "sentence": self.text,
-            "verdict": self.verdict,
-            "reason": self.reason,
-            "spans": [{"start": finding.start, "end": finding.end, "kind": finding.kind, "name": finding.name} for finding in wrong],
-        }
+        spans = [{"start": f.start, "end": f.end, "kind": f.kind, "name": f.name} for f in self.findings if f.wrong]
+        return {"sentence": self.text, "verdict": self.verdict, "reason": self.reason, "spans": spans}
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class ObjectCheck:
 
 
 def claimed(sentence: str, vocabulary: ObjectVocabulary) -> list[Mention]:
-    """The object mentions that say that something is there: not `no dog`, and no colours (`an orange shirt`, `green and orange`)."""
+    """The object mentions that say that something is there: not `no dog`, and no colours (`an orange shirt`)."""
     return [
         mention
         for mention in vocabulary.find(sentence)
@@ -134,7 +138,7 @@ def _is_color(sentence: str, mention: Mention) -> bool:
     if mention.word.lower() not in _FRUIT_COLORS:
         return False
     before, after = _BEFORE.search(sentence[: mention.start]), _AFTER.match(sentence[mention.end :])
-    counted = before is not None and before.group(1).lower() in ("a", "an", "one", "the", "each", "another", "fresh", "ripe", "peeled")
+    counted = before is not None and before.group(1).lower() in _BEFORE_FRUIT
     return not counted or (after is not None and after.group(1).lower() not in FUNCTION_WORDS | STATES)
 
 
@@ -146,7 +150,7 @@ class Detector:
         self.checks: tuple[Check, ...] = tuple(checks) if checks is not None else (ObjectCheck(vocabulary),)
 
     def truth(self, image: AnnotatedImage) -> Truth:
-        """The classes in the picture: of its annotated objects, and those that its captions name (as CHAIR counts them)."""
+        """The classes in the picture: those of its annotated objects, and those that its captions name, as in CHAIR."""
         names = {name for item in image.object_names if (name := self.vocabulary.name_of(item))}
         names.update(mention.name for caption in image.captions for mention in claimed(caption, self.vocabulary))
         return Truth(image, frozenset(names))

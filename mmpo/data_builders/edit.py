@@ -1,8 +1,8 @@
 """Taking things out of a sentence so that what remains is English, and putting others in.
 
-A phrase whose object is not there goes; what hung on it moves up where it can stand alone (`a dog next to a cat` becomes `a cat`),
-a tail that loses its phrase goes with its link (`sleeping on a couch` as a whole), and a clause that loses its predicate becomes
-`there is …`. Verbs follow the number of what they now speak of.
+A phrase whose object is not there goes; what hung on it moves up where it can stand alone (`a dog next to a cat`
+becomes `a cat`), a tail that loses its phrase goes with its link (`sleeping on a couch` as a whole), and a clause
+that loses its predicate becomes `there is …`. Verbs follow the number of what they now speak of.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from mmpo.data.words import article
 from mmpo.data_builders import lexicon as lx
-from mmpo.data_builders.grammar import Clause, Phrase, Sentence, Tail
+from mmpo.data_builders.tree import Clause, Phrase, Sentence, Tail, clause_names, is_place, phrase_names
 
 _LEADING_AND = re.compile(r"^,?\s*(?:and|or)\b", re.I)
 
@@ -24,9 +24,9 @@ _PLURAL_RELATIVE = re.compile(r",?\s*(?:which|who|that)\s+(?:are|were|have)\b", 
 class Editor:
     """Edits the sentences of one description, in order.
 
-    `absent(name)` says which classes have to go. `spare` are phrases that may take the place of what was removed, `told`
-    the classes that the edited text has named so far. `across(phrase)` is where in the picture a phrase's object is, from left
-    to right: a list in reading order stays one.
+    `absent(name)` says which classes have to go. `spare` are phrases that may take the place of what was removed,
+    `told` the classes that the edited text has named so far. `across(phrase)` is where in the picture a phrase's
+    object is, from left to right: a list in reading order stays one.
     """
 
     absent: Callable[[str], bool]
@@ -42,7 +42,8 @@ class Editor:
         whole_before = True
         for clause in sentence.clauses:
             edited = self._clause(clause)
-            if edited is None or self._dangles(edited, first=not clauses and bool(clause.joiner), after_edit=not whole_before):
+            first = not clauses and bool(clause.joiner)
+            if edited is None or self._dangles(edited, first=first, after_edit=not whole_before):
                 whole_before = False
                 continue
             whole_before = edited == clause
@@ -69,7 +70,8 @@ class Editor:
             return self._subject(fronted)
         items = self._items(clause.items, substitute=True)
         if not items and clause.front:
-            items, fronted = self._named(item for tail in front for item in tail.items), replace(fronted, front=(), front_end="")
+            items = self._named(item for tail in front for item in tail.items)
+            fronted = replace(fronted, front=(), front_end="")
         if not items or (clause.kind == "fragment" and not any(item.names or item.tails for item in items)):
             return None
         return agree(replace(fronted, items=items, joints=self._joints(clause, items)), clause)
@@ -148,7 +150,9 @@ class Editor:
         if any(self.absent(name) for name in names):
             return False
         words = tail.link.lower().split()
-        placed = bool(words) and (words[-1] in lx.PREPOSITIONS or lx.COMPLEX_PREPOSITION.match(tail.link.strip()) is not None)
+        placed = bool(words) and (
+            words[-1] in lx.PREPOSITIONS or lx.COMPLEX_PREPOSITION.match(tail.link.strip()) is not None
+        )
         return placed and words[-1] not in ("of", "with") and (bool(names) or is_place(tail))
 
     def _named(self, phrases: Iterable[Phrase]) -> tuple[Phrase, ...]:
@@ -156,7 +160,9 @@ class Editor:
         fresh = [
             indefinite(phrase)
             for phrase in phrases
-            if phrase.names and phrase.quantifier.split(" ")[0] not in lx.POSSESSIVES and not self.told.issuperset(phrase.names)
+            if phrase.names
+            and phrase.quantifier.split(" ")[0] not in lx.POSSESSIVES
+            and not self.told.issuperset(phrase.names)
         ]
         return tuple(fresh)
 
@@ -170,35 +176,17 @@ class Editor:
         """`There is …`, in the place of a clause that can't be said any more."""
         items = tuple(indefinite(item) for item in items)
         opening = "there are" if items[0].plural else "there is"
-        front, end = (old.front, old.front_end) if not any(map(self.absent, clause_names(old, front_only=True))) else ((), "")
+        front, end = (
+            (old.front, old.front_end) if not any(map(self.absent, clause_names(old, front_only=True))) else ((), "")
+        )
         return Clause("there", items, joints(len(items), (), self.oxford), old.joiner, front, end, opening)
 
     def _joints(self, old: Clause, items: tuple[Phrase, ...]) -> tuple[str, ...]:
-        return old.joints if len(items) == len(old.items) else joints(len(items), old.joints, self.oxford)
-
-
-def phrase_names(phrase: Phrase) -> list[str]:
-    """Every class named in the phrase, tails included."""
-    return [*phrase.names, *(name for tail in phrase.tails for name in tail_names(tail))]
-
-
-def tail_names(tail: Tail) -> list[str]:
-    return [*tail.names, *(name for item in tail.items for name in phrase_names(item))]
-
-
-def clause_names(clause: Clause, *, front_only: bool = False) -> list[str]:
-    fronted = [name for tail in clause.front for name in tail_names(tail)]
-    if front_only:
-        return fronted
-    return fronted + [name for item in clause.items for name in phrase_names(item)] + [
-        name for tail in clause.tails for name in tail_names(tail)
-    ]
-
-
-def is_place(tail: Tail) -> bool:
-    """Does the tail give a position in the picture, such as `on the left`?"""
-    items = " ".join(f"{item.quantifier} {item.words}".strip() for item in tail.items)
-    return lx.PLACE_WITHOUT_NOUN.fullmatch(f"{tail.link.strip()} {items}".strip()) is not None
+        if len(items) != len(old.items):
+            return joints(len(items), old.joints, self.oxford)
+        if len(items) == 2 and old.joints[0].startswith(",") and items[0] != old.items[0]:
+            return joints(2, (), self.oxford)  # the comma closed a tail that is gone
+        return old.joints
 
 
 def joints(count: int, like: tuple[str, ...], oxford: bool) -> tuple[str, ...]:
@@ -213,7 +201,7 @@ def joints(count: int, like: tuple[str, ...], oxford: bool) -> tuple[str, ...]:
 def inserted(
     items: Sequence[Phrase], phrase: Phrase, across: Callable[[Phrase], float | None], *, otherwise: int
 ) -> list[Phrase]:
-    """`items` with one more: in its place from left to right if the list is in that order, else at index `otherwise`."""
+    """`items` with one more: in its place from left to right if the list is so ordered, else at index `otherwise`."""
     spots = [across(item) for item in items]
     known = [spot for spot in spots if spot is not None]
     spot = across(phrase)
@@ -231,7 +219,12 @@ def agree(clause: Clause, before: Clause) -> Clause:
     """`there is` or `there are`: after the first item, or after all of them where the sentence did so before."""
     if clause.kind != "there":
         return clause
-    counted_all = before.kind == "there" and len(before.items) > 1 and not before.items[0].plural and is_plural_verb(before.opening)
+    counted_all = (
+        before.kind == "there"
+        and len(before.items) > 1
+        and not before.items[0].plural
+        and is_plural_verb(before.opening)
+    )
     plural = is_many(clause.items) if counted_all else clause.items[0].plural
     if is_plural_verb(clause.opening) == plural:
         return clause

@@ -1,4 +1,5 @@
-"""A small grammar of image descriptions: a sentence becomes clauses with lists of noun phrases, which can be edited and said again.
+"""A small grammar of image descriptions: a sentence becomes clauses with lists of noun phrases, which can be edited
+and said again.
 
 It covers what people and models write about pictures, and no more:
 
@@ -9,8 +10,9 @@ It covers what people and models write about pictures, and no more:
     phrase   := quantifier words tail*           "several | small plates | on a table"
     tail     := link [list]                      "standing near | a refrigerator",  "in | the middle"
 
-What it cannot read it says so (`parse` returns None), and the writer leaves such a sentence alone or drops it. The grammar knows
-closed word classes only (`lexicon`) and the object mentions that the vocabulary found; other words are taken by position.
+What it cannot read it says so (`parse` returns None), and the writer leaves such a sentence alone or drops it. The
+grammar knows closed word classes only (`lexicon`) and the object mentions that the vocabulary found; other words are
+taken by position.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mmpo.data_builders import lexicon as lx
+from mmpo.data_builders.tree import Clause, Phrase, Sentence, Tail, is_plural
 
 
 class Spotted(Protocol):
@@ -34,59 +37,6 @@ class Spotted(Protocol):
     def word(self) -> str: ...
     @property
     def name(self) -> str: ...
-
-
-@dataclass(frozen=True)
-class Tail:
-    """What hangs on a phrase or a predicate. `link` carries its own leading space or comma (` next to`, `, holding`).
-
-    `names` are the classes in `link` itself, which happens where the tail could only be read as a whole.
-    """
-
-    link: str
-    items: tuple[Phrase, ...] = ()
-    joints: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Phrase:
-    """A noun phrase: `a couple of` + `red apples`, the classes in it, and its tails."""
-
-    quantifier: str
-    words: str
-    names: tuple[str, ...]
-    plural: bool
-    tails: tuple[Tail, ...] = ()
-
-
-ClauseKind = Literal["there", "listing", "subject", "fragment", "whole"]
-
-
-@dataclass(frozen=True)
-class Clause:
-    """`joiner` ties it to the clause before (`, while `). `joints` stand between the items of a list, one fewer than items.
-
-    A `whole` clause could not be taken apart: it has no items, and one tail with all its words.
-    """
-
-    kind: ClauseKind
-    items: tuple[Phrase, ...]
-    joints: tuple[str, ...]
-    joiner: str = ""
-    front: tuple[Tail, ...] = ()
-    front_end: str = ""
-    opening: str = ""
-    verb: str = ""
-    tails: tuple[Tail, ...] = ()
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """A sentence that was understood: its clauses and its closing mark."""
-
-    clauses: tuple[Clause, ...]
-    end: str = "."
 
 
 @dataclass(frozen=True)
@@ -105,18 +55,25 @@ class _Token:
         return self.text[0].isalnum()
 
 
+_Role = Literal["object", "subject", "further subject"]
+"""What a phrase is in its clause: after subjects a verb may follow, and after several the verb is plural."""
+
 _TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _ADVERB_LY = re.compile(r"\w{3,}ly$")
 _MAX_WORDS = 6
 
 
 def parse(text: str, mentions: Iterable[Spotted]) -> Sentence | None:
-    """Read one sentence; `mentions` are the object mentions with offsets into `text`. None where the grammar does not fit."""
+    """Read one sentence; `mentions` are the object mentions with offsets into `text`. None where the grammar does not
+    fit.
+    """
     return _Parser(text, list(mentions)).sentence()
 
 
 class _Parser:
-    """Recursive descent over characters positions `at`. Every method returns what it read and where it stopped, or None."""
+    """Recursive descent over characters positions `at`. Every method returns what it read and where it stopped, or
+    None.
+    """
 
     def __init__(self, text: str, mentions: list[Spotted]) -> None:
         body = text.rstrip()
@@ -201,17 +158,17 @@ class _Parser:
         at = self._skip(at)
         for kind, pattern in (("there", lx.THERE), ("listing", lx.LISTING)):
             if match := pattern.match(self.text, at):
-                read = self._list(match.end(), subject=False, depth=0)
+                read = self._list(match.end(), "object", depth=0)
                 if read is None:
                     return None
                 items, joints, end = read
                 opening = self._slice(match.start(), match.end())
                 return Clause(kind, items, joints, joiner, front, front_end, opening), end  # type: ignore[arg-type]
-        read = self._list(at, subject=True, depth=0)
+        read = self._list(at, "subject", depth=0)
         if read is None:
             return None
         items, joints, end = read
-        if verb := self._verb(end, items[-1]):
+        if verb := self._verb(end, len(items) > 1 or items[0].plural):
             return self._predicate(verb, items, joints, joiner, front, front_end)
         if front:
             return None
@@ -229,7 +186,7 @@ class _Parser:
         said, at = verb
         tails: list[Tail] = []
         token = self._token(at)
-        read = None if self._is_participle(token) else self._list(at, subject=False, depth=0)
+        read = None if self._is_participle(token) else self._list(at, "object", depth=0)
         if read and (read[0][0].quantifier or read[0][0].names):
             tails.append(Tail("", read[0], read[1]))
             at = read[2]
@@ -244,13 +201,15 @@ class _Parser:
             return None
         return Clause("subject", items, joints, joiner, front, front_end, "", said, tuple(tails)), at
 
-    def _verb(self, at: int, subject: Phrase | None) -> tuple[str, int] | None:
-        """The finite verb at `at`: a form of be or have, or a word whose ending fits the subject's number (`sits`, `sit`)."""
+    def _verb(self, at: int, plural: bool | None) -> tuple[str, int] | None:
+        """The finite verb at `at`: a form of be or have, or a word whose ending fits the subject's number (`sits`,
+        `sit`).
+        """
         at = self._skip(at)
         if match := lx.BEING.match(self.text, at):
             return self._slice(match.start(), match.end()), match.end()
         token = self._token(at)
-        if token is None or subject is None or not self._looks_finite(token, subject.plural):
+        if token is None or plural is None or not self._looks_finite(token, plural):
             return None
         return token.text, token.end
 
@@ -270,7 +229,12 @@ class _Parser:
         if token is None or token.mention >= 0:
             return None
         following = self._next(token)
-        if following is not None and following.text == "," and not self._is_participle(token) and token.lower not in lx.DETERMINERS:
+        if (
+            following is not None
+            and following.text == ","
+            and not self._is_participle(token)
+            and token.lower not in lx.DETERMINERS
+        ):
             return (Tail(self._slice(at, token.end)),), ", ", following.end
         if token.lower not in lx.PREPOSITIONS and not lx.COMPLEX_PREPOSITION.match(self.text, at):
             return None
@@ -289,8 +253,8 @@ class _Parser:
 
     # ---- lists and phrases
 
-    def _list(self, at: int, *, subject: bool, depth: int) -> tuple[tuple[Phrase, ...], tuple[str, ...], int] | None:
-        read = self._phrase(at, subject=subject, depth=depth)
+    def _list(self, at: int, role: _Role, *, depth: int) -> tuple[tuple[Phrase, ...], tuple[str, ...], int] | None:
+        read = self._phrase(at, role, depth=depth)
         if read is None:
             return None
         items, joints = [read[0]], []
@@ -299,9 +263,9 @@ class _Parser:
             start = match.end()
             if lx.THERE.match(self.text, start) or lx.LISTING.match(self.text, start):
                 break
-            if not subject and self._opens_clause(start):
+            if role == "object" and self._opens_clause(start):
                 break
-            read = self._phrase(start, subject=subject, depth=depth)
+            read = self._phrase(start, "object" if role == "object" else "further subject", depth=depth)
             if read is None:
                 break
             items.append(read[0])
@@ -311,10 +275,10 @@ class _Parser:
 
     def _opens_clause(self, at: int) -> bool:
         """Does a clause with its own subject and verb begin here?"""
-        read = self._list(at, subject=True, depth=0)
-        return read is not None and self._verb(read[2], read[0][-1]) is not None
+        read = self._list(at, "subject", depth=0)
+        return read is not None and self._verb(read[2], len(read[0]) > 1 or read[0][0].plural) is not None
 
-    def _phrase(self, at: int, *, subject: bool, depth: int) -> tuple[Phrase, int] | None:
+    def _phrase(self, at: int, role: _Role, *, depth: int) -> tuple[Phrase, int] | None:
         start = self._skip(at)
         quantifier = ""
         token = self._token(start)
@@ -330,24 +294,23 @@ class _Parser:
             at = match.end()
         token = self._token(at)
         first = token
-        while token is not None and not self._ends_phrase(token, first, subject, quantifier):
+        while token is not None and not self._ends_phrase(token, first, role, quantifier):
             at, token = token.end, self._next(token)
         words_start = first.start if first is not None else at
         words = self._slice(words_start, at).strip() if first is not None and at > first.start else ""
         if not words or len(words.split()) > _MAX_WORDS:
             return None
         names = self._names(words_start, at)
-        phrase_plural = is_plural(quantifier, words)
-        tails, at = self._tails(at, depth=depth, subject=subject)
-        return Phrase(quantifier, words, names, phrase_plural, tuple(tails)), at
+        tails, at = self._tails(at, role, depth=depth)
+        return Phrase(quantifier, words, names, is_plural(quantifier, words), tuple(tails)), at
 
-    def _ends_phrase(self, token: _Token, first: _Token | None, subject: bool, quantifier: str) -> bool:
+    def _ends_phrase(self, token: _Token, first: _Token | None, role: _Role, quantifier: str) -> bool:
         """Is the phrase over before `token`?"""
         if self._is_function(token):
             return True
         if token.mention >= 0:
             return False
-        if subject and token is not first and token.lower in lx.VERBS:
+        if role != "object" and token is not first and token.lower in lx.VERBS:
             return True
         before = self.tokens[self.index[token.start] - 1] if self.index[token.start] else None
         after_noun = token is not first and before is not None and before.mention >= 0
@@ -359,21 +322,21 @@ class _Parser:
             return after_noun or self._is_function(following) or bool(following and _ADVERB_LY.match(following.lower))
         if token is not first and _ADVERB_LY.match(token.lower):
             return True
-        if after_noun and subject and before is not None:
-            words = self._slice(first.start, before.end) if first is not None else before.text
-            return self._looks_finite(token, is_plural(quantifier, words))
-        return False
+        if role == "object" or not after_noun or before is None:
+            return False
+        words = self._slice(first.start, before.end) if first is not None else before.text
+        return self._looks_finite(token, role == "further subject" or is_plural(quantifier, words))
 
     # ---- tails
 
-    def _tails(self, at: int, *, depth: int, subject: bool = False) -> tuple[list[Tail], int]:
+    def _tails(self, at: int, role: _Role = "object", *, depth: int) -> tuple[list[Tail], int]:
         tails: list[Tail] = []
-        while (read := self._tail(at, depth=depth, subject=subject)) is not None:
+        while (read := self._tail(at, role, depth=depth)) is not None:
             tails.append(read[0])
             at = read[1]
         return tails, at
 
-    def _tail(self, at: int, *, depth: int, subject: bool = False) -> tuple[Tail, int] | None:
+    def _tail(self, at: int, role: _Role = "object", *, depth: int) -> tuple[Tail, int] | None:
         """A link and what it governs. Tails set off by a comma or joined by `and` belong to the outermost phrase."""
         start = at
         position = self._skip(at)
@@ -387,10 +350,10 @@ class _Parser:
                 return None
             position = match.end()
             if "," in match.group():
-                plain = self._governed(start, position, subject)
+                plain = self._governed(start, position, role)
                 ends = plain is not None and (self._done(plain[1]) or self.text[self._skip(plain[1])] in ",;")
                 return plain if ends else self._whole(start, position)
-        return self._governed(start, position, subject)
+        return self._governed(start, position, role)
 
     def _hangs(self, token: _Token) -> bool:
         """Does a tail begin here, after a comma or `and`?"""
@@ -402,35 +365,47 @@ class _Parser:
             return self._is_participle(self._next(token))
         return self._is_participle(token) and token.lower not in ("there", "here", "also")
 
-    def _governed(self, start: int, position: int, subject: bool) -> tuple[Tail, int] | None:
+    def _governed(self, start: int, position: int, role: _Role) -> tuple[Tail, int] | None:
         """The link at `position` with the list or phrase it governs; its text counts from `start`."""
         linked = self._link(position)
         if linked == position:
             return None
         last = self.text[position:linked].split()[-1].lower()
-        read = self._list(linked, subject=subject, depth=1) if last in lx.LIST_LINKS and not subject else None
-        if read is None and (single := self._phrase(linked, subject=subject, depth=1)):
+        read = self._list(linked, role, depth=1) if last in lx.LIST_LINKS and role == "object" else None
+        if read is None and (single := self._phrase(linked, role, depth=1)):
             read = ((single[0],), (), single[1])
         link = re.sub(r"\s+", " ", self.text[start:linked])
         if read is None:
             token = self._token(linked)
-            if last in lx.PREPOSITIONS and token is not None and last not in ("by", "around", "up", "down", "over", "along", "inside"):
+            if (
+                last in lx.PREPOSITIONS
+                and token is not None
+                and last not in ("by", "around", "up", "down", "over", "along", "inside")
+            ):
                 return self._whole(start, linked)
             if token is not None and token.is_word and lx.SEPARATOR.match(self.text, linked) is None:
-                if subject and self._verb(linked, None):
+                if role != "object" and self._verb(linked, None):
                     return Tail(link), linked
                 return self._whole(start, linked)
             return Tail(link), linked
         return Tail(link, read[0], read[1]), read[2]
 
     def _is_anaphoric(self, token: _Token) -> bool:
-        """`one near the window`, `some of them sitting`: a quantifier with no noun, which counts out what was named before."""
+        """`one near the window`, `some of them sitting`: a quantifier with no noun, which counts out what was named
+        before.
+        """
         match = lx.QUANTIFIER.match(self.text, token.start)
-        if match is None or token.mention >= 0 or token.lower in ("a", "an", "no", "this", "its", "his", "her", "their"):
+        if (
+            match is None
+            or token.mention >= 0
+            or token.lower in ("a", "an", "no", "this", "its", "his", "her", "their")
+        ):
             return token.lower == "others"
         after = self._token(match.end())
-        return after is None or (after.mention < 0 and (after.lower in lx.PREPOSITIONS or after.lower in lx.AUXILIARIES)) or (
-            self._is_participle(after) and self._is_function(self._next(after))
+        return (
+            after is None
+            or (after.mention < 0 and (after.lower in lx.PREPOSITIONS or after.lower in lx.AUXILIARIES))
+            or (self._is_participle(after) and self._is_function(self._next(after)))
         )
 
     def _link(self, at: int) -> int:
@@ -465,20 +440,3 @@ class _Parser:
                 break
         link = re.sub(r"\s+", " ", self.text[start:end])
         return Tail(link, names=self._names(start, end)), end
-
-
-def is_plural(quantifier: str, words: str) -> bool:
-    """Does a verb after this phrase take the plural? `a group of dogs` does not, `a couple of dogs` does."""
-    parts = quantifier.lower().split()
-    if "of" in parts:
-        return parts[parts.index("of") - 1] in lx.PLURAL_MEASURES or parts[0] not in ("a", "an", "one", "the", "another")
-    for part in reversed(parts):
-        if part in lx.SINGULAR_DETERMINERS or part == "1":
-            return False
-        if part in lx.PLURAL_DETERMINERS or part.isdigit():
-            return True
-    noun = words.lower().split()[-1]
-    return noun in _IRREGULAR_PLURALS or (noun.endswith("s") and not noun.endswith(("ss", "us", "is")))
-
-
-_IRREGULAR_PLURALS = frozenset("people men women children kids mice geese feet teeth knives sheep cattle police scissors pants".split())

@@ -20,9 +20,9 @@ from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.images import load_image, read_image
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.data_builders.detect import Detector, SentenceVerdict, Truth, hallucinated, split_sentences
-from mmpo.data_builders.grammar import Phrase
 from mmpo.data_builders.questions import Asked, CoOccurrence, Judged, choose_questions, judge, select
 from mmpo.data_builders.settings import BuildSettings
+from mmpo.data_builders.tree import Phrase
 from mmpo.data_builders.writer import Correction, Writer, missed_phrases
 from mmpo.errors import Quarantined
 from mmpo.models.answer import AnswerEngine, Question
@@ -66,7 +66,12 @@ class HallucinationBuilder:
     """Builds the pairs of one model. `common` holds the co-occurrence statistics of the whole annotation file."""
 
     def __init__(
-        self, settings: BuildSettings, engine: AnswerEngine, vocabulary: ObjectVocabulary, common: CoOccurrence, version: str
+        self,
+        settings: BuildSettings,
+        engine: AnswerEngine,
+        vocabulary: ObjectVocabulary,
+        common: CoOccurrence,
+        version: str,
     ) -> None:
         self.settings = settings
         self.engine = engine
@@ -92,7 +97,9 @@ class HallucinationBuilder:
         truth = self.detector.truth(image)
         if not truth.names:
             reason = "unknown_objects" if image.objects else "no_objects"
-            return Quarantined("annotation", reason, "none of the annotated names is in the vocabulary" if image.objects else "")
+            return Quarantined(
+                "annotation", reason, "none of the annotated names is in the vocabulary" if image.objects else ""
+            )
         try:
             picture = read_image(image.path, root=image.root)
             size = load_image(picture).size
@@ -144,7 +151,10 @@ class HallucinationBuilder:
             elif not hallucinated(verdicts):
                 tally.descriptions["nothing_hallucinated"] += 1
             else:
-                rows = [self._rewritten(source, text, sample, variant, verdicts) for variant in range(self.settings.variants)]
+                rows = [
+                    self._rewritten(source, text, sample, variant, verdicts)
+                    for variant in range(self.settings.variants)
+                ]
                 good = [row for row in rows if isinstance(row, dict)]
                 distinct = {(row["chosen"], row["rejected"]): row for row in reversed(good)}
                 source.pairs += [row for row in good if distinct[row["chosen"], row["rejected"]] is row]
@@ -160,11 +170,15 @@ class HallucinationBuilder:
     def _rewritten(
         self, source: Source, text: str, sample: int, variant: int, verdicts: Sequence[SentenceVerdict]
     ) -> dict[str, Any] | str:
-        """The row of a pair, or the reason why there is none: the detector must agree with both sides after rewriting."""
+        """The row of a pair, or the reason why there is none: the detector must agree with both sides after
+        rewriting.
+        """
         correction = self._correct(source, text, variant, f"{self.settings.seed}/{source.image.id}/{sample}")
         if not correction.corrected:
             return "nothing_left"
-        chosen, rejected = (self.detector.check(side, source.truth) for side in (correction.corrected, correction.original))
+        chosen, rejected = (
+            self.detector.check(side, source.truth) for side in (correction.corrected, correction.original)
+        )
         if hallucinated(chosen):
             return "chosen_still_wrong"
         if not any(verdict.findings for verdict in chosen):
@@ -260,9 +274,16 @@ class HallucinationBuilder:
             answered_rightly=item.right,
         )
 
-    def _row(self, source: Source, suffix: str, question: str, chosen: str, rejected: str, **about: Any) -> dict[str, Any]:
+    def _row(
+        self, source: Source, suffix: str, question: str, chosen: str, rejected: str, **about: Any
+    ) -> dict[str, Any]:
         """A pair without its image; `about` goes to its provenance."""
-        provenance = {"builder": self.settings.builder, "version": self.version, "source": source.image.id, "seed": self.settings.seed}
+        provenance = {
+            "builder": self.settings.builder,
+            "version": self.version,
+            "source": source.image.id,
+            "seed": self.settings.seed,
+        }
         return {
             "id": f"{source.image.id}/{suffix}",
             "question": question,

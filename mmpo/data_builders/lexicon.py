@@ -4,79 +4,92 @@ from __future__ import annotations
 
 import re
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 
-SINGULAR_DETERMINERS = frozenset("a an another one this that each every".split())
-PLURAL_DETERMINERS = frozenset("these those several many multiple numerous various few both all other additional".split()) | frozenset(
-    NUMBERS[1:]
+SINGULAR_DETERMINERS = _words("a an another one this that each every")
+PLURAL_DETERMINERS = frozenset(NUMBERS[1:]) | _words(
+    "these those several many multiple numerous various few both all other additional"
 )
-DETERMINERS = SINGULAR_DETERMINERS | PLURAL_DETERMINERS | frozenset("the some no any his her its their my your our more".split())
-POSSESSIVES = frozenset("his her its their my your our".split())
+DETERMINERS = SINGULAR_DETERMINERS | PLURAL_DETERMINERS | _words("the some no any his her its their my your our more")
+POSSESSIVES = _words("his her its their my your our")
 
-PRONOUNS = frozenset(
+PRONOUNS = _words(
     "i we you he she it they them him us me himself herself itself themselves there here who whom which what "
-    "someone something everyone everything others".split()
+    "someone something everyone everything others"
 )
-PERSONAL_PRONOUNS = frozenset("he she it they we him her us them itself themselves".split())
+PERSONAL_PRONOUNS = _words("he she it they we him her us them itself themselves")
 ANAPHORA = re.compile(
-    r"(?:it|its|they|their|them|he|she|his|her|this|these|those|one of|both|each|the (?:other|others|first|second|third|rest|latter|former)|another(?: one)? (?:is|are|can)|one (?:is|can)|some of)\b", re.I
+    r"(?:it|its|they|their|them|he|she|his|her|this|these|those|one of|both|each|some of|one (?:is|can)|"
+    r"another(?: one)? (?:is|are|can)|the (?:other|others|first|second|third|rest|latter|former))\b",
+    re.I,
 )
-"""How a sentence begins that speaks of something named before. A noun may follow: `this kitchen` points outwards, `its owner` back."""
+"""How a sentence begins that speaks of something named before."""
 
 BE = {"is": "are", "was": "were", "has": "have", "does": "do"}
 """Auxiliaries, singular to plural."""
-AUXILIARIES = frozenset(BE) | frozenset(BE.values()) | frozenset("can could may might will would should must had".split())
+AUXILIARIES = frozenset(BE) | frozenset(BE.values()) | _words("can could may might will would should must had")
 BE_PLURAL = {plural: singular for singular, plural in BE.items()}
 
-PREPOSITIONS = frozenset(
-    "on in at near by beside behind under underneath below above over across along around inside outside between among amongst "
-    "amidst amid beneath against with without of to from into onto through throughout towards toward off up down for during "
-    "alongside within past beyond opposite like including featuring containing".split()
+PREPOSITIONS = _words(
+    "on in at near by beside behind under underneath below above over across along around inside outside between "
+    "among amongst amidst amid beneath against with without of to from into onto through throughout towards toward "
+    "off up down for during alongside within past beyond opposite like including featuring containing"
 )
-LIST_LINKS = frozenset("with including featuring containing like as between among amongst amidst amid has have".split())
+LIST_LINKS = _words("with including featuring containing like as between among amongst amidst amid has have")
 """Links whose list goes on: in `a table with a cup, a fork and a plate` the plate stands on the table too."""
 
-CONJUNCTIONS = frozenset("and or but nor while whereas as because since although though so if when where that than".split())
-FUNCTION_WORDS = DETERMINERS | PRONOUNS | AUXILIARIES | PREPOSITIONS | CONJUNCTIONS | frozenset("not n't".split())
+CONJUNCTIONS = _words("and or but nor while whereas as because since although though so if when where that than")
+FUNCTION_WORDS = DETERMINERS | PRONOUNS | AUXILIARIES | PREPOSITIONS | CONJUNCTIONS | _words("not n't")
 
-STATES = frozenset(
-    "visible present available nearby close closer closest next adjacent full ready similar attached seen worn held made set laid "
-    "hung hanging shown kept built lit lying spread drawn together outside outdoors indoors apart too alone well there here "
-    "also further farther partially".split()
+STATES = _words(
+    "visible present available nearby close closer closest next adjacent full ready similar attached seen worn held "
+    "made set laid hung hanging shown kept built lit lying spread drawn together outside outdoors indoors apart too "
+    "alone well there here also further farther partially"
 )
 """Words that follow a noun and tell its state or place."""
 
-_MEASURES = (
-    "couple pair group bunch set number variety row stack pile herd flock crowd lot collection assortment series array slice piece "
-    "pack line cluster handful mix range selection".split()
+_MEASURES = _words(
+    "couple pair group bunch set number variety row stack pile herd flock crowd lot collection assortment series "
+    "array slice piece pack line cluster handful mix range selection"
 )
-PLURAL_MEASURES = frozenset("couple number lot variety handful bunch few range".split())
+PLURAL_MEASURES = _words("couple number lot variety handful bunch few range")
 
-_DETERMINER = "|".join(sorted(DETERMINERS, key=len, reverse=True)) + r"|\d+"
+_DETERMINER = "|".join(sorted(DETERMINERS, key=lambda word: (-len(word), word))) + r"|\d+"
 QUANTIFIER = re.compile(
     rf"(?:(?:at least|about|approximately|up to|only|nearly)\s+)?(?:{_DETERMINER})(?:\s+(?:{_DETERMINER}))*\b"
-    rf"(?:\s+(?:\w+\s+)?(?:{'|'.join(_MEASURES)})s?\s+of\b(?:\s+(?:{_DETERMINER}|different)\b)*)?",
+    rf"(?:\s+(?:\w+\s+)?(?:{'|'.join(sorted(_MEASURES))})s?\s+of\b(?:\s+(?:{_DETERMINER}|different)\b)*)?",
     re.I,
 )
 
-_PLACES = (
-    "left right top bottom front side sides middle center centre back edge end corner rear background foreground midst part half "
-    "direction".split()
+_PLACES = "|".join(
+    sorted(
+        _words(
+            "left right top bottom front side sides middle center centre back edge end corner rear background "
+            "foreground midst part half direction"
+        ),
+        key=lambda word: (-len(word), word),
+    )
 )
 COMPLEX_PREPOSITION = re.compile(
-    rf"(?:(?:on|in|at|to|from|towards?)\s+(?:(?:the|its|their|each|either|one|both)\s+)?(?:\w+\s+)?(?:{'|'.join(_PLACES)})"
-    rf"(?:\s+(?:{'|'.join(_PLACES)}))?\s+of|next\s+to|close\s+to|closer\s+to|adjacent\s+to|out\s+of|on\s+top\s+of|in\s+addition\s+to|"
+    rf"(?:(?:on|in|at|to|from|towards?)\s+(?:(?:the|its|their|each|either|one|both)\s+)?(?:\w+\s+)?(?:{_PLACES})"
+    rf"(?:\s+(?:{_PLACES}))?\s+of|next\s+to|close\s+to|closer\s+to|adjacent\s+to|out\s+of|on\s+top\s+of|in\s+addition\s+to|"
     r"such\s+as|as\s+part\s+of|apart\s+from|aside\s+from|away\s+from|full\s+of|front\s+of)\b",
     re.I,
 )
 PLACE_WITHOUT_NOUN = re.compile(
     r"(?:on|in|at|to|towards?)\s+(?:the\s+|both\s+|either\s+)?(?:\w+\s+)?"
-    rf"(?:{'|'.join(_PLACES)}|distance)(?:\s+(?:{'|'.join(_PLACES)}))?(?!\s+of\b)\b",
+    rf"(?:{_PLACES}|distance)(?:\s+(?:{_PLACES}))?(?!\s+of\b)\b",
     re.I,
 )
 """A position in the picture: `on the left`, `in the middle`."""
 
-SEPARATOR = re.compile(r"\s*(?:,\s*(?:and|or|as\s+well\s+as|along\s+with|plus)\b|,|\b(?:and|or|as\s+well\s+as|along\s+with|plus)\b)\s*", re.I)
+_AND = r"(?:and|or|as\s+well\s+as|along\s+with|plus)\b"
+SEPARATOR = re.compile(rf"\s*(?:,\s*{_AND}|,|\b{_AND})\s*", re.I)
 CLAUSE_JOINER = re.compile(
     r"\s*(?:[,;]\s*(?:and|while|whereas|but|with|where)\b|[,;]|\b(?:and|while|whereas|but)\b)\s*(?:also\s+)?", re.I
 )
@@ -88,7 +101,8 @@ _SHOWS = (
     r"is\s+of|is\s+filled\s+with|is\s+full\s+of)"
 )
 THERE = re.compile(
-    rf"there(?:'s|\s+(?:{_ADVERB}\s+)?(?:is|are|was|were|appears?\s+to\s+be|seems?\s+to\s+be))(?:\s+{_ADVERB})?(?=\s)", re.I
+    rf"there(?:'s|\s+(?:{_ADVERB}\s+)?(?:is|are|was|were|appears?\s+to\s+be|seems?\s+to\s+be))(?:\s+{_ADVERB})?(?=\s)",
+    re.I,
 )
 LISTING = re.compile(
     rf"(?:(?:i|we|you|one|viewers)\s+(?:(?:can|could|may)\s+)?(?:{_ADVERB}\s+)?(?:see|spot|notice|observe|find|make\s+out)"
@@ -100,8 +114,9 @@ LISTING = re.compile(
 )
 """Beginnings that a list of things follows: `the image features`, `I can see`, `other objects in the room include`."""
 
-VERBS = frozenset(
-    "contain contains include includes hold holds sit sits stand stands lie lies appear appears seem seems rest rests hang hangs".split()
+VERBS = _words(
+    "contain contains include includes hold holds sit sits stand stands lie lies appear appears seem seems rest rests "
+    "hang hangs"
 )
 """Full verbs that are common after the subject of a description."""
 
@@ -111,3 +126,5 @@ BEING = re.compile(
     re.I,
 )
 """The verb of a clause that tells where or how its subject is."""
+
+COLORS = _words("red green blue yellow orange purple pink brown black white gray grey silver golden")

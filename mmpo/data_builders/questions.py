@@ -1,7 +1,8 @@
 """Yes/no pairs: the model is asked about objects, and its own answers are sorted into right and wrong.
 
 HA-DPO's fourth step (Zhao et al. 2023), with questions chosen as POPE's adversarial split chooses them (Li et al. 2023,
-arXiv:2305.10355): absent objects that usually come with the present ones. Both sides are worded as the model words such answers.
+arXiv:2305.10355): absent objects that usually come with the present ones. Both sides are worded as the model words
+such answers.
 """
 
 from __future__ import annotations
@@ -65,7 +66,11 @@ class CoOccurrence:
         scores: dict[str, float] = {}
         for name in self.names:
             if name not in present:
-                seen = (self.together[min(name, other), max(name, other)] / self.alone[other] for other in present if self.alone[other])
+                seen = (
+                    self.together[min(name, other), max(name, other)] / self.alone[other]
+                    for other in present
+                    if self.alone[other]
+                )
                 scores[name] = max(seen, default=0.0)
         return scores
 
@@ -81,7 +86,9 @@ def choose_questions(
     each = min(count // 2, len(present))
     there = rng.sample(sorted(present), each)
     scores = common.plausible(present)
-    keys = {name: rng.random() ** (1 / (score + 0.01)) for name, score in scores.items()}  # weighted draw without replacement
+    keys = {
+        name: rng.random() ** (1 / (score + 0.01)) for name, score in scores.items()
+    }  # weighted draw without replacement
     absent = sorted(keys, key=lambda name: (-keys[name], name))[:each]
     asked = []
     for number, (name, here) in enumerate([(name, True) for name in there] + [(name, False) for name in absent]):
@@ -110,14 +117,22 @@ class AnswerForms:
         self._best = {key: min(forms, key=lambda form: (-forms[form], form)) for key, forms in seen.items()}
 
     def word(self, asked: Asked, yes: bool, other_side: str) -> str:
-        """The answer `yes` or no to a question, in the model's form; where it never gave one, `other_side` turned around."""
+        """The answer `yes` or no to a question, in the model's form; where it never gave one, `other_side` turned
+        around.
+        """
         form = self._best.get((asked.template, yes))
         return turned(other_side, asked.name) if form is None else _filled(form, asked.name)
 
 
 def _opened(answer: str, name: str) -> str | None:
-    """`Yes, there is a dog.` -> `Yes, there is {a} {object}.`; an answer that stands for every object stays; else None."""
-    form = re.sub(rf"\b(?:an?\s+)?{re.escape(name)}\b", lambda m: "{a}" if m.group()[:1] in "aA" and " " in m.group() else _SLOT, answer)
+    """`Yes, there is a dog.` -> `Yes, there is {a} {object}.`; an answer that stands for every object stays; else
+    None.
+    """
+    form = re.sub(
+        rf"\b(?:an?\s+)?{re.escape(name)}\b",
+        lambda m: "{a}" if m.group()[:1] in "aA" and " " in m.group() else _SLOT,
+        answer,
+    )
     form = re.sub(rf"\b{re.escape(with_article(name))}\b", "{a}", answer) if with_article(name) in answer else form
     if form == answer and len(answer.split()) > 2:
         return None
@@ -140,7 +155,9 @@ def turned(answer: str, name: str) -> str:
         return word + rest
     for pattern, other in _FLIPS:
         if pattern.search(rest):
-            return word + pattern.sub(other.replace("{a}", with_article(name).removesuffix(name).strip()), rest, count=1)
+            return word + pattern.sub(
+                other.replace("{a}", with_article(name).removesuffix(name).strip()), rest, count=1
+            )
     return word + ("." if answer.rstrip().endswith(".") else "")
 
 
@@ -161,11 +178,13 @@ def judge(answered: Sequence[tuple[Asked, str]]) -> list[Judged]:
 def select(judged: Sequence[Judged], *, keep_right_share: float, seed: int) -> tuple[list[Judged], Counter[str]]:
     """The question pairs to keep, as many with yes as with no on the chosen side, and why the others go.
 
-    All wrong answers are kept if the right ones can balance them: otherwise a policy would learn to say one word. Then a share of
-    the remaining right answers joins, equally from both sides.
+    All wrong answers are kept if the right ones can balance them: otherwise a policy would learn to say one word.
+    Then a share of the remaining right answers joins, equally from both sides.
     """
     rng = random.Random(f"{seed}/select/{judged[0].asked.id if judged else ''}")
-    pools: dict[tuple[bool, bool], list[Judged]] = {(right, yes): [] for right in (True, False) for yes in (True, False)}
+    pools: dict[tuple[bool, bool], list[Judged]] = {
+        (right, yes): [] for right in (True, False) for yes in (True, False)
+    }
     for item in judged:
         pools[item.right, item.asked.present].append(item)
     for pool in pools.values():

@@ -23,20 +23,29 @@ class QuestionSettings(_Settings):
     """Yes/no questions about objects, put to the model itself."""
 
     questions_per_image: int = Field(
-        6, ge=2, description="Questions about each image: half about objects in it, half about absent ones that usually come with those."
+        default=6,
+        ge=2,
+        description=(
+            "Questions about each image: half about objects in it, half about absent ones that usually come with those."
+        ),
     )
     keep_right_share: float = Field(
-        0.25,
+        default=0.25,
         ge=0,
         le=1,
-        description="Share of the questions answered rightly that become pairs too, besides those that balance yes and no.",
+        description=(
+            "Share of the questions answered rightly that become pairs too, besides those that balance yes and no."
+        ),
     )
     templates: list[str] = Field(
-        ["Is there {object} in the image?"],
+        default=["Is there {object} in the image?"],
         min_length=1,
-        description="How questions are asked; `{object}` stands for the object with its article. One is drawn for each question.",
+        description=(
+            "How questions are asked; `{object}` stands for the object with its article. One is drawn for "
+            "each question."
+        ),
     )
-    max_new_tokens: int = Field(32, ge=1, description="Longest answer, in tokens; longer ones are not used.")
+    max_new_tokens: int = Field(default=32, ge=1, description="Longest answer, in tokens; longer ones are not used.")
 
 
 class BuildSettings(_Settings):
@@ -44,14 +53,20 @@ class BuildSettings(_Settings):
 
     builder: Literal["hallucination_pairs"] = Field("hallucination_pairs", description="Which pairs to build.")
     model: str = Field(description="Folder or hub name of the model that will be trained; it writes the descriptions.")
-    annotations: Path = Field(description="COCO instances (.json) or JSON Lines (.jsonl): which objects are in which image.")
-    images: Path | None = Field(None, description="Folder that image paths start from. Left out: the annotation file's folder.")
-    captions: Path | None = Field(None, description="COCO captions file to go with COCO instances; objects named there count as present.")
+    annotations: Path = Field(
+        description="COCO instances (.json) or JSON Lines (.jsonl): which objects are in which image."
+    )
+    images: Path | None = Field(
+        None, description="Folder that image paths start from. Left out: the annotation file's folder."
+    )
+    captions: Path | None = Field(
+        None, description="COCO captions file to go with COCO instances; objects named there count as present."
+    )
     vocabulary: str | None = Field(
         None,
         description=(
-            "Object classes and their synonyms: a file (CHAIR's synonym format, JSON or YAML), or `coco`. Left out: the "
-            "annotated names, without synonyms."
+            "Object classes and their synonyms: a file (CHAIR's synonym format, JSON or YAML), or `coco`. "
+            "Left out: the annotated names, without synonyms."
         ),
     )
     limit: int | None = Field(None, ge=1, description="Use only so many images, the first ones of the file.")
@@ -62,22 +77,37 @@ class BuildSettings(_Settings):
     samples_per_image: int = Field(2, ge=0, description="Sampled descriptions of each image, besides the greedy one.")
     temperature: float = Field(1.0, gt=0, description="Temperature of the sampled descriptions.")
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus of the sampled descriptions.")
-    max_new_tokens: int = Field(128, ge=1, description="Longest description, in tokens; an unfinished sentence at its end is cut off.")
+    max_new_tokens: int = Field(
+        128, ge=1, description="Longest description, in tokens; an unfinished sentence at its end is cut off."
+    )
     add_missed: Literal["none", "balance", "all"] = Field(
         "balance",
         description=(
-            "Objects that a description leaves out: never add them to its chosen side, add as many as wrong ones were removed "
-            "(keeps recall and length), or add all."
+            "Objects that a description leaves out: never add them to its chosen side, add as many as wrong ones were "
+            "removed (keeps recall and length), or add all."
         ),
     )
-    min_area: float = Field(0.004, ge=0, lt=1, description="Objects that cover a smaller share of the image are not added.")
-    variants: int = Field(
-        1, ge=1, description="Wordings of each description pair: the model's own sentence openings, then other ones, alike on both sides."
+    min_area: float = Field(
+        0.004, ge=0, lt=1, description="Objects that cover a smaller share of the image are not added."
     )
-    qa: QuestionSettings | None = Field(default_factory=QuestionSettings, description="Question pairs; null builds none.")
+    variants: int = Field(
+        1,
+        ge=1,
+        description=(
+            "Wordings of each description pair: the model's own sentence openings, then other ones, alike "
+            "on both sides."
+        ),
+    )
+    qa: QuestionSettings | None = Field(
+        default_factory=QuestionSettings, description="Question pairs; null builds none."
+    )
 
     seed: int = Field(0, ge=0, description="Decides prompts, samples, questions and wordings.")
-    shard_size: int = Field(64, ge=1, description="Images in a unit of work: what a killed build has to do again, and what questions balance over.")
+    shard_size: int = Field(
+        64,
+        ge=1,
+        description="Images in a unit of work: what a killed build has to do again, and what questions balance over.",
+    )
     dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="Number format of the model.")
     allow_network: bool = Field(False, description="Fetch the model from the hub if it is not on this machine.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")

@@ -1,8 +1,9 @@
 """The rule-based writer: says parsed sentences again, corrects a description, and words both sides of a pair alike.
 
-HA-DPO (Zhao et al. 2023, arXiv:2311.16839) has a language model rewrite the corrected *and* the hallucinated description, so
-that style does not tell them apart. Here one grammar reads both, one renderer says both, and what varies is drawn from the same
-seed for both; sentences that the grammar can't read stay as the model wrote them on both sides.
+HA-DPO (Zhao et al. 2023, arXiv:2311.16839) has a language model rewrite the corrected *and* the hallucinated
+description, so that style does not tell them apart. Here one grammar reads both, one renderer says both, and what
+varies is drawn from the same seed for both; sentences that the grammar can't read stay as the model wrote them on
+both sides.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.data.words import article, is_plural, plural, with_article
 from mmpo.data_builders import lexicon as lx
 from mmpo.data_builders.detect import Split, claimed, split_sentences
-from mmpo.data_builders.edit import Editor, agree, clause_names, inserted, is_place, joints
-from mmpo.data_builders.grammar import Clause, Phrase, Sentence, Tail, parse
+from mmpo.data_builders.edit import Editor, agree, inserted, joints
+from mmpo.data_builders.grammar import parse
+from mmpo.data_builders.tree import Clause, Phrase, Sentence, Tail, is_place, say, say_tail, sentence_names
 
 OPENINGS = ("there is", "I can see", "the image shows", "the picture shows", "we can see")
 """What a rewritten list may begin with."""
-COLORS = frozenset("red green blue yellow orange purple pink brown black white gray grey silver golden".split())
 NUMBER_WORDS = dict(enumerate(lx.NUMBERS, start=1))
 SIDES = ("left", "middle", "right")
 
@@ -77,9 +78,10 @@ class Writer:
     ) -> Correction:
         """Both sides of a pair: `text` reworded, and the same without what is absent.
 
-        `missed` are phrases for objects that the text leaves out, in the order of their importance; up to `add` of them are
-        put in, first where something was removed. True objects whose sentence was lost come back the same way without
-        counting. Variant 0 keeps the model's own openings; further variants draw others, the same ones for both sides.
+        `missed` are phrases for objects that the text leaves out, in the order of their importance; up to `add` of them
+        are put in, first where something was removed. With any `add`, true objects whose sentence was lost come back
+        the same way without counting. Variant 0 keeps the model's own openings; further variants draw others, the
+        same ones for both sides.
         """
         parts = self.read(text)
         originals = [self._reworded(part, number, variant, seed) for number, part in enumerate(parts)]
@@ -104,7 +106,7 @@ class Writer:
             kept.append(Part(part.before, text_now, names, tree))
         told = {name for part in kept for name in part.names}
         lost = tuple(sorted({name for name in said if not absent(name)} - told))
-        more = [self._again(name, missed) for name in lost] + (editor.spare if add else [])
+        more = ([self._again(name, missed) for name in lost] + editor.spare) if add else []
         kept = self._append(kept, more, editor)
         added = tuple(name for phrase in editor.used + (editor.spare if add else []) for name in phrase.names)
         return Correction(
@@ -158,57 +160,15 @@ def _with_more(items: tuple[Phrase, ...], phrases: list[Phrase], editor: Editor)
     return tuple(grown)
 
 
-# ---- saying
-
-
 def join(parts: Sequence[Part]) -> str:
     return "".join(part.before + part.text for part in parts).strip()
-
-
-def say(sentence: Sentence) -> str:
-    """The sentence in words."""
-    text = "".join(_say_clause(clause, first=number == 0) for number, clause in enumerate(sentence.clauses))
-    return text[:1].upper() + text[1:] + sentence.end
-
-
-def _say_clause(clause: Clause, *, first: bool) -> str:
-    said = "" if first else clause.joiner
-    said += "".join(_say_tail(tail).lstrip() for tail in clause.front) + clause.front_end
-    listed = _say_list(clause.items, clause.joints)
-    said += f"{clause.opening} {listed}" if clause.opening else listed
-    if clause.kind == "whole":
-        return said + clause.tails[0].link.strip()
-    if clause.verb:
-        said += f" {clause.verb}" + "".join(_say_tail(t) for t in clause.tails)
-    return said
-
-
-def _say_list(items: Sequence[Phrase], between: Sequence[str]) -> str:
-    said = ""
-    for number, item in enumerate(items):
-        said += (between[number - 1] if number else "") + _say_phrase(item)
-    return said
-
-
-def _say_phrase(phrase: Phrase) -> str:
-    return f"{phrase.quantifier} {phrase.words}".strip() + "".join(_say_tail(tail) for tail in phrase.tails)
-
-
-def _say_tail(tail: Tail) -> str:
-    listed = _say_list(tail.items, tail.joints)
-    if not listed:
-        return tail.link if tail.link.startswith((" ", ",")) else f" {tail.link}"
-    return f"{tail.link} {listed}" if tail.link.startswith((" ", ",")) or not tail.link else f" {tail.link} {listed}"
-
-
-def sentence_names(sentence: Sentence | None) -> list[str]:
-    return [] if sentence is None else [name for clause in sentence.clauses for name in clause_names(clause)]
 
 
 def vary(sentence: Sentence, rng: random.Random) -> Sentence:
     """The same facts behind another opening, where the sentence opens a list."""
     clause = sentence.clauses[0]
-    if clause.kind not in ("there", "listing") or clause.front_end == " " or re.search(r"\b(include|it|this|here)\b", clause.opening):
+    fixed = clause.front_end == " " or re.search(r"\b(?:include|it|this|here)\b", clause.opening)
+    if clause.kind not in ("there", "listing") or fixed:
         return sentence
     opening = rng.choice(OPENINGS)
     if opening == "there is":
@@ -235,16 +195,22 @@ def noun_phrase(name: str, count: int = 1, color: str | None = None, place: str 
 
 
 def missed_phrases(
-    image: AnnotatedImage, name_of: Callable[[str], str | None], size: tuple[int, int], like: Sequence[Part], min_area: float
+    image: AnnotatedImage,
+    name_of: Callable[[str], str | None],
+    size: tuple[int, int],
+    like: Sequence[Part],
+    min_area: float,
 ) -> list[Phrase]:
-    """Phrases for the annotated objects, largest first, in the manner of a description: with colours and positions if it has them.
+    """Phrases for the annotated objects, largest first, in the manner of a description: with colours and positions if
+    it
+    has them.
 
     `size` is the picture's (width, height); objects that cover less than `min_area` of it are left out.
     """
     items = [item for part in like for item in listed_items(part.tree)]
     places = [tail for item in items for tail in item.tails if is_place(tail)]
     placed = len(places) * 2 > len(items) > 0
-    colored = any(COLORS.intersection(item.words.lower().split()) for item in items)
+    colored = any(lx.COLORS.intersection(item.words.lower().split()) for item in items)
     groups: dict[str, list[tuple[float, str | None, str | None]]] = {}
     for item in image.objects:
         name = name_of(item.name)
@@ -274,8 +240,9 @@ def missed_phrases(
 
 def _place_words(places: Sequence[Tail], side: str) -> str:
     """`on the left`, worded as the description words that side."""
-    said = Counter(" ".join(_say_tail(tail).split()) for tail in places)
-    return next((words for words, _ in said.most_common() if side in words.split()), f"{'in' if side == 'middle' else 'on'} the {side}")
+    said = Counter(" ".join(say_tail(tail).split()) for tail in places)
+    usual = "in the middle" if side == "middle" else f"on the {side}"
+    return next((words for words, _ in said.most_common() if side in words.split()), usual)
 
 
 def listed_items(tree: Sentence | None) -> list[Phrase]:
@@ -286,5 +253,6 @@ def listed_items(tree: Sentence | None) -> list[Phrase]:
     for clause in tree.clauses:
         for item in clause.items:
             found += [item] if item.names else []
-            found += [inner for tail in item.tails if tail.link.strip() == "with" for inner in tail.items if inner.names]
+            behind_with = [inner for tail in item.tails if tail.link.strip() == "with" for inner in tail.items]
+            found += [inner for inner in behind_with if inner.names]
     return found

@@ -1,4 +1,6 @@
-"""A tiny LLaVA that was trained to say certain sentences, whatever it is shown: a real model that hallucinates on demand."""
+"""A tiny LLaVA that was trained to say certain sentences, whatever it is shown: a real model that hallucinates on
+demand.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def teach(says: Sequence[tuple[str, str]], steps: int = 150) -> VLM:
     target = torch.tensor([row + [-100] * (longest - len(row)) for row in labels])
     optimizer = torch.optim.AdamW(vlm.model.parameters(), lr=1e-2)
     vlm.model.train()
-    pool = [process_images(vlm, [tiny_image(8 * step + number) for number in range(len(rows))]).tensors for step in range(4)]
+    pool = [
+        process_images(vlm, [tiny_image(8 * step + number) for number in range(len(rows))]).tensors for step in range(4)
+    ]
     for step in range(steps):
         shown = pool[step % len(pool)]
         loss = vlm.model(input_ids=ids, attention_mask=(ids != vlm.pad_id).long(), labels=target, **shown).loss
@@ -75,7 +79,8 @@ def write_world(folder: Path, count: int) -> Path:
         name = f"{number:03d}.png"
         tiny_image(number).save(folder / name)
         objects = [
-            {"name": thing, "bbox": [5 + 11 * index, 4, 9, 20]} for index, thing in enumerate(SCENES[number % len(SCENES)])
+            {"name": thing, "bbox": [5 + 11 * index, 4, 9, 20]}
+            for index, thing in enumerate(SCENES[number % len(SCENES)])
         ]
         rows.append({"id": f"i{number}", "image": name, "objects": objects, "width": 40, "height": 36})
     if count > 2:

@@ -1,4 +1,4 @@
-"""A build killed with SIGKILL, at every commitment and at random moments, ends with the bytes of one that ran through."""
+"""A build killed with SIGKILL, at every commitment and at random, ends with the bytes of one that ran through."""
 
 from __future__ import annotations
 
