@@ -301,8 +301,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     text, vision = size["text"], size["vision"]
     description = (
         f"random LLaVA, {total / 1e6:.0f}M parameters (language model: hidden {text['hidden_size']}, "
-        f"{text['num_hidden_layers']} layers, vocabulary {text['vocab_size']:,}; tower: hidden {vision['hidden_size']}, "
-        f"{vision['num_hidden_layers']} layers, {tower / 1e6:.1f}M), {arguments.batch} pairs a step, "
+        f"{text['num_hidden_layers']} layers, vocabulary {text['vocab_size']:,}; "
+        f"tower: hidden {vision['hidden_size']}, {vision['num_hidden_layers']} layers, {tower / 1e6:.1f}M), "
+        f"{arguments.batch} pairs a step, "
         f"prompt {lengths[0]} tokens, responses {lengths[1]} + {lengths[2]}, "
         f"LoRA r=8, float32, {platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s)"
     )

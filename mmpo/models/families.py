@@ -13,25 +13,27 @@ from transformers import PreTrainedConfig
 
 from mmpo.errors import UserError
 
-FeatureContainer = Literal["list_per_image", "tensor_per_image"]
-MaskRule = Literal["causal"]
+FeatureContainer = Literal["list", "tensor"]
+MaskRule = Literal["calls", "dense"]
 
 
 @dataclass(frozen=True)
 class Family:
     """One model family.
 
-    `position_base` is the position of a row's first token; `mask` the visibility rule inside a path of the tree;
-    `features` says how `get_image_features(...).pooler_output` is indexed: one `[tokens, h]` entry per image, as a
-    list or as the first axis of a tensor. `pixel_keys` are the processor outputs that describe images, first axis one
-    entry an image. `fixed_image_size` means that every image takes the same number of tokens. `sharing` is False for
-    a family that must run one row per response, and `why_not` then tells the user why."""
+    `position_base` is the position of a row's first token. `mask` says how a tree's visibility reaches the language
+    model: "calls" as the SDPA calls of the tree attention, "dense" as one additive mask (for models with attention of
+    their own). `features` says how `get_image_features(...).pooler_output` holds one `[tokens, h]` entry per image: a
+    list, or the first axis of a tensor. `pixel_keys` are the processor outputs that describe images, first axis one
+    entry an image. `fixed_image_size` means that every image takes the same number of tokens; `max_images` limits a
+    conversation. `sharing` is False for a family that must run one row per response; `why_not` then tells why.
+    """
 
     name: str
     model_type: str
     position_base: int = 0
-    mask: MaskRule = "causal"
-    features: FeatureContainer = "list_per_image"
+    mask: MaskRule = "calls"
+    features: FeatureContainer = "list"
     pixel_keys: tuple[str, ...] = ("pixel_values",)
     fixed_image_size: bool = True
     max_images: int | None = None

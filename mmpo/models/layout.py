@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpo.models.attention import CallPlan, TreePlan
+from mmpo.models.attention import CallPlan, TreePlan, dense_attention_mask
 
 # Non-spine segments are attended together until they hold this many queries: few calls, little wasted work.
 _CALL_QUERIES = 512
@@ -59,6 +59,10 @@ class TreeBatch:
     targets: Tensor
     lengths: list[int]
     image_order: list[int]
+
+    def with_dense_mask(self, trees: Sequence[Tree], dtype: torch.dtype) -> TreeBatch:
+        """The same packed row with one additive mask [1, 1, s, s] in place of the plan."""
+        return replace(self, plan=None, attention_mask=dense_attention_mask([visibility(t) for t in trees], dtype))
 
     def to(self, device: torch.device | str) -> TreeBatch:
         moved: dict[str, Any] = {

@@ -85,6 +85,8 @@ def encode_prompt(
             f"the prompt shows {shown} image(s) but {len(expansions)} were given",
             hint='every image needs one {"type": "image"} part, and the text must not contain the image token itself',
         )
+    if vlm.family.max_images is not None and len(expansions) > vlm.family.max_images:
+        raise UserError(f"{vlm.family.name} takes at most {vlm.family.max_images} image(s) a conversation, not {shown}")
     if not expansions:
         return ids
     expanded: list[int] = []

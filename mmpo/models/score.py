@@ -32,8 +32,8 @@ from mmpo.models.vision import encode_images, select_images, vision_is_frozen
 logger = logging.getLogger(__name__)
 
 Sharing = Literal["auto", "on", "off"]
-# Mean difference per token above which the first batch counts as wrong: far above rounding, far below the 0.2 and more by
-# which a leak between branches moves log-probs.
+# Mean difference per token above which the first batch counts as wrong: far above rounding, far below the 0.2 and more
+# by which a leak between branches moves log-probs.
 _SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
@@ -166,7 +166,7 @@ class PairScorer(nn.Module):
         self._check_due = sharing == "auto" and self.shared
         if self.reference_model is not None:
             self.reference_model.requires_grad_(False).eval()
-        if self.shared:
+        if self.shared and vlm.family.mask == "calls":
             use_tree_attention(vlm.base)
             if self.reference_model is not None:
                 use_tree_attention(self._reference_vlm.base)
@@ -215,8 +215,7 @@ class PairScorer(nn.Module):
         return encode_images(self._reference_vlm, tensors, frozen=True)
 
     def _layout(self, trees: Sequence[Tree]) -> TreeBatch:
-        base = self._vlm.family.position_base
-        layout = pack(trees, position_base=base) if self.shared else plain_rows(self._vlm, trees)
+        layout = shared_row(self._vlm, trees) if self.shared else plain_rows(self._vlm, trees)
         return layout.to(self._vlm.device)
 
     @torch.no_grad()
@@ -248,10 +247,18 @@ class PairScorer(nn.Module):
 
 def segment_logps(vlm: VLM, layout: TreeBatch, features: Any | None, *, chunk: int | None = None) -> TokenLogps:
     """Log-probs [n] of every scored token of a layout, in its order. `features` come from `encode_images`."""
-    out = vlm.backbone(**layout.model_inputs, **select_images(features, layout.image_order), use_cache=False)
+    out = vlm.backbone(
+        **layout.model_inputs, **select_images(features, layout.image_order, vlm.family.features), use_cache=False
+    )
     hidden = out.last_hidden_state
     scored = hidden.reshape(-1, hidden.shape[-1]).index_select(0, layout.predictors)
     return token_logps(scored, vlm.head, layout.targets, chunk=chunk)
+
+
+def shared_row(vlm: VLM, trees: Sequence[Tree]) -> TreeBatch:
+    """Whole trees in one row for this model."""
+    layout = pack(trees, position_base=vlm.family.position_base)
+    return layout.with_dense_mask(trees, vlm.dtype) if vlm.family.mask == "dense" else layout
 
 
 def plain_rows(vlm: VLM, trees: Sequence[Tree]) -> TreeBatch:
@@ -270,11 +277,9 @@ def score_responses(
     prompt = encode_prompt(vlm, messages, processed.placeholders)
     tree = response_tree(prompt, [encode_response(vlm, text) for text in texts], range(len(images)))
     features = encode_images(vlm, processed.tensors, frozen=True)
-    if vlm.family.sharing:
+    if vlm.family.sharing and vlm.family.mask == "calls":
         use_tree_attention(vlm.base)
-        layout = pack([tree], position_base=vlm.family.position_base)
-    else:
-        layout = plain_rows(vlm, [tree])
+    layout = shared_row(vlm, [tree]) if vlm.family.sharing else plain_rows(vlm, [tree])
     logps = segment_logps(vlm, layout.to(vlm.device), features).logps
     return [part.sum().item() for part in logps.split(layout.lengths)]
 

@@ -16,6 +16,7 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from mmpo.errors import UserError
+from mmpo.models.families import FeatureContainer
 from mmpo.models.loading import VLM
 
 
@@ -60,8 +61,11 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
     return encoded
 
 
-def select_images(encoded: Any | None, order: Sequence[int]) -> dict[str, Any]:
-    """Model keywords that place image `order[i]` of the encoded ones at the i-th image of the rows."""
+def select_images(encoded: Any | None, order: Sequence[int], container: FeatureContainer = "list") -> dict[str, Any]:
+    """Model keywords that place image `order[i]` of the encoded ones at the i-th image of the rows.
+
+    `container` is how the family holds features (`Family.features`). Raises `UserError` for an image that isn't there.
+    """
     if encoded is None or not order:
         if order:
             raise UserError("the prompts show images but none were given")
@@ -70,5 +74,6 @@ def select_images(encoded: Any | None, order: Sequence[int]) -> dict[str, Any]:
     if max(order) >= len(features):
         raise UserError(f"a prompt shows image {max(order)} but only {len(features)} were given")
     chosen = copy.copy(encoded)  # a shallow copy: the features stay shared, the original stays whole
-    chosen.pooler_output = [features[index] for index in order]
+    shown = [features[index] for index in order]
+    chosen.pooler_output = torch.stack(shown) if container == "tensor" else shown
     return {"mm_encoder_outputs": {"image": chosen}}

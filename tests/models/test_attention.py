@@ -58,11 +58,12 @@ def test_tree_calls_equal_the_dense_mask(
     outputs, gradients = [], []
     for dense in (False, True):
         out = hidden_states(vlm, TREES[name], dense=dense)
-        (gradient,) = torch.autograd.grad(out.square().sum(), weight)
+        direction = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
+        (gradient,) = torch.autograd.grad((out * direction).sum(), weight)
         outputs.append(out.detach())
         gradients.append(gradient)
     torch.testing.assert_close(outputs[0], outputs[1], rtol=0, atol=2e-5)
-    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < 1e-5
+    assert (gradients[0] - gradients[1]).norm() / gradients[1].norm() < 1e-4
 
 
 def test_random_trees_equal_the_dense_mask(vlm: VLM) -> None:

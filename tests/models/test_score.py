@@ -140,7 +140,7 @@ def test_gradient_checkpointing_changes_nothing(policy: VLM) -> None:
     plain = gradients(policy, scorer(batch))
     scorer.gradient_checkpointing_enable({"use_reentrant": True})  # asked for, and still non-reentrant
     counted = []
-    layer = policy.base.get_decoder().layers[0].mlp
+    layer = policy.base.get_decoder().layers[0].self_attn
     handle = layer.register_forward_hook(lambda *_: counted.append(1))
     checkpointed = gradients(policy, scorer(batch))
     handle.remove()
@@ -247,6 +247,15 @@ def test_families_that_cant_share(policy: VLM) -> None:
     a = score_responses(sealed, user("Hi"), [tiny_image()], ["yes", "no"])
     b = score_responses(policy, user("Hi"), [tiny_image()], ["yes", "no"])
     assert a == pytest.approx(b, abs=1e-4)
+
+
+def test_families_with_a_dense_mask(policy: VLM) -> None:
+    dense = replace(policy, family=Family("Dense", "llava", mask="dense"))
+    batch = pair_batch(policy)
+    a = PairScorer(dense, sharing="on")(batch)
+    assert policy.config.text_config._attn_implementation == "sdpa"
+    b = PairScorer(policy, sharing="on")(batch)
+    torch.testing.assert_close(a.rejected.policy, b.rejected.policy, rtol=0, atol=1e-5)
 
 
 def test_arguments_are_checked(policy: VLM) -> None:
