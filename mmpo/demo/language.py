@@ -42,7 +42,7 @@ class Noise:
 
 
 EXACT = Noise()
-CARELESS = Noise(first=0.72, more=0.22, partner=0.72, place=0.42)
+CARELESS = Noise(first=0.75, more=0.55, partner=0.74, place=0.40)
 
 
 @dataclass(frozen=True)
@@ -134,15 +134,14 @@ def ask_place(scene: Scene) -> Turn:
 
 
 def questions(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT) -> list[Turn]:
-    """Four questions: one present object, one or two absent ones (typical ones as often as strange ones), and one of
-    another kind.
-    """
+    """Questions: two about present objects, one to four about absent ones (typical as often as strange), some of other
+    kinds."""
     present = scene.things
     absent = [thing for thing in THINGS if thing not in present]
     homes = {HOME[thing] for thing in present}
     typical = [thing for thing in absent if PARTNER[thing] in present]
     likely = [thing for thing in absent if HOME[thing] in homes and thing not in typical]
-    turns = [ask_existence(scene, str(rng.choice(present)), rng, noise)]
+    turns = [ask_existence(scene, str(rng.choice(pool)), rng, noise) for pool in (present, present, absent)]
     for pool, share in ((typical, 0.55), (likely, 0.35), (absent, 0.6)):
         if pool and rng.random() < share:
             turns.append(ask_existence(scene, str(rng.choice(pool)), rng, noise))

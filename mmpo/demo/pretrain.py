@@ -23,7 +23,7 @@ from mmpo.data.atomic import write_text
 from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor
 from mmpo.demo.see import train_tower
-from mmpo.demo.speak import Batch, Row, batch_loss, make_batch, several_row, single_row
+from mmpo.demo.speak import Batch, Row, batch_loss, decisive_tokens, make_batch, name_tokens, several_row, single_row
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Plan:
     seed: int = 7
     see_steps: int = 1100
     see_batch: int = 64
-    speak_steps: int = 2000
+    speak_steps: int = 1900
     speak_batch: int = 32
     learning_rate: float = 1e-3
     tower_rate: float = 2.5e-4
@@ -47,7 +47,9 @@ def pretrain(out: Path, plan: Plan) -> Path:
     """Train by `plan` into the folder `out` and return the folder of the finished model (`out/model`)."""
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "plan.json", json.dumps(asdict(plan), indent=2))
-    processor = build_processor()
+    if not (out / "processor").exists():
+        build_processor().save_pretrained(out / "processor")
+    processor = LlavaProcessor.from_pretrained(out / "processor")
     model = build_model(processor, plan.seed)
     tower_file = out / "tower.safetensors"
     if not tower_file.exists():
@@ -77,12 +79,13 @@ def _speak(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out:
         group["lr"] = base * _cosine(begin, plan)
     report = _print_progress(plan.speak_steps)
     losses: list[float] = []
+    names, decisive = name_tokens(processor.tokenizer), decisive_tokens(processor.tokenizer)
     began = time.monotonic()
     model.train()
     for step in range(begin, plan.speak_steps):
         batch = _batch(processor, plan, step)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = batch_loss(model, batch)
+            loss = batch_loss(model, batch, names, decisive)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
