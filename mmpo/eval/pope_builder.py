@@ -90,9 +90,9 @@ def build(
     """Build `splits` over the selected `images` (see `select`): per image `positives` objects that are there, each
     followed by one that is not.
 
-    All splits ask about the same images and the same present objects. `article="official"` goes by the first
-    letter alone, as the published texts do ("an unicycle"). Raises UserError where an image has too few objects or leaves no absent object to
-    ask about.
+    All splits ask about the same images and the same present objects. `article="official"` goes by the first letter
+    alone, as the published texts do ("an unicycle"). Raises UserError where an image has too few objects or leaves no
+    absent object to ask about.
     """
     spell = _article_rule(article)
     frequency = frequencies(images)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
@@ -30,6 +31,8 @@ LABELS = {
 }
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 SIGNIFICANT = 0.05
+NARROW = 96
+"""Below this many columns the table puts intervals under their values."""
 
 
 class _Record(BaseModel):
@@ -138,14 +141,17 @@ class Scorecard(_Record):
         return "\n".join(lines) + "\n"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table(title="\n".join(self._title()), title_justify="left", header_style="bold", pad_edge=False)
+        narrow = options.max_width < NARROW
+        title = "\n".join(self._title())
+        table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False, box=SIMPLE_HEAD)
         for number, name in enumerate(self._header()):
+            name = name.replace(" [", "\n[") if narrow else name
             table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
         for heading, rows in self._sections():
             table.add_section()
             table.add_row(Text(heading, style="bold"))
             for row in rows:
-                cells = [Text(cell) for cell in self._cells(row)]
+                cells = [Text(cell.replace(" [", "\n[") if narrow else cell) for cell in self._cells(row)]
                 if row.change is not None and row.change.p < SIGNIFICANT and row.better != "neither":
                     good = (row.change.value > 0) == (row.better == "higher")
                     cells[3].stylize("green" if good else "red")

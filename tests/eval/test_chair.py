@@ -71,7 +71,11 @@ def test_ground_truth_of_annotations_and_reference_captions(tmp_path: Path) -> N
     [
         ({}, TRUTH, "no descriptions"),
         ({"9": "A dog."}, TRUTH, "image 9 is described but has no ground-truth objects"),
-        ({"1": "A dog."}, {"1": ("dog", "unicorn")}, "image 1: the object 'unicorn' is not in the vocabulary of 4 names"),
+        (
+            {"1": "A dog."},
+            {"1": ("dog", "unicorn")},
+            "image 1: the object 'unicorn' is not in the vocabulary of 4 names",
+        ),
     ],
 )
 def test_what_cannot_be_scored(captions: dict, truth: dict, message: str) -> None:
@@ -93,7 +97,10 @@ def test_caption_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}], r"c.jsonl:2: image 1 is already described at .*:1"),
+        (
+            [{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}],
+            r"c.jsonl:2: image 1 is already described at .*:1",
+        ),
         ([{"caption": "a"}], "c.jsonl:1: `image_id` must be a number or a name, found None"),
         ([{"image_id": 1}], "c.jsonl:1: no `caption`"),
     ],

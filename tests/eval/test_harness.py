@@ -147,7 +147,9 @@ def test_a_cut_answer_file_is_completed(world: Path, finished: Path, tmp_path: P
     (run / "answers.jsonl").write_bytes(data[: len(data) // 3])  # ends within a line
     evaluate(settings(world), run)
     assert (run / "scorecard.json").read_bytes() == (finished / "scorecard.json").read_bytes()
-    assert {row["key"]: row["answer"] for row in answers_in(run)} == {r["key"]: r["answer"] for r in answers_in(finished)}
+    assert {row["key"]: row["answer"] for row in answers_in(run)} == {
+        r["key"]: r["answer"] for r in answers_in(finished)
+    }
     assert len(answers_in(run)) == len(answers_in(finished))
 
 

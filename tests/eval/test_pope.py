@@ -67,7 +67,7 @@ def test_answers_official_and_llava(tmp_path: Path) -> None:
     assert official == [PopeAnswer("No", None, "Is there a dog?")]
     llava = pope.read_answers(write(tmp_path / "b.json", [{"question_id": 20000003, "prompt": "p", "text": ""}]))
     assert llava == [PopeAnswer("", 20000003, "p")]
-    with pytest.raises(UserError, match="c.json:1: no `answer`; the record has `output`"):
+    with pytest.raises(UserError, match=r"c\.json:1: no `answer`; the record has `output`"):
         pope.read_answers(write(tmp_path / "c.json", [{"output": "yes"}]))
 
 
@@ -82,7 +82,12 @@ def test_written_answers_read_back(tmp_path: Path) -> None:
 
 
 def test_llava_splits_by_id() -> None:
-    answers = [PopeAnswer("a", 1), PopeAnswer("r", 10_000_001), PopeAnswer("p", 20_000_001), PopeAnswer("q", 20_000_002)]
+    answers = [
+        PopeAnswer("a", 1),
+        PopeAnswer("r", 10_000_001),
+        PopeAnswer("p", 20_000_001),
+        PopeAnswer("q", 20_000_002),
+    ]
     assert [(a.text, a.question_id) for a in pope.llava_split(answers, "popular")] == [("p", 1), ("q", 2)]
     assert [a.text for a in pope.llava_split(answers, "adversarial")] == ["a"]
     with pytest.raises(UserError, match="f:3: no `question_id`"):
@@ -161,7 +166,7 @@ def test_an_answer_to_another_question_is_refused() -> None:
     questions = [question(1, text="Is there a dog in the image?"), question(2, text="Is there a cat in the image?")]
     given = [PopeAnswer("Yes", question=q.text + "\nAnswer with one word.") for q in questions]
     assert pope.score(questions, given).metrics["recall"] == 1
-    with pytest.raises(UserError, match="answers 'Is there a cat.*but the question at 1 is 'Is there a dog"):
+    with pytest.raises(UserError, match=r"answers 'Is there a cat.*but the question at 1 is 'Is there a dog"):
         pope.score(questions, given[::-1])
 
 

@@ -31,7 +31,17 @@ def lines(rows: list[dict]) -> str:
         json.dumps(ROWS, indent=2).encode(),
         json.dumps(ROWS).encode("utf-8-sig"),
     ],
-    ids=["lines", "no final newline", "windows", "blank lines", "byte-order mark", "utf-16", "gzip", "array", "array with mark"],
+    ids=[
+        "lines",
+        "no final newline",
+        "windows",
+        "blank lines",
+        "byte-order mark",
+        "utf-16",
+        "gzip",
+        "array",
+        "array with mark",
+    ],
 )
 def test_forms(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "file.json"
@@ -73,7 +83,7 @@ def test_errors_name_file_and_line(tmp_path: Path, data: bytes, message: str) ->
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere.json does not exist"):
+    with pytest.raises(UserError, match=r"nowhere\.json does not exist"):
         list(read_records(tmp_path / "nowhere.json"))
 
 

@@ -25,8 +25,8 @@ def captions(hallucinated: int) -> chair.ChairResult:
 
 def pope_result(wrong: int) -> pope.PopeResult:
     questions = [pope.PopeQuestion(i, f"{i % 20}.jpg", f"Is there {i}?", "yes" if i % 2 else "no") for i in range(40)]
-    texts = [("No" if q.label == "yes" else "Yes") if i < wrong else q.label.capitalize() for i, q in enumerate(questions)]
-    return pope.score(questions, [text.replace("No", "no").replace("no", "No") for text in texts])
+    other = {"yes": "No", "no": "Yes"}
+    return pope.score(questions, [other[q.label] if i < wrong else q.label for i, q in enumerate(questions)])
 
 
 def card(before: int | None = 20, after: int = 4) -> Scorecard:
@@ -35,7 +35,9 @@ def card(before: int | None = 20, after: int = 4) -> Scorecard:
         model="llava",
         adapter=None if before is None else "run/adapter",
         rows=compare("chair", None, first, captions(after).tally, BOOT),
-        counts=[Counts(benchmark="chair", split=None, state="after", images=40, questions=40, unparsed=None, truncated=1)],
+        counts=[
+            Counts(benchmark="chair", split=None, state="after", images=40, questions=40, unparsed=None, truncated=1)
+        ],
         conventions=["how"],
         warnings=["careful"],
         quarantined={"truncated": 2},
@@ -112,12 +114,16 @@ def test_a_worse_change_shows_its_sign() -> None:
     assert "| +24.2 [+" in card(before=4, after=20).to_markdown()
 
 
-def test_terminal_table_fits_and_says_the_same() -> None:
+@pytest.mark.parametrize("width", [80, 100])
+def test_terminal_table_fits_and_says_the_same(width: int) -> None:
     out = io.StringIO()
-    Console(file=out, width=100, color_system=None).print(card())
+    Console(file=out, width=width, color_system=None).print(card())
     text = out.getvalue()
-    assert "CHAIR_i ↓" in text and "33.3 [" in text and "<0.001" in text and "! careful" in text
-    assert max(map(len, text.splitlines())) <= 100
+    assert ("33.3 [" in text) == (width == 100)
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    interval = card().to_markdown().split("| CHAIR_i ↓ | 33.3 ")[1].split("]")[0] + "]"
+    for piece in ("CHAIR_i ↓", "33.3", interval, "<0.001", "! careful"):
+        assert piece in text
 
 
 def test_file_round_trip(tmp_path: Path) -> None:

@@ -92,7 +92,9 @@ def test_no_certainty_from_a_sample_without_variation(value: int) -> None:
 
 
 def test_coverage_of_the_clustered_interval() -> None:
-    """Of 100 simulated evaluations with clustered answers about 95% of the intervals hold the true rate; independent trials would not."""
+    """Of 100 simulated evaluations with clustered answers about 95% of the intervals hold the true rate; independent
+    trials would not.
+    """
     rng = np.random.default_rng(5)
     held = naive = 0
     for repetition in range(100):

@@ -1,4 +1,6 @@
-"""POPE against the published files: question files, the builder's conformance, LLaVA-1.5-13B's answers, HA-DPO's table."""
+"""POPE against the published files: question files, the builder's conformance, LLaVA-1.5-13B's answers, HA-DPO's
+table.
+"""
 
 from __future__ import annotations
 
@@ -120,7 +122,9 @@ def test_llava_mean_f1(llava_results: dict[str, pope.PopeResult]) -> None:
 
 def test_answers_of_another_version_are_refused(published_data: Path) -> None:
     answers = pope.llava_split(
-        pope.read_answers(published_data / "haotian-liu_LLaVA/playground/data/eval/pope/answers/llava-v1.5-13b.jsonl.gz"),
+        pope.read_answers(
+            published_data / "haotian-liu_LLaVA/playground/data/eval/pope/answers/llava-v1.5-13b.jsonl.gz"
+        ),
         "random",
     )
     questions = pope.read_questions(published_data / COCO.format("random"))
@@ -128,8 +132,8 @@ def test_answers_of_another_version_are_refused(published_data: Path) -> None:
         pope.score(questions, answers)
 
 
-# HA-DPO's table (arXiv 2311.16839): (TP, FP) of 1,500 present and 1,500 absent objects, and the published percentages, which
-# are cut after the second decimal. None stands for three cells that the source printed wrongly.
+# HA-DPO's table (arXiv 2311.16839): (TP, FP) of 1,500 present and 1,500 absent objects, and the published percentages,
+# cut after the second decimal. None stands for three cells that the source printed wrongly.
 HA_DPO = [
     (1497, 1463, 51.13, 50.57, 99.80, 67.13, 98.66),
     (1175, 91, 86.13, 92.81, 78.33, 84.96, 42.20),
@@ -155,7 +159,9 @@ HA_DPO = [
 @pytest.mark.parametrize("row", HA_DPO)
 def test_ha_dpo_table(row: tuple[float | None, ...]) -> None:
     tp, fp = int(row[0] or 0), int(row[1] or 0)
-    questions = [pope.PopeQuestion(i + 1, f"{i}.jpg", "Is there a dog?", "yes" if i < 1500 else "no") for i in range(3000)]
+    questions = [
+        pope.PopeQuestion(i + 1, f"{i}.jpg", "Is there a dog?", "yes" if i < 1500 else "no") for i in range(3000)
+    ]
     answers = ["Yes"] * tp + ["No"] * (1500 - tp) + ["Yes"] * fp + ["No"] * (1500 - fp)
     metrics = pope.score(questions, answers).metrics
     for name, printed in zip(("accuracy", "precision", "recall", "F1", "yes_ratio"), row[2:], strict=True):
