@@ -5,7 +5,8 @@
 A LLaVA with random weights and LLaVA-1.5's token layout (336 px, 576 image tokens, vocabulary 32,000). One by one is
 what evaluation harnesses do: processor and `model.generate(do_sample=False)` for each question. Both sides run in this
 process on the same model, preprocessing included; one short warm-up each (with the engine's self-check) is not counted.
-Answers stop after 8 tokens, which random weights always use up.
+Answers have 8 tokens at most. Random weights never end an answer, so two cases are measured: every third token ends it
+(short answers of different lengths, as to real questions), and none does (every answer takes all 8 tokens).
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ ANSWER_TOKENS, SAMPLE_TOKENS, SAMPLES = 8, 32, 10
 
 
 def benchmark_model(layers: int) -> VLM:
-    """LLaVA-1.5's layout at a size that a CPU can answer with; the tower's share of the work is close to the 7B model's."""
+    """LLaVA-1.5's layout at a size that a CPU can answer with; the tower's share of the work is close to the 7B
+    model's."""
     vlm = tiny_llava(
         image_size=336,
         patch_size=14,
@@ -78,7 +80,10 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def compare_answers(vlm: VLM, engine: AnswerEngine, images: list[Image.Image], per_image: int) -> dict[str, Any]:
+def compare_answers(
+    vlm: VLM, engine: AnswerEngine, images: list[Image.Image], per_image: int, end_ids: list[int]
+) -> dict[str, Any]:
+    vlm.base.generation_config.eos_token_id = end_ids
     groups = [(image, questions(per_image, number)) for number, image in enumerate(images)]
     slow, alone = timed(
         lambda: [
@@ -97,6 +102,7 @@ def compare_answers(vlm: VLM, engine: AnswerEngine, images: list[Image.Image], p
         "shared_s": fast,
         "speedup": slow / fast,
         "questions": len(shared),
+        "mean_answer_tokens": sum(len(answer.token_ids) for answer in shared) / len(shared),
         "different_answers": different,
         "smallest_margin": min(answer.margin for answer in shared),
     }
@@ -137,18 +143,27 @@ def main() -> None:
     list(engine.answer([(warm, questions(3, 0))]))  # warm-up, and the self-check; then one for the other side
     ask_one(vlm, warm, "Is there a dog in the image?", do_sample=False, max_new_tokens=ANSWER_TOKENS)
     images = [tiny_image(i, (448, 336)) for i in range(n_images)]
-    answers = compare_answers(vlm, engine, images, args.per_image)
-    print(
-        f"{answers['questions']} questions, {args.per_image} an image: one by one {answers['one_by_one_s']:.2f} s, shared "
-        f"{answers['shared_s']:.2f} s: {answers['speedup']:.1f}x, {answers['different_answers']} different answers "
-        f"(smallest margin {answers['smallest_margin']:.1g})"
-    )
+    cases = {"short answers": list(range(0, 32000, 3)), "answers at the limit": [vlm.eos_id]}
+    answers = {}
+    for case, end_ids in cases.items():
+        numbers = answers[case] = compare_answers(vlm, engine, images, args.per_image, end_ids)
+        print(
+            f"{case} (mean {numbers['mean_answer_tokens']:.1f} tokens), {args.per_image} questions an image, "
+            f"{numbers['questions']} in all: one by one {numbers['one_by_one_s']:.2f} s, "
+            f"shared {numbers['shared_s']:.2f} s: {numbers['speedup']:.1f}x, {numbers['different_answers']} different "
+            f"answers (smallest margin {numbers['smallest_margin']:.1g})"
+        )
     samples = compare_samples(vlm, engine, images[0])
     print(
-        f"{samples['k']} samples of {samples['new_tokens']} tokens: separate {samples['separate_s']:.2f} s, one prefill "
-        f"{samples['shared_s']:.2f} s: {samples['speedup']:.1f}x"
+        f"{samples['k']} samples of {samples['new_tokens']} tokens: separate {samples['separate_s']:.2f} s, "
+        f"one prefill {samples['shared_s']:.2f} s: {samples['speedup']:.1f}x"
     )
-    results: dict[str, Any] = {"threads": args.threads, "parameters_m": parameters, "answers": answers, "samples": samples}
+    results: dict[str, Any] = {
+        "threads": args.threads,
+        "parameters_m": parameters,
+        "answers": answers,
+        "samples": samples,
+    }
     demo = Path(__file__).resolve().parents[1] / "mmpo" / "demo" / "model"
     if (demo / "config.json").is_file():
         results["demo"] = demo_rate(demo, 10 if args.quick else 50)

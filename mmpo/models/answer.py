@@ -25,7 +25,18 @@ import torch
 from peft import PeftModel
 
 from mmpo.errors import Quarantined, UserError
-from mmpo.models.asking import Asked, Gallery, Images, ImageSource, Prompt, Question, Shown, flat, group_by_image, text_key
+from mmpo.models.asking import (
+    Asked,
+    Gallery,
+    Images,
+    ImageSource,
+    Prompt,
+    Question,
+    Shown,
+    flat,
+    group_by_image,
+    text_key,
+)
 from mmpo.models.choosing import Chooser, Greedy, Sampler, YesNo, stream_seed
 from mmpo.models.generate import Continuation, PromptGroup, answering, generate_alone, generate_shared
 from mmpo.models.loading import VLM
@@ -37,11 +48,13 @@ __all__ = ["Answer", "AnswerEngine", "Asked", "ImageSource", "Images", "Prompt",
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said. `token_ids` are the new tokens, with the end token unless `truncated` (stopped by the limit).
+    """What the model said. `token_ids` are the new tokens, with the end token unless `truncated` (stopped by the
+    limit).
 
-    `p_yes` is the first step's probability of yes against no over all single-token spellings, `yes_logit` and `no_logit`
-    the log-sum-exps behind it; None where the vocabulary has no such tokens. `margin` is the smallest lead of a chosen
-    token over the runner-up: answers with a tiny one are near-ties that another precision or batch may turn.
+    `p_yes` is the first step's probability of yes against no over all single-token spellings, `yes_logit` and
+    `no_logit` the log-sum-exps behind it; None where the vocabulary has no such tokens. `margin` is the smallest lead
+    of a chosen token over the runner-up: answers with a tiny one are near-ties that another precision or batch may
+    turn.
     """
 
     id: str
@@ -68,10 +81,10 @@ class AnswerEngine:
     """Answers, samples and descriptions from one model, sharing image and prompt work.
 
     `token_budget` bounds the tokens that are in memory together (image, question and answer tokens of one batch).
-    `sharing`: "auto" checks itself and falls back loudly, "on" insists (no check, an error where the model can't), "off"
-    runs the model's own `generate` one by one. `image_root` confines image paths to a folder. `check` is the number of
-    questions that the self-check asks twice; `checks` holds what it found, `why_not_shared` why sharing is off (empty
-    while it is on). Nothing of the model is changed for good: training mode and attention come back.
+    `sharing`: "auto" checks itself and falls back loudly, "on" insists (no check, an error where the model can't),
+    "off" runs the model's own `generate` one by one. `image_root` confines image paths to a folder. `check` is the
+    number of questions that the self-check asks twice; `checks` holds what it found, `why_not_shared` why sharing is
+    off (empty while it is on). Nothing of the model is changed for good: training mode and attention come back.
     """
 
     def __init__(
@@ -113,9 +126,9 @@ class AnswerEngine:
         """Greedy answers, in the order of the questions.
 
         `asked` holds `Question`s, or `(image, questions)` groups whose questions may be plain texts (their ids are "0",
-        "1", … in order). Bring the questions about one image together (`group_by_image`): they are then answered together.
-        A question that was asked about the same image before is not asked again. An image that can't be used raises
-        `Quarantined`; with `on_quarantine(question_id, reason)` its questions are reported there and skipped.
+        "1", … in order). Bring the questions about one image together (`group_by_image`): they are then answered
+        together. A question that was asked about the same image before is not asked again. An image that can't be used
+        raises `Quarantined`; with `on_quarantine(question_id, reason)` its questions are reported there and skipped.
         """
         return self._answers(asked, max_new_tokens or self.max_new_tokens, on_quarantine, self._off)
 
@@ -345,4 +358,3 @@ class AnswerEngine:
 
 def _greedy(batch: Sequence[_Row]) -> Chooser:
     return Greedy()
-

@@ -105,7 +105,9 @@ def flat(asked: Asked) -> Iterator[Question]:
             elif images is not question.image:
                 question = Question(question.id, images, question.text)
             if question.image is None:
-                raise UserError(f"question {question.id!r} names no image", hint="give it one, or use (image, questions)")
+                raise UserError(
+                    f"question {question.id!r} names no image", hint="give it one, or use (image, questions)"
+                )
             number += 1
             yield question
 

@@ -1,7 +1,7 @@
 """How the next token is chosen, and what yes/no questions read from the first logits.
 
-A chooser turns logits into scores whose argmax is the next token. Because it is a function of a row's own logits and its own
-random stream, a row gets the same tokens alone, packed with others, or through `model.generate`.
+A chooser turns logits into scores whose argmax is the next token. Because it is a function of a row's own logits and
+its own random stream, a row gets the same tokens alone, packed with others, or through `model.generate`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mmpo.errors import UserError
 
 
 class Chooser(Protocol):
-    """`scores(logits [n, v] fp32, rows)` for the given rows of a batch; the argmax is the next token. `alone(row)` is the
-    chooser that does the same for that row by itself, from its beginning, as row 0."""
+    """`scores(logits [n, v] fp32, rows)` for the given rows of a batch; the argmax is the next token. `alone(row)` is
+    the chooser that does the same for that row by itself, from its beginning, as row 0."""
 
     def scores(self, logits: Tensor, rows: Sequence[int]) -> Tensor: ...
 
@@ -39,14 +39,16 @@ class Greedy:
 class Sampler:
     """Temperature and nucleus sampling by the Gumbel-max trick: argmax(log p + Gumbel noise) is a sample from p.
 
-    Noise comes from one generator per row, seeded by that row's `seeds` entry, one draw per step. Rounding moves a choice
-    only where two perturbed scores are that close, not at every boundary of a cumulative sum. With `top_p` a token is kept
-    while the likelier ones hold less than `top_p` of the mass (Holtzman et al. 2020, section 3.1).
+    Noise comes from one generator per row, seeded by that row's `seeds` entry, one draw per step. Rounding moves a
+    choice only where two perturbed scores are that close, not at every boundary of a cumulative sum. With `top_p` a
+    token is kept while the likelier ones hold less than `top_p` of the mass (Holtzman et al. 2020, section 3.1).
     """
 
     def __init__(self, seeds: Sequence[int], *, temperature: float = 1.0, top_p: float = 1.0) -> None:
         if temperature <= 0:
-            raise UserError(f"temperature must be above 0, not {temperature}", hint="for the likeliest answer use `answer`")
+            raise UserError(
+                f"temperature must be above 0, not {temperature}", hint="for the likeliest answer use `answer`"
+            )
         if not 0 < top_p <= 1:
             raise UserError(f"top_p must be in (0, 1], not {top_p}")
         self.seeds = list(seeds)
@@ -54,7 +56,9 @@ class Sampler:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def scores(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
-        noise = torch.stack([torch.empty(logits.shape[1]).exponential_(generator=self._generators[row]) for row in rows])
+        noise = torch.stack(
+            [torch.empty(logits.shape[1]).exponential_(generator=self._generators[row]) for row in rows]
+        )
         logits = logits / self.temperature
         if self.top_p < 1:
             logits = logits.masked_fill(outside_nucleus(logits, self.top_p), float("-inf"))
@@ -65,7 +69,8 @@ class Sampler:
 
 
 def outside_nucleus(logits: Tensor, top_p: float, first: int = 256) -> Tensor:
-    """[n, v] bool: tokens that nucleus sampling drops. Looks at the `first` likeliest tokens before it sorts everything."""
+    """[n, v] bool: tokens that nucleus sampling drops. Looks at the `first` likeliest tokens before it sorts
+    everything."""
     p = logits.softmax(-1)
     width = min(first, p.shape[-1])
     top = p.topk(width, dim=-1).values
@@ -93,7 +98,8 @@ class ChooserProcessor(LogitsProcessor):
 
 
 class YesNo:
-    """The single-token spellings of yes and no in a vocabulary (`yes`, `Yes`, `YES`, with or without a leading space)."""
+    """The single-token spellings of yes and no in a vocabulary (`yes`, `Yes`, `YES`, with or without a leading
+    space)."""
 
     def __init__(self, tokenizer: Any) -> None:
         spelled: dict[str, list[int]] = {"yes": [], "no": []}

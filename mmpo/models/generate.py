@@ -1,10 +1,11 @@
 """Generation for many prompts about few images: each image is encoded once, each shared prefix prefilled once.
 
-    groups of prompts ──longest common prefix──▶ [prefix] ─▶ rows' own tokens ─▶ one token of every row ─▶ … ─▶ Continuation
+    prompts ──common prefix──▶ prefix, once ──▶ the rows' own tokens ──▶ a token of every row ──▶ … ──▶ Continuation
 
-A group is a set of prompts that show the same images. The common prefix is found on token ids, so it works with any chat
-template and reaches as far into the question as the questions agree. `generate_shared` and `generate_alone` (the model's own
-`generate`, one prompt at a time) return the same tokens; the first is the fast one, the second the reference.
+A group is a set of prompts that show the same images. The common prefix is found on token ids, so it works with any
+chat template and reaches as far into the question as the questions agree. `generate_shared` and `generate_alone` (the
+model's own `generate`, one prompt at a time) return the same tokens; the first is the fast one, the second the
+reference.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from mmpo.models.vision import encode_images, select_images
 
 @dataclass
 class PromptGroup:
-    """Prompts about the same images. `prompts`: token ids with image placeholders; `tensors`: the processor's output."""
+    """Prompts about the same images. `prompts`: token ids with image placeholders; `tensors`: the processor's
+    output."""
 
     prompts: list[list[int]]
     tensors: dict[str, Tensor] = field(default_factory=dict)
@@ -248,7 +250,8 @@ def _decode(
 
 
 def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The argmax of each row and its lead over the runner-up, [n] each. An exact tie goes to the argmax's own choice."""
+    """The argmax of each row and its lead over the runner-up, [n] each. An exact tie goes to the argmax's own
+    choice."""
     top = scores.topk(2, dim=-1)
     leads = top.values[:, 0] - top.values[:, 1]
     tied = bool((leads == 0).any())

@@ -4,9 +4,9 @@ Legend: g prefixes, n rows, t tokens of a pass, w width of a rectangle, p prefix
 heads, r query heads per key-value head, d head size.
 
 All tokens of a pass travel as one flat stream `[1, t, hidden]`, so the model's matrix products see no padding. Only
-attention needs rectangles. Each query attends to its prefix (unmasked: one call for all rows of a prefix) and to its own
-row (causal); the two results are combined exactly through their log-sum-exps,
-`softmax([a, b]) = w·softmax(a) + (1-w)·softmax(b)` with `w = sigmoid(lse_a - lse_b)`.
+attention needs rectangles. Each query attends to its prefix (unmasked: one call for all rows of a prefix) and to its
+own row (causal); the two results are combined exactly through their log-sum-exps, `softmax([a, b]) = w·softmax(a) +
+(1-w)·softmax(b)` with `w = sigmoid(lse_a - lse_b)`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _GROWTH = 32  # columns by which a row cache grows at least
 
 
 class PrefixStored(Exception):
-    """Ends the forward of the prefixes: the last layer's keys are stored, and nobody reads what it would still compute."""
+    """Ends the forward of the prefixes: the last layer's keys are stored, and nobody reads what it would still
+    compute."""
 
 
 class SharingUnsupported(Exception):
@@ -109,9 +110,9 @@ def _explicit(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None
 class SharedCache:
     """Keys and values, per layer: `g` prefixes once each, and the tokens of `n` rows that continue them.
 
-    Use: `begin_prefixes(lengths, layers)`, forward (it ends with `PrefixStored`); `begin_rows(rows_per_prefix, lengths)`,
-    forward; then `begin_step()`, forward, … with `keep(rows)` between steps to drop finished rows. Each forward passes
-    `shared_cache=self` to the model.
+    Use: `begin_prefixes(lengths, layers)`, forward (it ends with `PrefixStored`); `begin_rows(rows_per_prefix,
+    lengths)`, forward; then `begin_step()`, forward, … with `keep(rows)` between steps to drop finished rows. Each
+    forward passes `shared_cache=self` to the model.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -246,7 +247,9 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """The function that transformers' attention layers call. Refuses options that change attention in other ways."""
     if shared_cache is None or attention_mask is not None:
-        raise SharingUnsupported("the model doesn't hand the shared cache to its attention layers, or brings its own mask")
+        raise SharingUnsupported(
+            "the model doesn't hand the shared cache to its attention layers, or brings its own mask"
+        )
     for name in ("sliding_window", "softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
             raise SharingUnsupported(f"attention with {name} can't share prefixes")

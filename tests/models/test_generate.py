@@ -233,7 +233,10 @@ def test_nucleus(top_p: float) -> None:
             kept.append(index)
             mass += p[index].item()
         assert abs(len(kept) - int((~row).sum())) <= 1  # rounding of the running sum decides the border token
-        assert set((~row).nonzero().flatten().tolist()) <= {*kept, *p.argsort(descending=True)[: len(kept) + 1].tolist()}
+        assert set((~row).nonzero().flatten().tolist()) <= {
+            *kept,
+            *p.argsort(descending=True)[: len(kept) + 1].tolist(),
+        }
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.2}])
