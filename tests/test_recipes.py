@@ -29,7 +29,9 @@ eval:
 
 
 def checked(text: str, *settings: str) -> Any:
-    return complete(parse(text, "r.yaml"), run=RUN, settings=settings, inputs=INPUTS)
+    source = parse(text, "r.yaml")
+    override(source, settings)
+    return complete(source, run=RUN, inputs=INPUTS)
 
 
 def mistake(text: str, *settings: str) -> str:

@@ -57,6 +57,9 @@ def line(text: str) -> None:
 
 def next_steps(steps: Iterable[tuple[str, str]]) -> None:
     """What to do next: `(why, command)` pairs."""
+    steps = list(steps)
+    if not steps:
+        return
     out.print()
     heading("next")
     for why, command in steps:

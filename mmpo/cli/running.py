@@ -17,7 +17,7 @@ from mmpo.cli.logs import RUN, logging_to, quiet_libraries
 from mmpo.cli.summaries import after_everything, print_summary
 from mmpo.errors import UserError
 from mmpo.pipeline import check_section, open_run, run_section, section_settings
-from mmpo.recipes import OUTPUTS, Recipe, complete, read
+from mmpo.recipes import OUTPUTS, Recipe, complete, override, read
 from mmpo.runs import RunFolder, choose_folder, is_main_process
 
 TITLES = {"build": "building pairs", "train": "training", "eval": "evaluating"}
@@ -26,64 +26,47 @@ logger = logging.getLogger(RUN)
 
 
 def run_recipe(
-    words: Sequence[str],
     recipe_name: str,
     *,
-    sections: Sequence[str] | None = None,
+    section: str | None = None,
     settings: Sequence[str] | None = None,
     out: Path | None = None,
     resume: bool = False,
     demo: DemoWorld | None = None,
-) -> tuple[RunFolder, Recipe]:
-    """Run `sections` (all, where None) of a recipe, print what each made, and return the run.
+    typed: Sequence[str] | None = None,
+) -> None:
+    """Run one section of a recipe (all, where None), print what each made, and end with what to do next.
 
-    `words` is the command that was typed, without `--out`; it is what a stopped run tells the user to type again.
+    `typed` is the command without `--out`, for a stopped run to name; left out, it is `mmpo SECTION|run RECIPE …`.
     """
-    source = read(recipe_name)
-    run = RunFolder(choose_folder(str(source.data["name"]), out=out, resume=resume))
+    settings = settings or ()
     demo = demo or DemoWorld()
-    recipe = complete(source, run=run.path, settings=settings or (), inputs=demo.names(run.path))
-    chosen = tuple(sections or recipe.sections())
+    source = read(recipe_name)
+    override(source, settings)
+    run = RunFolder(choose_folder(str(source.data["name"]), out=out, resume=resume))
+    recipe = complete(source, run=run.path, inputs=demo.names(run.path))
+    chosen = (section,) if section else recipe.sections()
     if not chosen:
         raise UserError(f"the recipe {recipe.name} has no build, train or eval section, so there is nothing to run")
-    for section in chosen:
-        run.step(section).check(section_settings(recipe, section))
-    again = console.command_line(*words, "--out", run.path)
-    with _session(run, recipe, again):
-        demo.draw(run, recipe)
-        for section in chosen:
-            _run_one(run, recipe, section)
+    for name in chosen:
+        run.step(name).check(section_settings(recipe, name))
+    typed = typed or ["mmpo", section or "run", recipe_name, *_as_options(settings)]
+    with _session(run, recipe, again=console.command_line(*typed, "--out", run.path)):
+        if is_main_process():
+            demo.draw(run, recipe)
+        for name in chosen:
+            _run_one(run, recipe, name)
         run.write_results(recipe.sections())
-    return run, recipe
-
-
-def one_section(section: str, recipe_name: str, settings: Sequence[str] | None, out: Path | None, resume: bool) -> None:
-    """`mmpo build|train|eval RECIPE`."""
-    words = ["mmpo", section, recipe_name, *_as_options(settings)]
-    run, recipe = run_recipe(words, recipe_name, sections=[section], settings=settings, out=out, resume=resume)
-    finish(run, recipe, recipe_name=recipe_name, settings=settings)
-
-
-def whole_recipe(recipe_name: str, settings: Sequence[str] | None, out: Path | None, resume: bool) -> None:
-    """`mmpo run RECIPE`."""
-    words = ["mmpo", "run", recipe_name, *_as_options(settings)]
-    run, recipe = run_recipe(words, recipe_name, settings=settings, out=out, resume=resume)
-    finish(run, recipe, recipe_name=recipe_name, settings=settings)
-
-
-def finish(run: RunFolder, recipe: Recipe, *, recipe_name: str, settings: Sequence[str] | None) -> None:
-    """The last lines of a command: the next section of the recipe, or what can be done with a finished run."""
-    complete_sections = [section for section in recipe.sections() if run.step(section).state == "complete"]
-    waiting = [section for section in recipe.sections() if section not in complete_sections]
+    waiting = [name for name in recipe.sections() if run.step(name).state != "complete"]
     if waiting:
         command = console.command_line("mmpo", waiting[0], recipe_name, *_as_options(settings), "--out", run.path)
         console.next_steps([(NEXT[waiting[0]], command)])
-        return
-    console.next_steps(after_everything(run, recipe))
+    else:
+        console.next_steps(after_everything(run, recipe))
 
 
-def _as_options(settings: Sequence[str] | None) -> list[str]:
-    return [word for setting in settings or () for word in ("--set", setting)]
+def _as_options(settings: Sequence[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
 
 
 def _run_one(run: RunFolder, recipe: Recipe, section: str) -> None:

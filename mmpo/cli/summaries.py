@@ -58,25 +58,18 @@ def _eval(run: RunFolder, result: Mapping[str, Any]) -> None:
 
     console.out.print()
     console.out.print(Scorecard.model_validate(result))
+    console.line(f"scorecard: {run.path / 'eval' / 'scorecard.md'}")
 
 
 def after_everything(run: RunFolder, recipe: Recipe) -> list[tuple[str, str]]:
     """`(why, command)` pairs for a run with nothing left to do."""
     steps = []
     if recipe.train is not None:
-        adapter = run.path / OUTPUTS["train.adapter"]
-        steps.append(
-            (
-                "use the adapter in Python",
-                f'PeftModel.from_pretrained(model, "{adapter}")  # peft, on {recipe.train.model}',
-            )
-        )
+        load = f'PeftModel.from_pretrained(model, "{run.path / OUTPUTS["train.adapter"]}")'
+        steps.append((f"use the adapter in Python, with peft, on {recipe.train.model}", load))
     if recipe.name == "demo":
-        steps.append(
-            (
-                "do the same with images and a model of yours: edit the paths in this recipe",
-                "mmpo recipe show own-images > my.yaml",
-            )
-        )
-        steps.append(("then", "mmpo run my.yaml"))
+        steps.append(("do the same with images and a model of yours", "mmpo recipe show own-images > my.yaml"))
+        steps.append(("and, with the paths in it edited", "mmpo run my.yaml"))
+    elif recipe.train is None and recipe.eval is not None:
+        steps.append(("make the model better on such images", "mmpo recipe show own-images > my.yaml"))
     return steps

@@ -69,18 +69,13 @@ def load(
     `run` is the folder that outputs are named in, `settings` are overrides such as `train.max_steps=50`, and `inputs`
     are further names for `${...}`, called only if the recipe uses them. Raises UserError for mistakes in the recipe.
     """
-    return complete(read(recipe), run=run, settings=settings, inputs=inputs)
-
-
-def complete(
-    source: Source,
-    *,
-    run: Path,
-    settings: Sequence[str] = (),
-    inputs: Mapping[str, Callable[[], str]] | None = None,
-) -> Recipe:
-    """`load` for a recipe that is already read."""
+    source = read(recipe)
     override(source, settings)
+    return complete(source, run=run, inputs=inputs)
+
+
+def complete(source: Source, *, run: Path, inputs: Mapping[str, Callable[[], str]] | None = None) -> Recipe:
+    """`load` for a recipe that is already read and overridden."""
     _fill_in(source)
     given: dict[str, Callable[[], str]] = {"run": lambda: str(run), **(inputs or {})}
     for name, place in OUTPUTS.items():
@@ -102,4 +97,4 @@ def _fill_in(source: Source) -> None:
                 data[key] = reference
 
 
-__all__ = ["Recipe", "complete", "dump", "get", "load", "read", "read_text", "shipped"]
+__all__ = ["Recipe", "complete", "dump", "get", "load", "override", "read", "read_text", "shipped"]

@@ -19,6 +19,6 @@ def build(recipe: RecipeArgument, set_: SetOption = None, out: OutOption = None,
       mmpo build my.yaml --out runs/mine
       mmpo build my.yaml --set build.limit=100      # try it on a part first
     """
-    from mmpo.cli.running import one_section
+    from mmpo.cli.running import run_recipe
 
-    one_section("build", recipe, set_, out, resume)
+    run_recipe(recipe, section="build", settings=set_, out=out, resume=resume)

@@ -31,10 +31,13 @@ def demo(
       mmpo demo --seed 1
     """
     from mmpo.cli.demo_world import QUICK_SETTINGS, QUICK_SPLITS, SPLITS, DemoWorld
-    from mmpo.cli.running import finish, run_recipe
+    from mmpo.cli.running import run_recipe
 
-    words = ["mmpo", "demo", *(["--seed", str(seed)] if seed else []), *(["--quick"] if quick else [])]
-    settings = [f"seed={seed}", *(QUICK_SETTINGS if quick else ())]
-    world = DemoWorld(QUICK_SPLITS if quick else SPLITS)
-    run, recipe = run_recipe(words, "demo", settings=settings, out=out, resume=resume, demo=world)
-    finish(run, recipe, recipe_name="demo", settings=settings)
+    run_recipe(
+        "demo",
+        settings=[f"seed={seed}", *(QUICK_SETTINGS if quick else ())],
+        out=out,
+        resume=resume,
+        demo=DemoWorld(QUICK_SPLITS if quick else SPLITS),
+        typed=["mmpo", "demo", *(["--seed", str(seed)] if seed else []), *(["--quick"] if quick else [])],
+    )

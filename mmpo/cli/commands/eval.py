@@ -21,6 +21,6 @@ def evaluate(
       mmpo eval my.yaml --set eval.adapter=null      # the model alone
       mmpo eval my.yaml --set eval.adapter=runs/mine/train/adapter
     """
-    from mmpo.cli.running import one_section
+    from mmpo.cli.running import run_recipe
 
-    one_section("eval", recipe, set_, out, resume)
+    run_recipe(recipe, section="eval", settings=set_, out=out, resume=resume)

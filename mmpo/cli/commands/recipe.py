@@ -51,10 +51,11 @@ def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
     """
     from mmpo.cli import console
     from mmpo.cli.demo_world import DemoWorld
-    from mmpo.recipes import complete, dump, read
+    from mmpo.recipes import complete, dump, override, read
 
     source = read(recipe)
+    override(source, set_ or ())
     run = Path("runs") / str(source.data["name"])
-    checked = complete(source, run=run, settings=set_ or (), inputs=DemoWorld.names(run))
+    checked = complete(source, run=run, inputs=DemoWorld.names(run))
     typer.echo(dump(checked.model_dump(mode="json")), nl=False)
     console.err.print(f"{recipe}: correct; it has {', '.join(checked.sections()) or 'no section to run'}")

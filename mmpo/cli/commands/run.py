@@ -19,6 +19,6 @@ def run(recipe: RecipeArgument, set_: SetOption = None, out: OutOption = None, r
       mmpo run my.yaml --out runs/mine
       mmpo run my.yaml --resume                # continue its latest run
     """
-    from mmpo.cli.running import whole_recipe
+    from mmpo.cli.running import run_recipe
 
-    whole_recipe(recipe, set_, out, resume)
+    run_recipe(recipe, settings=set_, out=out, resume=resume)

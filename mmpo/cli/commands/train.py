@@ -20,6 +20,6 @@ def train(recipe: RecipeArgument, set_: SetOption = None, out: OutOption = None,
           --set train.pairs=runs/mine/build/pairs
       accelerate launch -m mmpo train my.yaml --out runs/mine
     """
-    from mmpo.cli.running import one_section
+    from mmpo.cli.running import run_recipe
 
-    one_section("train", recipe, set_, out, resume)
+    run_recipe(recipe, section="train", settings=set_, out=out, resume=resume)
