@@ -20,10 +20,11 @@ from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.images import load_image, read_image
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.data_builders.detect import Detector, SentenceVerdict, Truth, hallucinated, split_sentences
+from mmpo.data_builders.phrases import Naming, missed_phrases, usual_namings
 from mmpo.data_builders.questions import Asked, CoOccurrence, Judged, choose_questions, judge, select
 from mmpo.data_builders.settings import BuildSettings
 from mmpo.data_builders.tree import Phrase
-from mmpo.data_builders.writer import Correction, Writer, missed_phrases
+from mmpo.data_builders.writer import Correction, Writer
 from mmpo.errors import Quarantined
 from mmpo.models.answer import AnswerEngine, Question
 
@@ -80,6 +81,7 @@ class HallucinationBuilder:
         self.writer = Writer(vocabulary)
         self.vocabulary = vocabulary
         self.version = version
+        self._namings: dict[str, Naming] = {}
 
     def build(self, images: Sequence[AnnotatedImage]) -> tuple[list[Outcome], Tally]:
         """One unit: an outcome for each image, in order, and the account of what was tried."""
@@ -87,6 +89,8 @@ class HallucinationBuilder:
         opened = [self._open(image) for image in images]
         sources = [source for source in opened if isinstance(source, Source)]
         self._describe(sources)
+        said = {text for source in sources for text, _ in source.descriptions}
+        self._namings = usual_namings(part.tree for text in sorted(said) for part in self.writer.read(text))
         for source in sources:
             self._description_pairs(source, tally)
         if self.settings.qa is not None:
@@ -205,7 +209,12 @@ class HallucinationBuilder:
         wrong = {finding.name for finding in hallucinated(self.detector.check(text, source.truth))}
         size = (source.image.width or source.size[0], source.image.height or source.size[1])
         missed = missed_phrases(
-            source.image, self.vocabulary.name_of, size, self.writer.read(text), self.settings.min_area
+            source.image,
+            self.vocabulary.name_of,
+            size,
+            [part.tree for part in self.writer.read(text)],
+            min_area=self.settings.min_area,
+            namings=self._namings,
         )
         add = {"none": 0, "balance": len(wrong), "all": len(missed)}[self.settings.add_missed]
         return self.writer.correct(

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from mmpo.data.words import with_article
+from mmpo.data.words import article
 
 _SLOT = "{object}"
 _FLIPS = (
@@ -93,7 +93,7 @@ def choose_questions(
     asked = []
     for number, (name, here) in enumerate([(name, True) for name in there] + [(name, False) for name in absent]):
         template = rng.randrange(len(templates))
-        text = templates[template].replace(_SLOT, with_article(name))
+        text = templates[template].replace("{article}", article(name)).replace(_SLOT, name)
         asked.append(Asked(f"{image_id}/q{number}", text, template, name, here))
     return asked
 
@@ -125,22 +125,15 @@ class AnswerForms:
 
 
 def _opened(answer: str, name: str) -> str | None:
-    """`Yes, there is a dog.` -> `Yes, there is {a} {object}.`; an answer that stands for every object stays; else
-    None.
+    """`Yes, there is a dog.` -> `Yes, there is {a}.`, `No dog.` -> `No {object}.`; a short answer without the object
+    stays as it is; None for one that speaks of this object in other words.
     """
-    form = re.sub(
-        rf"\b(?:an?\s+)?{re.escape(name)}\b",
-        lambda m: "{a}" if m.group()[:1] in "aA" and " " in m.group() else _SLOT,
-        answer,
-    )
-    form = re.sub(rf"\b{re.escape(with_article(name))}\b", "{a}", answer) if with_article(name) in answer else form
-    if form == answer and len(answer.split()) > 2:
-        return None
-    return form
+    form = re.sub(rf"\b(an?\s+)?{re.escape(name)}\b", lambda match: "{a}" if match.group(1) else _SLOT, answer)
+    return None if form == answer and len(answer.split()) > 2 else form
 
 
 def _filled(form: str, name: str) -> str:
-    return form.replace("{a}", with_article(name)).replace(_SLOT, name)
+    return form.replace("{a}", f"{article(name)} {name}").replace(_SLOT, name)
 
 
 def turned(answer: str, name: str) -> str:
@@ -155,9 +148,7 @@ def turned(answer: str, name: str) -> str:
         return word + rest
     for pattern, other in _FLIPS:
         if pattern.search(rest):
-            return word + pattern.sub(
-                other.replace("{a}", with_article(name).removesuffix(name).strip()), rest, count=1
-            )
+            return word + pattern.sub(other.replace("{a}", article(name)), rest, count=1)
     return word + ("." if answer.rstrip().endswith(".") else "")
 
 

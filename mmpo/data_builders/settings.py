@@ -38,11 +38,11 @@ class QuestionSettings(_Settings):
         ),
     )
     templates: list[str] = Field(
-        default=["Is there {object} in the image?"],
+        default=["Is there {article} {object} in the image?"],
         min_length=1,
         description=(
-            "How questions are asked; `{object}` stands for the object with its article. One is drawn for "
-            "each question."
+            "How questions are asked; `{object}` stands for the object's name and `{article}` for a or an. "
+            "One is drawn for each question."
         ),
     )
     max_new_tokens: int = Field(default=32, ge=1, description="Longest answer, in tokens; longer ones are not used.")
@@ -106,7 +106,10 @@ class BuildSettings(_Settings):
     shard_size: int = Field(
         64,
         ge=1,
-        description="Images in a unit of work: what a killed build has to do again, and what questions balance over.",
+        description=(
+            "Images in a unit of work: what a killed build does again, over which questions balance, and from which "
+            "the model's way of naming things is learnt."
+        ),
     )
     dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="Number format of the model.")
     allow_network: bool = Field(False, description="Fetch the model from the hub if it is not on this machine.")

@@ -10,23 +10,19 @@ from __future__ import annotations
 
 import random
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.data.words import article, is_plural, plural, with_article
 from mmpo.data_builders import lexicon as lx
 from mmpo.data_builders.detect import Split, claimed, split_sentences
 from mmpo.data_builders.edit import Editor, agree, inserted, joints
 from mmpo.data_builders.grammar import parse
-from mmpo.data_builders.tree import Clause, Phrase, Sentence, Tail, is_place, say, say_tail, sentence_names
+from mmpo.data_builders.phrases import noun_phrase
+from mmpo.data_builders.tree import Clause, Phrase, Sentence, is_place, say, sentence_names
 
 OPENINGS = ("there is", "I can see", "the image shows", "the picture shows", "we can see")
 """What a rewritten list may begin with."""
-NUMBER_WORDS = dict(enumerate(lx.NUMBERS, start=1))
-SIDES = ("left", "middle", "right")
 
 
 @dataclass(frozen=True)
@@ -176,83 +172,3 @@ def vary(sentence: Sentence, rng: random.Random) -> Sentence:
     else:
         varied = replace(clause, kind="listing", opening=opening)
     return replace(sentence, clauses=(varied, *sentence.clauses[1:]))
-
-
-# ---- new phrases
-
-
-def noun_phrase(name: str, count: int = 1, color: str | None = None, place: str | None = None) -> Phrase:
-    """`a cat`, `two red cups on the left`, `a pair of scissors`."""
-    words = f"{color} {name}" if color else name
-    if count > 1 and not is_plural(name) and plural(name) != name:
-        quantifier, words = NUMBER_WORDS.get(count, "several"), plural(words)
-    elif color:
-        quantifier = article(words)
-    else:
-        quantifier = with_article(name).removesuffix(name).strip()
-    tails = (Tail(f" {place}"),) if place else ()
-    return Phrase(quantifier, words, (name,), count > 1 or (is_plural(name) and not quantifier), tails)
-
-
-def missed_phrases(
-    image: AnnotatedImage,
-    name_of: Callable[[str], str | None],
-    size: tuple[int, int],
-    like: Sequence[Part],
-    min_area: float,
-) -> list[Phrase]:
-    """Phrases for the annotated objects, largest first, in the manner of a description: with colours and positions if
-    it
-    has them.
-
-    `size` is the picture's (width, height); objects that cover less than `min_area` of it are left out.
-    """
-    items = [item for part in like for item in listed_items(part.tree)]
-    places = [tail for item in items for tail in item.tails if is_place(tail)]
-    placed = len(places) * 2 > len(items) > 0
-    colored = any(lx.COLORS.intersection(item.words.lower().split()) for item in items)
-    groups: dict[str, list[tuple[float, str | None, str | None]]] = {}
-    for item in image.objects:
-        name = name_of(item.name)
-        if name is None:
-            continue
-        area, side = 1.0, None
-        if item.bbox_xywh is not None:
-            x, _, width, height = item.bbox_xywh
-            area = width * height / (size[0] * size[1])
-            side = SIDES[max(0, min(2, int((x + width / 2) * 3 / size[0])))]
-        color = item.attributes.get("color")
-        groups.setdefault(name, []).append((area, side, color if isinstance(color, str) else None))
-    phrases: list[tuple[float, Phrase]] = []
-    for name, found in groups.items():
-        largest = max(area for area, _, _ in found)
-        if largest < min_area:
-            continue
-        sides, colors = {side for _, side, _ in found}, {color for _, _, color in found}
-        side, color = (sides.pop() if len(sides) == 1 else None), (colors.pop() if len(colors) == 1 else None)
-        place = None
-        if placed and side:
-            place = _place_words(places, side)
-        phrases.append((largest, noun_phrase(name, len(found), color if colored else None, place)))
-    phrases.sort(key=lambda item: -item[0])  # stable: ties stay in the order of the annotation
-    return [phrase for _, phrase in phrases]
-
-
-def _place_words(places: Sequence[Tail], side: str) -> str:
-    """`on the left`, worded as the description words that side."""
-    said = Counter(" ".join(say_tail(tail).split()) for tail in places)
-    usual = "in the middle" if side == "middle" else f"on the {side}"
-    return next((words for words, _ in said.most_common() if side in words.split()), usual)
-
-
-def listed_items(tree: Sentence | None) -> list[Phrase]:
-    """The phrases with an object that a sentence lists, those behind `with` included."""
-    if tree is None:
-        return []
-    found: list[Phrase] = []
-    for clause in tree.clauses:
-        for item in clause.items:
-            found += [item] if item.names else []
-            behind_with = [inner for tail in item.tails if tail.link.strip() == "with" for inner in tail.items]
-            found += [inner for inner in behind_with if inner.names]
-    return found

@@ -20,6 +20,9 @@ COMMON = CoOccurrence(
 )
 
 
+HERE = ["Is there {article} {object} here?"]
+
+
 def asked(name: str, present: bool, number: int = 0) -> Asked:
     return Asked(f"i/q{number}", f"Is there a {name}?", 0, name, present)
 
@@ -33,13 +36,13 @@ def test_questions_are_balanced_and_lean_to_plausible_objects() -> None:
     present = frozenset({"fork", "cup"})
     absent_asked = []
     for seed in range(60):
-        chosen = choose_questions("i", present, COMMON, count=2, templates=["Is there {object} here?"], seed=seed)
+        chosen = choose_questions("i", present, COMMON, count=2, templates=HERE, seed=seed)
         assert [question.present for question in chosen] == [True, False]
         assert chosen[0].name in present and chosen[1].name not in present
         assert chosen[1].text == f"Is there a {chosen[1].name} here?"
         absent_asked.append(chosen[1].name)
     assert absent_asked.count("knife") > 40
-    assert chosen == choose_questions("i", present, COMMON, count=2, templates=["Is there {object} here?"], seed=59)
+    assert chosen == choose_questions("i", present, COMMON, count=2, templates=HERE, seed=59)
     everything = frozenset(COMMON.names)
     assert all(q.present for q in choose_questions("i", everything, COMMON, count=4, templates=["{object}?"], seed=0))
 

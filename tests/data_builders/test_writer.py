@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
+from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.data_builders.edit import conjugate, indefinite, joints
-from mmpo.data_builders.tree import Phrase, Tail
-from mmpo.data_builders.writer import Writer, missed_phrases, noun_phrase
+from mmpo.data_builders.phrases import Naming, missed_phrases, noun_phrase, usual_namings
+from mmpo.data_builders.tree import Phrase, Tail, say_tail
+from mmpo.data_builders.writer import Writer
 from tests.data_builders.test_grammar import READABLE, WORDS
 
 WRITER = Writer(WORDS)
@@ -151,9 +154,9 @@ def test_phrases_for_missed_objects_follow_the_manner_of_the_text() -> None:
         ),
     )  # fmt: skip
 
-    def words(text: str, min_area: float = 0.0) -> list[str]:
-        phrases = missed_phrases(image, WORDS.name_of, (90, 90), WRITER.read(text), min_area)
-        return [f"{p.quantifier} {p.words}{''.join(tail.link for tail in p.tails)}" for p in phrases]
+    def words(text: str, **options: Any) -> list[str]:
+        phrases = missed_phrases(image, WORDS.name_of, (90, 90), [part.tree for part in WRITER.read(text)], **options)
+        return [f"{p.quantifier} {p.words}{''.join(map(say_tail, p.tails))}" for p in phrases]
 
     assert words("There is a cup.") == ["a car", "a person", "two chickens", "an apple"]
     assert words("There is a cup.", min_area=0.01) == ["a car", "a person", "two chickens"]
@@ -163,6 +166,18 @@ def test_phrases_for_missed_objects_follow_the_manner_of_the_text() -> None:
         "two chickens",
         "an apple on the left side",
     ]
+
+
+def test_things_are_named_as_the_model_names_them() -> None:
+    said = "There is a red mug and an old apple. I can see a blue mug, a cup and two apples on the left."
+    vocabulary = ObjectVocabulary({"cup": ["mug"], "apple": []})
+    namings = usual_namings(part.tree for part in Writer(vocabulary).read(said))
+    assert namings == {"cup": Naming("a", "mug", colored=True), "apple": Naming("a", "old apple")}
+    one = noun_phrase("cup", 1, "orange", naming=namings["cup"])
+    assert (one.quantifier, one.words, one.names) == ("an", "orange mug", ("cup",))
+    assert noun_phrase("cup", 3, naming=namings["cup"]).words == "mugs"
+    pair = noun_phrase("scissors", 2)
+    assert (pair.quantifier, pair.words, pair.plural) == ("a pair of", "scissors", False)
 
 
 def test_small_grammar() -> None:
