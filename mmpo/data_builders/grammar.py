@@ -1,5 +1,4 @@
-"""A small grammar of image descriptions: a sentence becomes clauses with lists of noun phrases, which can be edited
-and said again.
+"""A small grammar of image descriptions: a sentence becomes clauses with lists of noun phrases.
 
 It covers what people and models write about pictures, and no more:
 
@@ -64,16 +63,12 @@ _MAX_WORDS = 6
 
 
 def parse(text: str, mentions: Iterable[Spotted]) -> Sentence | None:
-    """Read one sentence; `mentions` are the object mentions with offsets into `text`. None where the grammar does not
-    fit.
-    """
+    """Read one sentence; `mentions` are the object mentions in it. None where the grammar does not fit."""
     return _Parser(text, list(mentions)).sentence()
 
 
 class _Parser:
-    """Recursive descent over characters positions `at`. Every method returns what it read and where it stopped, or
-    None.
-    """
+    """Recursive descent over character positions: a reader returns what it read and where it stopped, or None."""
 
     def __init__(self, text: str, mentions: list[Spotted]) -> None:
         body = text.rstrip()
@@ -202,9 +197,7 @@ class _Parser:
         return Clause("subject", items, joints, joiner, front, front_end, "", said, tuple(tails)), at
 
     def _verb(self, at: int, plural: bool | None) -> tuple[str, int] | None:
-        """The finite verb at `at`: a form of be or have, or a word whose ending fits the subject's number (`sits`,
-        `sit`).
-        """
+        """The finite verb at `at`: a form of be or have, or a word whose ending fits the subject's number (`sits`)."""
         at = self._skip(at)
         if match := lx.BEING.match(self.text, at):
             return self._slice(match.start(), match.end()), match.end()
@@ -391,9 +384,7 @@ class _Parser:
         return Tail(link, read[0], read[1]), read[2]
 
     def _is_anaphoric(self, token: _Token) -> bool:
-        """`one near the window`, `some of them sitting`: a quantifier with no noun, which counts out what was named
-        before.
-        """
+        """`one near the window`, `some of them sitting`: a quantifier with no noun counts out what was named before."""
         match = lx.QUANTIFIER.match(self.text, token.start)
         if (
             match is None
