@@ -206,7 +206,7 @@ def inserted(
     known = [spot for spot in spots if spot is not None]
     spot = across(phrase)
     at = otherwise
-    if spot is not None and len(known) > 1 and known == sorted(known):
+    if spot is not None and known and known == sorted(known):
         at = next((index for index, other in enumerate(spots) if other is not None and other > spot), len(items))
     return [*items[:at], phrase, *items[at:]]
 

@@ -66,13 +66,13 @@ def missed_phrases(
 ) -> list[Phrase]:
     """Phrases for all annotated objects, the largest first, in the manner of a description (`like`).
 
-    They give positions if the description gives them for most things, and a colour where the model names one for this
-    class or the description for anything. `size` is the picture's (width, height); classes whose largest object covers
-    less than `min_area` of it are left out.
+    They give positions if the description gives them for half of its things or more, and a colour where the model names
+    one for this class or the description for anything. `size` is the picture's (width, height); classes whose largest
+    object covers less than `min_area` of it are left out.
     """
     items = [item for tree in like for item in listed_items(tree)]
     places = [tail for item in items for tail in item.tails if is_place(tail)]
-    placed = len(places) * 2 > len(items) > 0
+    placed = len(places) * 2 >= len(items) > 0
     colored = any(lx.COLORS.intersection(item.words.lower().split()) for item in items)
     found: dict[str, list[_Seen]] = {}
     for item in image.objects:

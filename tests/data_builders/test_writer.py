@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
@@ -13,6 +14,9 @@ from mmpo.data_builders.edit import conjugate, indefinite, joints
 from mmpo.data_builders.phrases import Naming, missed_phrases, noun_phrase, usual_namings
 from mmpo.data_builders.tree import Phrase, Tail, say_tail
 from mmpo.data_builders.writer import Writer
+from mmpo.demo.language import CARELESS, describe
+from mmpo.demo.scene import sample_scene
+from mmpo.demo.things import VOCABULARY
 from tests.data_builders.test_grammar import READABLE, WORDS
 
 WRITER = Writer(WORDS)
@@ -195,3 +199,19 @@ def test_small_grammar() -> None:
     assert indefinite(dogs).quantifier == "some"
     assert indefinite(Phrase("the", "old apple", ("apple",), False)).quantifier == "an"
     assert indefinite(Phrase("the other", "dog", ("dog",), False)).quantifier == "another"
+
+
+def test_descriptions_of_the_demo_world() -> None:
+    """Every description that a careless annotator of the demo world writes is read, and corrected to what is there."""
+    vocabulary = ObjectVocabulary(VOCABULARY)
+    writer = Writer(vocabulary)
+    corrections = 0
+    for index in range(150):
+        scene = sample_scene((0, 7, index))
+        text = describe(scene, np.random.default_rng(index), CARELESS, brief=index % 5 == 0).answer
+        assert all(part.tree is not None for part in writer.read(text)), text
+        result = writer.correct(text, lambda name, there=frozenset(scene.things): name not in there)
+        assert result.original == text
+        assert {mention.name for mention in vocabulary.find(result.corrected)} == set(scene.things)
+        corrections += bool(result.removed)
+    assert corrections > 50
