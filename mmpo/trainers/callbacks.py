@@ -60,7 +60,8 @@ class MetricsFile(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """Steps, with loss and accuracy as a note, to `mmpo.progress`."""
+    """Steps, with loss and accuracy as a note, to `mmpo.progress`. Train inside a `with` block: an error then closes
+    the task as not finished."""
 
     def __init__(self) -> None:
         self._open = ExitStack()
@@ -96,6 +97,12 @@ class Progress(TrainerCallback):
     ) -> None:
         self._open.close()
         self._task = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.__exit__(*error)
 
 
 class SamplesFile(TrainerCallback):

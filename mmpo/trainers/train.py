@@ -48,7 +48,7 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     calls this. Raises `UserError` for settings that don't fit the model, the pairs or the run that is in the folder.
     """
     run_dir = Path(run_dir)
-    state = PartialState()
+    state = PartialState(cpu=not torch.cuda.is_available())  # said outright, or processes without a GPU stay strangers
     objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
     if state.is_main_process:
         _open_folder(settings, run_dir)
@@ -83,7 +83,8 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
             f"{settings.pairs}: no pair left to train on ({_reasons(everything)})", hint=f"see {run_dir}/rejects.jsonl"
         )
 
-    callbacks: list[TrainerCallback] = [MetricsFile(run_dir / "metrics.jsonl"), Progress()]
+    progress = Progress()
+    callbacks: list[TrainerCallback] = [MetricsFile(run_dir / "metrics.jsonl"), progress]
     sampler = Sampler(vlm, store, eval_pairs.rows, settings.samples)
     if len(sampler):
         callbacks.append(SamplesFile(run_dir / "samples.jsonl", sampler))
@@ -101,7 +102,8 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     )
     trainer.remove_callback(PrinterCallback)
     resumed_from = _resumable(run_dir, trainer)
-    trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from is not None else None)
+    with progress:
+        trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from is not None else None)
     return _finish(trainer, run_dir, everything, eval_pairs, resumed_from)
 
 
