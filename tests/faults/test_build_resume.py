@@ -108,7 +108,7 @@ def test_killed_at_random_moments(
     for number in range(3):
         folder = tmp_path / str(number)
         for _ in range(3):
-            killed += run_killed(settings, folder, after=rng.random() * whole[1])
+            killed += run_killed(settings, folder, after=rng.random() * min(whole[1], 3.0))
         build(settings, folder)
         assert files(folder) == whole[0]
     assert killed > 0
