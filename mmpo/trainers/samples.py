@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmpo.models.generate import PromptGroup, answering, generate_alone
+from mmpo.models.generate import PromptGroup, answering, generate_alone, generate_shared
 from mmpo.models.loading import VLM
+from mmpo.models.shared_cache import SharingUnsupported
 from mmpo.trainers.collate import EncodedPair, pixel_tensors, prompt_ids
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.settings import SampleSettings
@@ -41,18 +42,25 @@ class Sampler:
         """Rows `{"id", "prompt", "policy", "base"}`."""
         if self._base is None:
             with self._vlm.adapter_off():
-                self._base = [self._answer(question) for question in self._questions]
+                self._base = self._answers()
         return [
-            {"id": question.id, "prompt": question.prompt, "policy": self._answer(question), "base": base}
-            for question, base in zip(self._questions, self._base, strict=True)
+            {"id": question.id, "prompt": question.prompt, "policy": policy, "base": base}
+            for question, policy, base in zip(self._questions, self._answers(), self._base, strict=True)
         ]
 
-    def _answer(self, question: _Question) -> str:
-        group = PromptGroup([question.ids], pixel_tensors(self._store, question.images), len(question.images))
+    def _answers(self) -> list[str]:
+        groups = [
+            PromptGroup([question.ids], pixel_tensors(self._store, question.images), len(question.images))
+            for question in self._questions
+        ]
+        limit = self._max_new_tokens
         with answering(self._vlm.model):
-            answer, _ = generate_alone(self._vlm, group, 0, max_new_tokens=self._max_new_tokens)
-        text: str = self._vlm.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
-        return text.strip()
+            try:
+                rows = [answers[0] for answers in generate_shared(self._vlm, groups, max_new_tokens=limit)]
+            except SharingUnsupported:
+                rows = [generate_alone(self._vlm, group, 0, max_new_tokens=limit)[0] for group in groups]
+        texts: list[str] = [self._vlm.tokenizer.decode(row.token_ids, skip_special_tokens=True) for row in rows]
+        return [text.strip() for text in texts]
 
 
 def _questions(vlm: VLM, store: ImageStore, pair: EncodedPair, prompts: Sequence[str] | None) -> list[_Question]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import random
 import shutil
+import warnings
 from collections import Counter
 from pathlib import Path
 
@@ -47,7 +48,13 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     weights as if it had never stopped; a finished run returns its result. Under `accelerate launch` every process
     calls this. Raises `UserError` for settings that don't fit the model, the pairs or the run that is in the folder.
     """
-    run_dir = Path(run_dir)
+    with warnings.catch_warnings():
+        # What transformers, peft and torch tell one another about coming versions; nobody who trains can act on it.
+        warnings.simplefilter("ignore", FutureWarning)
+        return _train(settings, Path(run_dir))
+
+
+def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     state = PartialState(cpu=not torch.cuda.is_available())  # said outright, or processes without a GPU stay strangers
     objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
     if state.is_main_process:
