@@ -151,6 +151,7 @@ class _Lines:
         self._done = 0
         self._note = ""
         self._started = self._said = time.monotonic()
+        self._said_done = -1
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         self._done += steps
@@ -160,10 +161,11 @@ class _Lines:
             self._say("")
 
     def close(self, *, finished: bool) -> None:
-        self._say("" if finished else "stopped")
+        if not finished or self._done != self._said_done:
+            self._say("" if finished else "stopped")
 
     def _say(self, state: str) -> None:
-        self._said = time.monotonic()
+        self._said, self._said_done = time.monotonic(), self._done
         count = f"{self._done}" if self._total is None else f"{self._done}/{self._total}"
         parts = [count, duration(self._said - self._started), self._note, state]
         self._console.print(Text(f"  {self._label}: {', '.join(part for part in parts if part)}"), soft_wrap=True)
