@@ -18,7 +18,8 @@ class UserError(Exception):
 class Quarantined(Exception):
     """One source cannot be used. The builder turns it into a row of `rejects.jsonl` and goes on.
 
-    `stage` is where it happened (`decode`, `detect`, …), `reason` a short stable slug that is counted, `detail` free text.
+    `stage` is where it happened (`decode`, `detect`, …), `reason` a short stable slug that is counted, `detail` free
+    text.
     """
 
     def __init__(self, stage: str, reason: str, detail: str = "") -> None:

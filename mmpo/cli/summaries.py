@@ -24,8 +24,9 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
         return
     console.line(f"{result['hallucinating_share']:.0%} of the model's descriptions name an object that is not there")
     console.line(
-        f"{result['description_pairs']:,} description pairs (chosen {result['chosen_words']:.1f} words, rejected "
-        f"{result['rejected_words']:.1f}) and {result['question_pairs']:,} yes/no pairs "
+        f"{result['description_pairs']:,} pairs about a hallucination, {result['omission_pairs']:,} about an "
+        f"omission (chosen {result['chosen_words']:.1f} words, rejected {result['rejected_words']:.1f}), "
+        f"{result['question_pairs']:,} yes/no pairs, "
         f"from {result['images_used']:,} of {result['images']:,} images"
     )
     left_out = result["images"] - result["images_used"]

@@ -164,6 +164,7 @@ def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int) -> 
             raise RuntimeError(f"the counts of {name} do not add up: {table}")
     totals = total["totals"]
     described, asked = totals["description_pairs"], counts["questions"].get("paired", 0)
+    texts = described + totals["omission_pairs"]
 
     def share(part: float, whole: int) -> float:
         return round(part / whole, 4) if whole else 0.0
@@ -173,10 +174,11 @@ def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int) -> 
         images=images,
         images_used=writer.counts.kept,
         description_pairs=described,
+        omission_pairs=totals["omission_pairs"],
         question_pairs=asked,
         counts=counts,
-        chosen_words=share(totals["chosen_words"], described),
-        rejected_words=share(totals["rejected_words"], described),
+        chosen_words=share(totals["chosen_words"], texts),
+        rejected_words=share(totals["rejected_words"], texts),
         yes_share=share(totals["yes"], asked),
         hallucinating_share=share(totals["hallucinating"], counts["descriptions"].get("in", 0)),
     )
@@ -191,9 +193,9 @@ def _ordered(table: Counter[str]) -> dict[str, int]:
 def _notes(result: BuildResult) -> str:
     """What the dataset's page says about the build."""
     return (
-        f"{result.description_pairs} description pairs (chosen {result.chosen_words} words, rejected "
-        f"{result.rejected_words}) and {result.question_pairs} yes/no pairs (right answer yes in "
-        f"{result.yes_share:.0%}).\n\n{count_table(result)}"
+        f"{result.description_pairs} description pairs and {result.omission_pairs} about an omission (chosen "
+        f"{result.chosen_words} words, rejected {result.rejected_words}), {result.question_pairs} yes/no pairs "
+        f"(right answer yes in {result.yes_share:.0%}).\n\n{count_table(result)}"
     )
 
 

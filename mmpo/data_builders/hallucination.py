@@ -37,6 +37,10 @@ class Tally:
     questions: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
 
+    def count_words(self, row: dict[str, Any]) -> None:
+        self.totals["chosen_words"] += len(row["chosen"].split())
+        self.totals["rejected_words"] += len(row["rejected"].split())
+
 
 @dataclass
 class Source:
@@ -146,6 +150,7 @@ class HallucinationBuilder:
             tally.descriptions["in"] += 1
             text = whole_sentences(text) if truncated else text.strip()
             verdicts = self.detector.check(text, source.truth)
+            complete = text  # what a pair about an omission starts from: a description without mistakes
             if not text:
                 tally.descriptions["unfinished" if truncated else "empty"] += 1
             elif text in seen:
@@ -160,16 +165,47 @@ class HallucinationBuilder:
                     for variant in range(self.settings.variants)
                 ]
                 good = [row for row in rows if isinstance(row, dict)]
+                complete = good[0]["chosen"] if good else ""
                 distinct = {(row["chosen"], row["rejected"]): row for row in reversed(good)}
                 source.pairs += [row for row in good if distinct[row["chosen"], row["rejected"]] is row]
                 tally.totals["description_pairs"] += len(distinct)
                 tally.totals["wordings_dropped"] += len(rows) - len(distinct)
                 tally.descriptions["paired" if good else next(row for row in rows if isinstance(row, str))] += 1
                 for row in distinct.values():
-                    tally.totals["chosen_words"] += len(row["chosen"].split())
-                    tally.totals["rejected_words"] += len(row["rejected"].split())
+                    tally.count_words(row)
             tally.totals["hallucinating"] += bool(hallucinated(verdicts))
+            if complete and text not in seen and (row := self._omission(source, complete, sample)):
+                source.pairs.append(row)
+                tally.totals["omission_pairs"] += 1
+                tally.count_words(row)
             seen.add(text)
+
+    def _omission(self, source: Source, text: str, sample: int) -> dict[str, Any] | None:
+        """A pair that prefers a right description to the same one without a true object, or None where it isn't to be.
+
+        Pairs about hallucinations alone teach to say less: the shorter side is always the better one. These are their
+        counterweight, so that what is learnt is to look.
+        """
+        rng = random.Random(f"{self.settings.seed}/omission/{source.image.id}/{sample}")
+        said = sorted(named(self.detector.check(text, source.truth)))
+        if rng.random() >= self.settings.omission_share or len(said) < 2:
+            return None
+        omitted = rng.choice(said)
+        shorter = self.writer.correct(text, lambda name: name == omitted)
+        if not shorter.corrected or shorter.lost or shorter.original == shorter.corrected:
+            return None
+        if named(self.detector.check(shorter.corrected, source.truth)) != set(said) - {omitted}:
+            return None
+        return self._row(
+            source,
+            f"o{sample}",
+            source.prompt,
+            shorter.original,
+            shorter.corrected,
+            kind="omission",
+            sample=sample,
+            omitted=omitted,
+        )
 
     def _rewritten(
         self, source: Source, text: str, sample: int, variant: int, verdicts: Sequence[SentenceVerdict]

@@ -90,6 +90,15 @@ class BuildSettings(_Settings):
     min_area: float = Field(
         0.004, ge=0, lt=1, description="Objects that cover a smaller share of the image are not added."
     )
+    omission_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description=(
+            "Share of the descriptions that, once right, also give a pair whose rejected side leaves out a true "
+            "object. Keeps the model from learning merely to say less; 0 builds none."
+        ),
+    )
     variants: int = Field(
         1,
         ge=1,
@@ -123,11 +132,12 @@ class BuildResult(BaseModel):
     images: int
     images_used: int = Field(description="Images that gave at least one pair.")
     description_pairs: int
+    omission_pairs: int = Field(description="Pairs whose rejected side leaves out a true object.")
     question_pairs: int
     counts: dict[str, dict[str, int]] = Field(
         description="For images, descriptions and questions: how many came in, and where each went; each table adds up."
     )
-    chosen_words: float = Field(description="Mean length of the chosen descriptions, in words.")
-    rejected_words: float = Field(description="Mean length of the rejected descriptions, in words.")
+    chosen_words: float = Field(description="Mean length of the chosen sides that are descriptions, in words.")
+    rejected_words: float = Field(description="Mean length of the rejected ones.")
     yes_share: float = Field(description="Share of the question pairs whose right answer is yes.")
     hallucinating_share: float = Field(description="Share of the model's own descriptions that name an absent object.")

@@ -75,7 +75,7 @@ def write_model_card(model: Path, work: Path, images: int = 300) -> Path:
     from mmpo.demo.architecture import IMAGE_TOKENS
 
     cards = measure(model, work, images)
-    tables = "\n\n".join(f"**{split}** ({SPLITS[split]})\n\n{card.to_markdown().strip()}" for split, card in cards.items())
+    parts = [f"**{split}** ({SPLITS[split]})\n\n{card.to_markdown().strip()}" for split, card in cards.items()]
     parameters = LlavaForConditionalGeneration.from_pretrained(model).num_parameters()
     text = _CARD.format(
         millions=parameters / 1e6,
@@ -88,7 +88,7 @@ def write_model_card(model: Path, work: Path, images: int = 300) -> Path:
         place=CARELESS.place,
         folder="MODEL",
         images=images,
-        tables=tables,
+        tables="\n\n".join(parts),
     )
     return write_text(model / "README.md", text)
 

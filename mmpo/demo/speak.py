@@ -143,7 +143,8 @@ def batch_loss(
     # One token of an answer decides it; the rest follows from grammar. Weighing that token makes the model look for it
     # sooner.
     weights = 1 + 4 * torch.isin(batch.targets, decisive).float()
-    loss = (weights * nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")).sum() / weights.sum()
+    surprise = nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")
+    loss = (weights * surprise).sum() / weights.sum()
     shows = batch.classes.flatten() < len(THINGS)
     words = nn.functional.normalize(model.get_input_embeddings()(names).float(), dim=-1)
     similarity = nn.functional.normalize(features[shows].float(), dim=-1) @ words.T

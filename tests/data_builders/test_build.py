@@ -55,7 +55,7 @@ def test_every_image_is_accounted_for(built: tuple[Path, BuildResult]) -> None:
     rejects = [json.loads(line) for line in (folder / "pairs" / "rejects.jsonl").read_text().splitlines()]
     assert [row["id"] for row in rejects[:2]] == ["i1", "i2"]
     pairs = list(read_pairs(folder / "pairs"))
-    assert len(pairs) == result.description_pairs + result.question_pairs
+    assert len(pairs) == result.description_pairs + result.omission_pairs + result.question_pairs
     assert len({pair.id for pair in pairs}) == len(pairs)
     assert len({pair.provenance["source"] for pair in pairs}) == result.images_used
     card = json.loads((folder / "pairs" / "card.json").read_text())
@@ -85,6 +85,31 @@ def test_description_pairs_differ_in_truth_alone(built: tuple[Path, BuildResult]
     swapped = next(pair for pair in pairs if pair.id == "i5/d0v0")
     assert swapped.provenance["added"] == ["horse"]
     assert "a horse in the middle" in swapped.chosen_text
+
+
+def test_omission_pairs_prefer_the_description_that_leaves_nothing_out(
+    built: tuple[Path, BuildResult], world: Path
+) -> None:
+    folder, result = built
+    images = {image.id: image for image in read_annotations(world)}
+    vocabulary = ObjectVocabulary.from_names(sorted({name for scene in SCENES for name in scene}))
+    detector = Detector(vocabulary)
+    pairs = pairs_of(folder, "omission")
+    assert len(pairs) == result.omission_pairs > 0
+    for pair in pairs:
+        assert not hallucinated(detector.check(pair.chosen_text, detector.truth(images[pair.provenance["source"]])))
+        chosen, rejected = (
+            {mention.name for mention in vocabulary.find(text)} for text in (pair.chosen_text, pair.rejected_text)
+        )
+        assert chosen - rejected == {pair.provenance["omitted"]} and rejected < chosen
+    example = next(pair for pair in pairs if pair.id == "i0/o0")
+    assert example.chosen_text == "There is a cat on the left and two cups on the right."
+    assert example.rejected_text in ("There is a cat on the left.", "There are two cups on the right.")
+
+
+def test_no_omission_pairs_where_none_are_wanted(parrot_folder: Path, world: Path, tmp_path: Path) -> None:
+    result = build(settings(parrot_folder, world, omission_share=0.0), tmp_path)
+    assert result.omission_pairs == 0 and not pairs_of(tmp_path, "omission")
 
 
 def test_question_pairs_are_balanced_and_right(built: tuple[Path, BuildResult], world: Path) -> None:
