@@ -1,4 +1,4 @@
-"""mmpo: multimodal preference optimization. Public names load lazily, so `import mmpo` is quick and imports no torch."""
+"""mmpo: multimodal preference optimization. Public names load lazily, so `import mmpo` is quick, without torch."""
 
 from __future__ import annotations
 

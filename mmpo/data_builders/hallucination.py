@@ -174,10 +174,10 @@ class HallucinationBuilder:
                 for row in distinct.values():
                     tally.count_words(row)
             tally.totals["hallucinating"] += bool(hallucinated(verdicts))
-            if complete and text not in seen and (row := self._omission(source, complete, sample)):
-                source.pairs.append(row)
+            if complete and text not in seen and (omission := self._omission(source, complete, sample)):
+                source.pairs.append(omission)
                 tally.totals["omission_pairs"] += 1
-                tally.count_words(row)
+                tally.count_words(omission)
             seen.add(text)
 
     def _omission(self, source: Source, text: str, sample: int) -> dict[str, Any] | None:

@@ -95,7 +95,7 @@ def tree_attention(
     if shared_heads and query.is_cuda:
         repeats = query.shape[1] // key.shape[1]
         key, value, shared_heads = repeat_kv(key, repeats), repeat_kv(value, repeats), False
-    options = {"dropout_p": dropout, "scale": scaling, "enable_gqa": shared_heads}
+    options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": shared_heads}
     queries = iter(query.split(tree_plan.query_splits, dim=2))
     outputs = []
     for tree, (tree_key, tree_value) in enumerate(

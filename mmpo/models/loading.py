@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from peft import PeftModel
@@ -37,7 +37,8 @@ class VLM:
     @property
     def base(self) -> PreTrainedModel:
         """The Hugging Face model itself, adapter layers included, without peft's wrapper."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return cast(PreTrainedModel, model)
 
     @property
     def backbone(self) -> nn.Module:
@@ -58,7 +59,7 @@ class VLM:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.head.weight.dtype
+        return cast(torch.Tensor, self.head.weight).dtype
 
     @property
     def tokenizer(self) -> Any:
@@ -131,7 +132,7 @@ def load_vlm(
     family = family_of(config)
     try:
         processor = AutoProcessor.from_pretrained(source, **common)
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             source, dtype=_torch_dtype(dtype), use_safetensors=True, **common
         )
     except (OSError, ValueError, ImportError) as error:

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from PIL import Image
@@ -162,7 +162,9 @@ class PairScorer(nn.Module):
         self.chunk = chunk
         self.shared = sharing != "off" and vlm.family.sharing
         self._vlm = vlm
-        self._reference_vlm = replace(vlm, model=self.reference_model) if self.reference_model is not None else vlm
+        self._reference_vlm = (
+            replace(vlm, model=cast(Any, self.reference_model)) if self.reference_model is not None else vlm
+        )
         self._check_due = sharing == "auto" and self.shared
         if self.reference_model is not None:
             self.reference_model.requires_grad_(False).eval()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -51,7 +51,7 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
         for key, value in tensors.items()
     }
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        encoded = vlm.backbone.get_image_features(**inputs, return_dict=True)
+        encoded = cast(Any, vlm.backbone).get_image_features(**inputs, return_dict=True)
     for unused in (
         "hidden_states",
         "attentions",
