@@ -15,7 +15,7 @@ from mmpo.pipeline import section_settings
 from mmpo.recipes import Recipe
 from mmpo.runs import RunFolder
 
-SPLITS = {"train": 600, "dev": 60, "test": 200, "test_unusual": 100}
+SPLITS = {"train": 600, "dev": 60, "test": 300, "test_unusual": 100}
 """Images of each split. The splits of one seed share no scene."""
 
 QUICK_SPLITS = {"train": 60, "dev": 20, "test": 30, "test_unusual": 20}
