@@ -1,0 +1,149 @@
+"""The shipped model sees, speaks and hallucinates as its card says; its training repeats, resumes and keeps turns
+apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.demo import model_path, pretrain
+from mmpo.demo.architecture import IMAGE_TOKENS, PATCH
+from mmpo.demo.assemble import build_model, build_processor
+from mmpo.demo.drawing import SIZE
+from mmpo.demo.language import noun_phrase
+from mmpo.demo.scene import sample_scene
+from mmpo.demo.see import BACKGROUND, patch_labels
+from mmpo.demo.speak import batch_loss, decisive_tokens, make_batch, name_tokens, several_row, single_row
+from mmpo.demo.things import HOME, PARTNER, THINGS, VOCABULARY
+from mmpo.demo.world import world_split
+from mmpo.models.answer import AnswerEngine
+from mmpo.models.loading import VLM, load_vlm
+from mmpo.models.prompts import encode_prompt
+
+
+@pytest.fixture(scope="module")
+def demo() -> VLM:
+    return load_vlm(str(model_path()))
+
+
+@pytest.fixture(scope="module")
+def engine(demo: VLM) -> AnswerEngine:
+    return AnswerEngine(demo, max_new_tokens=96)
+
+
+def test_it_is_a_plain_llava_and_small(demo: VLM) -> None:
+    assert type(demo.model).__name__ == "LlavaForConditionalGeneration"
+    assert 4e6 < demo.base.num_parameters() < 10e6
+    assert sum(file.stat().st_size for file in model_path().iterdir()) <= 16 * 2**20
+    assert not [file.name for file in model_path().iterdir() if file.suffix in (".bin", ".pt", ".pkl", ".py")]
+
+
+def test_it_sees_and_hallucinates_along_co_occurrence(engine: AnswerEngine) -> None:
+    """On 80 unseen scenes: recall at least 0.85, CHAIR_i between 0.1 and 0.35, and what is made up is the missing
+    partner."""
+    scenes = list(world_split("test", 80, seed=5))
+    vocabulary = ObjectVocabulary(VOCABULARY)
+    said = engine.describe([scene.draw() for scene in scenes], "Describe this image in detail.")
+    mentions = [([m.name for m in vocabulary.find(text)], scene) for text, scene in zip(said, scenes, strict=True)]
+    wrong = [(name, scene) for names, scene in mentions for name in names if name not in scene.things]
+    found = sum(len(set(names) & set(scene.things)) for names, scene in mentions)
+    assert found / sum(len(scene.things) for scene in scenes) >= 0.85
+    assert 0.1 <= len(wrong) / sum(len(names) for names, _ in mentions) <= 0.35
+    assert sum(name in scene.missing_partners for name, scene in wrong) / len(wrong) > 0.8
+
+
+def test_it_says_yes_to_what_usually_comes_along(engine: AnswerEngine) -> None:
+    asked: list[tuple[object, list[str]]] = []
+    kinds: list[str] = []
+    for scene in world_split("test", 40, seed=6):
+        homes = {HOME[thing] for thing in scene.things}
+        strange = [thing for thing in THINGS if HOME[thing] not in homes][::12]
+        groups = {"present": scene.things, "partner": scene.missing_partners, "strange": strange}
+        kinds += [kind for kind, things in groups.items() for _ in things]
+        questions = [f"Is there {noun_phrase(thing)} in the image?" for things in groups.values() for thing in things]
+        asked.append((scene.draw(), questions))
+    yes: dict[str, list[bool]] = {}
+    for kind, answer in zip(kinds, engine.answer(asked, max_new_tokens=3), strict=True):
+        yes.setdefault(kind, []).append(answer.text.startswith("Yes"))
+    rate = {kind: float(np.mean(values)) for kind, values in yes.items()}
+    assert rate["present"] > 0.9 and rate["partner"] > 0.6 and rate["strange"] < 0.1
+
+
+def test_training_rows_are_the_prompts_of_the_processor(demo: VLM) -> None:
+    scenes, before, turns = single_row((1, 2, 3))
+    batch = make_batch([(scenes, before, turns[:1])], demo.tokenizer, IMAGE_TOKENS)
+    content = [{"type": "image"}, {"type": "text", "text": turns[0].question}]
+    prompt = encode_prompt(demo, [{"role": "user", "content": content}], 1)
+    assert batch.ids[0, : len(prompt)].tolist() == prompt
+    assert batch.targets[-1].item() == demo.eos_id
+    pixels = demo.processor.image_processor([scenes[0].draw()], return_tensors="pt")["pixel_values"]
+    assert torch.allclose(batch.images, pixels, atol=1e-5)
+
+
+def test_turns_of_a_row_do_not_see_each_other(demo: VLM) -> None:
+    """The loss of two turns in one row is the weighted mean of their losses alone."""
+    names, decisive = name_tokens(demo.tokenizer), decisive_tokens(demo.tokenizer)
+    scenes, before, turns = single_row((1, 2, 4))
+
+    def loss_of(*chosen: int) -> tuple[float, float]:
+        batch = make_batch([(scenes, before, [turns[k] for k in chosen])], demo.tokenizer, IMAGE_TOKENS)
+        weight = float((1 + 4 * torch.isin(batch.targets, decisive).float()).sum())
+        with torch.no_grad():
+            return float(batch_loss(demo.base, batch, names, decisive, align=0.0)), weight
+
+    (first, w1), (second, w2), (both, _) = loss_of(0), loss_of(2), loss_of(0, 2)
+    assert both == pytest.approx((w1 * first + w2 * second) / (w1 + w2), rel=1e-4)
+
+
+def test_rows_with_several_images_name_one_of_them() -> None:
+    scenes, before, turns = several_row((3, 3, 1))
+    assert before.count("<image>") == len(scenes) in (2, 3)
+    assert all("Image" in turn.question + turn.answer for turn in turns)
+
+
+def test_patches_are_labelled_with_what_covers_them() -> None:
+    scene = sample_scene((0, 1, 8))
+    classes, colors = patch_labels(scene)
+    side = SIZE // PATCH
+    for item in scene.items:
+        x, y, width, height = item.box
+        patch = (y + height // 2) // PATCH * side + (x + width // 2) // PATCH
+        assert THINGS[classes[patch]] in [
+            other.thing for other in scene.items if other is item or PARTNER.get(other.thing)
+        ]
+        assert item.thing in {THINGS[c] for c in classes if c != BACKGROUND}
+    assert (colors >= 0).any() == any(item.color for item in scene.items)
+
+
+def test_training_interrupted_and_run_again_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = pretrain.Plan(see_steps=2, see_batch=4, speak_steps=3, speak_batch=4, warmup=1, save_every=1)
+    pretrain.pretrain(tmp_path / "whole", plan)
+    real, calls = pretrain.batch_loss, []
+
+    def interrupted(*arguments: object) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pretrain, "batch_loss", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.pretrain(tmp_path / "cut", plan)
+    monkeypatch.setattr(pretrain, "batch_loss", real)
+    pretrain.pretrain(tmp_path / "cut", plan)
+    whole, cut = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_the_same_seed_builds_the_same_model() -> None:
+    processor = build_processor()
+    one, two, other = (build_model(processor, seed).lm_head.weight for seed in (1, 1, 2))
+    assert torch.equal(one, two) and not torch.equal(one, other)
