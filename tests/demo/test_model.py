@@ -3,6 +3,7 @@ apart."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from mmpo.demo.architecture import IMAGE_TOKENS, PATCH
 from mmpo.demo.assemble import build_model, build_processor
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import noun_phrase
+from mmpo.demo.model_card import write_model_card
 from mmpo.demo.scene import sample_scene
 from mmpo.demo.see import BACKGROUND, patch_labels
 from mmpo.demo.speak import batch_loss, decisive_tokens, make_batch, name_tokens, several_row, single_row
 from mmpo.demo.things import HOME, THINGS, VOCABULARY
 from mmpo.demo.world import world_split
+from mmpo.eval.scorecard import Scorecard
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.loading import VLM, load_vlm
 from mmpo.models.prompts import encode_prompt
@@ -145,3 +148,13 @@ def test_the_same_seed_builds_the_same_model() -> None:
     processor = build_processor()
     one, two, other = (build_model(processor, seed).lm_head.weight for seed in (1, 1, 2))
     assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_the_card_states_what_was_measured(tmp_path: Path) -> None:
+    model = Path(shutil.copytree(model_path(), tmp_path / "model"))
+    (model / "README.md").unlink()
+    text = write_model_card(model, tmp_path / "work", images=12).read_text()
+    assert "7.2 million parameters" in text and "on 12 images of each split" in text
+    scorecard = Scorecard.read(tmp_path / "work" / "test" / "scorecard.json")
+    measured = scorecard.row("chair", "CHAIRi").after.value
+    assert f"| CHAIR_i ↓ | {100 * measured:.1f} [" in text
