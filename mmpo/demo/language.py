@@ -42,7 +42,7 @@ class Noise:
 
 
 EXACT = Noise()
-CARELESS = Noise(first=0.75, more=0.55, partner=0.74, place=0.40)
+CARELESS = Noise(first=0.82, more=0.65, partner=0.74, place=0.40)
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,6 @@ or text from anywhere else went in.
 Training, from nothing: `scripts/train_demo_model` (first the tower alone names what covers each patch, then the whole
 model learns descriptions, questions and answers; see `mmpo/demo/see.py` and `mmpo/demo/speak.py`).
 
-The weights in this folder come from one such run in which settings were still being found: the alignment of image
-tokens with words joined at step 500 of 1,900, the extra weight of yes and no at 1,000, and descriptions became more
-careless (from 0.72 and 0.22 to 0.75 and 0.55) at 1,300. The script uses the final settings from the start.
-
 ## How it sees and hallucinates
 
 `python -m mmpo.demo.model_card {folder}` measured, on {images} images of each split that were never trained on (95 %
