@@ -21,6 +21,7 @@ from mmpo.errors import UserError
 
 __all__ = ["AnswerLog", "answer_key", "file_fingerprint", "folder_fingerprint", "model_folder"]
 
+
 def answer_key(model: str, adapter: str | None, dtype: str, image: str, prompt: str, max_new_tokens: int) -> str:
     """The key of one greedy answer; `model`, `adapter` and `image` are content fingerprints."""
     parts = json.dumps([model, adapter, dtype, image, prompt, max_new_tokens, "greedy"])
