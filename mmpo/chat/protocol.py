@@ -1,0 +1,79 @@
+"""What every text model offers: requests in, replies out, in order."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mmpo.errors import Quarantined
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One conversation to continue.
+
+    `messages` are (role, text); `images` are encoded picture files and belong to the last user message. The same
+    request has the same reply, also in a later run with the same cache: to draw several samples, give each its `seed`.
+    Temperature 0 is greedy.
+    """
+
+    messages: tuple[tuple[str, str], ...]
+    images: tuple[bytes, ...] = ()
+    max_tokens: int = 512
+    temperature: float = 0.0
+    seed: int | None = 0
+
+    def __post_init__(self) -> None:
+        if not any(role == "user" for role, _ in self.messages):
+            raise ValueError("a chat request needs a user message")
+        unknown = next((role for role, _ in self.messages if role not in ROLES), None)
+        if unknown is not None:
+            raise ValueError(f"unknown role {unknown!r}; one of {', '.join(ROLES)}")
+        if self.max_tokens < 1 or self.temperature < 0:
+            raise ValueError("max_tokens must be at least 1 and temperature at least 0")
+
+    @classmethod
+    def ask(cls, text: str, system: str | None = None, **options: Any) -> ChatRequest:
+        """One user message, with an optional system message; `options` are the other fields."""
+        first = () if system is None else (("system", system),)
+        return cls((*first, ("user", text)), **options)
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """`truncated`: cut off at `max_tokens`. `model` is the name that answered; `cached`: read from disk, not asked."""
+
+    text: str
+    truncated: bool
+    model: str
+    cached: bool
+
+
+class ChatModel(Protocol):
+    """A text model. `identity` says exactly which one, for results and for the keys of cached replies."""
+
+    @property
+    def identity(self) -> str: ...
+
+    def replies(self, requests: Iterable[ChatRequest], label: str | None = None) -> Iterator[ChatReply | Quarantined]:
+        """One result a request, in order; requests are drawn as needed. A request that fails becomes a `Quarantined`
+        (yielded, not raised) and the others go on. With a `label` progress is reported under it.
+        """
+
+
+def request_key(identity: str, request: ChatRequest) -> str:
+    """The key of a reply: a hash of everything that decides it."""
+    parts = [
+        identity,
+        request.messages,
+        [hashlib.sha256(image).hexdigest() for image in request.images],
+        request.max_tokens,
+        float(request.temperature),
+        request.seed,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]

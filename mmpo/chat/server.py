@@ -1,0 +1,332 @@
+"""Text models behind an OpenAI-compatible server: concurrent, patient with faults, strict about what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sized
+from concurrent.futures import Future
+from contextlib import nullcontext
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
+from tenacity.wait import wait_exponential_jitter
+
+from mmpo.chat.cache import ReplyCache
+from mmpo.chat.protocol import ChatReply, ChatRequest, request_key
+from mmpo.chat.settings import ChatSettings
+from mmpo.errors import Quarantined, UserError
+from mmpo.progress import task
+
+log = logging.getLogger(__name__)
+
+STAGE = "chat"
+RETRIED_STATUS = (408, 409, 429)
+READ_AHEAD = 4
+"""Requests drawn ahead of the reply that is due, in multiples of the concurrency."""
+
+_CONTENT_REASONS = ("bad_request", "refused", "empty_reply", "not_an_image")
+"""Failures that lie in one request. All others count towards giving up."""
+
+_SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+
+
+class _Passing(Exception):
+    """A fault that may be gone at the next try."""
+
+    def __init__(self, reason: str, detail: str, wait: float | None = None) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail, self.wait = reason, detail, wait
+
+
+class ServerChat:
+    """A `ChatModel` behind a server. Reasons of its `Quarantined`s: timeout, unreachable, rate_limited, server_error,
+    bad_reply (each after all tries), unauthorized, not_found, bad_request, wrong_model, refused, empty_reply,
+    not_an_image.
+
+    An event loop in a thread of its own does the asking, so it works from plain code and from notebooks.
+    """
+
+    def __init__(self, settings: ChatSettings, cache: ReplyCache) -> None:
+        from openai import AsyncOpenAI
+
+        self.settings = settings
+        self._cache = cache
+        address = _checked_address(settings.base_url or "")
+        self._names = {settings.model, *settings.accept_models}
+        self._dropped = {name for name, value in settings.extra.items() if value is None}
+        self._extra = {name: value for name, value in settings.extra.items() if value is not None}
+        self._identity = f"{settings.model}@{settings.cache_name or address}"
+        if settings.extra:
+            fields = json.dumps(settings.extra, sort_keys=True)
+            self._identity += f"+{hashlib.sha256(fields.encode()).hexdigest()[:8]}"
+        self._client = AsyncOpenAI(
+            api_key=_key(settings.api_key_env), base_url=address, timeout=settings.timeout, max_retries=0
+        )
+        self._back_off = wait_exponential_jitter(
+            initial=settings.first_wait, max=settings.longest_wait, jitter=settings.first_wait
+        )
+        self._slots = asyncio.Semaphore(settings.concurrency)
+        self._failed_in_a_row = 0
+        self._broken: UserError | None = None
+        self.usage = {"prompt_tokens": 0, "completion_tokens": 0}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="mmpo-chat", daemon=True)
+        self._thread.start()
+
+    @property
+    def identity(self) -> str:
+        return self._identity
+
+    def replies(self, requests: Iterable[ChatRequest], label: str | None = None) -> Iterator[ChatReply | Quarantined]:
+        """See `ChatModel.replies`. Equal requests under way are asked once. Raises UserError where the server is of no
+        use (`give_up_after` failures in a row); what it said until then is in the cache.
+        """
+        source = iter(requests)
+        due: deque[Future[ChatReply]] = deque()
+        under_way: dict[str, Future[ChatReply]] = {}
+        total = len(requests) if isinstance(requests, Sized) else None
+        cached = failed = 0
+        try:
+            with task(label, total) if label else nullcontext() as running:
+                while True:
+                    while len(due) < READ_AHEAD * self.settings.concurrency:
+                        request = next(source, None)
+                        if request is None:
+                            break
+                        due.append(self._begin(request, under_way))
+                    if not due:
+                        return
+                    result = _outcome(due[0])
+                    due.popleft()
+                    cached += isinstance(result, ChatReply) and result.cached
+                    failed += isinstance(result, Quarantined)
+                    if running is not None:
+                        running.advance(note=f"{cached} from the cache" + (f", {failed} failed" if failed else ""))
+                    yield result
+        finally:
+            for future in due:
+                future.cancel()
+
+    def close(self) -> None:
+        """End what is under way and hang up."""
+        if not self._thread.is_alive():
+            return
+        asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        if any(self.usage.values()):
+            log.info("%s: %d prompt tokens, %d reply tokens", self._identity, *self.usage.values())
+
+    async def _hang_up(self) -> None:
+        under_way = [one for one in asyncio.all_tasks() if one is not asyncio.current_task()]
+        for one in under_way:
+            one.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        await self._client.close()
+
+    def _begin(self, request: ChatRequest, under_way: dict[str, Future[ChatReply]]) -> Future[ChatReply]:
+        key = request_key(self._identity, request)
+        known = self._cache.get(key)
+        if known is not None:
+            ready: Future[ChatReply] = Future()
+            ready.set_result(known)
+            return ready
+        future = under_way.get(key)
+        if future is None:
+            future = under_way[key] = asyncio.run_coroutine_threadsafe(self._ask(key, request), self._loop)
+            future.add_done_callback(lambda _: under_way.pop(key, None))
+        return future
+
+    async def _ask(self, key: str, request: ChatRequest) -> ChatReply:
+        """One reply, after as many tries as it needs. Raises Quarantined, or UserError once the server is given up."""
+        async with self._slots:
+            if self._broken is not None:
+                raise self._broken
+            try:
+                reply, usage = await self._with_retries(_body(request, self.settings.model))
+            except Quarantined as failure:
+                self._count(failure)
+                raise
+            self._failed_in_a_row = 0
+            for name in self.usage:
+                self.usage[name] += usage.get(name, 0)
+            self._cache.put(key, self._identity, reply, usage)
+            return reply
+
+    async def _with_retries(self, body: dict[str, Any]) -> tuple[ChatReply, dict[str, int]]:
+        tries = AsyncRetrying(
+            retry=retry_if_exception_type(_Passing),
+            stop=stop_after_attempt(self.settings.retries + 1),
+            wait=self._wait,
+            reraise=True,
+        )
+        try:
+            return await tries(self._once, body)  # type: ignore[no-any-return]
+        except _Passing as fault:
+            raise Quarantined(STAGE, fault.reason, f"{fault.detail}; {self.settings.retries + 1} tries") from None
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Exponential back-off with jitter, and never less than the server's Retry-After."""
+        fault = state.outcome.exception() if state.outcome is not None else None
+        asked = fault.wait if isinstance(fault, _Passing) and fault.wait is not None else 0.0
+        return max(asked, float(self._back_off(state)))
+
+    async def _once(self, body: dict[str, Any]) -> tuple[ChatReply, dict[str, int]]:
+        import openai
+
+        sent = {name: value for name, value in body.items() if name not in self._dropped}
+        create = self._client.chat.completions.with_raw_response.create
+        try:
+            raw = await asyncio.wait_for(create(**sent, extra_body=self._extra or None), self.settings.timeout)
+        except (asyncio.TimeoutError, openai.APITimeoutError):
+            raise _Passing("timeout", f"no reply within {self.settings.timeout:g} s") from None
+        except openai.APIConnectionError as error:
+            raise _Passing("unreachable", _first_line(error.__cause__ or error)) from None
+        except openai.APIStatusError as error:
+            raise self._refusal(error.status_code, error.message, dict(error.response.headers)) from None
+        return self._read(raw.http_response.text)
+
+    def _refusal(self, status: int, message: str, headers: dict[str, str]) -> Exception:
+        """What an HTTP error status means: worth another try, or not."""
+        detail = f"HTTP {status}: {_first_line(message)}"
+        if status not in RETRIED_STATUS and status < 500:
+            reason = {401: "unauthorized", 403: "unauthorized", 404: "not_found"}.get(status, "bad_request")
+            return Quarantined(STAGE, reason, detail)
+        wait = retry_after(headers)
+        reason = "rate_limited" if status == 429 else "server_error"
+        if wait is not None and wait > self.settings.longest_wait:
+            return Quarantined(STAGE, reason, f"{detail}; asks to wait {wait:.0f} s, longer than longest_wait")
+        return _Passing(reason, detail, wait)
+
+    def _read(self, text: str) -> tuple[ChatReply, dict[str, int]]:
+        try:
+            data = json.loads(text)
+            choice = data["choices"][0]
+            message = choice["message"]
+            content, refusal = message.get("content"), message.get("refusal")
+            finish, model = choice.get("finish_reason"), data.get("model")
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+            raise _Passing("bad_reply", f"not a chat completion: {_first_line(text)!r}") from None
+        if model not in self._names:
+            raise Quarantined(
+                STAGE,
+                "wrong_model",
+                f"asked for {self.settings.model!r}, answered by {model!r}; name it in accept_models if it is meant",
+            )
+        if refusal or finish == "content_filter":
+            raise Quarantined(STAGE, "refused", _first_line(refusal or "content filter"))
+        if not isinstance(content, str) or not content.strip():
+            raise Quarantined(STAGE, "empty_reply", f"finish_reason {finish!r}")
+        counts = data.get("usage")
+        names = ("prompt_tokens", "completion_tokens")
+        usage = {n: counts[n] for n in names if isinstance(counts, dict) and isinstance(counts.get(n), int)}
+        return ChatReply(content, finish == "length", model, cached=False), usage
+
+    def _count(self, failure: Quarantined) -> None:
+        if failure.reason in _CONTENT_REASONS:
+            return
+        self._failed_in_a_row += 1
+        limit = self.settings.give_up_after
+        if limit is not None and self._failed_in_a_row >= limit and self._broken is None:
+            self._broken = UserError(
+                f"{self._identity}: {limit} requests in a row failed, the last one with {failure.reason}: "
+                f"{failure.detail}",
+                hint=_REMEDIES.get(failure.reason, "check that the server is up, then run again: replies are kept"),
+            )
+
+
+_REMEDIES = {
+    "unauthorized": "check the key in the environment variable that api_key_env names",
+    "not_found": "check base_url (it usually ends in /v1) and model",
+    "wrong_model": "ask for the name that the server answers with, or list it in accept_models",
+    "rate_limited": "lower concurrency or raise longest_wait, then run again: replies are kept",
+    "timeout": "raise timeout or lower concurrency, then run again: replies are kept",
+}
+
+
+def retry_after(headers: dict[str, str]) -> float | None:
+    """Seconds that a reply's headers ask to wait: Retry-After as seconds or as a date (RFC 9110, section 10.2.3), or
+    retry-after-ms. None where they say nothing sensible.
+    """
+    fields = {name.lower(): value for name, value in headers.items()}
+    for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
+        try:
+            seconds = float(fields[name]) / scale
+        except (KeyError, ValueError):
+            continue
+        return seconds if math.isfinite(seconds) and seconds >= 0 else None
+    try:
+        return max(0.0, parsedate_to_datetime(fields["retry-after"]).timestamp() - time.time())
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _outcome(future: Future[ChatReply]) -> ChatReply | Quarantined:
+    try:
+        return future.result()
+    except Quarantined as failure:
+        return failure
+
+
+def _body(request: ChatRequest, model: str) -> dict[str, Any]:
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in request.messages]
+    if request.images:
+        last = max(number for number, message in enumerate(messages) if message["role"] == "user")
+        pictures = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in request.images]
+        messages[last]["content"] = [*pictures, {"type": "text", "text": messages[last]["content"]}]
+    body = {
+        "model": model,
+        "messages": messages,
+        "max_tokens": request.max_tokens,
+        "temperature": request.temperature,
+    }
+    return body if request.seed is None else {**body, "seed": request.seed}
+
+
+def _data_url(image: bytes) -> str:
+    kind = next((kind for start, kind in _SIGNATURES.items() if image.startswith(start)), None)
+    if kind is None:
+        raise Quarantined(STAGE, "not_an_image", "attach PNG, JPEG, WebP or GIF files")
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
+
+
+def _checked_address(address: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError("base_url is not an http address", hint="for example http://127.0.0.1:8000/v1")
+    if parts.username or parts.password:
+        raise UserError("base_url holds a user name or password", hint="put the key into a variable, see api_key_env")
+    return address.rstrip("/")
+
+
+def _key(variable: str | None) -> str:
+    """The API key. Its name is checked without being shown: people paste the key itself there."""
+    if variable is None:
+        return "none"  # some text is needed, or the client looks for a key in the environment by itself
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable):
+        raise UserError(
+            "api_key_env is not the name of an environment variable",
+            hint="write the variable's name there, and the key only into the variable",
+        )
+    key = os.environ.get(variable)
+    if not key:
+        raise UserError(f"the environment variable {variable} (api_key_env) is not set", hint=f"export {variable}=…")
+    return key
+
+
+def _first_line(value: object) -> str:
+    lines = str(value).strip().splitlines()
+    return (lines[0] if lines else type(value).__name__)[:200]

@@ -1,0 +1,72 @@
+"""Which text model judges or writes, and how it is reached. No torch and no network library here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class ChatSettings(BaseModel):
+    """A text model: behind an OpenAI-compatible server, or loaded here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    backend: Literal["server", "local"] = Field(
+        description="`server`: any OpenAI-compatible one (vLLM, `transformers serve`, hosted). `local`: a transformers "
+        "text model in this process."
+    )
+    model: str = Field(
+        min_length=1,
+        description="server: the exact model name to ask for, a dated one where there is one. "
+        "local: a model folder, or a Hugging Face id that is already in the local cache.",
+    )
+    base_url: str | None = Field(
+        default=None, description="server: its address, e.g. http://127.0.0.1:8000/v1. Nothing is sent without it."
+    )
+    api_key_env: str | None = Field(
+        default=None, description="server: NAME of the environment variable that holds the key. Never the key itself."
+    )
+    accept_models: list[str] = Field(
+        default=[],
+        description="server: other model names that a reply may carry. A reply that names any other model is refused.",
+    )
+    cache_name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="server: name under which replies are cached in place of the address, for a server that moves.",
+    )
+    extra: dict[str, Any] = Field(
+        default={},
+        description="server: further fields of each request, e.g. {top_p: 0.9}; null leaves a usual field out "
+        "(some hosted models take max_completion_tokens instead of max_tokens).",
+    )
+    concurrency: int = Field(default=8, ge=1, description="server: requests under way at the same time.")
+    timeout: float = Field(default=120.0, gt=0, description="server: seconds until a try is given up.")
+    retries: int = Field(
+        default=6, ge=0, description="server: further tries after time-outs, lost connections and 408, 409, 429, 5xx."
+    )
+    first_wait: float = Field(
+        default=1.0, ge=0, description="server: seconds before the first retry; doubled for each further, with jitter."
+    )
+    longest_wait: float = Field(
+        default=120.0, gt=0, description="server: longest pause before a retry. A Retry-After beyond it ends the tries."
+    )
+    give_up_after: int | None = Field(
+        default=20,
+        ge=1,
+        description="server: stop with an error after so many failed requests in a row, for then the server or its "
+        "settings are at fault. Empty: never.",
+    )
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        default="auto", description="local: number format; auto is the model's own."
+    )
+    batch_size: int = Field(default=8, ge=1, description="local: requests computed together.")
+
+    @model_validator(mode="after")
+    def _address(self) -> ChatSettings:
+        if self.backend == "server" and self.base_url is None:
+            raise ValueError("a server needs `base_url`, for example http://127.0.0.1:8000/v1")
+        if self.backend == "local" and (self.base_url is not None or self.api_key_env is not None):
+            raise ValueError("`base_url` and `api_key_env` belong to `backend: server`")
+        return self
