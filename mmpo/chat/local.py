@@ -137,7 +137,7 @@ class LocalChat:
     def _model(self) -> Any:
         dtype = self.settings.dtype if self.settings.dtype == "auto" else getattr(torch, self.settings.dtype)
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 self._folder, dtype=dtype, use_safetensors=True, local_files_only=True
             )
         except (OSError, ValueError) as error:

@@ -174,7 +174,7 @@ class ServerChat:
             reraise=True,
         )
         try:
-            return await tries(self._once, body)  # type: ignore[no-any-return]
+            return await tries(self._once, body)
         except _Passing as fault:
             raise Quarantined(STAGE, fault.reason, f"{fault.detail}; {self.settings.retries + 1} tries") from None
 
