@@ -27,6 +27,7 @@ from mmpo.models.layout import Segment, Tree, TreeBatch, pack, response_tree, un
 from mmpo.models.loading import VLM
 from mmpo.models.logprob import TokenLogps, token_logps
 from mmpo.models.prompts import encode_prompt, encode_response, process_images
+from mmpo.models.sharing import Path, Shared, share
 from mmpo.models.vision import encode_images, select_images, vision_is_frozen
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,9 @@ class PairBatch:
 
     `image_index[i]` names the images of pair i's prompt in the order of its placeholders (indices into
     `image_inputs`). Where the rejected side sees other images, `rejected_prompt_ids[i]` and `rejected_image_index[i]`
-    hold its own prompt; None otherwise. Weights, if given, are one float per response token."""
+    hold its own prompt; None otherwise. Weights, if given, are one float per response token. `image_tokens[k]` is the
+    number of placeholder tokens of distinct image k: with it, pairs that share an image, or an image and a prompt,
+    become one tree; without it every pair is a tree of its own."""
 
     ids: list[str]
     prompt_ids: list[Tensor]
@@ -55,6 +58,7 @@ class PairBatch:
     rejected_image_index: list[list[int] | None] | None = None
     chosen_weights: list[Tensor] | None = None
     rejected_weights: list[Tensor] | None = None
+    image_tokens: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,25 +74,37 @@ class PairBatch:
             rejected_weights=None if self.rejected_weights is None else [w.to(device) for w in self.rejected_weights],
         )
 
-    def trees(self) -> list[list[Segment]]:
-        """One tree a pair; two where the sides see different prompts. Scored segments come chosen, rejected, chosen,
-        …
-        """
-        trees: list[list[Segment]] = []
-        for i in range(len(self)):
-            prompt, chosen, rejected = (
-                ids[i].tolist() for ids in (self.prompt_ids, self.chosen_ids, self.rejected_ids)
-            )
+    def paths(self) -> list[Path]:
+        """What is scored: chosen, rejected, chosen, … of the pairs, each with the prompt and images it follows."""
+        paths: list[Path] = []
+        for i, prompt in enumerate(self.prompt_ids):
+            paths.append(Path(prompt.tolist(), self.chosen_ids[i].tolist(), self.image_index[i]))
             own = self.rejected_prompt_ids[i] if self.rejected_prompt_ids is not None else None
-            if own is None:
-                trees.append(response_tree(prompt, [chosen, rejected], self.image_index[i]))
-                continue
-            own_images = self.rejected_image_index[i] if self.rejected_image_index is not None else None
-            trees.append(response_tree(prompt, [chosen], self.image_index[i]))
-            trees.append(
-                response_tree(own.tolist(), [rejected], own_images if own_images is not None else self.image_index[i])
+            images = self.rejected_image_index[i] if self.rejected_image_index is not None else None
+            paths.append(
+                Path(
+                    (own if own is not None else prompt).tolist(),
+                    self.rejected_ids[i].tolist(),
+                    images if images is not None else self.image_index[i],
+                )
             )
-        return trees
+        return paths
+
+    def shared(self, image_token_id: int) -> Shared:
+        """The paths laid out as trees: over the whole batch where `image_tokens` says where each image ends, else pair
+        by pair."""
+        paths = self.paths()
+        if self.image_tokens is not None:
+            return share(paths, image_token_id, dict(enumerate(self.image_tokens)))
+        trees: list[list[Segment]] = []
+        leaf: list[int] = []
+        for chosen, rejected in zip(paths[0::2], paths[1::2], strict=True):
+            if chosen.prompt == rejected.prompt and chosen.images == rejected.images:
+                trees.append(response_tree(chosen.prompt, [chosen.response, rejected.response], chosen.images))
+            else:
+                trees += [response_tree(side.prompt, [side.response], side.images) for side in (chosen, rejected)]
+            leaf += [len(leaf), len(leaf) + 1]
+        return Shared(trees, leaf)
 
 
 @dataclass
@@ -174,10 +190,10 @@ class PairScorer(nn.Module):
                 use_tree_attention(self._reference_vlm.base)
 
     def forward(self, batch: PairBatch) -> PairLogps:
-        trees = batch.trees()
+        shared = batch.shared(self._vlm.image_token_id)
         if self._check_due:
-            self._self_check(trees, batch.image_inputs)
-        layout = self._layout(trees)
+            self._self_check(shared.trees, batch.image_inputs)
+        layout = self._layout(shared.trees)
         frozen = vision_is_frozen(self._vlm)
         features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
         reference = None
@@ -188,7 +204,7 @@ class PairScorer(nn.Module):
         if not frozen:
             features = encode_images(self._vlm, batch.image_inputs, frozen=False)
         policy = segment_logps(self._vlm, layout, features, chunk=self.chunk)
-        return _pair_logps(batch, layout.lengths, policy, reference)
+        return _pair_logps(batch, shared.leaf, layout.lengths, policy, reference)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Recompute the language model's layers in backward, non-reentrant.
@@ -287,21 +303,24 @@ def score_responses(
 
 
 def _pair_logps(
-    batch: PairBatch, lengths: Sequence[int], policy: TokenLogps, reference: TokenLogps | None
+    batch: PairBatch, leaf: Sequence[int], lengths: Sequence[int], policy: TokenLogps, reference: TokenLogps | None
 ) -> PairLogps:
-    """Spread flat log-probs [n], ordered chosen, rejected, chosen, …, into right-padded sides [b, t]."""
+    """Spread flat log-probs [n] of the scored segments into right-padded sides [b, t]; `leaf` names the segments of
+    chosen, rejected, chosen, …"""
     device = policy.logps.device
 
     def sides(flat: Tensor) -> tuple[Tensor, Tensor]:
         parts = flat.split(list(lengths))
-        return pad_sequence(parts[0::2], batch_first=True), pad_sequence(parts[1::2], batch_first=True)
+        chosen, rejected = ([parts[number] for number in leaf[which::2]] for which in (0, 1))
+        return pad_sequence(chosen, batch_first=True), pad_sequence(rejected, batch_first=True)
 
     policies, top1 = sides(policy.logps), sides(policy.top1)
     references = sides(reference.logps) if reference is not None else (None, None)
 
     def side(which: int, weights: list[Tensor] | None) -> ResponseLogps:
         t = policies[which].shape[1]
-        mask = torch.arange(t, device=device) < torch.tensor(lengths[which::2], device=device)[:, None]
+        own = torch.tensor([lengths[number] for number in leaf[which::2]], device=device)
+        mask = torch.arange(t, device=device) < own[:, None]
         padded = pad_sequence(weights, batch_first=True).to(device) if weights is not None else None
         if padded is not None and padded.shape != mask.shape:
             raise ValueError(f"weights are {tuple(padded.shape)}, responses {tuple(mask.shape)}: one weight per token")

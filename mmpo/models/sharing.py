@@ -42,13 +42,15 @@ class Shared:
 
 
 def share(
-    paths: Sequence[Path], image_token_id: int, tokens_per_image: Mapping[int, int], *, least: int = LEAST_SHARED
+    paths: Sequence[Path], image_token_id: int, tokens_per_image: Mapping[int, int], *, least: int | None = None
 ) -> Shared:
-    """Lay `paths` out as trees whose branches share all common beginnings of at least `least` tokens.
+    """Lay `paths` out as trees whose branches share all common beginnings of at least `least` tokens
+    (default: `LEAST_SHARED`).
 
     `tokens_per_image` says how many placeholder tokens each image takes; an image is never cut. Raises `ValueError`
     where a prompt's placeholders and its images do not agree.
     """
+    least = LEAST_SHARED if least is None else least
     prompts = _Prompts(paths, image_token_id, tokens_per_image)
     trees: list[list[Segment]] = []
     leaves: dict[tuple[int, tuple[int, ...]], tuple[int, int]] = {}  # (prompt, response) -> (tree, segment)

@@ -234,6 +234,7 @@ class PairCollator:
             else None,
             chosen_weights=[_weights(row.chosen_weights, row.chosen) for row in rows] if weighted else None,
             rejected_weights=[_weights(row.rejected_weights, row.rejected) for row in rows] if weighted else None,
+            image_tokens=[self.store.placeholder_tokens(key) for key in position],
         )
         return {"batch": batch}
 

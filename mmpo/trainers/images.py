@@ -53,6 +53,10 @@ class ImageStore:
             self._prepared[key] = image
         return image
 
+    def placeholder_tokens(self, key: str) -> int:
+        """How many placeholder tokens the image takes in a prompt."""
+        return self.prepared(key).placeholders[0].count(self._vlm.image_token_id)
+
     def broken(self, keys: Iterable[str] | None = None) -> dict[str, Quarantined]:
         """Decode every image once and return the failures. A broken image must not end a run that is hours old."""
 
