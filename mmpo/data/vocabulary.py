@@ -68,6 +68,7 @@ class ObjectVocabulary:
         if not classes:
             raise UserError("the vocabulary has no classes")
         self.chair_merges = chair_merges
+        self.ignored = tuple(map(_plain, ignore))
         self.synonyms: dict[str, tuple[str, ...]] = {}
         self._name_of: dict[str, str] = {}
         for name, synonyms in classes.items():
@@ -77,7 +78,7 @@ class ObjectVocabulary:
                 other = self._name_of.setdefault(word, name)
                 if other != name:
                     raise UserError(f"the word {word!r} stands for two classes, {other!r} and {name!r}")
-        targets = self._chair_targets() if chair_merges else dict.fromkeys(map(_plain, ignore)) | self._name_of
+        targets = self._chair_targets() if chair_merges else dict.fromkeys(self.ignored) | self._name_of
         self._phrases = _phrase_table(targets)
 
     @classmethod
@@ -104,6 +105,11 @@ class ObjectVocabulary:
     def names(self) -> tuple[str, ...]:
         """The classes, in the order given."""
         return tuple(self.synonyms)
+
+    @property
+    def entries(self) -> Mapping[str, str]:
+        """Every word and phrase in the vocabulary, with the class that it stands for."""
+        return self._name_of
 
     def __len__(self) -> int:
         return len(self.synonyms)
