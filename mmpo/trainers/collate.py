@@ -84,6 +84,12 @@ class EncodedPairs:
     def lengths(self) -> list[int]:
         return [row.length for row in self.rows]
 
+    @property
+    def image_groups(self) -> list[int]:
+        """For each pair the number of the first pair that shows the same images."""
+        first: dict[tuple[str, ...], int] = {}
+        return [first.setdefault(row.images, index) for index, row in enumerate(self.rows)]
+
     def subset(self, keep: Callable[[EncodedPair], bool]) -> EncodedPairs:
         return EncodedPairs([row for row in self.rows if keep(row)])
 

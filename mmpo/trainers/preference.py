@@ -48,7 +48,8 @@ class PreferenceTrainer(Trainer):
 
     `args` are ordinary `TrainingArguments`; `per_device_train_batch_size` counts pairs. The steps of the run are laid
     out by `Schedule`, so `args.num_train_epochs` may be a fraction and a token budget may vary the number of pairs
-    per step. `facts` are written into each checkpoint's completeness marker, and `keep_checkpoints` of them stay.
+    per step; `group_images` keeps pairs about the same images together. `facts` are written into each checkpoint's
+    completeness marker, and `keep_checkpoints` of them stay.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class PreferenceTrainer(Trainer):
         train_dataset: EncodedPairs,
         eval_dataset: EncodedPairs | None = None,
         tokens_per_batch: int | None = None,
+        group_images: bool = False,
         keep_checkpoints: int = 2,
         facts: Mapping[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -76,6 +78,7 @@ class PreferenceTrainer(Trainer):
             seed=args.seed if args.data_seed is None else args.data_seed,
             epochs=args.num_train_epochs,
             max_steps=args.max_steps if args.max_steps > 0 else None,
+            groups=train_dataset.image_groups if group_images else None,
         )
         args.max_steps, args.num_train_epochs = len(self.schedule), 1  # to `Trainer` the schedule is one long epoch
         args.remove_unused_columns = False

@@ -41,7 +41,9 @@ class Schedule:
     takes the micro-batches `p, p + w, ...`. Every step but the last has `accumulation * processes` of them; the last
     has a multiple of `processes`.
 
-    `lengths` are the tokens of each pair. Give `epochs` or `max_steps`. Raises `UserError` where no step can be formed.
+    `lengths` are the tokens of each pair. Pairs of one of the `groups` (a number for each pair) stay together, in one
+    batch as far as its size allows; without groups all are mixed. Give `epochs` or `max_steps`. Raises `UserError`
+    where no step can be formed.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Schedule:
         seed: int,
         epochs: float = 1.0,
         max_steps: int | None = None,
+        groups: Sequence[int] | None = None,
     ) -> None:
         if len(lengths) < shape.processes:
             raise UserError(
@@ -67,7 +70,8 @@ class Schedule:
         self.n_pairs = len(lengths)
         self.steps: list[list[list[int]]] = []
         wanted = None if max_steps is not None else max(1, round(len(lengths) * epochs))
-        for step in _steps(lengths, shape, random.Random(seed), wanted):
+        groups = range(len(lengths)) if groups is None else groups
+        for step in _steps(_Pairs(lengths, groups), shape, random.Random(seed), wanted):
             self.steps.append(step)
             if max_steps is not None and len(self.steps) == max_steps:
                 break
@@ -104,18 +108,49 @@ def cut(lengths: Sequence[int], batch_size: int, tokens: int | None = None) -> l
 def _cut(ordered: Sequence[int], lengths: Sequence[int], batch_size: int, tokens: int | None) -> list[list[int]]:
     batches: list[list[int]] = []
     current: list[int] = []
-    for index in ordered:  # ascending lengths: the pair at hand is the longest of its batch
-        over = tokens is not None and (len(current) + 1) * lengths[index] > tokens
+    longest = 0
+    for index in ordered:
+        longest = max(longest, lengths[index])
+        over = tokens is not None and (len(current) + 1) * longest > tokens
         if current and (over or len(current) == batch_size):
             batches.append(current)
-            current = []
+            current, longest = [], lengths[index]
         current.append(index)
     return [*batches, current] if current else batches
 
 
-def _steps(lengths: Sequence[int], shape: Shape, rng: random.Random, wanted: int | None) -> Iterator[list[list[int]]]:
+class _Pairs:
+    """Lengths and groups of the pairs, and the order in which they are cut into batches: by the length of the longest
+    pair of the group, groups whole, then by length."""
+
+    def __init__(self, lengths: Sequence[int], groups: Sequence[int]) -> None:
+        self.lengths = lengths
+        self.members: dict[int, list[int]] = {}
+        for index, group in enumerate(groups):
+            self.members.setdefault(group, []).append(index)
+        longest = {group: max(lengths[i] for i in members) for group, members in self.members.items()}
+        self._key = [(longest[group], group, lengths[i], i) for i, group in enumerate(groups)]
+
+    def cut(self, pool: list[int], shape: Shape) -> list[list[int]]:
+        pool.sort(key=self._key.__getitem__)
+        return _cut(pool, self.lengths, shape.batch_size, shape.tokens)
+
+    def stream(self, rng: random.Random, wanted: int | None) -> Iterator[int]:
+        """Indices group by group, in a new random order each pass."""
+        given = 0
+        while wanted is None or given < wanted:
+            names = list(self.members)
+            rng.shuffle(names)
+            order = [index for name in names for index in self.members[name]]
+            if wanted is not None:
+                order = order[: wanted - given]
+            given += len(order)
+            yield from order
+
+
+def _steps(pairs: _Pairs, shape: Shape, rng: random.Random, wanted: int | None) -> Iterator[list[list[int]]]:
     """Full steps from one endless shuffled stream, or from its first `wanted` pairs and then a shorter last step."""
-    stream = _stream(len(lengths), rng, wanted)
+    stream = pairs.stream(rng, wanted)
     rest: list[int] = []  # pairs of a pool that did not fill a step open the next pool
     while True:
         pool = rest
@@ -124,21 +159,18 @@ def _steps(lengths: Sequence[int], shape: Shape, rng: random.Random, wanted: int
             if len(pool) >= POOL_STEPS * shape.pairs:
                 break
         else:
-            yield from _last_steps(pool, lengths, shape, rng)
+            yield from _last_steps(pool, pairs, shape, rng)
             return
-        pool.sort(key=lambda i: (lengths[i], i))
-        batches = _cut(pool, lengths, shape.batch_size, shape.tokens)
-        full, rest = _full_steps(batches, shape)
+        full, rest = _full_steps(pairs.cut(pool, shape), shape)
         rng.shuffle(full)
         yield from full
 
 
-def _last_steps(pool: list[int], lengths: Sequence[int], shape: Shape, rng: random.Random) -> Iterator[list[list[int]]]:
-    pool.sort(key=lambda i: (lengths[i], i))
-    full, rest = _full_steps(_cut(pool, lengths, shape.batch_size, shape.tokens), shape)
+def _last_steps(pool: list[int], pairs: _Pairs, shape: Shape, rng: random.Random) -> Iterator[list[list[int]]]:
+    full, rest = _full_steps(pairs.cut(pool, shape), shape)
     rng.shuffle(full)
     yield from full
-    if last := _even(_cut(rest, lengths, shape.batch_size, shape.tokens), shape.processes):
+    if last := _even(pairs.cut(rest, shape), shape.processes):
         yield last
 
 
@@ -164,15 +196,3 @@ def _even(batches: list[list[int]], processes: int) -> list[list[int]]:
         batch = batches[largest]
         batches[largest : largest + 1] = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
     return batches
-
-
-def _stream(n: int, rng: random.Random, wanted: int | None) -> Iterator[int]:
-    """Indices in a new random order each pass."""
-    given = 0
-    while wanted is None or given < wanted:
-        order = list(range(n))
-        rng.shuffle(order)
-        if wanted is not None:
-            order = order[: wanted - given]
-        given += len(order)
-        yield from order

@@ -114,6 +114,13 @@ class TrainSettings(_Settings):
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute activations in the backward pass: less memory, slower."
     )
+    group_images: bool = Field(
+        default=False,
+        description=(
+            "Train pairs about the same image in the same batch: image and prompt are then computed once for all of "
+            "them, which is much faster where an image has many pairs, but mixes a batch less."
+        ),
+    )
     sharing: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Run prompt and image once for both responses of a pair: where it is safe, always, or never.",

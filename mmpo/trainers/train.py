@@ -103,6 +103,7 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
         train_dataset=pairs,
         eval_dataset=eval_pairs if len(eval_pairs) else None,
         tokens_per_batch=settings.tokens_per_batch,
+        group_images=settings.group_images,
         keep_checkpoints=settings.keep_checkpoints,
         facts={"data": data_digest(pairs)},
         callbacks=callbacks,

@@ -87,3 +87,24 @@ def test_what_cannot_work_is_said() -> None:
         Schedule([10, 90], Shape(4, tokens=50), seed=0)
     with pytest.raises(UserError, match="no full step"):
         Schedule([10, 10, 10], Shape(1, processes=3), seed=0, epochs=0.4)
+
+
+@pytest.mark.parametrize("shape", [Shape(9), Shape(9, accumulation=2), Shape(18, tokens=900)])
+def test_groups_stay_in_one_batch_and_lose_no_pair(shape: Shape) -> None:
+    lengths = [40 + index % 7 for index in range(90)]
+    groups = [index // 9 for index in range(90)]
+    schedule = Schedule(lengths, shape, seed=2, epochs=2, groups=groups)
+    batches = [batch for step in schedule.steps for batch in step]
+    assert set(Counter(i for batch in batches for i in batch).values()) == {2}
+    assert all(len({groups[i] for i in batch}) <= len(batch) / 9 for batch in batches if len(batch) >= 9)
+    assert len({tuple(sorted({groups[i] for i in batch})) for batch in batches}) > 3
+
+
+def test_groups_come_in_random_order() -> None:
+    lengths, groups = [40] * 90, [index // 9 for index in range(90)]
+    first = [groups[i] for i in Schedule(lengths, Shape(9), seed=0, groups=groups).batches(0)[0]]
+    orders = {
+        tuple(groups[batch[0]] for batch in Schedule(lengths, Shape(9), seed=s, groups=groups).batches(0))
+        for s in range(5)
+    }
+    assert len(set(first)) == 1 and len(orders) == 5
