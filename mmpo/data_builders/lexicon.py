@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import re
 
+from mmpo.data.function_words import (
+    AUXILIARIES,
+    BE,
+    CONJUNCTIONS,
+    DETERMINERS,
+    FUNCTION_WORDS,
+    NUMBERS,
+    PLURAL_DETERMINERS,
+    PREPOSITIONS,
+    PRONOUNS,
+    SINGULAR_DETERMINERS,
+    STATES,
+)
+
+__all__ = [
+    "AUXILIARIES", "BE", "CONJUNCTIONS", "DETERMINERS", "FUNCTION_WORDS", "NUMBERS", "PLURAL_DETERMINERS",
+    "PREPOSITIONS", "PRONOUNS", "SINGULAR_DETERMINERS", "STATES",
+]  # fmt: skip
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-
-SINGULAR_DETERMINERS = _words("a an another one this that each every")
-PLURAL_DETERMINERS = frozenset(NUMBERS[1:]) | _words(
-    "these those several many multiple numerous various few both all other additional"
-)
-DETERMINERS = SINGULAR_DETERMINERS | PLURAL_DETERMINERS | _words("the some no any his her its their my your our more")
 POSSESSIVES = _words("his her its their my your our")
 
-PRONOUNS = _words(
-    "i we you he she it they them him us me himself herself itself themselves there here who whom which what "
-    "someone something everyone everything others"
-)
 PERSONAL_PRONOUNS = _words("he she it they we him her us them itself themselves")
 ANAPHORA = re.compile(
     r"(?:it|its|they|their|them|he|she|his|her|this|these|those|one of|both|each|some of|one (?:is|can)|"
@@ -30,28 +38,10 @@ ANAPHORA = re.compile(
 )
 """How a sentence begins that speaks of something named before."""
 
-BE = {"is": "are", "was": "were", "has": "have", "does": "do"}
-"""Auxiliaries, singular to plural."""
-AUXILIARIES = frozenset(BE) | frozenset(BE.values()) | _words("can could may might will would should must had")
 BE_PLURAL = {plural: singular for singular, plural in BE.items()}
 
-PREPOSITIONS = _words(
-    "on in at near by beside behind under underneath below above over across along around inside outside between "
-    "among amongst amidst amid beneath against with without of to from into onto through throughout towards toward "
-    "off up down for during alongside within past beyond opposite like including featuring containing"
-)
 LIST_LINKS = _words("with including featuring containing like as between among amongst amidst amid has have")
 """Links whose list goes on: in `a table with a cup, a fork and a plate` the plate stands on the table too."""
-
-CONJUNCTIONS = _words("and or but nor while whereas as because since although though so if when where that than")
-FUNCTION_WORDS = DETERMINERS | PRONOUNS | AUXILIARIES | PREPOSITIONS | CONJUNCTIONS | _words("not n't")
-
-STATES = _words(
-    "visible present available nearby close closer closest next adjacent full ready similar attached seen worn held "
-    "made set laid hung hanging shown kept built lit lying spread drawn together outside outdoors indoors apart too "
-    "alone well there here also further farther partially"
-)
-"""Words that follow a noun and tell its state or place."""
 
 _MEASURES = _words(
     "couple pair group bunch set number variety row stack pile herd flock crowd lot collection assortment series "
