@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,9 @@ from mmpo.data.pair import is_number
 from mmpo.errors import UserError
 
 Box = tuple[float, float, float, float]
+
+COCO_KEYS = frozenset({b"info", b"images", b"annotations", b"categories", b"licenses", b"type"})
+"""What a COCO file holds at its top."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,33 @@ def read_annotations(
             raise UserError(f"{captions}: a captions file goes with COCO files", hint="put `captions` in the rows")
         return _read_lines(path, root)
     return _read_coco(path, root, Path(captions) if captions is not None else None)
+
+
+def read_coco_folder(folder: str | Path, images: str | Path | None = None) -> Iterator[AnnotatedImage]:
+    """Read COCO's own `annotations` folder: every `instances_SPLIT.json` with the `captions_SPLIT.json` beside it.
+
+    Image ids are unique over COCO's splits of one year; an id that two splits share is an error. Raises UserError where
+    the folder has no instances file.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("instances_*.json"))
+    if not files:
+        raise UserError(f"{folder}: no instances_*.json in this folder", hint="COCO's annotations folder holds them")
+    seen: dict[str, Path] = {}
+    for file in files:
+        captions = file.with_name(file.name.replace("instances_", "captions_", 1))
+        for image in read_annotations(file, images=images, captions=captions if captions.is_file() else None):
+            if image.id in seen:
+                raise UserError(f"{file}: image id {image.id} is in {seen[image.id].name} too")
+            seen[image.id] = file
+            yield image
+
+
+def is_coco(path: str | Path) -> bool:
+    """Whether a JSON file begins like a COCO file, by its first key; nothing but the first kilobyte is read."""
+    with open(path, "rb") as file:
+        first = re.match(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(\w+)"', file.read(1024))
+    return first is not None and first[1] in COCO_KEYS
 
 
 def _read_lines(path: Path, root: Path) -> Iterator[AnnotatedImage]:

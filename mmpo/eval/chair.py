@@ -3,15 +3,14 @@
 Every object word of a description is mapped to an object name; a mention is hallucinated when the image does not
 contain that object. CHAIRi is the share of hallucinated mentions, CHAIRs the share of descriptions with at least one,
 Recall the share of the image's objects that are mentioned, Len the mean number of tokens. Which words count as which
-object is the vocabulary's business and stands in the result: numbers are comparable only within one vocabulary, one
-prompt and one length limit.
+object is the business of the vocabulary and of the rule for word forms, and both stand in the result: numbers are
+comparable only within one of each, one prompt and one length limit.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,15 @@ import numpy as np
 
 from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.atomic import write_text
-from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.data.vocabulary import ObjectVocabulary, coco
 from mmpo.errors import UserError
+from mmpo.eval.object_words import Reading, object_reader
 from mmpo.eval.records import read_records, read_text, text_of
 from mmpo.eval.statistics import Array, ratio
 from mmpo.eval.tally import Metric, Tally
 
 PROMPT = "Please describe this image in detail."
 """The prompt of the protocol for large vision-language models (500 COCO images, 512 or 64 new tokens)."""
-
-_TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 
 _MENTIONS, _HALLUCINATED, _CAPTIONS, _HALLUCINATED_CAPTIONS, _FOUND, _PRESENT, _TOKENS = range(7)
 
@@ -102,9 +100,14 @@ class ChairResult:
 
 
 def score(
-    captions: Mapping[str, str], ground_truth: Mapping[str, Collection[str]], vocabulary: ObjectVocabulary
+    captions: Mapping[str, str],
+    ground_truth: Mapping[str, Collection[str]],
+    vocabulary: ObjectVocabulary,
+    *,
+    words: str = "rules",
 ) -> ChairResult:
-    """Score one description per image (both maps by image id) against the objects that are in each image.
+    """Score one description per image (both maps by image id) against the objects that are in each image. `words`
+    names the rule for word forms (`object_words.WORDS`).
 
     Names of `ground_truth` that the vocabulary does not know can never be mentioned and would only lower Recall: they
     are an error. Raises UserError where there is nothing to score, or an image has no ground truth.
@@ -112,40 +115,73 @@ def score(
     if not captions:
         raise UserError("there are no descriptions to score")
     _check_names(captions, ground_truth, vocabulary)
-    rows = tuple(_row(image, caption, ground_truth[image], vocabulary) for image, caption in captions.items())
+    readings = object_reader(words, vocabulary).read(captions.values())
+    rows = tuple(
+        _row(image, caption, ground_truth[image], reading)
+        for (image, caption), reading in zip(captions.items(), readings, strict=True)
+    )
     counts = np.array([_counts(row) for row in rows], dtype=np.int64)
     outcomes = {row.image: not row.hallucinated for row in rows}
     return ChairResult(rows, Tally(tuple(captions), counts, METRICS, outcomes, paired_metric="CHAIRs"))
 
 
-def ground_truth(images: Iterable[AnnotatedImage], vocabulary: ObjectVocabulary) -> dict[str, tuple[str, ...]]:
+def ground_truth(
+    images: Iterable[AnnotatedImage], vocabulary: ObjectVocabulary, *, words: str = "rules"
+) -> dict[str, tuple[str, ...]]:
     """The objects of each image as CHAIR defines them: annotated ones and those that the reference captions mention,
     under the vocabulary's names.
 
     An annotated name that is a synonym in the vocabulary counts as its object; one that it does not know is left out,
     because no description could mention it.
     """
+    images = list(images)
+    readings = object_reader(words, vocabulary).read(caption for image in images for caption in image.captions)
     truth = {}
     for image in images:
         names = [vocabulary.name_of(name) for name in image.object_names]
-        mentioned = [mention.name for caption in image.captions for mention in vocabulary.find(caption)]
+        mentioned = [mention.name for _ in image.captions for mention in next(readings).mentions]
         truth[image.id] = tuple(dict.fromkeys(name for name in [*names, *mentioned] if name is not None))
     return truth
 
 
-def read_captions(path: str | Path) -> dict[str, str]:
+def vocabulary_for(names: Iterable[str], choice: str, published_rules: bool | None = None) -> ObjectVocabulary:
+    """The vocabulary that `choice` names: `auto`, `coco`, or a file. `auto` is coco where all annotated `names` are
+    COCO's, else these names with their plurals; `published_rules=None` follows CHAIR's script for a .txt list.
+    """
+    if choice == "coco":
+        return coco()
+    if choice != "auto":
+        published = Path(choice).suffix == ".txt" if published_rules is None else published_rules
+        return ObjectVocabulary.from_file(choice, chair_merges=published)
+    distinct = list(dict.fromkeys(names))
+    known = coco().names
+    return coco() if all(name in known for name in distinct) else ObjectVocabulary.from_names(distinct)
+
+
+def phrases(vocabulary: ObjectVocabulary) -> str:
+    """Which phrases the vocabulary knows, in words for the reader of a result."""
+    return "the published script's double words" if vocabulary.chair_merges else "longest phrase first"
+
+
+def read_captions(path: str | Path, *, image_key: str = "image_id", caption_key: str = "caption") -> dict[str, str]:
     """Read `{"image_id", "caption"}` records (JSON Lines or an array), or the original script's `{"imgToEval": {id:
     {"caption"}}}`.
 
     Raises UserError naming file and line for a missing key or an image described twice.
     """
-    captions: dict[str, str] = {}
-    seen: dict[str, str] = {}
+    return {image: caption for image, (caption, _) in located_captions(path, image_key, caption_key).items()}
+
+
+def located_captions(
+    path: str | Path, image_key: str = "image_id", caption_key: str = "caption"
+) -> dict[str, tuple[str, str]]:
+    """As `read_captions`, each with the file and line it stands at."""
+    captions: dict[str, tuple[str, str]] = {}
     for where, record in _caption_records(Path(path)):
-        image = _image_id(record, where)
+        image = _image_id(record, image_key, where)
         if image in captions:
-            raise UserError(f"{where}: image {image} is already described at {seen[image]}")
-        captions[image], seen[image] = text_of(record, ("caption",), where), where
+            raise UserError(f"{where}: image {image} is already described at {captions[image][1]}")
+        captions[image] = text_of(record, (caption_key,), where), where
     return captions
 
 
@@ -185,20 +221,24 @@ def write_rows(path: str | Path, result: ChairResult) -> None:
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
-def _caption_records(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
+def _caption_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         whole = json.loads(read_text(path))
     except json.JSONDecodeError:
         whole = None
     if isinstance(whole, dict) and isinstance(whole.get("imgToEval"), dict):
-        return [(f"{path}:{image}", {"image_id": image, **entry}) for image, entry in whole["imgToEval"].items()]
-    return read_records(path)
+        for image, entry in whole["imgToEval"].items():
+            if not isinstance(entry, dict):
+                raise UserError(f"{path}:{image}: expected a JSON object, found {type(entry).__name__}")
+            yield f"{path}:{image}", {"image_id": image, **entry}
+    else:
+        yield from read_records(path)
 
 
-def _image_id(record: Mapping[str, Any], where: str) -> str:
-    value = record.get("image_id")
+def _image_id(record: Mapping[str, Any], key: str, where: str) -> str:
+    value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise UserError(f"{where}: `image_id` must be a number or a name, found {value!r}")
+        raise UserError(f"{where}: `{key}` must be a number or a name, found {value!r}")
     return str(value)
 
 
@@ -221,11 +261,11 @@ def _check_names(
             )
 
 
-def _row(image: str, caption: str, objects: Collection[str], vocabulary: ObjectVocabulary) -> ChairRow:
+def _row(image: str, caption: str, objects: Collection[str], reading: Reading) -> ChairRow:
     present = tuple(dict.fromkeys(objects))
     mentions = tuple(
         ObjectMention(found.start, found.end, found.word, found.name, found.name not in present)
-        for found in vocabulary.find(caption)
+        for found in reading.mentions
     )
     named = {mention.name for mention in mentions}
     return ChairRow(
@@ -234,7 +274,7 @@ def _row(image: str, caption: str, objects: Collection[str], vocabulary: ObjectV
         mentions=mentions,
         found=tuple(name for name in present if name in named),
         missed=tuple(name for name in present if name not in named),
-        tokens=len(_TOKEN.findall(caption)),
+        tokens=reading.tokens,
     )
 
 

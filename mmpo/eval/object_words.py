@@ -1,7 +1,7 @@
 """Which objects texts mention: the vocabulary's own rules, or the published scripts' steps over base forms.
 
-The published steps (CHAIR, Rohrbach et al. 2018; Object HalBench, Yu et al. 2023): lower case, tokens, base forms, merge
-neighbours that make a phrase, drop "seat" beside "toilet", keep what the synonym table has.
+The published steps (CHAIR, Rohrbach et al. 2018; Object HalBench, Yu et al. 2023): lower case, tokens, base forms,
+merge neighbours that make a phrase, drop "seat" beside "toilet", keep what the synonym table has.
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 from mmpo.data.vocabulary import CHAIR_DOUBLE_WORDS, Mention, ObjectVocabulary
 from mmpo.errors import UserError
 from mmpo.eval.word_forms import BaseForms, FormName, Token, base_forms, tokenize
 
-WORDS = ("rules", *get_args(FormName))
-"""Names of the ways to read: `rules` are the vocabulary's own, which need no tagger and no word list."""
+WordsName = Literal["rules", FormName]
+"""The ways to read: `rules` are the vocabulary's own, which need no tagger and no word list."""
+
+WORDS: tuple[str, ...] = get_args(WordsName)
 
 CHAIR_REPAIRS = {"wine glas": "wine glass"}
 """The double word with which the original script repairs its singularizer."""
@@ -68,7 +70,9 @@ class RuleReader:
 
     def read(self, texts: Iterable[str]) -> Iterator[Reading]:
         for text in texts:
-            yield Reading(tuple(self.vocabulary.find(text)), len(tokenize(text)))
+            mentions = tuple(self.vocabulary.find(text))
+            joined = sum(len(mention.word.split()) - 1 for mention in mentions)
+            yield Reading(mentions, len(tokenize(text)) - joined)
 
 
 class BaseFormReader:
@@ -85,7 +89,7 @@ class BaseFormReader:
         self._phrases: dict[str, list[tuple[tuple[str, ...], str]]] = {}
         spelt = {tuple(phrase.split()): entry for phrase, entry in phrases.items()}
         if not published:  # a phrase is found by its base forms too: `sports bag` is read as `sport bag`
-            for (phrase, entry), bases in zip(list(spelt.items()), forms.bases(list(spelt)), strict=True):
+            for entry, bases in zip(list(spelt.values()), forms.bases(list(spelt)), strict=True):
                 spelt.setdefault(tuple(bases), entry)
         for phrase, entry in spelt.items():
             self._phrases.setdefault(phrase[0], []).append((phrase, entry))

@@ -14,10 +14,13 @@ words that are looked for (`mmpo.eval.morphology`). Nothing is downloaded.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal, Protocol, cast, get_args
 
 from mmpo.errors import UserError
@@ -89,7 +92,9 @@ def base_forms(name: str, words: Collection[str]) -> BaseForms:
         )
     lemma, source = lemmatizer(words)
     if name == "noun-lemma":
-        return BaseForms(f"noun-lemma ({source})", lambda texts: ([lemma(word, "n") for word in text] for text in texts))
+        return BaseForms(
+            f"noun-lemma ({source})", lambda texts: ([lemma(word, "n") for word in text] for text in texts)
+        )
     _, _, wanted = name.partition(":")
     tagger = open_tagger(cast("TaggerName | None", wanted or None))
 
@@ -179,14 +184,10 @@ def _nltk_tagger_here() -> bool:
 
 @lru_cache(maxsize=8)
 def _nltk_has(*paths: str) -> bool:
+    """Whether NLTK is installed and one of `paths` is in a folder where it looks; importing it takes seconds."""
     if importlib.util.find_spec("nltk") is None:
         return False
-    from nltk.data import find
-
-    for path in paths:
-        try:
-            find(path)
-        except LookupError:
-            continue
-        return True
-    return False
+    named = [Path(folder) for folder in os.environ.get("NLTK_DATA", "").split(os.pathsep) if folder]
+    prefixes = [Path(sys.prefix), Path("/usr"), Path("/usr/local")]
+    under = [prefix / name / "nltk_data" for prefix in prefixes for name in ("", "share", "lib")]
+    return any((folder / path).exists() for folder in (*named, Path.home() / "nltk_data", *under) for path in paths)
