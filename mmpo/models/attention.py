@@ -6,6 +6,9 @@ group of segments attends to its own path. A preference pair takes two calls. No
 package, exact, differentiable, and the plan travels as a keyword argument, so checkpointing recomputes with the same
 one. Without a plan it is the stock SDPA function.
 
+Families whose images or prompts see themselves in both directions, and layers with a sliding window that is shorter
+than a path, get masks on the same calls (`mmpo.models.tree`); a layer tells its window itself.
+
 `dense_attention_mask` builds the equivalent full mask: the reference in tests.
 
 Shapes: a attention heads, g key-value heads, s row tokens, d head size.
@@ -25,6 +28,8 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from mmpo.errors import UserError
+
 TREE_ATTENTION = "mmpo_tree"
 
 
@@ -32,40 +37,56 @@ TREE_ATTENTION = "mmpo_tree"
 class CallPlan:
     """One SDPA call: the next `queries` rows against the keys in `ranges` (of this tree's row).
 
-    Empty `ranges`: the spine, plain causal over its own tokens. `mask` None: causal, aligned to the last key; else an
-    additive float mask [queries, width]."""
+    Empty `ranges`: the spine, over its own tokens. `mask` None: causal, aligned to the last key; else an additive
+    float mask [queries, width]. `near` replaces it in layers with a sliding window; None where the window cuts
+    nothing."""
 
     queries: int
     ranges: Sequence[tuple[int, int]] = ()
     mask: Tensor | None = None
     width: int = 0
+    near: Tensor | None = None
 
 
 @dataclass
 class TreePlan:
-    """The calls of every tree of a packed row; `lengths` are the trees' token counts."""
+    """The calls of every tree of a packed row; `lengths` are the trees' token counts, `longest` is the longest path,
+    `window` the sliding window that the calls' `near` masks are made for."""
 
     lengths: list[int]
     calls: list[list[CallPlan]]
-    _masks: dict[tuple[int, int, torch.dtype, torch.device], Tensor] = field(default_factory=dict, repr=False)
+    longest: int = 0
+    window: int | None = None
+    _masks: dict[tuple[int, int, bool, torch.dtype, torch.device], Tensor] = field(default_factory=dict, repr=False)
 
     def to(self, device: torch.device | str) -> TreePlan:
         for calls in self.calls:
             for call in calls:
-                if call.mask is not None:
-                    call.mask = call.mask.to(device)
+                call.mask = call.mask.to(device) if call.mask is not None else None
+                call.near = call.near.to(device) if call.near is not None else None
         return self
+
+    def cuts(self, window: int | None) -> bool:
+        """Whether a layer's sliding window hides anything. Raises `UserError` for one that the plan doesn't know."""
+        if window is None or window >= self.longest:
+            return False
+        if window != self.window:
+            raise UserError(
+                f"a layer attends through a window of {window} tokens, but the layout was made for {self.window}",
+                hint="set sharing to off for this model",
+            )
+        return True
 
     @property
     def query_splits(self) -> list[int]:
         return [call.queries for calls in self.calls for call in calls]
 
-    def mask(self, tree: int, number: int, like: Tensor) -> Tensor:
+    def mask(self, tree: int, number: int, like: Tensor, *, near: bool = False) -> Tensor:
         """The additive mask of one call in the dtype and on the device of `like`, built once and used by all layers."""
-        key = (tree, number, like.dtype, like.device)
+        key = (tree, number, near, like.dtype, like.device)
         if key not in self._masks:
             call = self.calls[tree][number]
-            mask = call.mask
+            mask = call.near if near else call.mask
             if mask is None:
                 mask = torch.full((call.queries, call.width), float("-inf")).triu(call.width - call.queries + 1)
             self._masks[key] = mask.to(like.device, like.dtype)
@@ -82,6 +103,7 @@ def tree_attention(
     scaling: float | None = None,
     is_causal: bool | None = None,
     tree_plan: TreePlan | None = None,
+    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query [1, a, s, d], key and value [1, g, s, d] -> output [1, s, a, d], None (no attention weights)."""
@@ -90,6 +112,7 @@ def tree_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
         )
         return out, None
+    windowed = tree_plan.cuts(sliding_window)
     shared_heads = key.shape[1] != query.shape[1]
     # On the CPU the flash kernel takes grouped heads as they are; on CUDA a mask would push them to the slow kernel.
     if shared_heads and query.is_cuda:
@@ -103,15 +126,19 @@ def tree_attention(
     ):
         for number, call in enumerate(tree_plan.calls[tree]):
             q = next(queries)
+            near = windowed and call.near is not None
+            plain = call.mask is None and not near
             if not call.ranges:
                 k, v = tree_key[:, :, : call.queries], tree_value[:, :, : call.queries]
-                out = F.scaled_dot_product_attention(q, k, v, is_causal=True, **options)
             else:
                 k, v = _gather(tree_key, call.ranges), _gather(tree_value, call.ranges)
-                if call.mask is None and query.is_cuda:
+            if plain and not call.ranges:
+                out = F.scaled_dot_product_attention(q, k, v, is_causal=True, **options)
+            else:
+                if plain and query.is_cuda:
                     bias: Tensor = causal_lower_right(call.queries, call.width)
                 else:
-                    bias = tree_plan.mask(tree, number, q)
+                    bias = tree_plan.mask(tree, number, q, near=near)
                 out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, **options)
             outputs.append(out.transpose(1, 2))
     return (outputs[0].contiguous() if len(outputs) == 1 else torch.cat(outputs, dim=1)), None

@@ -88,6 +88,11 @@ class VLM:
                 return int(value)
         raise UserError(f"{self.source}: config.json names no image token", hint="set `image_token_id`")
 
+    @property
+    def softcap(self) -> float | None:
+        """The bound that the family's head puts on logits."""
+        return getattr(self.config.get_text_config(), "final_logit_softcapping", None) if self.family.softcap else None
+
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
         """The model as it was before its adapter: the reference of preference training, the "before" of an evaluation.

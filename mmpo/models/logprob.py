@@ -29,22 +29,31 @@ class TokenLogps(NamedTuple):
     top1: Tensor
 
 
-def token_logps(hidden: Tensor, head: nn.Module, targets: Tensor, *, chunk: int | None = None) -> TokenLogps:
-    """Log-prob of `targets` [n] under `head(hidden)`, hidden [n, h]. `chunk` tokens at a time (default: by memory)."""
+def token_logps(
+    hidden: Tensor, head: nn.Module, targets: Tensor, *, chunk: int | None = None, softcap: float | None = None
+) -> TokenLogps:
+    """Log-prob of `targets` [n] under `head(hidden)`, hidden [n, h]. `chunk` tokens at a time (default: by memory).
+    `softcap` c bends the logits z to `c tanh(z / c)`."""
     if type(head) is not nn.Linear:
         raise UserError(
             f"the language-model head is a {type(head).__name__}, not a plain linear layer",
             hint="leave lm_head out of the adapter's target modules",
         )
     chunk = chunk or max(1, CHUNK_ELEMENTS // head.out_features)
-    logps, top1 = _TokenLogps.apply(hidden, head.weight, head.bias, targets, chunk)
+    logps, top1 = _TokenLogps.apply(hidden, head.weight, head.bias, targets, chunk, softcap)
     return TokenLogps(logps, top1)
 
 
 class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, chunk: int
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        chunk: int,
+        softcap: float | None,
     ) -> tuple[Tensor, Tensor]:
         n = len(targets)
         logps = torch.empty(n, dtype=torch.float32, device=hidden.device)
@@ -54,17 +63,22 @@ class _TokenLogps(torch.autograd.Function):
         slope = torch.empty_like(hidden) if keep_slope else None
         for start in range(0, n, chunk):
             rows = slice(start, min(start + chunk, n))
-            logits = _logits(hidden[rows], weight, bias)
+            logits = _logits(hidden[rows], weight, bias, softcap)
+            steepness = 1 - (logits / softcap).square() if softcap is not None and slope is not None else None
             largest = logits.amax(dim=-1)
             target_logits = logits.gather(1, targets[rows, None]).squeeze(1)
             top1[rows] = target_logits >= largest
             exponentials = logits.sub_(largest[:, None]).exp_()
             total = exponentials.sum(dim=-1)
             logps[rows] = target_logits - largest - total.log()
-            if slope is not None:
+            if slope is not None and steepness is None:
                 expected = (exponentials.to(weight.dtype) @ weight) / total[:, None]
                 slope[rows] = weight[targets[rows]] - expected
-        ctx.chunk = chunk
+            elif slope is not None:
+                by_logit = exponentials.div_(total[:, None]).neg_()
+                by_logit.scatter_add_(1, targets[rows, None], torch.ones_like(by_logit[:, :1]))
+                slope[rows] = by_logit.mul_(steepness).to(weight.dtype) @ weight
+        ctx.chunk, ctx.softcap = chunk, softcap
         if slope is not None:
             ctx.save_for_backward(slope)
         elif any(ctx.needs_input_grad):
@@ -74,11 +88,11 @@ class _TokenLogps(torch.autograd.Function):
         return logps, top1
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         grad = grads[0]
         if not ctx.trainable_head:
             (slope,) = ctx.saved_tensors
-            return (slope.float() * grad[:, None]).to(slope.dtype), None, None, None, None
+            return (slope.float() * grad[:, None]).to(slope.dtype), None, None, None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
@@ -86,9 +100,12 @@ class _TokenLogps(torch.autograd.Function):
         for start in range(0, len(targets), ctx.chunk):
             rows = slice(start, min(start + ctx.chunk, len(targets)))
             # d logp_i / d logits_i = onehot(target_i) - softmax(logits_i)
-            by_logit = _logits(hidden[rows], weight, bias).softmax(dim=-1).neg_()
+            logits = _logits(hidden[rows], weight, bias, ctx.softcap)
+            by_logit = logits.softmax(dim=-1).neg_()
             by_logit.scatter_add_(1, targets[rows, None], torch.ones_like(by_logit[:, :1]))
             by_logit.mul_(grad[rows, None])
+            if ctx.softcap is not None:  # d (c tanh(z / c)) / dz = 1 - tanh(z / c)^2
+                by_logit.mul_(1 - (logits / ctx.softcap).square())
             grad_hidden[rows] = by_logit.to(weight.dtype) @ weight
             grad_weight += by_logit.T @ hidden[rows].float()
             if grad_bias is not None:
@@ -99,9 +116,11 @@ class _TokenLogps(torch.autograd.Function):
             grad_bias.to(bias.dtype) if grad_bias is not None else None,
             None,
             None,
+            None,
         )
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
     """float32 logits [rows, v] of one chunk."""
-    return torch.nn.functional.linear(hidden.to(weight.dtype), weight, bias).float()
+    logits = torch.nn.functional.linear(hidden.to(weight.dtype), weight, bias).float()
+    return logits if softcap is None else (logits / softcap).tanh_() * softcap

@@ -11,6 +11,7 @@ Shapes: b pairs, t scored tokens of a response (padded), n all scored tokens, s 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,9 +24,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmpo.errors import UserError
 from mmpo.models.attention import use_tree_attention
-from mmpo.models.layout import Segment, Tree, TreeBatch, pack, response_tree, unshared
+from mmpo.models.layout import Rules, Segment, Tree, TreeBatch, pack, response_tree, unshared
 from mmpo.models.loading import VLM
 from mmpo.models.logprob import TokenLogps, token_logps
+from mmpo.models.positions import positions_of
 from mmpo.models.prompts import encode_prompt, encode_response, process_images
 from mmpo.models.sharing import Path, Shared, share
 from mmpo.models.vision import encode_images, select_images, vision_is_frozen
@@ -90,12 +92,13 @@ class PairBatch:
             )
         return paths
 
-    def shared(self, image_token_id: int) -> Shared:
+    def shared(self, image_token_id: int, *, whole_prompts: bool = False) -> Shared:
         """The paths laid out as trees: over the whole batch where `image_tokens` says where each image ends, else pair
-        by pair."""
+        by pair. `whole_prompts`: a prompt is shared as a whole or not at all."""
         paths = self.paths()
         if self.image_tokens is not None:
-            return share(paths, image_token_id, dict(enumerate(self.image_tokens)))
+            least = sys.maxsize if whole_prompts else None
+            return share(paths, image_token_id, dict(enumerate(self.image_tokens)), least=least)
         trees: list[list[Segment]] = []
         leaf: list[int] = []
         for chosen, rejected in zip(paths[0::2], paths[1::2], strict=True):
@@ -184,16 +187,16 @@ class PairScorer(nn.Module):
         self._check_due = sharing == "auto" and self.shared
         if self.reference_model is not None:
             self.reference_model.requires_grad_(False).eval()
-        if self.shared and vlm.family.mask == "calls":
+        if self.shared:
             use_tree_attention(vlm.base)
             if self.reference_model is not None:
                 use_tree_attention(self._reference_vlm.base)
 
     def forward(self, batch: PairBatch) -> PairLogps:
-        shared = batch.shared(self._vlm.image_token_id)
+        shared = batch.shared(self._vlm.image_token_id, whole_prompts=self._vlm.family.blocks == "prompt")
         if self._check_due:
             self._self_check(shared.trees, batch.image_inputs)
-        layout = self._layout(shared.trees)
+        layout = self._layout(shared.trees, batch.image_inputs)
         frozen = vision_is_frozen(self._vlm)
         features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
         reference = None
@@ -232,9 +235,9 @@ class PairScorer(nn.Module):
             return policy_features
         return encode_images(self._reference_vlm, tensors, frozen=True)
 
-    def _layout(self, trees: Sequence[Tree]) -> TreeBatch:
-        layout = shared_row(self._vlm, trees) if self.shared else plain_rows(self._vlm, trees)
-        return layout.to(self._vlm.device)
+    def _layout(self, trees: Sequence[Tree], tensors: Mapping[str, Tensor]) -> TreeBatch:
+        lay_out = shared_row if self.shared else plain_rows
+        return lay_out(self._vlm, trees, tensors).to(self._vlm.device)
 
     @torch.no_grad()
     def _self_check(self, trees: Sequence[Tree], tensors: Mapping[str, Tensor]) -> None:
@@ -245,10 +248,8 @@ class PairScorer(nn.Module):
         try:
             features = encode_images(self._vlm, tensors, frozen=True)
             first = [max(trees, key=len)]
-            tree = segment_logps(self._vlm, self._layout(first), features, chunk=self.chunk).logps
-            plain = segment_logps(
-                self._vlm, plain_rows(self._vlm, first).to(self._vlm.device), features, chunk=self.chunk
-            ).logps
+            layouts = (self._layout(first, tensors), plain_rows(self._vlm, first, tensors).to(self._vlm.device))
+            tree, plain = (segment_logps(self._vlm, layout, features, chunk=self.chunk).logps for layout in layouts)
         finally:
             self.model.train(training)
         difference = (tree - plain).abs().mean().item()
@@ -270,18 +271,25 @@ def segment_logps(vlm: VLM, layout: TreeBatch, features: Any | None, *, chunk: i
     )
     hidden = out.last_hidden_state
     scored = hidden.reshape(-1, hidden.shape[-1]).index_select(0, layout.predictors)
-    return token_logps(scored, vlm.head, layout.targets, chunk=chunk)
+    return token_logps(scored, vlm.head, layout.targets, chunk=chunk, softcap=vlm.softcap)
 
 
-def shared_row(vlm: VLM, trees: Sequence[Tree]) -> TreeBatch:
-    """Whole trees in one row for this model."""
-    layout = pack(trees, position_base=vlm.family.position_base)
-    return layout.with_dense_mask(trees, vlm.dtype) if vlm.family.mask == "dense" else layout
+def shared_row(vlm: VLM, trees: Sequence[Tree], image_inputs: Mapping[str, Tensor] | None = None) -> TreeBatch:
+    """Whole trees in one row for this model. `image_inputs` are the processor's tensors of the batch's images."""
+    return pack(trees, positions=positions_of(vlm, image_inputs), rules=rules_of(vlm))
 
 
-def plain_rows(vlm: VLM, trees: Sequence[Tree]) -> TreeBatch:
+def plain_rows(vlm: VLM, trees: Sequence[Tree], image_inputs: Mapping[str, Tensor] | None = None) -> TreeBatch:
     """The trees' scored paths as ordinary padded rows for this model."""
-    return unshared(trees, position_base=vlm.family.position_base, pad_id=vlm.pad_id)
+    return unshared(trees, positions=positions_of(vlm, image_inputs), rules=rules_of(vlm), pad_id=vlm.pad_id)
+
+
+def rules_of(vlm: VLM) -> Rules:
+    """Who sees whom in this model."""
+    text = vlm.config.get_text_config()
+    layers = getattr(text, "layer_types", None)
+    window = getattr(text, "sliding_window", None) if layers is None or "sliding_attention" in layers else None
+    return Rules(vlm.family.blocks, vlm.image_token_id, window)
 
 
 @torch.no_grad()
@@ -295,9 +303,10 @@ def score_responses(
     prompt = encode_prompt(vlm, messages, processed.placeholders)
     tree = response_tree(prompt, [encode_response(vlm, text) for text in texts], range(len(images)))
     features = encode_images(vlm, processed.tensors, frozen=True)
-    if vlm.family.sharing and vlm.family.mask == "calls":
+    if vlm.family.sharing:
         use_tree_attention(vlm.base)
-    layout = shared_row(vlm, [tree]) if vlm.family.sharing else plain_rows(vlm, [tree])
+    lay_out = shared_row if vlm.family.sharing else plain_rows
+    layout = lay_out(vlm, [tree], processed.tensors)
     logps = segment_logps(vlm, layout.to(vlm.device), features).logps
     return [part.sum().item() for part in logps.split(layout.lengths)]
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from mmpo.models import layout as layout_module
+from mmpo.models import tree as tree_module
 from mmpo.models.attention import dense_attention_mask, use_tree_attention
 from mmpo.models.layout import Segment, pack, response_tree, visibility
 from mmpo.models.loading import VLM
@@ -53,7 +53,7 @@ def hidden_states(vlm: VLM, trees: list, *, dense: bool) -> torch.Tensor:
 def test_tree_calls_equal_the_dense_mask(
     vlm: VLM, name: str, call_queries: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layout_module, "_CALL_QUERIES", call_queries)
+    monkeypatch.setattr(tree_module, "CALL_QUERIES", call_queries)
     weight = vlm.base.get_decoder().layers[0].self_attn.k_proj.weight
     outputs, gradients = [], []
     for dense in (False, True):

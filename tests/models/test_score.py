@@ -249,15 +249,6 @@ def test_families_that_cant_share(policy: VLM) -> None:
     assert a == pytest.approx(b, abs=1e-4)
 
 
-def test_families_with_a_dense_mask(policy: VLM) -> None:
-    dense = replace(policy, family=Family("Dense", "llava", mask="dense"))
-    batch = pair_batch(policy)
-    a = PairScorer(dense, sharing="on")(batch)
-    assert policy.config.text_config._attn_implementation == "sdpa"
-    b = PairScorer(policy, sharing="on")(batch)
-    torch.testing.assert_close(a.rejected.policy, b.rejected.policy, rtol=0, atol=1e-5)
-
-
 def test_arguments_are_checked(policy: VLM) -> None:
     with pytest.raises(UserError, match="sharing"):
         PairScorer(policy, sharing="maybe")  # type: ignore[arg-type]
