@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -40,14 +42,11 @@ class AnswerLog:
     def __init__(self, path: Path) -> None:
         self._log = JsonLines(path)
         self._rows: dict[str, dict[str, Any]] = {}
-        for number, row in enumerate(read_jsonl(path), start=1):
-            if not isinstance(row.get("key"), str) or not isinstance(row.get("answer"), str):
-                self._log.close()
-                raise UserError(
-                    f"{path}:{number}: not an answer (no `key` and `answer`)",
-                    hint="remove the file to ask everything again",
-                )
-            self._rows[row["key"]] = row
+        try:
+            self._rows.update({row["key"]: row for row in _answer_rows(path)})
+        except UserError:
+            self._log.close()
+            raise
         self._flushed = time.monotonic()
 
     def __contains__(self, key: str) -> bool:
@@ -71,3 +70,50 @@ class AnswerLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._log.close()
+
+
+class AnswerCache:
+    """Answers kept for other runs: a folder of logs, each written by one process, all read by every one.
+
+    Processes may share it without a lock, since none writes into another's file; a half-written last line of a killed
+    (or running) process is left alone. A file is made when there is something to write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows: dict[str, dict[str, Any]] = {}
+        self._log: AnswerLog | None = None
+        for path in sorted(folder.glob("answers-*.jsonl")):
+            self._rows.update({row["key"]: row for row in _answer_rows(path)})
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
+
+    def __getitem__(self, key: str) -> dict[str, Any]:
+        return self._rows[key]
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Store an answer for other runs."""
+        if self._log is None:
+            self._log = AnswerLog(self._folder / f"answers-{uuid.uuid4().hex[:12]}.jsonl")
+        self._rows[row["key"]] = row
+        self._log.add(row)
+
+    def __enter__(self) -> AnswerCache:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._log is not None:
+            self._log.__exit__(kind, error, trace)
+
+
+def _answer_rows(path: Path) -> Iterator[dict[str, Any]]:
+    for number, row in enumerate(read_jsonl(path), start=1):
+        if not isinstance(row, dict) or not isinstance(row.get("key"), str) or not isinstance(row.get("answer"), str):
+            raise UserError(
+                f"{path}:{number}: not an answer (no `key` and `answer`)",
+                hint="remove the file to ask everything again",
+            )
+        yield row

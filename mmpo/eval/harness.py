@@ -1,54 +1,35 @@
 """Run an evaluation: ask a model (before and after its adapter) everything the benchmarks want to know, score, and
 write the scorecard.
 
-    annotations ─▶ usable images ─▶ benchmarks' asks ─▶ AnswerEngine ─▶ answers.jsonl ─▶ scorecard.json, scorecard.md
+    usable images ─▶ benchmarks' asks ─▶ AnswerEngine ─▶ answers.jsonl ─▶ scorecard.json, scorecard.md
 
-Only answers that `answers.jsonl` lacks are asked; where none are missing, the model is not even loaded.
+Only answers that neither `answers.jsonl` nor the cache has are asked; where none are missing, the model is not even
+loaded.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import math
-import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
-from mmpo.data.annotations import AnnotatedImage, read_annotations
 from mmpo.data.atomic import write_json, write_text
-from mmpo.errors import Quarantined, UserError
-from mmpo.eval.answers import AnswerLog, answer_key, file_fingerprint, folder_fingerprint, model_folder
-from mmpo.eval.benchmarks import BENCHMARKS, Ask, Benchmark, Reply, Section, material
-from mmpo.eval.scorecard import Bootstrap, Counts, Row, Scorecard, compare
+from mmpo.errors import UserError
+from mmpo.eval.benchmarks import BENCHMARKS, material
+from mmpo.eval.collecting import Replies, collect_replies, engine_notes
+from mmpo.eval.compare import Bootstrap, adjusted, compare, compare_categories
+from mmpo.eval.pictures import Pictures
+from mmpo.eval.protocol import Ask, Benchmark, Part, Reply
+from mmpo.eval.scorecard import Category, Counts, Row, Scorecard
 from mmpo.eval.settings import EvalSettings
-from mmpo.progress import task, track
-
-if TYPE_CHECKING:
-    from mmpo.models.answer import Answer, AnswerEngine
 
 log = logging.getLogger(__name__)
 
-State = Literal["before", "after"]
-
 YES_SHIFT = 0.05
 LENGTH_SHIFT = 0.2
-HEADLINES = ("accuracy", "F1", "mean_F1", "CHAIRi", "CHAIRs", "Recall")
-
-
-@dataclass(frozen=True)
-class Usable:
-    """The images that can be opened with their content fingerprints by path, and those that cannot."""
-
-    images: list[AnnotatedImage]
-    fingerprints: dict[str, str]
-    rejected: list[tuple[AnnotatedImage, Quarantined]]
+HEADLINES = ("accuracy", "F1", "mean_F1", "CHAIRi", "CHAIRs", "Recall", "score", "hallucination")
 
 
 def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
@@ -62,194 +43,121 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    usable = usable_images(settings)
-    ready = material(usable.images, settings)
-    benchmarks: dict[str, Benchmark] = {name: BENCHMARKS[name](ready, settings) for name in settings.benchmarks}
+    pictures = Pictures(settings)
+    ready = None if pictures.annotated is None else material(pictures.annotated, settings)
+    kept = settings if settings.cache else settings.model_copy(update={"cache": str(run_dir)})  # for judges' replies
+    benchmarks: dict[str, Benchmark] = {name: BENCHMARKS[name](ready, kept) for name in settings.benchmarks}
     asks = list(dict.fromkeys(ask for benchmark in benchmarks.values() for ask in benchmark.asks()))
+    pictures.look_at(asks)
+    left_out = [note for name, benchmark in benchmarks.items() if (note := _left_out(name, benchmark, pictures))]
 
-    replies = _collect(asks, usable, settings, run_dir)
+    replies = collect_replies([ask for ask in asks if not pictures.problem(ask)], pictures, settings, run_dir)
     for name, benchmark in benchmarks.items():
-        benchmark.write(run_dir / name, replies)
-    card = _score(settings, benchmarks, replies, usable)
+        benchmark.write(run_dir / name, replies)  # type: ignore[arg-type]
+    card = _score(settings, benchmarks, replies, pictures, left_out, run_dir)
     rejects = [
-        {"id": image.id, "path": image.path, "stage": reason.stage, "reason": reason.reason, "detail": reason.detail}
-        for image, reason in usable.rejected
-    ]
+        {"id": image.id, "path": image.path, "stage": image.reason.stage, "reason": image.reason.reason,
+         "detail": image.reason.detail}
+        for image in pictures.rejected
+    ]  # fmt: skip
     _write_lines(run_dir / "rejects.jsonl", rejects)
     write_text(run_dir / "scorecard.md", card.to_markdown())
     write_json(run_dir / "scorecard.json", card.model_dump(mode="json"))
     return card
 
 
-def usable_images(settings: EvalSettings) -> Usable:
-    """Open every image once (in threads); the ones that fail are set aside with their reason. Raises UserError where
-    none is left.
+def _left_out(name: str, benchmark: Benchmark, pictures: Pictures) -> str:
+    """A warning where some of a benchmark's questions can't be asked. Raises UserError where it can't be scored then,
+    or none is left.
     """
-    listed = list(islice(read_annotations(settings.annotations, images=settings.images), settings.limit))
-    if not listed:
-        raise UserError(f"{settings.annotations} lists no images")
-    twice = next((path for path, count in Counter(image.path for image in listed).items() if count > 1), None)
-    if twice is not None:
-        raise UserError(
-            f"{settings.annotations}: {twice} is listed more than once",
-            hint="give each image one entry with all its objects",
-        )
-    images, fingerprints, rejected = [], {}, []
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for image, outcome in track(zip(listed, pool.map(_check, listed), strict=True), "checking images", len(listed)):
-            if isinstance(outcome, Quarantined):
-                log.warning("%s is left out: %s", image.path, outcome)
-                rejected.append((image, outcome))
-            else:
-                images.append(image)
-                fingerprints[image.path] = outcome
-    if not images:
-        raise UserError(
-            f"none of the {len(listed)} images of {settings.annotations} can be used; the first: {rejected[0][1]}",
-            hint=f"are they in {settings.images}?",
-        )
-    return Usable(images, fingerprints, rejected)
-
-
-def _check(image: AnnotatedImage) -> str | Quarantined:
-    try:
-        image.load()
-        return file_fingerprint(image.root / image.path)
-    except Quarantined as reason:
-        return reason
-
-
-def _collect(asks: Sequence[Ask], usable: Usable, settings: EvalSettings, run_dir: Path) -> dict[str, dict[Ask, Reply]]:
-    """Every reply of every state, from the log where it is there, else from the model."""
-    model = folder_fingerprint(model_folder(settings.model))
-    adapter = folder_fingerprint(_adapter_folder(settings.adapter)) if settings.adapter else None
-    states: dict[State, str | None] = (
-        {"before": None, "after": adapter} if adapter and settings.compare else {"after": adapter}
-    )
-    keys = {
-        (state, ask): answer_key(
-            model, with_adapter, settings.dtype, usable.fingerprints[ask.image], ask.prompt, ask.max_new_tokens
-        )
-        for state, with_adapter in states.items()
-        for ask in asks
-    }
-    images = {image.path: image for image in usable.images}
-    with AnswerLog(run_dir / "answers.jsonl") as answers:
-        missing: dict[State, list[Ask]] = {
-            state: [a for a in asks if keys[state, a] not in answers] for state in states
-        }
-        if any(missing.values()):
-            _ask_model(missing, keys, images, settings, answers)
-        return {
-            state: {
-                ask: Reply(answers[keys[state, ask]]["answer"], bool(answers[keys[state, ask]]["truncated"]))
-                for ask in asks
-            }
-            for state in states
-        }
-
-
-def _adapter_folder(adapter: str) -> Path:
-    if not Path(adapter).is_dir():
-        raise UserError(f"{adapter}: no such adapter folder", hint="give the folder that training wrote")
-    return Path(adapter)
-
-
-def _ask_model(
-    missing: Mapping[State, Sequence[Ask]],
-    keys: Mapping[tuple[State, Ask], str],
-    images: Mapping[str, AnnotatedImage],
-    settings: EvalSettings,
-    answers: AnswerLog,
-) -> None:
-    from mmpo.models.answer import AnswerEngine
-    from mmpo.models.loading import load_vlm
-
-    vlm = load_vlm(settings.model, adapter=settings.adapter, dtype=settings.dtype)
-    root = next(iter(images.values())).root
-    engine = AnswerEngine(vlm, token_budget=settings.tokens_per_batch, image_root=root)
-    for state, asks in missing.items():
-        label = f"asking, {state}" if len(missing) > 1 else "asking"
-        with engine.adapter_off() if state == "before" else nullcontext(), task(label, len(asks)) as running:
-            for ask, answer in _answers(engine, asks):
-                answers.add(
-                    {
-                        "key": keys[state, ask],
-                        "state": state,
-                        "image": ask.image,
-                        "prompt": ask.prompt,
-                        "answer": answer.text,
-                        "truncated": answer.truncated,
-                        "p_yes": answer.p_yes,
-                        "margin": answer.margin if math.isfinite(answer.margin) else None,
-                    }
-                )
-                running.advance()
-
-
-def _answers(engine: AnswerEngine, asks: Sequence[Ask]) -> Iterator[tuple[Ask, Answer]]:
-    """Ask, all that concerns an image together, and answers of one length limit together."""
-    from mmpo.models.answer import Question
-
-    numbers = {ask: str(number) for number, ask in enumerate(asks)}
-    for limit in sorted({ask.max_new_tokens for ask in asks}):
-        by_image: dict[str, list[Ask]] = {}
-        for ask in asks:
-            if ask.max_new_tokens == limit:
-                by_image.setdefault(ask.image, []).append(ask)
-        groups = (
-            (image, [Question(numbers[ask], image, ask.prompt) for ask in about]) for image, about in by_image.items()
-        )
-        for answer in engine.answer(groups, max_new_tokens=limit):
-            yield asks[int(answer.id)], answer
+    asks = benchmark.asks()
+    problems = [problem for ask in asks if (problem := pictures.problem(ask))]
+    if not problems:
+        return ""
+    counted = f"{name}: {len(problems)} of {len(asks)} questions are about images that cannot be used"
+    if len(problems) == len(asks) or not getattr(benchmark, "partial", False):
+        raise UserError(f"{counted}; the first: {problems[0]}", hint="is the folder of its images right and complete?")
+    return f"{counted} and were not asked; the numbers are not those of the whole benchmark"
 
 
 def _score(
     settings: EvalSettings,
     benchmarks: Mapping[str, Benchmark],
-    replies: Mapping[str, Mapping[Ask, Reply]],
-    usable: Usable,
+    replies: Replies,
+    pictures: Pictures,
+    left_out: Sequence[str],
+    run_dir: Path,
 ) -> Scorecard:
     bootstrap = Bootstrap(settings.bootstrap.samples, settings.bootstrap.seed)
     rows: list[Row] = []
     counts: list[Counts] = []
+    categories: list[Category] = []
+    near_ties: list[dict[str, object]] = []
     conventions: list[str] = []
     for name, benchmark in benchmarks.items():
         scored = {state: benchmark.score(given) for state, given in replies.items()}
+        own: list[Row] = []
         for number, after in enumerate(scored["after"]):
-            before = scored["before"][number] if "before" in scored else None
-            rows += compare(name, after.split, before.tally if before else None, after.tally, bootstrap)
-            counts += [_counted(name, state, sections[number]) for state, sections in scored.items()]
+            before = scored["before"][number].tally if "before" in scored else None
+            own += compare(name, after.split, before, after.tally, bootstrap)
+            counts += [_counted(name, state, parts[number]) for state, parts in scored.items()]
+            categories += compare_categories(name, before, after.tally)
+        rows += adjusted(own, [part.split for part in scored["after"] if part.total])
+        for state, given in replies.items():
+            near_ties += _near_ties(name, state, scored[state], given)
         conventions += benchmark.conventions
+    _write_lines(run_dir / "near_ties.jsonl", near_ties)
     conventions.append(
-        f"intervals: 95%; Wilson's for CHAIR_s, else percentiles of {bootstrap.samples:,} resamples of whole images "
-        f"(seed {bootstrap.seed})"
+        f"intervals: 95%; Wilson's for shares of images or single answers, else percentiles of {bootstrap.samples:,} "
+        f"resamples of whole images (seed {bootstrap.seed})"
     )
     if "before" in replies:
         conventions.append(
-            "p: exact McNemar test for accuracy and CHAIR_s, else the same resamples, paired by image; "
-            "not corrected for the number of metrics"
+            "p: exact McNemar test for accuracy and CHAIR_s, else the same resamples, paired by image; not corrected "
+            "for the number of metrics. q: p corrected for the splits or categories that have the metric "
+            "(Benjamini-Hochberg). In brackets after a p of 0.05 or more: the smallest true difference that these "
+            "images would show four times out of five"
         )
+    how, engine_warnings = engine_notes(run_dir)
     return Scorecard(
         model=settings.model,
         adapter=settings.adapter,
         rows=rows,
         counts=counts,
-        conventions=conventions,
-        warnings=_warnings(rows),
-        quarantined=dict(sorted(Counter(reason.reason for _, reason in usable.rejected).items())),
+        categories=categories,
+        conventions=conventions + how,
+        warnings=[*left_out, *engine_warnings, *_warnings(rows)],
+        quarantined=dict(sorted(Counter(image.reason.reason for image in pictures.rejected).items())),
     )
 
 
-def _counted(benchmark: str, state: str, section: Section) -> Counts:
+def _near_ties(name: str, state: str, parts: Sequence[Part], given: Mapping[Ask, Reply]) -> list[dict[str, object]]:
+    """The yes/no answers that another number format or batch may turn, each once."""
+    close = dict.fromkeys(ask for part in parts for ask in part.near_ties or ())
+    return [
+        {
+            "benchmark": name,
+            "state": state,
+            "image": ask.image,
+            "prompt": ask.prompt,
+            "answer": given[ask].text,
+            "p_yes": given[ask].p_yes,
+            "margin": given[ask].margin,
+        }
+        for ask in close
+    ]
+
+
+def _counted(benchmark: str, state: str, part: Part) -> Counts:
     return Counts(
         benchmark=benchmark,
-        split=section.split,
+        split=part.split,
         state=state,  # type: ignore[arg-type]
-        images=len(section.tally.images),
-        questions=section.questions,
-        unparsed=section.unparsed,
-        truncated=section.truncated,
+        images=len(part.tally.images),
+        questions=part.questions,
+        unparsed=part.unparsed,
+        truncated=part.truncated,
+        near_ties=None if part.near_ties is None else len(part.near_ties),
     )
 
 

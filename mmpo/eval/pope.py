@@ -8,6 +8,7 @@ The positive class is "yes". Questions from any annotated image set are made in 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from mmpo.data.atomic import write_text
 from mmpo.errors import UserError
 from mmpo.eval.records import read_records, text_of
 from mmpo.eval.statistics import Array, ratio
-from mmpo.eval.tally import Metric, Tally, aligned, by_image
+from mmpo.eval.tally import Metric, Tally, aligned, by_image, ranking
 from mmpo.eval.yes_no import Verdict, parse
 
 Split = Literal["random", "popular", "adversarial"]
@@ -132,6 +133,15 @@ def llava_split(answers: Iterable[PopeAnswer], split: Split) -> list[PopeAnswer]
     return picked
 
 
+def packed_splits(answers: Sequence[PopeAnswer]) -> list[Split]:
+    """The splits that the answers' ids belong to, where they are LLaVA's shifted ones; else none."""
+    if any(answer.question_id is None for answer in answers):
+        return []
+    offsets = {answer.question_id - answer.question_id % 10_000_000 for answer in answers if answer.question_id}
+    found = [split for split in SPLITS if LLAVA_ID_OFFSETS[split] in offsets]
+    return found if offsets <= set(LLAVA_ID_OFFSETS.values()) and offsets != {0} else []
+
+
 def _question_id(record: Mapping[str, Any], where: str) -> int | None:
     value = record.get("question_id")
     if value is None:
@@ -201,7 +211,11 @@ class PopeResult:
 
 
 def score(
-    questions: Sequence[PopeQuestion], answers: Sequence[PopeAnswer | str], parser: str = "official"
+    questions: Sequence[PopeQuestion],
+    answers: Sequence[PopeAnswer | str],
+    parser: str = "official",
+    *,
+    p_yes: Sequence[float | None] = (),
 ) -> PopeResult:
     """Score the answers to one split.
 
@@ -209,7 +223,7 @@ def score(
     that quotes its question is checked against it. The parsers' conventions for text that says neither: official,
     llava and opera read "yes"; vlmevalkit counts it as wrong for accuracy and as "no" for the rest; lmms-eval counts
     it as wrong and leaves it out of TP, FP, TN and FN. `yes_ratio` always counts the answers (lmms-eval's own counts
-    the labels).
+    the labels). `p_yes`, where known, is each answer's probability of yes, in the order of the questions.
 
     Raises UserError where the numbers of questions and answers differ (the official script silently drops the
     surplus) or a quoted question is another.
@@ -239,7 +253,14 @@ def score(
         matched_by=matched_by,
         verdicts=verdicts,
         unparsed=sum(not verdict.found for verdict in verdicts),
-        tally=Tally(images, counts, METRICS, outcomes, paired_metric="accuracy"),
+        tally=Tally(
+            images,
+            counts,
+            METRICS,
+            outcomes,
+            paired_metric="accuracy",
+            ranking=ranking(images, [q.image for q in questions], p_yes, [q.label == "yes" for q in questions]),
+        ),
     )
 
 
@@ -257,9 +278,39 @@ def mean_over_splits(results: Mapping[str, PopeResult]) -> Tally:
     def mean(formula: Any) -> Any:
         return lambda c: formula(c.reshape(*c.shape[:-1], splits, 7)).mean(-1)
 
+    outcomes = {key: right for result in results.values() for key, right in result.tally.outcomes.items()}
     return Tally(
-        images, counts, (Metric("mean_F1", mean(_f1), "higher"), Metric("mean_accuracy", mean(_accuracy), "higher"))
+        images,
+        counts,
+        (Metric("mean_F1", mean(_f1), "higher"), Metric("mean_accuracy", mean(_accuracy), "higher")),
+        outcomes,
+        categories={key: name for key in outcomes if (name := asked_object(key[1]))},
     )
+
+
+_ASKED = re.compile(r"is there an? (.+?) in (?:the|this) (?:image|imange|picture|photo)\b", re.IGNORECASE)
+
+
+def asked_object(text: str) -> str | None:
+    """The object that a question in POPE's wording asks about; None in another wording."""
+    found = _ASKED.search(text)
+    return found[1].lower() if found else None
+
+
+def split_of(path: str | Path) -> str:
+    """The split that a file's name says it holds (`coco_pope_popular.json`); its name without ending where none."""
+    path = Path(path)
+    return next((split for split in SPLITS if split in path.stem.lower()), path.stem)
+
+
+def read_splits(paths: Sequence[str | Path]) -> dict[str, list[PopeQuestion]]:
+    """Several question files, by split. Raises UserError where two of them are the same split."""
+    splits: dict[str, list[PopeQuestion]] = {}
+    for path in paths:
+        if split_of(path) in splits:
+            raise UserError(f"{path}: a second file of the split {split_of(path)!r}", hint="rename one of them")
+        splits[split_of(path)] = read_questions(path)
+    return splits
 
 
 def _check_lengths(questions: Sequence[PopeQuestion], answers: Sequence[PopeAnswer]) -> None:
@@ -306,3 +357,9 @@ def _spelled(text: str) -> str:
     other.
     """
     return text.strip().replace("an imange", "an image").replace("the imange", "the image")
+
+
+def of_first_images(questions: Sequence[PopeQuestion], limit: int | None) -> list[PopeQuestion]:
+    """The questions about the first `limit` images; all of them where it is None."""
+    kept = set(list(dict.fromkeys(question.image for question in questions))[:limit])
+    return [question for question in questions if question.image in kept]

@@ -5,11 +5,9 @@ on the terminal.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -17,8 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from mmpo.errors import UserError
-from mmpo.eval.statistics import Interval, difference, mcnemar, percentile_interval, resampled_sums, wilson
-from mmpo.eval.tally import Array, Metric, Tally, aligned
 
 LABELS = {
     "CHAIRi": "CHAIR_i",
@@ -28,6 +24,7 @@ LABELS = {
     "yes_ratio": "yes ratio",
     "mean_F1": "mean F1",
     "mean_accuracy": "mean accuracy",
+    "AUROC": "AUROC of P(yes)",
 }
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 SIGNIFICANT = 0.05
@@ -50,12 +47,17 @@ class Estimate(_Record):
 
 
 class Change(_Record):
-    """After minus before, paired by image. `fixed` and `broken` count single answers where the test is McNemar's."""
+    """After minus before, paired by image. `fixed` and `broken` count single answers where the test is McNemar's.
+
+    `q` is p adjusted for all splits or categories of the benchmark that have this metric (Benjamini and Hochberg);
+    None where there is only one.
+    """
 
     value: float
     low: float
     high: float
     p: float
+    q: float | None = None
     test: Literal["bootstrap", "mcnemar"]
     fixed: int | None = None
     broken: int | None = None
@@ -77,9 +79,26 @@ class Row(_Record):
     change: Change | None
 
 
+class Category(_Record):
+    """Single answers of one category (an asked object, say): how many of `questions` are right, with Wilson's interval;
+    `fixed` and `broken` are the changed ones, `p` McNemar's exact test of them, `q` p adjusted for all categories of
+    the benchmark (Benjamini and Hochberg).
+    """
+
+    benchmark: str
+    name: str
+    questions: int
+    before: Estimate | None
+    after: Estimate
+    fixed: int | None = None
+    broken: int | None = None
+    p: float | None = None
+    q: float | None = None
+
+
 class Counts(_Record):
-    """What one number rests on: images, questions (or descriptions), and how many answers could not be read or were
-    cut off.
+    """What one number rests on: images, questions (or descriptions), how many answers could not be read or were cut
+    off, and how many yes/no answers were so close that another number format may turn them (None: not known).
     """
 
     benchmark: str
@@ -89,6 +108,7 @@ class Counts(_Record):
     questions: int
     unparsed: int | None
     truncated: int
+    near_ties: int | None = None
 
 
 class Scorecard(_Record):
@@ -98,6 +118,7 @@ class Scorecard(_Record):
     adapter: str | None
     rows: list[Row]
     counts: list[Counts]
+    categories: list[Category] = []
     conventions: list[str]
     warnings: list[str]
     quarantined: dict[str, int] = Field(description="Images that could not be used, by reason.")
@@ -131,6 +152,7 @@ class Scorecard(_Record):
         for heading, rows in self._sections():
             lines.append("| " + " | ".join([f"**{heading}**"] + [""] * (len(header) - 1)) + " |")
             lines += ["| " + " | ".join(self._cells(row)) + " |" for row in rows]
+        lines += self._category_lines()
         for title, notes in (
             ("Warnings", self.warnings),
             ("Answers", self._count_lines()),
@@ -188,102 +210,40 @@ class Scorecard(_Record):
             "" if row.before is None else _estimate(row.before, row.percent),
             _estimate(row.after, row.percent),
             change,
-            "" if row.change is None else _p(row.change.p),
+            "" if row.change is None else _p(row.change.p) + (f", q {_p(row.change.q)}" if row.change.q else ""),
         ]
+
+    def _category_lines(self) -> list[str]:
+        """The categories as a Markdown table, those with the clearest change first."""
+        if not self.categories:
+            return []
+        header = ["category", "questions", "right before [95%]", "right after [95%]", "fixed", "broken", "p", "q"]
+        keep = range(len(header)) if self.compared else (0, 1, 3)
+        table = [header, ["---"] * len(header)]
+        for c in sorted(self.categories, key=lambda c: (c.q if c.q is not None else 1.0, -c.questions)):
+            before = "" if c.before is None else _estimate(c.before, True)
+            tests = ["" if value is None else _p(value) for value in (c.p, c.q)]
+            changed = ["" if value is None else f"{value}" for value in (c.fixed, c.broken)]
+            name = f"{c.benchmark.upper()} {c.name}"
+            table.append([name, f"{c.questions:,}", before, _estimate(c.after, True), *changed, *tests])
+        rows = ["| " + " | ".join(row[column] for column in keep) + " |" for row in table]
+        return ["", "## By category", "", *rows]
 
     def _count_lines(self) -> list[str]:
         lines = []
         for c in self.counts:
             state = f", {c.state}" if self.compared else ""
             unread = "" if c.unparsed is None else f"{c.unparsed:,} unparsed, "
+            close = "" if c.near_ties is None else f", {c.near_ties:,} near-ties"
             where = c.benchmark.upper() + (f" {c.split}" if c.split else "")
             lines.append(
                 f"{where}{state}: {c.questions:,} answers on {c.images:,} images, {unread}{c.truncated:,} truncated"
+                + close
             )
         if self.quarantined:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.quarantined.items())
             lines.append(f"images left out: {sum(self.quarantined.values())} ({reasons}); see rejects.jsonl")
         return lines
-
-
-@dataclass(frozen=True)
-class Bootstrap:
-    """How often and from which seed images are resampled."""
-
-    samples: int
-    seed: int
-
-
-def compare(benchmark: str, split: str | None, before: Tally | None, after: Tally, bootstrap: Bootstrap) -> list[Row]:
-    """The rows of one benchmark (or split): every metric with interval, and where there is a `before` the paired
-    difference and its test.
-
-    Raises UserError where before and after are not of the same images and questions.
-    """
-    counts = [after.counts]
-    if before is not None:
-        if set(before.images) != set(after.images) or before.outcomes.keys() != after.outcomes.keys():
-            raise UserError(
-                f"{benchmark}: before and after were not asked the same questions", hint="score both on the same files"
-            )
-        counts = [aligned(before, after.images), after.counts]
-    sums = resampled_sums(np.concatenate(counts, axis=1), samples=bootstrap.samples, seed=bootstrap.seed)
-    parts = np.split(sums, len(counts), axis=1)
-    rows = []
-    for metric in after.metrics:
-        change = None
-        if before is not None:
-            observed = float(metric.formula(counts[1].sum(0)) - metric.formula(counts[0].sum(0)))
-            change = _change(metric, before, after, observed, metric.formula(parts[1]) - metric.formula(parts[0]))
-        rows.append(
-            Row(
-                benchmark=benchmark,
-                split=split,
-                metric=metric.name,
-                better=metric.better,
-                percent=metric.percent,
-                before=None if before is None else _estimated(before, metric, parts[0]),
-                after=_estimated(after, metric, parts[-1]),
-                change=change,
-            )
-        )
-    return rows
-
-
-def _estimated(tally: Tally, metric: Metric, sums: Array) -> Estimate:
-    totals = tally.counts.sum(0)
-    interval: Interval
-    if metric.independent is not None:
-        successes, trials = (int(totals[column]) for column in metric.independent)
-        interval = wilson(successes, trials)
-    else:
-        interval = percentile_interval(metric.formula(sums), images=len(tally.images))
-    defined = metric.name not in tally.undefined
-    return Estimate(
-        value=float(metric.formula(totals)),
-        low=interval.low,
-        high=interval.high,
-        method=interval.method,
-        defined=defined,
-    )
-
-
-def _change(metric: Metric, before: Tally, after: Tally, observed: float, resampled: Array) -> Change:
-    found = difference(observed, resampled)
-    paired = None
-    if metric.name == after.paired_metric:
-        keys = list(after.outcomes)
-        paired = mcnemar([before.outcomes[key] for key in keys], [after.outcomes[key] for key in keys])
-    return Change(
-        value=found.value,
-        low=found.low,
-        high=found.high,
-        p=paired.p if paired else found.p,
-        test="mcnemar" if paired else "bootstrap",
-        fixed=paired.fixed if paired else None,
-        broken=paired.broken if paired else None,
-        detectable=found.detectable,
-    )
 
 
 def _number(value: float, percent: bool) -> str:

@@ -1,4 +1,5 @@
-"""How sure a number is: Wilson intervals, bootstraps that resample whole images, exact McNemar tests.
+"""How sure a number is: Wilson intervals, bootstraps that resample whole images, exact McNemar tests, many tests
+at once.
 
 Questions about one image are not independent (a picture that confuses a model confuses it several times), so
 everything that pools questions or mentions is resampled by image. All functions are pure and deterministic from their
@@ -9,13 +10,14 @@ Shapes: g images, k counted quantities, r resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest, norm
+
+# scipy.stats takes half a second to import, and settings files import this module: it is imported where it is used.
 
 Array = NDArray[Any]
 Statistic = Callable[[Array], Array]
@@ -72,28 +74,64 @@ def wilson(successes: float, trials: int) -> Interval:
     """
     if trials <= 0 or not 0 <= successes <= trials:
         raise ValueError(f"wilson needs 0 <= successes <= trials and trials > 0, got {successes} of {trials}")
+    from scipy.stats import binomtest
+
     bounds = binomtest(round(successes), trials).proportion_ci(CONFIDENCE, method="wilson")
     return Interval(float(bounds.low), float(bounds.high), "wilson")
 
 
-def resampled_sums(counts: Array, *, samples: int, seed: int) -> Array:
-    """Sums of `counts` [g, k] over `samples` resamples of whole images with replacement: [r, k].
+def resamples(images: int, *, samples: int, seed: int) -> Iterator[tuple[int, Array]]:
+    """Resamples of `images` images with replacement, in blocks: (number of the first, how often each image was drawn
+    [block, g]).
 
-    The resamples depend on g, `samples` and `seed` only, so metrics computed from different columns are paired.
+    They depend on the arguments only, so metrics computed from different counts of the same images are paired.
     """
-    counts = np.asarray(counts, dtype=np.float64)
-    images = counts.shape[0]
     if images == 0:
         raise ValueError("a bootstrap needs at least one image")
     rng = np.random.default_rng(seed)
-    sums = np.empty((samples, counts.shape[1]))
     step = max(1, 1_000_000 // images)  # bounds the memory of one block to about 16 MB
     for start in range(0, samples, step):
         block = min(step, samples - start)
         drawn = rng.integers(images, size=(block, images)) + images * np.arange(block)[:, None]
         times = np.bincount(drawn.ravel(), minlength=block * images).reshape(block, images)
-        sums[start : start + block] = times.astype(np.float64) @ counts
+        yield start, times.astype(np.float64)
+
+
+def resampled_sums(counts: Array, *, samples: int, seed: int) -> Array:
+    """Sums of `counts` [g, k] over `samples` resamples of whole images: [r, k]."""
+    counts = np.asarray(counts, dtype=np.float64)
+    sums = np.empty((samples, counts.shape[1]))
+    for start, times in resamples(len(counts), samples=samples, seed=seed):
+        sums[start : start + len(times)] = times @ counts
     return sums
+
+
+def auroc(scores: Array, positive: Array, weights: Array | None = None) -> Array:
+    """Area under the ROC curve: the chance that a positive has a higher score than a negative, ties counting half.
+
+    `scores` and `positive` [n]; `weights` [..., n] says how often each item counts (once, where None). 0.5 where one of
+    the classes is missing.
+    """
+    order = np.argsort(scores, kind="stable")
+    scores, positive = np.asarray(scores, float)[order], np.asarray(positive, bool)[order]
+    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, float)[..., order]
+    starts = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])
+    positives = np.add.reduceat(weights * positive, starts, axis=-1)
+    negatives = np.add.reduceat(weights * ~positive, starts, axis=-1)
+    below = negatives.cumsum(-1) - negatives / 2
+    pairs = positives.sum(-1) * negatives.sum(-1)
+    return np.where(pairs > 0, ratio((positives * below).sum(-1), pairs), 0.5)
+
+
+def resampled_auroc(scores: Array, positive: Array, image_of: Array, images: int, *, samples: int, seed: int) -> Array:
+    """`auroc` over the resamples of whole images: [r]. `image_of` [n] is the image (0 … images-1) of each item."""
+    values = np.empty(samples)
+    step = max(1, 2_000_000 // len(scores))
+    for start, times in resamples(images, samples=samples, seed=seed):
+        for first in range(0, len(times), step):
+            block = times[first : first + step]
+            values[start + first : start + first + len(block)] = auroc(scores, positive, block[:, image_of])
+    return values
 
 
 def bootstrap_interval(counts: Array, statistic: Statistic, *, samples: int, seed: int) -> Interval:
@@ -148,6 +186,8 @@ def minimum_detectable_difference(standard_error: float, *, alpha: float = 0.05,
     """The true difference that a two-sided test at level `alpha` finds with probability `power`, given the standard
     error of the difference.
     """
+    from scipy.stats import norm
+
     return float((norm.ppf(1 - alpha / 2) + norm.ppf(power)) * standard_error)
 
 
@@ -157,7 +197,18 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> McNemar:
     """
     if len(before) != len(after):
         raise ValueError(f"paired answers need equal lengths, got {len(before)} and {len(after)}")
+    from scipy.stats import binomtest
+
     fixed = sum(1 for b, a in zip(before, after, strict=True) if a and not b)
     broken = sum(1 for b, a in zip(before, after, strict=True) if b and not a)
     p = float(binomtest(fixed, fixed + broken).pvalue) if fixed + broken else 1.0
     return McNemar(fixed, broken, p)
+
+
+def benjamini_hochberg(p: Sequence[float]) -> list[float]:
+    """p-values of many tests, adjusted so that calling those below 5% different is wrong for at most one in twenty of
+    them, in expectation (Benjamini and Hochberg 1995).
+    """
+    from scipy.stats import false_discovery_control
+
+    return [float(value) for value in false_discovery_control(p)] if len(p) else []

@@ -35,11 +35,23 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """How the model ranked n yes/no questions, whatever its threshold: `p_yes`, the right answers, and the row of each
+    question's image in the tally. Its AUROC says how well yes and no questions are told apart, free of any bias to yes.
+    """
+
+    p_yes: Array
+    positive: Array
+    image_of: Array
+
+
+@dataclass(frozen=True)
 class Tally:
     """Counts [g, k] of one benchmark (or one split of it) over `images`, with its metrics.
 
     `outcomes` maps every question (or caption) to right/wrong where the benchmark has such a thing; before and after
-    are paired by its keys, and the McNemar test belongs to the metric named `paired_metric`.
+    are paired by its keys, and the McNemar test belongs to the metric named `paired_metric`. `categories` puts the
+    questions of `outcomes` into categories to be compared one by one.
     """
 
     images: tuple[str, ...]
@@ -47,6 +59,8 @@ class Tally:
     metrics: tuple[Metric, ...]
     outcomes: Mapping[Any, bool] = field(default_factory=dict)
     paired_metric: str | None = None
+    categories: Mapping[Any, str] = field(default_factory=dict)
+    ranking: Ranking | None = None
 
     @property
     def values(self) -> dict[str, float]:
@@ -70,6 +84,19 @@ def by_image(images: Sequence[str], rows: Array) -> tuple[tuple[str, ...], Array
     sums = np.zeros((len(position), rows.shape[1]), dtype=np.int64)
     np.add.at(sums, index, rows)
     return tuple(position), sums
+
+
+def ranking(
+    images: Sequence[str], image: Sequence[str], p_yes: Sequence[float | None], positive: Sequence[bool]
+) -> Ranking | None:
+    """The ranking of n questions about `image` [n], for a tally over `images` [g]; None where a probability is not
+    known.
+    """
+    if not p_yes or any(value is None for value in p_yes):
+        return None
+    position = {name: row for row, name in enumerate(images)}
+    index = np.array([position[name] for name in image])
+    return Ranking(np.array(p_yes, dtype=float), np.array(positive, dtype=bool), index)
 
 
 def aligned(tally: Tally, images: Sequence[str]) -> Array:

@@ -11,7 +11,8 @@ from rich.console import Console
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.errors import UserError
 from mmpo.eval import chair, pope
-from mmpo.eval.scorecard import Bootstrap, Counts, Scorecard, compare
+from mmpo.eval.compare import Bootstrap, compare
+from mmpo.eval.scorecard import Counts, Scorecard
 from mmpo.eval.statistics import wilson
 
 BOOT = Bootstrap(samples=500, seed=0)

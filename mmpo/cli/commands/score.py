@@ -1,0 +1,137 @@
+"""mmpo eval score BENCHMARK"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mmpo.cli.app import group
+
+if TYPE_CHECKING:
+    from mmpo.chat import ChatSettings
+
+
+@group("eval").command("score")
+def score(
+    benchmark: Annotated[str, typer.Argument(metavar="BENCHMARK", help="Its name; `help` lists them.")],
+    answers: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The answers, in the benchmark's published format.")
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(metavar="FILE", help="The published question file.")] = None,
+    annotations: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What is in each image, where the benchmark needs it.")
+    ] = None,
+    parser: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The rule that reads an answer; the benchmark's own by default.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of the benchmark. Repeatable."),
+    ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE|KEY=VALUE",
+            help="The text model that judges: a YAML file, or backend=…, model=…, base_url=…. Repeatable.",
+        ),
+    ] = None,
+    judge_cache: Annotated[
+        Path, typer.Option(metavar="FILE", help="Where the judge's replies are kept, so that none is paid for twice.")
+    ] = Path("judge-replies.jsonl"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Score answers made elsewhere, from a benchmark's published files. No model is loaded.
+
+    The numbers carry the names of the benchmark's own script, and the lines
+    below them say which convention they follow.
+
+    [bold]Examples[/bold]
+
+      mmpo eval score help
+      mmpo eval score pope --questions coco_pope_random.json --answers my.jsonl
+      mmpo eval score mme --answers Your_Results/ --json
+    """
+    from mmpo.cli import console
+    from mmpo.cli.score_table import show
+    from mmpo.errors import UserError
+    from mmpo.eval.scoring import ScoreRequest, checked, scorers
+
+    if benchmark == "help":
+        _list_benchmarks()
+        return
+    if benchmark in scorers() and answers is None:
+        raise UserError("--answers is missing", hint=f"mmpo eval score {benchmark} --answers FILE")
+    options = dict(_key_value(text, "--set") for text in set_ or ())
+    request = ScoreRequest(answers or Path(), questions, annotations, parser, None, options)
+    scorer = checked(benchmark, request, judged=bool(judge))
+    if judge:
+        from dataclasses import replace
+
+        from mmpo.chat import open_chat
+
+        with open_chat(_judge_settings(judge), cache=judge_cache) as chat:
+            scored = scorer.run(replace(request, judge=chat))
+    else:
+        scored = scorer.run(request)
+    if as_json:
+        typer.echo(json.dumps(scored.as_json(benchmark), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    show(scored, benchmark)
+    console.next_steps([("ask a model of yours the same questions", "mmpo recipe show own-images > my.yaml")])
+
+
+def _list_benchmarks() -> None:
+    from mmpo.cli import console
+    from mmpo.eval.scoring import scorers
+
+    for name, found in scorers().items():
+        needs = "".join(f" --{need} …" for need in found.needs)
+        console.heading(f"mmpo eval score {name}{needs} --answers …")
+        if found.parsers:
+            console.line(f"--parser: {', '.join(found.parsers)} (the first is the default)")
+        for key, text in found.options.items():
+            console.line(f"--set {key}=…: {text}")
+
+
+def _key_value(text: str, option: str) -> tuple[str, str]:
+    from mmpo.errors import UserError
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"{option} {text}: expected KEY=VALUE")
+    return key.strip(), value
+
+
+def _judge_settings(words: Sequence[str]) -> ChatSettings:
+    """ChatSettings from YAML files and KEY=VALUE words, later ones winning."""
+    import yaml
+    from pydantic import ValidationError
+
+    from mmpo.chat import ChatSettings
+    from mmpo.errors import UserError
+    from mmpo.eval.records import read_text
+
+    values: dict[str, Any] = {}
+    for word in words:
+        try:
+            if "=" not in word:
+                found = yaml.safe_load(read_text(Path(word)))
+                if not isinstance(found, dict):
+                    raise UserError(f"{word}: expected a map such as `backend: server`")
+                values |= found
+            else:
+                key, text = _key_value(word, "--judge")
+                values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"--judge {word}: not YAML ({str(error).splitlines()[0]})") from None
+    try:
+        return ChatSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise UserError(f"--judge {place}: {message}" if place else f"--judge: {message}") from None

@@ -1,0 +1,66 @@
+"""Scored answers as tables for people: single numbers in a list, splits and categories as rows of one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from mmpo.cli import console
+from mmpo.eval.scoring import Scored
+
+
+def show(scored: Scored, benchmark: str) -> None:
+    """Print the numbers, the warnings and what the numbers rest on."""
+    for table in tables(scored.metrics, benchmark.upper()):
+        console.out.print(table)
+    for warning in scored.warnings:
+        console.out.print(Text(f"! {warning}", style="yellow"), soft_wrap=True)
+    counts = f"{scored.read:,} answers read, {scored.scored:,} scored, {scored.unparsed:,} of them unparsed"
+    if scored.quarantined:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in scored.quarantined.items())
+        counts += f"; left out: {reasons}"
+    console.line(counts)
+    for convention in scored.conventions:
+        console.out.print(Text(f"  {convention}", style="dim"), soft_wrap=True)
+
+
+def tables(metrics: Mapping[str, Any], title: str) -> Iterator[Table]:
+    """One table for the single numbers, one for all groups of numbers with the same names, and so on inwards."""
+    single = {name: value for name, value in metrics.items() if not isinstance(value, Mapping)}
+    if single:
+        table = _table(title, ("metric", "value"))
+        for name, value in single.items():
+            table.add_row(name, number(value))
+        yield table
+    flat: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
+    for name, group in metrics.items():
+        if isinstance(group, Mapping) and not any(isinstance(value, Mapping) for value in group.values()):
+            flat.setdefault(tuple(group), {})[name] = group
+    for columns, groups in flat.items():
+        table = _table("" if single else title, ("", *columns))
+        for name, group in groups.items():
+            table.add_row(name, *(number(group[column]) for column in columns))
+        yield table
+    for name, group in metrics.items():
+        if isinstance(group, Mapping) and any(isinstance(value, Mapping) for value in group.values()):
+            yield from tables(group, f"{title} {name}")
+
+
+def number(value: Any) -> str:
+    """Counts as they are, fractions with four decimals, larger numbers with two; what is undefined as a dash."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4f}" if abs(value) <= 1 else f"{value:.2f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _table(title: str, columns: tuple[str, ...]) -> Table:
+    table = Table(title=title or None, title_justify="left", header_style="bold", pad_edge=False, box=SIMPLE_HEAD)
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
+    return table

@@ -1,0 +1,170 @@
+"""Every reply of every model state: from the run's log, from the cache of earlier runs, or from the model."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmpo.data.atomic import read_json, write_json
+from mmpo.errors import UserError
+from mmpo.eval.answers import AnswerCache, AnswerLog, answer_key, folder_fingerprint, model_folder
+from mmpo.eval.pictures import Pictures
+from mmpo.eval.protocol import Ask, Reply
+from mmpo.eval.settings import EvalSettings
+from mmpo.progress import task
+
+if TYPE_CHECKING:
+    from mmpo.models.answer import Answer, AnswerEngine
+
+State = Literal["before", "after"]
+Replies = dict[State, dict[Ask, Reply]]
+Keys = Mapping[tuple[State, Ask], str]
+
+ENGINE = "engine.json"
+
+
+def collect_replies(asks: Sequence[Ask], pictures: Pictures, settings: EvalSettings, run_dir: Path) -> Replies:
+    """Ask everything that is not answered yet. Two asks with the same picture and words are asked once, whatever the
+    picture is called.
+
+    Every answer is in `run_dir/answers.jsonl` in the end; `settings.cache` names a folder where other runs find them
+    too.
+    """
+    model = folder_fingerprint(model_folder(settings.model))
+    adapter = folder_fingerprint(_adapter_folder(settings.adapter)) if settings.adapter else None
+    states: dict[State, str | None] = (
+        {"before": None, "after": adapter} if adapter and settings.compare else {"after": adapter}
+    )
+    keys = {
+        (state, ask): answer_key(
+            model, with_adapter, settings.dtype, pictures.fingerprint(ask), ask.prompt, ask.max_new_tokens
+        )
+        for state, with_adapter in states.items()
+        for ask in asks
+    }
+    with ExitStack() as stack:
+        answers = stack.enter_context(AnswerLog(run_dir / "answers.jsonl"))
+        cache = stack.enter_context(AnswerCache(Path(settings.cache))) if settings.cache else None
+        missing: dict[State, list[Ask]] = {}
+        for state in states:
+            wanted: dict[str, Ask] = {}
+            for ask in asks:
+                wanted.setdefault(keys[state, ask], ask)
+            for key, ask in wanted.items():
+                if key not in answers and cache is not None and key in cache:
+                    answers.add({**cache[key], **_names(state, ask)})
+            missing[state] = [ask for key, ask in wanted.items() if key not in answers]
+        if any(missing.values()):
+            _ask_model(missing, keys, pictures, settings, answers, cache, run_dir / ENGINE)
+        return {state: {ask: _reply(answers[keys[state, ask]]) for ask in asks} for state in states}
+
+
+def engine_notes(run_dir: Path) -> tuple[list[str], list[str]]:
+    """What `engine.json` says about how the answers of a run were made: (conventions, warnings)."""
+    path = run_dir / ENGINE
+    states: dict[str, Any] = read_json(path) if path.exists() else {}
+    if not states:
+        return [], []
+    alone = {state: made["why_not_shared"] for state, made in states.items() if made["why_not_shared"]}
+    different = [f"{state}: {line}" for state, made in states.items() for line in made["different"]]
+    warnings = []
+    if different:
+        warnings.append(f"the self-check found answers that sharing changed ({different[0]}); {ENGINE} lists them")
+    if alone:
+        reasons = "; ".join(dict.fromkeys(alone.values()))
+        warnings.append(f"questions were asked one by one, which is slow: {reasons}")
+    if alone or different or not all(made["asked"] for made in states.values()):
+        return [], warnings
+    return [
+        "answers: questions about an image share its work; some were asked again with nothing shared and gave the "
+        f"same ({ENGINE})"
+    ], warnings
+
+
+def _reply(row: Mapping[str, Any]) -> Reply:
+    return Reply(row["answer"], bool(row["truncated"]), row.get("p_yes"), row.get("margin"))
+
+
+def _names(state: State, ask: Ask) -> dict[str, Any]:
+    return {"state": state, "image": ask.image, "prompt": ask.prompt}
+
+
+def _adapter_folder(adapter: str) -> Path:
+    if not Path(adapter).is_dir():
+        raise UserError(f"{adapter}: no such adapter folder", hint="give the folder that training wrote")
+    return Path(adapter)
+
+
+def _ask_model(
+    missing: Mapping[State, Sequence[Ask]],
+    keys: Keys,
+    pictures: Pictures,
+    settings: EvalSettings,
+    answers: AnswerLog,
+    cache: AnswerCache | None,
+    record: Path,
+) -> None:
+    from mmpo.models.answer import AnswerEngine
+    from mmpo.models.loading import load_vlm
+
+    vlm = load_vlm(settings.model, adapter=settings.adapter, dtype=settings.dtype)
+    engine = AnswerEngine(vlm, token_budget=settings.tokens_per_batch)
+    for state, asks in missing.items():
+        label = f"asking, {state}" if len(missing) > 1 else "asking"
+        started, checked = time.monotonic(), len(engine.checks)
+        with engine.adapter_off() if state == "before" else nullcontext(), task(label, len(asks)) as running:
+            for number, (ask, answer) in enumerate(_answers(engine, asks, pictures)):
+                row = {
+                    "key": keys[state, ask],
+                    **_names(state, ask),
+                    "answer": answer.text,
+                    "truncated": answer.truncated,
+                    "p_yes": answer.p_yes,
+                    "margin": answer.margin if math.isfinite(answer.margin) else None,
+                }
+                answers.add(row)
+                if cache is not None:
+                    cache.add(row)
+                running.advance()
+                if number == 0:
+                    _record(record, state, engine, checked, 0, 0.0)
+        if asks:
+            _record(record, state, engine, checked, len(asks), time.monotonic() - started)
+
+
+def _record(path: Path, state: State, engine: AnswerEngine, checked: int, asked: int, seconds: float) -> None:
+    """Add to `engine.json` what the self-check of this run found, and how fast it answered."""
+    states: dict[str, Any] = read_json(path) if path.exists() else {}
+    old = states.get(state, {"asked": 0, "near_ties": [], "different": [], "answers": 0, "seconds": 0.0})
+    if asked == 0:
+        for check in engine.checks[checked:]:
+            old["asked"] += check.asked
+            old["near_ties"] += check.near_ties
+            old["different"] += check.different
+    old["why_not_shared"] = engine.why_not_shared
+    old["answers"] += asked
+    old["seconds"] = round(old["seconds"] + seconds, 3)
+    write_json(path, {**states, state: old})
+
+
+def _answers(engine: AnswerEngine, asks: Sequence[Ask], pictures: Pictures) -> Iterator[tuple[Ask, Answer]]:
+    """Ask, all that concerns a picture together, and answers of one length limit together."""
+    from mmpo.models.answer import Question
+
+    numbers = {ask: str(number) for number, ask in enumerate(asks)}
+    for limit in sorted({ask.max_new_tokens for ask in asks}):
+        by_image: dict[str, list[Ask]] = {}
+        for ask in asks:
+            if ask.max_new_tokens == limit:
+                by_image.setdefault(pictures.fingerprint(ask), []).append(ask)
+        groups = (
+            ([] if about[0].image is None else [pictures.file(about[0])],
+             [Question(numbers[ask], None, ask.prompt) for ask in about])
+            for about in by_image.values()
+        )  # fmt: skip
+        for answer in engine.answer(groups, max_new_tokens=limit):
+            yield asks[int(answer.id)], answer

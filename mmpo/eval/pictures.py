@@ -1,0 +1,109 @@
+"""The images of an evaluation: each is opened once before anything is asked, and known by its content from then on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from mmpo.data.annotations import AnnotatedImage, read_annotations
+from mmpo.data.images import inside, load_image
+from mmpo.errors import Quarantined, UserError
+from mmpo.eval.answers import file_fingerprint
+from mmpo.eval.protocol import Ask
+from mmpo.eval.settings import EvalSettings
+from mmpo.progress import track
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """An image that can't be opened, by its id and path in the file that names it."""
+
+    id: str
+    path: str
+    reason: Quarantined
+
+
+class Pictures:
+    """The usable images, by root and path. `annotated` are those of the annotation file (None without one)."""
+
+    def __init__(self, settings: EvalSettings) -> None:
+        self.rejected: list[Unusable] = []
+        self.annotated: list[AnnotatedImage] | None = None
+        self._root = settings.images
+        self._known: dict[tuple[str | None, str], str | Quarantined] = {}
+        if settings.annotations is not None:
+            listed = _listed(settings)
+            self._root = str(listed[0].root)
+            self._check([(None, image.path) for image in listed], {image.path: image.id for image in listed})
+            self.annotated = [image for image in listed if isinstance(self._known[None, image.path], str)]
+            if not self.annotated:
+                raise UserError(
+                    f"none of the {len(listed)} images of {settings.annotations} can be used; "
+                    f"the first: {self.rejected[0].reason}",
+                    hint=f"are they in {self._root}?",
+                )
+
+    def look_at(self, asks: Iterable[Ask]) -> None:
+        """Open the images of these asks that are not known yet."""
+        wanted = dict.fromkeys((ask.root, ask.image) for ask in asks if ask.image is not None)
+        self._check([place for place in wanted if place not in self._known], {})
+
+    def problem(self, ask: Ask) -> Quarantined | None:
+        """Why the image of an ask can't be used; None where it can."""
+        found = "" if ask.image is None else self._known[ask.root, ask.image]
+        return found if isinstance(found, Quarantined) else None
+
+    def fingerprint(self, ask: Ask) -> str:
+        """SHA-256 of the ask's image file; empty for an ask without image."""
+        found = "" if ask.image is None else self._known[ask.root, ask.image]
+        assert isinstance(found, str)
+        return found
+
+    def file(self, ask: Ask) -> Path:
+        """The file of the ask's image, which lies below its root."""
+        assert ask.image is not None
+        return inside(self._folder(ask.root), ask.image)
+
+    def _folder(self, root: str | None) -> Path:
+        if root is None and self._root is None:
+            raise UserError("the evaluation names no folder of images", hint="set eval.images")
+        return Path(root if root is not None else str(self._root))
+
+    def _check(self, places: list[tuple[str | None, str]], ids: dict[str, str]) -> None:
+        def look(place: tuple[str | None, str]) -> str | Quarantined:
+            try:
+                folder = self._folder(place[0])
+                load_image(place[1], root=folder)
+                return file_fingerprint(inside(folder, place[1]))
+            except Quarantined as reason:
+                return reason
+
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            for place, found in track(zip(places, pool.map(look, places), strict=True), "checking images", len(places)):
+                self._known[place] = found
+                if isinstance(found, Quarantined):
+                    log.warning("%s is left out: %s", place[1], found)
+                    self.rejected.append(Unusable(ids.get(place[1], place[1]), place[1], found))
+
+
+def _listed(settings: EvalSettings) -> list[AnnotatedImage]:
+    """The images of the annotation file. Raises UserError where it has none, or one twice."""
+    assert settings.annotations is not None
+    listed = list(islice(read_annotations(settings.annotations, images=settings.images), settings.limit))
+    if not listed:
+        raise UserError(f"{settings.annotations} lists no images")
+    twice = next((path for path, count in Counter(image.path for image in listed).items() if count > 1), None)
+    if twice is not None:
+        raise UserError(
+            f"{settings.annotations}: {twice} is listed more than once",
+            hint="give each image one entry with all its objects",
+        )
+    return listed

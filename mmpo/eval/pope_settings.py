@@ -1,0 +1,59 @@
+"""What a recipe's `eval.pope` section holds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from mmpo.eval.section import Section, distinct
+from mmpo.eval.yes_no import ParserName
+
+SplitName = Literal["random", "popular", "adversarial"]
+
+
+class PopeSettings(Section):
+    """How POPE questions are built from the annotations, or read, and asked."""
+
+    questions: list[str] = Field(
+        default=[],
+        description="Published question files, one a split, to be asked as they are. Empty: questions are built from "
+        "the annotations by the official tool's algorithm.",
+    )
+    image_folder: str | None = Field(
+        default=None, description="Folder of the images that `questions` names. Empty: eval.images."
+    )
+    splits: list[SplitName] = Field(
+        default=["random", "popular", "adversarial"],
+        min_length=1,
+        description="How absent objects are chosen, one set of questions each.",
+    )
+    questions_per_image: int = Field(
+        default=6, ge=2, description="Questions per image and split, half about present objects; even."
+    )
+    images: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many images to draw; an error if fewer qualify. Empty: all that qualify, at most 500.",
+    )
+    parser: ParserName = Field(
+        default="official", description="The rule that reads yes or no from an answer; it stands in the result."
+    )
+    prompt_suffix: str = Field(
+        default="",
+        description="Text after each question, e.g. LLaVA's instruction to answer with a single word. "
+        "Changes the numbers.",
+    )
+    max_new_tokens: int = Field(
+        default=16, ge=1, description="Longest answer; the official rule reads the first sentence only."
+    )
+    seed: int = Field(default=0, description="Seed of the image draw and of the random negatives.")
+
+    @field_validator("questions_per_image")
+    @classmethod
+    def _even(cls, value: int) -> int:
+        if value % 2:
+            raise ValueError("must be even: each present object is paired with an absent one")
+        return value
+
+    _unique = field_validator("splits")(distinct)

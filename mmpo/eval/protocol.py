@@ -1,0 +1,141 @@
+"""What a benchmark is to the rest of mmpo: questions to ask about images, and results made of the replies.
+
+A benchmark never sees a model. It says what to ask, the harness asks and hands the replies back, and intervals, tests
+and tables are made from what it counted. `mmpo.eval.benchmarks` lists the benchmarks there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from mmpo.data.annotations import AnnotatedImage
+from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.errors import UserError
+from mmpo.eval.tally import Tally
+
+if TYPE_CHECKING:
+    from mmpo.chat import ChatModel
+    from mmpo.eval.settings import EvalSettings
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One greedy question; two equal ones are asked once.
+
+    `image` is a path below `root`, or below the evaluation's own `images` where `root` is None. `image=None` asks
+    without a picture.
+    """
+
+    image: str | None
+    prompt: str
+    max_new_tokens: int
+    root: str | None = None
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model said; `truncated` if it was cut off at the token limit.
+
+    `p_yes` is the first step's probability of yes against no, `margin` the smallest lead in logits of a chosen token
+    over the runner-up; None where it is not known.
+    """
+
+    text: str
+    truncated: bool
+    p_yes: float | None = None
+    margin: float | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """One scored benchmark, or one split or category of it (`split` is its name).
+
+    `truncated` and `unparsed` count answers (`unparsed` None: nothing is parsed). `total` marks a part that sums up
+    others, so that it is no category beside them. `near_ties` are asks from the function of that name.
+    """
+
+    split: str | None
+    tally: Tally
+    questions: int
+    truncated: int
+    unparsed: int | None = None
+    total: bool = False
+    near_ties: Sequence[Ask] | None = None
+
+
+NEAR_TIE = 0.25
+"""Logits: what rounding in bfloat16 may move a yes or a no by."""
+
+
+def near_ties(replies: Mapping[Ask, Reply]) -> list[Ask] | None:
+    """The yes/no asks of `replies` whose yes and no are closer than `NEAR_TIE` logits, so that another number format
+    or batch may turn the answer; None where a probability is not known.
+    """
+    close = []
+    for ask, reply in replies.items():
+        if reply.p_yes is None:
+            return None
+        if abs(reply.p_yes - 0.5) < 1 / (1 + math.exp(-NEAR_TIE)) - 0.5:
+            close.append(ask)
+    return close
+
+
+class Benchmark(Protocol):
+    """A benchmark that is ready to be asked.
+
+    Where images of a question file can't be used, the harness stops with an error; a benchmark with an attribute
+    `partial = True` is scored on the replies there are instead (and counts what it left out).
+    """
+
+    conventions: list[str]
+
+    def asks(self) -> Sequence[Ask]:
+        """Everything to ask."""
+
+    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+        """Score the replies to all asks."""
+
+    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+        """Write questions and replies of each state (`before`, `after`) in the benchmark's published formats."""
+
+
+@dataclass
+class Material:
+    """The evaluation's annotated images that can be opened, with the objects in each by image path, and the vocabulary
+    the object names belong to.
+    """
+
+    images: list[AnnotatedImage]
+    truth: dict[str, tuple[str, ...]]
+    vocabulary: ObjectVocabulary
+    notes: list[str] = field(default_factory=list)
+
+
+def needed(material: Material | None, benchmark: str, remedy: str = "") -> Material:
+    """The material of a benchmark that is built from annotated images. Raises UserError where the evaluation has
+    none; `remedy` says what else the benchmark could be made of.
+    """
+    if material is None:
+        hint = "set eval.images and eval.annotations" + (f", or {remedy}" if remedy else "")
+        raise UserError(f"{benchmark} is built from annotated images, and the evaluation names none", hint=hint)
+    return material
+
+
+@contextmanager
+def open_judge(settings: EvalSettings, benchmark: str) -> Iterator[ChatModel]:
+    """The evaluation's judge, with its replies kept in `settings.cache` (the run folder, unless the recipe names
+    another). Raises UserError where the evaluation has no judge.
+    """
+    if settings.judge is None:
+        raise UserError(f"{benchmark} needs a judge", hint="set eval.judge, e.g. {backend: local, model: FOLDER}")
+    from mmpo.chat import open_chat
+
+    with open_chat(
+        settings.judge, cache=None if settings.cache is None else Path(settings.cache) / "judge.jsonl"
+    ) as chat:
+        yield chat

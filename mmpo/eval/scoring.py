@@ -1,0 +1,149 @@
+"""Answers made elsewhere, scored: what `mmpo eval score BENCHMARK` calls.
+
+A benchmark's module holds pure functions that read and score; a thin scorer at its end joins them:
+
+    @scorer("pope", parsers=tuple(PARSERS), needs=("questions",))
+    def score_pope(request: ScoreRequest) -> Scored: ...
+
+and its module stands in `_MODULES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from mmpo.errors import UserError
+
+if TYPE_CHECKING:
+    from mmpo.chat import ChatModel
+
+_MODULES = ("pope_answers", "chair_answers")
+"""The modules of `mmpo.eval` that register a scorer."""
+
+Need = Literal["questions", "annotations", "judge"]
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """What to score: a benchmark's question and answer files as published (a file or a folder, as it takes them).
+
+    `parser` names the rule that reads an answer (None: the benchmark's first), `judge` is a text model that is open,
+    `options` are the benchmark's own, checked against the names it declares.
+    """
+
+    answers: Path
+    questions: Path | None = None
+    annotations: Path | None = None
+    parser: str | None = None
+    judge: ChatModel | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The numbers and what they rest on.
+
+    `metrics` has the names of the benchmark's specification; a value may be a dict of splits or categories, None is an
+    undefined number. Of `read` answers `scored` entered the numbers; `unparsed` of these hold nothing that the rule
+    looks for and got its default. `quarantined` counts, by reason, answers that were left out, so that
+    `read == scored + sum(quarantined.values())`.
+    """
+
+    metrics: dict[str, Any]
+    conventions: list[str]
+    read: int
+    scored: int
+    unparsed: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        taken = {"benchmark", *(item.name for item in fields(self))} & self.metrics.keys()
+        if taken:
+            raise ValueError(f"a metric cannot be called {', '.join(sorted(taken))}")
+        if self.read != self.scored + sum(self.quarantined.values()):
+            raise ValueError(f"{self.read} answers in, {self.scored} scored, {self.quarantined} left out")
+
+    def as_json(self, benchmark: str) -> dict[str, Any]:
+        """One JSON object: every metric under its name, and beside them what they rest on."""
+        data = asdict(self)
+        return {"benchmark": benchmark, **data.pop("metrics"), **data}
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A registered scorer. `parsers[0]` is the default, `needs` what must be given beside the answers, `options` its
+    `--set` keys with a line about each.
+    """
+
+    name: str
+    run: Callable[[ScoreRequest], Scored]
+    parsers: tuple[str, ...]
+    needs: tuple[Need, ...]
+    options: Mapping[str, str]
+
+
+SCORERS: dict[str, Scorer] = {}
+
+
+def scorer(
+    name: str,
+    *,
+    parsers: tuple[str, ...] = (),
+    needs: tuple[Need, ...] = (),
+    options: Mapping[str, str] | None = None,
+) -> Callable[[Callable[[ScoreRequest], Scored]], Callable[[ScoreRequest], Scored]]:
+    """Register the decorated function as the scorer of the benchmark `name`."""
+
+    def register(function: Callable[[ScoreRequest], Scored]) -> Callable[[ScoreRequest], Scored]:
+        SCORERS[name] = Scorer(name, function, parsers, needs, dict(options or {}))
+        return function
+
+    return register
+
+
+def scorers() -> dict[str, Scorer]:
+    """Every scorer there is, by benchmark."""
+    for module in _MODULES:
+        importlib.import_module(f"mmpo.eval.{module}")
+    return dict(sorted(SCORERS.items()))
+
+
+def score(benchmark: str, request: ScoreRequest) -> Scored:
+    """Score answers made elsewhere. Raises UserError for an unknown benchmark, parser or option, for what is missing,
+    and for mistakes in the files (with file and line).
+    """
+    return checked(benchmark, request).run(request)
+
+
+def checked(benchmark: str, request: ScoreRequest, *, judged: bool = False) -> Scorer:
+    """The scorer of `benchmark`, after a look at everything in the request that needs no file to be read. `judged`: a
+    judge will be there, though it is not open yet.
+    """
+    known = scorers()
+    if benchmark not in known:
+        raise UserError(f"no benchmark is called {benchmark!r}", hint=f"choose one of {', '.join(known)}")
+    found = known[benchmark]
+    if request.parser is not None and request.parser not in found.parsers:
+        rules = f"choose one of {', '.join(found.parsers)}" if found.parsers else "leave it out"
+        raise UserError(f"{benchmark} has no parser {request.parser!r}", hint=rules)
+    unknown = next((key for key in request.options if key not in found.options), None)
+    if unknown is not None:
+        keys = "; ".join(f"{key}: {text}" for key, text in found.options.items()) or "it has none"
+        raise UserError(f"{benchmark} has no option {unknown!r}", hint=keys)
+    given = {
+        "questions": request.questions is not None,
+        "annotations": request.annotations is not None,
+        "judge": request.judge is not None or judged,
+    }
+    missing = [f"--{need}" for need in found.needs if not given[need]]
+    if missing:
+        raise UserError(f"{benchmark} needs {' and '.join(missing)}", hint="docs/evaluators.md says what each holds")
+    for path in (request.answers, request.questions, request.annotations):
+        if path is not None and not path.exists():
+            raise UserError(f"{path} does not exist")
+    return found
