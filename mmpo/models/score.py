@@ -48,7 +48,8 @@ class PairBatch:
     `image_inputs`). Where the rejected side sees other images, `rejected_prompt_ids[i]` and `rejected_image_index[i]`
     hold its own prompt; None otherwise. Weights, if given, are one float per response token. `image_tokens[k]` is the
     number of placeholder tokens of distinct image k: with it, pairs that share an image, or an image and a prompt,
-    become one tree; without it every pair is a tree of its own."""
+    become one tree; without it every pair is a tree of its own. `reference[i]` holds reference log-probs (chosen [c],
+    rejected [r]) that were computed before."""
 
     ids: list[str]
     prompt_ids: list[Tensor]
@@ -61,6 +62,7 @@ class PairBatch:
     chosen_weights: list[Tensor] | None = None
     rejected_weights: list[Tensor] | None = None
     image_tokens: list[int] | None = None
+    reference: list[tuple[Tensor, Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,6 +76,7 @@ class PairBatch:
             image_inputs={key: value.to(device) for key, value in self.image_inputs.items()},
             chosen_weights=None if self.chosen_weights is None else [w.to(device) for w in self.chosen_weights],
             rejected_weights=None if self.rejected_weights is None else [w.to(device) for w in self.rejected_weights],
+            reference=None if self.reference is None else [(c.to(device), r.to(device)) for c, r in self.reference],
         )
 
     def paths(self) -> list[Path]:
@@ -155,7 +158,8 @@ class PairScorer(nn.Module):
 
     `sharing`: "on" lays pairs out as trees; "auto" does so after the first batch was checked against plain rows and
     falls back loudly; "off" scores one ordinary row per response. `reference`: "adapter_off" (the same network
-    without its adapter), "none", or a second model of the same kind. `chunk`: scored tokens per head call, by default
+    without its adapter), "cached" (the log-probs that come with each batch), "none", or a second model of the same
+    kind. `chunk`: scored tokens per head call, by default
     chosen by memory."""
 
     def __init__(
@@ -163,14 +167,14 @@ class PairScorer(nn.Module):
         vlm: VLM,
         *,
         sharing: Sharing = "auto",
-        reference: Literal["adapter_off", "none"] | nn.Module = "adapter_off",
+        reference: Literal["adapter_off", "cached", "none"] | nn.Module = "adapter_off",
         chunk: int | None = None,
     ) -> None:
         super().__init__()
         if sharing not in ("auto", "on", "off"):
             raise UserError(f"sharing={sharing!r} is unknown", hint="one of auto, on, off")
-        if isinstance(reference, str) and reference not in ("adapter_off", "none"):
-            raise UserError(f"reference={reference!r} is unknown", hint="one of adapter_off, none, or a model")
+        if isinstance(reference, str) and reference not in ("adapter_off", "cached", "none"):
+            raise UserError(f"reference={reference!r} is unknown", hint="one of adapter_off, cached, none, or a model")
         if sharing == "on" and not vlm.family.sharing:
             raise UserError(
                 f"{vlm.family.name} can't share prefixes: {vlm.family.why_not}", hint="set sharing to auto or off"
@@ -200,14 +204,15 @@ class PairScorer(nn.Module):
         frozen = vision_is_frozen(self._vlm)
         features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
         reference = None
-        if self.reference != "none":
+        if self.reference in ("adapter_off", "model"):
             with torch.no_grad(), self._reference_mode():
                 own = self._reference_features(batch.image_inputs, features)
                 reference = segment_logps(self._reference_vlm, layout, own, chunk=self.chunk)
         if not frozen:
             features = encode_images(self._vlm, batch.image_inputs, frozen=False)
         policy = segment_logps(self._vlm, layout, features, chunk=self.chunk)
-        return _pair_logps(batch, shared.leaf, layout.lengths, policy, reference)
+        pairs = _pair_logps(batch, shared.leaf, layout.lengths, policy, reference)
+        return _with_cached_reference(pairs, batch) if self.reference == "cached" else pairs
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Recompute the language model's layers in backward, non-reentrant.
@@ -336,3 +341,16 @@ def _pair_logps(
         return ResponseLogps(policies[which], references[which], mask, padded, top1[which])
 
     return PairLogps(side(0, batch.chosen_weights), side(1, batch.rejected_weights))
+
+
+def _with_cached_reference(pairs: PairLogps, batch: PairBatch) -> PairLogps:
+    if batch.reference is None or len(batch.reference) != len(batch):
+        raise ValueError("reference='cached' needs reference log-probs for every pair of the batch")
+
+    def side(response: ResponseLogps, logps: Sequence[Tensor]) -> ResponseLogps:
+        if [len(values) for values in logps] != response.lengths.tolist():
+            raise ValueError("cached reference log-probs belong to other tokens: their number differs")
+        return replace(response, reference=pad_sequence(list(logps), batch_first=True).to(response.policy))
+
+    chosen, rejected = zip(*batch.reference, strict=True)
+    return PairLogps(side(pairs.chosen, chosen), side(pairs.rejected, rejected))

@@ -42,7 +42,8 @@ class EncodedPair:
     """A pair as token ids (int32, to save memory) with the keys of its images in the order in which the prompt shows
     them.
 
-    `rejected_prompt` and `rejected_images` are given where the rejected side sees other images.
+    `rejected_prompt` and `rejected_images` are given where the rejected side sees other images; `reference` holds the
+    reference log-probs of chosen and rejected where they were computed before.
     """
 
     id: str
@@ -54,6 +55,7 @@ class EncodedPair:
     images: tuple[str, ...]
     rejected_prompt: Tensor | None = None
     rejected_images: tuple[str, ...] | None = None
+    reference: tuple[Tensor, Tensor] | None = None
 
     @property
     def length(self) -> int:
@@ -240,6 +242,7 @@ class PairCollator:
             else None,
             chosen_weights=[_weights(row.chosen_weights, row.chosen) for row in rows] if weighted else None,
             rejected_weights=[_weights(row.rejected_weights, row.rejected) for row in rows] if weighted else None,
+            reference=[row.reference for row in rows if row.reference is not None] or None,
             image_tokens=[self.store.placeholder_tokens(key) for key in position],
         )
         return {"batch": batch}

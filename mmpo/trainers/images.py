@@ -27,6 +27,7 @@ class ImageStore:
         self._room = cache_bytes
         self._sources: dict[str, tuple[bytes | str, Path | None]] = {}
         self._prepared: dict[str, ProcessedImages] = {}
+        self._contents: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -52,6 +53,16 @@ class ImageStore:
             self._room -= size
             self._prepared[key] = image
         return image
+
+    def content(self, key: str) -> str:
+        """A name for the encoded bytes of the image, wherever they lie."""
+        source, root = self._sources[key]
+        if isinstance(source, bytes):
+            return key
+        if key not in self._contents:
+            encoded = (root / source if root is not None else Path(source)).read_bytes()
+            self._contents[key] = hashlib.blake2b(encoded, digest_size=16).hexdigest()
+        return self._contents[key]
 
     def placeholder_tokens(self, key: str) -> int:
         """How many placeholder tokens the image takes in a prompt."""

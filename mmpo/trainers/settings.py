@@ -114,6 +114,13 @@ class TrainSettings(_Settings):
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute activations in the backward pass: less memory, slower."
     )
+    cache_reference: bool = Field(
+        default=False,
+        description=(
+            "Compute the reference log-probs once, before training, and keep them in the folder of the pairs for every "
+            "later run with the same model: about a quarter to a third less work per step."
+        ),
+    )
     group_images: bool = Field(
         default=False,
         description=(

@@ -18,6 +18,7 @@ import shutil
 import warnings
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate import PartialState
@@ -37,7 +38,9 @@ from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator, encod
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.lora import add_lora
 from mmpo.trainers.preference import PreferenceTrainer
+from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_reference
 from mmpo.trainers.samples import Sampler
+from mmpo.trainers.schedule import cut
 from mmpo.trainers.settings import TrainResult, TrainSettings
 
 
@@ -90,13 +93,24 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
             f"{settings.pairs}: no pair left to train on ({_reasons(everything)})", hint=f"see {run_dir}/rejects.jsonl"
         )
 
+    cached = settings.cache_reference and objective.needs_reference
+    if cached:
+        pairs = _with_cached_reference(settings, settings.pairs, vlm, pairs, store, state)
+        if len(eval_pairs):
+            eval_pairs = _with_cached_reference(
+                settings, settings.eval_pairs or settings.pairs, vlm, eval_pairs, store, state
+            )
+    reference: Literal["adapter_off", "cached", "none"] = (
+        "none" if not objective.needs_reference else "cached" if cached else "adapter_off"
+    )
+
     progress = Progress()
     callbacks: list[TrainerCallback] = [MetricsFile(run_dir / "metrics.jsonl"), progress]
     sampler = Sampler(vlm, store, eval_pairs.rows, settings.samples)
     if len(sampler):
         callbacks.append(SamplesFile(run_dir / "samples.jsonl", sampler))
     trainer = PreferenceTrainer(
-        PairScorer(vlm, sharing=settings.sharing, reference="adapter_off" if objective.needs_reference else "none"),
+        PairScorer(vlm, sharing=settings.sharing, reference=reference),
         training_arguments(settings, run_dir, evaluate=len(eval_pairs) > 0),
         objective=objective,
         collator=PairCollator(store),
@@ -113,6 +127,17 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     with progress:
         trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from is not None else None)
     return _finish(trainer, run_dir, everything, eval_pairs, resumed_from)
+
+
+def _with_cached_reference(
+    settings: TrainSettings, folder: Path, vlm: VLM, pairs: EncodedPairs, store: ImageStore, state: PartialState
+) -> EncodedPairs:
+    """The pairs with reference log-probs from `folder/reference`, computed first where they are missing."""
+    parent = folder / "reference"
+    batches = cut(pairs.lengths, settings.batch_size, settings.tokens_per_batch)
+    cached_reference(vlm, pairs, store, parent, batches, rank=state.process_index, world=state.num_processes)
+    state.wait_for_everyone()
+    return with_reference(pairs, ReferenceLogps.open(parent, vlm), store)
 
 
 def training_arguments(settings: TrainSettings, run_dir: Path, *, evaluate: bool) -> TrainingArguments:
