@@ -20,7 +20,10 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
 from mmpo.models.choosing import Chooser, ChooserProcessor, FirstReader, Greedy
+from mmpo.models.layout import Segment
 from mmpo.models.loading import VLM
+from mmpo.models.positions import positions_of
+from mmpo.models.processing import ROWS, TILES, facts, join_images
 from mmpo.models.shared_cache import PrefixStored, SharedCache, SharingUnsupported, shared_attention
 from mmpo.models.vision import encode_images, select_images
 
@@ -51,14 +54,6 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     low, high = min(map(list, prompts)), max(map(list, prompts))  # what the smallest and the largest share, all share
     limit = min(len(prompt) for prompt in prompts) - 1
     return next((i for i in range(limit) if low[i] != high[i]), limit)
-
-
-def end_ids(vlm: VLM) -> list[int]:
-    """The tokens at which `model.generate` stops."""
-    ends = vlm.base.generation_config.eos_token_id
-    if ends is None:
-        return [vlm.eos_id]
-    return [int(end) for end in ends] if isinstance(ends, (list, tuple)) else [int(ends)]
 
 
 @contextmanager
@@ -98,6 +93,19 @@ def generate_shared(
     return [[next(remaining) for _ in group.prompts] for group in groups]
 
 
+def token_kinds(vlm: VLM, ids: Tensor) -> dict[str, Tensor]:
+    """What a family's own code wants to know about each prompt token besides its id. Left out, three-coordinate
+    positions and two-way blocks are silently not made."""
+    image = (ids == vlm.image_token_id).long()
+    if vlm.family.features == "own":
+        return {key: image for key in facts(vlm).get("token_keys", ())}
+    if vlm.family.grid_positions:
+        return {"mm_token_type_ids": image}
+    return {"none": {}, "images": {"token_type_ids": image}, "prompt": {"token_type_ids": torch.zeros_like(ids)}}[
+        vlm.family.blocks
+    ]
+
+
 def generate_alone(
     vlm: VLM,
     group: PromptGroup,
@@ -114,7 +122,8 @@ def generate_alone(
     prompt = torch.tensor([group.prompts[index]], device=vlm.device)
     tensors = {
         key: value.to(vlm.device, vlm.dtype if value.is_floating_point() else None)
-        for key, value in group.tensors.items()
+        for key, value in {**group.tensors, **token_kinds(vlm, prompt)}.items()
+        if key != TILES and not key.endswith(ROWS)
     }
     processors = LogitsProcessorList([ChooserProcessor(chooser)] if chooser is not None else [])
     out = vlm.base.generate(  # type: ignore[operator]
@@ -135,7 +144,7 @@ def generate_alone(
     return (
         Continuation(
             token_ids=token_ids,
-            truncated=token_ids[-1] not in end_ids(vlm),
+            truncated=token_ids[-1] not in vlm.end_ids,
             margin=min(float(top[0] - top[1]) for top in leads),
             first=tuple(reader(out.logits[0].float())[0].tolist()) if reader is not None else None,
         ),
@@ -143,23 +152,23 @@ def generate_alone(
     )
 
 
-def _joined(groups: Sequence[PromptGroup]) -> dict[str, Tensor]:
-    """The image tensors of all groups, one after the other."""
-    keys = {key: None for group in groups for key in group.tensors}
-    return {key: torch.cat([group.tensors[key] for group in groups if key in group.tensors]) for key in keys}
-
-
 class _Plan:
-    """Where each group's images are among the encoded ones, and how its prompts divide into prefix and own tokens."""
+    """Where each group's images are among the encoded ones, how its prompts divide into prefix and own tokens, and
+    where every token of a prompt stands."""
 
     def __init__(self, vlm: VLM, groups: Sequence[PromptGroup]) -> None:
+        if vlm.family.blocks != "none":
+            raise SharingUnsupported(f"{vlm.family.name}'s {vlm.family.blocks} see themselves in both directions")
         self.groups = groups
         self.prefixes = [common_prefix(group.prompts) for group in groups]
         if min(self.prefixes) < 1:
             raise SharingUnsupported("the prompts of a group have no first token in common")
-        self.encoded = encode_images(vlm, _joined(groups), frozen=True)
+        tensors = join_images([group.tensors for group in groups])
+        positions = positions_of(vlm, tensors)
+        self.encoded = encode_images(vlm, tensors, frozen=True)
         self.prefix_order: list[int] = []  # the image at each image place of the prefixes
         self.row_order: list[int] = []  # the same for the rows' own tokens
+        self.places: list[list[tuple[Tensor, int]]] = []  # per prompt: its tokens' positions, and the next one
         first = 0
         for group, prefix in zip(groups, self.prefixes, strict=True):
             images = range(first, first + group.n_images)
@@ -169,6 +178,9 @@ class _Plan:
             inside = next((k for k in range(len(sizes) + 1) if sum(sizes[:k]) >= shown), 0)
             self.prefix_order += images[:inside]
             self.row_order += [*images[inside:]] * len(group.prompts)
+            self.places.append(
+                [positions.place(Segment(prompt, images=images), positions.first) for prompt in group.prompts]
+            )
 
 
 def _prefill_prefixes(vlm: VLM, plan: _Plan, cache: SharedCache) -> None:
@@ -177,35 +189,39 @@ def _prefill_prefixes(vlm: VLM, plan: _Plan, cache: SharedCache) -> None:
         [*group.prompts[0][:prefix], *[vlm.pad_id] * (longest - prefix)]
         for group, prefix in zip(plan.groups, plan.prefixes, strict=True)
     ]
-    positions = torch.arange(longest, device=vlm.device) + vlm.family.position_base
+    places = [own[0][0][..., :prefix] for own, prefix in zip(plan.places, plan.prefixes, strict=True)]
+    padded = [torch.nn.functional.pad(place, (0, longest - place.shape[-1])) for place in places]
     cache.begin_prefixes(plan.prefixes, layers=vlm.config.get_text_config().num_hidden_layers)
     with suppress(PrefixStored):
         vlm.backbone(
             input_ids=torch.tensor(ids, device=vlm.device),
-            position_ids=positions.expand(len(ids), -1),
+            position_ids=torch.stack(padded, dim=-2).to(vlm.device),
             use_cache=False,
             shared_cache=cache,
-            **select_images(plan.encoded, plan.prefix_order),
+            **select_images(plan.encoded, plan.prefix_order, vlm.family.features),
         )
 
 
 def _prefill_rows(vlm: VLM, plan: _Plan, cache: SharedCache) -> tuple[Tensor, Tensor]:
-    """Run every prompt's own tokens. Returns the logits after each prompt [n, v] fp32 and the next positions [n]."""
+    """Run every prompt's own tokens. Returns the logits after each prompt [n, v] fp32 and the next positions, [n] or
+    [3, n]."""
     ids: list[int] = []
-    positions: list[int] = []
+    positions: list[Tensor] = []
+    following: list[int] = []
     lengths: list[int] = []
-    for group, prefix in zip(plan.groups, plan.prefixes, strict=True):
-        for prompt in group.prompts:
+    for group, prefix, places in zip(plan.groups, plan.prefixes, plan.places, strict=True):
+        for prompt, (place, after) in zip(group.prompts, places, strict=True):
             ids += prompt[prefix:]
-            positions += range(prefix, len(prompt))
+            positions.append(place[..., prefix:])
+            following.append(after)
             lengths.append(len(prompt) - prefix)
-    base = vlm.family.position_base
+    flat = torch.cat(positions, dim=-1)
     cache.begin_rows([len(group.prompts) for group in plan.groups], lengths)
     last = torch.tensor(lengths).cumsum(0) - 1
-    flat_positions = torch.tensor(positions) + base
-    extra = {"logits_to_keep": last.to(vlm.device), **select_images(plan.encoded, plan.row_order)}
-    logits = _logits(vlm, torch.tensor([ids]), flat_positions[None], cache, **extra)
-    return logits, flat_positions[last] + 1
+    shown = select_images(plan.encoded, plan.row_order, vlm.family.features)
+    extra = {"logits_to_keep": last.to(vlm.device), **shown}
+    logits = _logits(vlm, torch.tensor([ids]), flat.unsqueeze(-2), cache, **extra)
+    return logits, torch.tensor(following).expand(*flat.shape[:-1], -1)
 
 
 def _decode(
@@ -222,7 +238,7 @@ def _decode(
     if reader is not None:
         for row, read in zip(rows, reader(logits).tolist(), strict=True):
             row.first = tuple(read)
-    ends = set(end_ids(vlm))
+    ends = set(vlm.end_ids)
     batch = list(range(len(rows)))  # row numbers in the cache's order; finished rows may still be among them
     done: set[int] = set()
     for step in range(max_new_tokens):
@@ -240,9 +256,9 @@ def _decode(
         if 8 * (len(batch) - len(live)) >= len(batch):
             cache.keep(live)
             batch = [batch[place] for place in live]
-            tokens, positions = tokens[live], positions[live]
+            tokens, positions = tokens[live], positions[..., live]
         cache.begin_step()
-        logits = _logits(vlm, tokens[None], positions[None], cache)
+        logits = _logits(vlm, tokens[None], positions.unsqueeze(-2), cache)
         positions = positions + 1
     for number, row in enumerate(rows):
         row.truncated = number not in done

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -33,6 +33,7 @@ class VLM:
     processor: Any
     family: Family
     source: str
+    _adapters: tuple[tuple[str, ...], list[Any]] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -76,6 +77,14 @@ class VLM:
         return int(self.tokenizer.eos_token_id)
 
     @property
+    def end_ids(self) -> list[int]:
+        """The tokens at which `model.generate` stops: some families end a turn with a token of its own."""
+        ends = self.base.generation_config.eos_token_id
+        if ends is None:
+            return [self.eos_id]
+        return [int(end) for end in ends] if isinstance(ends, (list, tuple)) else [int(ends)]
+
+    @property
     def pad_id(self) -> int:
         pad = self.tokenizer.pad_token_id
         return int(pad) if pad is not None else self.eos_id
@@ -99,11 +108,7 @@ class VLM:
 
         Only switches the adapter layers. (peft's own context also rewrites `requires_grad` of the adapter weights,
         which would make a frozen adapter trainable on the way out.) Without an adapter nothing changes."""
-        layers = [
-            module
-            for module in self.model.modules()
-            if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) and not module._disable_adapters
-        ]
+        layers = [layer for layer in self._adapter_layers() if not layer._disable_adapters]
         for layer in layers:
             layer._disable_adapters = True
         try:
@@ -111,6 +116,15 @@ class VLM:
         finally:
             for layer in layers:
                 layer._disable_adapters = False
+
+    def _adapter_layers(self) -> list[Any]:
+        """The layers that adapters sit on. Listing a large model's modules takes as long as a small forward, so they
+        are listed once, and again when an adapter comes or goes."""
+        adapters = tuple(self.model.peft_config) if isinstance(self.model, PeftModel) else ()
+        if self._adapters is None or self._adapters[0] != adapters:
+            kinds = BaseTunerLayer | AuxiliaryTrainingWrapper
+            self._adapters = (adapters, [module for module in self.model.modules() if isinstance(module, kinds)])
+        return self._adapters[1]
 
 
 def load_vlm(

@@ -11,57 +11,27 @@ Three rules keep training, scoring and generation consistent:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import torch
-from PIL import Image
 
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM
+from mmpo.models.processing import ProcessedImages, facts, margins, placeholders_for, process_images
+
+__all__ = [
+    "ProcessedImages",
+    "encode_prompt",
+    "encode_response",
+    "placeholders_for",
+    "process_images",
+    "response_offsets",
+    "token_weights",
+]
 
 Message = Mapping[str, Any]
 Offsets = list[tuple[int, int]]
 
 _PROBE: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
 _MARK = "\u2042\u2042"  # stands for a response while the template is read; no template contains it
-
-
-@dataclass
-class ProcessedImages:
-    """Images ready for the tower. `tensors` as the processor made them (first axis: images); `placeholders[i]` the
-    token ids that stand for image `i` in a prompt."""
-
-    tensors: dict[str, torch.Tensor]
-    placeholders: list[list[int]]
-
-    def __len__(self) -> int:
-        return len(self.placeholders)
-
-
-def process_images(vlm: VLM, images: Sequence[Image.Image]) -> ProcessedImages:
-    """Run the processor once over `images`; an empty list gives no tensors."""
-    if not images:
-        return ProcessedImages({}, [])
-    token = vlm.processor.image_token
-    out = vlm.processor(
-        text=[token] * len(images),
-        images=[[image] for image in images],
-        add_special_tokens=False,
-        return_tensors=None,
-    )
-    tensors = {key: torch.as_tensor(_stack(out[key])) for key in vlm.family.pixel_keys if key in out}
-    return ProcessedImages(tensors, [list(ids) for ids in out["input_ids"]])
-
-
-def placeholders_for(vlm: VLM, n_images: int) -> list[list[int]]:
-    """Placeholders of `n_images` images in a family where every image takes the same number of tokens."""
-    if not vlm.family.fixed_image_size:
-        raise UserError(f"{vlm.family.name}: the number of image tokens depends on the image; process the images first")
-    cache = _cache(vlm)
-    if "placeholder" not in cache and n_images:
-        cache["placeholder"] = process_images(vlm, [Image.new("RGB", (32, 32))]).placeholders[0]
-    return [cache["placeholder"]] * n_images if n_images else []
 
 
 def encode_prompt(
@@ -78,8 +48,11 @@ def encode_prompt(
     images."""
     expansions = placeholders_for(vlm, images) if isinstance(images, int) else images
     text = _render(vlm, messages, add_generation_prompt=add_generation_prompt)
+    written = vlm.processor.image_token  # what the template writes for an image; Gemma 3's placeholders are another token
+    if expansions and any(around := margins(vlm)):
+        text = text.replace(written, around[0] + written + around[1])
     ids = _tokenize_conversation(vlm, text)
-    image_id = vlm.image_token_id
+    image_id = vlm.tokenizer.convert_tokens_to_ids(written)
     if (shown := ids.count(image_id)) != len(expansions):
         raise UserError(
             f"the prompt shows {shown} image(s) but {len(expansions)} were given",
@@ -125,7 +98,7 @@ def token_weights(offsets: Offsets, spans: Sequence[Mapping[str, Any]], default:
 def _encode_response(vlm: VLM, text: str, eos: bool) -> tuple[list[int], Offsets]:
     tokenizer = vlm.tokenizer
     head, lead, tail = _response_frame(vlm)
-    head_ids = _cache(vlm).setdefault("head_ids", tokenizer(head, add_special_tokens=False).input_ids)
+    head_ids = facts(vlm).setdefault("head_ids", tokenizer(head, add_special_tokens=False).input_ids)
     full = tokenizer(head + lead + text + tail, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets, shift = list(full.input_ids), list(full.offset_mapping), len(head) + len(lead)
     if ids[: len(head_ids)] == head_ids:
@@ -134,7 +107,7 @@ def _encode_response(vlm: VLM, text: str, eos: bool) -> tuple[list[int], Offsets
         alone = tokenizer(lead + text + tail, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets, shift = list(alone.input_ids), list(alone.offset_mapping), len(lead)
     offsets = [(min(max(a - shift, 0), len(text)), min(max(b - shift, 0), len(text))) for a, b in offsets]
-    ended = bool(ids) and ids[-1] == vlm.eos_id
+    ended = bool(ids) and ids[-1] in {vlm.eos_id, *vlm.end_ids}
     if ended and not eos:
         ids, offsets = ids[:-1], offsets[:-1]
     elif eos and not ended:
@@ -144,7 +117,7 @@ def _encode_response(vlm: VLM, text: str, eos: bool) -> tuple[list[int], Offsets
 
 def _response_frame(vlm: VLM) -> tuple[str, str, str]:
     """The text around a response in the chat template: generation prompt, separator before it, end marker after it."""
-    cache = _cache(vlm)
+    cache = facts(vlm)
     if "frame" not in cache:
         head = _render(vlm, _PROBE, add_generation_prompt=True)
         answered = [*_PROBE, {"role": "assistant", "content": [{"type": "text", "text": _MARK}]}]
@@ -158,12 +131,16 @@ def _response_frame(vlm: VLM) -> tuple[str, str, str]:
 
 
 def _render(vlm: VLM, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-    if getattr(vlm.processor, "chat_template", None) is None:
+    template = getattr(vlm.processor, "chat_template", None) or vlm.family.template
+    if template is None:
         raise UserError(
             f"{vlm.source}: the processor has no chat template", hint="add chat_template.jinja to the model folder"
         )
     return vlm.processor.apply_chat_template(
-        [_structured(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
+        [_structured(message) for message in messages],
+        chat_template=template if isinstance(template, str) else None,
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
     )
 
 
@@ -178,25 +155,5 @@ def _tokenize_conversation(vlm: VLM, text: str) -> list[int]:
     tokenizer = vlm.tokenizer
     ids = list(tokenizer(text, add_special_tokens=False).input_ids)
     bos = tokenizer.bos_token_id
-    adds_bos = _cache(vlm).setdefault("adds_bos", bos is not None and list(tokenizer("").input_ids)[:1] == [bos])
-    return [bos, *ids] if adds_bos and ids[:1] != [bos] else ids
-
-
-def _stack(values: Any) -> Any:
-    if isinstance(values, list) and values and isinstance(values[0], torch.Tensor):
-        return torch.stack(values)
-    if isinstance(values, list):
-        import numpy as np
-
-        return np.stack([np.asarray(value) for value in values])
-    return values
-
-
-def _cache(vlm: VLM) -> dict[str, Any]:
-    """Per-processor facts that never change, kept on the processor (the template and the tokenizer are fixed after
-    loading).
-    """
-    if not hasattr(vlm.processor, "_mmpo_cache"):
-        vlm.processor._mmpo_cache = {}
-    cache: dict[str, Any] = vlm.processor._mmpo_cache
-    return cache
+    adds_bos = facts(vlm).setdefault("adds_bos", bos is not None and list(tokenizer("").input_ids)[:1] == [bos])
+    return [bos, *ids] if adds_bos and bos not in ids else ids

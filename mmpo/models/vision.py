@@ -2,7 +2,7 @@
 
 The features enter the model through `mm_encoder_outputs`, so the model itself places them and checks their number
 against the placeholders. The object that the encoder returned is passed on whole (some families keep more in it than
-the features)."""
+the features, for layers above the first)."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mmpo.errors import UserError
 from mmpo.models.families import FeatureContainer
 from mmpo.models.loading import VLM
+from mmpo.models.processing import TILES
 
 
 def vision_modules(vlm: VLM) -> list[nn.Module]:
@@ -30,6 +31,9 @@ def vision_is_frozen(vlm: VLM) -> bool:
     """True when no tower or projector weight trains and no adapter sits there: policy and reference then see the same
     features.
     """
+    own = vlm.backbone.parameters(recurse=False)  # LLaVA-NeXT's newline feature, for one
+    if any(parameter.requires_grad for parameter in own):
+        return False
     for root in vision_modules(vlm):
         if any(parameter.requires_grad for parameter in root.parameters()):
             return False
@@ -41,6 +45,8 @@ def vision_is_frozen(vlm: VLM) -> bool:
 def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> Any | None:
     """Features of the distinct images in `tensors`, one tower call; None without images. Without autograd if
     `frozen`.
+
+    The result is the encoder's own, with `pooler_output` a list of `[tokens, h]`, one entry an image.
     """
     if not tensors:
         return None
@@ -49,13 +55,15 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
         # float32 pixels must not meet a bfloat16 tower: cast at its door
         key: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
         for key, value in tensors.items()
+        if key != TILES
     }
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
         encoded = cast(Any, vlm.backbone).get_image_features(**inputs, return_dict=True)
-    for unused in (
-        "hidden_states",
-        "attentions",
-    ):  # every tower layer's states: nobody reads them again, and they are large
+        features = encoded.pooler_output
+        if TILES in tensors:  # [tiles, tokens, h] of all images, one after the other
+            features = [part.flatten(0, 1) for part in features.split(tensors[TILES].tolist())]
+    encoded.pooler_output = list(features)
+    for unused in ("last_hidden_state", "hidden_states", "attentions"):  # nobody reads them again, and they are large
         if getattr(encoded, unused, None) is not None:
             setattr(encoded, unused, None)
     return encoded
@@ -75,5 +83,7 @@ def select_images(encoded: Any | None, order: Sequence[int], container: FeatureC
         raise UserError(f"a prompt shows image {max(order)} but only {len(features)} were given")
     chosen = copy.copy(encoded)  # a shallow copy: the features stay shared, the original stays whole
     shown = [features[index] for index in order]
-    chosen.pooler_output = torch.stack(shown) if container == "tensor" else shown
+    chosen.pooler_output = shown if container == "list" else torch.cat(shown)[None]
+    if (deeper := getattr(encoded, "deepstack_features", None)) is not None:  # Qwen3-VL: added in later layers
+        chosen.deepstack_features = [[layer[index] for index in order] for layer in deeper]
     return {"mm_encoder_outputs": {"image": chosen}}

@@ -27,6 +27,7 @@ from torch import Tensor
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.loading import VLM
+from mmpo.models.processing import join_images
 from mmpo.models.prompts import encode_prompt, encode_response, response_offsets, token_weights
 from mmpo.models.score import PairBatch
 from mmpo.trainers.images import ImageStore
@@ -205,9 +206,8 @@ def prompt_ids(vlm: VLM, store: ImageStore, messages: Sequence[dict[str, Any]], 
 
 
 def pixel_tensors(store: ImageStore, images: Sequence[str]) -> dict[str, Tensor]:
-    """The processor's tensors of several stored images, first axis: images. Empty for none."""
-    tensors = [store.prepared(key).tensors for key in images]
-    return {name: torch.cat([image[name] for image in tensors]) for name in (tensors[0] if tensors else ())}
+    """The processor's tensors of several stored images, one image after the other. Empty for none."""
+    return join_images([store.prepared(key).tensors for key in images])
 
 
 def _ids(ids: Sequence[int]) -> Tensor:

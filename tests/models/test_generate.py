@@ -14,7 +14,6 @@ from mmpo.models.generate import (
     PromptGroup,
     answering,
     common_prefix,
-    end_ids,
     generate_alone,
     generate_shared,
 )
@@ -126,7 +125,7 @@ def test_the_end_token_is_kept_and_the_limit_is_marked(vlm: VLM) -> None:
     assert ended.token_ids == free.token_ids[:stop] == exact.token_ids
     assert not ended.truncated
     assert not exact.truncated
-    assert end_ids(vlm) == [free.token_ids[2]]
+    assert vlm.end_ids == [free.token_ids[2]]
 
 
 def test_bfloat16(vlm: VLM) -> None:

@@ -1,0 +1,150 @@
+"""Images as a model family's processor prepares them, one by one, so that any of them can meet any other in a batch.
+
+The number of placeholders an image takes and the tokens between them (row ends, tile names) are the processor's answer,
+never computed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmpo.errors import UserError
+from mmpo.models.loading import VLM
+
+TILES = "image_tiles"
+"""Name of the tensor [images] that says how many tiles each image has, in families whose tower sees tiles."""
+
+ROWS = "/rows"
+"""Suffix of the tensor [images] that says how many rows of a pixel tensor belong to each image, in families without a
+record."""
+
+_TEXT_KEYS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
+
+
+@dataclass
+class ProcessedImages:
+    """Images ready for the tower. `tensors` as the processor made them (first axis: images, or their tiles or patches
+    one image after the other); `placeholders[i]` the token ids that stand for image `i` in a prompt."""
+
+    tensors: dict[str, Tensor]
+    placeholders: list[list[int]]
+
+    def __len__(self) -> int:
+        return len(self.placeholders)
+
+
+def process_images(vlm: VLM, images: Sequence[Image.Image]) -> ProcessedImages:
+    """Prepare `images` with the processor; an empty list gives no tensors."""
+    done = [_process(vlm, image) for image in images]
+    return ProcessedImages(join_images([tensors for tensors, _ in done]), [ids for _, ids in done])
+
+
+def join_images(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of several images, one after the other along the first axis.
+
+    Where other axes differ (numbers of tiles, heights, widths) they are padded with zeros at the end: every family
+    that has such axes takes the padding away again by its sizes or masks."""
+    keys = {key: None for part in parts for key in part}
+    return {key: _concatenate([part[key] for part in parts if key in part]) for key in keys}
+
+
+def placeholders_for(vlm: VLM, n_images: int) -> list[list[int]]:
+    """Placeholders of `n_images` images in a family where every image takes the same number of tokens."""
+    if not vlm.family.fixed_image_size:
+        raise UserError(f"{vlm.family.name}: the number of image tokens depends on the image; process the images first")
+    cache = facts(vlm)
+    if "placeholder" not in cache and n_images:
+        cache["placeholder"] = process_images(vlm, [Image.new("RGB", (32, 32))]).placeholders[0]
+    return [cache["placeholder"]] * n_images if n_images else []
+
+
+def margins(vlm: VLM) -> tuple[str, str]:
+    """Plain text that the processor writes around an image's tokens (Gemma 3: line ends). It may merge with the text
+    beside it, so it has to be tokenized together with that."""
+    if "margins" not in facts(vlm):
+        process_images(vlm, [Image.new("RGB", (32, 32))])
+    found: tuple[str, str] = facts(vlm)["margins"]
+    return found
+
+
+def facts(vlm: VLM) -> dict[str, Any]:
+    """Per-processor facts that never change, kept on the processor (the template and the tokenizer are fixed after
+    loading).
+    """
+    if not hasattr(vlm.processor, "_mmpo_cache"):
+        vlm.processor._mmpo_cache = {}
+    cache: dict[str, Any] = vlm.processor._mmpo_cache
+    return cache
+
+
+def _process(vlm: VLM, image: Image.Image) -> tuple[dict[str, Tensor], list[int]]:
+    """One image: its tensors and its placeholder tokens."""
+    family = vlm.family
+    out = vlm.processor(
+        text=[vlm.processor.image_token], images=[[image]], add_special_tokens=False, return_tensors=None
+    )
+    keys = family.pixel_keys
+    if family.features == "own":
+        keys = tuple(key for key in out if key not in _TEXT_KEYS)
+        facts(vlm)["token_keys"] = [key for key in ("token_type_ids", "mm_token_type_ids") if key in out]
+    elif unknown := sorted(set(out) - _TEXT_KEYS - set(keys) - set(family.ignored_keys)):
+        raise UserError(
+            f"{vlm.source}: the processor returns {', '.join(unknown)}, which mmpo doesn't know for {family.name}",
+            hint="leaving it out could change what the model sees; please report the model's name",
+        )
+    tensors = {key: _tensor(out[key]) for key in keys if key in out}
+    if family.features == "tiles":
+        tensors[TILES] = torch.tensor([len(tensors[keys[0]])])
+    if family.features == "own":
+        tensors |= {key + ROWS: torch.tensor([len(value)]) for key, value in tensors.items()}
+    return tensors, _placeholder(vlm, [int(token) for token in out["input_ids"][0]])
+
+
+def _placeholder(vlm: VLM, ids: list[int]) -> list[int]:
+    """The part of `ids` that is the image: from its first added token to its last. What stands around it is kept as
+    the processor's margins."""
+    bos = vlm.tokenizer.bos_token_id
+    if bos is not None and bos in ids:  # a processor that writes the beginning of the sequence by itself
+        ids = ids[1:] if ids[0] == bos else ids[: ids.index(bos)]
+    added = [place for place, token in enumerate(ids) if token in _added_tokens(vlm)]
+    if not added:
+        raise UserError(f"{vlm.source}: the processor writes no image tokens", hint="check the processor's files")
+    first, last = added[0], added[-1] + 1
+    around = (vlm.tokenizer.decode(ids[:first]), vlm.tokenizer.decode(ids[last:]))
+    if facts(vlm).setdefault("margins", around) != around:
+        raise UserError(
+            f"{vlm.family.name}: the processor writes text into some images ({around[0]!r})",
+            hint="switch off `do_pan_and_scan` in preprocessor_config.json",
+        )
+    return ids[first:last]
+
+
+def _added_tokens(vlm: VLM) -> set[int]:
+    cache = facts(vlm)
+    if "added_tokens" not in cache:
+        cache["added_tokens"] = set(vlm.tokenizer.added_tokens_decoder)
+    added: set[int] = cache["added_tokens"]
+    return added
+
+
+def _tensor(values: Any) -> Tensor:
+    """Whatever a processor calls an array: tensors, arrays, lists of either."""
+    if isinstance(values, list | tuple):
+        return torch.stack([_tensor(value) for value in values])
+    return torch.as_tensor(values)
+
+
+def _concatenate(tensors: Sequence[Tensor]) -> Tensor:
+    widest = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    padded = []
+    for tensor in tensors:
+        missing = [want - have for want, have in zip(widest, tensor.shape[1:], strict=True)]
+        pad = [amount for short in reversed(missing) for amount in (0, short)]
+        padded.append(torch.nn.functional.pad(tensor, pad) if any(missing) else tensor)
+    return torch.cat(padded) if len(padded) > 1 else padded[0]
