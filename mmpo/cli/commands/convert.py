@@ -1,0 +1,87 @@
+"""mmpo convert IN OUT"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmpo.cli.app import app
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A file, or a folder of files.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="NAME", help="Format of IN. Without it: told from the rows.")
+    ] = None,
+    to: Annotated[str, typer.Option("--to", metavar="NAME", help="mmpo, trl, llamafactory or ms-swift.")] = "mmpo",
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where image paths start. Without it: the folder of IN.")
+    ] = None,
+    media: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOW",
+            help="embed (in the rows), copy (files in OUT/images) or reference (paths as they are).",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="The split to read, where IN has several.")] = "train",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="An option of the format: --set pairs_per_image=1."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion in OUT.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the account as JSON.")] = False,
+) -> None:
+    """Convert preference data between formats.
+
+    Reads mmpo, trl, llamafactory, ms-swift, llava, povid, hadpo, rlhf-v,
+    rlaif-v, seva, mia-dpo and mdpo. A row that cannot be used is listed in
+    OUT/rejects.jsonl with file, row and reason.
+
+    [bold]Examples[/bold]
+
+      mmpo convert RLHF-V-Dataset pairs
+      mmpo convert hadpo/llava-v1.5 pairs --images visual_genome --set pairs_per_image=9
+      mmpo convert runs/mine/build/pairs lf --to llamafactory
+    """
+    import json
+    from dataclasses import asdict
+
+    import yaml
+
+    from mmpo.cli import console
+    from mmpo.data.convert import convert as run
+    from mmpo.errors import UserError
+    from mmpo.progress import reporting
+
+    options = {}
+    for text in set_ or ():
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {text}: not of the form key=value")
+        options[key] = yaml.safe_load(value)
+
+    def work():  # type: ignore[no-untyped-def]
+        return run(
+            source, out, source_format=from_, out_format=to, images=images, media=media, split=split,
+            options=options, overwrite=overwrite,
+        )  # fmt: skip
+
+    if json_:
+        typer.echo(json.dumps(asdict(work()), indent=2, ensure_ascii=False))
+        return
+    with reporting(console.reporter()):
+        result = work()
+    console.heading(f"{result.source} → {result.out}")
+    found = " (detected)" if result.detected else ""
+    console.line(f"read as {result.source_format}{found}, written as {result.out_format}")
+    console.line(f"{result.rows} rows read, {result.kept} kept, {result.pairs} pairs written")
+    console.line(
+        f"{result.rows - result.kept} rows quarantined" + (", see rejects.jsonl" if result.quarantined else "")
+    )
+    for reason, count in sorted(result.quarantined.items(), key=lambda item: -item[1]):
+        console.line(f"  {count:6d}  {reason}")

@@ -1,0 +1,155 @@
+"""The rows of any file or folder that preference data is published in, one after another.
+
+JSON arrays (and objects keyed by an id) are held in memory while they are read; JSON Lines, Parquet and Arrow files are
+streamed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmpo.errors import Quarantined, UserError
+
+SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
+# Files beside the rows: descriptions of data sets, annotations, our own accounts.
+NOT_ROWS = re.compile(
+    r"card|convert|dataset_infos?|dataset_dict|state|image_data|region_descriptions|objects|config|rejects(\..+)?"
+)
+SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+BATCH = 32  # rows with pictures in them that are decoded together
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row. `place` names file and row (`pope_data.json:17`): from 0 in a table or an array, the line in JSON Lines.
+    `key` is an id for rows without one; `error` says why there is no `data`."""
+
+    place: str
+    key: str
+    data: Any
+    error: Quarantined | None = None
+
+
+def read_rows(path: str | Path, split: str = "train") -> Iterator[Row]:
+    """Every row of a file, or of the files of one split in a folder, in a fixed order. UserError if there are none, or
+    a file is broken as a whole."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
+    files = row_files(path, split) if path.is_dir() else [path]
+    base = path if path.is_dir() else path.parent
+    for file in files:
+        name = file.relative_to(base).as_posix()
+        yield from _READERS[_kind(file)](file, name)
+
+
+def row_files(folder: Path, split: str) -> list[Path]:
+    """The files of a folder that hold rows of `split`. A file whose name tells no split counts as train."""
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix in SUFFIXES and file.is_file() and not NOT_ROWS.fullmatch(file.stem)
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
+    if not files:
+        raise UserError(f"{folder}: no {', '.join(SUFFIXES)} file with rows in it")
+    chosen = [file for file in files if split_of(file, folder) == split]
+    if not chosen:
+        others = ", ".join(sorted({split_of(file, folder) for file in files}))
+        raise UserError(f"{folder}: no rows of the split {split!r}", hint=f"it has: {others} (--split)")
+    return chosen
+
+
+def split_of(file: Path, folder: Path) -> str:
+    """The split in a file's name (`train-00000-of-00003.parquet`, `test/data.json`); train where there is none."""
+    stem = re.sub(r"-\d{5}(-of-\d{5})?$", "", file.stem)
+    ours = stem != file.stem and file.parent == folder / "data" and stem != "data"  # any word may name a split there
+    if stem in SPLITS or ours:
+        return stem
+    return file.parent.name if file.parent != folder and file.parent.name in SPLITS else "train"
+
+
+def _kind(file: Path) -> str:
+    if file.suffix not in SUFFIXES:
+        raise UserError(f"{file}: not a {', '.join(SUFFIXES)} file", hint="give the data file, or the folder it is in")
+    return file.suffix
+
+
+def _parquet(file: Path, name: str) -> Iterator[Row]:
+    try:
+        with pq.ParquetFile(file) as table:
+            yield from _batches(table.iter_batches(batch_size=BATCH), file, name)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(file, error) from None
+
+
+def _arrow(file: Path, name: str) -> Iterator[Row]:
+    """What `Dataset.save_to_disk` writes."""
+    try:
+        with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
+            pieces = (batch.slice(i, BATCH) for batch in stream for i in range(0, batch.num_rows, BATCH))
+            yield from _batches(pieces, file, name)
+    except (pa.ArrowException, OSError) as error:
+        raise _broken(file, error) from None
+
+
+def _batches(batches: Iterator[pa.RecordBatch], file: Path, name: str) -> Iterator[Row]:
+    number = 0
+    for batch in batches:
+        for data in batch.to_pylist():
+            yield Row(f"{name}:{number}", f"{file.stem}-{number}", data)
+            number += 1
+
+
+def _json(file: Path, name: str) -> Iterator[Row]:
+    try:
+        text = file.read_bytes()
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data" and text.lstrip().startswith(b"{"):  # JSON Lines under another name
+            yield from _lines(file, name)
+            return
+        raise _broken(file, error) from None
+    except (ValueError, OSError) as error:
+        raise _broken(file, error) from None
+    if isinstance(content, dict) and content and all(isinstance(value, dict) for value in content.values()):
+        content = [{"image_id": key, **value} for key, value in content.items()]  # an object keyed by image
+    if not isinstance(content, list):
+        raise UserError(f"{file}: expected a list of rows, or an object of them by id")
+    for number, data in enumerate(content):
+        yield _row(data, f"{name}:{number}", f"{file.stem}-{number}")
+
+
+def _lines(file: Path, name: str) -> Iterator[Row]:
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            place, key = f"{name}:{number}", f"{file.stem}-{number}"
+            if not line.strip():
+                continue
+            try:
+                data = json.loads(line)
+            except ValueError as error:
+                yield Row(place, key, None, Quarantined("convert", "not_json", str(error)))
+            else:
+                yield _row(data, place, key)
+
+
+def _row(data: Any, place: str, key: str) -> Row:
+    if isinstance(data, dict):
+        return Row(place, key, data)
+    return Row(place, key, None, Quarantined("convert", "not_an_object", f"the row is a {type(data).__name__}"))
+
+
+def _broken(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file}: cannot be read ({' '.join(str(error).split())[:160]})", hint="is the download whole?")
+
+
+_READERS = {".parquet": _parquet, ".arrow": _arrow, ".jsonl": _lines, ".json": _json}

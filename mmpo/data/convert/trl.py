@@ -1,0 +1,155 @@
+"""TRL's vision preference data: rows of `images` (or `image`), `prompt`, `chosen`, `rejected`.
+
+Read: messages with a list of parts or with plain text, plain strings, and the form without `prompt`, where both sides
+begin with it. Parquet, JSON Lines, JSON, or a folder from `save_to_disk`. Written: Parquet with parts, which leaves no
+doubt about where an image stands; `load_dataset` opens the folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmpo.data.convert.format import Context, Format
+from mmpo.data.convert.media import Media, images_of
+from mmpo.data.convert.rows import Row
+from mmpo.data.convert.texts import EXTRAS, bad, extras_in, extras_of, messages_of, pair_of, parts_of
+from mmpo.data.convert.writing import RowSink
+from mmpo.data.pair import Message, PreferencePair, content_parts, join_text
+from mmpo.data.rows import pair_schema, to_row
+
+COLUMNS = ("id", "images", "prompt", "chosen", "rejected")
+GROUP = 32  # rows held and written together
+SHARD_BYTES = 256 * 2**20
+
+
+def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+    prompt, chosen, rejected = data.get("prompt"), data.get("chosen"), data.get("rejected")
+    if prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
+        prompt, chosen, rejected = _shared(chosen, rejected)
+    images = images_of(data, context.images, "images", "image")
+    name = data.get("id")
+    extras = extras_in(data)
+    extras.pop("times", None)
+    yield pair_of(
+        row, "trl", id=None if name is None else str(name), images=images, extras=extras,
+        prompt=_prompt(prompt, len(images)), chosen=_response(chosen, "chosen"),
+        rejected=_response(rejected, "rejected"),
+    )  # fmt: skip
+
+
+def _shared(chosen: list[Any], rejected: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """The prompt that both sides begin with, and what is left of them."""
+    same = 0
+    while same < min(len(chosen), len(rejected)) and chosen[same] == rejected[same]:
+        same += 1
+    while same and chosen[same - 1].get("role") == "assistant" and (same == len(chosen) or same == len(rejected)):
+        same -= 1  # one side went on, the other did not: the answer is not part of the prompt
+    return chosen[:same], chosen[same:], rejected[same:]
+
+
+def _prompt(prompt: Any, images: int) -> list[Message]:
+    if isinstance(prompt, str):
+        return messages_of([("user", prompt)], images, trim=True)
+    if not isinstance(prompt, list) or not prompt:
+        raise bad("missing_key", "no `prompt`")
+    messages = [_message(message) for message in prompt]
+    if all(isinstance(message["content"], str) for message in prompt):
+        return messages_of([(message["role"], message["content"]) for message in prompt], images, trim=True)
+    if (shown := sum(1 for _ in content_parts(messages, "image"))) != images:
+        raise bad("image_count", f"the prompt has {shown} image part(s), the row {images} image(s)")
+    return messages
+
+
+def _message(message: Any) -> Message:
+    if not isinstance(message, Mapping) or not isinstance(message.get("content"), (str, list)):
+        raise bad("bad_turn", f"a message needs `role` and `content`: {str(message)[:60]}")
+    content = message["content"]
+    if isinstance(content, str):
+        return {"role": message.get("role"), "content": parts_of(content)}
+    parts = []
+    for part in content:
+        if not isinstance(part, Mapping):
+            raise bad("bad_turn", f"a part of a message is a {type(part).__name__}")
+        parts.append({key: part[key] for key in ("type", "text") if part.get(key) is not None})  # tables add nulls
+    return {"role": message.get("role"), "content": parts}
+
+
+def _response(response: Any, side: str) -> str:
+    if isinstance(response, str):
+        return response
+    if isinstance(response, list) and len(response) == 1:
+        message = _message(response[0])
+        if message["role"] == "assistant" and all(part.get("type") == "text" for part in message["content"]):
+            return join_text([message])
+    raise bad("bad_response", f"`{side}` is not one assistant message or a text")
+
+
+class TrlSink(RowSink):
+    """Parquet shards `data/SPLIT-00000.parquet` with TRL's columns, an id, and `mmpo` for what TRL has no place for."""
+
+    def __init__(self, folder: Path, media: Media, facts: Mapping[str, Any]) -> None:
+        super().__init__(folder, media, facts)
+        (folder / "data").mkdir()
+        self._schema = _schema()
+        self._rows: list[dict[str, Any]] = []
+        self._shards = 0
+        self._shard: pq.ParquetWriter | None = None
+        self._open_shard()
+
+    def row(self, pair: PreferencePair, placed: Mapping[str, Any]) -> dict[str, Any]:
+        if placed["rejected_images"] is not None:
+            raise bad("no_place", "TRL has no other images for the rejected side")
+        if placed["videos"]:
+            raise bad("no_place", "TRL's vision data has no videos")
+        row = to_row(PreferencePair(pair.id, pair.prompt, pair.chosen, pair.rejected, placed["images"]))
+        return {name: row[name] for name in COLUMNS} | {EXTRAS: extras_of(pair)}
+
+    def put(self, row: Mapping[str, Any]) -> None:
+        self._rows.append(dict(row))
+        if len(self._rows) == GROUP:
+            self._flush()
+
+    def _open_shard(self) -> None:
+        self._path = self.folder / "data" / f"{self.facts['split']}-{self._shards:05d}.parquet"
+        self._shard = pq.ParquetWriter(self._path, self._schema, compression="ZSTD")
+        self._shards += 1
+
+    def _flush(self) -> None:
+        assert self._shard is not None
+        if self._rows:
+            self._shard.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+            if self._path.stat().st_size >= SHARD_BYTES:
+                self._shard.close()
+                self._open_shard()
+
+    def finish(self) -> None:
+        self._flush()
+        assert self._shard is not None
+        self._shard.close()
+
+
+def _schema() -> pa.Schema:
+    """The columns of `pair_schema` that TRL reads, with the features that `datasets` shows."""
+    full = pair_schema()
+    features = json.loads(full.metadata[b"huggingface"])["info"]["features"]
+    kept = {name: features[name] for name in COLUMNS} | {EXTRAS: {"dtype": "string", "_type": "Value"}}
+    fields = [full.field(name) for name in COLUMNS] + [pa.field(EXTRAS, pa.string())]
+    return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": kept}})})
+
+
+def _fits(row: Mapping[str, Any]) -> bool:
+    if not {"chosen", "rejected"} <= row.keys() or row.keys() & {"provenance", "messages", "conversations", "question"}:
+        return False
+    return "prompt" in row or isinstance(row["chosen"], list)
+
+
+TRL = Format(
+    "trl", "TRL vision preference data", read, _fits, TrlSink, media=("embed", "reference")
+)  # fmt: skip
