@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from mmpo.data.annotations import AnnotatedImage
 from mmpo.eval import chair
+from mmpo.eval.amber_benchmark import AmberBenchmark
 from mmpo.eval.chair_benchmark import ChairBenchmark
 from mmpo.eval.pope_benchmark import PopeBenchmark
 from mmpo.eval.protocol import Benchmark, Material
@@ -18,6 +19,7 @@ from mmpo.eval.settings import EvalSettings
 BENCHMARKS: dict[str, Callable[[Material | None, EvalSettings], Benchmark]] = {
     "pope": PopeBenchmark,
     "chair": ChairBenchmark,
+    "amber": AmberBenchmark,
 }
 """Name -> factory. The material is None where the evaluation names no annotated images."""
 

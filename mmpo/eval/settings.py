@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from mmpo.chat.settings import ChatSettings
+from mmpo.eval.amber_settings import AmberSettings
 from mmpo.eval.chair_settings import ChairSettings
 from mmpo.eval.pope_settings import PopeSettings
 from mmpo.eval.section import Section, distinct
 
-BenchmarkName = Literal["pope", "chair"]
+BenchmarkName = Literal["pope", "chair", "amber"]
 
 
 def _none_word(value: Any) -> Any:
@@ -54,6 +55,7 @@ class EvalSettings(Section):
     benchmarks: list[BenchmarkName] = Field(default=["pope", "chair"], min_length=1, description="What to measure.")
     pope: PopeSettings = Field(default_factory=PopeSettings, description="POPE: yes/no questions about objects.")
     chair: ChairSettings = Field(default_factory=ChairSettings, description="CHAIR: objects in free descriptions.")
+    amber: AmberSettings = Field(default_factory=AmberSettings, description="AMBER: its published queries.")
     judge: ChatSettings | None = Field(
         default=None, description="The text model that judges answers, for the benchmarks that need one."
     )
