@@ -60,7 +60,8 @@ class TreeBatch:
 
     `input_ids` [rows, s]; `position_ids` [rows, s] or [3, rows, s]; `attention_mask` what the model gets as such;
     `plan` what the tree attention gets (None for plain rows); `extra` what the family wants besides. `predictors` [n]
-    indexes the flattened rows: the hidden state that predicts `targets` [n]. `lengths` holds the number of scored
+    indexes the flattened rows: the hidden state that predicts `targets` [n], and `own` [n] that of the scored token
+    itself. `lengths` holds the number of scored
     tokens of each scored segment, in the order of trees and segments. `image_order` says which image the placeholders
     show, in the order of the rows."""
 
@@ -70,6 +71,7 @@ class TreeBatch:
     plan: TreePlan | None
     predictors: Tensor
     targets: Tensor
+    own: Tensor
     lengths: list[int]
     image_order: list[int]
     extra: dict[str, Tensor] = field(default_factory=dict)
@@ -77,7 +79,7 @@ class TreeBatch:
     def to(self, device: torch.device | str) -> TreeBatch:
         moved: dict[str, Any] = {
             name: getattr(self, name).to(device)
-            for name in ("input_ids", "position_ids", "attention_mask", "predictors", "targets")
+            for name in ("input_ids", "position_ids", "attention_mask", "predictors", "targets", "own")
         }
         moved["extra"] = {name: value.to(device) for name, value in self.extra.items()}
         return replace(self, plan=self.plan.to(device) if self.plan is not None else None, **moved)
@@ -108,6 +110,7 @@ def pack(
     places: list[Tensor] = []
     predictors: list[int] = []
     targets: list[int] = []
+    scored: list[int] = []
     lengths: list[int] = []
     images: list[int] = []
     tree_lengths, calls = [], []
@@ -133,6 +136,7 @@ def pack(
                 predictors.append(offset + start[parent] + len(tree[parent].ids) - 1)
                 predictors.extend(range(first, first + len(segment.ids) - 1))
                 targets.extend(segment.ids)
+                scored.extend(range(first, first + len(segment.ids)))
                 lengths.append(len(segment.ids))
         tree_lengths.append(len(ids) - offset)
         calls.append(plan_calls(tree, order, rules))
@@ -144,6 +148,7 @@ def pack(
         plan=TreePlan(tree_lengths, calls, longest=max(map(longest_path, trees)), window=rules.window),
         predictors=torch.tensor(predictors, dtype=torch.long),
         targets=torch.tensor(targets, dtype=torch.long),
+        own=torch.tensor(scored, dtype=torch.long),
         lengths=lengths,
         image_order=images,
     )
@@ -197,6 +202,7 @@ def unshared(
         plan=None,
         predictors=torch.cat(predictors),
         targets=torch.cat(targets),
+        own=torch.cat(predictors) + 1,  # in a plain row the next token
         lengths=[end - start for start, end in spans],
         image_order=images,
         extra={} if rules.blocks == "none" else {"token_type_ids": pad_sequence(types, batch_first=True)},

@@ -11,11 +11,10 @@ Shapes: b pairs, t scored tokens of a response (padded), n all scored tokens, s 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from PIL import Image
@@ -24,13 +23,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmpo.errors import UserError
 from mmpo.models.attention import use_tree_attention
-from mmpo.models.layout import Rules, Segment, Tree, TreeBatch, pack, response_tree, unshared
+from mmpo.models.layout import Rules, Tree, TreeBatch, pack, response_tree, unshared
 from mmpo.models.loading import VLM
-from mmpo.models.logprob import TokenLogps, token_logps
+from mmpo.models.logprob import token_logps
+from mmpo.models.pairs import PairBatch, PairLogps, ResponseLogps, View
 from mmpo.models.positions import positions_of
 from mmpo.models.prompts import encode_prompt, encode_response, process_images
-from mmpo.models.sharing import Path, Shared, share
 from mmpo.models.vision import encode_images, select_images, vision_is_frozen
+
+__all__ = ["PairBatch", "PairLogps", "PairScorer", "ResponseLogps", "View", "score_responses", "segment_logps"]
 
 logger = logging.getLogger(__name__)
 
@@ -40,127 +41,14 @@ Sharing = Literal["auto", "on", "off"]
 _SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
-@dataclass
-class PairBatch:
-    """Preference pairs as token ids, and the distinct images they show.
-
-    `image_index[i]` names the images of pair i's prompt in the order of its placeholders (indices into
-    `image_inputs`). Where the rejected side sees other images, `rejected_prompt_ids[i]` and `rejected_image_index[i]`
-    hold its own prompt; None otherwise. Weights, if given, are one float per response token. `image_tokens[k]` is the
-    number of placeholder tokens of distinct image k: with it, pairs that share an image, or an image and a prompt,
-    become one tree; without it every pair is a tree of its own. `reference[i]` holds reference log-probs (chosen [c],
-    rejected [r]) that were computed before."""
-
-    ids: list[str]
-    prompt_ids: list[Tensor]
-    chosen_ids: list[Tensor]
-    rejected_ids: list[Tensor]
-    image_inputs: dict[str, Tensor]
-    image_index: list[list[int]]
-    rejected_prompt_ids: list[Tensor | None] | None = None
-    rejected_image_index: list[list[int] | None] | None = None
-    chosen_weights: list[Tensor] | None = None
-    rejected_weights: list[Tensor] | None = None
-    image_tokens: list[int] | None = None
-    reference: list[tuple[Tensor, Tensor]] | None = None
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def to(self, device: torch.device | str) -> PairBatch:
-        """Move what the model reads (pixels and weights). Token ids stay where they are: the layout is made from
-        them.
-        """
-        return replace(
-            self,
-            image_inputs={key: value.to(device) for key, value in self.image_inputs.items()},
-            chosen_weights=None if self.chosen_weights is None else [w.to(device) for w in self.chosen_weights],
-            rejected_weights=None if self.rejected_weights is None else [w.to(device) for w in self.rejected_weights],
-            reference=None if self.reference is None else [(c.to(device), r.to(device)) for c, r in self.reference],
-        )
-
-    def paths(self) -> list[Path]:
-        """What is scored: chosen, rejected, chosen, … of the pairs, each with the prompt and images it follows."""
-        paths: list[Path] = []
-        for i, prompt in enumerate(self.prompt_ids):
-            paths.append(Path(prompt.tolist(), self.chosen_ids[i].tolist(), self.image_index[i]))
-            own = self.rejected_prompt_ids[i] if self.rejected_prompt_ids is not None else None
-            images = self.rejected_image_index[i] if self.rejected_image_index is not None else None
-            paths.append(
-                Path(
-                    (own if own is not None else prompt).tolist(),
-                    self.rejected_ids[i].tolist(),
-                    images if images is not None else self.image_index[i],
-                )
-            )
-        return paths
-
-    def shared(self, image_token_id: int, *, whole_prompts: bool = False) -> Shared:
-        """The paths laid out as trees: over the whole batch where `image_tokens` says where each image ends, else pair
-        by pair. `whole_prompts`: a prompt is shared as a whole or not at all."""
-        paths = self.paths()
-        if self.image_tokens is not None:
-            least = sys.maxsize if whole_prompts else None
-            return share(paths, image_token_id, dict(enumerate(self.image_tokens)), least=least)
-        trees: list[list[Segment]] = []
-        leaf: list[int] = []
-        for chosen, rejected in zip(paths[0::2], paths[1::2], strict=True):
-            if chosen.prompt == rejected.prompt and chosen.images == rejected.images:
-                trees.append(response_tree(chosen.prompt, [chosen.response, rejected.response], chosen.images))
-            else:
-                trees += [response_tree(side.prompt, [side.response], side.images) for side in (chosen, rejected)]
-            leaf += [len(leaf), len(leaf) + 1]
-        return Shared(trees, leaf)
-
-
-@dataclass
-class ResponseLogps:
-    """Log-probs of one side's responses, right-padded with zeros: `policy` [b, t] float32, `reference` [b, t] or
-    None, `mask` [b, t] bool, `weights` [b, t] or None, `top1` [b, t] bool (the policy's first choice)."""
-
-    policy: Tensor
-    reference: Tensor | None
-    mask: Tensor
-    weights: Tensor | None = None
-    top1: Tensor | None = None
-
-    @property
-    def policy_sum(self) -> Tensor:
-        """[b], every scored token counted once."""
-        return self.policy.sum(dim=-1)
-
-    @property
-    def reference_sum(self) -> Tensor:
-        """[b]. Raises `UserError` without reference log-probs."""
-        if self.reference is None:
-            raise UserError("this objective needs reference log-probs, and scoring ran without a reference")
-        return self.reference.sum(dim=-1)
-
-    @property
-    def lengths(self) -> Tensor:
-        """[b] number of scored tokens."""
-        return self.mask.sum(dim=-1)
-
-
-@dataclass
-class PairLogps:
-    """What an objective sees: never a model, only log-probs."""
-
-    chosen: ResponseLogps
-    rejected: ResponseLogps
-
-    def __len__(self) -> int:
-        return len(self.chosen.mask)
-
-
 class PairScorer(nn.Module):
     """Scores pair batches with one pass per model over the distinct tokens.
 
     `sharing`: "on" lays pairs out as trees; "auto" does so after the first batch was checked against plain rows and
     falls back loudly; "off" scores one ordinary row per response. `reference`: "adapter_off" (the same network
     without its adapter), "cached" (the log-probs that come with each batch), "none", or a second model of the same
-    kind. `chunk`: scored tokens per head call, by default
-    chosen by memory."""
+    kind. `chunk`: scored tokens per head call, by default chosen by memory. `hidden`: also return the last layer's
+    states."""
 
     def __init__(
         self,
@@ -169,6 +57,7 @@ class PairScorer(nn.Module):
         sharing: Sharing = "auto",
         reference: Literal["adapter_off", "cached", "none"] | nn.Module = "adapter_off",
         chunk: int | None = None,
+        hidden: bool = False,
     ) -> None:
         super().__init__()
         if sharing not in ("auto", "on", "off"):
@@ -183,6 +72,7 @@ class PairScorer(nn.Module):
         self.reference_model = reference if isinstance(reference, nn.Module) else None
         self.reference: str = "model" if isinstance(reference, nn.Module) else reference
         self.chunk = chunk
+        self.hidden = hidden
         self.shared = sharing != "off" and vlm.family.sharing
         self._vlm = vlm
         self._reference_vlm = (
@@ -207,10 +97,10 @@ class PairScorer(nn.Module):
         if self.reference in ("adapter_off", "model"):
             with torch.no_grad(), self._reference_mode():
                 own = self._reference_features(batch.image_inputs, features)
-                reference = segment_logps(self._reference_vlm, layout, own, chunk=self.chunk)
+                reference = segment_logps(self._reference_vlm, layout, own, chunk=self.chunk, hidden=self.hidden)
         if not frozen:
             features = encode_images(self._vlm, batch.image_inputs, frozen=False)
-        policy = segment_logps(self._vlm, layout, features, chunk=self.chunk)
+        policy = segment_logps(self._vlm, layout, features, chunk=self.chunk, hidden=self.hidden)
         pairs = _pair_logps(batch, shared.leaf, layout.lengths, policy, reference)
         return _with_cached_reference(pairs, batch) if self.reference == "cached" else pairs
 
@@ -269,14 +159,26 @@ class PairScorer(nn.Module):
             )
 
 
-def segment_logps(vlm: VLM, layout: TreeBatch, features: Any | None, *, chunk: int | None = None) -> TokenLogps:
-    """Log-probs [n] of every scored token of a layout, in its order. `features` come from `encode_images`."""
+class SegmentLogps(NamedTuple):
+    """Log-probs [n] and first choices [n] of the scored tokens in the layout's order; `hidden` [n, h] if asked for."""
+
+    logps: Tensor
+    top1: Tensor
+    hidden: Tensor | None = None
+
+
+def segment_logps(
+    vlm: VLM, layout: TreeBatch, features: Any | None, *, chunk: int | None = None, hidden: bool = False
+) -> SegmentLogps:
+    """Log-probs of every scored token of a layout; `features` come from `encode_images`. `hidden`: also the last
+    layer's states at these tokens."""
     out = vlm.backbone(
         **layout.model_inputs, **select_images(features, layout.image_order, vlm.family.features), use_cache=False
     )
-    hidden = out.last_hidden_state
-    scored = hidden.reshape(-1, hidden.shape[-1]).index_select(0, layout.predictors)
-    return token_logps(scored, vlm.head, layout.targets, chunk=chunk, softcap=vlm.softcap)
+    states = out.last_hidden_state.flatten(0, 1)
+    scored = states.index_select(0, layout.predictors)
+    found = token_logps(scored, vlm.head, layout.targets, chunk=chunk, softcap=vlm.softcap)
+    return SegmentLogps(found.logps, found.top1, states.index_select(0, layout.own) if hidden else None)
 
 
 def shared_row(vlm: VLM, trees: Sequence[Tree], image_inputs: Mapping[str, Tensor] | None = None) -> TreeBatch:
@@ -316,31 +218,54 @@ def score_responses(
     return [part.sum().item() for part in logps.split(layout.lengths)]
 
 
+class _Spread:
+    """Puts flat numbers of the scored segments, [n] or [n, h] in the layout's order, into right-padded sides [b, t]."""
+
+    def __init__(self, leaf: Sequence[int], lengths: Sequence[int]) -> None:
+        self.leaf, self.lengths = leaf, list(lengths)
+
+    def __call__(self, flat: Tensor | None, paths: slice) -> Tensor | None:
+        if flat is None:
+            return None
+        parts = flat.split(self.lengths)
+        return pad_sequence([parts[number] for number in self.leaf[paths]], batch_first=True)
+
+    def mask(self, paths: slice, device: torch.device) -> Tensor:
+        own = torch.tensor([self.lengths[number] for number in self.leaf[paths]], device=device)
+        return torch.arange(int(own.max()), device=device) < own[:, None]
+
+
 def _pair_logps(
-    batch: PairBatch, leaf: Sequence[int], lengths: Sequence[int], policy: TokenLogps, reference: TokenLogps | None
+    batch: PairBatch, leaf: Sequence[int], lengths: Sequence[int], policy: SegmentLogps, reference: SegmentLogps | None
 ) -> PairLogps:
-    """Spread flat log-probs [n] of the scored segments into right-padded sides [b, t]; `leaf` names the segments of
-    chosen, rejected, chosen, …"""
-    device = policy.logps.device
+    """The log-probs [n] of the scored segments as sides [b, t]; `leaf` names the segments of the batch's paths."""
+    spread = _Spread(leaf, lengths)
 
-    def sides(flat: Tensor) -> tuple[Tensor, Tensor]:
-        parts = flat.split(list(lengths))
-        chosen, rejected = ([parts[number] for number in leaf[which::2]] for which in (0, 1))
-        return pad_sequence(chosen, batch_first=True), pad_sequence(rejected, batch_first=True)
-
-    policies, top1 = sides(policy.logps), sides(policy.top1)
-    references = sides(reference.logps) if reference is not None else (None, None)
-
-    def side(which: int, weights: list[Tensor] | None) -> ResponseLogps:
-        t = policies[which].shape[1]
-        own = torch.tensor([lengths[number] for number in leaf[which::2]], device=device)
-        mask = torch.arange(t, device=device) < own[:, None]
-        padded = pad_sequence(weights, batch_first=True).to(device) if weights is not None else None
+    def side(paths: slice, weights: list[Tensor] | None) -> ResponseLogps:
+        mask = spread.mask(paths, policy.logps.device)
+        padded = pad_sequence(weights, batch_first=True).to(mask.device) if weights is not None else None
         if padded is not None and padded.shape != mask.shape:
             raise ValueError(f"weights are {tuple(padded.shape)}, responses {tuple(mask.shape)}: one weight per token")
-        return ResponseLogps(policies[which], references[which], mask, padded, top1[which])
+        logps = spread(policy.logps, paths)
+        assert logps is not None
+        return ResponseLogps(
+            logps,
+            spread(reference.logps, paths) if reference is not None else None,
+            mask,
+            padded,
+            spread(policy.top1, paths),
+            spread(policy.hidden, paths),
+            spread(reference.hidden, paths) if reference is not None else None,
+        )
 
-    return PairLogps(side(0, batch.chosen_weights), side(1, batch.rejected_weights))
+    pairs = 2 * len(batch)
+    views = {}
+    for number, (name, view) in enumerate(batch.views.items()):
+        first = pairs + number * len(batch)
+        views[name] = side(slice(first, first + len(batch)), view.weights)
+    return PairLogps(
+        side(slice(0, pairs, 2), batch.chosen_weights), side(slice(1, pairs, 2), batch.rejected_weights), views
+    )
 
 
 def _with_cached_reference(pairs: PairLogps, batch: PairBatch) -> PairLogps:
@@ -352,5 +277,7 @@ def _with_cached_reference(pairs: PairLogps, batch: PairBatch) -> PairLogps:
             raise ValueError("cached reference log-probs belong to other tokens: their number differs")
         return replace(response, reference=pad_sequence(list(logps), batch_first=True).to(response.policy))
 
+    if batch.views:
+        raise ValueError("reference='cached' knows chosen and rejected only, and this batch has views")
     chosen, rejected = zip(*batch.reference, strict=True)
     return PairLogps(side(pairs.chosen, chosen), side(pairs.rejected, rejected))
