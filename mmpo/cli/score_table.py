@@ -12,6 +12,9 @@ from rich.text import Text
 from mmpo.cli import console
 from mmpo.eval.scoring import Scored
 
+FEW, WIDE = 4, 7
+"""Groups that are columns of one table; numbers that fit beside each other in a row."""
+
 
 def show(scored: Scored, benchmark: str) -> None:
     """Print the numbers, the warnings and what the numbers rest on."""
@@ -41,13 +44,27 @@ def tables(metrics: Mapping[str, Any], title: str) -> Iterator[Table]:
         if isinstance(group, Mapping) and not any(isinstance(value, Mapping) for value in group.values()):
             flat.setdefault(tuple(group), {})[name] = group
     for columns, groups in flat.items():
-        table = _table("" if single else title, ("", *columns))
-        for name, group in groups.items():
-            table.add_row(name, *(number(group[column]) for column in columns))
-        yield table
+        yield from _groups("" if single else title, columns, groups)
     for name, group in metrics.items():
         if isinstance(group, Mapping) and any(isinstance(value, Mapping) for value in group.values()):
             yield from tables(group, f"{title} {name}")
+
+
+def _groups(title: str, columns: tuple[str, ...], groups: Mapping[str, Mapping[str, Any]]) -> Iterator[Table]:
+    """Groups with the same names as one table: a group is a column where there are few, else a row, cut to pieces
+    that fit on a page.
+    """
+    if len(groups) <= FEW < len(columns):
+        table = _table(title, ("", *groups))
+        for column in columns:
+            table.add_row(column, *(number(group[column]) for group in groups.values()))
+        yield table
+        return
+    for start in range(0, len(columns), WIDE):
+        table = _table(title, ("", *columns[start : start + WIDE]))
+        for name, group in groups.items():
+            table.add_row(name, *(number(group[column]) for column in columns[start : start + WIDE]))
+        yield table
 
 
 def number(value: Any) -> str:

@@ -12,6 +12,7 @@ from mmpo.data.annotations import AnnotatedImage
 from mmpo.eval import chair
 from mmpo.eval.amber_benchmark import AmberBenchmark
 from mmpo.eval.chair_benchmark import ChairBenchmark
+from mmpo.eval.mme_benchmark import MmeBenchmark
 from mmpo.eval.pope_benchmark import PopeBenchmark
 from mmpo.eval.protocol import Benchmark, Material
 from mmpo.eval.settings import EvalSettings
@@ -19,6 +20,7 @@ from mmpo.eval.settings import EvalSettings
 BENCHMARKS: dict[str, Callable[[Material | None, EvalSettings], Benchmark]] = {
     "pope": PopeBenchmark,
     "chair": ChairBenchmark,
+    "mme": MmeBenchmark,
     "amber": AmberBenchmark,
 }
 """Name -> factory. The material is None where the evaluation names no annotated images."""

@@ -9,10 +9,11 @@ from pydantic import BeforeValidator, Field, field_validator
 from mmpo.chat.settings import ChatSettings
 from mmpo.eval.amber_settings import AmberSettings
 from mmpo.eval.chair_settings import ChairSettings
+from mmpo.eval.mme_settings import MmeSettings
 from mmpo.eval.pope_settings import PopeSettings
 from mmpo.eval.section import Section, distinct
 
-BenchmarkName = Literal["pope", "chair", "amber"]
+BenchmarkName = Literal["pope", "chair", "mme", "amber"]
 
 
 def _none_word(value: Any) -> Any:
@@ -56,6 +57,7 @@ class EvalSettings(Section):
     pope: PopeSettings = Field(default_factory=PopeSettings, description="POPE: yes/no questions about objects.")
     chair: ChairSettings = Field(default_factory=ChairSettings, description="CHAIR: objects in free descriptions.")
     amber: AmberSettings = Field(default_factory=AmberSettings, description="AMBER: its published queries.")
+    mme: MmeSettings = Field(default_factory=MmeSettings, description="MME: pairs of yes/no questions, 14 subtasks.")
     judge: ChatSettings | None = Field(
         default=None, description="The text model that judges answers, for the benchmarks that need one."
     )
