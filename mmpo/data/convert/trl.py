@@ -117,7 +117,9 @@ class TrlSink(RowSink):
 
     def _open_shard(self) -> None:
         self._path = self.folder / "data" / f"{self.facts['split']}-{self._shards:05d}.parquet"
-        self._shard = pq.ParquetWriter(self._path, self._schema, compression="ZSTD")
+        self._shard = pq.ParquetWriter(
+            self._path, self._schema, compression="ZSTD", use_dictionary=False, write_statistics=False
+        )
         self._shards += 1
 
     def _flush(self) -> None:
