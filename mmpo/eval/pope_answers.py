@@ -14,11 +14,13 @@ from mmpo.eval.pope import (
     PopeResult,
     Split,
     llava_split,
+    match,
     mean_over_splits,
     packed_splits,
     read_answers,
     read_splits,
     score,
+    spelled,
     split_of,
 )
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
@@ -58,18 +60,23 @@ def answers_of_splits(path: Path, questions: dict[str, list[PopeQuestion]]) -> d
     return dict.fromkeys(questions, answers)
 
 
-def of_asked(questions: Sequence[PopeQuestion], answers: Sequence[PopeAnswer]) -> tuple[list[PopeAnswer], int]:
-    """The answers to `questions` out of those to a larger file, joined by id, and how many others there were. RePOPE
-    is scored so: its questions are POPE's without the ambiguous ones, under the same ids.
+def of_asked(
+    questions: Sequence[PopeQuestion], asked: Sequence[PopeQuestion], answers: Sequence[PopeAnswer]
+) -> list[PopeAnswer]:
+    """The answers to `questions` out of those that were given to `asked`, a file with the same questions and more;
+    joined by image and words. RePOPE is scored so: its questions are POPE's without the ambiguous ones.
+
+    Raises UserError where a question is not among the asked ones.
     """
-    by_id = {answer.question_id: answer for answer in answers if answer.question_id is not None}
-    if len(by_id) < len(answers):
-        raise UserError("answers=superset joins by `question_id`, which some answers lack or have twice")
+    given, _ = match(asked, answers)
+    by_words = {(q.image, spelled(q.text)): answer for q, answer in zip(asked, given, strict=True)}
     for question in questions:
-        if question.question_id not in by_id:
-            raise UserError(f"{question.where}: no answer has its question id {question.question_id}")
-    kept = [by_id[question.question_id] for question in questions]
-    return kept, len(answers) - len(kept)
+        if (question.image, spelled(question.text)) not in by_words:
+            raise UserError(f"{question.where}: {question.text!r} about {question.image} is not among the asked ones")
+    return [
+        PopeAnswer(by_words[q.image, spelled(q.text)].text, where=by_words[q.image, spelled(q.text)].where)
+        for q in questions
+    ]
 
 
 @scorer(
@@ -77,37 +84,41 @@ def of_asked(questions: Sequence[PopeQuestion], answers: Sequence[PopeAnswer]) -
     parsers=tuple(PARSERS),
     needs=("questions",),
     options={
-        "answers": "`superset`: the answers are to a larger file (POPE's, for RePOPE); join by id, count the rest"
+        "asked": "the question file (or folder) that was asked, where --questions holds only a part of it (RePOPE)"
     },
 )
 def score_pope(request: ScoreRequest) -> Scored:
     """POPE from a question file (or a folder of split files) and its answers."""
     assert request.questions is not None
-    choice = request.options.get("answers", "exact")
-    if choice not in ("exact", "superset"):
-        raise UserError(f"answers={choice!r}", hint="leave it out, or answers=superset")
     parser = request.parser or "official"
-    splits = read_splits(_files(request.questions) if request.questions.is_dir() else [request.questions])
+    splits = _splits(request.questions)
     given = answers_of_splits(request.answers, splits)
-    read = sum(map(len, given.values()))
+    asked = _splits(Path(request.options["asked"])) if "asked" in request.options else None
     results: dict[str, PopeResult] = {}
-    surplus = 0
     for split, questions in splits.items():
         answers = given[split]
-        if choice == "superset":
-            answers, others = of_asked(questions, answers)
-            surplus += others
+        if asked is not None:
+            if split not in asked:
+                raise UserError(f"{request.options['asked']} has no split {split!r}", hint=f"it has {', '.join(asked)}")
+            answers = of_asked(questions, asked[split], answers)
         results[split] = score(questions, answers, parser)
-    unparsed = sum(result.unparsed for result in results.values())
+    read = sum(map(len, given.values()))
+    scored = sum(len(result.verdicts) for result in results.values())
     return Scored(
         metrics=_metrics(results),
         conventions=_conventions(parser, results.values()),
         read=read,
-        scored=read - surplus,
-        unparsed=unparsed,
-        quarantined={"of a question that is not in the file": surplus} if surplus else {},
+        scored=scored,
+        unparsed=sum(result.unparsed for result in results.values()),
+        quarantined={"the question is not in the file": read - scored} if read > scored else {},
         warnings=_warnings(results),
     )
+
+
+def _splits(path: Path) -> dict[str, list[PopeQuestion]]:
+    if not path.exists():
+        raise UserError(f"{path} does not exist")
+    return read_splits(_files(path) if path.is_dir() else [path])
 
 
 def _metrics(results: dict[str, PopeResult]) -> dict[str, Any]:

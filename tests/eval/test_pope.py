@@ -25,9 +25,9 @@ ROW = {"question_id": 1, "image": "a.jpg", "text": "Is there a dog in the image?
 
 
 def test_official_lines_are_read_and_written_unchanged(tmp_path: Path) -> None:
-    path = write(tmp_path / "q.json", [ROW, {**ROW, "question_id": 2, "label": "no"}])
+    path = write(tmp_path / "q.json", [ROW, {**ROW, "question_id": 2, "image": "b.jpg", "label": "no"}])
     questions = pope.read_questions(path)
-    assert [(q.question_id, q.image, q.label) for q in questions] == [(1, "a.jpg", "yes"), (2, "a.jpg", "no")]
+    assert [(q.question_id, q.image, q.label) for q in questions] == [(1, "a.jpg", "yes"), (2, "b.jpg", "no")]
     assert questions[1].where == f"{path}:2"
     pope.write_questions(tmp_path / "again.json", questions)
     assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
