@@ -37,6 +37,31 @@ class View:
 
 
 @dataclass
+class AnswerBatch:
+    """Answers that are learnt as they stand, with nothing to compare them to; the policy alone scores them. Answer k
+    follows `prompt_ids[k]` and belongs to sample `owner[k]`: the turns of one conversation are one sample, and samples
+    count from 0. Images as in `PairBatch`, but of their own."""
+
+    prompt_ids: list[Tensor]
+    response_ids: list[Tensor]
+    image_index: list[list[int]]
+    owner: list[int]
+    image_inputs: dict[str, Tensor]
+    image_tokens: list[int]
+
+    def to(self, device: torch.device | str) -> AnswerBatch:
+        """Move the pixels; token ids stay where they are."""
+        return replace(self, image_inputs={key: value.to(device) for key, value in self.image_inputs.items()})
+
+    def shared(self, image_token_id: int, *, whole_prompts: bool = False) -> Shared:
+        """The answers laid out as trees: the turns of a conversation share what they have in common."""
+        columns = zip(self.prompt_ids, self.response_ids, self.image_index, strict=True)
+        paths = [Path(prompt.tolist(), response.tolist(), images) for prompt, response, images in columns]
+        least = sys.maxsize if whole_prompts else None
+        return share(paths, image_token_id, dict(enumerate(self.image_tokens)), least=least)
+
+
+@dataclass
 class PairBatch:
     """Preference pairs as token ids, and the distinct images they show.
 
@@ -45,7 +70,8 @@ class PairBatch:
     hold its own prompt; None otherwise. Weights, if given, are one float per response token. `image_tokens[k]` is the
     number of placeholder tokens of distinct image k: with it, pairs that share an image, or an image and a prompt,
     become one tree; without it every pair is a tree of its own. `reference[i]` holds reference log-probs (chosen [c],
-    rejected [r]) that were computed before. `views` are further responses that an objective compares with."""
+    rejected [r]) that were computed before. `views` are further responses that an objective compares with, `auxiliary`
+    answers to other questions that are learnt beside the pairs."""
 
     ids: list[str]
     prompt_ids: list[Tensor]
@@ -60,6 +86,7 @@ class PairBatch:
     image_tokens: list[int] | None = None
     reference: list[tuple[Tensor, Tensor]] | None = None
     views: dict[str, View] = field(default_factory=dict)
+    auxiliary: AnswerBatch | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,6 +97,7 @@ class PairBatch:
         """
         return replace(
             self,
+            auxiliary=None if self.auxiliary is None else self.auxiliary.to(device),
             views={name: view.to(device) for name, view in self.views.items()},
             image_inputs={key: value.to(device) for key, value in self.image_inputs.items()},
             chosen_weights=None if self.chosen_weights is None else [w.to(device) for w in self.chosen_weights],
@@ -147,11 +175,13 @@ class ResponseLogps:
 
 @dataclass
 class PairLogps:
-    """What an objective sees: never a model, only log-probs. `views` holds those of `PairBatch.views`."""
+    """What an objective sees: never a model, only log-probs. `views` holds those of `PairBatch.views`, `auxiliary` a
+    row for each sample of `PairBatch.auxiliary`, without a reference."""
 
     chosen: ResponseLogps
     rejected: ResponseLogps
     views: dict[str, ResponseLogps] = field(default_factory=dict)
+    auxiliary: ResponseLogps | None = None
 
     def view(self, name: str) -> ResponseLogps:
         """Raises `UserError` where the batch was made without that view."""

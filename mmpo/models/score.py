@@ -26,7 +26,7 @@ from mmpo.models.attention import use_tree_attention
 from mmpo.models.layout import Rules, Tree, TreeBatch, pack, response_tree, unshared
 from mmpo.models.loading import VLM
 from mmpo.models.logprob import token_logps
-from mmpo.models.pairs import PairBatch, PairLogps, ResponseLogps, View
+from mmpo.models.pairs import AnswerBatch, PairBatch, PairLogps, ResponseLogps, View
 from mmpo.models.positions import positions_of
 from mmpo.models.prompts import encode_prompt, encode_response, process_images
 from mmpo.models.vision import encode_images, select_images, vision_is_frozen
@@ -102,7 +102,26 @@ class PairScorer(nn.Module):
             features = encode_images(self._vlm, batch.image_inputs, frozen=False)
         policy = segment_logps(self._vlm, layout, features, chunk=self.chunk, hidden=self.hidden)
         pairs = _pair_logps(batch, shared.leaf, layout.lengths, policy, reference)
+        if batch.auxiliary is not None:
+            pairs = replace(pairs, auxiliary=self._answers(batch.auxiliary, frozen))
         return _with_cached_reference(pairs, batch) if self.reference == "cached" else pairs
+
+    def _answers(self, batch: AnswerBatch, frozen: bool) -> ResponseLogps:
+        """Policy log-probs of auxiliary answers, a row a sample [samples, t]."""
+        shared = batch.shared(self._vlm.image_token_id, whole_prompts=self._vlm.family.blocks == "prompt")
+        layout = self._layout(shared.trees, batch.image_inputs)
+        features = encode_images(self._vlm, batch.image_inputs, frozen=frozen)
+        found = segment_logps(self._vlm, layout, features, chunk=self.chunk)
+        rows: list[list[int]] = [[] for _ in range(max(batch.owner) + 1)]
+        for leaf, owner in zip(shared.leaf, batch.owner, strict=True):
+            rows[owner].append(leaf)
+
+        def side(flat: Tensor) -> Tensor:
+            parts = flat.split(list(layout.lengths))
+            return pad_sequence([torch.cat([parts[leaf] for leaf in row]) for row in rows], batch_first=True)
+
+        mask = side(torch.ones_like(found.logps, dtype=torch.bool))
+        return ResponseLogps(side(found.logps), None, mask, top1=side(found.top1))
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Recompute the language model's layers in backward, non-reentrant.
@@ -280,4 +299,4 @@ def _with_cached_reference(pairs: PairLogps, batch: PairBatch) -> PairLogps:
     if batch.views:
         raise ValueError("reference='cached' knows chosen and rejected only, and this batch has views")
     chosen, rejected = zip(*batch.reference, strict=True)
-    return PairLogps(side(pairs.chosen, chosen), side(pairs.rejected, rejected))
+    return replace(pairs, chosen=side(pairs.chosen, chosen), rejected=side(pairs.rejected, rejected))
