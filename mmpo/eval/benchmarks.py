@@ -13,6 +13,7 @@ from mmpo.eval import chair
 from mmpo.eval.amber_benchmark import AmberBenchmark
 from mmpo.eval.chair_benchmark import ChairBenchmark
 from mmpo.eval.mme_benchmark import MmeBenchmark
+from mmpo.eval.object_halbench_benchmark import ObjectHalBenchmark
 from mmpo.eval.pope_benchmark import PopeBenchmark
 from mmpo.eval.protocol import Benchmark, Material
 from mmpo.eval.settings import EvalSettings
@@ -22,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[Material | None, EvalSettings], Benchmark]] = {
     "chair": ChairBenchmark,
     "mme": MmeBenchmark,
     "amber": AmberBenchmark,
+    "object_halbench": ObjectHalBenchmark,
 }
 """Name -> factory. The material is None where the evaluation names no annotated images."""
 

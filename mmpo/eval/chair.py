@@ -21,7 +21,7 @@ from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.atomic import write_text
 from mmpo.data.vocabulary import ObjectVocabulary, coco
 from mmpo.errors import UserError
-from mmpo.eval.object_words import Reading, object_reader
+from mmpo.eval.object_words import ObjectReader, Reading, object_reader
 from mmpo.eval.records import read_records, read_text, text_of
 from mmpo.eval.statistics import Array, ratio
 from mmpo.eval.tally import Metric, Tally
@@ -134,11 +134,16 @@ def ground_truth(
     An annotated name that is a synonym in the vocabulary counts as its object; one that it does not know is left out,
     because no description could mention it.
     """
+    return objects_in(images, object_reader(words, vocabulary))
+
+
+def objects_in(images: Iterable[AnnotatedImage], reader: ObjectReader) -> dict[str, tuple[str, ...]]:
+    """As `ground_truth`, with a reader that is open."""
     images = list(images)
-    readings = object_reader(words, vocabulary).read(caption for image in images for caption in image.captions)
+    readings = reader.read(caption for image in images for caption in image.captions)
     truth = {}
     for image in images:
-        names = [vocabulary.name_of(name) for name in image.object_names]
+        names = [reader.vocabulary.name_of(name) for name in image.object_names]
         mentioned = [mention.name for _ in image.captions for mention in next(readings).mentions]
         truth[image.id] = tuple(dict.fromkeys(name for name in [*names, *mentioned] if name is not None))
     return truth

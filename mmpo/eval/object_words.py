@@ -96,6 +96,11 @@ class BaseFormReader:
         for options in self._phrases.values():
             options.sort(key=lambda option: -len(option[0]))
 
+    def phrases_in(self, bases: Sequence[str]) -> list[str]:
+        """The entries of the phrases among these base forms, in order."""
+        tokens = [Token(word, number, number + 1) for number, word in enumerate(bases)]
+        return [word for word, start, end in self._merged(tokens, bases) if end - start > 1]
+
     def read(self, texts: Iterable[str]) -> Iterator[Reading]:
         remaining = iter(texts)
         while batch := list(islice(remaining, _BATCH)):

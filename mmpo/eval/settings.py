@@ -10,10 +10,11 @@ from mmpo.chat.settings import ChatSettings
 from mmpo.eval.amber_settings import AmberSettings
 from mmpo.eval.chair_settings import ChairSettings
 from mmpo.eval.mme_settings import MmeSettings
+from mmpo.eval.object_halbench_settings import ObjectHalBenchSettings
 from mmpo.eval.pope_settings import PopeSettings
 from mmpo.eval.section import Section, distinct
 
-BenchmarkName = Literal["pope", "chair", "mme", "amber"]
+BenchmarkName = Literal["pope", "chair", "mme", "amber", "object_halbench"]
 
 
 def _none_word(value: Any) -> Any:
@@ -57,6 +58,9 @@ class EvalSettings(Section):
     pope: PopeSettings = Field(default_factory=PopeSettings, description="POPE: yes/no questions about objects.")
     chair: ChairSettings = Field(default_factory=ChairSettings, description="CHAIR: objects in free descriptions.")
     amber: AmberSettings = Field(default_factory=AmberSettings, description="AMBER: its published queries.")
+    object_halbench: ObjectHalBenchSettings = Field(
+        default_factory=ObjectHalBenchSettings, description="Object HalBench: its published questions."
+    )
     mme: MmeSettings = Field(default_factory=MmeSettings, description="MME: pairs of yes/no questions, 14 subtasks.")
     judge: ChatSettings | None = Field(
         default=None, description="The text model that judges answers, for the benchmarks that need one."
