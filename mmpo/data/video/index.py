@@ -353,6 +353,8 @@ def _index(source: Source, container: Any, stream: Any, seen: _Seen, first: Any)
         keys = []
         last_duration = 1
     width, height = (context.width, context.height) if first is None else (first.width, first.height)
+    if not width * height:
+        raise CorruptVideo(source.name, "the header names no possible picture size", backend="pyav")
     seconds = (stamps - stamps[0]) * float(time_base)
     steps = np.diff(seconds)
     middle = float(np.median(steps)) if len(steps) else 0.0

@@ -26,6 +26,7 @@ NEAR = 4
 SKIPPING = ("h264",)
 SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 ERRORS_GIVEN_UP = 10_000
+EVERYTHING = -1
 
 
 @dataclass(frozen=True)
@@ -59,17 +60,25 @@ def decode(
         quick = index.trusted and index.info.container in SEEKABLE and not index.info.interlaced
         reader = _Reader(source, index, found, size, limits, deadline, _threads(threads), quick=quick, careful=False)
         reader.read(numbers)
-    doubtful = [number for number in numbers if number not in found.frames or number in found.corrupt]
-    if doubtful:
-        found.errors = 0
-        found.corrupt.clear()
-        reader = _Reader(source, index, found, size, limits, deadline, 1, quick=False, careful=True)
-        reader.read(doubtful)
+    # In an open group the pictures behind a key frame may lean on those before it, so decoding starts further back.
+    for back in (1, EVERYTHING) if index.reordered else (0,):
+        doubtful = [number for number in numbers if number not in found.frames or number in found.corrupt]
+        if doubtful:
+            found.errors = 0
+            found.corrupt.clear()
+            reader = _Reader(source, index, found, size, limits, deadline, 1, quick=False, careful=True)
+            reader.read(doubtful, back)
     return found
 
 
 def _threads(threads: int) -> int:
     return threads or min(4, os.cpu_count() or 1)
+
+
+def decoder_options(limits: Limits) -> dict[str, str]:
+    """FFmpeg's own check of the picture size, before it allocates; and no concealment: what its decoder sees as damage
+    becomes an error instead of invented pixels."""
+    return {"max_pixels": str(limits.max_pixels), "err_detect": "explode"}
 
 
 def runs(index: Index, wanted: Sequence[int]) -> list[Run]:
@@ -111,20 +120,24 @@ class _Reader:
         self.skipping = quick and index.info.codec in SKIPPING
         self.numbers = {int(stamp): number for number, stamp in enumerate(index.pts)}
 
-    def read(self, wanted: Sequence[int]) -> None:
+    def read(self, wanted: Sequence[int], back: int = 0) -> None:
+        """Decode `wanted`, each run from `back` key frames before the nearest one."""
         with opened(self.source) as container:
             stream = container.streams[self.index.stream]
             context = stream.codec_context
             context.thread_type = "SLICE" if self.careful else "AUTO"
             context.thread_count = self.threads
-            context.options = {"max_pixels": str(self.limits.max_pixels)}
+            context.options = decoder_options(self.limits)
             fresh = True
-            for run in runs(self.index, wanted):
-                fresh = self._run(container, stream, run, fresh)
+            stretches = runs(self.index, wanted)
+            if back == EVERYTHING:
+                stretches = [Run(None, tuple(stamp for run in stretches for stamp in run.wanted))]
+            for run in stretches:
+                fresh = self._run(container, stream, run, fresh, back)
 
-    def _run(self, container: Any, stream: Any, run: Run, fresh: bool) -> bool:
+    def _run(self, container: Any, stream: Any, run: Run, fresh: bool, back: int) -> bool:
         """Decode one run; returns whether the container still stands at its beginning (never, once it was read)."""
-        for start in self._starts(run.key):
+        for start in self._starts(run.key, back):
             if not (fresh and start is None):
                 self._seek(container, stream, start)
             fresh = False
@@ -134,14 +147,14 @@ class _Reader:
             if late and start is not None:  # MPEG-TS may land behind the wanted key frame
                 continue
             if first is not None:
-                self._feed(stream.codec_context, first, packets, run)
+                self._feed(stream.codec_context, _chain(first, packets), run, start)
             return False
         return False
 
-    def _starts(self, key: int | None) -> Iterator[int | None]:
-        """Where to seek to: the key frame, then the ones before it, then the beginning."""
+    def _starts(self, key: int | None, back: int) -> Iterator[int | None]:
+        """Where to seek to: the key frame (or one `back` before it), then the ones before it, then the beginning."""
         if key is not None:
-            before = int(np.searchsorted(self.index.keys, key))
+            before = int(np.searchsorted(self.index.keys, key)) - back
             step = 0
             while before - step >= 0:
                 yield int(self.index.keys[before - step])
@@ -168,27 +181,31 @@ class _Reader:
             if packet.size:
                 yield packet
 
-    def _feed(self, context: Any, first: Any, packets: Iterator[Any], run: Run) -> None:
+    def _feed(self, context: Any, packets: Iterator[Any], run: Run, start: int | None) -> None:
         unsent, left = set(run.wanted), set(run.wanted)
-        damaged = False
+        damaged = damaged_before = False
+        current_key: int | None = None
         errors = 0
         # Frames come in the order of display, so nothing wanted follows one that is shown after the last wanted one.
         end = run.wanted[-1]
-        for packet in _chain(first, packets):
+        for packet in packets:
             stamp = _stamp(packet)
-            if packet.is_keyframe and not self.index.reordered:
-                damaged = False
+            if packet.is_keyframe:
+                current_key, damaged_before, damaged = stamp, damaged, False
             if self.skipping:
                 context.skip_frame = "DEFAULT" if stamp in unsent else "NONREF"
             try:
                 frames = packet.decode()
             except self.av.error.FFmpegError:
-                errors += 1
-                damaged = True
                 frames = []
+                # Shown before the key frame where decoding starts: it refers to what came earlier, and is not wanted.
+                if start is None or stamp is None or stamp >= start:
+                    errors += 1
+                    damaged = True
                 if errors > ERRORS_GIVEN_UP:
                     break
-            if damaged and stamp in unsent:
+            leading = current_key is not None and stamp is not None and stamp < current_key
+            if (damaged_before if leading else damaged) and stamp in unsent:
                 self.found.corrupt.add(self.numbers[stamp])
             unsent.discard(stamp)
             shown = self._take(frames, left)
@@ -249,6 +266,7 @@ def _count_through(
     with opened(source) as container:
         stream = container.streams[index.stream]
         stream.codec_context.thread_type = "SLICE"
+        stream.codec_context.options = decoder_options(limits)
         for packet in container.demux(stream):
             deadline.check("decoding")
             try:

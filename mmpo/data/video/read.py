@@ -10,6 +10,7 @@ Never: silent duplicates, silent black frames, another frame than the one that w
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -87,8 +88,8 @@ def read_frames(
     `on_error` is about wanted frames that can't be decoded cleanly: "strict" raises CorruptVideo, "nearest" takes the
     nearest clean frame within `max_gap` seconds and lists it, "skip" leaves them out; `min_frames` must survive.
 
-    `backend` "auto": decord where the exact index proves that it gets the frames right, PyAV everywhere else; the
-    report says who and why. "pyav", "decord", "torchcodec" insist. decord always runs in a process that can be
+    `backend` "auto": decord where the exact index proves that it gets the frames right and most frames of a stretch are
+    wanted, PyAV everywhere else (with few of many frames it is the faster one); the report says who and why. "pyav", "decord", "torchcodec" insist. decord always runs in a process that can be
     killed; `isolate` runs everything there, so that `limits.timeout` holds even against a native loop.
 
     Raises UserError for arguments that don't fit, a `VideoError` for a video that can't be used.
@@ -155,6 +156,8 @@ class Video:
             return found, _report("torchcodec")
         if backend in ("auto", "decord"):
             why = decord_reader.why_not(self.source, index)
+            if backend == "auto" and not why and sparse(wanted):
+                why = "few of many frames: PyAV leaves out what they do not need"
             if backend == "decord" and why:
                 raise BackendUnavailable(self.source.name, why, backend="decord")
             if not why:
@@ -183,6 +186,11 @@ class Video:
         )
 
 
+def sparse(wanted: Sequence[int]) -> bool:
+    """Fewer than half of the frames from the first to the last wanted one."""
+    return len(wanted) * 2 < wanted[-1] - wanted[0] + 1
+
+
 def _share(deadline: Deadline, backend: str) -> Deadline:
     """Half of the time for decord where PyAV is to have a try after it."""
     return deadline if backend == "decord" else Deadline(deadline.path, deadline.left() / 2)
@@ -195,7 +203,7 @@ def _open(
         return Video(None, Stills.of_images(source, fps))
     if root is not None and isinstance(source, (str, Path)):
         source = inside(root, str(source))
-    if isinstance(source, (str, Path)) and Path(source).is_dir():
+    if isinstance(source, (str, Path)) and os.path.isdir(source):
         return Video(None, Stills.of_folder(Path(source), fps))
     found = Source.of(source)
     animation = Stills.of_animation(found, limits)

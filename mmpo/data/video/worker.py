@@ -15,6 +15,7 @@ from typing import IO, Any
 import numpy as np
 
 from mmpo.data.video.records import Limits, Pixels, as_json
+from mmpo.data.video.stills import resized
 
 CHUNK = 64 * 2**20
 """Bytes that decord holds as one batch."""
@@ -58,8 +59,8 @@ def read_with_decord(request: dict[str, Any], complaints: IO[bytes]) -> tuple[di
     import decord
 
     decord.logging.set_level(decord.logging.ERROR)
-    width, height = request["size"] or (-1, -1)
-    reader = decord.VideoReader(request["path"], decord.cpu(0), width, height, num_threads=request["threads"])
+    size = request["size"]
+    reader = decord.VideoReader(request["path"], decord.cpu(0), num_threads=request["threads"])
     try:
         count = len(reader)
         frames: list[int] = request["frames"]
@@ -68,10 +69,13 @@ def read_with_decord(request: dict[str, Any], complaints: IO[bytes]) -> tuple[di
         times = [float(start) for start, _ in reader.get_frame_timestamp(frames)] if frames else []
         first = float(reader.get_frame_timestamp(0)[0])
         pixels: Pixels | None = None
-        done = 0
+        done, full = 0, 1
         while done < len(frames):
-            step = 1 if pixels is None else max(1, CHUNK // pixels[0].nbytes)
+            step = 1 if done == 0 else max(1, CHUNK // full)
             batch = reader.get_batch(frames[done : done + step]).asnumpy()
+            full = batch[0].nbytes
+            if size is not None:  # its own scaling uses another filter
+                batch = np.stack([resized(frame, tuple(size)) for frame in batch])
             if pixels is None:
                 pixels = np.empty((len(frames), *batch.shape[1:]), dtype=np.uint8)
             pixels[done : done + len(batch)] = batch
