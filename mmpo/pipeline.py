@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -26,13 +26,16 @@ def open_run(run: RunFolder, recipe: Recipe) -> None:
     run.open(dump(recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)))
 
 
-def check_section(run: RunFolder, recipe: Recipe, section: str) -> None:
-    """Raises UserError if the recipe has no `section`, or it was begun otherwise, or what it needs is not there."""
+def check_section(run: RunFolder, recipe: Recipe, section: str, *, coming: Collection[str] = ()) -> None:
+    """Raises UserError if the recipe has no `section`, or it was begun otherwise, or what it needs is not there.
+
+    `coming` are steps that will be done before it.
+    """
     settings = section_settings(recipe, section)
     step = run.step(section)
     step.check(settings)
     for needed in step.needs(settings):
-        if run.step(needed).state != "complete":
+        if needed not in coming and run.step(needed).state != "complete":
             raise UserError(
                 f"{section} uses what {needed} makes, and {needed} is not complete in {run.path}",
                 hint=f"run {needed} there first, or everything in order with `mmpo run`",

@@ -15,6 +15,9 @@ from mmpo.pipeline import section_settings
 from mmpo.recipes import Recipe
 from mmpo.runs import RunFolder
 
+WORLD = "world"
+"""The step that draws it, and its folder in the run."""
+
 SPLITS = {"train": 600, "dev": 60, "test": 300, "test_unusual": 100}
 """Images of each split. The splits of one seed share no scene."""
 
@@ -38,14 +41,14 @@ class DemoWorld:
 
             return str(model_path())
 
-        return {"demo.world": lambda: str(run / "world"), "demo.model": model}
+        return {"demo.world": lambda: str(run / WORLD), "demo.model": model}
 
     def draw(self, run: RunFolder, recipe: Recipe) -> None:
         """Draw the splits that the recipe names into the run folder, unless they are there."""
         named = set()
         for section in recipe.sections():
             values = str(section_settings(recipe, section))
-            named |= set(re.findall(re.escape(str(run.path / "world")) + r"/(\w+)", values))
+            named |= set(re.findall(re.escape(str(run.path / WORLD)) + r"/(\w+)", values))
         splits = {split: images for split, images in self.splits.items() if split in named}
         if not splits:
             return
@@ -54,7 +57,7 @@ class DemoWorld:
             from mmpo.demo.world import write_split
 
             for split, images in splits.items():
-                write_split(run.path / "world" / split, split, images, recipe.seed)
+                write_split(run.path / WORLD / split, split, images, recipe.seed)
             return splits
 
-        run.step("world").do({"seed": recipe.seed, "splits": splits}, work)
+        run.step(WORLD).do({"seed": recipe.seed, "splits": splits}, work)

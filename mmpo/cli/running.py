@@ -12,11 +12,11 @@ from pathlib import Path
 from mmpo import progress
 from mmpo.cli import console
 from mmpo.cli.app import Failed, Interrupted, debugging
-from mmpo.cli.demo_world import DemoWorld
+from mmpo.cli.demo_world import WORLD, DemoWorld
 from mmpo.cli.logs import RUN, logging_to, quiet_libraries
 from mmpo.cli.summaries import after_everything, print_summary
 from mmpo.errors import UserError
-from mmpo.pipeline import check_section, open_run, run_section, section_settings
+from mmpo.pipeline import check_section, open_run, run_section
 from mmpo.recipes import OUTPUTS, Recipe, complete, override, read
 from mmpo.runs import RunFolder, choose_folder, is_main_process
 
@@ -48,8 +48,8 @@ def run_recipe(
     chosen = (section,) if section else recipe.sections()
     if not chosen:
         raise UserError(f"the recipe {recipe.name} has no build, train or eval section, so there is nothing to run")
-    for name in chosen:
-        run.step(name).check(section_settings(recipe, name))
+    for number, name in enumerate(chosen):
+        check_section(run, recipe, name, coming=(WORLD, *chosen[:number]))
     typed = typed or ["mmpo", section or "run", recipe_name, *_as_options(settings)]
     with _session(run, recipe, again=console.command_line(*typed, "--out", run.path)):
         if is_main_process():

@@ -56,6 +56,13 @@ def test_one_section_at_a_time_prints_the_command_for_the_next(mmpo: Invoke, rec
     assert "train" in json.loads((here / "out/results.json").read_text())
 
 
+def test_what_is_missing_is_said_before_anything_is_drawn(mmpo: Invoke, here: Path) -> None:
+    result = mmpo("eval", "demo", "--out", "out")
+    assert result.exit_code == 2
+    assert "eval uses what train makes, and train is not complete in out" in result.stderr
+    assert not (here / "out").exists()
+
+
 def test_a_build_without_pairs_stops_and_says_why(mmpo: Invoke, recipe: Path, photos: Path, here: Path) -> None:
     with recipe.open("a") as file:
         file.write(f"build: {{annotations: {photos}/annotations.jsonl, max_new_tokens: 4}}\n")
