@@ -24,7 +24,9 @@ NEAR = 4
 
 # H.264 marks pictures that no other refers to (nal_ref_idc = 0). The marks of other codecs hold within a layer only.
 SKIPPING = ("h264",)
-SEEKABLE = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+SEEKABLE = (*INDEXED, "avi", "mpegts", "flv", "gif")
+"""Elsewhere (MPEG program streams, say) the stamps behind a seek are not those of reading from the beginning."""
 ERRORS_GIVEN_UP = 10_000
 EVERYTHING = -1
 
@@ -57,11 +59,10 @@ def decode(
         _count_through(source, index, numbers, found, size, limits, deadline)
         return found
     if not careful:
-        quick = index.trusted and index.info.container in SEEKABLE and not index.info.interlaced
+        quick = index.trusted and index.info.container in INDEXED and not index.info.interlaced
         reader = _Reader(source, index, found, size, limits, deadline, _threads(threads), quick=quick, careful=False)
-        reader.read(numbers)
-    # In an open group the pictures behind a key frame may lean on those before it, so decoding starts further back.
-    for back in (1, EVERYTHING) if index.reordered else (0,):
+        reader.read(numbers, 0 if index.info.container in SEEKABLE else EVERYTHING)
+    for back in _ways_back(index):
         doubtful = [number for number in numbers if number not in found.frames or number in found.corrupt]
         if doubtful:
             found.errors = 0
@@ -69,6 +70,16 @@ def decode(
             reader = _Reader(source, index, found, size, limits, deadline, 1, quick=False, careful=True)
             reader.read(doubtful, back)
     return found
+
+
+def _ways_back(index: Index) -> tuple[int, ...]:
+    """From how many key frames before the nearest one the careful way decodes. In an open group the pictures behind a
+    key frame may lean on those before it."""
+    if index.info.container not in SEEKABLE:
+        return (EVERYTHING,)
+    if index.reordered:
+        return (1, EVERYTHING)
+    return (0,) if index.info.container in INDEXED else (0, EVERYTHING)
 
 
 def _threads(threads: int) -> int:
