@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmpo.objectives import pairwise, reference_free
+from mmpo.objectives import pairwise, reference_free, tars, visual
 from mmpo.objectives.term import OBJECTIVES, Objective, Term, build_objective
 
-__all__ = ["OBJECTIVES", "Objective", "Term", "build_objective", "pairwise", "reference_free"]
+__all__ = ["OBJECTIVES", "Objective", "Term", "build_objective", "pairwise", "reference_free", "tars", "visual"]

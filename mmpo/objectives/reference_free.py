@@ -54,6 +54,18 @@ def sft(pairs: PairLogps, *, per: Literal["pair", "token"] = "pair") -> Term:
     raise UserError(f"sft: per={per!r} is unknown", hint="one of pair, token")
 
 
+@register("auxiliary", rewards=None, needs_reference=False, needs_auxiliary=True)
+def auxiliary(pairs: PairLogps) -> Term:
+    """Negative log-likelihood per token of answers to other questions, averaged over these samples: HA-DPO's L_aux
+    (Zhao et al. 2023, arXiv 2311.16839), which keeps a weak model from degenerating while it learns preferences.
+
+    A conversation of several turns is one sample; all its answers' tokens count the same.
+    """
+    if pairs.auxiliary is None:
+        raise UserError("this objective needs auxiliary answers, and the batch has none", hint="set `auxiliary`")
+    return per_pair(-average_logps(pairs.auxiliary))
+
+
 def _log_odds(mean_logp: Tensor) -> Tensor:
     """v - log(1 - e^v) for v < 0, stable at both ends; v is kept below -1e-7, where the odds diverge."""
     v = mean_logp.clamp_max(-1e-7)

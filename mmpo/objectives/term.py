@@ -45,13 +45,18 @@ def average_reward(response: ResponseLogps, beta: float) -> Tensor:
 @dataclass(frozen=True)
 class Registered:
     """A loss function with what the rest of the package needs to know of it: the reward it implies (None for a term
-    that compares nothing), the parameter that scales that reward, and whether it needs reference log-probs."""
+    that compares nothing), the parameter that scales that reward, whether it needs reference log-probs, which further
+    views of a pair it compares with, and whether it reads hidden states, token weights or auxiliary answers."""
 
     name: str
     function: Callable[..., Term]
     rewards: Rewards | None
     scale: str
     needs_reference: bool
+    views: tuple[str, ...] = ()
+    needs_hidden: bool = False
+    needs_weights: bool = False
+    needs_auxiliary: bool = False
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -64,12 +69,22 @@ OBJECTIVES: dict[str, Registered] = {}
 
 
 def register(
-    name: str, *, rewards: Rewards | None = log_ratio_reward, scale: str = "beta", needs_reference: bool = True
+    name: str,
+    *,
+    rewards: Rewards | None = log_ratio_reward,
+    scale: str = "beta",
+    needs_reference: bool = True,
+    views: tuple[str, ...] = (),
+    needs_hidden: bool = False,
+    needs_weights: bool = False,
+    needs_auxiliary: bool = False,
 ) -> Callable[[Callable[..., Term]], Callable[..., Term]]:
     """Make a loss available by name. Its keyword-only parameters are what a recipe can set."""
 
     def add(function: Callable[..., Term]) -> Callable[..., Term]:
-        OBJECTIVES[name] = Registered(name, function, rewards, scale, needs_reference)
+        OBJECTIVES[name] = Registered(
+            name, function, rewards, scale, needs_reference, views, needs_hidden, needs_weights, needs_auxiliary
+        )
         return function
 
     return add
@@ -85,6 +100,30 @@ class Objective:
     @property
     def needs_reference(self) -> bool:
         return any(OBJECTIVES[name].needs_reference for name in self.weights)
+
+    @property
+    def needs_weights(self) -> bool:
+        return any(OBJECTIVES[name].needs_weights for name in self.weights)
+
+    @property
+    def needs_auxiliary(self) -> bool:
+        return any(OBJECTIVES[name].needs_auxiliary for name in self.weights)
+
+    def on_pairs_alone(self) -> Objective:
+        """Without the terms that need auxiliary answers: what can be evaluated on pairs."""
+        return Objective(
+            {name: weight for name, weight in self.weights.items() if not OBJECTIVES[name].needs_auxiliary},
+            self.parameters,
+        )
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views that batches must have, each once."""
+        return tuple(dict.fromkeys(view for name in self.weights for view in OBJECTIVES[name].views))
+
+    @property
+    def needs_hidden(self) -> bool:
+        return any(OBJECTIVES[name].needs_hidden for name in self.weights)
 
     def terms(self, pairs: PairLogps) -> dict[str, tuple[float, Term]]:
         """Each loss with its weight; the loss is the weighted sum of the terms' means."""
@@ -156,8 +195,9 @@ def build_objective(spec: str | Mapping[str, Mapping[str, Any] | float | None]) 
 def _try(objective: Objective) -> None:
     """Let every loss look at its parameters now, not after the model was loaded and the first batch scored."""
     zeros, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)
-    side = ResponseLogps(policy=zeros - 1.0, reference=zeros - 1.0, mask=mask, weights=zeros + 1.0)
-    objective.terms(PairLogps(side, side))
+    states = torch.ones(1, 1, 1)
+    side = ResponseLogps(zeros - 1.0, zeros - 1.0, mask, zeros + 1.0, None, states, states)
+    objective.terms(PairLogps(side, side, dict.fromkeys(objective.views, side), auxiliary=side))
 
 
 def _nearest(word: str, known: Any) -> str:

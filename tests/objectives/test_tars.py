@@ -1,0 +1,130 @@
+"""The spectral term: oracles computed by hand, identities, gradients, and no dependence on padding."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmpo.errors import UserError
+from mmpo.models.pairs import PairLogps, ResponseLogps
+from mmpo.objectives import build_objective
+from mmpo.objectives.tars import CHOSEN, REJECTED, log_spectral_ratio, spectrum
+
+Z = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0], [2.0, 0.0]])
+
+
+def test_spectrum_of_the_specification() -> None:
+    assert spectrum(Z).sum(-1).tolist() == pytest.approx([25, 1, 1, 1], abs=1e-5)
+    full = torch.fft.fft(Z, dim=0).abs().square()
+    assert full.sum(-1).tolist() == pytest.approx([25, 9, 1, 9], abs=1e-4)
+    assert full.sum().item() == pytest.approx(4 * Z.square().sum().item(), abs=1e-4), "Parseval"
+    mirrored = Z * Z.roll(-1, 0).flip(0)  # z_l z_(-l mod L)
+    assert spectrum(Z).sum().item() == pytest.approx(2 * (Z.square().sum() + mirrored.sum()).item(), abs=1e-4)
+
+
+def test_reductions_and_the_band_limit() -> None:
+    doubled = 2 * Z
+    for reduction in ("sum", "bins"):
+        found = log_spectral_ratio(doubled, Z, reduction=reduction, eps=1e-12)
+        assert found.item() == pytest.approx(math.log(4), abs=0.7 if reduction == "bins" else 1e-5)
+    assert log_spectral_ratio(doubled, Z, reduction="each").shape == (4, 2)
+    assert log_spectral_ratio(doubled, Z, reduction="each", cutoff=0.5).shape == (2, 2)
+    assert log_spectral_ratio(doubled, Z, reduction="each", cutoff=0.01).shape == (1, 2), "the mean stays"
+
+
+def test_frequency_matters_beyond_the_norm() -> None:
+    """A permutation of tokens keeps all norms; per-bin logarithms notice it."""
+    moved = Z[[1, 0, 2, 3]]
+    assert log_spectral_ratio(moved, Z, reduction="bins").abs() > 1e-2
+
+
+def pairs(generator: torch.Generator, pad: int = 0, width: int = 4) -> PairLogps:
+    def side(length: int) -> ResponseLogps:
+        mask = torch.zeros(1, length + pad, dtype=torch.bool)
+        mask[:, :length] = True
+        values = [torch.randn(1, length, generator=generator, dtype=torch.float64) for _ in range(2)]
+        states = [torch.randn(1, length, width, generator=generator, dtype=torch.float64) for _ in range(2)]
+        rubbish = 9.0 if pad else 0.0
+        padded = [torch.cat([v, torch.zeros(1, pad, dtype=torch.float64)], 1) for v in values]
+        hidden = [torch.cat([s, torch.full((1, pad, width), rubbish, dtype=torch.float64)], 1) for s in states]
+        return ResponseLogps(padded[0], padded[1], mask, None, None, hidden[0], hidden[1])
+
+    chosen, rejected, a, b = side(5), side(3), side(5), side(3)
+    return PairLogps(chosen, rejected, {CHOSEN: a, REJECTED: b})
+
+
+def same(response: ResponseLogps) -> ResponseLogps:
+    return replace(response, reference=response.policy, reference_hidden=response.policy_hidden)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "bins", "each"])
+def test_log_two_where_nothing_is_perturbed_and_the_policy_is_the_reference(reduction: str) -> None:
+    given = pairs(torch.Generator().manual_seed(0))
+    chosen, rejected = same(given.chosen), same(given.rejected)
+    still = PairLogps(chosen, rejected, {CHOSEN: chosen, REJECTED: rejected})
+    assert build_objective({"spectral": {"reduction": reduction}}).loss(still).item() == pytest.approx(math.log(2))
+    assert build_objective("perturbed_dpo").loss(still).item() == pytest.approx(math.log(2))
+    total = build_objective({"tars": {"reduction": reduction, "lam": 0.2}}).loss(still)
+    assert total.item() == pytest.approx(1.2 * math.log(2))
+
+
+@pytest.mark.parametrize("reduction", ["sum", "bins", "each"])
+def test_padding_does_not_matter(reduction: str) -> None:
+    objective = build_objective({"tars": {"reduction": reduction}})
+    plain, padded = (objective.loss(pairs(torch.Generator().manual_seed(1), pad)) for pad in (0, 4))
+    assert plain.item() == pytest.approx(padded.item(), abs=1e-12)
+
+
+def test_named_terms_compose_to_tars() -> None:
+    given = pairs(torch.Generator().manual_seed(2))
+    both = build_objective({"perturbed_dpo": {"beta": 0.3}, "spectral": {"weight": 0.4, "beta": 0.3}})
+    whole = build_objective({"tars": {"beta": 0.3, "lam": 0.4}})
+    assert both.loss(given).item() == pytest.approx(whole.loss(given).item())
+
+
+def test_the_reference_gets_no_gradient_and_the_policy_the_right_one() -> None:
+    given = pairs(torch.Generator().manual_seed(3))
+    states = [given.view(name).policy_hidden.float().requires_grad_() for name in (CHOSEN, REJECTED)]
+
+    def loss(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        views = {
+            CHOSEN: replace(given.view(CHOSEN), policy_hidden=a),
+            REJECTED: replace(given.view(REJECTED), policy_hidden=b),
+        }
+        return build_objective({"spectral": {"eps": 1e-3}}).loss(PairLogps(given.chosen, given.rejected, views))
+
+    given.chosen.reference_hidden.requires_grad_()
+    value = loss(*states)
+    value.backward()
+    assert given.chosen.reference_hidden.grad is None
+    step = 1e-2
+    for which, state in enumerate(states):
+        for index in [(0, 0, 0), (0, 2, 1)]:
+            moved = [s.detach().clone() for s in states]
+            moved[which][index] += step
+            above = loss(*moved).item()
+            moved[which][index] -= 2 * step
+            slope = (above - loss(*moved).item()) / (2 * step)
+            assert state.grad[index].item() == pytest.approx(slope, rel=0.1, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"spectral": {"reduction": "max"}}, "sum, bins or each"),
+        ({"tars": {"cutoff": 0.0}}, "share of the frequencies"),
+    ],
+)
+def test_mistakes_are_named(spec: dict[str, dict[str, object]], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build_objective(spec)
+
+
+def test_missing_states_are_an_error() -> None:
+    given = pairs(torch.Generator().manual_seed(4))
+    bare = {name: replace(view, policy_hidden=None) for name, view in given.views.items()}
+    with pytest.raises(UserError, match="hidden states"):
+        build_objective("spectral").loss(PairLogps(given.chosen, given.rejected, bare))
