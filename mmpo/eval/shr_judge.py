@@ -1,0 +1,138 @@
+"""Who calls a sentence a hallucination for SHR: a text model that reads the notes about the image, or rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpo.chat import ChatModel
+from mmpo.chat.templates import render, template_path
+from mmpo.data.annotations import AnnotatedImage
+from mmpo.data.atomic import write_json
+from mmpo.data.claims import claimed
+from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.eval.judging import Judgement, Mode, judge
+from mmpo.eval.shr import Class, ShrRow, read_judgement, sentences
+from mmpo.eval.shr_data import Region, ShrImage
+
+TEMPLATE = "shr_judge"
+LEAST_TOKENS, TOKENS_A_SENTENCE = 800, 60
+"""A judge's reply may have 800 tokens, as published, and more where there are many sentences."""
+
+
+def from_annotated(image: AnnotatedImage) -> ShrImage:
+    """An image of any annotated set as SHR sees it: its objects with their boxes are the regions, its captions the
+    facts.
+    """
+    regions = tuple(Region(item.name, item.bbox_xywh) for item in image.objects)
+    size = (image.width, image.height) if image.width and image.height else None
+    return ShrImage(image.path, regions, image.object_names, image.captions, size)
+
+
+def region_lines(image: ShrImage) -> list[str]:
+    """Each region once, with its box in percent of the image where size and box are known."""
+    lines = []
+    for region in image.regions:
+        place = ""
+        if region.box is not None and image.size is not None:
+            x, y, width, height = region.box
+            across, down = 100 / image.size[0], 100 / image.size[1]
+            edges = (x * across, y * down, (x + width) * across, (y + height) * down)
+            place = " [" + " ".join(str(min(100, max(0, round(edge)))) for edge in edges) + "]"
+        lines.append(region.phrase + place)
+    return list(dict.fromkeys(lines))
+
+
+def model_rows(
+    chat: ChatModel,
+    described: Sequence[tuple[ShrImage, str]],
+    *,
+    mode: Mode = "tolerant",
+    template: str | Path = TEMPLATE,
+    temperature: float = 0.0,
+    seed: int = 0,
+) -> tuple[list[ShrRow], list[Judgement[str]]]:
+    """Let a text model judge (image, response) pairs, one request each; a response without sentences is not sent.
+
+    Returns a row for each pair, and the judge's replies for those that were sent. Where it gave none, all sentences of
+    the row are unparsed.
+    """
+    template_path(template)  # a wrong name should fail before anything is asked
+    cut = [sentences(response) for _, response in described]
+    sent = [number for number, pieces in enumerate(cut) if pieces]
+    prompts = [
+        render(template, regions=region_lines(image), facts=image.facts, sentences=cut[number])
+        for number in sent
+        for image in [described[number][0]]
+    ]
+    limits = [max(LEAST_TOKENS, TOKENS_A_SENTENCE * len(cut[number])) for number in sent]
+    replies = judge(
+        chat, prompts, str, label="judging sentences", max_tokens=limits, temperature=temperature, seed=seed
+    )
+    raw = {number: reply.text for number, reply in zip(sent, replies, strict=True)}
+    rows = []
+    for number, (image, response) in enumerate(described):
+        text = raw.get(number)
+        rows.append(judged_row(image.id, response, text, mode))
+    return rows, replies
+
+
+def judged_row(image: str, response: str, reply: str | None, mode: Mode) -> ShrRow:
+    """A response with a judge's reply about it; without a reply every sentence is unparsed."""
+    pieces = tuple(sentences(response))
+    classes = read_judgement(reply, len(pieces), mode) if reply is not None else [None] * len(pieces)
+    return ShrRow(image, response, pieces, tuple(classes), reply)
+
+
+class RuleJudge:
+    """Calls a sentence a hallucination when it claims an object of the vocabulary that neither the image's objects nor
+    its regions and facts name, correct when all it claims are there, and leaves it when it claims none.
+
+    It needs no model and is the same for everyone, but it looks at objects only: colours, numbers, places and actions
+    pass. Its numbers don't compare with a model's.
+    """
+
+    def __init__(self, vocabulary: ObjectVocabulary) -> None:
+        self.vocabulary = vocabulary
+
+    def present(self, image: ShrImage) -> frozenset[str]:
+        """The classes that are in the image, after everything that is noted about it."""
+        names = {name for item in image.objects if (name := self.vocabulary.name_of(item))}
+        for text in (*(region.phrase for region in image.regions), *image.facts):
+            names.update(mention.name for mention in claimed(text, self.vocabulary))
+        return frozenset(names)
+
+    def row(self, image: ShrImage, response: str) -> ShrRow:
+        """The judged response."""
+        present = self.present(image)
+        pieces = tuple(sentences(response))
+        judged = [self._sentence(piece, present) for piece in pieces]
+        classes, reasons = [name for name, _ in judged], [reason for _, reason in judged]
+        return ShrRow(image.id, response, pieces, tuple(classes), None, tuple(reasons))
+
+    def _sentence(self, sentence: str, present: frozenset[str]) -> tuple[Class, str]:
+        names = list(dict.fromkeys(mention.name for mention in claimed(sentence, self.vocabulary)))
+        if not names:
+            return "cannot judge", "names no known object"
+        wrong = [name for name in names if name not in present]
+        if wrong:
+            return "hallucination", f"not in this picture: {', '.join(wrong)}"
+        return "correct", f"in this picture: {', '.join(names)}"
+
+
+def write_judgements(path: str | Path, runs: Mapping[str, Iterable[ShrRow]]) -> None:
+    """Write the published `judgement.json`: run -> image -> raw judgement, response and its sentences with classes."""
+    write_json(path, {name: {row.image: _entry(row) for row in rows} for name, rows in runs.items()})
+
+
+def _entry(row: ShrRow) -> dict[str, Any]:
+    reasons = row.reasons or (None,) * len(row.sentences)
+    return {
+        "raw_judgement": row.judgement,
+        "model_response": row.response,
+        "judgement": [
+            {"model_response": sentence, "judgement": reason, "classification": name}
+            for sentence, reason, name in zip(row.sentences, reasons, row.classes, strict=True)
+        ],
+    }
