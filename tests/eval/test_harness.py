@@ -16,49 +16,7 @@ from mmpo.errors import UserError
 from mmpo.eval import chair, pope
 from mmpo.eval.harness import evaluate
 from mmpo.eval.scorecard import Scorecard
-from mmpo.eval.settings import EvalSettings
-from tests.tiny import add_lora, tiny_image, tiny_llava
-
-NAMES = ["dog", "cat", "cup", "chair", "bus", "car", "bed", "book"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, two adapters, and twelve annotated images (two of them unusable)."""
-    folder = tmp_path_factory.mktemp("world")
-    tiny_llava().model.save_pretrained(folder / "model")
-    tiny_llava().processor.save_pretrained(folder / "model")
-    for name, seed in (("adapter", 1), ("adapter2", 2)):
-        add_lora(tiny_llava(), seed=seed, spread=0.3).model.save_pretrained(folder / name)
-    (folder / "images").mkdir()
-    rows = []
-    for number in range(12):
-        tiny_image(number).save(folder / f"images/{number}.png")
-        objects = [NAMES[(number + shift) % 8] for shift in (0, 1, 3)]
-        rows.append({"image": f"{number}.png", "objects": objects, "captions": [f"A {objects[0]}."]})
-    whole = (folder / "images/10.png").read_bytes()
-    (folder / "images/10.png").write_bytes(whole[: len(whole) // 2])
-    (folder / "images/11.png").unlink()
-    (folder / "annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
-
-
-def settings(world: Path, **changes: object) -> EvalSettings:
-    values: dict = {
-        "model": str(world / "model"),
-        "adapter": str(world / "adapter"),
-        "images": str(world / "images"),
-        "annotations": str(world / "annotations.jsonl"),
-        "pope": {"max_new_tokens": 4},
-        "chair": {"max_new_tokens": 8, "prompt": "Describe the image."},
-        "bootstrap": {"samples": 200},
-        "dtype": "float32",
-    }
-    return EvalSettings(**(values | changes))
-
-
-def answers_in(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
+from tests.eval.evaluating import answers_in, settings
 
 
 @pytest.fixture(scope="module")
