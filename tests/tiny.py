@@ -40,11 +40,13 @@ _CORPUS = (
 )
 
 
-def tiny_tokenizer(vocab_size: int = 384) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on a few sentences; `<s>`, `</s>`, `<pad>` and `<image>` are special
-    tokens.
+def tiny_tokenizer(
+    vocab_size: int = 384, *, end: str = "</s>", image_token: str = "<image>", **more: str
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on a few sentences. `<s>`, `<pad>`, `end` and `image_token` are special
+    tokens; so are `more`, under the names that a family's processor looks for.
     """
-    specials = ["<pad>", "<s>", "</s>", "<image>"]
+    specials = list(dict.fromkeys(["<pad>", "<s>", end, image_token, *more.values()]))
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -58,9 +60,9 @@ def tiny_tokenizer(vocab_size: int = 384) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<s>",
-        eos_token="</s>",
+        eos_token=end,
         pad_token="<pad>",
-        extra_special_tokens={"image_token": "<image>"},
+        extra_special_tokens={"image_token": image_token, **more},
         padding_side="left",
     )
 
@@ -162,7 +164,7 @@ def add_lora(vlm: VLM, r: int = 4, seed: int = 1, spread: float = 0.0, **options
         r=r,
         lora_alpha=2 * r,
         lora_dropout=0.0,
-        target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+        target_modules=r".*(language_model|text_model)\.layers.*\.(q|k|v|o|gate|up|down)_proj",
         **options,
     )
     model = get_peft_model(vlm.base, config)

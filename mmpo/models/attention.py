@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -104,14 +105,22 @@ def tree_attention(
     is_causal: bool | None = None,
     tree_plan: TreePlan | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """query [1, a, s, d], key and value [1, g, s, d] -> output [1, s, a, d], None (no attention weights)."""
+    attend = F.scaled_dot_product_attention if softcap is None else partial(capped_attention, softcap=softcap)
     if tree_plan is None:
+        if softcap is not None:
+            causal = attention_mask is None and query.shape[2] > 1 and is_causal is not False
+            out = attend(query, key, value, attn_mask=attention_mask, is_causal=causal, dropout_p=dropout, scale=scaling)
+            return out.transpose(1, 2), None
         out, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
         )
         return out, None
+    if odd := [name for name in ("s_aux", "position_bias") if kwargs.get(name) is not None]:
+        raise UserError(f"attention with {odd[0]} can't share prefixes", hint="set sharing to off for this model")
     windowed = tree_plan.cuts(sliding_window)
     shared_heads = key.shape[1] != query.shape[1]
     # On the CPU the flash kernel takes grouped heads as they are; on CUDA a mask would push them to the slow kernel.
@@ -133,15 +142,41 @@ def tree_attention(
             else:
                 k, v = _gather(tree_key, call.ranges), _gather(tree_value, call.ranges)
             if plain and not call.ranges:
-                out = F.scaled_dot_product_attention(q, k, v, is_causal=True, **options)
+                out = attend(q, k, v, is_causal=True, **options)
             else:
-                if plain and query.is_cuda:
+                if plain and query.is_cuda and softcap is None:
                     bias: Tensor = causal_lower_right(call.queries, call.width)
                 else:
                     bias = tree_plan.mask(tree, number, q, near=near)
-                out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, **options)
+                out = attend(q, k, v, attn_mask=bias, **options)
             outputs.append(out.transpose(1, 2))
     return (outputs[0].contiguous() if len(outputs) == 1 else torch.cat(outputs, dim=1)), None
+
+
+def capped_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    *,
+    softcap: float,
+    is_causal: bool = False,
+    dropout_p: float = 0.0,
+    scale: float | None = None,
+    enable_gqa: bool = True,
+) -> Tensor:
+    """SDPA with scores x bent to `c tanh(x / c)` (Gemma 2), which no SDPA kernel does: plain matrix products, softmax in
+    float32. Shapes and arguments as in SDPA; key and value may have fewer heads than query."""
+    groups = query.shape[1] // key.shape[1]
+    key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    scores = torch.tanh(scores / softcap) * softcap
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, float("-inf")) if attn_mask.dtype == torch.bool else scores + attn_mask
+    weights = F.dropout(scores.softmax(-1, dtype=torch.float32).to(value.dtype), dropout_p, training=dropout_p > 0)
+    return weights @ value
 
 
 def dense_attention_mask(allowed: Sequence[Tensor], dtype: torch.dtype) -> Tensor:

@@ -59,7 +59,7 @@ _PALIGEMMA_TEMPLATE = (
     "{% for message in messages %}{% if message['role'] == 'assistant' %}"
     "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{{ eos_token }}"
     "{% else %}{% for part in message['content'] if part['type'] == 'image' %}<image>{% endfor %}{{ bos_token }}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}\n"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{{ '\\n' }}"
     "{% endif %}{% endfor %}"
 )
 

@@ -89,6 +89,7 @@ def _process(vlm: VLM, image: Image.Image) -> tuple[dict[str, Tensor], list[int]
     out = vlm.processor(
         text=[vlm.processor.image_token], images=[[image]], add_special_tokens=False, return_tensors=None
     )
+    out = {"pixel_values" if key == "pixel_values_images" else key: value for key, value in out.items()}  # Video-LLaVA
     keys = family.pixel_keys
     if family.features == "own":
         keys = tuple(key for key in out if key not in _TEXT_KEYS)

@@ -48,7 +48,7 @@ def encode_prompt(
     images."""
     expansions = placeholders_for(vlm, images) if isinstance(images, int) else images
     text = _render(vlm, messages, add_generation_prompt=add_generation_prompt)
-    written = vlm.processor.image_token  # what the template writes for an image; Gemma 3's placeholders are another token
+    written = vlm.processor.image_token  # by the template, for an image; Gemma 3's placeholders are another token
     if expansions and any(around := margins(vlm)):
         text = text.replace(written, around[0] + written + around[1])
     ids = _tokenize_conversation(vlm, text)

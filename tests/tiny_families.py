@@ -1,0 +1,549 @@
+"""Small random models of every family, built offline through the real configuration, processor and model classes.
+
+`TINY` maps a name to a function `build(**text) -> VLM`; `text` overrides values of the text configuration. A name is a
+model type, or a variant of one ("paligemma2", "mistral3 window", …).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import torch
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    Gemma2Config,
+    Gemma3Config,
+    Gemma3Processor,
+    Gemma3TextConfig,
+    GemmaConfig,
+    Idefics3Config,
+    Idefics3Processor,
+    InternVLConfig,
+    InternVLProcessor,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaNextConfig,
+    LlavaNextProcessor,
+    LlavaNextVideoConfig,
+    LlavaNextVideoProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionProcessor,
+    Mistral3Config,
+    MistralConfig,
+    PaliGemmaConfig,
+    PaliGemmaProcessor,
+    PixtralVisionConfig,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLProcessor,
+    Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLProcessor,
+    Qwen3VLConfig,
+    Qwen3VLProcessor,
+    SiglipVisionConfig,
+    SmolVLMConfig,
+    SmolVLMProcessor,
+    VideoLlavaConfig,
+    VideoLlavaProcessor,
+)
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
+from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
+from transformers.video_processing_utils import BaseVideoProcessor
+
+from mmpo.models.families import family_of
+from mmpo.models.loading import VLM
+from tests.tiny import CHAT_TEMPLATE, tiny_llava, tiny_tokenizer
+
+try:
+    from transformers.models.pixtral.processing_pixtral import PixtralProcessor
+except ModuleNotFoundError:  # the module of its sizing function imports torchvision, for a class that isn't used here
+    _names = ("torchvision", "torchvision.transforms", "torchvision.transforms.v2")
+    with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in _names}):
+        from transformers.models.pixtral.processing_pixtral import PixtralProcessor
+
+
+class NoVideos(BaseVideoProcessor):
+    """Takes the place of a video processor where only images are shown."""
+
+    num_frames, fps = 8, 1
+
+
+def assembled(processor_class: Any, **parts: Any) -> Any:
+    """A processor from its parts. Its check of the video processor's class needs torchvision, which images don't."""
+    if "video_processor" not in parts:
+        return processor_class(**parts)
+    with mock.patch.object(processor_class, "check_argument_for_proper_class", lambda self, name, part: type(part)):
+        return processor_class(**parts)
+
+
+def turns(image: str, begin: str, end: str, assistant: str = "assistant", bos: bool = False) -> str:
+    """A chat template: `begin` + role, line end, images and text, `end`."""
+    return (
+        ("{{ bos_token }}" if bos else "")
+        + "{% for message in messages %}"
+        + f"{begin}{{{{ '{assistant}' if message['role'] == 'assistant' else message['role'] }}}}\n"
+        + f"{{% for part in message['content'] %}}{{% if part['type'] == 'image' %}}{image}{{% else %}}"
+        + "{{ part['text'] }}{% endif %}{% endfor %}"
+        + f"{end}\n{{% endfor %}}{{% if add_generation_prompt %}}{begin}{assistant}\n{{% endif %}}"
+    )
+
+
+CHATML = turns("<image>", "<|im_start|>", "<|im_end|>")
+QWEN = turns("<|vision_start|><|image_pad|><|vision_end|>", "<|im_start|>", "<|im_end|>")
+GEMMA = turns("<start_of_image>", "<start_of_turn>", "<end_of_turn>", assistant="model", bos=True)
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{{ eos_token }}"
+    "{% else %}[INST]{% for part in message['content'] %}{% if part['type'] == 'image' %}[IMG]{% else %}"
+    "{{ part['text'] }}{% endif %}{% endfor %}[/INST]{% endif %}{% endfor %}"
+)
+
+
+def text_values(tokenizer: PreTrainedTokenizerFast, **changed: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.2,  # ten times the usual: logits that differ enough for mistakes to show
+    } | changed
+
+
+def siglip(**changed: Any) -> SiglipVisionConfig:
+    """A tower of 16 patches."""
+    return SiglipVisionConfig(
+        **{
+            "hidden_size": 24,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 7,
+            "vision_use_head": False,
+        }
+        | changed
+    )
+
+
+def clip() -> CLIPVisionConfig:
+    return CLIPVisionConfig(
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=28,
+        patch_size=7,
+        projection_dim=24,
+    )
+
+
+def made(config: Any, processor: Any, seed: int = 0) -> VLM:
+    """The model class that AutoModel finds for `config`, with random weights everywhere."""
+    torch.manual_seed(seed)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    for name, parameter in model.named_parameters():
+        if not parameter.abs().sum():  # biases, newlines, gates and projections that start at zero
+            parameter.data.normal_(0.0, 0.1)
+        elif "vision" in name and parameter.ndim >= 2:  # towers begin so small that two images look alike
+            parameter.data.mul_(4.0)
+    tokenizer = processor.tokenizer
+    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")} - {None}
+    model.generation_config.eos_token_id = sorted(ends)
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return VLM(model, processor, family_of(config), f"tiny-{config.model_type}")
+
+
+def token(processor: Any, text: str) -> int:
+    found = processor.tokenizer.convert_tokens_to_ids(text)
+    assert isinstance(found, int) and found != processor.tokenizer.unk_token_id
+    return found
+
+
+PINPOINTS = [[28, 56], [56, 28], [56, 56]]
+
+
+def llava_next(**text: Any) -> VLM:
+    processor = LlavaNextProcessor(
+        image_processor=LlavaNextImageProcessorPil(
+            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=PINPOINTS
+        ),
+        tokenizer=tiny_tokenizer(),
+        patch_size=7,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+    config = LlavaNextConfig(
+        vision_config=clip(),
+        text_config=LlamaConfig(**text_values(processor.tokenizer, **text)),
+        image_token_id=token(processor, "<image>"),
+        image_grid_pinpoints=PINPOINTS,
+        vision_feature_layer=-2,
+        tie_word_embeddings=False,
+    )
+    return made(config, processor)
+
+
+def llava_next_video(**text: Any) -> VLM:
+    processor = assembled(
+        LlavaNextVideoProcessor,
+        video_processor=NoVideos(),
+        image_processor=LlavaNextImageProcessorPil(
+            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=PINPOINTS
+        ),
+        tokenizer=tiny_tokenizer(video_token="<video>"),
+        patch_size=7,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+    config = LlavaNextVideoConfig(
+        vision_config=clip(),
+        text_config=LlamaConfig(**text_values(processor.tokenizer, **text)),
+        image_token_index=token(processor, "<image>"),
+        video_token_index=token(processor, "<video>"),
+        image_grid_pinpoints=PINPOINTS,
+        tie_word_embeddings=False,
+    )
+    return made(config, processor)
+
+
+def video_llava(**text: Any) -> VLM:
+    processor = assembled(
+        VideoLlavaProcessor,
+        image_processor=VideoLlavaImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        video_processor=NoVideos(),
+        tokenizer=tiny_tokenizer(video_token="<video>"),
+        patch_size=7,
+        chat_template=CHAT_TEMPLATE,
+    )
+    config = VideoLlavaConfig(
+        vision_config=clip(),
+        text_config=LlamaConfig(**text_values(processor.tokenizer, **text)),
+        image_token_index=token(processor, "<image>"),
+        video_token_index=token(processor, "<video>"),
+        tie_word_embeddings=False,
+    )
+    return made(config, processor)
+
+
+def llava_onevision(**text: Any) -> VLM:
+    processor = assembled(
+        LlavaOnevisionProcessor,
+        image_processor=LlavaOnevisionImageProcessorPil(
+            size={"height": 28, "width": 28}, image_grid_pinpoints=PINPOINTS
+        ),
+        tokenizer=tiny_tokenizer(end="<|im_end|>", video_token="<video>", turn="<|im_start|>"),
+        video_processor=NoVideos(),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=CHATML,
+    )
+    config = LlavaOnevisionConfig(
+        vision_config=siglip(),
+        text_config=Qwen2Config(**text_values(processor.tokenizer, **text)),
+        image_token_index=token(processor, "<image>"),
+        video_token_index=token(processor, "<video>"),
+        image_grid_pinpoints=PINPOINTS,
+        tie_word_embeddings=False,
+    )
+    return made(config, processor)
+
+
+def qwen_parts(processor_class: Any, text: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The processor of a Qwen-VL family and the values of its configuration, without the tower."""
+    tokenizer = tiny_tokenizer(
+        end="<|im_end|>",
+        image_token="<|image_pad|>",
+        video_token="<|video_pad|>",
+        vision_start_token="<|vision_start|>",
+        vision_end_token="<|vision_end|>",
+        turn="<|im_start|>",
+    )
+    tokenizer.bos_token = None  # these families have none
+    processor = assembled(
+        processor_class,
+        image_processor=Qwen2VLImageProcessorPil(
+            patch_size=4, merge_size=2, size={"shortest_edge": 8 * 8, "longest_edge": 40 * 40}
+        ),
+        tokenizer=tokenizer,
+        video_processor=NoVideos(),
+        chat_template=QWEN,
+    )
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+    values = {
+        "text_config": text_values(tokenizer, rope_parameters=rope, **text),
+        "image_token_id": token(processor, "<|image_pad|>"),
+        "video_token_id": token(processor, "<|video_pad|>"),
+        "vision_start_token_id": token(processor, "<|vision_start|>"),
+        "vision_end_token_id": token(processor, "<|vision_end|>"),
+        "tie_word_embeddings": False,
+    }
+    return processor, values
+
+
+QWEN_TOWER = {"num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
+
+
+def qwen2_vl(**text: Any) -> VLM:
+    processor, values = qwen_parts(Qwen2VLProcessor, text)
+    tower = QWEN_TOWER | {"depth": 2, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}
+    return made(Qwen2VLConfig(vision_config=tower, **values), processor)
+
+
+def qwen2_5_vl(**text: Any) -> VLM:
+    """One of its two tower layers attends in windows of 2 x 2 merged patches."""
+    processor, values = qwen_parts(Qwen2_5_VLProcessor, text)
+    tower = QWEN_TOWER | {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "out_hidden_size": 32,
+        "window_size": 16,
+        "fullatt_block_indexes": [1],
+    }
+    return made(Qwen2_5_VLConfig(vision_config=tower, **values), processor)
+
+
+def qwen3_vl(**text: Any) -> VLM:
+    """Features of two tower layers go into two decoder layers."""
+    processor, values = qwen_parts(Qwen3VLProcessor, {"head_dim": 8, "num_hidden_layers": 3} | text)
+    values["text_config"]["rope_parameters"]["mrope_interleaved"] = True
+    tower = QWEN_TOWER | {
+        "depth": 3,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "out_hidden_size": 32,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    return made(Qwen3VLConfig(vision_config=tower, **values), processor)
+
+
+def _idefics(processor_class: Any, image_class: Any, config_class: Any, text: dict[str, Any], **extra: Any) -> VLM:
+    tokenizer = tiny_tokenizer(
+        end="<end_of_utterance>",
+        fake_image_token="<fake_token_around_image>",
+        global_image_token="<global-img>",
+        **{f"row_{r}_{c}": f"<row_{r}_col_{c}>" for r in (1, 2) for c in (1, 2)},
+    )
+    processor = assembled(
+        processor_class,
+        image_processor=image_class(size={"longest_edge": 56}, max_image_size={"longest_edge": 28}),
+        tokenizer=tokenizer,
+        image_seq_len=4,
+        chat_template=CHATML.replace("<|im_start|>", "<s>").replace("<|im_end|>", "<end_of_utterance>"),
+        **extra,
+    )
+    config = config_class(
+        vision_config={
+            "hidden_size": 24,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 28,
+            "patch_size": 7,
+        },
+        text_config=LlamaConfig(**text_values(processor.tokenizer, **text)),
+        image_token_id=token(processor, "<image>"),
+        scale_factor=2,
+        tie_word_embeddings=False,
+    )
+    return made(config, processor)
+
+
+def idefics3(**text: Any) -> VLM:
+    return _idefics(Idefics3Processor, Idefics3ImageProcessorPil, Idefics3Config, text)
+
+
+def smolvlm(**text: Any) -> VLM:
+    return _idefics(SmolVLMProcessor, SmolVLMImageProcessorPil, SmolVLMConfig, text, video_processor=NoVideos())
+
+
+def gemma3(**text: Any) -> VLM:
+    """Windows of eight tokens in two of three layers, four tokens an image."""
+    tokenizer = tiny_tokenizer(
+        image_token="<image_soft_token>",
+        boi_token="<start_of_image>",
+        eoi_token="<end_of_image>",
+        turn="<start_of_turn>",
+        turn_end="<end_of_turn>",
+    )
+    processor = Gemma3Processor(
+        image_processor=Gemma3ImageProcessorPil(size={"height": 28, "width": 28}),
+        tokenizer=tokenizer,
+        image_seq_length=4,
+        chat_template=GEMMA,
+    )
+    values = {
+        "num_hidden_layers": 3,
+        "head_dim": 8,
+        "query_pre_attn_scalar": 8,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    }
+    config = Gemma3Config(
+        text_config=Gemma3TextConfig(**text_values(tokenizer, **(values | text))),
+        vision_config=siglip(),
+        mm_tokens_per_image=4,
+        image_token_index=token(processor, "<image_soft_token>"),
+        boi_token_index=token(processor, "<start_of_image>"),
+        eoi_token_index=token(processor, "<end_of_image>"),
+        tie_word_embeddings=False,
+    )
+    return made(config, processor)
+
+
+def paligemma(text_config: Any = GemmaConfig, **text: Any) -> VLM:
+    processor = PaliGemmaProcessor(
+        image_processor=SiglipImageProcessorPil(size={"height": 28, "width": 28}, image_seq_length=16),
+        tokenizer=tiny_tokenizer(),
+    )
+    config = PaliGemmaConfig(
+        text_config=text_config(**text_values(processor.tokenizer, **({"head_dim": 8} | text))),
+        vision_config=siglip(projection_dim=32),
+        projection_dim=32,
+        hidden_size=32,
+        image_token_index=token(processor, "<image>"),
+        tie_word_embeddings=False,
+    )
+    return made(config, processor)
+
+
+def paligemma2(**text: Any) -> VLM:
+    """With windows of eight tokens, soft-capped scores and logits."""
+    values = {
+        "sliding_window": 8,
+        "query_pre_attn_scalar": 8,
+        "final_logit_softcapping": 5.0,
+        "attn_logit_softcapping": 2.0,
+    }
+    return paligemma(Gemma2Config, **(values | text))
+
+
+def internvl(**text: Any) -> VLM:
+    tokenizer = tiny_tokenizer(
+        end="<|im_end|>",
+        image_token="<IMG_CONTEXT>",
+        context_image_token="<IMG_CONTEXT>",
+        start_image_token="<img>",
+        end_image_token="</img>",
+        video_token="<video>",
+        turn="<|im_start|>",
+    )
+    processor = assembled(
+        InternVLProcessor,
+        image_processor=GotOcr2ImageProcessorPil(
+            size={"height": 28, "width": 28}, crop_to_patches=True, min_patches=1, max_patches=4
+        ),
+        tokenizer=tokenizer,
+        video_processor=NoVideos(),
+        image_seq_length=4,
+        chat_template=CHATML.replace("<image>", "<IMG_CONTEXT>"),
+    )
+    config = InternVLConfig(
+        vision_config={
+            "hidden_size": 24,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": [28, 28],
+            "patch_size": [7, 7],
+        },
+        text_config=Qwen2Config(**text_values(tokenizer, **text)),
+        image_token_id=token(processor, "<IMG_CONTEXT>"),
+        image_seq_length=4,
+        downsample_ratio=0.5,
+        tie_word_embeddings=False,
+    )
+    return made(config, processor)
+
+
+def _pixtral_processor(merge: int) -> PixtralProcessor:
+    tokenizer = tiny_tokenizer(
+        image_token="[IMG]", row_end="[IMG_BREAK]", image_end="[IMG_END]", inst="[INST]", inst_end="[/INST]"
+    )
+    return PixtralProcessor(
+        image_processor=PixtralImageProcessorPil(patch_size={"height": 7, "width": 7}, size={"longest_edge": 42}),
+        tokenizer=tokenizer,
+        patch_size=7,
+        spatial_merge_size=merge,
+        chat_template=MISTRAL,
+    )
+
+
+def _pixtral_tower() -> PixtralVisionConfig:
+    return PixtralVisionConfig(
+        hidden_size=24,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=56,
+        patch_size=7,
+    )
+
+
+def mistral3(**text: Any) -> VLM:
+    processor = _pixtral_processor(2)
+    config = Mistral3Config(
+        vision_config=_pixtral_tower(),
+        text_config=MistralConfig(**text_values(processor.tokenizer, **({"sliding_window": None} | text))),
+        image_token_index=token(processor, "[IMG]"),
+        spatial_merge_size=2,
+        tie_word_embeddings=False,
+    )
+    return made(config, processor)
+
+
+def pixtral(**text: Any) -> VLM:
+    processor = _pixtral_processor(1)
+    config = LlavaConfig(
+        vision_config=_pixtral_tower(),
+        text_config=MistralConfig(**text_values(processor.tokenizer, **({"sliding_window": None} | text))),
+        image_token_id=token(processor, "[IMG]"),
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+        tie_word_embeddings=False,
+    )
+    return made(config, processor)
+
+
+TINY: dict[str, Callable[..., VLM]] = {
+    "llava": lambda **text: tiny_llava(text=text or None),
+    "llava_next": llava_next,
+    "llava_onevision": llava_onevision,
+    "llava_next_video": llava_next_video,
+    "video_llava": video_llava,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
+    "qwen3_vl": qwen3_vl,
+    "idefics3": idefics3,
+    "smolvlm": smolvlm,
+    "internvl": internvl,
+    "mistral3": mistral3,
+    "mistral3-window": lambda **text: mistral3(**({"sliding_window": 8} | text)),
+    "pixtral": pixtral,
+    "gemma3": gemma3,
+    "paligemma": paligemma,
+    "paligemma2": paligemma2,
+}
