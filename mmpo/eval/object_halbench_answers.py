@@ -132,7 +132,10 @@ def score_object_halbench(request: ScoreRequest) -> Scored:
         warnings.append(f"{len(kept)} answers are scored; the benchmark has {ANSWERS}")
     return Scored(
         metrics={
-            **{name: value if name == "avg_word_len" else 100 * value for name, value in values.items()},
+            **{
+                name: None if name in tally.undefined else value if name == "avg_word_len" else 100 * value
+                for name, value in values.items()
+            },
             "with_objects": sum(bool(row.named) for row in rows),
             "mentions": sum(len(row.named) for row in rows),
         },
