@@ -12,11 +12,14 @@ from mmpo.data.annotations import AnnotatedImage
 from mmpo.eval import chair
 from mmpo.eval.amber_benchmark import AmberBenchmark
 from mmpo.eval.chair_benchmark import ChairBenchmark
+from mmpo.eval.hallusionbench_benchmark import HallusionBenchmark
 from mmpo.eval.mme_benchmark import MmeBenchmark
+from mmpo.eval.mmhal_benchmark import MmhalBenchmark
 from mmpo.eval.object_halbench_benchmark import ObjectHalBenchmark
 from mmpo.eval.pope_benchmark import PopeBenchmark
 from mmpo.eval.protocol import Benchmark, Material
 from mmpo.eval.settings import EvalSettings
+from mmpo.eval.shr_benchmark import ShrBenchmark
 
 BENCHMARKS: dict[str, Callable[[Material | None, EvalSettings], Benchmark]] = {
     "pope": PopeBenchmark,
@@ -24,6 +27,9 @@ BENCHMARKS: dict[str, Callable[[Material | None, EvalSettings], Benchmark]] = {
     "mme": MmeBenchmark,
     "amber": AmberBenchmark,
     "object_halbench": ObjectHalBenchmark,
+    "shr": ShrBenchmark,
+    "mmhal": MmhalBenchmark,
+    "hallusionbench": HallusionBenchmark,
 }
 """Name -> factory. The material is None where the evaluation names no annotated images."""
 

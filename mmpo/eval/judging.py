@@ -104,7 +104,8 @@ def without_thinking(text: str) -> str:
     return re.sub(r"(?s)^.*</think(?:ing)?>", "", re.sub(r"(?s)<think(?:ing)?>.*?</think(?:ing)?>", "", text)).strip()
 
 
-_RATING = re.compile(r"\b(?:rating|score)\b[^\w\n]*(?:is|of|:|=)?[^\w\n-]*(-?\d+(?:\.\d+)?)")
+_GAP = r"(?:[^\w\n-]|-(?!\d))*"
+_RATING = re.compile(rf"\b(?:rating|score)\b{_GAP}(?:(?:is|of)\b{_GAP})?(-?\d+(?:\.\d+)?)")
 _BARE_NUMBER = re.compile(r"\W*(-?\d+(?:\.\d+)?)(?:\s*/\s*\d+)?\W*")
 
 
@@ -137,8 +138,8 @@ def read_correctness(text: str, mode: Mode) -> int | None:
     """0 incorrect, 1 correct, 2 unclear.
 
     strict: the text holds "incorrect", else "correct", else it is unclear; so "not correct" is correct, and nothing is
-    ever None. tolerant: whole words, "not correct" is incorrect; with several verdicts the first line decides if it
-    has one alone, else the last line; None without one.
+    ever None. tolerant: whole words, "not correct" is incorrect; with several verdicts the first line decides if it is
+    nothing but a verdict, else the last line if it holds one; None without one.
     """
     if mode == "strict":
         lowered = text.lower()
@@ -157,8 +158,7 @@ _NOT_SAME = re.compile(r"\b(?:not|isn['’]t|aren['’]t|never)\s+(?:\w+ly\s+)?(
 def read_same(text: str, mode: Mode) -> int | None:
     """1 if two answers say the same, else 0.
 
-    strict: the text holds "same" (so "not the same" is the same). tolerant: whole words, negation understood; with
-    several verdicts the first line decides if it has one alone, else the last line; None without one.
+    strict: the text holds "same" (so "not the same" is the same). tolerant: as in `read_correctness`.
     """
     if mode == "strict":
         return int("same" in text.lower())
@@ -172,7 +172,8 @@ def _same_words(text: str) -> set[int]:
 
 def _single(text: str, words: Callable[[str], set[int]]) -> int | None:
     lines = [line for line in text.splitlines() if line.strip()]
-    for part in [text, *lines[:1], *lines[-1:]]:
+    first = [line for line in lines[:1] if len(re.findall(r"\w+", line)) == 1]
+    for part in [text, *first, *lines[-1:]]:
         if len(found := words(part)) == 1:
             return found.pop()
     return None

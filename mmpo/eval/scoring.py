@@ -21,7 +21,16 @@ from mmpo.errors import UserError
 if TYPE_CHECKING:
     from mmpo.chat import ChatModel
 
-_MODULES = ("pope_answers", "mme_answers", "chair_answers", "amber_answers", "object_halbench_answers")
+_MODULES = (
+    "pope_answers",
+    "mme_answers",
+    "chair_answers",
+    "amber_answers",
+    "object_halbench_answers",
+    "shr_answers",
+    "mmhal_benchmark",
+    "hallusionbench_answers",
+)
 """The modules of `mmpo.eval` that register a scorer."""
 
 Need = Literal["questions", "annotations", "judge"]

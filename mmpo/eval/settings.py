@@ -9,12 +9,15 @@ from pydantic import BeforeValidator, Field, field_validator
 from mmpo.chat.settings import ChatSettings
 from mmpo.eval.amber_settings import AmberSettings
 from mmpo.eval.chair_settings import ChairSettings
+from mmpo.eval.hallusionbench_settings import HallusionBenchSettings
 from mmpo.eval.mme_settings import MmeSettings
+from mmpo.eval.mmhal_settings import MmhalSettings
 from mmpo.eval.object_halbench_settings import ObjectHalBenchSettings
 from mmpo.eval.pope_settings import PopeSettings
 from mmpo.eval.section import Section, distinct
+from mmpo.eval.shr_settings import ShrSettings
 
-BenchmarkName = Literal["pope", "chair", "mme", "amber", "object_halbench"]
+BenchmarkName = Literal["pope", "chair", "mme", "amber", "object_halbench", "shr", "mmhal", "hallusionbench"]
 
 
 def _none_word(value: Any) -> Any:
@@ -62,6 +65,13 @@ class EvalSettings(Section):
         default_factory=ObjectHalBenchSettings, description="Object HalBench: its published questions."
     )
     mme: MmeSettings = Field(default_factory=MmeSettings, description="MME: pairs of yes/no questions, 14 subtasks.")
+    shr: ShrSettings = Field(default_factory=ShrSettings, description="SHR: sentences of free descriptions, judged.")
+    mmhal: MmhalSettings = Field(
+        default_factory=MmhalSettings, description="MMHal-Bench: free questions, rated by a judge."
+    )
+    hallusionbench: HallusionBenchSettings = Field(
+        default_factory=HallusionBenchSettings, description="HallusionBench: yes/no questions about figures."
+    )
     judge: ChatSettings | None = Field(
         default=None, description="The text model that judges answers, for the benchmarks that need one."
     )
