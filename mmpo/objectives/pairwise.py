@@ -111,19 +111,35 @@ def span_reward(response: ResponseLogps, beta: float) -> Tensor:
         return log_ratio_reward(response, beta)  # raises the error that names the remedy
     if response.weights is None:
         raise UserError(
-            "span_dpo needs token weights, and these pairs have none",
-            hint="use dpo, or data with chosen_weights and rejected_weights",
+            "this objective needs token weights, and these pairs have none",
+            hint="use dpo, token_weights, or data with chosen_weights and rejected_weights",
         )
     return beta * (response.weights * (response.policy - response.reference)).sum(-1)
 
 
-@register("span_dpo", rewards=span_reward)
+def dense_reward(response: ResponseLogps, beta: float) -> Tensor:
+    """beta times the weighted mean log-ratio per token, [b]; 0 for a response whose weights are all 0."""
+    total = span_reward(response, beta)
+    assert response.weights is not None  # span_reward has looked
+    weight = (response.weights * response.mask).sum(-1)
+    return torch.where(weight > 0, total / weight.clamp_min(torch.finfo(weight.dtype).tiny), 0.0)
+
+
+@register("span_dpo", rewards=span_reward, needs_weights=True)
 def span_dpo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
     """DPO on weighted log-ratios sum_t u_t (p_t - q_t), u_t from the pair's character spans; u = 1 everywhere is dpo.
 
-    The form of dense DPO (RLHF-V, arXiv 2312.00849, eq. 3) without its normalization.
+    Dense DPO as RLHF-V's code runs it, without its normalization: the weights then scale the margin too.
     """
     return per_pair(softplus(span_reward(pairs.rejected, beta) - span_reward(pairs.chosen, beta)))
+
+
+@register("dense_dpo", rewards=dense_reward, needs_weights=True)
+def dense_dpo(pairs: PairLogps, *, beta: float = 0.5) -> Term:
+    """DPO on weighted means: log pi(y) := sum_t u_t log p_t / sum_t u_t, u = gamma for changed tokens, else 1. RLHF-V's
+    dense DPO, Yu et al. 2023 (arXiv 2312.00849), eqs. 2-3; the paper's gamma is 5.
+    """
+    return per_pair(softplus(dense_reward(pairs.rejected, beta) - dense_reward(pairs.chosen, beta)))
 
 
 def _check_flip_rate(name: str, eps: float) -> None:

@@ -30,7 +30,9 @@ from mmpo.models.loading import VLM
 from mmpo.models.processing import join_images
 from mmpo.models.prompts import encode_prompt, encode_response, response_offsets, token_weights
 from mmpo.models.score import PairBatch
+from mmpo.trainers.changes import changed_weights
 from mmpo.trainers.images import ImageStore
+from mmpo.trainers.settings import TokenWeightSettings
 
 STAGE = "train"
 """The `stage` of pairs that training puts aside."""
@@ -104,15 +106,16 @@ def encode_pairs(
     *,
     root: Path | None = None,
     max_response_tokens: int | None = None,
+    token_weights: TokenWeightSettings | None = None,
     on_reject: OnReject | None = None,
 ) -> EncodedPairs:
-    """Tokenize every pair and check every image.
+    """Tokenize every pair and check every image. `token_weights` weigh what differs between the two responses.
 
     A response longer than `max_response_tokens` loses its tail, end token included; prompts and images are never cut.
     Put aside, counted by reason and passed to `on_reject`: pairs whose responses are equal or empty as token ids,
     pairs longer than the model's positions, pairs with an image that can't be decoded.
     """
-    encoder = _Encoder(vlm, store, root, max_response_tokens)
+    encoder = _Encoder(vlm, store, root, max_response_tokens, token_weights)
     result = EncodedPairs([])
 
     def reject(pair_id: str, error: Quarantined) -> None:
@@ -139,8 +142,16 @@ def encode_pairs(
 class _Encoder:
     """Tokenizes pairs and remembers prompts: data sets ask few questions about many images."""
 
-    def __init__(self, vlm: VLM, store: ImageStore, root: Path | None, max_response_tokens: int | None) -> None:
+    def __init__(
+        self,
+        vlm: VLM,
+        store: ImageStore,
+        root: Path | None,
+        max_response_tokens: int | None,
+        token_weights: TokenWeightSettings | None,
+    ) -> None:
         self.vlm, self.store, self.root, self.limit = vlm, store, root, max_response_tokens
+        self.token_weights = token_weights
         self.positions = getattr(vlm.config.get_text_config(), "max_position_embeddings", None)
         self.prompts: dict[str, Tensor] = {}
         self.truncated = 0
@@ -160,6 +171,8 @@ class _Encoder:
             rejected_prompt = self._prompt(pair, rejected_images)
         chosen, chosen_weights = self._response(pair.chosen_text, pair.chosen_weights)
         rejected, rejected_weights = self._response(pair.rejected_text, pair.rejected_weights)
+        if self.token_weights is not None and chosen_weights is None and rejected_weights is None:
+            chosen_weights, rejected_weights = self._changed(chosen, rejected, self.token_weights)
         if rejected_images is None and torch.equal(chosen, rejected):
             cut = self.limit is not None and len(chosen) == self.limit
             raise Quarantined(STAGE, "equal_responses", f"equal after {self.limit} tokens" if cut else "same tokens")
@@ -176,6 +189,13 @@ class _Encoder:
             rejected_prompt,
             rejected_images,
         )
+
+    def _changed(self, chosen: Tensor, rejected: Tensor, settings: TokenWeightSettings) -> tuple[Tensor, Tensor]:
+        sides = changed_weights(
+            chosen.tolist(), rejected.tolist(), gamma=settings.changed, end=self.vlm.eos_id,
+            min_match=settings.min_match, insertions=settings.insertions,
+        )  # fmt: skip
+        return torch.tensor(sides[0]), torch.tensor(sides[1])
 
     def _prompt(self, pair: PreferencePair, images: tuple[str, ...]) -> Tensor:
         # Where the number of image tokens depends on the image, prompts with the same words still differ.

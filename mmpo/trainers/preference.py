@@ -27,10 +27,12 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmpo.errors import UserError
+from mmpo.models.pairs import AnswerBatch
 from mmpo.models.score import PairBatch, PairLogps, PairScorer, ResponseLogps
 from mmpo.objectives import Objective
 from mmpo.progress import track
 from mmpo.trainers import checkpoints
+from mmpo.trainers.auxiliary import AuxiliaryCollator, PairsWithSamples, Samples, draw
 from mmpo.trainers.averages import Averages
 from mmpo.trainers.callbacks import AlignedLogs
 from mmpo.trainers.clock import Clock
@@ -48,7 +50,8 @@ class PreferenceTrainer(Trainer):
 
     `args` are ordinary `TrainingArguments`; `per_device_train_batch_size` counts pairs. The steps of the run are laid
     out by `Schedule`, so `args.num_train_epochs` may be a fraction and a token budget may vary the number of pairs
-    per step; `group_images` keeps pairs about the same images together. `facts` are written into each checkpoint's
+    per step; `group_images` keeps pairs about the same images together. Of the auxiliary `samples` one goes with every
+    pair of a training step; evaluation is on pairs alone. `facts` are written into each checkpoint's
     completeness marker, and `keep_checkpoints` of them stay.
     """
 
@@ -64,6 +67,7 @@ class PreferenceTrainer(Trainer):
         tokens_per_batch: int | None = None,
         group_images: bool = False,
         keep_checkpoints: int = 2,
+        samples: Samples | None = None,
         facts: Mapping[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
@@ -100,6 +104,7 @@ class PreferenceTrainer(Trainer):
         self.pairs = train_dataset
         self.eval_pairs = eval_dataset
         self.objective: Objective = objective
+        self.samples = samples
         self.tokens_per_batch = tokens_per_batch
         self.keep_checkpoints = keep_checkpoints
         self.facts = dict(facts or {})
@@ -110,15 +115,24 @@ class PreferenceTrainer(Trainer):
     # -- data -------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[EncodedPair]:
-        return self._loader(self.pairs, self.schedule.batches(self.args.process_index))
+        batches = self.schedule.batches(self.args.process_index)
+        if self.samples is None:
+            return self._loader(self.pairs, batches)
+        drawn = draw(len(self.samples), self.schedule, self.args.seed)
+        mine = [batch for step in drawn for batch in step[self.args.process_index :: self.args.world_size]]
+        return self._loader(
+            PairsWithSamples(self.pairs, self.samples),
+            [list(zip(*both, strict=True)) for both in zip(batches, mine, strict=True)],
+            AuxiliaryCollator(self.data_collator, self.samples.store),
+        )
 
-    def _loader(self, pairs: EncodedPairs, batches: list[list[int]]) -> DataLoader[EncodedPair]:
+    def _loader(self, data: Any, batches: list[Any], collate: Any = None) -> DataLoader[Any]:
         # Not prepared by accelerate: `batches` are this process's share already. The generator keeps the loader from
         # drawing on the global random state, which belongs to the model.
         return DataLoader(
-            pairs,  # type: ignore[arg-type]
+            data,
             batch_sampler=batches,
-            collate_fn=self.data_collator,
+            collate_fn=collate or self.data_collator,
             num_workers=self.args.dataloader_num_workers,
             persistent_workers=False,
             generator=torch.Generator().manual_seed(self.args.seed),
@@ -250,17 +264,18 @@ class PreferenceTrainer(Trainer):
         padded = (mine + batches)[:rounds]
         averages = Averages()
         coefficients: dict[str, float] = {}
+        objective = self.objective.on_pairs_alone()
         model: nn.Module = self.model  # type: ignore[assignment]
         was_training = model.training
         model.eval()
         with torch.no_grad():
             for i, inputs in enumerate(track(self._loader(pairs, padded), "evaluating", rounds)):
                 logps = model(**self._prepare_inputs(inputs))
-                terms = self.objective.terms(logps)
+                terms = objective.terms(logps)
                 coefficients = {name: coefficient for name, (coefficient, _) in terms.items()}
                 counted = float(i < len(mine))
                 averages.add_terms({f"loss/{name}": term for name, (_, term) in terms.items()}, counted)
-                averages.add_terms(self.objective.metrics(logps), counted)
+                averages.add_terms(objective.metrics(logps), counted)
         model.train(was_training)
         found = averages.drain(self.accelerator)
         loss = sum(coefficient * found[f"loss/{name}"] for name, coefficient in coefficients.items())
@@ -346,8 +361,21 @@ def blank_logps(batch: PairBatch) -> PairLogps:
         mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]  # [b, t]
         blank = -mask.float()
         padded = None if weights is None else nn.utils.rnn.pad_sequence(weights, batch_first=True)
-        return ResponseLogps(policy=blank, reference=blank, mask=mask, weights=padded)
+        states = blank[..., None]
+        return ResponseLogps(blank, blank, mask, padded, policy_hidden=states, reference_hidden=states)
 
     return PairLogps(
-        chosen=side(batch.chosen_ids, batch.chosen_weights), rejected=side(batch.rejected_ids, batch.rejected_weights)
+        side(batch.chosen_ids, batch.chosen_weights),
+        side(batch.rejected_ids, batch.rejected_weights),
+        {name: side(view.response_ids, view.weights) for name, view in batch.views.items()},
+        side(_joined(batch.auxiliary), None) if batch.auxiliary is not None else None,
     )
+
+
+def _joined(answers: AnswerBatch) -> list[Tensor]:
+    """The answers of each sample as one row."""
+    owners = range(max(answers.owner) + 1)
+    return [
+        torch.cat([ids for ids, owner in zip(answers.response_ids, answers.owner, strict=True) if owner == sample])
+        for sample in owners
+    ]

@@ -37,6 +37,37 @@ class LoraSettings(_Settings):
     )
 
 
+class AuxiliarySettings(_Settings):
+    """Ordinary image-text data learnt beside the pairs, one sample for each pair (HA-DPO). The loss is the objective's
+    term `auxiliary`, whose `weight` is HA-DPO's lambda."""
+
+    data: Path = Field(
+        description="Folder of pairs, whose chosen side is learnt; or a file or folder of LLaVA conversations."
+    )
+    images: Path | None = Field(
+        default=None, description="Folder that image paths start from. Left out: the folder of `data`."
+    )
+
+    @property
+    def image_root(self) -> Path:
+        """Where image paths start."""
+        return self.images or (self.data if self.data.is_dir() else self.data.parent)
+
+
+class TokenWeightSettings(_Settings):
+    """Token weights from what differs between chosen and rejected (dense DPO, RLHF-V), for objectives that read them.
+    A pair that brings weights of its own keeps them."""
+
+    changed: float = Field(default=5.0, ge=0, description="Weight of a token that was changed; the others weigh 1.")
+    min_match: int = Field(
+        default=3, ge=1, description="Equal stretches shorter than this many tokens belong to the change around them."
+    )
+    insertions: bool = Field(
+        default=False,
+        description="Also weigh tokens that only one side has; the released code weighs what was replaced only.",
+    )
+
+
 class SampleSettings(_Settings):
     """Answers written during evaluation, by the policy and by the model without its adapter, to `samples.jsonl`."""
 
@@ -76,6 +107,13 @@ class TrainSettings(_Settings):
         description=(
             "Losses by name with their parameters; several are added, e.g. {dpo: {beta: 0.1}, sft: {weight: 0.5}}."
         ),
+    )
+    auxiliary: AuxiliarySettings | None = Field(
+        default=None, description="Image-text data learnt beside the pairs; with {auxiliary: {weight: 0.5}} above."
+    )
+    token_weights: TokenWeightSettings | None = Field(
+        default=None,
+        description="Weigh the tokens in which chosen and rejected differ; with the objectives span_dpo, dense_dpo.",
     )
 
     learning_rate: float = Field(default=5e-5, gt=0, description="Peak learning rate.")
@@ -191,6 +229,8 @@ class TrainResult(BaseModel):
     pairs: int = Field(description="Pairs trained on.")
     eval_pairs: int = Field(description="Pairs evaluated on.")
     dropped: dict[str, int] = Field(description="Pairs not used, by reason; they are listed in rejects.jsonl.")
+    auxiliary: int = Field(default=0, description="Auxiliary samples drawn from.")
+    auxiliary_dropped: dict[str, int] = Field(default={}, description="Auxiliary samples not used, by reason.")
     truncated: int = Field(description="Responses cut to `max_response_tokens`.")
     trainable_parameters: int
     first_eval: dict[str, float] | None = Field(description="Evaluation before the first step.")

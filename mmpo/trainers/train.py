@@ -17,6 +17,7 @@ import random
 import shutil
 import warnings
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -30,9 +31,10 @@ from mmpo.data.shards import Rejects, read_pairs
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM, load_vlm
 from mmpo.models.score import PairScorer
-from mmpo.objectives import build_objective
+from mmpo.objectives import Objective, build_objective
 from mmpo.progress import track
 from mmpo.trainers import checkpoints
+from mmpo.trainers.auxiliary import Samples, encode_samples
 from mmpo.trainers.callbacks import MetricsFile, Progress, SamplesFile
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
@@ -60,6 +62,7 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
 def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     state = PartialState(cpu=not torch.cuda.is_available())  # said outright, or processes without a GPU stay strangers
     objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
+    _check_objective(settings, objective)
     if state.is_main_process:
         _open_folder(settings, run_dir)
     state.wait_for_everyone()
@@ -93,6 +96,8 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
             f"{settings.pairs}: no pair left to train on ({_reasons(everything)})", hint=f"see {run_dir}/rejects.jsonl"
         )
 
+    samples = _read_samples(settings, vlm, store, rejects_file)
+
     cached = settings.cache_reference and objective.needs_reference
     if cached:
         pairs = _with_cached_reference(settings, settings.pairs, vlm, pairs, store, state)
@@ -119,7 +124,8 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
         tokens_per_batch=settings.tokens_per_batch,
         group_images=settings.group_images,
         keep_checkpoints=settings.keep_checkpoints,
-        facts={"data": data_digest(pairs)},
+        samples=samples,
+        facts={"data": data_digest(pairs) + (samples.digest() if samples is not None else "")},
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
@@ -138,6 +144,18 @@ def _with_cached_reference(
     cached_reference(vlm, pairs, store, parent, batches, rank=state.process_index, world=state.num_processes)
     state.wait_for_everyone()
     return with_reference(pairs, ReferenceLogps.open(parent, vlm), store)
+
+
+def _check_objective(settings: TrainSettings, objective: Objective) -> None:
+    """What is set beside the objective must be of use to it, and what it needs must be set."""
+    if objective.needs_auxiliary and settings.auxiliary is None:
+        raise UserError("the objective has the term auxiliary, and there is no data for it", hint="set auxiliary.data")
+    if settings.auxiliary is not None and not objective.needs_auxiliary:
+        raise UserError("auxiliary data has no effect on this objective", hint="add auxiliary: {weight: 0.5} to it")
+    if not objective.on_pairs_alone().weights:
+        raise UserError("auxiliary goes with a loss on the pairs", hint="to learn answers alone, use sft on pairs")
+    if settings.token_weights is not None and not objective.needs_weights:
+        raise UserError("token_weights have no effect on this objective", hint="use span_dpo or dense_dpo")
 
 
 def training_arguments(settings: TrainSettings, run_dir: Path, *, evaluate: bool) -> TrainingArguments:
@@ -213,12 +231,12 @@ def _image_groups(pairs: EncodedPairs) -> list[int]:
 
 
 def data_digest(pairs: EncodedPairs) -> str:
-    """A fingerprint of what is trained on: ids, tokens and images, in order."""
+    """A fingerprint of what is trained on: ids, tokens, token weights and images, in order."""
     digest = hashlib.blake2b(digest_size=16)
     for row in pairs.rows:
         digest.update(repr((row.id, row.all_images)).encode())
-        for ids in (row.prompt, row.chosen, row.rejected):
-            digest.update(ids.numpy().tobytes())
+        for tensor in (row.prompt, row.chosen, row.rejected, row.chosen_weights, row.rejected_weights):
+            digest.update(b"" if tensor is None else tensor.numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -261,6 +279,7 @@ def _read(
             store,
             root=folder,
             max_response_tokens=settings.max_response_tokens,
+            token_weights=settings.token_weights,
             on_reject=rejects.add if rejects is not None else None,
         )
 
@@ -270,6 +289,20 @@ def _read(
     finally:
         if rejects is not None:
             rejects.close()
+
+
+def _read_samples(settings: TrainSettings, vlm: VLM, store: ImageStore, rejects_file: Path | None) -> Samples | None:
+    if settings.auxiliary is None:
+        return None
+    with ExitStack() as stack:
+        rejects = stack.enter_context(Rejects(rejects_file)) if rejects_file is not None else None
+        return encode_samples(
+            vlm,
+            settings.auxiliary,
+            store,
+            max_response_tokens=settings.max_response_tokens,
+            on_reject=rejects.add if rejects is not None else None,
+        )
 
 
 def _resumable(run_dir: Path, trainer: PreferenceTrainer) -> Path | None:
@@ -299,6 +332,8 @@ def _finish(
         pairs=len(trainer.pairs),
         eval_pairs=len(eval_pairs),
         dropped=dict(sorted((everything.dropped + eval_pairs.dropped).items())),
+        auxiliary=len(trainer.samples) if trainer.samples is not None else 0,
+        auxiliary_dropped=dict(sorted(trainer.samples.dropped.items())) if trainer.samples is not None else {},
         truncated=everything.truncated + eval_pairs.truncated,
         trainable_parameters=sum(p.numel() for p in trainer.scorer.parameters() if p.requires_grad),
         first_eval=evals[0] if evals else None,

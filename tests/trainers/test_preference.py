@@ -47,6 +47,7 @@ def make_trainer(
     spread: float = 0.1,
     objective: dict[str, Any] | None = None,
     callbacks: Callable[[VLM], list[TrainerCallback]] = lambda vlm: [],
+    samples: Callable[[VLM], Any] = lambda vlm: None,
     tokens: int | None = None,
     **arguments: Any,
 ) -> PreferenceTrainer:
@@ -72,6 +73,7 @@ def make_trainer(
         train_dataset=pairs,
         eval_dataset=pairs,
         tokens_per_batch=tokens,
+        samples=samples(vlm),
         callbacks=callbacks(vlm),
     )
 

@@ -1,0 +1,213 @@
+"""Answers learnt beside the pairs: HA-DPO's auxiliary language-modelling data, one sample drawn for each pair.
+
+The draw is an endless stream of shuffled passes over the samples. The pair at place n of the run (steps in order, and
+the pairs of a step in order) gets sample n of the stream, so a run that resumes, or is cut otherwise into accumulation
+and processes, sees the same samples in the same step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmpo.data.convert.llava import turns_in
+from mmpo.data.convert.media import images_of
+from mmpo.data.convert.rows import read_rows
+from mmpo.data.convert.texts import bad, messages_of
+from mmpo.data.reader import read_pairs, shard_paths
+from mmpo.errors import Quarantined, UserError
+from mmpo.models.loading import VLM
+from mmpo.models.pairs import AnswerBatch, PairBatch
+from mmpo.models.prompts import encode_response
+from mmpo.progress import track
+from mmpo.trainers.collate import EncodedPair, EncodedPairs, OnReject, pixel_tensors, prompt_ids
+from mmpo.trainers.images import ImageStore
+from mmpo.trainers.schedule import Schedule
+from mmpo.trainers.settings import AuxiliarySettings
+
+STAGE = "auxiliary"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation about some images: for each answer the messages before it and its text."""
+
+    id: str
+    answers: tuple[tuple[list[dict[str, Any]], str], ...]
+    images: tuple[bytes | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedSample:
+    """A sample as token ids (int32): a prompt and a response for each answer."""
+
+    id: str
+    prompts: tuple[Tensor, ...]
+    responses: tuple[Tensor, ...]
+    images: tuple[str, ...]
+
+
+@dataclass
+class Samples:
+    """Encoded samples with what was put aside on the way."""
+
+    rows: list[EncodedSample]
+    store: ImageStore
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def digest(self) -> str:
+        """A fingerprint of what is learnt, in order."""
+        digest = hashlib.blake2b(digest_size=16)
+        for row in self.rows:
+            digest.update(repr((row.id, row.images)).encode())
+            for ids in (*row.prompts, *row.responses):
+                digest.update(ids.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def read_samples(settings: AuxiliarySettings) -> Iterator[Sample | tuple[str, Quarantined]]:
+    """The samples of a folder of pairs (their chosen side) or of LLaVA conversations; a conversation that can't be
+    used comes as its place and the reason."""
+    if settings.data.is_dir() and shard_paths(settings.data, "train"):
+        for pair in read_pairs(settings.data):
+            yield Sample(pair.id, ((pair.prompt, pair.chosen_text),), tuple(pair.images))
+        return
+    root = settings.image_root
+    for row in read_rows(settings.data):
+        try:
+            if row.error is not None:
+                raise row.error
+            turns = turns_in(row.data, "conversations")
+            images = images_of(row.data, root, "image", "images")
+            answers = tuple(
+                (messages_of(turns[:number], len(images), trim=True), text)
+                for number, (role, text) in enumerate(turns)
+                if role == "assistant" and number
+            )
+            if not answers or not all(text.strip() for _, text in answers):
+                raise bad("empty_response", "an answer has no text, or there is none")
+            yield Sample(str(row.data.get("id", row.key)), answers, tuple(images))
+        except Quarantined as error:
+            yield row.place, error
+
+
+def encode_samples(
+    vlm: VLM,
+    settings: AuxiliarySettings,
+    store: ImageStore,
+    *,
+    max_response_tokens: int | None = None,
+    on_reject: OnReject | None = None,
+) -> Samples:
+    """Tokenize every sample and check every image; what can't be used is put aside, counted and passed to
+    `on_reject`. Raises `UserError` if nothing is left."""
+    result = Samples([], store)
+
+    def reject(name: str, error: Quarantined) -> None:
+        result.dropped[error.reason] += 1
+        if on_reject is not None:
+            on_reject(name, Quarantined(STAGE, error.reason, error.detail))
+
+    rows: list[EncodedSample] = []
+    for sample in track(read_samples(settings), "reading auxiliary data"):
+        if isinstance(sample, Sample):
+            try:
+                rows.append(_encoded(vlm, store, sample, settings.image_root, max_response_tokens))
+            except Quarantined as error:
+                reject(sample.id, error)
+        else:
+            reject(*sample)
+    broken = store.broken({key for row in rows for key in row.images})
+    for row in rows:
+        if failed := next((broken[key] for key in row.images if key in broken), None):
+            reject(row.id, failed)
+        else:
+            result.rows.append(row)
+    if not result.rows:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result.dropped.items()))
+        raise UserError(f"{settings.data}: no auxiliary sample to learn ({reasons or 'it is empty'})")
+    return result
+
+
+def _encoded(vlm: VLM, store: ImageStore, sample: Sample, root: Path, limit: int | None) -> EncodedSample:
+    images = tuple(store.add(source, root) for source in sample.images)
+    if broken := store.broken([key for key in images if not vlm.family.fixed_image_size]):
+        raise next(iter(broken.values()))  # the prompt can't be made without the picture
+    positions = getattr(vlm.config.get_text_config(), "max_position_embeddings", None)
+    prompts, responses = [], []
+    for messages, text in sample.answers:
+        shown = sum(part["type"] == "image" for message in messages for part in message["content"])
+        prompt = prompt_ids(vlm, store, messages, images[:shown])
+        response = encode_response(vlm, text)[:limit]
+        if positions and len(prompt) + len(response) > positions:
+            raise Quarantined(STAGE, "too_long", f"{len(prompt) + len(response)} tokens; the model has {positions}")
+        prompts.append(torch.tensor(prompt, dtype=torch.int32))
+        responses.append(torch.tensor(response, dtype=torch.int32))
+    return EncodedSample(sample.id, tuple(prompts), tuple(responses), images)
+
+
+def draw(n_samples: int, schedule: Schedule, seed: int) -> list[list[list[int]]]:
+    """For each step and micro-batch of the schedule as many samples as it has pairs."""
+    stream = _stream(n_samples, random.Random(f"{seed}/{STAGE}"))
+    return [[[next(stream) for _ in batch] for batch in step] for step in schedule.steps]
+
+
+def _stream(n: int, rng: random.Random) -> Iterator[int]:
+    while True:
+        order = list(range(n))
+        rng.shuffle(order)
+        yield from order
+
+
+class PairsWithSamples:
+    """Pairs and samples under one index `(pair, sample)`, as a data loader asks for them."""
+
+    def __init__(self, pairs: EncodedPairs, samples: Samples) -> None:
+        self.pairs, self.samples = pairs, samples
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: tuple[int, int]) -> tuple[EncodedPair, EncodedSample]:
+        return self.pairs[index[0]], self.samples.rows[index[1]]
+
+
+class AuxiliaryCollator:
+    """Pairs with their samples to one `PairBatch`; `pairs` collates the pairs."""
+
+    def __init__(self, pairs: Callable[[Sequence[EncodedPair]], dict[str, PairBatch]], store: ImageStore) -> None:
+        self._pairs, self._store = pairs, store
+
+    def __call__(self, rows: Sequence[tuple[EncodedPair, EncodedSample]]) -> dict[str, PairBatch]:
+        collated = self._pairs([pair for pair, _ in rows])
+        samples = answer_batch([sample for _, sample in rows], self._store)
+        return {**collated, "batch": replace(collated["batch"], auxiliary=samples)}
+
+
+def answer_batch(samples: Sequence[EncodedSample], store: ImageStore) -> AnswerBatch:
+    """Samples as the scorer reads them; an image that several show is in the batch once."""
+    position = {key: i for i, key in enumerate(dict.fromkeys(key for sample in samples for key in sample.images))}
+    turns = [
+        (prompt, response, number, sample)
+        for number, sample in enumerate(samples)
+        for prompt, response in zip(sample.prompts, sample.responses, strict=True)
+    ]
+    return AnswerBatch(
+        prompt_ids=[prompt.long() for prompt, *_ in turns],
+        response_ids=[response.long() for _, response, *_ in turns],
+        image_index=[[position[key] for key in sample.images] for *_, sample in turns],
+        owner=[number for *_, number, _ in turns],
+        image_inputs=pixel_tensors(store, list(position)),
+        image_tokens=[store.placeholder_tokens(key) for key in position],
+    )

@@ -1,0 +1,219 @@
+"""HA-DPO's auxiliary loss: other image-text data, one sample a pair, the same however a step is cut or resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmpo.data.images import encode_image, load_image
+from mmpo.errors import UserError
+from mmpo.models.loading import VLM
+from mmpo.models.score import PairScorer, score_responses
+from mmpo.trainers.auxiliary import AuxiliaryCollator, Sample, draw, encode_samples, read_samples
+from mmpo.trainers.collate import PairCollator, encode_pairs
+from mmpo.trainers.images import ImageStore
+from mmpo.trainers.schedule import Schedule, Shape
+from mmpo.trainers.settings import AuxiliarySettings
+from mmpo.trainers.train import train
+from tests.tiny import add_lora, tiny_image, tiny_llava
+from tests.trainers.material import make_pairs, settings_for, write_pairs
+from tests.trainers.test_preference import first_step
+from tests.trainers.test_processes import launch
+
+LAMBDA = {"dpo": {"beta": 0.2}, "auxiliary": {"weight": 0.5}}
+
+
+def human(text: str) -> dict[str, str]:
+    return {"from": "human", "value": text}
+
+
+def gpt(text: str) -> dict[str, str]:
+    return {"from": "gpt", "value": text}
+
+
+def write_conversations(folder: Path) -> Path:
+    """Five usable conversations, one of three turns, one without an image; and three that are none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(encode_image(tiny_image(50 + number)))
+    talk = [human("<image>\nDescribe the image."), gpt("A red cup."), human("Where?"), gpt("On the table, left."),
+            human("And a dog?"), gpt("No.")]  # fmt: skip
+    rows: list[dict[str, Any]] = [
+        {"id": "long", "image": "0.png", "conversations": talk},
+        *({"id": f"s{k}", "image": f"{k}.png", "conversations": [human("What?\n<image>"), gpt("dog " * (k + 1))]}
+          for k in range(3)),
+        {"id": "words", "conversations": [human("Are there trees?"), gpt("Three trees.")]},
+        {"id": "gone", "image": "gone.png", "conversations": talk[:2]},
+        {"id": "mute", "image": "0.png", "conversations": talk[:1]},
+        {"id": "out", "image": "../x.png", "conversations": talk[:2]},
+    ]  # fmt: skip
+    (folder / "chat.json").write_text(json.dumps(rows))
+    return folder / "chat.json"
+
+
+def encoded(vlm: VLM, data: Path) -> Any:
+    return encode_samples(vlm, AuxiliarySettings(data=data), ImageStore(vlm, 2**24))
+
+
+def test_samples_of_conversations_and_of_pairs(tmp_path: Path) -> None:
+    file = write_conversations(tmp_path / "chat")
+    turned_away: list[tuple[str, str]] = []
+    vlm = tiny_llava()
+    samples = encode_samples(
+        vlm,
+        AuxiliarySettings(data=file),
+        ImageStore(vlm, 2**24),
+        on_reject=lambda name, error: turned_away.append((name, f"{error.stage}/{error.reason}")),
+    )
+    assert [row.id for row in samples.rows] == ["long", "s0", "s1", "s2", "words"]
+    assert sorted(turned_away) == [
+        ("chat.json:6", "auxiliary/empty_response"),
+        ("chat.json:7", "auxiliary/path_escape"),
+        ("gone", "auxiliary/missing"),
+    ]
+    assert [len(row.responses) for row in samples.rows] == [3, 1, 1, 1, 1]
+    pairs = make_pairs(3)
+    folder = write_pairs(tmp_path / "pairs", 3)
+    found = [sample for sample in read_samples(AuxiliarySettings(data=folder)) if isinstance(sample, Sample)]
+    assert [sample.answers for sample in found] == [((pair.prompt, pair.chosen_text),) for pair in pairs]
+
+
+@pytest.mark.parametrize("sharing", ["on", "off"])
+def test_log_probs_are_those_of_each_turn_scored_alone(tmp_path: Path, sharing: Any) -> None:
+    vlm = add_lora(tiny_llava(), spread=0.1)
+    file = write_conversations(tmp_path)
+    samples = encoded(vlm, file)
+    pairs = encode_pairs(vlm, make_pairs(5), samples.store)
+    collate = AuxiliaryCollator(PairCollator(samples.store), samples.store)
+    batch = collate(list(zip(pairs.rows, samples.rows, strict=True)))["batch"]
+    assert len(batch.auxiliary.image_tokens) == 3, "an image that two samples show is in the batch once"
+    scored = PairScorer(vlm, sharing=sharing)(batch)
+    assert scored.auxiliary is not None and scored.auxiliary.reference is None
+    usable = [sample for sample in read_samples(AuxiliarySettings(data=file)) if isinstance(sample, Sample)]
+    for row, sample in enumerate(s for s in usable if s.id != "gone"):
+        images = [load_image(source, root=tmp_path) for source in sample.images]
+        expected = sum(score_responses(vlm, messages, images, [text])[0] for messages, text in sample.answers)
+        assert scored.auxiliary.policy_sum[row].item() == pytest.approx(expected, abs=2e-4)
+        assert scored.auxiliary.lengths[row] == sum(map(len, samples.rows[row].responses))
+    alone = PairScorer(vlm, sharing=sharing)(PairCollator(samples.store)(pairs.rows)["batch"])
+    torch.testing.assert_close(scored.chosen.policy, alone.chosen.policy, rtol=1e-4, atol=1e-4)
+
+
+def test_the_loss_is_the_mean_over_samples_of_the_token_mean_however_a_step_is_cut(tmp_path: Path) -> None:
+    file = write_conversations(tmp_path / "chat")
+
+    def step(name: str, batch: int, accumulation: int) -> Any:
+        return first_step(
+            tmp_path / name, objective=LAMBDA, samples=lambda vlm: encoded(vlm, file),
+            per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
+        )  # fmt: skip
+
+    gradients, row = step("whole", 4, 1)
+    for name, batch, accumulation in (("halves", 2, 2), ("ones", 1, 4)):
+        others, other_row = step(name, batch, accumulation)
+        for key in ("loss", "loss/dpo", "loss/auxiliary"):
+            assert other_row[key] == pytest.approx(row[key], rel=1e-4)
+        for key, value in gradients.items():
+            torch.testing.assert_close(others[key], value, rtol=1e-3, atol=1e-5)
+    assert row["loss"] == pytest.approx(row["loss/dpo"] + 0.5 * row["loss/auxiliary"], rel=1e-5)
+
+    vlm = add_lora(tiny_llava(), spread=0.1)
+    samples = encoded(vlm, file)
+    pairs = encode_pairs(vlm, make_pairs(8), samples.store)
+    schedule = Schedule(pairs.lengths, Shape(4), seed=42)
+    picked = [samples.rows[k] for batch in draw(len(samples), schedule, 42)[0] for k in batch]
+    collate = AuxiliaryCollator(PairCollator(samples.store), samples.store)
+    scored = PairScorer(vlm)(collate([(pairs[0], sample) for sample in picked])["batch"]).auxiliary
+    means = [-scored.policy_sum[k].item() / scored.lengths[k].item() for k in range(4)]
+    assert row["loss/auxiliary"] == pytest.approx(sum(means) / 4, rel=1e-4)
+
+
+def test_the_draw_is_one_sample_a_pair_every_sample_once_a_pass() -> None:
+    lengths = [5 + k % 7 for k in range(20)]
+    one = Schedule(lengths, Shape(4, accumulation=1), seed=0, epochs=3)
+    two = Schedule(lengths, Shape(1, accumulation=2, processes=2), seed=0, epochs=3)
+    first, second = draw(6, one, 0), draw(6, two, 0)
+    assert [list(map(len, step)) for step in first] == [list(map(len, step)) for step in one.steps]
+    flat = [[k for batch in step for k in batch] for step in first]
+    assert flat == [[k for batch in step for k in batch] for step in second], "whatever the cut"
+    order = [k for step in flat for k in step]
+    assert len(order) == 60
+    for start in range(0, 60, 6):
+        assert sorted(order[start : start + 6]) == list(range(6))
+    assert order != [k for step in draw(6, one, 1) for batch in step for k in batch]
+
+
+def test_a_run_that_resumes_ends_with_the_same_weights(tiny_llava_folder: Path, tmp_path: Path) -> None:
+    settings = settings_for(
+        tiny_llava_folder, write_pairs(tmp_path / "pairs", 10), objective=LAMBDA, batch_size=2, accumulation=2,
+        max_steps=4, save_steps=2, logging_steps=1, eval_steps=2, keep_checkpoints=4,
+        auxiliary={"data": write_conversations(tmp_path / "chat")},
+    )  # fmt: skip
+    whole = train(settings, tmp_path / "run")
+    assert (whole.auxiliary, whole.auxiliary_dropped) == (5, {"empty_response": 1, "missing": 1, "path_escape": 1})
+    rejected = Counter(json.loads(line)["stage"] for line in (tmp_path / "run" / "rejects.jsonl").open())
+    assert rejected == {"auxiliary": 3}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    steps, evals = ([row for row in rows if key in row] for key in ("loss", "eval_loss"))
+    assert all("loss/auxiliary" in row for row in steps) and not any("eval_loss/auxiliary" in row for row in evals)
+    assert evals[0]["eval_loss"] == pytest.approx(0.693147, abs=1e-4), "evaluation is on pairs alone"
+    assert steps[-1]["loss/auxiliary"] < steps[0]["loss/auxiliary"]
+
+    shutil.copytree(tmp_path / "run", tmp_path / "stopped")
+    for name in ("train_result.json", "adapter", "checkpoints/checkpoint-4"):
+        path = tmp_path / "stopped" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    resumed = train(settings, tmp_path / "stopped")
+    assert resumed.resumed_from == 2
+    ours, theirs = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("run", "stopped"))
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_run_on_other_auxiliary_data_is_not_resumed(tiny_llava_folder: Path, tmp_path: Path) -> None:
+    file = write_conversations(tmp_path / "chat")
+    settings = settings_for(
+        tiny_llava_folder, write_pairs(tmp_path / "pairs", 6), objective=LAMBDA, max_steps=1, auxiliary={"data": file}
+    )
+    train(settings, tmp_path / "run")
+    (tmp_path / "run" / "train_result.json").unlink()
+    file.write_text(file.read_text().replace("A red cup.", "A blue cup."))
+    with pytest.raises(UserError, match="other pairs"):
+        train(settings, tmp_path / "run")
+
+
+def test_two_processes_draw_as_one(tiny_llava_folder: Path, tmp_path: Path) -> None:
+    settings = settings_for(
+        tiny_llava_folder, write_pairs(tmp_path / "pairs", 12), objective=LAMBDA, batch_size=2, max_steps=2,
+        logging_steps=1, eval_fraction=0, auxiliary={"data": write_conversations(tmp_path / "chat")},
+    )  # fmt: skip
+    file = tmp_path / "settings.json"
+    file.write_text(settings.model_dump_json())
+    launch(file, tmp_path / "two")
+    train(settings.model_copy(update={"batch_size": 4}), tmp_path / "one")
+    one, two = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("one", "two"))
+    for a, b in zip(one, two, strict=True):
+        for key in ("loss", "loss/auxiliary", "loss/dpo"):
+            assert b[key] == pytest.approx(a[key], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"objective": LAMBDA}, "no data for it"),
+        ({"auxiliary": {"data": "x"}}, "no effect"),
+        ({"objective": {"auxiliary": {}}, "auxiliary": {"data": "x"}}, "goes with a loss"),
+        ({"objective": LAMBDA, "auxiliary": {"data": "gone.json"}}, r"gone\.json"),
+        ({"token_weights": {"changed": 2}}, "no effect"),
+    ],
+)
+def test_settings_that_do_not_fit(tiny_llava_folder: Path, tmp_path: Path, values: dict[str, Any], words: str) -> None:
+    settings = settings_for(tiny_llava_folder, write_pairs(tmp_path / "pairs", 4), **values)
+    with pytest.raises(UserError, match=words):
+        train(settings, tmp_path / "run")
