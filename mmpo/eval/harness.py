@@ -114,9 +114,9 @@ def _score(
     if "before" in replies:
         conventions.append(
             "p: exact McNemar test for accuracy and CHAIR_s, else the same resamples, paired by image; not corrected "
-            "for the number of metrics. q: p corrected for the splits or categories that have the metric "
-            "(Benjamini-Hochberg). In brackets after a p of 0.05 or more: the smallest true difference that these "
-            "images would show four times out of five"
+            "for the number of metrics. In brackets: q, that is p corrected for the splits or categories that have the "
+            "metric (Benjamini-Hochberg); and where p is 0.05 or more, behind ≥, the smallest true difference that "
+            "these images would show four times out of five"
         )
     how, engine_warnings = engine_notes(run_dir)
     return Scorecard(

@@ -210,7 +210,7 @@ class Scorecard(_Record):
             "" if row.before is None else _estimate(row.before, row.percent),
             _estimate(row.after, row.percent),
             change,
-            "" if row.change is None else _p(row.change.p) + (f", q {_p(row.change.q)}" if row.change.q else ""),
+            "" if row.change is None else _test(row, row.change),
         ]
 
     def _category_lines(self) -> list[str]:
@@ -265,6 +265,14 @@ def _sign(number: str) -> str:
     if float(number) == 0:
         return number.lstrip("-")
     return number.replace("-", "−") if number.startswith("-") else f"+{number}"
+
+
+def _test(row: Row, change: Change) -> str:
+    """p, and in brackets q and, where p shows no difference, the smallest one that would show."""
+    notes = [] if change.q is None else [f"q {_p(change.q)}"]
+    if change.p >= SIGNIFICANT and row.better != "neither" and change.detectable is not None:
+        notes.append(f"≥{_number(change.detectable, row.percent)}")
+    return _p(change.p) + (f" [{', '.join(notes)}]" if notes else "")
 
 
 def _p(p: float) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.errors import UserError
 from mmpo.eval import chair, pope
-from mmpo.eval.compare import Bootstrap, compare
+from mmpo.eval.compare import Bootstrap, adjusted, compare, compare_categories
 from mmpo.eval.scorecard import Counts, Scorecard
 from mmpo.eval.statistics import wilson
+from mmpo.eval.tally import Tally
 
 BOOT = Bootstrap(samples=500, seed=0)
 WORDS = ObjectVocabulary.from_names(["dog", "cat"])
@@ -125,6 +127,47 @@ def test_terminal_table_fits_and_says_the_same(width: int) -> None:
     interval = card().to_markdown().split("| CHAIR_i ↓ | 33.3 ")[1].split("]")[0] + "]"
     for piece in ("CHAIR_i ↓", "33.3", interval, "<0.001", "! careful"):
         assert piece in text
+
+
+def test_no_difference_says_what_would_have_shown() -> None:
+    rows = compare("chair", None, captions(20).tally, captions(19).tally, BOOT)
+    shown = card().model_copy(update={"rows": rows}).to_markdown()
+    change = rows[0].change
+    assert change is not None and change.p >= 0.05 and change.detectable is not None
+    assert f"{change.p:.3f} [≥{100 * change.detectable:.1f}] |" in shown
+    assert "<0.001 [≥" not in card().to_markdown()
+
+
+def test_many_splits_are_corrected_together() -> None:
+    wrong = {"random": (10, 2), "popular": (9, 8), "adversarial": (12, 12)}
+    rows = [
+        row
+        for split, (before, after) in wrong.items()
+        for row in compare("pope", split, pope_result(before).tally, pope_result(after).tally, BOOT)
+    ] + compare("pope", "all", pope_result(10).tally, pope_result(2).tally, BOOT)
+    found = adjusted(rows, ["all"])
+    p = [row.change.p for row in rows if row.metric == "accuracy" and row.change and row.split != "all"]
+    q = [row.change.q for row in found if row.metric == "accuracy" and row.change and row.split != "all"]
+    assert p == sorted(p)
+    assert q == pytest.approx([3 * p[0], 1.5 * p[1], 1.0])  # Benjamini and Hochberg's step-up by hand
+    others = [row.change.q for row in found if row.change and (row.split == "all" or row.metric == "yes_ratio")]
+    assert others and set(others) == {None}
+    assert "[q 0.0" in card().model_copy(update={"rows": found}).to_markdown()
+
+
+def test_categories_pair_single_answers() -> None:
+    def tally(right: list[bool]) -> Tally:
+        outcomes = dict(enumerate(right))
+        return Tally(("a",), np.ones((1, 1)), (), outcomes, categories={i: "dog" if i < 6 else "cat" for i in outcomes})
+
+    before, after = tally([False] * 6 + [True] * 4), tally([True] * 6 + [True] * 3 + [False])
+    cat, dog = compare_categories("pope", before, after)
+    assert (dog.name, dog.questions, dog.fixed, dog.broken) == ("dog", 6, 6, 0)
+    assert dog.p == pytest.approx(2 / 2**6) and dog.q == pytest.approx(4 / 2**6)
+    assert (cat.fixed, cat.broken, cat.p, cat.q) == (0, 1, 1.0, 1.0)
+    assert (dog.after.low, dog.after.high) == (wilson(6, 6).low, 1.0)
+    alone = compare_categories("pope", None, after)[0]
+    assert alone.before is None and alone.p is None and alone.after.value == 0.75
 
 
 def test_file_round_trip(tmp_path: Path) -> None:

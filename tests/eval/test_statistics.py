@@ -170,3 +170,36 @@ def test_mcnemar_needs_pairs() -> None:
 def test_minimum_detectable_difference() -> None:
     assert statistics.minimum_detectable_difference(0.01) == pytest.approx(0.02801585, abs=1e-7)
     assert statistics.minimum_detectable_difference(0.01, power=0.9) > statistics.minimum_detectable_difference(0.01)
+
+
+def test_auroc_is_scikit_learns_with_weights_and_ties() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 8, 60) / 8
+    positive = rng.random(60) < 0.2 + 0.5 * scores
+    assert float(statistics.auroc(scores, positive)) == pytest.approx(roc_auc_score(positive, scores))
+    weights = rng.integers(0, 4, (5, 60))
+    expected = [roc_auc_score(positive, scores, sample_weight=row) for row in weights]
+    assert statistics.auroc(scores, positive, weights) == pytest.approx(expected)
+    assert float(statistics.auroc(scores, np.zeros(60, bool))) == 0.5
+
+
+def test_auroc_is_resampled_by_image() -> None:
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(1)
+    scores, positive, image_of = rng.random(40), rng.random(40) < 0.5, np.arange(40) // 4
+    values = statistics.resampled_auroc(scores, positive, image_of, 10, samples=50, seed=3)
+    ((_, times),) = statistics.resamples(10, samples=50, seed=3)
+    assert values[:3] == pytest.approx(
+        [roc_auc_score(positive, scores, sample_weight=times[i][image_of]) for i in range(3)]
+    )
+    # A model that is sure and right has an AUROC of 1 in every resample, whatever its threshold would say.
+    sure = statistics.resampled_auroc(positive * 0.1 + 0.9, positive, image_of, 10, samples=50, seed=3)
+    assert set(sure) <= {1.0, 0.5}
+
+
+def test_benjamini_hochberg_by_hand() -> None:
+    assert statistics.benjamini_hochberg([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
+    assert statistics.benjamini_hochberg([]) == []
