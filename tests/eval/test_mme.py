@@ -30,7 +30,7 @@ from tests.tiny import tiny_image
         ("Not visible", "no", "no", None),
         ("I think yes", None, None, "yes"),
         ("  Yes", None, "yes", "yes"),
-        ("**yes**", None, None, "yes"),
+        ("**yes**", None, None, None),
         ("", None, None, None),
         ("Know", "no", "no", None),
         ("snow", "no", "no", None),

@@ -84,15 +84,16 @@ def test_shuffled_files_keep_the_score_and_say_what_the_script_would_give(
     published_data: Path, lavin: Scored, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(published_data / TOOL, tmp_path / "LaVIN")
-    lines = (folder / "existence.txt").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = (folder / "count.txt").read_text(encoding="utf-8").splitlines(keepends=True)
     random.Random(0).shuffle(lines)
-    (folder / "existence.txt").write_text("".join(lines), encoding="utf-8")
+    (folder / "count.txt").write_text("".join(lines), encoding="utf-8")
     shuffled = score("mme", ScoreRequest(folder))
-    assert shuffled.metrics["existence"] == lavin.metrics["existence"]
+    assert shuffled.metrics["count"] == lavin.metrics["count"]
     assert shuffled.metrics["perception"] == pytest.approx(lavin.metrics["perception"])
     script = shuffled.metrics["published_script"]
-    assert script["existence"] != pytest.approx(185.0)
-    assert script["perception"] == pytest.approx(lavin.metrics["perception"] - 185.0 + script["existence"])
+    right = lavin.metrics["count"]["score"]
+    assert script["count"] != pytest.approx(right)
+    assert script["perception"] == pytest.approx(lavin.metrics["perception"] - right + script["count"])
     assert any("neighbouring lines" in warning for warning in shuffled.warnings)
     positional = score("mme", ScoreRequest(published_data / TOOL, options={"pairs": "positional"}))
     assert positional.metrics == lavin.metrics
