@@ -72,19 +72,19 @@ def read_responses(path: str | Path) -> dict[str, str]:
     path = Path(path)
     table = whole_object(path)
     if table is not None and "image_id" not in table:
-        for image, text in table.items():
-            if not isinstance(text, str):
-                raise UserError(f"{path}: image {image}: the response must be text, found {type(text).__name__}")
+        for image, response in table.items():
+            if not isinstance(response, str):
+                raise UserError(f"{path}: image {image}: the response must be text, found {type(response).__name__}")
         return dict(table)
     responses: dict[str, str] = {}
     for where, record in read_records(path):
-        image = record.get("image_id")
+        identity = record.get("image_id")
         text = next((record[key] for key in ("response", "answer", "caption", "text") if key in record), None)
-        if isinstance(image, bool) or not isinstance(image, (int, str)) or not isinstance(text, str):
+        if isinstance(identity, bool) or not isinstance(identity, (int, str)) or not isinstance(text, str):
             raise UserError(f"{where}: expected `image_id` and `response`")
-        if str(image) in responses:
-            raise UserError(f"{where}: image {image} has a response already")
-        responses[str(image)] = text
+        if str(identity) in responses:
+            raise UserError(f"{where}: image {identity} has a response already")
+        responses[str(identity)] = text
     return responses
 
 

@@ -82,6 +82,8 @@ class ChatServer:
 class _Handler(BaseHTTPRequestHandler):
     script: ChatServer
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # one packet a reply: two would wait 40 ms for each other
+    disable_nagle_algorithm = True
 
     def log_message(self, format: str, *args: object) -> None:
         return
