@@ -113,7 +113,9 @@ def tree_attention(
     if tree_plan is None:
         if softcap is not None:
             causal = attention_mask is None and query.shape[2] > 1 and is_causal is not False
-            out = attend(query, key, value, attn_mask=attention_mask, is_causal=causal, dropout_p=dropout, scale=scaling)
+            out = attend(
+                query, key, value, attn_mask=attention_mask, is_causal=causal, dropout_p=dropout, scale=scaling
+            )
             return out.transpose(1, 2), None
         out, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **kwargs
@@ -165,8 +167,8 @@ def capped_attention(
     scale: float | None = None,
     enable_gqa: bool = True,
 ) -> Tensor:
-    """SDPA with scores x bent to `c tanh(x / c)` (Gemma 2), which no SDPA kernel does: plain matrix products, softmax in
-    float32. Shapes and arguments as in SDPA; key and value may have fewer heads than query."""
+    """SDPA with scores x bent to `c tanh(x / c)` (Gemma 2), which no SDPA kernel does: matrix products, softmax in float32.
+    Shapes and arguments as in SDPA; key and value may have fewer heads than query."""
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scale is None else scale)

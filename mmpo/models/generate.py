@@ -84,7 +84,8 @@ def generate_shared(
     chooser = chooser or Greedy()
     config = vlm.config.get_text_config()
     with shared_attention(config):
-        cache = SharedCache(vlm.device)
+        longest = max(len(prompt) for group in groups for prompt in group.prompts) + max_new_tokens
+        cache = SharedCache(vlm.device, longest)
         plan = _Plan(vlm, groups)
         _prefill_prefixes(vlm, plan, cache)
         logits, positions = _prefill_rows(vlm, plan, cache)

@@ -22,7 +22,7 @@ class Positions(Protocol):
     first: int
 
     def place(self, segment: Segment, start: int) -> tuple[Tensor, int]:
-        """Positions of the segment's tokens, [n] or [3, n], when it begins at `start`; and where what follows begins."""
+        """Positions of the segment's tokens, [n] or [3, n], when it begins at `start`, and where the next begins."""
         ...
 
 
@@ -55,8 +55,12 @@ class Grid:
             return torch.arange(start, end).expand(3, -1), end
         ids = torch.tensor([[*segment.ids, self._vlm.pad_id]])  # one text token more: it tells where the next begins
         types = (ids == self._vlm.image_token_id).int()
+        grids = self._grids[list(segment.images)]
+        merged = self._vlm.config.vision_config.spatial_merge_size**2
+        if (shown := int(types.sum())) != (wanted := int(grids.prod(-1).sum()) // merged):
+            raise ValueError(f"Image features and image tokens do not match: {shown} tokens, {wanted} features")
         places, _ = self._vlm.backbone.get_rope_index(  # type: ignore[operator]
-            ids, mm_token_type_ids=types, image_grid_thw=self._grids[list(segment.images)]
+            ids, mm_token_type_ids=types, image_grid_thw=grids
         )
         places = places[:, 0] + start
         return places[:, :-1], int(places[0, -1])

@@ -115,8 +115,9 @@ class SharedCache:
     forward passes `shared_cache=self` to the model.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, longest: float = float("inf")) -> None:
         self.device = device
+        self.longest = longest  # no row will have more tokens, prompt included: longer windows cut nothing
         self._last_layer = -1
         self._prefix: dict[int, tuple[Tensor, Tensor]] = {}
         self._rows: dict[int, tuple[Tensor, Tensor]] = {}
@@ -250,9 +251,11 @@ def _attention(
         raise SharingUnsupported(
             "the model doesn't hand the shared cache to its attention layers, or brings its own mask"
         )
-    for name in ("sliding_window", "softcap", "s_aux", "position_bias"):
+    for name in ("softcap", "s_aux", "position_bias"):
         if options.get(name) is not None:
             raise SharingUnsupported(f"attention with {name} can't share prefixes")
+    if (window := options.get("sliding_window")) is not None and window < shared_cache.longest:
+        raise SharingUnsupported(f"attention with a sliding_window of {window} tokens can't share prefixes")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     return shared_cache.attend(int(module.layer_idx), query, key, value, scale), None  # type: ignore[arg-type]
 

@@ -61,7 +61,7 @@ def by_hand(
     vlm: VLM, messages: list[dict[str, Any]], images: Sequence[Image.Image], response: str
 ) -> tuple[list[int], torch.Tensor]:
     """Token ids of prompt and response, and every token's log-prob but the first's, as a user of transformers would get
-    them: the whole text and the images through the processor, all it returns through the model with its own attention."""
+    them: whole text and images through the processor, all it returns through the model with its own attention."""
     if vlm.family.template is not None:  # PaliGemma's processor puts its prompt together by itself
         text = "<image>" * len(images) + messages[0]["content"][-1]["text"]
         out = vlm.processor(text=text, images=list(images), suffix=response, return_tensors="pt")

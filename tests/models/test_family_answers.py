@@ -1,0 +1,86 @@
+"""Answers of every family: shared where the engine can, else one by one with a notice; always the model's own."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+import torch
+
+from mmpo.models.answer import AnswerEngine
+from mmpo.models.generate import PromptGroup, answering, generate_alone
+from mmpo.models.loading import VLM
+from mmpo.models.prompts import encode_prompt, process_images
+from tests.models.pairs import PICTURES
+from tests.models.test_generate import QUESTIONS, assert_same
+from tests.tiny import user
+from tests.tiny_families import TINY
+
+ALONE = {"gemma3", "paligemma", "paligemma2", "mistral3-window"}
+"""Two-way blocks or sliding windows: prefixes can't be shared in generation."""
+
+SHARED = [name for name in TINY if name not in ALONE]
+
+
+def group_about(vlm: VLM, *pictures: int) -> PromptGroup:
+    processed = process_images(vlm, [PICTURES[i] for i in pictures])
+    prompts = [encode_prompt(vlm, user(text, len(pictures)), processed.placeholders) for text in QUESTIONS[:3]]
+    return PromptGroup(prompts, processed.tensors, len(pictures))
+
+
+def ordinary(vlm: VLM, picture: int, text: str, limit: int) -> list[int]:
+    """Processor and `model.generate`, as any user of transformers would write it."""
+    if vlm.family.template is not None:
+        inputs = vlm.processor(images=PICTURES[picture], text="<image>" + text, return_tensors="pt")
+        inputs.pop("labels")
+    else:
+        prompt = vlm.processor.apply_chat_template(user(text), tokenize=False, add_generation_prompt=True)
+        inputs = vlm.processor(
+            images=[[PICTURES[picture]]], text=[prompt], add_special_tokens=False, return_tensors="pt"
+        )
+    inputs = {"pixel_values" if key == "pixel_values_images" else key: value for key, value in inputs.items()}
+    if getattr(vlm.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        vlm.base.set_attn_implementation({"text_config": "eager"})
+    out = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=limit)
+    return out[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_generation_equals_one_by_one(name: str) -> None:
+    vlm = TINY[name]()
+    groups = [group_about(vlm, 0), group_about(vlm, 1)]
+    if vlm.family.max_images != 1:
+        groups.append(group_about(vlm, 2, 0))
+    tokens = assert_same(vlm, groups, limit=8)
+    assert len({tuple(row) for row in tokens}) > 1
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_answers_are_those_of_generate(name: str) -> None:
+    vlm = TINY[name]()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", RuntimeWarning)
+        engine = AnswerEngine(vlm, max_new_tokens=6)
+        answers = list(engine.answer([(PICTURES[i], QUESTIONS[:2]) for i in (0, 1)]))
+    notices = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
+    assert [n for n in notices if "one by one" in n] == (notices if name in ALONE else [])
+    assert bool(engine.why_not_shared) == (name in ALONE)
+    expected = [ordinary(vlm, i, text, 6) for i in (0, 1) for text in QUESTIONS[:2]]
+    for answer, tokens in zip(answers, expected, strict=True):
+        assert list(answer.token_ids) == tokens or answer.margin < 1e-4
+
+
+def test_prompt_token_kinds_reach_generate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them Qwen's own code places image tokens like text (trl #5277), and nothing says so."""
+    vlm = TINY["qwen2_5_vl"]()
+    group = group_about(vlm, 1)
+    with answering(vlm.model):
+        _, right = generate_alone(vlm, group, 0, max_new_tokens=1)
+        monkeypatch.setattr("mmpo.models.generate.token_kinds", lambda *_: {})
+        _, wrong = generate_alone(vlm, group, 0, max_new_tokens=1)
+    assert (torch.stack(right) - torch.stack(wrong)).abs().max() > 1e-2
+
+
+def test_a_window_that_cuts_nothing_is_no_reason_not_to_share() -> None:
+    vlm = TINY["mistral3-window"](sliding_window=500)
+    assert_same(vlm, [group_about(vlm, 0), group_about(vlm, 1)], limit=6)

@@ -1,0 +1,338 @@
+"""The silent errors of other implementations, each put back on purpose: the checks must notice.
+
+A trap is a mutation of mmpo that makes it do what a peer or a plausible shortcut does. `error` compares with the model
+called by hand on processor output (`by_hand`): tiny without the mutation, large (or an exception) with it. The ids name
+where the error was met: transformers' own behaviour, or a peer's issue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+import mmpo.models.score as score_module
+import mmpo.models.tree as tree_module
+from mmpo.errors import UserError
+from mmpo.models.attention import CallPlan, TreePlan, dense_attention_mask
+from mmpo.models.layout import Segment, TreeBatch, pack, response_tree, visibility
+from mmpo.models.loading import VLM
+from mmpo.models.positions import Counted
+from mmpo.models.processing import process_images
+from mmpo.models.prompts import encode_prompt, encode_response
+from mmpo.models.score import PairBatch, PairScorer, plain_rows, rules_of, segment_logps, shared_row
+from mmpo.models.tree import CAUSAL, Rules, Tree
+from mmpo.models.vision import encode_images, select_images
+from tests.models.pairs import PICTURES, by_hand, mixed_batch
+from tests.tiny import add_lora, user
+from tests.tiny_families import TINY
+
+CHOSEN = "Yes, there is a dog in the kitchen with a table, two chairs and a red cup on the left."
+REJECTED = "No, there is no cat"
+
+
+def error(vlm: VLM, shown: tuple[int, ...] = (1,)) -> float:
+    """Worst difference (nats) of shared scoring and the model called by hand, over both sides of a pair."""
+    pictures = [PICTURES[i] for i in shown]
+    messages = user("Is there a dog?", len(shown))
+    images = process_images(vlm, pictures)
+    prompt = encode_prompt(vlm, messages, images.placeholders)
+    sides = [encode_response(vlm, text) for text in (CHOSEN, REJECTED)]
+    batch = PairBatch(
+        ["a"], *([torch.tensor(ids)] for ids in (prompt, *sides)), images.tensors, [list(range(len(shown)))]
+    )  # type: ignore[misc]
+    pairs = PairScorer(vlm, sharing="on", reference="none")(batch)
+    worst = 0.0
+    for text, side in ((CHOSEN, pairs.chosen), (REJECTED, pairs.rejected)):
+        _, logps = by_hand(vlm, messages, pictures, text)
+        worst = max(worst, (side.policy[0] - logps[len(prompt) - 1 :]).abs().max().item())
+    return worst
+
+
+Mutation = Callable[[pytest.MonkeyPatch, VLM], Any]
+
+
+def inputs_changed(change: Callable[[dict[str, Any]], dict[str, Any]]) -> Mutation:
+    """The model gets other inputs than the layout's."""
+
+    def mutate(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
+        honest = TreeBatch.model_inputs.fget  # type: ignore[attr-defined]
+        patch.setattr(TreeBatch, "model_inputs", property(lambda self: change(dict(honest(self)))))
+
+    return mutate
+
+
+def without(*names: str) -> Mutation:
+    return inputs_changed(lambda inputs: {key: value for key, value in inputs.items() if key not in names})
+
+
+def rules_changed(**changed: Any) -> Mutation:
+    def mutate(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
+        patch.setattr(score_module, "rules_of", lambda vlm: replace(rules_of(vlm), **changed))
+
+    return mutate
+
+
+def row_distance(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
+    """Sliding windows by the distance in the row: the chosen response pushes the prompt out of the rejected one's."""
+    patch.setattr(tree_module, "path_starts", lambda tree: tree_module.row_starts(tree, tree_module.depth_first(tree)))
+
+
+def one_mask_for_all_layers(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
+    """A single causal 4-D mask replaces the masks per layer type that the model makes itself."""
+
+    def change(inputs: dict[str, Any]) -> dict[str, Any]:
+        spine, rejected = inputs.pop("tree_plan").calls[0]
+        total = spine.queries + rejected.queries
+        allowed = torch.ones(total, total, dtype=torch.bool).tril()
+        allowed[spine.queries :, rejected.ranges[0][1] : spine.queries] = False
+        return inputs | {"attention_mask": dense_attention_mask([allowed], vlm.dtype)}
+
+    inputs_changed(change)(patch, vlm)
+
+
+def counted_positions(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
+    patch.setattr(score_module, "positions_of", lambda vlm, image_inputs=None: Counted())
+
+
+def row_positions(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
+    """Positions count along the row, so the rejected response stands behind the chosen one."""
+    inputs_changed(lambda i: i | {"position_ids": torch.arange(i["input_ids"].shape[1])[None]})(patch, vlm)
+
+
+def first_layer_features_only(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
+    """What pasting features into the embeddings loses: what Qwen3-VL adds in deeper layers."""
+
+    def paste(encoded: Any, order: Any, container: Any = "list") -> dict[str, Any]:
+        chosen = select_images(encoded, order, container)
+        image = chosen["mm_encoder_outputs"]["image"]
+        image.deepstack_features = [[part * 0 for part in layer] for layer in image.deepstack_features]
+        return chosen
+
+    patch.setattr(score_module, "select_images", paste)
+
+
+def images_swapped(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
+    """Two images of equal size in the wrong order: nothing in transformers can notice."""
+    patch.setattr(
+        score_module,
+        "select_images",
+        lambda encoded, order, container="list": select_images(encoded, order[::-1], container),
+    )
+
+
+def no_softcap(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
+    patch.setattr(type(vlm), "softcap", None)
+
+
+TRAPS: dict[str, tuple[str, Mutation]] = {
+    "transformers: positions that restart mean separate documents": ("llava", without("tree_plan", "attention_mask")),
+    "transformers: positions that restart, under a 2-D mask": (
+        "llava",
+        inputs_changed(
+            lambda i: (
+                {k: v for k, v in i.items() if k != "tree_plan"} | {"attention_mask": torch.ones_like(i["input_ids"])}
+            )
+        ),
+    ),
+    "transformers: positions that continue past the other response": ("llava", row_positions),
+    "transformers: one 4-D mask for Gemma 3 drops windows and image blocks": ("gemma3", one_mask_for_all_layers),
+    "Gemma 3: image tokens that see only backwards": ("gemma3", rules_changed(blocks="none")),
+    "Gemma 3: sliding windows left out": ("gemma3", rules_changed(window=None)),
+    "Gemma 3: windows by distance in the row": ("gemma3", row_distance),
+    "Mistral: windows by distance in the row": ("mistral3-window", row_distance),
+    "PaliGemma: a prompt that sees only backwards": ("paligemma", rules_changed(blocks="none")),
+    "PaliGemma 2: final_logit_softcapping left out": ("paligemma2", no_softcap),
+    "Qwen: a 4-D mask without position_ids runs with 1-D positions": ("qwen2_5_vl", without("position_ids")),
+    "Qwen: positions counted (trl 5277)": ("qwen2_vl", counted_positions),
+    "Qwen3-VL: pasted embeddings lose the deeper layers' features": ("qwen3_vl", first_layer_features_only),
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_trap(trap: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, mutate = TRAPS[trap]
+    vlm = TINY[name]()
+    assert error(vlm) < 2e-5
+    mutate(monkeypatch, vlm)
+    with suppress(UserError):  # noticed at once: better still
+        assert error(vlm) > 1e-2
+
+
+def test_images_in_the_wrong_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """LLaMA-Factory 9119: bookkeeping per image."""
+    vlm = TINY["llava"]()
+    assert error(vlm, (0, 1)) < 2e-5
+    images_swapped(monkeypatch, vlm)
+    assert error(vlm, (0, 1)) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3", "qwen2_5_vl", "paligemma"])
+def test_bool_masks_on_eager_attention(name: str) -> None:
+    """transformers: eager attention adds a mask, so True becomes +1. A model loaded as eager must not get there."""
+    vlm = TINY[name]()
+    vlm.base.set_attn_implementation({"text_config": "eager"})
+    assert error(vlm) < 2e-5
+    assert vlm.config.get_text_config()._attn_implementation == "mmpo_tree"
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3", "qwen2_5_vl", "paligemma2", "mistral3-window"])
+def test_documents_in_one_row_do_not_see_each_other(name: str) -> None:
+    """LLaMA-Factory v1: segment ids as a 2-D mask become True, and the second document reads the first."""
+    vlm = add_lora(TINY[name](), spread=0.1)
+    batch = mixed_batch(vlm, across=False)
+    scorer = PairScorer(vlm, sharing="on", reference="none")
+    before = scorer(batch)
+    changed = [ids.clone() for ids in batch.chosen_ids]
+    changed[0][:] = 7
+    after = scorer(replace(batch, chosen_ids=changed))
+    assert torch.equal(before.chosen.policy[1:], after.chosen.policy[1:])
+    assert torch.equal(before.rejected.policy, after.rejected.policy)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_padding_is_never_read(name: str) -> None:
+    """RLAIF-V: mask None over padded rows; dpo-prefix-sharing: padding at position 1."""
+    vlm = TINY[name]()
+    batch = mixed_batch(vlm)
+    trees = batch.shared(vlm.image_token_id, whole_prompts=True).trees
+    features = encode_images(vlm, batch.image_inputs, frozen=True)
+    layout = plain_rows(vlm, trees, batch.image_inputs)
+    padding = layout.attention_mask == 0
+    assert padding.any()
+    other = replace(layout, input_ids=layout.input_ids.masked_fill(padding, 9))
+    with torch.no_grad():
+        assert torch.equal(segment_logps(vlm, layout, features).logps, segment_logps(vlm, other, features).logps)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_lost_image_token_is_an_error(name: str) -> None:
+    """trl 5285, 5283, LLaMA-Factory 9119: truncation that takes image tokens away must never go through."""
+    vlm = TINY[name]()
+    batch = mixed_batch(vlm, across=False)
+    ids = batch.prompt_ids[0].tolist()
+    ids.remove(vlm.image_token_id)
+    with pytest.raises((ValueError, IndexError)):
+        PairScorer(vlm, sharing="on")(replace(batch, prompt_ids=[torch.tensor(ids), *batch.prompt_ids[1:]]))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_features_are_those_of_a_direct_call(name: str) -> None:
+    """trl 2660: indexing the processor's output sent one row of patches to the tower, and training went on."""
+    vlm = TINY[name]()
+    images = process_images(vlm, PICTURES)
+    together = encode_images(vlm, images.tensors, frozen=True).pooler_output
+    for picture, placeholder, feature in zip(PICTURES, images.placeholders, together, strict=True):
+        assert len(feature) == placeholder.count(vlm.image_token_id)
+        alone = encode_images(vlm, process_images(vlm, [picture]).tensors, frozen=True).pooler_output[0]
+        torch.testing.assert_close(feature, alone, rtol=0, atol=1e-5)
+
+
+def test_an_output_that_nobody_reads_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """trl 5277: a side input that was silently dropped. Every output of the processor is used or listed as ignored."""
+    vlm = TINY["llava_next"]()
+    blind = replace(vlm, family=replace(vlm.family, pixel_keys=("pixel_values",)))
+    with pytest.raises(UserError, match="image_sizes"):
+        process_images(blind, PICTURES)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_frozen_tower_has_no_autograd(name: str) -> None:
+    """ms-swift 10214, trl 1.16: the input hooks that peft sets make a frozen tower's output require gradients."""
+    vlm = add_lora(TINY[name](), spread=0.1)
+    vlm.base.enable_input_require_grads()
+    scorer = PairScorer(vlm, sharing="on").train()
+    scorer.gradient_checkpointing_enable()
+    seen: list[bool] = []
+    honest = score_module.encode_images
+
+    def spied(*args: Any, **kwargs: Any) -> Any:
+        encoded = honest(*args, **kwargs)
+        seen.extend(feature.requires_grad for feature in encoded.pooler_output)
+        return encoded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score_module, "encode_images", spied)
+        scorer(mixed_batch(vlm)).chosen.policy_sum.sum().backward()
+    assert seen and not any(seen)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_float32_pixels_meet_a_bfloat16_tower(name: str) -> None:
+    """LLaMA-Factory 8647."""
+    vlm = add_lora(TINY[name](), spread=0.05)
+    vlm.model.to(torch.bfloat16)
+    batch = mixed_batch(vlm)
+    assert batch.image_inputs["pixel_values"].dtype == torch.float32
+    pairs = PairScorer(vlm, sharing="on")(batch)
+    assert pairs.chosen.policy.dtype == torch.float32 and pairs.chosen.policy.isfinite().all()
+
+
+def test_positions_begin_where_the_family_begins() -> None:
+    """PaliGemma counts from 1; rotary positions hide it, a learned table would not."""
+    vlm = TINY["paligemma"]()
+    layout = shared_row(vlm, [response_tree([1, 2, 3], [[4, 5], [6]])])
+    assert layout.position_ids.tolist() == [[1, 2, 3, 4, 5, 4]]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_calls_equal_one_dense_mask(name: str) -> None:
+    """The calls of the tree attention against the whole mask at once, through the same layers."""
+    vlm = TINY[name]()
+    batch = mixed_batch(vlm)
+    trees = batch.shared(vlm.image_token_id, whole_prompts=vlm.family.blocks == "prompt").trees
+    layout = shared_row(vlm, trees, batch.image_inputs)
+    rules = rules_of(vlm)
+    PairScorer(vlm, sharing="on")
+    features = encode_images(vlm, batch.image_inputs, frozen=True)
+    dense = replace(layout, plan=dense_plan(layout, trees, rules))
+    with torch.no_grad():
+        fast, slow = (segment_logps(vlm, each, features).logps for each in (layout, dense))
+    torch.testing.assert_close(fast, slow, rtol=0, atol=1e-5)
+
+
+def dense_plan(layout: TreeBatch, trees: Sequence[Tree], rules: Rules) -> TreePlan:
+    """One call a tree, with its whole visibility as the mask."""
+    assert layout.plan is not None
+
+    def additive(allowed: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(allowed.shape).masked_fill(~allowed, float("-inf"))
+
+    calls = [
+        [
+            CallPlan(
+                queries=length,
+                ranges=[(0, length)],
+                mask=additive(visibility(tree, rules)),
+                width=length,
+                near=None if rules.window is None else additive(visibility(tree, rules, windowed=True)),
+            )
+        ]
+        for tree, length in zip(trees, layout.plan.lengths, strict=True)
+    ]
+    return replace(layout.plan, calls=calls, _masks={})
+
+
+def test_a_window_that_the_layout_does_not_know_is_an_error() -> None:
+    vlm = TINY["mistral3-window"]()
+    PairScorer(vlm, sharing="on")
+    layout = pack([response_tree(range(10, 40), [range(50, 60), range(60, 65)])], rules=CAUSAL)
+    with pytest.raises(UserError, match="window of 8"):
+        vlm.backbone(**layout.model_inputs, use_cache=False)
+
+
+def test_prompts_that_see_themselves_must_be_roots() -> None:
+    """Two questions below one image: PaliGemma's image tokens see the question, so there is nothing to share."""
+    tree = [
+        Segment([1, 2]),
+        Segment([3], 0),
+        Segment([4], 1, scored=True),
+        Segment([5], 0),
+        Segment([6], 3, scored=True),
+    ]
+    with pytest.raises(ValueError, match="root as a whole"):
+        shared_row(TINY["paligemma"](), [tree])
