@@ -71,7 +71,7 @@ def _share(name: str, above: int, below: int, better: str, *, complement: bool =
         value = ratio(counts[..., above], counts[..., below])
         return 1 - value if complement else value
 
-    independent = (above, below) if above == _WRONG_ANSWERS and not complement else None
+    independent = (above, below) if (above, below) == (_WRONG_ANSWERS, _ALL) else None
     return Metric(
         name,
         formula,
