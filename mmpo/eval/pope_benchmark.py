@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmpo.data.atomic import write_json
 from mmpo.errors import UserError
 from mmpo.eval import pope, pope_builder
 from mmpo.eval.protocol import Ask, Material, Part, Reply, near_ties, needed
@@ -22,6 +23,7 @@ class PopeBenchmark:
     def __init__(self, material: Material | None, settings: EvalSettings) -> None:
         self.settings = settings.pope
         self.root: str | None = None
+        self.side_files: dict[str, object] = {}
         self.splits: dict[str, list[pope.PopeQuestion]]
         if self.settings.questions:
             self.root = self.settings.image_folder or settings.images
@@ -46,7 +48,17 @@ class PopeBenchmark:
             fitting = sum(len(image.objects) >= positives for image in candidates)
             count = min(fitting, POPE_IMAGES) if fitting else None
         selected = pope_builder.select(candidates, count, positives=positives, seed=self.settings.seed)
-        built = pope_builder.build(selected, self.settings.splits, positives=positives, seed=self.settings.seed)
+        built = pope_builder.build(
+            selected,
+            self.settings.splits,
+            positives=positives,
+            seed=self.settings.seed,
+            article=self.settings.article,
+        )
+        self.side_files = {
+            "ground_truth_objects": pope_builder.frequencies(selected),
+            "co_occur": pope_builder.co_occurrence(selected),
+        }
         self.splits = {split: made.questions for split, made in built.items()}
         self.conventions = [
             f"POPE: {len(selected)} of {len(candidates)} images (those with at least {positives} objects qualify), "
@@ -96,6 +108,8 @@ class PopeBenchmark:
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.side_files.items():
+            write_json(folder / f"{name}.json", content)
         for split in self.splits:
             for state, given in replies.items():
                 questions, answers = self._answered(split, given)

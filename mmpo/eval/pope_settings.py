@@ -36,6 +36,10 @@ class PopeSettings(Section):
         ge=1,
         description="How many images to draw; an error if fewer qualify. Empty: all that qualify, at most 500.",
     )
+    article: Literal["fixed", "official"] = Field(
+        default="fixed",
+        description="a or an. `fixed`: by sound. `official`: by the first letter, as in the published texts.",
+    )
     parser: ParserName = Field(
         default="official", description="The rule that reads yes or no from an answer; it stands in the result."
     )
