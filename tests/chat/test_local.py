@@ -7,39 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from mmpo.chat import ChatReply, ChatRequest, ChatSettings, open_chat
 from mmpo.errors import Quarantined, UserError
+from tests.chat.text_model import save_text_model
 from tests.tiny import tiny_tokenizer
-
-TEMPLATE = (
-    "{% for m in messages %}{% if m['role'] == 'system' and m['content'] == 'refuse' %}"
-    "{{ raise_exception('no such system message') }}{% endif %}"
-    "{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}assistant:"
-)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("text-model")
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = TEMPLATE
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=256,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    return folder
+    return save_text_model(tmp_path_factory.mktemp("text-model"))
 
 
 def settings(model: Path, **changes: object) -> ChatSettings:
