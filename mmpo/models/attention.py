@@ -167,7 +167,8 @@ def capped_attention(
     scale: float | None = None,
     enable_gqa: bool = True,
 ) -> Tensor:
-    """SDPA with scores x bent to `c tanh(x / c)` (Gemma 2), which no SDPA kernel does: matrix products, softmax in float32.
+    """SDPA with scores x bent to `c tanh(x / c)` (Gemma 2), which no SDPA kernel does; softmax in float32.
+
     Shapes and arguments as in SDPA; key and value may have fewer heads than query."""
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)

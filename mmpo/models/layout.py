@@ -63,7 +63,7 @@ class TreeBatch:
     indexes the flattened rows: the hidden state that predicts `targets` [n], and `own` [n] that of the scored token
     itself. `lengths` holds the number of scored
     tokens of each scored segment, in the order of trees and segments. `image_order` says which image the placeholders
-    show, in the order of the rows."""
+    show, in the order of the rows, `images_per_row` how many of them are in each plain row."""
 
     input_ids: Tensor
     position_ids: Tensor
@@ -74,6 +74,7 @@ class TreeBatch:
     own: Tensor
     lengths: list[int]
     image_order: list[int]
+    images_per_row: list[int] = field(default_factory=list)
     extra: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> TreeBatch:
@@ -170,6 +171,7 @@ def unshared(
     places: list[Tensor] = []
     types: list[Tensor] = []
     images: list[int] = []
+    counts: list[int] = []
     spans: list[tuple[int, int]] = []
     for tree in trees:
         validate_tree(tree)
@@ -181,7 +183,9 @@ def unshared(
                 rows.append(tokens)
                 places.append(place_path(positions, steps)[0])
                 types.append(torch.cat([token_types(step, rules) for step in steps]))
-                images.extend(image for step in steps for image in step.images)
+                shown = [image for step in steps for image in step.images]
+                images.extend(shown)
+                counts.append(len(shown))
     if not rows:
         raise ValueError("nothing to score")
     width = max(len(row) for row in rows)
@@ -205,5 +209,6 @@ def unshared(
         own=torch.cat(predictors) + 1,  # in a plain row the next token
         lengths=[end - start for start, end in spans],
         image_order=images,
+        images_per_row=counts,
         extra={} if rules.blocks == "none" else {"token_type_ids": pad_sequence(types, batch_first=True)},
     )

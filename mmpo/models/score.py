@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from mmpo.errors import UserError
+from mmpo.models import unknown
 from mmpo.models.attention import use_tree_attention
 from mmpo.models.layout import Rules, Tree, TreeBatch, pack, response_tree, unshared
 from mmpo.models.loading import VLM
@@ -78,7 +79,13 @@ class PairScorer(nn.Module):
         self._reference_vlm = (
             replace(vlm, model=cast(Any, self.reference_model)) if self.reference_model is not None else vlm
         )
-        self._check_due = sharing == "auto" and self.shared
+        self._unknown = vlm.family.features == "own"
+        self._check_due = self._unknown or (sharing == "auto" and self.shared)
+        if self._unknown:
+            logger.warning(
+                "mmpo has no record of model type %s: scoring row by row with the model's own code, which is slow",
+                vlm.family.model_type,
+            )
         if self.reference_model is not None:
             self.reference_model.requires_grad_(False).eval()
         if self.shared:
@@ -155,12 +162,16 @@ class PairScorer(nn.Module):
 
     @torch.no_grad()
     def _self_check(self, trees: Sequence[Tree], tensors: Mapping[str, Tensor]) -> None:
-        """Compare shared with plain scoring on the first pair; switch sharing off, with a warning, if they disagree."""
+        """Compare shared with plain scoring on the first pair; switch sharing off, with a warning, if they disagree.
+        A model without a record is checked for what row-by-row scoring needs, and refused if it lacks it."""
         self._check_due = False
         training = self.model.training
         self.model.eval()
         try:
             features = encode_images(self._vlm, tensors, frozen=True)
+            if self._unknown:
+                unknown.check(self._vlm, self._layout(trees, tensors), features)
+                return
             first = [max(trees, key=len)]
             layouts = (self._layout(first, tensors), plain_rows(self._vlm, first, tensors).to(self._vlm.device))
             tree, plain = (segment_logps(self._vlm, layout, features, chunk=self.chunk).logps for layout in layouts)
@@ -191,10 +202,12 @@ def segment_logps(
 ) -> SegmentLogps:
     """Log-probs of every scored token of a layout; `features` come from `encode_images`. `hidden`: also the last
     layer's states at these tokens."""
-    out = vlm.backbone(
-        **layout.model_inputs, **select_images(features, layout.image_order, vlm.family.features), use_cache=False
-    )
-    states = out.last_hidden_state.flatten(0, 1)
+    if vlm.family.features == "own":
+        rows = unknown.hidden_states(vlm, layout, features)
+    else:
+        shown = select_images(features, layout.image_order, vlm.family.features)
+        rows = vlm.backbone(**layout.model_inputs, **shown, use_cache=False).last_hidden_state
+    states = rows.flatten(0, 1)
     scored = states.index_select(0, layout.predictors)
     found = token_logps(scored, vlm.head, layout.targets, chunk=chunk, softcap=vlm.softcap)
     return SegmentLogps(found.logps, found.top1, states.index_select(0, layout.own) if hidden else None)

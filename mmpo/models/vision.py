@@ -19,6 +19,7 @@ from mmpo.errors import UserError
 from mmpo.models.families import FeatureContainer
 from mmpo.models.loading import VLM
 from mmpo.models.processing import TILES
+from mmpo.models.unknown import Pixels
 
 
 def vision_modules(vlm: VLM) -> list[nn.Module]:
@@ -46,10 +47,13 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
     """Features of the distinct images in `tensors`, one tower call; None without images. Without autograd if
     `frozen`.
 
-    The result is the encoder's own, with `pooler_output` a list of `[tokens, h]`, one entry an image.
+    The result is the encoder's own, with `pooler_output` a list of `[tokens, h]`, one entry an image. Of a model
+    without a record it is just the pixels: the model encodes them itself.
     """
     if not tensors:
         return None
+    if vlm.family.features == "own":
+        return Pixels(tensors)
     weight = next(vision_modules(vlm)[0].parameters())
     inputs = {
         # float32 pixels must not meet a bfloat16 tower: cast at its door
