@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from mmpo.eval.word_forms import base_forms
 
 ANSWERS = 300
 """How many answers the benchmark has; the script averages over fewer without a word when some are lost."""
+
+Direction = Literal["higher", "lower", "neither"]
 
 Named = tuple[str, str]
 """A word or phrase of an answer, and the object that it names."""
@@ -66,20 +68,15 @@ class HalRow:
 _ALL, _WRONG_ANSWERS, _WITH_OBJECTS, _MENTIONS, _WRONG, _FOUND, _PRESENT, _WORDS = range(8)
 
 
-def _share(name: str, above: int, below: int, better: str, *, complement: bool = False, percent: bool = True) -> Metric:
+def _share(
+    name: str, above: int, below: int, better: Direction, *, complement: bool = False, percent: bool = True
+) -> Metric:
     def formula(counts: Any) -> Any:
         value = ratio(counts[..., above], counts[..., below])
         return 1 - value if complement else value
 
     independent = (above, below) if (above, below) == (_WRONG_ANSWERS, _ALL) else None
-    return Metric(
-        name,
-        formula,
-        better,
-        percent,
-        independent,
-        lambda counts: counts[..., below],  # type: ignore[arg-type]
-    )
+    return Metric(name, formula, better, percent, independent, lambda counts: counts[..., below])
 
 
 METRICS = (

@@ -42,9 +42,9 @@ def objects_and_reader(
         table = chair.read_ground_truth(path)
         vocabulary = chair.vocabulary_for((name for names in table.values() for name in names), choice, False)
         known = set(vocabulary.names)
-        for image, names in table.items():
+        for number, names in table.items():
             if (unknown := next((name for name in names if name not in known), None)) is not None:
-                raise UserError(f"{path}: image {image}: {unknown!r} is not in the vocabulary of {len(known)} names")
+                raise UserError(f"{path}: image {number}: {unknown!r} is not in the vocabulary of {len(known)} names")
         return table, answer_reader(vocabulary, words), []
     vocabulary = chair.vocabulary_for((name for image in images for name in image.object_names), choice, False)
     reader = answer_reader(vocabulary, words)

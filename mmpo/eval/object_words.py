@@ -13,7 +13,7 @@ from typing import Literal, Protocol, get_args
 
 from mmpo.data.vocabulary import CHAIR_DOUBLE_WORDS, Mention, ObjectVocabulary
 from mmpo.errors import UserError
-from mmpo.eval.word_forms import BaseForms, FormName, Token, base_forms, tokenize
+from mmpo.eval.word_forms import BaseForms, FormName, Token, base_forms, count_tokens, tokenize
 
 WordsName = Literal["rules", FormName]
 """The ways to read: `rules` are the vocabulary's own, which need no tagger and no word list."""
@@ -72,7 +72,7 @@ class RuleReader:
         for text in texts:
             mentions = tuple(self.vocabulary.find(text))
             joined = sum(len(mention.word.split()) - 1 for mention in mentions)
-            yield Reading(mentions, len(tokenize(text)) - joined)
+            yield Reading(mentions, count_tokens(text) - joined)
 
 
 class BaseFormReader:

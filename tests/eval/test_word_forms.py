@@ -10,7 +10,9 @@ from mmpo.errors import UserError
 from mmpo.eval.morphology import morphy, singularize
 from mmpo.eval.word_forms import SPACY_MODEL, base_forms, open_tagger, part_of_speech, tokenize
 
-needs_spacy = pytest.mark.skipif(importlib.util.find_spec(SPACY_MODEL) is None, reason=f"{SPACY_MODEL} is not installed")
+needs_spacy = pytest.mark.skipif(
+    importlib.util.find_spec(SPACY_MODEL) is None, reason=f"{SPACY_MODEL} is not installed"
+)
 
 
 @pytest.mark.parametrize(
@@ -18,7 +20,10 @@ needs_spacy = pytest.mark.skipif(importlib.util.find_spec(SPACY_MODEL) is None, 
     [
         ("A dog's bed.", ["A", "dog", "'s", "bed", "."]),
         ("It isn't a bear-shaped cup!", ["It", "is", "n't", "a", "bear-shaped", "cup", "!"]),
-        ("one table. The cup (red), 1,000 cars...", ["one", "table", ".", "The", "cup", "(", "red", ")", ",", "1,000", "cars", "..."]),
+        (
+            "one table. The cup (red), 1,000 cars...",
+            ["one", "table", ".", "The", "cup", "(", "red", ")", ",", "1,000", "cars", "..."],
+        ),
         ("the U.S. flag and/or a sign", ["the", "U.S.", "flag", "and/or", "a", "sign"]),
         ("café\n\nchairs", ["café", "chairs"]),
         ("", []),
@@ -73,7 +78,10 @@ def test_penn_tags() -> None:
 
 def test_rules_without_a_tagger() -> None:
     text = ["the", "men", "with", "glasses", "and", "skis"]
-    assert list(base_forms("noun-lemma", NOUNS).bases([text, []])) == [["the", "men", "with", "glass", "and", "ski"], []]
+    assert list(base_forms("noun-lemma", NOUNS).bases([text, []])) == [
+        ["the", "men", "with", "glass", "and", "ski"],
+        [],
+    ]
     singular = base_forms("singularize", NOUNS)
     assert list(singular.bases([text])) == [["the", "man", "with", "glass", "and", "ski"]]
     assert singular.identity == "singularize (pattern.en's rules)"
