@@ -15,8 +15,8 @@ from mmpo.eval.chair_answers import annotated_images
 from mmpo.eval.judging import Mode
 from mmpo.eval.records import read_text
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
-from mmpo.eval.shr_data import IMAGES_FILE, ShrImage, read_images, read_judgements, read_responses
-from mmpo.eval.shr_judge import TEMPLATE, RuleJudge, from_annotated, judged_row, model_rows, write_judgements
+from mmpo.eval.shr_data import IMAGES_FILE, SavedJudgement, ShrImage, read_images, read_judgements, read_responses
+from mmpo.eval.shr_judge import TEMPLATE, RuleJudge, from_annotated, model_rows, saved_row, write_judgements
 
 
 @scorer(
@@ -31,13 +31,13 @@ from mmpo.eval.shr_judge import TEMPLATE, RuleJudge, from_annotated, judged_row,
     },
 )
 def score_shr(request: ScoreRequest) -> Scored:
-    """SHR of a `judgement.json` as it is, of responses by the judge, or by rules where there is none. Without
-    annotations only the n-gram numbers, which need neither.
+    """SHR of a `judgement.json` as it is (with --parser its raw replies are read again), of responses by the judge, or
+    by rules where there is none. Without annotations only the n-gram numbers, which need neither.
     """
     mode: Mode = "strict" if request.parser == "strict" else "tolerant"
     judged = read_judgements(request.answers)
     if judged is not None:
-        return _judged_elsewhere(request.options, judged, mode)
+        return _judged_elsewhere(request, judged)
     responses = read_responses(request.answers)
     if not responses:
         raise UserError(f"{request.answers} holds no responses")
@@ -114,17 +114,16 @@ def _by_model(request: ScoreRequest, chat: ChatModel, described: list[tuple[ShrI
     return _scored(request.options, runs, how, failed)
 
 
-def _judged_elsewhere(
-    options: Mapping[str, str], judged: dict[str, dict[str, tuple[str, str | None]]], mode: Mode
-) -> Scored:
+def _judged_elsewhere(request: ScoreRequest, judged: Mapping[str, Mapping[str, SavedJudgement]]) -> Scored:
+    mode: Mode | None = None if request.parser is None else "strict" if request.parser == "strict" else "tolerant"
     runs = {
-        name: [judged_row(image, response, raw, mode) for image, (response, raw) in entries.items()]
-        for name, entries in judged.items()
+        name: [saved_row(image, saved, mode) for image, saved in entries.items()] for name, entries in judged.items()
     }
     first = next(iter(runs.values()))
     if any([row.image for row in rows] != [row.image for row in first] for rows in runs.values()):
-        raise UserError("the runs of this judgement file are not about the same images in the same order")
-    return _scored(options, runs, f"judged elsewhere, replies read by the {mode} rule")
+        raise UserError(f"{request.answers}: the runs are not about the same images in the same order")
+    how = "judged elsewhere, classes as saved" if mode is None else f"judged elsewhere, replies read by the {mode} rule"
+    return _scored(request.options, runs, how)
 
 
 def _scored(

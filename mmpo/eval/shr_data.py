@@ -88,26 +88,46 @@ def read_responses(path: str | Path) -> dict[str, str]:
     return responses
 
 
-def read_judgements(path: str | Path) -> dict[str, dict[str, tuple[str, str | None]]] | None:
-    """Read a `judgement.json`, `{RUN: {IMAGE_ID: {"model_response", "raw_judgement"}}}`, as
-    run -> image -> (response, judge's reply). None where the file holds something else, such as plain responses.
+@dataclass(frozen=True)
+class SavedJudgement:
+    """One image of a `judgement.json`: the response, the judge's reply, and the sentences with their classes."""
+
+    response: str
+    raw: str | None
+    sentences: tuple[tuple[str, str | None], ...] | None
+
+
+def read_judgements(path: str | Path) -> dict[str, dict[str, SavedJudgement]] | None:
+    """Read a `judgement.json` as run -> image -> what was judged: `{RUN: {IMAGE_ID: {"model_response",
+    "raw_judgement", "judgement": [{"model_response", "judgement", "classification"}]}}}`.
+
+    None where the file holds something else, such as plain responses. Raises UserError naming run and image.
     """
     table = whole_object(Path(path))
     if not table or not all(isinstance(run, dict) for run in table.values()):
         return None
-    runs: dict[str, dict[str, tuple[str, str | None]]] = {}
-    for name, run in table.items():
-        runs[name] = {}
-        for image, entry in run.items():
-            where = f"{path}: run {name}: image {image}"
-            if not isinstance(entry, dict):
-                raise UserError(f"{where}: expected an object with `raw_judgement`")
-            response = entry.get("model_response", entry.get("mode_response"))  # the second is a published misspelling
-            raw = entry.get("raw_judgement")
-            if not isinstance(response, str) or not (raw is None or isinstance(raw, str)):
-                raise UserError(f"{where}: expected texts `model_response` and `raw_judgement`")
-            runs[name][image] = (response, raw)
-    return runs
+    return {
+        name: {image: _saved(entry, f"{path}: run {name}: image {image}") for image, entry in run.items()}
+        for name, run in table.items()
+    }
+
+
+def _saved(entry: Any, where: str) -> SavedJudgement:
+    if not isinstance(entry, dict):
+        raise UserError(f"{where}: expected an object with `raw_judgement` or `judgement`")
+    response = entry.get("model_response", entry.get("mode_response"))  # the second is a published misspelling
+    raw, listed = entry.get("raw_judgement"), entry.get("judgement")
+    stored = None
+    if listed is not None:
+        try:
+            stored = tuple((str(one["model_response"]), one["classification"]) for one in listed)
+        except (TypeError, KeyError):
+            raise UserError(f"{where}: `judgement` must list `model_response` and `classification`") from None
+        if response is None:
+            response = " ".join(f"{sentence}." for sentence, _ in stored)
+    if not isinstance(response, str) or not (raw is None or isinstance(raw, str)) or (raw is None and stored is None):
+        raise UserError(f"{where}: expected texts `model_response` and `raw_judgement`, or a list `judgement`")
+    return SavedJudgement(response, raw, stored)
 
 
 def whole_object(path: Path) -> dict[str, Any] | None:

@@ -13,8 +13,8 @@ from mmpo.data.atomic import write_json
 from mmpo.data.claims import claimed
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.eval.judging import Judgement, Mode, judge
-from mmpo.eval.shr import Class, ShrRow, read_judgement, sentences
-from mmpo.eval.shr_data import Region, ShrImage
+from mmpo.eval.shr import CLASSES, Class, ShrRow, read_judgement, sentences
+from mmpo.eval.shr_data import Region, SavedJudgement, ShrImage
 
 TEMPLATE = "shr_judge"
 LEAST_TOKENS, TOKENS_A_SENTENCE = 800, 60
@@ -83,6 +83,18 @@ def judged_row(image: str, response: str, reply: str | None, mode: Mode) -> ShrR
     pieces = tuple(sentences(response))
     classes = read_judgement(reply, len(pieces), mode) if reply is not None else [None] * len(pieces)
     return ShrRow(image, response, pieces, tuple(classes), reply)
+
+
+def saved_row(image: str, saved: SavedJudgement, mode: Mode | None) -> ShrRow:
+    """A judgement made elsewhere, with its classes as they are saved; with a `mode`, and where none are saved, they are
+    read from the judge's reply.
+    """
+    if saved.sentences is None or (mode is not None and saved.raw is not None):
+        return judged_row(image, saved.response, saved.raw, mode or "tolerant")
+    pieces = tuple(sentence.removesuffix(".").strip() for sentence, _ in saved.sentences)
+    names = [str(name).strip().lower() for _, name in saved.sentences]
+    classes = tuple(next((known for known in CLASSES if known == name), None) for name in names)
+    return ShrRow(image, saved.response, pieces, classes, saved.raw)
 
 
 class RuleJudge:

@@ -195,6 +195,29 @@ def test_scoring_by_rules_and_by_a_judge(tmp_path: Path) -> None:
     assert again.metrics == judged.metrics and "judged elsewhere" in again.conventions[0]
 
 
+def test_judgements_made_elsewhere(tmp_path: Path) -> None:
+    """The specified example as a file; strict and tolerant reading of the raw replies only when asked for."""
+    classes = ["hallucination", "Hallucination", "correct", "cannot judge", None]
+    listed = [
+        {"model_response": f"{name}.", "judgement": None, "classification": found}
+        for name, found in zip("abcde", classes, strict=True)
+    ]
+    entry = {"mode_response": "a. b. c. d. e.", "raw_judgement": "Judgement:\n1. correct: x\nbye", "judgement": listed}
+    path = tmp_path / "judgement.json"
+    path.write_text(json.dumps({"0": {"7": entry}}))
+    found = score_shr(ScoreRequest(path))
+    assert found.metrics["hal_sents_ratio"] == 0.5 and found.metrics["sents_per_image"] == 5 and found.unparsed == 1
+    assert score_shr(ScoreRequest(path, parser="strict")).unparsed == 5
+    tolerant = score_shr(ScoreRequest(path, parser="tolerant"))
+    assert tolerant.unparsed == 4 and tolerant.metrics["hal_sents_ratio"] == 0
+    path.write_text(json.dumps({"0": {"7": {"judgement": listed}}}))
+    assert score_shr(ScoreRequest(path)).metrics["hal_sents_ratio"] == 0.5
+    for bad in ({"model_response": "a."}, {"judgement": [{}]}, [], {"model_response": 3, "raw_judgement": "x"}):
+        path.write_text(json.dumps({"0": {"7": bad}}))
+        with pytest.raises(UserError, match="run 0: image 7"):
+            score_shr(ScoreRequest(path))
+
+
 def test_what_the_judge_could_not_be_asked_is_left_out_and_counted(tmp_path: Path) -> None:
     write_images(tmp_path)
     answers = tmp_path / "responses.json"
