@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from mmpo.objectives import pairwise, reference_free, tars, visual
+from mmpo.objectives import batchwise, lengths, pairwise, reference_free, shapes, sided, tars, visual
 from mmpo.objectives.term import OBJECTIVES, Objective, Term, build_objective
 
-__all__ = ["OBJECTIVES", "Objective", "Term", "build_objective", "pairwise", "reference_free", "tars", "visual"]
+__all__ = [
+    "OBJECTIVES",
+    "Objective",
+    "Term",
+    "batchwise",
+    "build_objective",
+    "lengths",
+    "pairwise",
+    "reference_free",
+    "shapes",
+    "sided",
+    "tars",
+    "visual",
+]

@@ -6,6 +6,7 @@ flow through W and L only."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -137,9 +138,26 @@ def span_dpo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
 @register("dense_dpo", rewards=dense_reward, needs_weights=True)
 def dense_dpo(pairs: PairLogps, *, beta: float = 0.5) -> Term:
     """DPO on weighted means: log pi(y) := sum_t u_t log p_t / sum_t u_t, u = gamma for changed tokens, else 1. RLHF-V's
-    dense DPO, Yu et al. 2023 (arXiv 2312.00849), eqs. 2-3; the paper's gamma is 5.
+    dense DPO, Yu et al. 2023 (arXiv 2312.00849); the paper's gamma is 5.
     """
     return per_pair(softplus(dense_reward(pairs.rejected, beta) - dense_reward(pairs.chosen, beta)))
+
+
+@register("dpo_bmc", needs_weights=True)
+def dpo_bmc(pairs: PairLogps, *, beta: float = 0.05, cap: float = 2.0) -> Term:
+    """DPO on sum_t u_t (p_t - q_t), u = 1 + min(1/pi(y_t), cap) for tokens that differ, else 1: unsure tokens count
+    more. BMC, Jiang et al. 2024 (arXiv 2408.07471). A token differs if its weight is not 1; u carries no gradient.
+    """
+
+    def score(response: ResponseLogps) -> Tensor:
+        span_reward(response, 1.0)  # raises what is missing
+        assert response.weights is not None and response.reference is not None
+        unsure = (-response.policy.detach()).clamp_max(math.log(cap)).exp()
+        return ((1 + (response.weights != 1) * unsure) * (response.policy - response.reference)).sum(-1)
+
+    if cap <= 0:
+        raise UserError(f"dpo_bmc: cap must be positive, not {cap}")
+    return per_pair(softplus(-beta * (score(pairs.chosen) - score(pairs.rejected))))
 
 
 def _check_flip_rate(name: str, eps: float) -> None:

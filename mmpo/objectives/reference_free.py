@@ -41,6 +41,58 @@ def orpo(pairs: PairLogps, *, lam: float = 0.1) -> Term:
     return per_pair(-chosen + lam * softplus(_log_odds(rejected) - _log_odds(chosen)))
 
 
+def summed_reward(response: ResponseLogps, beta: float) -> Tensor:
+    """beta times the summed log-prob, [b]."""
+    return beta * response.policy_sum
+
+
+@register("cpo", rewards=summed_reward, needs_reference=False)
+def cpo(pairs: PairLogps, *, beta: float = 0.1, alpha: float = 1.0) -> Term:
+    """softplus(-beta (W - L)) - alpha W/n_w. Xu et al. 2024 (arXiv 2401.08417), with the likelihood term per
+    token."""
+    gap = pairs.chosen.policy_sum - pairs.rejected.policy_sum
+    return per_pair(softplus(-beta * gap) - alpha * average_logps(pairs.chosen))
+
+
+@register("repo", rewards=average_reward, needs_reference=False)
+def repo(pairs: PairLogps, *, gamma: float = 0.5) -> Term:
+    """max(0, gamma - (W/n_w - L/n_l)): SimPO for beta to infinity. Wu et al. 2025 (arXiv 2503.07426). Pairs beyond the
+    margin have no gradient.
+    """
+    return per_pair(torch.relu(gamma - average_logps(pairs.chosen) + average_logps(pairs.rejected)))
+
+
+@register("slic", rewards=summed_reward, needs_reference=False)
+def slic(pairs: PairLogps, *, delta: float = 1.0, lam: float = 0.1) -> Term:
+    """max(0, delta - W + L) - lam W: SLiC-HF, with the chosen response as the target that regularizes. Zhao et al. 2023
+    (arXiv 2305.10425). `lam` has no published value that fits summed log-probs; 0.1 is ours.
+    """
+    chosen, rejected = pairs.chosen.policy_sum, pairs.rejected.policy_sum
+    return per_pair(torch.relu(delta - chosen + rejected) - lam * chosen)
+
+
+@register("alphapo", rewards=average_reward, needs_reference=False)
+def alphapo(pairs: PairLogps, *, beta: float = 2.0, gamma: float = 1.0, alpha: float = 0.0) -> Term:
+    """SimPO with the reward (1 - p^-alpha)/alpha for log p, p the mean token probability. Gupta et al. 2025 (arXiv
+    2501.03884). alpha = 0 is simpo; the exponent is clamped at 80.
+    """
+
+    def shaped(mean_logp: Tensor) -> Tensor:
+        return mean_logp if alpha == 0 else -torch.expm1((-alpha * mean_logp).clamp_max(80.0)) / alpha
+
+    margin = beta * (shaped(average_logps(pairs.chosen)) - shaped(average_logps(pairs.rejected))) - gamma
+    return per_pair(softplus(-margin))
+
+
+@register("asft", rewards=average_reward, scale="lam", needs_reference=False)
+def asft(pairs: PairLogps, *, lam: float = 1.0) -> Term:
+    """-W/n_w + lam [softplus(-odds_w) + softplus(odds_l)], which is likelihood of chosen plus unlikelihood of rejected.
+    Wang et al. 2024 (arXiv 2409.10571).
+    """
+    chosen, rejected = average_logps(pairs.chosen), average_logps(pairs.rejected)
+    return per_pair(-chosen + lam * (softplus(-_log_odds(chosen)) + softplus(_log_odds(rejected))))
+
+
 @register("sft", rewards=None, needs_reference=False)
 def sft(pairs: PairLogps, *, per: Literal["pair", "token"] = "pair") -> Term:
     """Negative log-likelihood of the chosen response per token.

@@ -65,6 +65,7 @@ def trl_trainer(folder: Path, loss_type: str, checkpointing: bool) -> Any:
         use_cpu=True,
         beta=0.3,
         loss_type=loss_type,
+        label_smoothing=0.1 if loss_type in ("robust", "exo_pair") else 0.0,
         gradient_checkpointing=checkpointing,
     )
     trainer = trl.DPOTrainer(
@@ -92,6 +93,16 @@ def trl_trainer(folder: Path, loss_type: str, checkpointing: bool) -> Any:
         ("hinge", {"hinge": {"beta": 0.3}}, False),
         ("nca_pair", {"nca_pair": {"beta": 0.3}}, False),
         ("sft", {"sft": {"per": "token"}}, False),
+        ("robust", {"robust": {"beta": 0.3, "eps": 0.1}}, False),
+        ("exo_pair", {"exo_pair": {"beta": 0.3, "eps": 0.1}}, False),
+        ("bco_pair", {"bco_pair": {"beta": 0.3}}, False),
+        ("sppo_hard", {"sppo_hard": {"beta": 0.3}}, False),
+        ("aot", {"aot": {"beta": 0.3}}, False),
+        ("aot_unpaired", {"aot": {"beta": 0.3, "paired": False}}, False),
+        ("apo_zero", {"apo_zero": {"beta": 0.3}}, False),
+        ("apo_down", {"apo_down": {"beta": 0.3}}, False),
+        ("discopop", {"discopop": {"beta": 0.3, "tau": 0.05}}, False),
+        ("sigmoid_norm", {"ln_dpo": {"beta": 0.3}}, False),
     ],
 )
 def test_loss_and_gradients_equal_trl(

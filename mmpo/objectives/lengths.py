@@ -1,0 +1,79 @@
+"""Losses that take the lengths of the responses into account. Notation as in `pairwise`; x~ is x divided by its length.
+
+Losses of averages need a beta of 2 to 10: at dpo's 0.1 they hardly train.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from mmpo.errors import UserError
+from mmpo.models.pairs import PairLogps, ResponseLogps
+from mmpo.objectives.pairwise import log_ratios, per_pair
+from mmpo.objectives.reference_free import average_logps
+from mmpo.objectives.term import Term, log_ratio_reward, register
+
+
+def average_log_ratio(response: ResponseLogps, beta: float = 1.0) -> Tensor:
+    """beta times the log-ratio per token, [b]."""
+    return log_ratio_reward(response, beta) / response.lengths.clamp_min(1)
+
+
+@register("ln_dpo", rewards=average_log_ratio)
+def ln_dpo(pairs: PairLogps, *, beta: float = 5.0) -> Term:
+    """softplus(-beta (a~ - b~)): DPO of averages, TRL's `sigmoid_norm`, Tulu 3's loss (arXiv 2411.15124)."""
+    gap = average_log_ratio(pairs.chosen) - average_log_ratio(pairs.rejected)
+    return per_pair(softplus(-beta * gap))
+
+
+@register("length_dpo")
+def length_dpo(pairs: PairLogps, *, beta: float = 0.1, alpha: float = 0.01) -> Term:
+    """softplus(-(z + alpha (n_w - n_l))): length explains a part of the preference, so a long winner is pushed less.
+    R-DPO, Park et al. 2024 (arXiv 2403.19159).
+
+    The sign is the derivation's; some published code subtracts, which pushes more towards long winners.
+    """
+    lengths = (pairs.chosen.lengths - pairs.rejected.lengths).to(pairs.chosen.policy.dtype)
+    return per_pair(softplus(-(beta * log_ratios(pairs).gap + alpha * lengths)))
+
+
+@register("ld_dpo")
+def ld_dpo(pairs: PairLogps, *, beta: float = 0.1, alpha: float = 0.5) -> Term:
+    """DPO in which the tokens of the longer response beyond the shorter one's length weigh alpha. Liu et al. 2024
+    (arXiv 2409.06411). alpha = 1 is dpo, 0 compares equal lengths only.
+    """
+    if not 0 <= alpha <= 1:
+        raise UserError(f"ld_dpo: alpha must lie in [0, 1], not {alpha}")
+    common = torch.minimum(pairs.chosen.lengths, pairs.rejected.lengths)[:, None]
+
+    def score(response: ResponseLogps) -> Tensor:
+        if response.reference is None:
+            return log_ratio_reward(response, 1.0)  # raises the error that names the remedy
+        place = torch.arange(response.policy.shape[1], device=response.policy.device)
+        return (torch.where(place < common, 1.0, alpha) * (response.policy - response.reference)).sum(-1)
+
+    return per_pair(softplus(-beta * (score(pairs.chosen) - score(pairs.rejected))))
+
+
+@register("sampo")
+def sampo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+    """softplus(-beta k (a~ - b~)), k = min(n_w, n_l): DPO on equally many tokens. Lu et al. 2024 (arXiv 2406.10957).
+
+    The paper draws k tokens of the longer response; this is that draw's expectation, without its noise.
+    """
+    common = torch.minimum(pairs.chosen.lengths, pairs.rejected.lengths)
+    gap = average_log_ratio(pairs.chosen) - average_log_ratio(pairs.rejected)
+    return per_pair(softplus(-beta * common * gap))
+
+
+@register("mipo")
+def mipo(pairs: PairLogps, *, beta: float = 10.0) -> Term:
+    """softplus(-beta [(W~ - L~) - softplus(Wr~ - Lr~)]): full push for pairs that the reference orders wrongly. Jang
+    2024 (arXiv 2409.17545).
+    """
+    chosen, rejected = pairs.chosen, pairs.rejected
+    ours = average_logps(chosen) - average_logps(rejected)
+    theirs = chosen.reference_sum / chosen.lengths.clamp_min(1) - rejected.reference_sum / rejected.lengths.clamp_min(1)
+    return per_pair(softplus(-beta * (ours - softplus(theirs))))

@@ -1,0 +1,83 @@
+"""Losses that treat chosen and rejected differently, so that "chosen up" and "rejected down" are not the same.
+
+Notation as in `pairwise`; r_w = beta a and r_l = beta b are the implicit rewards.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import softplus
+
+from mmpo.errors import UserError
+from mmpo.models.pairs import PairLogps
+from mmpo.objectives.pairwise import log_ratios, per_pair
+from mmpo.objectives.term import Term, register
+
+
+@register("dpo_shift")
+def dpo_shift(pairs: PairLogps, *, beta: float = 0.01, lam: float = 0.75) -> Term:
+    """softplus(-beta (a - lam b)): a smaller lam keeps the chosen response likely, at some cost in margin. Yang et al.
+    2025 (arXiv 2502.07599). lam = 1 is dpo.
+    """
+    if not 0 < lam <= 1:
+        raise UserError(f"dpo_shift: lam must lie in (0, 1], not {lam}")
+    a, b = log_ratios(pairs)
+    return per_pair(softplus(-beta * (a - lam * b)))
+
+
+@register("flex_dpo")
+def flex_dpo(pairs: PairLogps, *, beta: float = 0.1, beta_rejected: float = 0.05) -> Term:
+    """softplus(-(beta a - beta_rejected b)): the same with two betas. Yan et al. 2024 (3D-properties, arXiv
+    2406.07327).
+    """
+    a, b = log_ratios(pairs)
+    return per_pair(softplus(beta_rejected * b - beta * a))
+
+
+@register("apo_zero")
+def apo_zero(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+    """1 - sigmoid(r_w) + sigmoid(r_l): chosen up, rejected down, for pairs better than what the model writes.
+    D'Oosterlinck et al. 2024 (arXiv 2408.06266). At policy = reference: 1.
+    """
+    a, b = log_ratios(pairs)
+    return per_pair(torch.sigmoid(-beta * a) + torch.sigmoid(beta * b))
+
+
+@register("apo_down")
+def apo_down(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+    """sigmoid(r_w) + 1 - sigmoid(z): both down, chosen less, for a model that is better than its pairs already.
+    D'Oosterlinck et al. 2024 (arXiv 2408.06266). At policy = reference: 1.
+    """
+    a, b = log_ratios(pairs)
+    return per_pair(torch.sigmoid(beta * a) + torch.sigmoid(-beta * (a - b)))
+
+
+@register("bco_pair")
+def bco_pair(pairs: PairLogps, *, beta: float = 0.1, delta: float = 0.0) -> Term:
+    """softplus(-(r_w - delta)) + softplus(r_l - delta): a classifier of single responses. Jung et al. 2024 (arXiv
+    2404.04656), the BCO part of InternVL's MPO. At policy = reference and delta = 0: 2 log 2.
+
+    The paper's delta is the running mean of all rewards; here it is a constant, as 0 is in TRL's pairwise form.
+    """
+    a, b = log_ratios(pairs)
+    return per_pair(softplus(delta - beta * a) + softplus(beta * b - delta))
+
+
+@register("sppo_hard")
+def sppo_hard(pairs: PairLogps, *, beta: float = 0.001) -> Term:
+    """(a - 1/(2 beta))^2 + (b + 1/(2 beta))^2. Wu et al. 2024 (arXiv 2405.00675), with every label certain.
+
+    beta is the paper's 1/eta: at 0.001 the targets are 500 nats away and losses of 500,000 are normal.
+    """
+    if beta <= 0:
+        raise UserError(f"sppo_hard: beta must be positive, not {beta}")
+    a, b = log_ratios(pairs)
+    return per_pair((a - 0.5 / beta) ** 2 + (b + 0.5 / beta) ** 2)
+
+
+@register("rpo")
+def rpo(pairs: PairLogps, *, beta: float = 0.01, eta: float = 0.005) -> Term:
+    """softplus(-z) - eta beta W: DPO with the chosen response's likelihood, summed over its tokens. Liu et al. 2024
+    (arXiv 2405.16436). For the token mean, which is weaker by about beta n_w, add `sft` to dpo (that is IRPO).
+    """
+    return per_pair(softplus(-beta * log_ratios(pairs).gap) - eta * beta * pairs.chosen.policy_sum)
