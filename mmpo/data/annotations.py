@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,14 @@ class AnnotatedObject:
 
 
 @dataclass(frozen=True)
+class Region:
+    """A phrase about a part of the picture; the box in pixels, None where only the phrase is known."""
+
+    phrase: str
+    bbox_xywh: Box | None = None
+
+
+@dataclass(frozen=True)
 class AnnotatedImage:
     """One image and what is in it. `path` comes from the annotation file, so it is only ever opened through `load`."""
 
@@ -41,6 +49,7 @@ class AnnotatedImage:
     height: int | None
     objects: tuple[AnnotatedObject, ...] = ()
     captions: tuple[str, ...] = ()
+    regions: tuple[Region, ...] = ()
 
     @property
     def object_names(self) -> tuple[str, ...]:
@@ -55,14 +64,16 @@ class AnnotatedImage:
 def read_annotations(
     path: str | Path, images: str | Path | None = None, *, captions: str | Path | None = None
 ) -> Iterator[AnnotatedImage]:
-    """Read a COCO instances file (`.json`) or JSON Lines (`.jsonl`), one image after another, in the order of the file.
+    """Read COCO instances, Visual Genome or a list of rows (`.json`), or rows as JSON Lines (`.jsonl`), one image after
+    another, in the order of the file. Visual Genome is named by its `image_data.json` (see `visual_genome`).
 
     `images` is the folder that image paths are relative to; the annotation file's own folder by default. `captions` is
     a COCO captions file to go with a COCO instances file. Images that are listed but missing on disk are yielded too:
     opening them is what quarantines them. UserError names the file and the row of anything malformed.
 
-    JSON Lines rows: `{"image": "a.jpg", "id"?: …, "objects"?: ["dog", {"name": "cat", "bbox"?: [x, y, w, h],
-    "attributes"?: {…}}], "captions"?: ["…"], "width"?: …, "height"?: …}`.
+    Rows: `{"image": "a.jpg", "id"?: …, "objects"?: ["dog", {"name": "cat", "bbox"?: [x, y, w, h],
+    "attributes"?: {…}}], "captions"?: ["…"], "regions"?: ["a dog", {"phrase": "a cat", "bbox"?: [x, y, w, h]}],
+    "width"?: …, "height"?: …}`.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,7 +85,21 @@ def read_annotations(
         if captions is not None:
             raise UserError(f"{captions}: a captions file goes with COCO files", hint="put `captions` in the rows")
         return _read_lines(path, root)
+    if _begins_with_list(path) and captions is None:
+        from mmpo.data.visual_genome import is_visual_genome, read_visual_genome, stream_list
+
+        first = next(stream_list(path), {})
+        if is_visual_genome(first):
+            return read_visual_genome(path, root)
+        if isinstance(first, dict):
+            rows = enumerate(stream_list(path))
+            return _rows(((f"{path}: row {number}", f"row {number}", row) for number, row in rows), root)
     return _read_coco(path, root, Path(captions) if captions is not None else None)
+
+
+def _begins_with_list(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
 def read_coco_folder(folder: str | Path, images: str | Path | None = None) -> Iterator[AnnotatedImage]:
@@ -105,37 +130,50 @@ def is_coco(path: str | Path) -> bool:
 
 
 def _read_lines(path: Path, root: Path) -> Iterator[AnnotatedImage]:
-    seen: dict[str, int] = {}
     with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}:{number}"
-            if not line.strip():
-                continue
-            row = _parse(line, where)
-            if not isinstance(row, dict):
-                raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}")
-            name = _string(row.get("image"), f"{where}: `image`")
-            identity = str(row.get("id", name))
-            if identity in seen:
-                raise UserError(
-                    f"{where}: id {identity!r} is in line {seen[identity]} too", hint="give each row its own"
-                )
-            seen[identity] = number
-            yield AnnotatedImage(
-                id=identity,
-                path=name,
-                root=root,
-                width=_size(row.get("width"), f"{where}: `width`"),
-                height=_size(row.get("height"), f"{where}: `height`"),
-                objects=tuple(
-                    _line_object(item, f"{where}: objects[{index}]")
-                    for index, item in enumerate(_list(row.get("objects", []), f"{where}: `objects`"))
-                ),
-                captions=tuple(
-                    _string(item, f"{where}: captions[{index}]")
-                    for index, item in enumerate(_list(row.get("captions", []), f"{where}: `captions`"))
-                ),
-            )
+        lines = ((f"{path}:{number}", number, line) for number, line in enumerate(file, start=1) if line.strip())
+        yield from _rows(((where, f"line {number}", _parse(line, where)) for where, number, line in lines), root)
+
+
+def _rows(rows: Iterable[tuple[str, str, Any]], root: Path) -> Iterator[AnnotatedImage]:
+    """mmpo's own rows, each with file and place, and the place alone."""
+    seen: dict[str, str] = {}
+    for where, place, row in rows:
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}")
+        name = _string(row.get("image"), f"{where}: `image`")
+        identity = str(row.get("id", name))
+        if identity in seen:
+            raise UserError(f"{where}: id {identity!r} is in {seen[identity]} too", hint="give each row its own")
+        seen[identity] = place
+        yield AnnotatedImage(
+            id=identity,
+            path=name,
+            root=root,
+            width=_size(row.get("width"), f"{where}: `width`"),
+            height=_size(row.get("height"), f"{where}: `height`"),
+            objects=tuple(
+                _line_object(item, f"{where}: objects[{index}]")
+                for index, item in enumerate(_list(row.get("objects", []), f"{where}: `objects`"))
+            ),
+            captions=tuple(
+                _string(item, f"{where}: captions[{index}]")
+                for index, item in enumerate(_list(row.get("captions", []), f"{where}: `captions`"))
+            ),
+            regions=tuple(
+                _line_region(item, f"{where}: regions[{index}]")
+                for index, item in enumerate(_list(row.get("regions", []), f"{where}: `regions`"))
+            ),
+        )
+
+
+def _line_region(item: Any, where: str) -> Region:
+    if isinstance(item, str):
+        return Region(_string(item, where))
+    if not isinstance(item, dict):
+        raise UserError(f"{where}: expected a phrase or an object with `phrase`, got {item!r}")
+    bbox = item.get("bbox")
+    return Region(_string(item.get("phrase"), f"{where}: `phrase`"), None if bbox is None else _box(bbox, where))
 
 
 def _line_object(item: Any, where: str) -> AnnotatedObject:
