@@ -224,14 +224,12 @@ def _check_folder(source: str) -> None:
 
 def _missing(source: str, error: Exception, allow_network: bool) -> UserError:
     first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    local = Path(source).exists()
-    hint = (
-        "the folder needs config, weights, tokenizer and processor files"
-        if local
-        else (
-            "download the model first, or allow network access"
-            if not allow_network
-            else "check the name and the connection"
-        )
-    )
+    if isinstance(error, ImportError):
+        hint = "some families' processors need torchvision or num2words: pip install 'mmpo[families]'"
+    elif Path(source).exists():
+        hint = "the folder needs config, weights, tokenizer and processor files"
+    elif allow_network:
+        hint = "check the name and the connection"
+    else:
+        hint = "download the model first, or allow network access"
     return UserError(f"{source}: can't be loaded: {first_line}", hint=hint)

@@ -6,13 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import LlamaConfig, LlavaConfig
+from transformers.utils import is_torchvision_available
 
 from mmpo.errors import UserError
 from mmpo.models.families import family_of
 from mmpo.models.loading import load_vlm
 from mmpo.models.score import score_responses
+from tests.models.pairs import PICTURES
 from tests.tiny import add_lora, tiny_llava, user
+from tests.tiny_families import TINY
 
 
 def test_saved_model_scores_as_before(tiny_llava_folder: Path) -> None:
@@ -91,6 +96,53 @@ def test_bad_adapters(tiny_llava_folder: Path, tmp_path: Path) -> None:
     config.write_text(json.dumps({"peft_type": "PREFIX_TUNING"}))
     with pytest.raises(UserError, match="PREFIX_TUNING"):
         load_vlm(tiny_llava_folder, adapter=tmp_path)
+
+
+def test_a_missing_library_is_named(tmp_path: Path) -> None:
+    """Processors with video need torchvision, whether a video is shown or not."""
+    if is_torchvision_available():
+        pytest.skip("torchvision is here")
+    vlm = TINY["qwen2_5_vl"]()
+    vlm.model.save_pretrained(tmp_path)
+    vlm.processor.save_pretrained(tmp_path)
+    settings = tmp_path / "processor_config.json"
+    settings.write_text(settings.read_text().replace("NoVideos", "Qwen2VLVideoProcessor"))
+    with pytest.raises(UserError, match="Torchvision") as caught:
+        load_vlm(tmp_path, device="cpu")
+    assert "mmpo[families]" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("name", ["llava_next", "idefics3", "gemma3", "paligemma2"])
+def test_other_families_open_from_a_folder(name: str, tmp_path: Path) -> None:
+    vlm = TINY[name]()
+    vlm.model.save_pretrained(tmp_path)
+    vlm.processor.save_pretrained(tmp_path)
+    loaded = load_vlm(tmp_path, device="cpu")
+    assert loaded.family == vlm.family
+    messages = user("Is there a dog?")
+    expected = score_responses(vlm, messages, PICTURES[1:2], ["yes", "no"])
+    assert score_responses(loaded, messages, PICTURES[1:2], ["yes", "no"]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_adapter_layers_are_listed_once_until_adapters_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    vlm = add_lora(tiny_llava(), spread=0.1)
+    before = score_responses(vlm, user("Hi", 0), [], ["yes"])
+    listings: list[int] = []
+    honest = type(vlm.model).modules
+    monkeypatch.setattr(type(vlm.model), "modules", lambda self: (listings.append(1), honest(self))[1])
+    for _ in range(3):
+        with vlm.adapter_off():
+            off = score_responses(vlm, user("Hi", 0), [], ["yes"])
+    assert len(listings) == 1
+    assert off == pytest.approx(score_responses(tiny_llava(), user("Hi", 0), [], ["yes"]), abs=1e-5)
+    config = LoraConfig(r=2, target_modules=r".*multi_modal_projector\.linear_1")
+    vlm.model.add_adapter("second", config)  # type: ignore[operator]
+    with vlm.adapter_off():
+        assert score_responses(vlm, user("Hi", 0), [], ["yes"]) == pytest.approx(off, abs=1e-6)
+        assert all(layer.disable_adapters for layer in honest(vlm.model) if isinstance(layer, BaseTunerLayer)), (
+            "layers that came later are switched off too"
+        )
+    assert score_responses(vlm, user("Hi", 0), [], ["yes"]) == pytest.approx(before, abs=1e-6)
 
 
 def test_families() -> None:

@@ -9,19 +9,28 @@ from mmpo.errors import UserError
 from mmpo.models.logprob import token_logps
 
 
-def direct(hidden: torch.Tensor, head: nn.Linear, targets: torch.Tensor) -> torch.Tensor:
-    return head(hidden).float().log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+def direct(hidden: torch.Tensor, head: nn.Linear, targets: torch.Tensor, softcap: float | None = None) -> torch.Tensor:
+    logits = head(hidden).float()
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    return logits.log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 4, 7, 100])
 @pytest.mark.parametrize("trainable", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
-def test_equals_log_softmax_with_gradients(chunk: int | None, trainable: bool, bias: bool) -> None:
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_equals_log_softmax_with_gradients(
+    chunk: int | None, trainable: bool, bias: bool, softcap: float | None
+) -> None:
     head = nn.Linear(8, 50, bias=bias).requires_grad_(trainable)
     targets = torch.randint(0, 50, (13,))
     incoming = torch.randn(13)
     results = []
-    for score in (lambda h: token_logps(h, head, targets, chunk=chunk).logps, lambda h: direct(h, head, targets)):
+    for score in (
+        lambda h: token_logps(h, head, targets, chunk=chunk, softcap=softcap).logps,
+        lambda h: direct(h, head, targets, softcap),
+    ):
         hidden = torch.randn(13, 8, generator=torch.Generator().manual_seed(1)).mul(3).requires_grad_()
         head.zero_grad()
         logps = score(hidden)
