@@ -25,6 +25,12 @@ LABELS = {
     "mean_F1": "mean F1",
     "mean_accuracy": "mean accuracy",
     "AUROC": "AUROC of P(yes)",
+    "hal_sents_ratio": "SHR, by sentences",
+    "hal_words_ratio": "SHR, by words",
+    **{f"gram-{n}-repetition": f"distinct {n}-grams" for n in (1, 2, 3, 4)},
+    "easy_aAcc": "easy groups",
+    "hard_aAcc": "hard groups",
+    "yes_bias": "bias to yes",
 }
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 SIGNIFICANT = 0.05
