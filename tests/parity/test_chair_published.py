@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.eval import chair
+from mmpo.data.words import plurals
+from mmpo.eval import chair, word_forms
+from mmpo.eval.morphology import morphy
 from mmpo.eval.object_words import object_reader
 from mmpo.eval.scoring import Scored, ScoreRequest, score
 from mmpo.eval.word_forms import tokenize
@@ -86,3 +88,18 @@ def test_tokens_are_nltks(published_data: Path) -> None:
         expected = ['"' if word in ("``", "''") else word for word in expected]
         different += [token.text for token in tokenize(text)] != expected
     assert different <= 1  # the splitter takes "395." before a name for an abbreviation
+
+
+def test_rules_agree_with_wordnet(published_data: Path) -> None:
+    """The noun lemmas of every object word and its plurals, where NLTK's WordNet is installed to ask."""
+    if not word_forms._nltk_has("corpora/wordnet", "corpora/wordnet.zip"):
+        pytest.skip("NLTK's WordNet data is not installed")
+    from nltk.stem import WordNetLemmatizer
+
+    lines = (published_data / SYNONYMS).read_text().lower().splitlines()
+    words = {word for line in lines for entry in line.split(", ") for word in entry.split()}
+    nouns = words - {"hot", "potted", "sports"}  # these have no plural that anybody writes
+    asked = words | {form for word in nouns for form in plurals(word)}
+    wordnet = WordNetLemmatizer()
+    different = {word: (morphy(word, "n", words), wordnet.lemmatize(word, "n")) for word in asked}
+    assert {word: pair for word, pair in different.items() if pair[0] != pair[1] and words & set(pair)} == {}
