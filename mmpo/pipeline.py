@@ -14,7 +14,7 @@ from mmpo.recipes import Recipe, dump
 from mmpo.runs import RunFolder, process_count
 
 STAGES = {
-    "build": "mmpo.data_builders.build:build",
+    "build": "mmpo.data_builders.builders:build",
     "train": "mmpo.trainers.train:train",
     "eval": "mmpo.eval.harness:evaluate",
 }

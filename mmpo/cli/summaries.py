@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from mmpo.cli import console
@@ -17,6 +18,8 @@ def print_summary(run: RunFolder, section: str, result: Mapping[str, Any]) -> No
 
 def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
     pairs = run.path / OUTPUTS["build.pairs"]
+    if result.get("builder") == "video_rewards" and result["images_used"]:
+        return _video_build(pairs, result)
     if not result["images_used"]:
         for kind, table in result["counts"].items():
             lost = ", ".join(f"{count:,} {reason}" for reason, count in table.items() if reason not in ("in", "paired"))
@@ -32,6 +35,20 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
     left_out = result["images"] - result["images_used"]
     if left_out:
         console.line(f"{left_out:,} images gave no pair; the reasons are in {pairs / 'rejects.jsonl'}")
+    console.line(f"pairs: {pairs}")
+
+
+def _video_build(pairs: Path, result: Mapping[str, Any]) -> None:
+    rewards = ", ".join(f"{score}: {count:,}" for score, count in result["scores"].items())
+    console.line(f"rewards by {result['judge']}: {rewards} (mean {result['mean_score']:.2f})")
+    console.line(
+        f"{result['pairs_made']:,} pairs (chosen {result['chosen_words']:.1f} words, rejected "
+        f"{result['rejected_words']:.1f}) from {result['images_used']:,} of {result['images']:,} videos"
+    )
+    for warning in result["warnings"]:
+        console.line(f"warning: {warning}")
+    if result["images"] > result["images_used"]:
+        console.line(f"the reasons for the others are in {pairs / 'rejects.jsonl'}")
     console.line(f"pairs: {pairs}")
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mmpo.data_builders.builders import AnyBuildSettings
 from mmpo.data_builders.settings import BuildSettings
 from mmpo.errors import UserError
 from mmpo.eval.settings import EvalSettings
@@ -24,7 +25,7 @@ class Recipe(BaseModel):
     description: str = Field("", description="One line for `mmpo recipe list`.")
     seed: int = Field(0, ge=0, description="Seed of every section that has none of its own.")
     model: str | None = Field(None, description="Model folder or hub name of every section that has none of its own.")
-    build: BuildSettings | None = None
+    build: AnyBuildSettings | None = None
     train: TrainSettings | None = None
     eval: EvalSettings | None = None
 

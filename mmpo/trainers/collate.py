@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from mmpo.data.pair import PreferencePair
+from mmpo.data.video.pairs import frames_as_images
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.loading import VLM
 from mmpo.models.processing import join_images
@@ -157,10 +158,7 @@ class _Encoder:
         self.truncated = 0
 
     def __call__(self, pair: PreferencePair) -> EncodedPair:
-        if pair.videos:
-            raise UserError(
-                f"pair {pair.id}: training on videos is not supported", hint="give sampled frames as images"
-            )
+        pair = frames_as_images(pair, self.root)
         if not pair.chosen_text or not pair.rejected_text:
             raise Quarantined(STAGE, "empty_response", "a response has no text")
         images = tuple(self.store.add(source, self.root) for source in pair.images)

@@ -1,0 +1,42 @@
+"""The builders there are: the settings of a recipe's `build` section decide by their `builder` which one runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Discriminator, Tag
+
+from mmpo.data_builders.settings import BuildSettings
+from mmpo.data_builders.video_settings import VideoRewardSettings
+
+DEFAULT = "hallucination_pairs"
+
+BUILDERS = {
+    DEFAULT: "mmpo.data_builders.build:build",
+    "video_rewards": "mmpo.data_builders.video_build:build",
+}
+"""`function(settings, run_dir) -> result` of each builder. Imported late, for it brings torch."""
+
+
+def builder_of(section: Any) -> str:
+    """The name of the builder that a section asks for."""
+    if isinstance(section, Mapping):
+        return str(section.get("builder", DEFAULT))
+    return str(getattr(section, "builder", DEFAULT))
+
+
+AnyBuildSettings = Annotated[
+    Annotated[BuildSettings, Tag(DEFAULT)] | Annotated[VideoRewardSettings, Tag("video_rewards")],
+    Discriminator(builder_of),
+]
+"""The `build` section of a recipe."""
+
+
+def build(settings: BaseModel, run_dir: Path) -> BaseModel:
+    """Run the builder that `settings` are for."""
+    module, _, function = BUILDERS[builder_of(settings)].partition(":")
+    result: BaseModel = getattr(import_module(module), function)(settings, run_dir)
+    return result
