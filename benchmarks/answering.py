@@ -1,19 +1,28 @@
 """How much faster are questions answered together than one by one, with the same answers?
 
-    python benchmarks/answering.py [--quick] [--json OUT] [--threads 2]
+    python benchmarks/answering.py [--quick] [--json OUT] [--threads 2] [--per-image 18 90]
+    python benchmarks/answering.py --pope [--json OUT] [--threads 2]
 
 A LLaVA with random weights and LLaVA-1.5's token layout (336 px, 576 image tokens, vocabulary 32,000). One by one is
 what evaluation harnesses do: processor and `model.generate(do_sample=False)` for each question. Both sides run in this
 process on the same model, preprocessing included; one short warm-up each (with the engine's self-check) is not counted.
 Answers have 8 tokens at most. Random weights never end an answer, so two cases are measured: every third token ends it
 (short answers of different lengths, as to real questions), and none does (every answer takes all 8 tokens).
+
+Memory is the peak of a process that answers one image's questions one way only, model and libraries included.
+
+`--pope` is a whole evaluation instead: POPE's three splits of 3,000 questions about 500 images of the demo world, asked
+of the demo model by `mmpo.eval` from the annotations to the scorecard.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +117,73 @@ def compare_answers(
     }
 
 
+def peak_memory() -> int:
+    """Most bytes this process held in memory so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # unlike ru_maxrss, not inherited from the process that started this one
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def answer_one_way(layers: int, way: str, per_image: int) -> None:
+    """Answer one image's questions one way and print the peak memory: the body of a process of its own."""
+    vlm = benchmark_model(layers)
+    vlm.base.generation_config.eos_token_id = [vlm.eos_id]
+    image, texts = tiny_image(0, (448, 336)), questions(per_image, 0)
+    if way == "shared":
+        list(AnswerEngine(vlm, max_new_tokens=ANSWER_TOKENS, sharing="on").answer([(image, texts)]))
+    else:
+        for text in texts[:3]:  # each is like the others
+            ask_one(vlm, image, text, do_sample=False, max_new_tokens=ANSWER_TOKENS)
+    print(peak_memory())
+
+
+def compare_memory(layers: int, threads: int, per_image: int) -> dict[str, Any]:
+    peaks = {}
+    for way in ("alone", "shared"):
+        words = ["--answer", way, "--layers", str(layers), "--threads", str(threads), "--per-image", str(per_image)]
+        done = subprocess.run([sys.executable, __file__, *words], check=True, capture_output=True, text=True)
+        peaks[way] = int(done.stdout.split()[-1])
+    return {
+        "one_by_one_bytes": peaks["alone"],
+        "shared_bytes": peaks["shared"],
+        "ratio": peaks["shared"] / peaks["alone"],
+    }
+
+
+def pope_run(threads: int, images: int) -> dict[str, Any]:
+    """POPE built from the demo world and asked of the demo model, from the annotations to the scorecard."""
+    from mmpo.demo import model_path
+    from mmpo.demo.world import write_split
+    from mmpo.eval.harness import evaluate
+    from mmpo.eval.settings import EvalSettings
+
+    with tempfile.TemporaryDirectory() as folder:
+        world = Path(folder) / "world"
+        drawing, _ = timed(lambda: write_split(world, "test", images * 8 // 5))  # not each has three kinds of objects
+        settings = EvalSettings(
+            model=str(model_path()),
+            annotations=str(world / "annotations.jsonl"),
+            benchmarks=["pope"],
+            pope={"images": images},  # type: ignore[arg-type]
+        )
+        seconds, card = timed(lambda: evaluate(settings, Path(folder) / "run"))
+        made = json.loads((Path(folder) / "run/engine.json").read_text())["after"]
+    total = next(count for count in card.counts if count.split == "all splits")
+    return {
+        "threads": threads,
+        "images": total.images,
+        "questions": total.questions,
+        "distinct_questions": made["answers"],
+        "drawing_s": drawing,
+        "evaluation_s": seconds,
+        "asking_s": made["seconds"],
+        "self_check": {key: made[key] for key in ("asked", "near_ties", "different", "why_not_shared")},
+        "mean_F1": card.row("pope", "mean_F1", "all splits").after.value,
+    }
+
+
 def compare_samples(vlm: VLM, engine: AnswerEngine, image: Image.Image) -> dict[str, Any]:
     text = "Describe the image."
     options = {"do_sample": True, "temperature": 1.0, "top_p": 0.95, "top_k": 0, "max_new_tokens": SAMPLE_TOKENS}
@@ -128,50 +204,81 @@ def demo_rate(folder: Path, n_images: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a smaller model and one image")
+    parser.add_argument("--quick", action="store_true", help="a smaller model and one image; with --pope, 20 images")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--per-image", type=int, default=18, help="questions an image")
+    parser.add_argument("--per-image", type=int, nargs="+", default=[18, 90], help="questions an image, one or several")
+    parser.add_argument("--pope", action="store_true", help="time a whole POPE run with the demo model instead")
+    parser.add_argument("--answer", choices=["alone", "shared"], help=argparse.SUPPRESS)
+    parser.add_argument("--layers", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    layers, n_images = (4, 1) if args.quick else (8, 4)
+    if args.answer:
+        answer_one_way(args.layers, args.answer, args.per_image[0])
+        return
+    results = time_pope(args.threads, args.quick) if args.pope else compare(args.threads, args.quick, args.per_image)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def time_pope(threads: int, quick: bool) -> dict[str, Any]:
+    results = pope_run(threads, 20 if quick else 500)
+    print(
+        f"POPE, {results['questions']:,} questions ({results['distinct_questions']:,} distinct) about "
+        f"{results['images']} images, {threads} threads: {results['evaluation_s']:.1f} s from annotations to "
+        f"scorecard, of which asking {results['asking_s']:.1f} s; drawing the images took {results['drawing_s']:.1f} s"
+    )
+    if results["self_check"]["why_not_shared"]:
+        print(f"WARNING: sharing was off: {results['self_check']['why_not_shared']}")
+    return results
+
+
+def compare(threads: int, quick: bool, per_image: list[int]) -> dict[str, Any]:
+    layers = 4 if quick else 8
     vlm = benchmark_model(layers)
     parameters = sum(p.numel() for p in vlm.model.parameters()) / 1e6
-    print(f"random LLaVA, {parameters:.0f}M parameters ({layers} layers of 512), fp32, {args.threads} threads")
+    print(f"random LLaVA, {parameters:.0f}M parameters ({layers} layers of 512), fp32, {threads} threads")
     engine = AnswerEngine(vlm, max_new_tokens=ANSWER_TOKENS)
     warm = tiny_image(99, (448, 336))
     list(engine.answer([(warm, questions(3, 0))]))  # warm-up, and the self-check; then one for the other side
     ask_one(vlm, warm, "Is there a dog in the image?", do_sample=False, max_new_tokens=ANSWER_TOKENS)
-    images = [tiny_image(i, (448, 336)) for i in range(n_images)]
     cases = {"short answers": list(range(0, 32000, 3)), "answers at the limit": [vlm.eos_id]}
-    answers = {}
-    for case, end_ids in cases.items():
-        numbers = answers[case] = compare_answers(vlm, engine, images, args.per_image, end_ids)
+    answers: list[dict[str, Any]] = []
+    for number in per_image:
+        # about as many questions for every number of them an image
+        images = [tiny_image(i, (448, 336)) for i in range(1 if quick else max(1, round(72 / number)))]
+        memory = compare_memory(layers, threads, number)
+        for case, end_ids in cases.items():
+            numbers = compare_answers(vlm, engine, images, number, end_ids)
+            answers.append({"case": case, **numbers, "memory": memory})
+            print(
+                f"{number} questions an image, {case} (mean {numbers['mean_answer_tokens']:.1f} tokens), "
+                f"{numbers['questions']} in all: one by one {numbers['one_by_one_s']:.2f} s, "
+                f"shared {numbers['shared_s']:.2f} s: {numbers['speedup']:.1f}x, "
+                f"{numbers['different_answers']} different answers (smallest margin {numbers['smallest_margin']:.1g})"
+            )
         print(
-            f"{case} (mean {numbers['mean_answer_tokens']:.1f} tokens), {args.per_image} questions an image, "
-            f"{numbers['questions']} in all: one by one {numbers['one_by_one_s']:.2f} s, "
-            f"shared {numbers['shared_s']:.2f} s: {numbers['speedup']:.1f}x, {numbers['different_answers']} different "
-            f"answers (smallest margin {numbers['smallest_margin']:.1g})"
+            f"{number} questions an image, peak memory: one by one {memory['one_by_one_bytes'] / 2**20:.0f} MiB, "
+            f"shared {memory['shared_bytes'] / 2**20:.0f} MiB: {memory['ratio']:.2f}x"
         )
-    samples = compare_samples(vlm, engine, images[0])
+    samples = compare_samples(vlm, engine, warm)
     print(
         f"{samples['k']} samples of {samples['new_tokens']} tokens: separate {samples['separate_s']:.2f} s, "
         f"one prefill {samples['shared_s']:.2f} s: {samples['speedup']:.1f}x"
     )
     results: dict[str, Any] = {
-        "threads": args.threads,
+        "threads": threads,
         "parameters_m": parameters,
         "answers": answers,
         "samples": samples,
     }
     demo = Path(__file__).resolve().parents[1] / "mmpo" / "demo" / "model"
     if (demo / "config.json").is_file():
-        results["demo"] = demo_rate(demo, 10 if args.quick else 50)
+        results["demo"] = demo_rate(demo, 10 if quick else 50)
         print(f"demo model: {results['demo']['questions_per_s']:.0f} questions/s, self-check included")
     if engine.why_not_shared:
         print(f"WARNING: sharing was off: {engine.why_not_shared}")
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return results
 
 
 if __name__ == "__main__":
