@@ -9,10 +9,10 @@ from itertools import islice
 from typing import Any, Literal, Protocol, cast, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mmpo.data.vocabulary import coco
 from mmpo.errors import UserError
-from mmpo.eval.statistics import Array
 from mmpo.eval.word_forms import TaggerName, has_tagger, lemmatizer, open_tagger, tokenize
 
 NounsName = Literal["auto", "tag-lemma", "tag-lemma:nltk", "tag-lemma:spacy", "noun-lemma"]
@@ -104,7 +104,7 @@ class Vectors:
         self._vocab = pipeline.vocab
         self._unit = lru_cache(maxsize=10_000)(self._normalized)
 
-    def _normalized(self, word: str) -> Array:
+    def _normalized(self, word: str) -> NDArray[np.float64]:
         vector = np.asarray(self._vocab[word].vector, dtype=np.float64)
         length = float(np.linalg.norm(vector))
         return vector / length if length else vector

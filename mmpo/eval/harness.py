@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 YES_SHIFT = 0.05
 LENGTH_SHIFT = 0.2
-HEADLINES = ("accuracy", "F1", "mean_F1", "CHAIRi", "CHAIRs", "Recall")
+HEADLINES = ("accuracy", "F1", "mean_F1", "CHAIRi", "CHAIRs", "Recall", "CHAIR", "Hal", "AMBER_score", "CHAIRs_refine")
 
 
 def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
