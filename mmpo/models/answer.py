@@ -74,7 +74,7 @@ class _Row:
     shown: Shown
     prompt: list[int]
     tag: Hashable
-    seed: int = 0
+    seed: int | None = 0
 
 
 class AnswerEngine:
@@ -188,16 +188,18 @@ class AnswerEngine:
         top_p: float = 1.0,
         seed: int = 0,
         max_new_tokens: int | None = None,
+        greedy_first: bool = False,
     ) -> Iterator[list[Answer]]:
         """`k` sampled responses for each (image, prompt), batched over prompts.
 
         Sample j is a function of (seed, pixels, prompt, j): it stays the same whatever `k`, the batch and the other
-        prompts are. The model's full vocabulary is sampled from, cut by nothing but `top_p`.
+        prompts are. The model's full vocabulary is sampled from, cut by nothing but `top_p`. With `greedy_first` the
+        greedy response comes before the samples, from the same prefill; `k` may then be 0.
         """
-        if k < 1:
+        if k < (0 if greedy_first else 1):
             raise UserError(f"k must be at least 1, not {k}")
         Sampler([], temperature=temperature, top_p=top_p)  # complain about settings now, not at the first batch
-        return self._samples(prompts, k, temperature, top_p, seed, max_new_tokens, self._off)
+        return self._samples(prompts, k, temperature, top_p, seed, max_new_tokens, self._off, greedy_first)
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
@@ -249,11 +251,14 @@ class AnswerEngine:
         seed: int,
         limit: int | None,
         off: bool,
+        greedy_first: bool,
     ) -> Iterator[list[Answer]]:
         def rows() -> Iterator[_Row]:
             for images, prompt in prompts:
                 shown = self._gallery.show(images)
                 ids = self._gallery.encode(prompt, shown)
+                if greedy_first:
+                    yield _Row(shown, ids, "greedy", None)
                 for j in range(k):
                     yield _Row(shown, ids, j, stream_seed(seed, shown.digest, ids, j))
 
@@ -263,7 +268,7 @@ class AnswerEngine:
         done: list[Answer] = []
         for row, continuation in self._stream(rows(), chooser, limit, off):
             done.append(self._answer(str(row.tag), continuation))
-            if len(done) == k:
+            if len(done) == k + greedy_first:
                 yield done
                 done = []
 

@@ -42,9 +42,10 @@ class Sampler:
     Noise comes from one generator per row, seeded by that row's `seeds` entry, one draw per step. Rounding moves a
     choice only where two perturbed scores are that close, not at every boundary of a cumulative sum. With `top_p` a
     token is kept while the likelier ones hold less than `top_p` of the mass (Holtzman et al. 2020, section 3.1).
+    A row whose seed is None is not sampled: it takes the likeliest token, as `Greedy` does.
     """
 
-    def __init__(self, seeds: Sequence[int], *, temperature: float = 1.0, top_p: float = 1.0) -> None:
+    def __init__(self, seeds: Sequence[int | None], *, temperature: float = 1.0, top_p: float = 1.0) -> None:
         if temperature <= 0:
             raise UserError(
                 f"temperature must be above 0, not {temperature}", hint="for the likeliest answer use `answer`"
@@ -53,16 +54,22 @@ class Sampler:
             raise UserError(f"top_p must be in (0, 1], not {top_p}")
         self.seeds = list(seeds)
         self.temperature, self.top_p = temperature, top_p
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._generators = [None if seed is None else torch.Generator().manual_seed(seed) for seed in seeds]
 
     def scores(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
+        drawn = [place for place, row in enumerate(rows) if self._generators[row] is not None]
+        if not drawn:
+            return logits
         noise = torch.stack(
-            [torch.empty(logits.shape[1]).exponential_(generator=self._generators[row]) for row in rows]
+            [torch.empty(logits.shape[1]).exponential_(generator=self._generators[rows[place]]) for place in drawn]
         )
-        logits = logits / self.temperature
+        sampled = logits[drawn] / self.temperature
         if self.top_p < 1:
-            logits = logits.masked_fill(outside_nucleus(logits, self.top_p), float("-inf"))
-        return logits - noise.to(logits.device).log()
+            sampled = sampled.masked_fill(outside_nucleus(sampled, self.top_p), float("-inf"))
+        sampled = sampled - noise.to(logits.device).log()
+        if len(drawn) == len(rows):
+            return sampled
+        return logits.index_copy(0, torch.tensor(drawn, device=logits.device), sampled)
 
     def alone(self, row: int) -> Sampler:
         return Sampler([self.seeds[row]], temperature=self.temperature, top_p=self.top_p)

@@ -222,6 +222,20 @@ def test_samples_depend_on_seed_image_and_prompt_only(vlm: VLM) -> None:
     assert alone.samples(IMAGES[0], "What?", 5, top_p=0.9, seed=3) == five
 
 
+@pytest.mark.parametrize("sharing", ["on", "off"])
+def test_the_greedy_answer_and_the_samples_from_one_prefill(vlm: VLM, sharing: Any) -> None:
+    engine = AnswerEngine(vlm, max_new_tokens=6, sharing=sharing)
+    asked = [(image, "What?") for image in IMAGES[:2]]
+    options: dict[str, Any] = {"temperature": 1.7, "top_p": 0.9, "seed": 3}
+    both = list(engine.sample_many(asked, 3, **options, greedy_first=True))
+    greedy = list(engine.answer([Question("greedy", *item) for item in asked]))
+    assert [answers[0].text for answers in both] == [answer.text for answer in greedy]
+    assert [a[0].token_ids for a in both] == [a.token_ids for a in greedy]
+    sampled = engine.sample_many(asked, 3, **options)
+    assert [[a.token_ids for a in answers[1:]] for answers in both] == [[a.token_ids for a in s] for s in sampled]
+    assert [len(answers) for answers in engine.sample_many(asked, 0, greedy_first=True)] == [1, 1]
+
+
 def test_a_model_that_mixes_rows_is_caught_and_answered_one_by_one(vlm: VLM) -> None:
     # The first token of the stream leaks into all others: harmless alone, wrong as soon as rows are packed.
     vlm.backbone.language_model.layers[1].register_forward_pre_hook(
