@@ -1,12 +1,15 @@
 """TARS: the preference under a perturbed question, and the spectrum of what the model thinks while answering.
 
 The paper (arXiv 2507.21584) and its released code describe different algorithms; `tars` is the paper's. The
-perturbation itself is made by `mmpo.trainers.perturb`.
+perturbation itself is made by `mmpo.trainers.views`.
 
 Shapes: b pairs, t tokens of a response (padded), h hidden channels, k frequencies.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +22,17 @@ from mmpo.objectives.term import Term, register
 from mmpo.objectives.visual import log_ratio
 
 CHOSEN, REJECTED = "chosen_perturbed", "rejected_perturbed"
-"""Views: both answers to the perturbed question about the clean image."""
+"""Views: both answers to the perturbed question about the clean image. Further candidates have a number behind."""
+
+
+def candidate_views(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """The views of `parameters["candidates"]` perturbations."""
+    count = int(parameters.get("candidates", 1))
+    return tuple(f"{side}{_suffix(k)}" for k in range(count) for side in (CHOSEN, REJECTED))
+
+
+def _suffix(candidate: int) -> str:
+    return f"_{candidate}" if candidate else ""
 
 
 def spectrum(states: Tensor) -> Tensor:
@@ -60,37 +73,67 @@ def spectral(
     and the reference's under the clean one, over the response's own tokens in the last layer.
 
     arXiv 2507.21584, section 2.3, whose reduction is not given: see `log_spectral_ratio`. "each" takes the sigmoid per
-    bin and channel and needs responses of one length; the shorter sets the number of bins. At policy = reference with
-    nothing perturbed: log 2.
+    bin and channel; the shorter response sets the number of bins. At policy = reference with nothing perturbed: log 2.
     """
+    return per_pair(_spectral(pairs, 0, beta, reduction, cutoff, eps))
+
+
+@register("perturbed_dpo", views=candidate_views)
+def perturbed_dpo(pairs: PairLogps, *, beta: float = 0.1, candidates: int = 1) -> Term:
+    """DPO of both answers to the perturbed question, policy and reference alike: L_DPO of arXiv 2507.21584.
+
+    With several `candidates` the worst perturbation of each pair counts, and it alone has a gradient: the inner
+    maximization of the paper's objective, which it approximates by one.
+    """
+    return per_pair(_candidates(pairs, beta, candidates).amax(dim=0))
+
+
+@register("tars", views=candidate_views, needs_hidden=True)
+def tars(
+    pairs: PairLogps,
+    *,
+    beta: float = 0.1,
+    lam: float = 0.1,
+    candidates: int = 1,
+    reduction: str = "bins",
+    cutoff: float = 1.0,
+    eps: float = 1e-8,
+) -> Term:
+    """`perturbed_dpo` + lam `spectral`: L_TARS of the paper (arXiv 2507.21584), whose text sets beta 1 and lam 0.1.
+
+    With several `candidates`, the one with the largest preference loss counts in both terms.
+    """
+    preference = _candidates(pairs, beta, candidates)  # [m, b]
+    spectra = torch.stack([_spectral(pairs, k, beta, reduction, cutoff, eps) for k in range(candidates)])
+    worst = preference.argmax(dim=0, keepdim=True)
+    return per_pair((preference + lam * spectra).gather(0, worst).squeeze(0))
+
+
+def _candidates(pairs: PairLogps, beta: float, count: int) -> Tensor:
+    """The preference loss under each perturbation, [m, b]."""
+    if count < 1:
+        raise UserError(f"candidates must be at least 1, not {count}")
+    gaps = [
+        log_ratio(pairs.view(CHOSEN + _suffix(k))) - log_ratio(pairs.view(REJECTED + _suffix(k))) for k in range(count)
+    ]
+    return softplus(-beta * torch.stack(gaps))
+
+
+def _spectral(pairs: PairLogps, candidate: int, beta: float, reduction: str, cutoff: float, eps: float) -> Tensor:
+    """The spectral loss of each pair under one perturbation, [b]."""
     if reduction not in ("sum", "bins", "each"):
         raise UserError(f"spectral: reduction is sum, bins or each, not {reduction!r}")
     if not 0 < cutoff <= 1:
         raise UserError(f"spectral: cutoff is a share of the frequencies in (0, 1], not {cutoff}")
+    perturbed = [pairs.view(side + _suffix(candidate)) for side in (CHOSEN, REJECTED)]
     losses = []
     for i in range(len(pairs)):
         ratios = []
-        for clean, perturbed in ((pairs.chosen, pairs.view(CHOSEN)), (pairs.rejected, pairs.view(REJECTED))):
-            ours, theirs = _states(perturbed, "policy", i), _states(clean, "reference", i)
+        for clean, view in zip((pairs.chosen, pairs.rejected), perturbed, strict=True):
+            ours, theirs = _states(view, "policy", i), _states(clean, "reference", i)
             ratios.append(log_spectral_ratio(ours, theirs.detach(), reduction=reduction, cutoff=cutoff, eps=eps))
         if reduction == "each":
             bins = min(len(ratio) for ratio in ratios)
             ratios = [ratio[:bins] for ratio in ratios]
         losses.append(softplus(-beta * (ratios[0] - ratios[1])).mean())
-    return per_pair(torch.stack(losses))
-
-
-@register("perturbed_dpo", views=(CHOSEN, REJECTED))
-def perturbed_dpo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
-    """DPO of both answers to the perturbed question, policy and reference alike. arXiv 2507.21584, eq. of L_DPO."""
-    gap = log_ratio(pairs.view(CHOSEN)) - log_ratio(pairs.view(REJECTED))
-    return per_pair(softplus(-beta * gap))
-
-
-@register("tars", views=(CHOSEN, REJECTED), needs_hidden=True)
-def tars(
-    pairs: PairLogps, *, beta: float = 0.1, lam: float = 0.1, reduction: str = "bins", cutoff: float = 1.0
-) -> Term:
-    """`perturbed_dpo` + lam `spectral`: L_TARS of the paper (arXiv 2507.21584), whose text sets beta 1 and lam 0.1."""
-    preference = perturbed_dpo(pairs, beta=beta).values
-    return per_pair(preference + lam * spectral(pairs, beta=beta, reduction=reduction, cutoff=cutoff).values)
+    return torch.stack(losses)

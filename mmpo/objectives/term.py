@@ -30,6 +30,8 @@ class Term(NamedTuple):
 
 
 Rewards = Callable[[ResponseLogps, float], Tensor]
+Views = tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]]
+"""Names of views, or a function from the loss's parameters to them."""
 
 
 def log_ratio_reward(response: ResponseLogps, beta: float) -> Tensor:
@@ -46,14 +48,16 @@ def average_reward(response: ResponseLogps, beta: float) -> Tensor:
 class Registered:
     """A loss function with what the rest of the package needs to know of it: the reward it implies (None for a term
     that compares nothing), the parameter that scales that reward, whether it needs reference log-probs, which further
-    views of a pair it compares with, and whether it reads hidden states, token weights or auxiliary answers."""
+    views of a pair it compares with (and the corruption that its authors make them with), and whether it reads hidden
+    states, token weights or auxiliary answers."""
 
     name: str
     function: Callable[..., Term]
     rewards: Rewards | None
     scale: str
     needs_reference: bool
-    views: tuple[str, ...] = ()
+    views: Views = ()
+    corruption: str | None = None
     needs_hidden: bool = False
     needs_weights: bool = False
     needs_auxiliary: bool = False
@@ -74,7 +78,8 @@ def register(
     rewards: Rewards | None = log_ratio_reward,
     scale: str = "beta",
     needs_reference: bool = True,
-    views: tuple[str, ...] = (),
+    views: Views = (),
+    corruption: str | None = None,
     needs_hidden: bool = False,
     needs_weights: bool = False,
     needs_auxiliary: bool = False,
@@ -83,7 +88,16 @@ def register(
 
     def add(function: Callable[..., Term]) -> Callable[..., Term]:
         OBJECTIVES[name] = Registered(
-            name, function, rewards, scale, needs_reference, views, needs_hidden, needs_weights, needs_auxiliary
+            name,
+            function,
+            rewards,
+            scale,
+            needs_reference,
+            views,
+            corruption,
+            needs_hidden,
+            needs_weights,
+            needs_auxiliary,
         )
         return function
 
@@ -119,7 +133,19 @@ class Objective:
     @property
     def views(self) -> tuple[str, ...]:
         """The views that batches must have, each once."""
-        return tuple(dict.fromkeys(view for name in self.weights for view in OBJECTIVES[name].views))
+        return tuple(dict.fromkeys(view for name in self.weights for view in self._views(name)))
+
+    def _views(self, name: str) -> tuple[str, ...]:
+        entry = OBJECTIVES[name]
+        if not callable(entry.views):
+            return entry.views
+        return entry.views(entry.parameters | dict(self.parameters.get(name, {})))
+
+    @property
+    def corruption(self) -> str | None:
+        """The corruption of the images that the authors of the losses use; None where they differ or none is used."""
+        kinds = {OBJECTIVES[name].corruption for name in self.weights} - {None}
+        return kinds.pop() if len(kinds) == 1 else None
 
     @property
     def needs_hidden(self) -> bool:

@@ -1,7 +1,7 @@
 """Losses that ask whether the preference rests on the image: the same answers under another image.
 
 Notation as in `pairwise`, with rho(y|m) the policy's summed log-prob of y given image m minus the reference's, and m'
-the corrupted image (`mmpo.trainers.corruption`). Every logistic term has a sigmoid of its own; at policy = reference
+the corrupted image (`mmpo.data.corruption`). Every logistic term has a sigmoid of its own; at policy = reference
 each is log 2.
 """
 
@@ -24,7 +24,7 @@ def log_ratio(response: ResponseLogps) -> Tensor:
     return response.policy_sum - response.reference_sum
 
 
-@register("image_preference", views=(CHOSEN,))
+@register("image_preference", views=(CHOSEN,), corruption="crop")
 def image_preference(pairs: PairLogps, *, beta: float = 0.1) -> Term:
     """softplus(-beta [rho(y_w|m) - rho(y_w|m')]): the chosen answer should owe its probability to the image.
 
@@ -40,7 +40,7 @@ def anchor(pairs: PairLogps, *, beta: float = 0.1, delta: float = 0.0) -> Term:
     return per_pair(softplus(delta - beta * log_ratio(pairs.chosen)))
 
 
-@register("mdpo", views=(CHOSEN,))
+@register("mdpo", views=(CHOSEN,), corruption="crop")
 def mdpo(pairs: PairLogps, *, beta: float = 0.1, delta: float = 0.0, image: float = 1.0, anchor: float = 1.0) -> Term:
     """DPO + `image` times the image preference + `anchor` times the anchor. Wang et al. 2024 (arXiv 2406.11839), with
     m' a crop of 1 to 20 % of the area. At policy = reference: 3 log 2."""
@@ -50,7 +50,7 @@ def mdpo(pairs: PairLogps, *, beta: float = 0.1, delta: float = 0.0, image: floa
     return per_pair(preference + image * conditional + anchor * softplus(delta - beta * rho))
 
 
-@register("rdpo", views=(CHOSEN,))
+@register("rdpo", views=(CHOSEN,), corruption="other")
 def rdpo(pairs: PairLogps, *, beta: float = 0.1, image: float = 1.0) -> Term:
     """DPO + `image` times the image preference, m' a similar but other image. Re-Align, arXiv 2502.13146.
 
@@ -61,7 +61,7 @@ def rdpo(pairs: PairLogps, *, beta: float = 0.1, image: float = 1.0) -> Term:
     return per_pair(preference + image * conditional)
 
 
-@register("vdpo", views=(CHOSEN, REJECTED))
+@register("vdpo", views=(CHOSEN, REJECTED), corruption="black")
 def vdpo(pairs: PairLogps, *, beta: float = 0.1, gamma: float = 0.75, text: str = "policy") -> Term:
     """DPO whose scores carry visual guidance: s(y) = rho(y|m) + (gamma - 1) sg[log pi(y|m) - log pi(y|m')], m' black.
 

@@ -45,7 +45,9 @@ def test_golden_values_and_derivatives(case: dict[str, Any]) -> None:
     pairs.chosen.policy.requires_grad_()
     pairs.rejected.policy.requires_grad_()
     term = build_objective({case["name"]: case["params"]}).terms(pairs)[case["name"]][1]
-    torch.testing.assert_close(term.values.detach(), torch.tensor(case["per_pair"], dtype=torch.float64), rtol=0, atol=2e-6)
+    torch.testing.assert_close(
+        term.values.detach(), torch.tensor(case["per_pair"], dtype=torch.float64), rtol=0, atol=2e-6
+    )
     assert term.mean.item() == pytest.approx(case["mean"], abs=2e-6)
     term.values.sum().backward()
     for response, key in ((pairs.chosen, "dloss_dW"), (pairs.rejected, "dloss_dL")):

@@ -111,6 +111,28 @@ def test_the_reference_gets_no_gradient_and_the_policy_the_right_one() -> None:
             assert state.grad[index].item() == pytest.approx(slope, rel=0.1, abs=2e-4)
 
 
+def test_the_worst_candidate_counts_alone() -> None:
+    generator = torch.Generator().manual_seed(5)
+    first, second = pairs(generator), pairs(generator)
+    views = first.views | {f"{name}_1": view for name, view in second.views.items()}
+    for view in views.values():
+        view.policy.requires_grad_()
+    both = PairLogps(first.chosen, first.rejected, views)
+    single = [
+        build_objective("perturbed_dpo").loss(PairLogps(p.chosen, p.rejected, p.views)).item() for p in (first, second)
+    ]
+    objective = build_objective({"perturbed_dpo": {"candidates": 2}})
+    assert objective.views == (CHOSEN, REJECTED, f"{CHOSEN}_1", f"{REJECTED}_1")
+    loss = objective.loss(both)
+    assert loss.item() == pytest.approx(max(single))
+    loss.backward()
+    worse, better = ("_1", "") if single[1] > single[0] else ("", "_1")
+    assert views[CHOSEN + worse].policy.grad.abs().sum() > 0
+    assert views[CHOSEN + better].policy.grad is None or views[CHOSEN + better].policy.grad.abs().sum() == 0
+    whole = build_objective({"tars": {"candidates": 2, "lam": 0.0}}).loss(both)
+    assert whole.item() == pytest.approx(max(single))
+
+
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
