@@ -26,7 +26,7 @@ BATCHES_AHEAD = 8
 
 class LocalChat:
     """A `ChatModel` in this process. Reasons of its `Quarantined`s: images_unsupported, no_chat_template (the template
-    refuses the messages), too_long, empty_reply.
+    refuses the messages), bad_request, too_long, empty_reply.
 
     The model is loaded when the first reply is not in the cache.
     """
@@ -84,7 +84,10 @@ class LocalChat:
             text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except Exception as error:  # templates raise what they like, e.g. where there may be no system message
             raise Quarantined(STAGE, "no_chat_template", str(error)[:200]) from None
-        tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        try:
+            tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        except (UnicodeError, TypeError, ValueError) as error:  # half a surrogate pair, which UTF-8 can't hold
+            raise Quarantined(STAGE, "bad_request", str(error)[:200]) from None
         limit = getattr(self._model.config, "max_position_embeddings", None)
         if limit is not None and len(tokens) + request.max_tokens > limit:
             raise Quarantined(STAGE, "too_long", f"{len(tokens)} + {request.max_tokens} tokens, the model has {limit}")

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 STAGE = "chat"
 RETRIED_STATUS = (408, 409, 429)
-READ_AHEAD = 4
+READ_AHEAD = 8
 """Requests drawn ahead of the reply that is due, in multiples of the concurrency."""
 
 _CONTENT_REASONS = ("bad_request", "refused", "empty_reply", "not_an_image")
@@ -197,6 +197,8 @@ class ServerChat:
             raise _Passing("unreachable", _first_line(error.__cause__ or error)) from None
         except openai.APIStatusError as error:
             raise self._refusal(error.status_code, error.message, dict(error.response.headers)) from None
+        except (UnicodeError, TypeError, ValueError) as error:  # half a surrogate pair, for one, which UTF-8 can't hold
+            raise Quarantined(STAGE, "bad_request", f"can't be sent: {_first_line(error)}") from None
         return self._read(raw.http_response.text)
 
     def _refusal(self, status: int, message: str, headers: dict[str, str]) -> Exception:

@@ -78,12 +78,13 @@ def test_bad_requests_are_quarantined_alone(model: Path) -> None:
         ChatRequest.ask("picture", images=(b"\x89PNG",)),
         ChatRequest.ask("word " * 300),
         ChatRequest.ask("hello", system="refuse"),
+        ChatRequest.ask("half a pair: \ud83d"),
         ChatRequest.ask("fine too", max_tokens=4),
     ]
     with open_chat(settings(model)) as chat:
         results = list(chat.replies(requests))
     reasons = [result.reason if isinstance(result, Quarantined) else None for result in results]
-    assert reasons == [None, "images_unsupported", "too_long", "no_chat_template", None]
+    assert reasons == [None, "images_unsupported", "too_long", "no_chat_template", "bad_request", None]
 
 
 def test_models_that_cannot_chat(model: Path, tmp_path: Path) -> None:

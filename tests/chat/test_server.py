@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mmpo.chat import ChatModel, ChatReply, ChatRequest, ChatSettings, open_chat
-from mmpo.chat.server import retry_after
+from mmpo.chat.server import READ_AHEAD, retry_after
 from mmpo.errors import Quarantined, UserError
 from mmpo.progress import reporting
 from tests.chat.server import FAULTS, ChatServer
@@ -130,7 +132,7 @@ def test_requests_are_drawn_as_needed() -> None:
         results = chat.replies(endless())
         assert [next(results).text for _ in range(3)] == ["you said 1", "you said 2", "you said 3"]  # type: ignore[union-attr]
         results.close()  # type: ignore[attr-defined]
-        assert drawn <= 3 + 8
+        assert drawn <= 3 + 2 * READ_AHEAD
 
 
 def test_retry_after_is_waited_for() -> None:
@@ -202,6 +204,38 @@ def test_bytes_that_are_no_picture() -> None:
     with ChatServer(echo) as server, open_chat(server.settings()) as chat:
         (result,) = chat.replies([ChatRequest.ask("?", images=(b"text",))])
         assert isinstance(result, Quarantined) and result.reason == "not_an_image" and not server.requests
+
+
+def test_text_that_cannot_be_sent(tmp_path: Path) -> None:
+    with ChatServer(echo) as server, open_chat(server.settings(), tmp_path / "r.jsonl") as chat:
+        first, bad, last = ask_all(chat, ["Grüße 犬", "half a pair: \ud83d", "last\0"])
+        assert isinstance(first, ChatReply) and first.text == "you said Grüße 犬" and isinstance(last, ChatReply)
+        assert isinstance(bad, Quarantined) and bad.reason == "bad_request" and len(server.requests) == 2
+
+
+def test_odd_but_sound_replies_survive_the_cache(tmp_path: Path) -> None:
+    text = 'half a pair \ud83d, a line break\u2028, quotes " and a null \0'
+    with ChatServer(text) as server:
+        for cached in (False, True):
+            with open_chat(server.settings(), tmp_path / "r.jsonl") as chat:
+                assert ask_all(chat, ["a"]) == [ChatReply(text, False, "scripted-1", cached)]
+
+
+def test_stopping_early_hangs_up(tmp_path: Path) -> None:
+    """Leaving the block while requests hang ends at once, and what had come is kept."""
+    with ChatServer(echo, lambda prompt, attempt: "hang" if prompt != "0" else None) as server:
+        started = time.monotonic()
+        with open_chat(server.settings(timeout=30), tmp_path / "r.jsonl") as chat:
+            results = chat.replies([ChatRequest.ask(str(number), max_tokens=8) for number in range(9)])
+            assert isinstance(next(results), ChatReply)
+        assert time.monotonic() - started < 10
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 1
+
+
+def test_importing_brings_no_torch_and_no_client() -> None:
+    heavy = ("torch", "transformers", "openai")
+    code = f"import sys, mmpo.chat, mmpo.chat.templates; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_truncated_replies_say_so() -> None:

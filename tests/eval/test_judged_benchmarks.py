@@ -12,12 +12,15 @@ from mmpo.errors import UserError
 from mmpo.eval import hallusionbench as hb
 from mmpo.eval import mmhal
 from mmpo.eval.harness import evaluate
+from mmpo.eval.protocol import Reply
 from mmpo.eval.scorecard import Scorecard
 from mmpo.eval.scoring import ScoreRequest, score
+from mmpo.eval.shr_benchmark import ShrBenchmark
 from tests.chat.server import ChatServer
 from tests.eval.evaluating import answers_in, settings
 from tests.eval.test_hallusionbench import ROWS
 from tests.eval.test_mmhal import record
+from tests.eval.test_shr import write_images
 
 SHORT = {"max_new_tokens": 6}
 
@@ -90,6 +93,16 @@ def test_three_judged_benchmarks(world: Path, material: Path, tmp_path: Path) ->
         assert [one.image_id for one in filled] == [f"img{number}" for number in range(4)]
         predicted = hb.read_questions(tmp_path / f"hallusionbench/result_{state}.json")
         assert len(predicted) == 9 and all(one.prediction is not None for one in predicted)
+
+
+def test_published_shr_files_bring_their_own_images(world: Path, tmp_path: Path) -> None:
+    published = {**SHORT, "annotations": str(write_images(tmp_path)), "images": "vg"}
+    asked = settings(world, benchmarks=["shr"], annotations=None, images=None, shr=published, limit=1)
+    bench = ShrBenchmark(None, asked)
+    (ask,) = bench.asks()
+    assert (ask.image, ask.root, ask.prompt) == ("7.jpg", "vg", "Describe this image in detail.")
+    (part,) = bench.score({ask: Reply("A cow. A man. A zebra. Calm.", truncated=True)})
+    assert part.tally.values["hal_sents_ratio"] == 0.25 and (part.truncated, part.unparsed) == (1, None)
 
 
 def test_without_a_judge_rules_decide(world: Path, material: Path, tmp_path: Path) -> None:
