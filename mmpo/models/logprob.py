@@ -71,10 +71,12 @@ class _TokenLogps(torch.autograd.Function):
             exponentials = logits.sub_(largest[:, None]).exp_()
             total = exponentials.sum(dim=-1)
             logps[rows] = target_logits - largest - total.log()
-            if slope is not None and steepness is None:
+            if slope is None:
+                continue
+            if steepness is None:
                 expected = (exponentials.to(weight.dtype) @ weight) / total[:, None]
                 slope[rows] = weight[targets[rows]] - expected
-            elif slope is not None:
+            else:
                 by_logit = exponentials.div_(total[:, None]).neg_()
                 by_logit.scatter_add_(1, targets[rows, None], torch.ones_like(by_logit[:, :1]))
                 slope[rows] = by_logit.mul_(steepness).to(weight.dtype) @ weight

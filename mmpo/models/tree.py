@@ -153,8 +153,12 @@ def token_types(segment: Segment, rules: Rules) -> Tensor:
     """[n] the token types that tell a family's own mask code about blocks: 1 for image tokens ("images"), 0 for prompt
     and 1 for response tokens ("prompt")."""
     if rules.blocks == "images":
-        return (torch.tensor(segment.ids) == rules.image_token_id).long()
+        return _image_tokens(segment, rules).long()
     return torch.full((len(segment.ids),), int(segment.scored))
+
+
+def _image_tokens(segment: Segment, rules: Rules) -> Tensor:
+    return torch.tensor([token == rules.image_token_id for token in segment.ids])
 
 
 def _same_block(tree: Tree, order: Sequence[int], rules: Rules) -> Tensor:
@@ -168,7 +172,7 @@ def _same_block(tree: Tree, order: Sequence[int], rules: Rules) -> Tensor:
                 raise ValueError("a prompt that sees itself in both directions must be the root as a whole")
             numbers.append(torch.full((len(segment.ids),), 0 if segment.parent is None else -1))
             continue
-        image = torch.tensor(segment.ids) == rules.image_token_id
+        image = _image_tokens(segment, rules)
         begins = image & ~torch.cat([torch.zeros(1, dtype=torch.bool), image[:-1]])
         numbers.append(torch.where(image, begins.cumsum(0) + images, -1))
         images += int(begins.sum())
