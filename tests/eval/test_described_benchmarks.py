@@ -129,6 +129,20 @@ def test_limit_and_parts(world: Path, tmp_path: Path) -> None:
     assert {count.questions for count in card.counts} == {2}
 
 
+def test_chair_with_word_forms_by_name(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "annotations.jsonl").write_text(
+        '{"image": "AMBER_1.jpg", "objects": ["dog"], "captions": ["Two cats"]}'
+    )
+    own = {
+        "adapter": None, "images": str(world / "images"), "annotations": str(tmp_path / "annotations.jsonl"),
+        "chair": {"words": "noun-lemma", "max_new_tokens": 4},
+    }  # fmt: skip
+    card = evaluate(settings(world, ["chair"], **own), tmp_path / "run")
+    assert any("word forms noun-lemma" in line for line in card.conventions)
+    row = json.loads((tmp_path / "run/chair/sentences_after.jsonl").read_text())
+    assert {*row["found"], *row["missed"]} == {"dog", "cat"}
+
+
 @pytest.mark.parametrize(
     ("benchmark", "section", "message"),
     [
