@@ -10,8 +10,9 @@ Three rules keep training, scoring and generation consistent:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM
@@ -23,6 +24,7 @@ __all__ = [
     "encode_response",
     "placeholders_for",
     "process_images",
+    "prompt_words",
     "response_offsets",
     "token_weights",
 ]
@@ -31,6 +33,7 @@ Message = Mapping[str, Any]
 Offsets = list[tuple[int, int]]
 
 _PROBE: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _MARK = "\u2042\u2042"  # stands for a response while the template is read; no template contains it
 
 
@@ -46,12 +49,59 @@ def encode_prompt(
     `images` is the number of images (families with a fixed image size) or `ProcessedImages.placeholders` of the
     images in the order in which the messages show them. Raises `UserError` if the messages show another number of
     images."""
+    return _encode_conversation(vlm, messages, images, add_generation_prompt).ids
+
+
+def prompt_words(
+    vlm: VLM, messages: Sequence[Message], images: int | Sequence[Sequence[int]] = 0
+) -> list[tuple[str, list[int]]]:
+    """The words of the user's own text, in order, each with the places of its tokens in `encode_prompt`. Nothing of
+    the template, no image and no special token is among them; a token that two words share belongs to neither."""
+    encoded = _encode_conversation(vlm, messages, images, True)
+    spans: list[tuple[int, int]] = []
+    cursor = 0
+    for message in messages:
+        for part in _structured(message)["content"]:
+            if part["type"] != "text":
+                continue
+            at = encoded.text.find(part["text"].strip(), cursor)
+            if at < 0:  # the template changed the text: its words can't be told from its own
+                continue
+            cursor = at + len(part["text"].strip())
+            if message["role"] == "user":
+                spans += [(at + m.start(), at + m.end()) for m in _WORD.finditer(part["text"].strip())]
+    special = set(vlm.tokenizer.all_special_ids) | set(vlm.tokenizer.added_tokens_decoder)
+    owners: list[list[int]] = [[] for _ in encoded.offsets]
+    for number, (start, end) in enumerate(spans):
+        for token, (a, b) in enumerate(encoded.offsets):
+            if a < end and start < b:
+                owners[token].append(number)
+    places: list[list[int]] = [[] for _ in spans]
+    for token, own in enumerate(owners):
+        if len(own) == 1 and encoded.ids[encoded.places[token]] not in special:
+            places[own[0]].append(encoded.places[token])
+    return [(encoded.text[a:b], found) for (a, b), found in zip(spans, places, strict=True) if found]
+
+
+class _Conversation(NamedTuple):
+    """A rendered conversation: its `text`, the `ids` with placeholders expanded, and for each token before expansion
+    the characters it covers and the place of its (first) id."""
+
+    text: str
+    ids: list[int]
+    offsets: Offsets
+    places: list[int]
+
+
+def _encode_conversation(
+    vlm: VLM, messages: Sequence[Message], images: int | Sequence[Sequence[int]], add_generation_prompt: bool
+) -> _Conversation:
     expansions = placeholders_for(vlm, images) if isinstance(images, int) else images
     text = _render(vlm, messages, add_generation_prompt=add_generation_prompt)
     written = vlm.processor.image_token  # by the template, for an image; Gemma 3's placeholders are another token
     if expansions and any(around := margins(vlm)):
         text = text.replace(written, around[0] + written + around[1])
-    ids = _tokenize_conversation(vlm, text)
+    ids, offsets = _tokenize_conversation(vlm, text)
     image_id = vlm.tokenizer.convert_tokens_to_ids(written)
     if (shown := ids.count(image_id)) != len(expansions):
         raise UserError(
@@ -60,16 +110,13 @@ def encode_prompt(
         )
     if vlm.family.max_images is not None and len(expansions) > vlm.family.max_images:
         raise UserError(f"{vlm.family.name} takes at most {vlm.family.max_images} image(s) a conversation, not {shown}")
-    if not expansions:
-        return ids
     expanded: list[int] = []
+    places: list[int] = []
     remaining = iter(expansions)
     for token in ids:
-        if token == image_id:
-            expanded.extend(next(remaining))
-        else:
-            expanded.append(token)
-    return expanded
+        places.append(len(expanded))
+        expanded.extend(next(remaining) if token == image_id else [token])
+    return _Conversation(text, expanded, offsets, places)
 
 
 def encode_response(vlm: VLM, text: str, eos: bool = True) -> list[int]:
@@ -150,10 +197,12 @@ def _structured(message: Message) -> dict[str, Any]:
     return {"role": message["role"], "content": parts}
 
 
-def _tokenize_conversation(vlm: VLM, text: str) -> list[int]:
-    """Tokenize with the begin-of-sequence token exactly once, whether the template or the tokenizer adds it."""
+def _tokenize_conversation(vlm: VLM, text: str) -> tuple[list[int], Offsets]:
+    """Token ids and the characters they cover, with the begin-of-sequence token exactly once, whether the template or
+    the tokenizer adds it."""
     tokenizer = vlm.tokenizer
-    ids = list(tokenizer(text, add_special_tokens=False).input_ids)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = list(encoded.input_ids), list(encoded.offset_mapping)
     bos = tokenizer.bos_token_id
     adds_bos = facts(vlm).setdefault("adds_bos", bos is not None and list(tokenizer("").input_ids)[:1] == [bos])
-    return [bos, *ids] if adds_bos and bos not in ids else ids
+    return ([bos, *ids], [(0, 0), *offsets]) if adds_bos and bos not in ids else (ids, offsets)

@@ -12,6 +12,7 @@ from mmpo.models.prompts import (
     encode_response,
     placeholders_for,
     process_images,
+    prompt_words,
     response_offsets,
     token_weights,
 )
@@ -100,3 +101,20 @@ def test_missing_template_is_named(vlm: VLM) -> None:
     vlm.processor.chat_template = None
     with pytest.raises(UserError, match="no chat template"):
         encode_prompt(vlm, user("Hi", 0))
+
+
+def test_words_of_the_user_s_text_and_their_tokens() -> None:
+    vlm = tiny_llava()
+    messages = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is there a dog's house?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "No dog."}]},
+        {"role": "user", "content": [{"type": "text", "text": "Is there a dog's house?"}]},
+    ]
+    ids = encode_prompt(vlm, messages, 1)
+    words = prompt_words(vlm, messages, 1)
+    assert [word for word, _ in words] == ["Is", "there", "a", "dog's", "house"] * 2
+    for word, places in words:
+        assert vlm.tokenizer.decode([ids[place] for place in places]).strip() == word
+        assert vlm.image_token_id not in [ids[place] for place in places]
+    flat = [place for _, places in words for place in places]
+    assert flat == sorted(set(flat)), "in order, every token once"
