@@ -33,7 +33,8 @@ def check_section(run: RunFolder, recipe: Recipe, section: str, *, coming: Colle
     """
     settings = section_settings(recipe, section)
     step = run.step(section)
-    step.check(settings)
+    if not starts_over(recipe, section):
+        step.check(settings)
     for needed in step.needs(settings):
         if needed not in coming and run.step(needed).state != "complete":
             raise UserError(
@@ -54,7 +55,12 @@ def run_section(run: RunFolder, recipe: Recipe, section: str) -> dict[str, Any]:
         module, _, function = STAGES[section].partition(":")
         return as_mapping(getattr(import_module(module), function)(settings, step.path))
 
-    return step.do(section_settings(recipe, section), work)
+    return step.do(section_settings(recipe, section), work, again=starts_over(recipe, section))
+
+
+def starts_over(recipe: Recipe, section: str) -> bool:
+    """Does the section say `resume: false`? It is then done anew, complete or not."""
+    return getattr(getattr(recipe, section), "resume", True) is False
 
 
 def section_settings(recipe: Recipe, section: str) -> dict[str, Any]:

@@ -137,14 +137,18 @@ class Step:
             if self.run.step(name).digest() != digest:
                 raise UserError(f"{self.path} was made from another {name} than the one that is there now", hint=remedy)
 
-    def do(self, settings: Mapping[str, Any], work: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    def do(
+        self, settings: Mapping[str, Any], work: Callable[[], Mapping[str, Any]], *, again: bool = False
+    ) -> dict[str, Any]:
         """Do `work` unless it is complete from the same settings; its result is kept and returned.
 
-        `work` finds whatever an interrupted try left in the folder and continues from it.
+        `work` finds whatever an interrupted try left in the folder and continues from it. `again` does it whatever is
+        there, and leaves it to `work` to remove that.
         """
-        self.check(settings)
-        if self.state == "complete":
-            return self.result
+        if not again:
+            self.check(settings)
+            if self.state == "complete":
+                return self.result
         started = time.time()
         portable = self._portable(settings)
         inputs = {name: self.run.step(name).digest() for name in self.needs(settings)}

@@ -16,7 +16,7 @@ from mmpo.cli.demo_world import WORLD, DemoWorld
 from mmpo.cli.logs import RUN, logging_to, quiet_libraries
 from mmpo.cli.summaries import after_everything, print_summary
 from mmpo.errors import UserError
-from mmpo.pipeline import check_section, open_run, run_section
+from mmpo.pipeline import check_section, open_run, run_section, starts_over
 from mmpo.recipes import OUTPUTS, Recipe, complete, override, read
 from mmpo.runs import RunFolder, choose_folder, is_main_process
 
@@ -72,11 +72,11 @@ def _as_options(settings: Sequence[str]) -> list[str]:
 def _run_one(run: RunFolder, recipe: Recipe, section: str) -> None:
     check_section(run, recipe, section)
     title = f"{section}: {TITLES[section]}"
-    if run.step(section).state == "complete":
+    if run.step(section).state == "complete" and not starts_over(recipe, section):
         console.heading(f"{title} (done before, in {run.step(section).path})")
         result = run_section(run, recipe, section)
     else:
-        resumed = run.step(section).state == "started"
+        resumed = run.step(section).state == "started" and not starts_over(recipe, section)
         console.heading(f"{title}{', continuing' if resumed else ''}")
         started = time.monotonic()
         logger.info("%s starts", section)

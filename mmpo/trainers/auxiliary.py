@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmpo.data.convert.hadpo import DESCRIBE
 from mmpo.data.convert.llava import turns_in
-from mmpo.data.convert.media import images_of
+from mmpo.data.convert.media import below, images_of
 from mmpo.data.convert.rows import read_rows
-from mmpo.data.convert.texts import bad, messages_of
+from mmpo.data.convert.texts import Turn, bad, messages_of, need
 from mmpo.data.reader import read_pairs, shard_paths
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.loading import VLM
@@ -77,7 +78,7 @@ class Samples:
 
 
 def read_samples(settings: AuxiliarySettings) -> Iterator[Sample | tuple[str, Quarantined]]:
-    """The samples of a folder of pairs (their chosen side) or of LLaVA conversations; a conversation that can't be
+    """The samples of a folder of pairs (their chosen side), of LLaVA conversations or of captions; a row that can't be
     used comes as its place and the reason."""
     if settings.data.is_dir() and shard_paths(settings.data, "train"):
         for pair in read_pairs(settings.data):
@@ -88,8 +89,7 @@ def read_samples(settings: AuxiliarySettings) -> Iterator[Sample | tuple[str, Qu
         try:
             if row.error is not None:
                 raise row.error
-            turns = turns_in(row.data, "conversations")
-            images = images_of(row.data, root, "image", "images")
+            turns, images = _caption(row.data, root) if "caption" in row.data else _conversation(row.data, root)
             answers = tuple(
                 (messages_of(turns[:number], len(images), trim=True), text)
                 for number, (role, text) in enumerate(turns)
@@ -100,6 +100,21 @@ def read_samples(settings: AuxiliarySettings) -> Iterator[Sample | tuple[str, Qu
             yield Sample(str(row.data.get("id", row.key)), answers, tuple(images))
         except Quarantined as error:
             yield row.place, error
+
+
+def _conversation(row: Mapping[str, Any], root: Path) -> tuple[list[Turn], list[bytes | str]]:
+    return turns_in(row, "conversations"), images_of(row, root, "image", "images")
+
+
+def _caption(row: Mapping[str, Any], root: Path) -> tuple[list[Turn], list[bytes | str]]:
+    """MiniGPT-4's second-stage data, `{"annotations": [{"image_id", "caption"}]}` beside `image/ID.jpg`. The
+    instruction is one of four, the same for an image in every run."""
+    name = str(need(row, "image_id", kind=(str, int)))
+    path = below(f"image/{name}.jpg", root)
+    question = random.Random(name).choice(DESCRIBE)
+    return [("user", question), ("assistant", need(row, "caption"))], [
+        path if (root / path).is_file() else f"{name}.jpg"
+    ]
 
 
 def encode_samples(
@@ -186,7 +201,7 @@ class PairsWithSamples:
 class AuxiliaryCollator:
     """Pairs with their samples to one `PairBatch`; `pairs` collates the pairs."""
 
-    def __init__(self, pairs: Callable[[Sequence[EncodedPair]], dict[str, PairBatch]], store: ImageStore) -> None:
+    def __init__(self, pairs: Callable[..., dict[str, PairBatch]], store: ImageStore) -> None:
         self._pairs, self._store = pairs, store
 
     def __call__(self, rows: Sequence[tuple[EncodedPair, EncodedSample]]) -> dict[str, PairBatch]:

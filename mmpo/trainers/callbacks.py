@@ -26,7 +26,25 @@ class AlignedLogs(TrainerCallback):
         return control
 
 
-class MetricsFile(TrainerCallback):
+class _Listener(TrainerCallback):
+    """Hears every line of metrics, of a logging window (it has `loss`) or an evaluation, in the process that writes."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if state.is_world_process_zero and logs and "train_runtime" not in logs:  # that is `Trainer`'s own summary
+            self.heard(state.global_step, logs)
+
+    def heard(self, step: int, logs: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
+
+class MetricsFile(_Listener):
     """`metrics.jsonl`: one row per logging window and per evaluation. Rows after the step at which a run resumes are
     removed: those steps are done again."""
 
@@ -40,16 +58,9 @@ class MetricsFile(TrainerCallback):
         if state.is_world_process_zero:
             self._log = reopened(self.path, state.global_step)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if self._log is not None and logs and "train_runtime" not in logs:
-            self._log.append({"step": state.global_step, **logs})
+    def heard(self, step: int, logs: Mapping[str, Any]) -> None:
+        if self._log is not None:
+            self._log.append({"step": step, **logs})
             self._log.sync()
 
     def on_train_end(
@@ -59,7 +70,7 @@ class MetricsFile(TrainerCallback):
             self._log.close()
 
 
-class Progress(TrainerCallback):
+class Progress(_Listener):
     """Steps, with loss and accuracy as a note, to `mmpo.progress`. Train inside a `with` block: an error then closes
     the task as not finished."""
 
@@ -79,15 +90,8 @@ class Progress(TrainerCallback):
         if self._task is not None:
             self._task.advance()
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if self._task is not None and logs and "loss" in logs:
+    def heard(self, step: int, logs: Mapping[str, Any]) -> None:
+        if self._task is not None and "loss" in logs:
             accuracy = logs.get("rewards/accuracies")
             note = f"loss {logs['loss']:.3f}" + (f", accuracy {accuracy:.2f}" if accuracy is not None else "")
             self._task.advance(0, note)

@@ -17,7 +17,7 @@ import copy
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
@@ -123,7 +123,7 @@ class PreferenceTrainer(Trainer):
         return self._loader(
             PairsWithSamples(self.pairs, self.samples),
             [list(zip(*both, strict=True)) for both in zip(batches, mine, strict=True)],
-            AuxiliaryCollator(self.data_collator, self.samples.store),
+            AuxiliaryCollator(cast(PairCollator, self.data_collator), self.samples.store),
         )
 
     def _loader(self, data: Any, batches: list[Any], collate: Any = None) -> DataLoader[Any]:

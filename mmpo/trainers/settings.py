@@ -42,7 +42,10 @@ class AuxiliarySettings(_Settings):
     term `auxiliary`, whose `weight` is HA-DPO's lambda."""
 
     data: Path = Field(
-        description="Folder of pairs, whose chosen side is learnt; or a file or folder of LLaVA conversations."
+        description=(
+            "Folder of pairs, whose chosen side is learnt; a file or folder of LLaVA conversations; or captions, as "
+            "MiniGPT-4's filter_cap.json."
+        )
     )
     images: Path | None = Field(
         default=None, description="Folder that image paths start from. Left out: the folder of `data`."

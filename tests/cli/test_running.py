@@ -42,6 +42,22 @@ def test_a_run_trains_evaluates_and_says_where_everything_is(mmpo: Invoke, recip
     assert "before [95%]" in again.stdout
 
 
+def test_resume_false_does_a_complete_step_again(mmpo: Invoke, recipe: Path, here: Path) -> None:
+    assert mmpo("train", recipe, "--out", "out").exit_code == 0
+    adapter = here / "out/train/adapter/adapter_model.safetensors"
+    before = adapter.read_bytes()
+    adapter.write_bytes(b"")
+    kept = mmpo("train", recipe, "--out", "out")
+    assert "done before" in kept.stdout and adapter.read_bytes() == b""
+    again = mmpo("train", recipe, "--out", "out", "--set", "train.resume=false")
+    assert again.exit_code == 0, again.output
+    assert "done before" not in again.stdout and "continuing" not in again.stdout
+    assert adapter.read_bytes() == before
+    other = mmpo("train", recipe, "--out", "out", "--set", "train.resume=false", "--set", "train.seed=5")
+    assert other.exit_code == 0, other.output
+    assert adapter.read_bytes() != before
+
+
 def test_one_section_at_a_time_prints_the_command_for_the_next(mmpo: Invoke, recipe: Path, here: Path) -> None:
     early = mmpo("eval", recipe, "--out", "out")
     assert early.exit_code == 2

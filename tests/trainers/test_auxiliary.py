@@ -85,6 +85,25 @@ def test_samples_of_conversations_and_of_pairs(tmp_path: Path) -> None:
     assert [sample.answers for sample in found] == [((pair.prompt, pair.chosen_text),) for pair in pairs]
 
 
+def test_captions_as_minigpt4_has_them(tmp_path: Path) -> None:
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image" / "7.jpg").write_bytes(encode_image(tiny_image(1)))
+    rows = [
+        {"image_id": "7", "caption": "A red cup."},
+        {"image_id": 8, "caption": "Gone."},
+        {"image_id": 7, "caption": 3},
+    ]
+    (tmp_path / "filter_cap.json").write_text(json.dumps({"annotations": rows}))
+    first, second, third = read_samples(AuxiliarySettings(data=tmp_path / "filter_cap.json"))
+    assert isinstance(first, Sample) and isinstance(second, Sample) and not isinstance(third, Sample)
+    messages, text = first.answers[0]
+    assert (messages[0]["content"][0], text, first.images) == ({"type": "image"}, "A red cup.", ("image/7.jpg",))
+    assert third[0] == "filter_cap.json:2"
+    vlm = tiny_llava()
+    samples = encoded(vlm, tmp_path / "filter_cap.json")
+    assert len(samples) == 1 and samples.dropped == {"missing": 1, "bad_type": 1}
+
+
 @pytest.mark.parametrize("sharing", ["on", "off"])
 def test_log_probs_are_those_of_each_turn_scored_alone(tmp_path: Path, sharing: Any) -> None:
     vlm = add_lora(tiny_llava(), spread=0.1)

@@ -120,6 +120,8 @@ def _json(file: Path, name: str) -> Iterator[Row]:
         raise _broken(file, error) from None
     except (ValueError, OSError) as error:
         raise _broken(file, error) from None
+    if isinstance(content, dict) and isinstance(content.get("annotations"), list):
+        content = content["annotations"]  # as caption files have it
     if isinstance(content, dict) and content and all(isinstance(value, dict) for value in content.values()):
         content = [{"image_id": key, **value} for key, value in content.items()]  # an object keyed by image
     if not isinstance(content, list):
