@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,7 +119,10 @@ def compare_categories(benchmark: str, before: Tally | None, after: Tally) -> li
             tested = {"before": _share(was_right), **vars(mcnemar(was_right, right))}
         values = {"benchmark": benchmark, "name": name, "questions": len(keys), "after": _share(right)}
         rows.append(Category.model_validate({"before": None, **values, **tested}))
-    return _with_q(rows, lambda row: row.p, lambda row, q: row.model_copy(update={"q": q}))
+    if before is None:
+        return rows
+    q = benjamini_hochberg([row.p for row in rows if row.p is not None])
+    return [row.model_copy(update={"q": value}) for row, value in zip(rows, q, strict=True)]
 
 
 def adjusted(rows: Sequence[Row], totals: Iterable[str | None] = ()) -> list[Row]:
@@ -127,36 +130,20 @@ def adjusted(rows: Sequence[Row], totals: Iterable[str | None] = ()) -> list[Row
     that sum up others and are left alone.
     """
     left_alone = set(totals)
-    adjusted = list(rows)
+    found = list(rows)
     for metric in dict.fromkeys(row.metric for row in rows):
-        places = [
-            number
-            for number, row in enumerate(rows)
-            if row.metric == metric and row.change is not None and row.better != "neither"
-            and row.split not in left_alone
-        ]  # fmt: skip
-        if len(places) < 2:
+        tests = {
+            place: row.change
+            for place, row in enumerate(rows)
+            if row.metric == metric and row.change is not None
+            if row.better != "neither" and row.split not in left_alone
+        }
+        if len(tests) < 2:
             continue
-        found = _with_q([rows[place] for place in places], _p_of, _set_q)
-        for place, row in zip(places, found, strict=True):
-            adjusted[place] = row
-    return adjusted
-
-
-def _p_of(row: Row) -> float | None:
-    return None if row.change is None else row.change.p
-
-
-def _set_q(row: Row, q: float) -> Row:
-    assert row.change is not None
-    return row.model_copy(update={"change": row.change.model_copy(update={"q": q})})
-
-
-def _with_q(rows: list, p_of: Callable, set_q: Callable) -> list:  # type: ignore[type-arg]
-    p = [p_of(row) for row in rows]
-    if any(value is None for value in p):
-        return rows
-    return [set_q(row, q) for row, q in zip(rows, benjamini_hochberg(p), strict=True)]
+        q = benjamini_hochberg([change.p for change in tests.values()])
+        for (place, change), value in zip(tests.items(), q, strict=True):
+            found[place] = rows[place].model_copy(update={"change": change.model_copy(update={"q": value})})
+    return found
 
 
 def _share(right: Sequence[bool]) -> Estimate:

@@ -133,8 +133,8 @@ def color(image: AnnotatedImage, colors: Sequence[str], rng: random.Random) -> P
             asked.append((name, sorted(own), others))
     if not asked:
         return None
-    name, own, others = rng.choice(asked)
-    yes, no = (_colored(shade, name) for shade in (rng.choice(own), rng.choice(others)))
+    name, right, wrong = rng.choice(asked)
+    yes, no = (_colored(shade, name) for shade in (rng.choice(right), rng.choice(wrong)))
     return yes, no
 
 

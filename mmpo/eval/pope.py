@@ -117,10 +117,9 @@ def score(
     Raises UserError where the numbers of questions and answers differ (the official script silently drops the
     surplus) or a quoted question is another.
     """
-    given = [PopeAnswer(answer) if isinstance(answer, str) else answer for answer in answers]
     if not questions:
         raise UserError("there are no POPE questions to score")
-    given, matched_by = match(questions, given)
+    given, matched_by = match(questions, [PopeAnswer(a) if isinstance(a, str) else a for a in answers])
     verdicts = tuple(parse(answer.text, parser) for answer in given)
     rows = np.zeros((len(questions), 7), dtype=np.int64)
     outcomes: dict[tuple[str, str], bool] = {}

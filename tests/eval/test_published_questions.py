@@ -245,3 +245,42 @@ def test_a_benchmark_that_takes_no_part_result_stops(
     asks = [Ask(name, "Is it red?", 4, str(world / "images")) for name in ("0.png", "11.png")]
     with pytest.raises(UserError, match=r"chair: 1 of 2 questions are about images that cannot be used.*missing"):
         ask_notes(monkeypatch, world, tmp_path, asks)
+
+
+def test_a_changed_picture_under_the_same_name_is_asked_again(
+    world: Path, files: list[Path], finished: Path, tmp_path: Path
+) -> None:
+    images = shutil.copytree(world / "images", tmp_path / "images")
+    shutil.copy(images / "5.png", images / "0.png")
+    run = shutil.copytree(finished, tmp_path / "run")
+    chosen = published(world, files, adapter=str(world / "adapter"))
+    chosen.pope.image_folder = str(images)
+    before = answers_in(run)
+    evaluate(chosen, run)
+    new = answers_in(run)[len(before) :]
+    assert {row["image"] for row in new} == {"0.png"} and len(new) == len(before) / 4
+
+
+def test_an_error_while_asking_is_no_empty_answer(
+    world: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mmpo.models import answer
+
+    real, calls = answer.generate_shared, []
+
+    def fails_later(*args: object, **options: object) -> object:
+        calls.append(args)
+        if len(calls) > 1:
+            raise RuntimeError("out of memory")
+        return real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(answer, "generate_shared", fails_later)
+    chosen = published(world, files, tokens_per_batch=256)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluate(chosen, tmp_path)
+    saved = answers_in(tmp_path)
+    assert saved and not (tmp_path / "scorecard.json").exists()
+    monkeypatch.undo()
+    card = evaluate(chosen, tmp_path)
+    assert answers_in(tmp_path)[: len(saved)] == saved
+    assert card.rows == evaluate(chosen, tmp_path / "whole").rows

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.errors import UserError
-from mmpo.eval import chair, pope
+from mmpo.eval import chair, mme, pope
 from mmpo.eval.compare import Bootstrap, adjusted, compare, compare_categories
 from mmpo.eval.scorecard import Counts, Scorecard
 from mmpo.eval.statistics import wilson
@@ -179,3 +179,22 @@ def test_file_round_trip(tmp_path: Path) -> None:
         Scorecard.read(path)
     with pytest.raises(UserError, match="does not exist"):
         Scorecard.read(tmp_path / "none.json")
+
+
+def test_every_metric_has_an_interval_of_its_own() -> None:
+    """A harness that gives precision, recall, F1 and yes-ratio the error of accuracy says nothing about them."""
+    rows = {row.metric: row.after for row in compare("pope", "random", None, pope_result(10).tally, BOOT)}
+    widths = {name: round(estimate.high - estimate.low, 3) for name, estimate in rows.items()}
+    assert len(set(widths.values())) == len(widths)
+
+
+def test_mme_intervals_are_on_the_scale_of_the_score() -> None:
+    questions = [
+        mme.MmeQuestion("count", f"{i}.jpg", f"Is it {label}?", label)  # type: ignore[arg-type]
+        for i in range(30)
+        for label in ("yes", "no")
+    ]
+    results = mme.score(questions, ["Yes" if i % 4 else "No" for i in range(60)])
+    row = {row.metric: row.after for row in compare("mme", "count", None, results["count"].tally, BOOT)}["score"]
+    assert row.value == pytest.approx(100 * 15 / 60)
+    assert 10 < row.high - row.low < 100
