@@ -40,7 +40,7 @@ def read_visual_genome(path: str | Path, images: str | Path | None = None) -> It
     """The images of `path` (image_data.json or a file of whole records), in its order.
 
     `images` is the folder that holds `VG_100K` and `VG_100K_2`; the annotation file's own by default. Objects keep
-    their first name; their boxes are cut to the picture, as some published ones stick out of it. Raises UserError naming
+    their first name; boxes are cut to the picture, as some published ones stick out of it. Raises UserError naming
     file and record for anything malformed.
     """
     path = Path(path)
@@ -85,7 +85,9 @@ def stream_list(path: str | Path) -> Iterator[Any]:
             except ValueError as error:
                 block = file.read(max(BLOCK, len(text)))
                 if not block:
-                    raise UserError(f"{path}: not valid JSON ({error})", hint="was the file downloaded whole?") from None
+                    raise UserError(
+                        f"{path}: not valid JSON ({error})", hint="was the file downloaded whole?"
+                    ) from None
                 text, more = text + block, True
                 continue
             yield item

@@ -1,16 +1,16 @@
 """Does a description say what is not there? Sentence by sentence, with a verdict, a reason and the words at fault.
 
 The rules compare object mentions with the objects that people marked. Counts, colours and positions are further
-`Check`s that can be added to a `Detector`; each looks at a sentence and gives findings.
+`Check`s (`checks`); each looks at a sentence and gives findings.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
-from mmpo.data.annotations import AnnotatedImage
+from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
 from mmpo.data.claims import Split, claimed, split_sentences
 from mmpo.data.vocabulary import Mention, ObjectVocabulary
 
@@ -23,8 +23,22 @@ Verdict = Literal["hallucination", "correct", "unchecked"]
 
 
 @dataclass(frozen=True)
+class Edit:
+    """`text[start:end]` should be `text`."""
+
+    start: int
+    end: int
+    text: str
+
+    def moved(self, by: int) -> Edit:
+        return replace(self, start=self.start + by, end=self.end + by)
+
+
+@dataclass(frozen=True)
 class Finding:
-    """What one check has to say about `text[start:end]` of a sentence."""
+    """What one check has to say about `text[start:end]` of a sentence. `edits` would make it right; an object that is
+    not there has none.
+    """
 
     start: int
     end: int
@@ -32,6 +46,11 @@ class Finding:
     name: str
     wrong: bool
     reason: str
+    edits: tuple[Edit, ...] = ()
+
+    def moved(self, by: int) -> Finding:
+        edits = tuple(edit.moved(by) for edit in self.edits)
+        return replace(self, start=self.start + by, end=self.end + by, edits=edits)
 
 
 @dataclass(frozen=True)
@@ -52,10 +71,13 @@ class SentenceVerdict:
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known about one picture. `names` are the classes of the vocabulary that are in it."""
+    """What is known about one picture. `names` are the classes of the vocabulary that are in it, `objects` the marked
+    ones by class: a class that only a caption names has none.
+    """
 
     image: AnnotatedImage
     names: frozenset[str]
+    objects: Mapping[str, Sequence[AnnotatedObject]] = field(default_factory=dict)
 
 
 class Check(Protocol):
@@ -87,21 +109,23 @@ class Detector:
         self.checks: tuple[Check, ...] = tuple(checks) if checks is not None else (ObjectCheck(vocabulary),)
 
     def truth(self, image: AnnotatedImage) -> Truth:
-        """The classes in the picture: those of its annotated objects, and those that its captions name, as in CHAIR."""
-        names = {name for item in image.object_names if (name := self.vocabulary.name_of(item))}
-        names.update(mention.name for caption in image.captions for mention in claimed(caption, self.vocabulary))
-        return Truth(image, frozenset(names))
+        """The classes in the picture: those of its annotated objects, and those that its captions and the phrases about
+        its regions name, as in CHAIR.
+        """
+        objects: dict[str, list[AnnotatedObject]] = {}
+        for item in image.objects:
+            if name := self.vocabulary.name_of(item.name):
+                objects.setdefault(name, []).append(item)
+        told = [*image.captions, *(region.phrase for region in image.regions)]
+        said = {mention.name for text in told for mention in claimed(text, self.vocabulary)}
+        return Truth(image, frozenset(said.union(objects)), objects)
 
     def check(self, text: str, truth: Truth) -> list[SentenceVerdict]:
         """One verdict a sentence, in order."""
         return [self._sentence(piece, truth) for piece in split_sentences(text)]
 
     def _sentence(self, piece: Split, truth: Truth) -> SentenceVerdict:
-        findings = tuple(
-            Finding(piece.start + f.start, piece.start + f.end, f.kind, f.name, f.wrong, f.reason)
-            for check in self.checks
-            for f in check(piece.text, truth)
-        )
+        findings = tuple(finding.moved(piece.start) for check in self.checks for finding in check(piece.text, truth))
         wrong = [finding for finding in findings if finding.wrong]
         verdict: Verdict = "hallucination" if wrong else "correct" if findings else "unchecked"
         reason = "; ".join(dict.fromkeys(finding.reason for finding in wrong or findings)) or "names no known object"

@@ -71,8 +71,10 @@ class Writer:
         variant: int = 0,
         seed: str = "",
         across: Callable[[Phrase], float | None] = lambda phrase: None,
+        repaired: str | None = None,
     ) -> Correction:
-        """Both sides of a pair: `text` reworded, and the same without what is absent.
+        """Both sides of a pair: `text` reworded, and the same without what is absent. `repaired` is `text` with other
+        mistakes put right already (numbers, colours, places); the corrected side starts from it.
 
         `missed` are phrases for objects that the text leaves out, in the order of their importance; up to `add` of them
         are put in, first where something was removed. With any `add`, true objects whose sentence was lost come back
@@ -81,12 +83,15 @@ class Writer:
         """
         parts = self.read(text)
         originals = [self._reworded(part, number, variant, seed) for number, part in enumerate(parts)]
+        starts = originals
+        if repaired is not None and repaired != text:
+            starts = [self._reworded(part, number, variant, seed) for number, part in enumerate(self.read(repaired))]
         said = {name for part in parts for name in part.names}
         spare = [phrase for phrase in missed if not said.issuperset(phrase.names)][:add]
         editor = Editor(absent, spare, oxford=bool(re.search(r",\s+(?:and|or)\s", text)), across=across)
         kept: list[Part] = []
         dropped, changed = 0, False
-        for part in originals:
+        for part in starts:
             if changed and lx.ANAPHORA.match(part.text):
                 dropped += 1
                 continue

@@ -1,0 +1,140 @@
+"""Numbers, colours and places are compared with the annotation, and put right in English."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmpo.data.annotations import AnnotatedImage, AnnotatedObject, Region
+from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.data_builders.checks import CHECKS, checks_for, repaired
+from mmpo.data_builders.detect import Detector, hallucinated
+from mmpo.demo.language import EXACT, describe
+from mmpo.demo.scene import Scene, sample_scene
+from mmpo.demo.things import COLORED, COLORS, VOCABULARY
+
+WORDS = ObjectVocabulary({"car": [], "cup": ["mug"], "dog": [], "cat": [], "person": ["man"], "apple": []})
+PICTURE = AnnotatedImage(
+    "i", "i.png", Path("."), 90, 90,
+    (
+        AnnotatedObject("car", (0, 0, 20, 20), {"color": "red"}),
+        AnnotatedObject("cup", (70, 60, 10, 10), {"color": "orange"}),
+        AnnotatedObject("cup", (75, 60, 10, 10), {"color": "blue"}),
+        AnnotatedObject("dog", (40, 0, 10, 10)),
+        AnnotatedObject("person", (0, 0, 90, 90), {"crowd": True}),
+    ),
+    (),
+    (Region("a cat asleep"),),
+)  # fmt: skip
+DETECTOR = Detector(WORDS, checks_for(list(CHECKS), WORDS))
+TRUTH = DETECTOR.truth(PICTURE)
+
+
+def wrong(text: str) -> list[tuple[str, str]]:
+    return [(finding.kind, text[finding.start : finding.end]) for finding in hallucinated(DETECTOR.check(text, TRUTH))]
+
+
+@pytest.mark.parametrize(
+    ("text", "mistakes"),
+    [
+        ("There is a red car on the left and two mugs.", []),
+        ("There are three mugs.", [("count", "three mugs")]),
+        ("There are 3 blue mugs and two red cars.", [("count", "3 blue mugs"), ("count", "two red cars")]),
+        ("One of the cups is blue, and two people are there.", []),  # the crowd has no number
+        ("There is a cup.", []),
+        ("There is a blue car.", [("color", "blue")]),
+        ("The car is blue.", [("color", "blue")]),
+        ("A black and white car is here. The car is red and white.", []),
+        ("There is a green dog and a grey cat.", []),  # no colour is marked
+        ("There is a car in the middle and a dog on the right.", [("position", "in the middle"), ("position", "on the right")]),
+        ("There is a dog on the left of the car and a car to the left side of the cup.", []),  # not of the picture
+        ("There is a dog on the right side of the image.", [("position", "on the right")]),
+        ("There is a cup at the bottom and a dog at the bottom.", [("position", "at the bottom")]),
+        ("Two cups on the left.", [("position", "on the left")]),
+        ("There is a cat on the left.", []),  # named by a phrase, no box
+        ("A red dog and a bird.", []),
+    ],
+)  # fmt: skip
+def test_mistakes(text: str, mistakes: list[tuple[str, str]]) -> None:
+    assert wrong(text) == mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("There are three mugs and a dog.", "There are two mugs and a dog."),
+        ("There are two dogs and a cat.", "There is a dog and a cat."),
+        ("Two dogs are sleeping.", "A dog is sleeping."),
+        ("There is a blue car.", "There is a red car."),
+        ("There is a red mug.", "There is an orange mug."),
+        ("There is a dog. There are two blue cars in the middle.", "There is a dog. There is a red car on the left."),
+        ("There is a dog on the far right.", "There is a dog in the middle."),
+    ],
+)
+def test_repairs(text: str, right: str) -> None:
+    assert repaired(text, DETECTOR.check(text, TRUTH), WORDS) == right
+    assert not wrong(right)
+
+
+def test_a_verdict_says_why() -> None:
+    verdicts = DETECTOR.check("There are three mugs. A blue car. A dog on the right.", TRUTH)
+    assert [verdict.reason for verdict in verdicts] == [
+        "2 cups, not 3",
+        "the car is red, not blue",
+        "the dog is in the middle, not on the right",
+    ]
+
+
+def annotated(scene: Scene) -> AnnotatedImage:
+    objects = tuple(
+        AnnotatedObject(item.thing, tuple(map(float, item.box)), {"color": item.color} if item.color else {})  # type: ignore[arg-type]
+        for item in scene.items
+    )
+    return AnnotatedImage("s", "s.png", Path("."), 128, 128, objects)
+
+
+def test_exact_descriptions_of_the_demo_world_are_right_and_changed_ones_are_put_right() -> None:
+    """Descriptions without mistakes have none; with another colour, number or side they do, and can be repaired."""
+    vocabulary = ObjectVocabulary(VOCABULARY)
+    detector = Detector(vocabulary, checks_for(list(CHECKS), vocabulary))
+    found = {"count": 0, "color": 0, "position": 0}
+    for index in range(150):
+        scene = sample_scene((0, 8, index))
+        truth = detector.truth(annotated(scene))
+        rng = np.random.default_rng(index)
+        text = describe(scene, rng, EXACT).answer
+        assert not hallucinated(detector.check(text, truth)), text
+        for color in COLORS:
+            other = next(name for name in COLORS if name != color)
+            for thing in COLORED:
+                if f"{color} {thing}" in text:
+                    found["color"] += _is_repaired(detector, vocabulary, truth, text, text.replace(color, other), text)
+        for old, new in (("two", "three"), ("three", "two")):
+            if f" {old} " in text:
+                found["count"] += _is_repaired(
+                    detector, vocabulary, truth, text, text.replace(f" {old} ", f" {new} "), None
+                )
+        if text.count("on the left") == 1:
+            moved = text.replace("on the left", "on the right")
+            found["position"] += _is_repaired(detector, vocabulary, truth, text, moved, text)
+    assert found["color"] > 20 and found["count"] > 10 and found["position"] > 20
+
+
+def _is_repaired(detector, vocabulary, truth, text, changed, expected) -> bool:  # type: ignore[no-untyped-def]
+    verdicts = detector.check(changed, truth)
+    if not hallucinated(verdicts):
+        return False
+    again = repaired(changed, verdicts, vocabulary)
+    assert not hallucinated(detector.check(again, truth)), (text, changed, again)
+    assert expected is None or again == expected
+    return True
+
+
+def test_edits_move_with_their_sentence() -> None:
+    (verdict,) = DETECTOR.check("  There are three mugs.", TRUTH)
+    finding = next(finding for finding in verdict.findings if finding.wrong)
+    assert [(e.start, e.end, e.text) for e in finding.edits] == [(12, 17, "two"), (18, 22, "mugs")]
+    assert replace(finding, edits=()).moved(3).start == finding.start + 3
