@@ -170,7 +170,7 @@ def _noun_warnings(rows: Sequence[DescribedRow], rules: Rules) -> list[str]:
     warnings = []
     if not rules.nouns.tagged:
         warnings.append(
-            "no part-of-speech tagger: every word counts as a noun, so CHAIR and Cover are not the script's"
+            "nouns are found without a tagger: every word counts as a noun, so CHAIR and Cover are not the script's"
         )
     silent = sum(not row.nouns for row in rows)
     if silent:
