@@ -85,10 +85,10 @@ def read_annotations(
         if captions is not None:
             raise UserError(f"{captions}: a captions file goes with COCO files", hint="put `captions` in the rows")
         return _read_lines(path, root)
-    if _begins_with_list(path) and captions is None:
+    if begins_with_list(path) and captions is None:
         from mmpo.data.visual_genome import is_visual_genome, read_visual_genome, stream_list
 
-        first = next(stream_list(path), {})
+        first: Any = next(stream_list(path), {})
         if is_visual_genome(first):
             return read_visual_genome(path, root)
         if isinstance(first, dict):
@@ -97,7 +97,8 @@ def read_annotations(
     return _read_coco(path, root, Path(captions) if captions is not None else None)
 
 
-def _begins_with_list(path: Path) -> bool:
+def begins_with_list(path: str | Path) -> bool:
+    """Whether a file begins like a JSON list; nothing but the first kilobyte is read."""
     with open(path, "rb") as file:
         return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 

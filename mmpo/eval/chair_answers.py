@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from mmpo.data.annotations import AnnotatedImage, is_coco, read_annotations, read_coco_folder
+from mmpo.data.annotations import AnnotatedImage, begins_with_list, is_coco, read_annotations, read_coco_folder
 from mmpo.data.atomic import write_text
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.errors import UserError
@@ -18,15 +18,15 @@ YES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": F
 
 
 def annotated_images(path: str | Path, captions: str | Path | None = None) -> list[AnnotatedImage] | None:
-    """The images of COCO instances (with `captions`, COCO's captions file), of COCO's annotations folder, or of mmpo's
-    JSON Lines; None where `path` is a table `{"image_id": [objects]}`.
+    """The images of COCO instances (with `captions`, COCO's captions file), of COCO's annotations folder, of mmpo's JSON
+    Lines, or of Visual Genome; None where `path` is a table `{"image_id": [objects]}`.
     """
     path = Path(path)
     if path.is_dir():
         if captions is not None:
             raise UserError(f"{captions}: {path} is a folder, its captions files are found by name")
         return list(read_coco_folder(path))
-    if path.suffix == ".jsonl" or is_coco(path):
+    if path.suffix == ".jsonl" or is_coco(path) or begins_with_list(path):
         return list(read_annotations(path, captions=captions))
     if captions is not None:
         raise UserError(f"{captions}: a captions file goes with COCO instances, and {path} is a table of objects")

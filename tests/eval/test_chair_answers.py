@@ -101,6 +101,8 @@ def test_json_lines_by_id_or_file_name(tmp_path: Path) -> None:
     rows = [{"image": f"{key}.jpg", "id": key, "objects": names} for key, names in TABLE.items()]
     annotations = lines(tmp_path / "annotations.jsonl", rows)
     expect(scored(lines(tmp_path / "a.jsonl", CAPTIONS), annotations))
+    (tmp_path / "list.json").write_text(json.dumps(rows))
+    expect(scored(tmp_path / "a.jsonl", tmp_path / "list.json"))
     by_name = [{"file": f"{row['image_id']}.jpg", "text": row["caption"]} for row in CAPTIONS]
     expect(scored(lines(tmp_path / "b.jsonl", by_name), annotations, image_key="file", caption_key="text"))
 
