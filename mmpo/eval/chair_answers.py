@@ -18,8 +18,8 @@ YES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": F
 
 
 def annotated_images(path: str | Path, captions: str | Path | None = None) -> list[AnnotatedImage] | None:
-    """The images of COCO instances (with `captions`, COCO's captions file), of COCO's annotations folder, of mmpo's JSON
-    Lines, or of Visual Genome; None where `path` is a table `{"image_id": [objects]}`.
+    """The images of COCO instances (with `captions`, COCO's captions file), of COCO's annotations folder, of mmpo's
+    JSON Lines, or of Visual Genome; None where `path` is a table `{"image_id": [objects]}`.
     """
     path = Path(path)
     if path.is_dir():
