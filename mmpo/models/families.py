@@ -29,7 +29,8 @@ class Family:
     `[images, tokens, h]`, or a tensor of "tiles" of which an image has several; "own" leaves vision to the model.
     `pixel_keys` are the processor outputs that describe images, the tower's arguments; `ignored_keys` are outputs that
     no model of the family reads. `fixed_image_size` means that every image takes the same number of tokens;
-    `max_images` limits a conversation. `softcap` means that the head's logits go through the text configuration's
+    `max_images` limits a conversation. `video_keys` and `video_features` are the same for videos; a family without
+    `video_keys` takes frames as images. `softcap` means that the head's logits go through the text configuration's
     `final_logit_softcapping`. `template` is the chat template for checkpoints that ship none. `sharing` is False for a
     family that must run one row per response; `why_not` then tells why.
     """
@@ -44,6 +45,8 @@ class Family:
     ignored_keys: tuple[str, ...] = ()
     fixed_image_size: bool = True
     max_images: int | None = None
+    video_keys: tuple[str, ...] = ()
+    video_features: FeatureContainer = "tensor"
     softcap: bool = False
     template: str | None = None
     sharing: bool = True
@@ -51,7 +54,7 @@ class Family:
 
 
 _SIZED = ("pixel_values", "image_sizes")
-_GRID = ("pixel_values", "image_grid_thw")
+_CLIP = ("pixel_values_videos",)
 _MASKED = ("pixel_values", "pixel_attention_mask")
 
 # The order of PaliGemma's own processor: images, begin-of-sequence, the task, a line end; then the answer.
@@ -62,6 +65,19 @@ _PALIGEMMA_TEMPLATE = (
     "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{{ '\\n' }}"
     "{% endif %}{% endfor %}"
 )
+
+
+def _qwen(name: str, model_type: str, *more: str) -> Family:
+    return Family(
+        name,
+        model_type,
+        grid_positions=True,
+        pixel_keys=("pixel_values", "image_grid_thw"),
+        fixed_image_size=False,
+        video_keys=("pixel_values_videos", "video_grid_thw", *more),
+        video_features="list",
+    )
+
 
 FAMILIES: dict[str, Family] = {
     family.model_type: family
@@ -76,12 +92,13 @@ FAMILIES: dict[str, Family] = {
             ignored_keys=("batch_num_images",),
             fixed_image_size=False,
             max_images=1,
+            video_keys=_CLIP,
         ),
-        Family("LLaVA-NeXT-Video", "llava_next_video", pixel_keys=_SIZED, fixed_image_size=False),
-        Family("Video-LLaVA", "video_llava", features="tensor"),
-        Family("Qwen2-VL", "qwen2_vl", grid_positions=True, pixel_keys=_GRID, fixed_image_size=False),
-        Family("Qwen2.5-VL", "qwen2_5_vl", grid_positions=True, pixel_keys=_GRID, fixed_image_size=False),
-        Family("Qwen3-VL", "qwen3_vl", grid_positions=True, pixel_keys=_GRID, fixed_image_size=False),
+        Family("LLaVA-NeXT-Video", "llava_next_video", pixel_keys=_SIZED, fixed_image_size=False, video_keys=_CLIP),
+        Family("Video-LLaVA", "video_llava", features="tensor", video_keys=_CLIP),
+        _qwen("Qwen2-VL", "qwen2_vl"),
+        _qwen("Qwen2.5-VL", "qwen2_5_vl", "second_per_grid_ts"),
+        _qwen("Qwen3-VL", "qwen3_vl"),
         Family("InternVL", "internvl", features="tiles", fixed_image_size=False),
         Family("Idefics3", "idefics3", pixel_keys=_MASKED, fixed_image_size=False),
         Family("SmolVLM", "smolvlm", pixel_keys=_MASKED, fixed_image_size=False),

@@ -22,8 +22,8 @@ from transformers import LogitsProcessorList
 from mmpo.models.choosing import Chooser, ChooserProcessor, FirstReader, Greedy
 from mmpo.models.layout import Segment
 from mmpo.models.loading import VLM
-from mmpo.models.positions import positions_of
-from mmpo.models.processing import ROWS, TILES, facts, join_images
+from mmpo.models.positions import positions_of, token_types_of
+from mmpo.models.processing import facts, join_images, model_tensors
 from mmpo.models.shared_cache import PrefixStored, SharedCache, SharingUnsupported, shared_attention
 from mmpo.models.vision import encode_images, select_images
 
@@ -101,7 +101,7 @@ def token_kinds(vlm: VLM, ids: Tensor) -> dict[str, Tensor]:
     if vlm.family.features == "own":
         return {key: image for key in facts(vlm).get("token_keys", ())}
     if vlm.family.grid_positions:
-        return {"mm_token_type_ids": image}
+        return {"mm_token_type_ids": token_types_of(vlm, ids)}
     return {"none": {}, "images": {"token_type_ids": image}, "prompt": {"token_type_ids": torch.zeros_like(ids)}}[
         vlm.family.blocks
     ]
@@ -123,8 +123,7 @@ def generate_alone(
     prompt = torch.tensor([group.prompts[index]], device=vlm.device)
     tensors = {
         key: value.to(vlm.device, vlm.dtype if value.is_floating_point() else None)
-        for key, value in {**group.tensors, **token_kinds(vlm, prompt)}.items()
-        if key != TILES and not key.endswith(ROWS)
+        for key, value in {**model_tensors(vlm, group.tensors), **token_kinds(vlm, prompt)}.items()
     }
     processors = LogitsProcessorList([ChooserProcessor(chooser)] if chooser is not None else [])
     out = vlm.base.generate(  # type: ignore[operator]
@@ -174,7 +173,7 @@ class _Plan:
         for group, prefix in zip(groups, self.prefixes, strict=True):
             images = range(first, first + group.n_images)
             first += group.n_images
-            shown = group.prompts[0][:prefix].count(vlm.image_token_id)
+            shown = sum(token in vlm.visual_token_ids for token in group.prompts[0][:prefix])
             sizes = [len(self.encoded.pooler_output[i]) for i in images] if self.encoded is not None else []
             inside = next((k for k in range(len(sizes) + 1) if sum(sizes[:k]) >= shown), 0)
             self.prefix_order += images[:inside]
@@ -199,7 +198,7 @@ def _prefill_prefixes(vlm: VLM, plan: _Plan, cache: SharedCache) -> None:
             position_ids=torch.stack(padded, dim=-2).to(vlm.device),
             use_cache=False,
             shared_cache=cache,
-            **select_images(plan.encoded, plan.prefix_order, vlm.family.features),
+            **select_images(plan.encoded, plan.prefix_order, vlm.family),
         )
 
 
@@ -219,7 +218,7 @@ def _prefill_rows(vlm: VLM, plan: _Plan, cache: SharedCache) -> tuple[Tensor, Te
     flat = torch.cat(positions, dim=-1)
     cache.begin_rows([len(group.prompts) for group in plan.groups], lengths)
     last = torch.tensor(lengths).cumsum(0) - 1
-    shown = select_images(plan.encoded, plan.row_order, vlm.family.features)
+    shown = select_images(plan.encoded, plan.row_order, vlm.family)
     extra = {"logits_to_keep": last.to(vlm.device), **shown}
     logits = _logits(vlm, torch.tensor([ids]), flat.unsqueeze(-2), cache, **extra)
     return logits, torch.tensor(following).expand(*flat.shape[:-1], -1)

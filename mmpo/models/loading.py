@@ -98,6 +98,13 @@ class VLM:
         raise UserError(f"{self.source}: config.json names no image token", hint="set `image_token_id`")
 
     @property
+    def visual_token_ids(self) -> tuple[int, ...]:
+        """The placeholders of images and, in families that take them, of videos."""
+        if not self.family.video_keys:
+            return (self.image_token_id,)
+        return self.image_token_id, int(self.config.video_token_id)
+
+    @property
     def softcap(self) -> float | None:
         """The bound that the family's head puts on logits."""
         return getattr(self.config.get_text_config(), "final_logit_softcapping", None) if self.family.softcap else None

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -21,16 +22,20 @@ TILES = "image_tiles"
 """Name of the tensor [images] that says how many tiles each image has, in families whose tower sees tiles."""
 
 ROWS = "/rows"
-"""Suffix of the tensor [images] that says how many rows of a pixel tensor belong to each image, in families without a
-record."""
+"""Suffix of the tensor [images] that says how many rows of a pixel tensor belong to each video, or to each image in
+families without a record."""
+
+KINDS = "visual_kinds"
+"""Name of the tensor [images and videos] that says which are which, 0 and 1; there only if there are videos."""
 
 _TEXT_KEYS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
 
 
 @dataclass
 class ProcessedImages:
-    """Images ready for the tower. `tensors` as the processor made them (first axis: images, or their tiles or patches
-    one image after the other); `placeholders[i]` the token ids that stand for image `i` in a prompt."""
+    """Images (and videos) ready for the tower. `tensors` as the processor made them (first axis: images, or their
+    tiles, patches or frames one image after the other); `placeholders[i]` the token ids that stand for image `i` in a
+    prompt."""
 
     tensors: dict[str, Tensor]
     placeholders: list[list[int]]
@@ -45,11 +50,51 @@ def process_images(vlm: VLM, images: Sequence[Image.Image]) -> ProcessedImages:
     return ProcessedImages(join_images([tensors for tensors, _ in done]), [ids for _, ids in done])
 
 
+def process_video(vlm: VLM, frames: Sequence[Image.Image], times: Sequence[float]) -> ProcessedImages:
+    """Prepare one video: sampled frames in order, with their times in seconds. It counts as one image wherever images
+    are numbered, and `{"type": "video"}` shows it in a message. Raises `UserError` for a family without videos."""
+    if not vlm.family.video_keys:
+        raise UserError(f"{vlm.family.name} takes no videos", hint="show the frames as images")
+    if not frames or len(frames) != len(times):
+        raise UserError(f"{len(frames)} frames with {len(times)} times", hint="give every frame its time in seconds")
+    span = times[-1] - times[0]
+    rate = (len(times) - 1) / span if span > 0 else 1.0
+    # Processors think in frame numbers of the source; at a thousand frames a second these are the times themselves.
+    metadata = {
+        "total_num_frames": round(1000 * len(frames) / rate),
+        "fps": 1000.0,
+        "frames_indices": [round(1000 * time) for time in times],
+    }
+    out = vlm.processor(
+        text=[vlm.processor.video_token],
+        videos=[np.stack([np.asarray(frame.convert("RGB")) for frame in frames])],
+        video_metadata=[metadata],
+        do_sample_frames=False,
+        add_special_tokens=False,
+    )
+    tensors = video_tensors(vlm, {key: _tensor(out[key]) for key in vlm.family.video_keys})
+    return ProcessedImages(tensors, [[int(token) for token in out["input_ids"][0]]])
+
+
+def video_tensors(vlm: VLM, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """One video's tensors in the form that batches hold: frames (or patches) first, with their number."""
+    pixels, *others = vlm.family.video_keys
+    rows = tensors[pixels] if vlm.family.grid_positions else tensors[pixels][0]
+    return {
+        pixels: rows,
+        **{key: tensors[key] for key in others},
+        pixels + ROWS: torch.tensor([len(rows)]),
+        KINDS: torch.tensor([1]),
+    }
+
+
 def join_images(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors of several images, one after the other along the first axis.
 
     Where other axes differ (numbers of tiles, heights, widths) they are padded with zeros at the end: every family
     that has such axes takes the padding away again by its sizes or masks."""
+    if any(KINDS in part for part in parts):  # the last tensor of a part has one entry an image
+        parts = [part if KINDS in part or not part else {**part, KINDS: _zeros_like_last(part)} for part in parts]
     keys = {key: None for part in parts for key in part}
     return {key: _concatenate([part[key] for part in parts if key in part]) for key in keys}
 
@@ -132,6 +177,18 @@ def _added_tokens(vlm: VLM) -> set[int]:
         cache["added_tokens"] = set(vlm.tokenizer.added_tokens_decoder)
     added: set[int] = cache["added_tokens"]
     return added
+
+
+def _zeros_like_last(part: Mapping[str, Tensor]) -> Tensor:
+    return torch.zeros(len(list(part.values())[-1]), dtype=torch.long)
+
+
+def model_tensors(vlm: VLM, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as the model's own forward takes them: without what mmpo notes beside them, videos stacked."""
+    plain = {key: value for key, value in tensors.items() if key not in (TILES, KINDS) and not key.endswith(ROWS)}
+    if vlm.family.video_keys and not vlm.family.grid_positions and (pixels := vlm.family.video_keys[0]) in plain:
+        plain[pixels] = torch.stack(plain[pixels].split(tensors[pixels + ROWS].tolist()))
+    return plain
 
 
 def _tensor(values: Any) -> Tensor:

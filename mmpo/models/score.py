@@ -94,7 +94,7 @@ class PairScorer(nn.Module):
                 use_tree_attention(self._reference_vlm.base)
 
     def forward(self, batch: PairBatch) -> PairLogps:
-        shared = batch.shared(self._vlm.image_token_id, whole_prompts=self._vlm.family.blocks == "prompt")
+        shared = batch.shared(self._vlm.visual_token_ids, whole_prompts=self._vlm.family.blocks == "prompt")
         if self._check_due:
             self._self_check(shared.trees, batch.image_inputs)
         layout = self._layout(shared.trees, batch.image_inputs)
@@ -115,7 +115,7 @@ class PairScorer(nn.Module):
 
     def _answers(self, batch: AnswerBatch, frozen: bool) -> ResponseLogps:
         """Policy log-probs of auxiliary answers, a row a sample [samples, t]."""
-        shared = batch.shared(self._vlm.image_token_id, whole_prompts=self._vlm.family.blocks == "prompt")
+        shared = batch.shared(self._vlm.visual_token_ids, whole_prompts=self._vlm.family.blocks == "prompt")
         layout = self._layout(shared.trees, batch.image_inputs)
         features = encode_images(self._vlm, batch.image_inputs, frozen=frozen)
         found = segment_logps(self._vlm, layout, features, chunk=self.chunk)
@@ -205,7 +205,7 @@ def segment_logps(
     if vlm.family.features == "own":
         rows = unknown.hidden_states(vlm, layout, features)
     else:
-        shown = select_images(features, layout.image_order, vlm.family.features)
+        shown = select_images(features, layout.image_order, vlm.family)
         rows = vlm.backbone(**layout.model_inputs, **shown, use_cache=False).last_hidden_state
     states = rows.flatten(0, 1)
     scored = states.index_select(0, layout.predictors)

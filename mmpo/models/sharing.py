@@ -42,7 +42,7 @@ class Shared:
 
 
 def share(
-    paths: Sequence[Path], image_token_id: int, tokens_per_image: Mapping[int, int], *, least: int | None = None
+    paths: Sequence[Path], image_token_id: int | Sequence[int], tokens_per_image: Mapping[int, int], *, least: int | None = None
 ) -> Shared:
     """Lay `paths` out as trees whose branches share all common beginnings of at least `least` tokens
     (default: `LEAST_SHARED`).
@@ -79,7 +79,7 @@ class _Prompts:
     """The distinct prompts of some paths. `symbols[i]` is prompt i with every placeholder replaced by -1 - image: two
     prompts share exactly as far as their symbols are equal."""
 
-    def __init__(self, paths: Sequence[Path], image_token_id: int, tokens_per_image: Mapping[int, int]) -> None:
+    def __init__(self, paths: Sequence[Path], image_token_id: int | Sequence[int], tokens_per_image: Mapping[int, int]) -> None:
         self.symbols: list[np.ndarray] = []
         self.ids: list[Sequence[int]] = []
         self.images: list[list[tuple[int, int]]] = []  # (position of the first placeholder, image)
@@ -105,10 +105,10 @@ class _Prompts:
 
 
 def _symbols(
-    path: Path, image_token_id: int, tokens_per_image: Mapping[int, int]
+    path: Path, image_token_id: int | Sequence[int], tokens_per_image: Mapping[int, int]
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
     symbols = np.asarray(path.prompt, dtype=np.int64).copy()
-    placeholders = np.flatnonzero(symbols == image_token_id)
+    placeholders = np.flatnonzero(np.isin(symbols, image_token_id))
     wanted = sum(tokens_per_image[image] for image in path.images)
     if len(placeholders) != wanted:
         raise ValueError(f"the prompt has {len(placeholders)} image tokens, its {len(path.images)} images {wanted}")

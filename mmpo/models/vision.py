@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -16,9 +17,9 @@ from peft.utils.other import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from mmpo.errors import UserError
-from mmpo.models.families import FeatureContainer
+from mmpo.models.families import Family, FeatureContainer
 from mmpo.models.loading import VLM
-from mmpo.models.processing import TILES
+from mmpo.models.processing import KINDS, ROWS, TILES
 from mmpo.models.unknown import Pixels
 
 
@@ -44,8 +45,8 @@ def vision_is_frozen(vlm: VLM) -> bool:
 
 
 def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> Any | None:
-    """Features of the distinct images in `tensors`, one tower call; None without images. Without autograd if
-    `frozen`.
+    """Features of the distinct images in `tensors`, one tower call (and one more for each video); None without images.
+    Without autograd if `frozen`.
 
     The result is the encoder's own, with `pooler_output` a list of `[tokens, h]`, one entry an image. Of a model
     without a record it is just the pixels: the model encodes them itself.
@@ -59,35 +60,97 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
         # float32 pixels must not meet a bfloat16 tower: cast at its door
         key: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
         for key, value in tensors.items()
-        if key != TILES
+        if not key.endswith(ROWS) and key not in (TILES, KINDS)
     }
+    stills = {key: value for key, value in inputs.items() if key not in vlm.family.video_keys}
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        encoded = cast(Any, vlm.backbone).get_image_features(**inputs, return_dict=True)
-        features = encoded.pooler_output
-        if TILES in tensors:  # [tiles, tokens, h] of all images, one after the other
-            features = [part.flatten(0, 1) for part in features.split(tensors[TILES].tolist())]
-    encoded.pooler_output = list(features)
-    for unused in ("last_hidden_state", "hidden_states", "attentions"):  # nobody reads them again, and they are large
-        if getattr(encoded, unused, None) is not None:
-            setattr(encoded, unused, None)
-    return encoded
+        encoded = _encode_stills(vlm, stills, tensors.get(TILES)) if stills else None
+        if KINDS not in tensors:
+            return encoded
+        pixels = vlm.family.video_keys[0]
+        videos = _encode_videos(vlm, {k: inputs[k] for k in vlm.family.video_keys}, tensors[pixels + ROWS].tolist())
+    return Visuals.of(encoded, videos, tensors[KINDS].tolist())
 
 
-def select_images(encoded: Any | None, order: Sequence[int], container: FeatureContainer = "list") -> dict[str, Any]:
+@dataclass
+class Visuals:
+    """Features of images and videos, numbered together. `like[kind]` is an encoder's own output for a kind, to be
+    filled with the features that are shown."""
+
+    pooler_output: list[Tensor]
+    deepstack_features: list[list[Tensor]] | None
+    kinds: list[int]
+    like: dict[int, Any]
+
+    @classmethod
+    def of(cls, stills: Any | None, videos: Sequence[Any], kinds: list[int]) -> Visuals:
+        entries: list[tuple[Any, int]] = []  # (encoder's output, place in it)
+        place, waiting = 0, iter(videos)
+        for kind in kinds:
+            entries.append((next(waiting), 0) if kind else (stills, place))
+            place += 1 - kind
+        depth = len(getattr(videos[0], "deepstack_features", None) or ())
+        deeper = [[output.deepstack_features[level][i] for output, i in entries] for level in range(depth)]
+        like = {1: videos[0]} | ({0: stills} if stills is not None else {})
+        return cls([output.pooler_output[i] for output, i in entries], deeper or None, kinds, like)
+
+
+def select_images(encoded: Any | None, order: Sequence[int], family: Family) -> dict[str, Any]:
     """Model keywords that place image `order[i]` of the encoded ones at the i-th image of the rows.
 
-    `container` is how the family holds features (`Family.features`). Raises `UserError` for an image that isn't there.
+    Raises `UserError` for an image that isn't there.
     """
     if encoded is None or not order:
         if order:
             raise UserError("the prompts show images but none were given")
         return {}
-    features = encoded.pooler_output
-    if max(order) >= len(features):
-        raise UserError(f"a prompt shows image {max(order)} but only {len(features)} were given")
-    chosen = copy.copy(encoded)  # a shallow copy: the features stay shared, the original stays whole
-    shown = [features[index] for index in order]
+    if max(order) >= len(encoded.pooler_output):
+        raise UserError(f"a prompt shows image {max(order)} but only {len(encoded.pooler_output)} were given")
+    if not isinstance(encoded, Visuals):
+        return {"mm_encoder_outputs": {"image": _chosen(encoded, encoded, order, family.features)}}
+    outputs = {}
+    for kind, name, container in ((0, "image", family.features), (1, "video", family.video_features)):
+        if own := [index for index in order if encoded.kinds[index] == kind]:
+            outputs[name] = _chosen(encoded.like[kind], encoded, own, container)
+    return {"mm_encoder_outputs": outputs}
+
+
+def _chosen(like: Any, encoded: Any, order: Sequence[int], container: FeatureContainer) -> Any:
+    """An encoder's output with just these features, in the container that the family expects."""
+    chosen = copy.copy(like)  # a shallow copy: the features stay shared, the original stays whole
+    shown = [encoded.pooler_output[index] for index in order]
     chosen.pooler_output = shown if container == "list" else torch.cat(shown)[None]
     if (deeper := getattr(encoded, "deepstack_features", None)) is not None:  # Qwen3-VL: added in later layers
         chosen.deepstack_features = [[layer[index] for index in order] for layer in deeper]
-    return {"mm_encoder_outputs": {"image": chosen}}
+    return chosen
+
+
+def _encode_stills(vlm: VLM, inputs: Mapping[str, Tensor], tiles: Tensor | None) -> Any:
+    """All images in one tower call."""
+    encoded = cast(Any, vlm.backbone).get_image_features(**inputs, return_dict=True)
+    features = encoded.pooler_output
+    if tiles is not None:  # [tiles, tokens, h] of all images, one after the other
+        features = [part.flatten(0, 1) for part in features.split(tiles.tolist())]
+    encoded.pooler_output = list(features)
+    return _light(encoded)
+
+
+def _encode_videos(vlm: VLM, inputs: Mapping[str, Tensor], rows: Sequence[int]) -> list[Any]:
+    """A tower call for each video: stacking videos of different lengths would put padding among their features."""
+    pixels, *others = vlm.family.video_keys
+    found = []
+    for number, part in enumerate(inputs[pixels].split(list(rows))):
+        own = {key: inputs[key][number : number + 1] for key in others if key != "second_per_grid_ts"}
+        own[pixels] = part if vlm.family.grid_positions else part[None]
+        encoded = cast(Any, vlm.backbone).get_video_features(**own, return_dict=True)
+        encoded.pooler_output = [torch.cat(list(encoded.pooler_output))]
+        found.append(_light(encoded))
+    return found
+
+
+def _light(encoded: Any) -> Any:
+    """Without every tower layer's states: nobody reads them again, and they are large."""
+    for unused in ("last_hidden_state", "hidden_states", "attentions"):
+        if getattr(encoded, unused, None) is not None:
+            setattr(encoded, unused, None)
+    return encoded

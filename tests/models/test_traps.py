@@ -107,8 +107,8 @@ def row_positions(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
 def first_layer_features_only(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
     """What pasting features into the embeddings loses: what Qwen3-VL adds in deeper layers."""
 
-    def paste(encoded: Any, order: Any, container: Any = "list") -> dict[str, Any]:
-        chosen = select_images(encoded, order, container)
+    def paste(encoded: Any, order: Any, family: Any) -> dict[str, Any]:
+        chosen = select_images(encoded, order, family)
         image = chosen["mm_encoder_outputs"]["image"]
         image.deepstack_features = [[part * 0 for part in layer] for layer in image.deepstack_features]
         return chosen
@@ -121,7 +121,7 @@ def images_swapped(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
     patch.setattr(
         score_module,
         "select_images",
-        lambda encoded, order, container="list": select_images(encoded, order[::-1], container),
+        lambda encoded, order, family: select_images(encoded, order[::-1], family),
     )
 
 
