@@ -30,6 +30,8 @@ _MODULES = (
     "shr_answers",
     "mmhal_benchmark",
     "hallusionbench_answers",
+    "video_qa_answers",
+    "temporal_answers",
 )
 """The modules of `mmpo.eval` that register a scorer."""
 
