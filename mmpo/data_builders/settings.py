@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mmpo.chat.settings import ChatSettings
+from mmpo.data_builders.style import StyleReport
 
 DESCRIPTION_PROMPTS = (
     "Describe this image in detail.",
@@ -46,6 +49,33 @@ class QuestionSettings(_Settings):
         ),
     )
     max_new_tokens: int = Field(default=32, ge=1, description="Longest answer, in tokens; longer ones are not used.")
+    writer: ChatSettings | None = Field(
+        default=None,
+        description=(
+            "A text model that makes a question of each description pair, as in HA-DPO. Left out: rules ask about "
+            "objects, absent ones by what they usually come with."
+        ),
+    )
+
+
+class ChoiceSettings(_Settings):
+    """Which of the annotated images are described."""
+
+    min_objects: int = Field(default=1, ge=0, description="Fewest kinds of object in an image.")
+    max_objects: int | None = Field(default=None, ge=1, description="Most kinds of object.")
+    min_phrases: int = Field(default=0, ge=0, description="Fewest captions and phrases about regions together.")
+    images: int | None = Field(default=None, ge=1, description="Draw so many of those that fit; left out: all.")
+
+
+class TemplateSettings(_Settings):
+    """The prompts of text models: names of packaged templates, or paths of your own .j2 files."""
+
+    judge: str = Field("ha_dpo_judge", description="Checks and corrects a description.")
+    writer: str = Field("ha_dpo_rewrite", description="Words a description anew.")
+    questions: str = Field("ha_dpo_question", description="Makes a yes/no question of two descriptions.")
+
+
+CheckName = Literal["objects", "counts", "colors", "positions"]
 
 
 class BuildSettings(_Settings):
@@ -54,7 +84,10 @@ class BuildSettings(_Settings):
     builder: Literal["hallucination_pairs"] = Field("hallucination_pairs", description="Which pairs to build.")
     model: str = Field(description="Folder or hub name of the model that will be trained; it writes the descriptions.")
     annotations: Path = Field(
-        description="COCO instances (.json) or JSON Lines (.jsonl): which objects are in which image."
+        description=(
+            "Which objects are in which image: COCO instances, Visual Genome's image_data.json (its other files beside "
+            "it), or rows of your own (.jsonl, or .json with a list)."
+        )
     )
     images: Path | None = Field(
         None, description="Folder that image paths start from. Left out: the annotation file's folder."
@@ -69,7 +102,11 @@ class BuildSettings(_Settings):
             "Left out: the annotated names, without synonyms."
         ),
     )
-    limit: int | None = Field(None, ge=1, description="Use only so many images, the first ones of the file.")
+    choose: ChoiceSettings = Field(
+        default_factory=ChoiceSettings,
+        description="Leave out images with too few or too many objects, or with thin annotation; draw from the rest.",
+    )
+    limit: int | None = Field(None, ge=1, description="Use only so many images, the first ones of those chosen.")
 
     prompts: list[str] = Field(
         list(DESCRIPTION_PROMPTS), min_length=1, description="Requests for a description; one is drawn for each image."
@@ -79,6 +116,41 @@ class BuildSettings(_Settings):
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus of the sampled descriptions.")
     max_new_tokens: int = Field(
         128, ge=1, description="Longest description, in tokens; an unfinished sentence at its end is cut off."
+    )
+    checks: list[CheckName] = Field(
+        ["objects"],
+        min_length=1,
+        description=(
+            "What rules compare with the annotation: which objects are there, how many, their colours (`color` "
+            "attributes), where in the picture (boxes)."
+        ),
+    )
+    judge: ChatSettings | None = Field(
+        None,
+        description=(
+            "A text model that checks and corrects descriptions against the annotation, sentence by sentence. "
+            "Left out: rules."
+        ),
+    )
+    correction: Literal["edit", "caption"] = Field(
+        "edit",
+        description=(
+            "What rules put on the chosen side: the description with its mistakes edited out, or what the image's "
+            "first caption lists."
+        ),
+    )
+    rewrite: bool = Field(
+        True,
+        description=(
+            "Let one writer word both sides, so that style does not tell them apart. Without it the rejected side is "
+            "the description as it is, and the chosen side as its corrector wrote it."
+        ),
+    )
+    writer: ChatSettings | None = Field(
+        None, description="A text model that rewrites both sides. Left out: rules, with the same choices for both."
+    )
+    templates: TemplateSettings = Field(
+        default_factory=TemplateSettings, description="Prompts of the text models, as files that you can edit."
     )
     add_missed: Literal["none", "balance", "all"] = Field(
         "balance",
@@ -103,8 +175,24 @@ class BuildSettings(_Settings):
         1,
         ge=1,
         description=(
-            "Wordings of each description pair: the model's own sentence openings, then other ones, alike "
-            "on both sides."
+            "Wordings of both sides of each description pair (3 in HA-DPO). By rules: the model's own sentence "
+            "openings, then other ones, alike on both sides."
+        ),
+    )
+    pairs_per_image: int | None = Field(
+        None,
+        ge=1,
+        description=(
+            "Pairs from the wordings of one description: 1 (sides drawn independently, HA-DPO's released code), as "
+            "many as variants (wording k with wording k; the default), or variants squared (all combinations)."
+        ),
+    )
+    changed_weight: float | None = Field(
+        None,
+        ge=0,
+        description=(
+            "Weight of the characters in which the sides claim different things, for objectives with token weights "
+            "(dense DPO; 5 in RLHF-V). Left out: no weights."
         ),
     )
     qa: QuestionSettings | None = Field(
@@ -124,6 +212,18 @@ class BuildSettings(_Settings):
     allow_network: bool = Field(False, description="Fetch the model from the hub if it is not on this machine.")
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
 
+    @model_validator(mode="after")
+    def _fitting(self) -> BuildSettings:
+        if self.pairs_per_image not in (None, 1, self.variants, self.variants**2):
+            raise ValueError(
+                f"pairs_per_image must be 1, {self.variants} (variants) or {self.variants**2} (variants squared)"
+            )
+        if not self.rewrite and (self.variants > 1 or self.writer is not None):
+            raise ValueError("`rewrite: false` leaves one wording and no `writer`")
+        if self.correction == "caption" and self.judge is not None:
+            raise ValueError("`correction: caption` and a `judge` both say what the chosen side is: take one")
+        return self
+
 
 class BuildResult(BaseModel):
     """What a build leaves behind. `pairs` is relative to the run folder."""
@@ -140,4 +240,7 @@ class BuildResult(BaseModel):
     chosen_words: float = Field(description="Mean length of the chosen sides that are descriptions, in words.")
     rejected_words: float = Field(description="Mean length of the rejected ones.")
     yes_share: float = Field(description="Share of the question pairs whose right answer is yes.")
-    hallucinating_share: float = Field(description="Share of the model's own descriptions that name an absent object.")
+    hallucinating_share: float = Field(description="Share of the model's own descriptions with a mistake.")
+    style: StyleReport | None = Field(
+        None, description="How well style alone tells the sides of the description pairs apart; None for too few."
+    )
