@@ -6,18 +6,41 @@ import hashlib
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from mmpo.data.images import load_image
+from mmpo.data.reader import PairDataset
 from mmpo.errors import Quarantined
 from mmpo.models.loading import VLM
 from mmpo.models.prompts import ProcessedImages, process_images
+
+CHECKED_TOGETHER = 64  # images whose bytes are in memory together while all are looked through
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image that stays in its data set on disk: `dataset[row]`, its `column` (images or rejected_images), `place`
+    in the list."""
+
+    dataset: PairDataset
+    row: int
+    column: str
+    place: int
+
+    def read(self) -> bytes:
+        """The encoded bytes. A few rows around it are read with it, so reading in order is quick."""
+        image: bytes = getattr(self.dataset[self.row], self.column)[self.place]
+        return image
 
 
 class ImageStore:
     """Encoded images by content, and a bounded cache of what the processor makes of them.
 
-    Encoded bytes stay in memory once per distinct image; files are read when needed. Prepared tensors are kept until
+    Encoded bytes are read from the data set or file they lie in when needed; only those that lie nowhere else are kept
+    in memory, once per distinct image. Prepared tensors are kept until
     `cache_bytes` are used, then prepared again each time: every epoch visits every image once, so replacing entries
     of a full cache would only lose hits.
     """
@@ -25,28 +48,36 @@ class ImageStore:
     def __init__(self, vlm: VLM, cache_bytes: int) -> None:
         self._vlm = vlm
         self._room = cache_bytes
-        self._sources: dict[str, tuple[bytes | str, Path | None]] = {}
+        self._sources: dict[str, tuple[bytes | str | StoredImage, Path | None]] = {}
         self._prepared: dict[str, ProcessedImages] = {}
         self._contents: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self._sources)
 
-    def add(self, source: bytes | str, root: Path | None = None) -> str:
-        """Register an image (encoded bytes, or a path below `root`) and return its key. Equal bytes get equal keys."""
+    def add(self, source: bytes | str, root: Path | None = None, *, at: StoredImage | None = None) -> str:
+        """Register an image (encoded bytes, or a path below `root`) and return its key. Equal bytes get equal keys.
+
+        `at` says where the bytes can be read again; they are then not kept.
+        """
         if isinstance(source, bytes):
             key = hashlib.blake2b(source, digest_size=16).hexdigest()
-            self._sources.setdefault(key, (source, None))
+            self._sources.setdefault(key, (at or source, None))
         else:
             key = f"{root}:{source}"
             self._sources.setdefault(key, (source, root))
         return key
 
+    def source(self, key: str) -> tuple[bytes | str, Path | None]:
+        """The encoded bytes of an image, or its path and the root of that path."""
+        source, root = self._sources[key]
+        return (source.read() if isinstance(source, StoredImage) else source), root
+
     def prepared(self, key: str) -> ProcessedImages:
         """One image as the processor made it. Raises `Quarantined` if it can't be decoded."""
         if key in self._prepared:
             return self._prepared[key]
-        source, root = self._sources[key]
+        source, root = self.source(key)
         image = process_images(self._vlm, [load_image(source, root=root)])
         size = sum(tensor.nbytes for tensor in image.tensors.values())
         if size <= self._room:
@@ -57,7 +88,7 @@ class ImageStore:
     def content(self, key: str) -> str:
         """A name for the encoded bytes of the image, wherever they lie."""
         source, root = self._sources[key]
-        if isinstance(source, bytes):
+        if not isinstance(source, str):
             return key
         if key not in self._contents:
             encoded = (root / source if root is not None else Path(source)).read_bytes()
@@ -66,13 +97,14 @@ class ImageStore:
 
     def placeholder_tokens(self, key: str) -> int:
         """How many placeholder tokens the image takes in a prompt."""
-        return self.prepared(key).placeholders[0].count(self._vlm.image_token_id)
+        visual = self._vlm.visual_token_ids
+        return sum(token in visual for token in self.prepared(key).placeholders[0])
 
     def broken(self, keys: Iterable[str] | None = None) -> dict[str, Quarantined]:
         """Decode every image once and return the failures. A broken image must not end a run that is hours old."""
 
-        def failure(key: str) -> Quarantined | None:
-            source, root = self._sources[key]
+        def failure(found: tuple[bytes | str, Path | None]) -> Quarantined | None:
+            source, root = found
             try:
                 load_image(source, root=root)
             except Quarantined as error:
@@ -80,6 +112,10 @@ class ImageStore:
             return None
 
         wanted = [key for key in (self._sources if keys is None else keys) if key not in self._prepared]
+        result: dict[str, Quarantined] = {}
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-            found = zip(wanted, pool.map(failure, wanted), strict=True)
-            return {key: error for key, error in found if error is not None}
+            for start in range(0, len(wanted), CHECKED_TOGETHER):
+                keys = wanted[start : start + CHECKED_TOGETHER]
+                errors = pool.map(failure, [self.source(key) for key in keys])  # read here: a data set has one reader
+                result.update((key, error) for key, error in zip(keys, errors, strict=True) if error is not None)
+        return result

@@ -80,8 +80,6 @@ def test_mistakes_in_a_pair_name_the_pair(vlm: VLM) -> None:
     pair = make_pairs(1)[0]
     with pytest.raises(UserError, match=f"pair {pair.id}: the prompt shows 1 image"):
         encode(vlm, [replace(pair, images=pair.images * 2)])
-    with pytest.raises(UserError, match=f"pair {pair.id}: training on videos"):
-        encode(vlm, [replace(pair, videos=[{"path": "a.mp4"}])])
 
 
 def test_equal_bytes_are_one_image(vlm: VLM) -> None:
