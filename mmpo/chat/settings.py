@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class ChatSettings(BaseModel):
@@ -22,7 +22,9 @@ class ChatSettings(BaseModel):
         "local: a model folder, or a Hugging Face id that is already in the local cache.",
     )
     base_url: str | None = Field(
-        default=None, description="server: its address, e.g. http://127.0.0.1:8000/v1. Nothing is sent without it."
+        default=None,
+        validate_default=True,
+        description="server: its address, e.g. http://127.0.0.1:8000/v1. Nothing is sent without it.",
     )
     api_key_env: str | None = Field(
         default=None, description="server: NAME of the environment variable that holds the key. Never the key itself."
@@ -63,10 +65,12 @@ class ChatSettings(BaseModel):
     )
     batch_size: int = Field(default=8, ge=1, description="local: requests computed together.")
 
-    @model_validator(mode="after")
-    def _address(self) -> ChatSettings:
-        if self.backend == "server" and self.base_url is None:
-            raise ValueError("a server needs `base_url`, for example http://127.0.0.1:8000/v1")
-        if self.backend == "local" and (self.base_url is not None or self.api_key_env is not None):
-            raise ValueError("`base_url` and `api_key_env` belong to `backend: server`")
-        return self
+    @field_validator("base_url")
+    @classmethod
+    def _address(cls, value: str | None, info: ValidationInfo) -> str | None:
+        backend = info.data.get("backend")
+        if backend == "server" and value is None:
+            raise ValueError("a server needs an address, for example http://127.0.0.1:8000/v1")
+        if backend == "local" and value is not None:
+            raise ValueError("a local model has no address; leave it out, or set `backend: server`")
+        return value

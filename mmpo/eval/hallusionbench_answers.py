@@ -11,7 +11,7 @@ from mmpo.errors import UserError
 from mmpo.eval import hallusionbench as hb
 from mmpo.eval import hallusionbench_judge as hbj
 from mmpo.eval.chair_answers import flag
-from mmpo.eval.judging import Judgement, Mode, failures
+from mmpo.eval.judging import Judgement, Mode, cut_off, failures
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.yes_no import PARSERS
 
@@ -87,6 +87,7 @@ def _by_judge(
     how = f"judged by {chat.identity} with {template_version(correct)}"
     how += f" and {template_version(alike)}" if compare else ""
     unread = sum(first[number].value is None for number in kept)
+    cut = cut_off([*first, *(one for one in second if one is not None)])
     return _scored(
         [answered[number] for number in kept],
         [hbj.verdict(first[number]) for number in kept],
@@ -95,6 +96,7 @@ def _by_judge(
         read,
         left_out,
         unread,
+        cut,
     )
 
 
@@ -110,8 +112,9 @@ def _scored(
     read: int,
     left_out: dict[str, int],
     unread: int,
+    warned: Sequence[str] = (),
 ) -> Scored:
-    warnings = []
+    warnings = list(warned)
     if len(questions) != hb.QUESTIONS:
         warnings.append(f"{len(questions)} questions; the benchmark has {hb.QUESTIONS}, 951 of them with an image")
     if unread:

@@ -86,6 +86,12 @@ def unparsed(judgements: Sequence[Judgement[T]]) -> int:
     return sum(one.value is None and one.failure is None for one in judgements)
 
 
+def cut_off(judgements: Sequence[Judgement[T]]) -> list[str]:
+    """A warning where replies of the judge were cut off at the token limit, else nothing."""
+    cut = sum(one.truncated for one in judgements)
+    return [f"{cut} of {len(judgements)} judge replies were cut off at the token limit"] if cut else []
+
+
 def require_all(judgements: Sequence[Judgement[T]], benchmark: str) -> None:
     """Raises UserError where a question got no reply for a reason that may pass: before and after must be judged on
     the same answers.

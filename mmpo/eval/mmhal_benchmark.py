@@ -11,7 +11,7 @@ from mmpo.chat import ChatModel
 from mmpo.chat.templates import render, template_version
 from mmpo.errors import UserError
 from mmpo.eval import mmhal
-from mmpo.eval.judging import Judgement, Mode, failures, judge, opened, read_rating, require_all, unparsed
+from mmpo.eval.judging import Judgement, Mode, cut_off, failures, judge, opened, read_rating, require_all, unparsed
 from mmpo.eval.protocol import Ask, Material, Part, Reply
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.settings import EvalSettings
@@ -162,6 +162,7 @@ def _warnings(records: Sequence[mmhal.MmhalRecord], judgements: Sequence[Judgeme
         warnings.append(f"{unread} judge replies hold no single readable rating; each counts as a full hallucination")
     if failed := sum(failures(judgements).values()):
         warnings.append(f"{failed} answers were not judged and are left out; run again to ask for them")
+    warnings += cut_off(judgements)
     if empty := sum(not record.answer.strip() for record in records):
         warnings.append(f"{empty} answers are empty")
     return warnings

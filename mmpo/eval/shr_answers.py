@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from mmpo.chat.templates import template_version
 from mmpo.errors import Quarantined, UserError
 from mmpo.eval import chair, shr
 from mmpo.eval.chair_answers import annotated_images
-from mmpo.eval.judging import Mode
+from mmpo.eval.judging import Judgement, Mode, cut_off
 from mmpo.eval.records import read_text
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.shr_data import IMAGES_FILE, SavedJudgement, ShrImage, read_images, read_judgements, read_responses
@@ -101,17 +101,19 @@ def _by_model(request: ScoreRequest, chat: ChatModel, described: list[tuple[ShrI
     count = int(_number(request, "runs", 1))
     runs: dict[str, list[shr.ShrRow]] = {}
     failed: dict[str, Quarantined] = {}
+    asked: list[Judgement[str]] = []
     for run in range(count):
         rows, judgements = model_rows(chat, described, mode=mode, template=template, temperature=temperature, seed=run)
         sent = [row.image for row in rows if row.sentences]
         failed.update({image: one.failure for image, one in zip(sent, judgements, strict=True) if one.failure})
+        asked += judgements
         runs[str(run)] = rows
     runs = {name: [row for row in rows if row.image not in failed] for name, rows in runs.items()}
     how = (
         f"judged by {chat.identity} at temperature {temperature:g} with {template_version(template)}, {count} run"
         f"{'s' if count > 1 else ''}, replies read by the {mode} rule"
     )
-    return _scored(request.options, runs, how, failed)
+    return _scored(request.options, runs, how, failed, cut_off(asked))
 
 
 def _judged_elsewhere(request: ScoreRequest, judged: Mapping[str, Mapping[str, SavedJudgement]]) -> Scored:
@@ -131,6 +133,7 @@ def _scored(
     runs: Mapping[str, list[shr.ShrRow]],
     how: str,
     failed: Mapping[str, Quarantined] | None = None,
+    warned: Sequence[str] = (),
 ) -> Scored:
     """The result of one or more runs over the same responses; `failed` are the images that are not among them."""
     reasons = Counter(f"judge_{failure.reason}" for failure in (failed or {}).values())
@@ -141,7 +144,7 @@ def _scored(
         write_judgements(options["judgements"], runs)
     classes = [name for rows in runs.values() for row in rows for name in row.classes]
     unparsed = classes.count(None)
-    warnings = []
+    warnings = list(warned)
     if unparsed:
         warnings.append(f"{unparsed} of {len(classes)} sentences have no readable verdict; they are in no ratio")
     if reasons:

@@ -53,8 +53,7 @@ class ChatServer:
         self.stopping = threading.Event()
         self.lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"script": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._http.daemon_threads = True
+        self._http = _Server(("127.0.0.1", 0), handler)
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
     @property
@@ -77,6 +76,11 @@ class ChatServer:
         self.stopping.set()
         self._http.shutdown()
         self._http.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # with the usual 5 a burst of connections waits a second
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -278,8 +278,10 @@ def test_addresses_that_are_refused(address: str) -> None:
 
 
 def test_no_address_no_network() -> None:
-    with pytest.raises(ValueError, match="base_url"):
+    with pytest.raises(ValueError, match="a server needs an address"):
         ChatSettings(backend="server", model="m")
+    with pytest.raises(ValueError, match="a local model has no address"):
+        ChatSettings(backend="local", model="m", base_url="http://127.0.0.1/v1")
 
 
 def test_progress_is_reported() -> None:

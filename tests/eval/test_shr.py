@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from mmpo.chat import open_chat
+from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
 from mmpo.data.vocabulary import ObjectVocabulary, coco
+from mmpo.data_builders.detect import Detector
 from mmpo.errors import UserError
 from mmpo.eval.scoring import ScoreRequest
 from mmpo.eval.shr import ShrRow, gram_diversity, metrics, read_judgement, sentences, text_metrics
 from mmpo.eval.shr_answers import score_shr
-from mmpo.eval.shr_data import Region, ShrImage, read_images, read_responses
-from mmpo.eval.shr_judge import RuleJudge, model_rows, region_lines
+from mmpo.eval.shr_data import Region, ShrImage, read_facts, read_images, read_responses
+from mmpo.eval.shr_judge import RuleJudge, from_annotated, model_rows, region_lines
 from tests.chat.server import ChatServer
 
 IMAGE = ShrImage(
@@ -125,6 +127,26 @@ def test_the_rule_judge() -> None:
     assert row.reasons[1] == "not in this picture: dog"
     own = RuleJudge(ObjectVocabulary.from_names(["hat", "sky"]))
     assert own.row(IMAGE, "A hat").classes == ("correct",)
+
+
+def test_rule_judge_and_the_builders_detector_agree(tmp_path: Path) -> None:
+    """Both read claims with one function: a pair is built and a model is measured by the same verdicts."""
+    objects = (AnnotatedObject("cow"), AnnotatedObject("person"))
+    image = AnnotatedImage("1", "1.jpg", tmp_path, 9, 9, objects, ("A dog and a cow.",))
+    detector, judge = Detector(coco()), RuleJudge(coco())
+    for sentence in ("Two cows", "No cat is here", "An orange shirt", "A woman without a hat, and a bus", "Calm"):
+        (by_detector,) = detector.check(sentence, detector.truth(image))
+        (by_judge,) = judge.row(from_annotated(image), sentence).classes
+        assert by_judge == {"unchecked": "cannot judge"}.get(by_detector.verdict, by_detector.verdict)
+
+
+def test_cut_off_judge_replies_are_said(tmp_path: Path) -> None:
+    answers = tmp_path / "responses.json"
+    answers.write_text(json.dumps({"7": "A cow."}))
+    script = ChatServer("Judgement:\n1. correct: a", lambda p, a: "length")
+    with script as server, open_chat(server.settings()) as chat:
+        found = score_shr(ScoreRequest(answers, annotations=write_images(tmp_path), judge=chat))
+    assert found.warnings == ["1 of 1 judge replies were cut off at the token limit"]
 
 
 def test_region_lines_carry_boxes_in_percent() -> None:
@@ -257,6 +279,8 @@ def test_published_images(published_data: Path) -> None:
     assert round(sum(regions) / 200, 1) == 51.0
     raw = json.loads((folder / "val_images_final.json").read_text())
     assert round(sum(len(entry["objects"]["objects"]) for entry in raw) / 200, 1) == 34.3
+    facts = read_facts(sorted(folder.glob("shr_factual*.jsonl")))
+    assert (len(facts), sum(map(len, facts.values())), list(facts.values()).count(())) == (165, 262, 19)
     assert sum(len(image.facts) for image in images.values()) == 262
     truth = {identity: " ".join(f"{region.phrase}." for region in image.regions) for identity, image in images.items()}
     judge = RuleJudge(coco())
