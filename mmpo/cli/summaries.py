@@ -20,6 +20,8 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
     pairs = run.path / OUTPUTS["build.pairs"]
     if result.get("builder") == "video_rewards" and result["images_used"]:
         return _video_build(pairs, result)
+    if result.get("builder") == "radiology" and result["images_used"]:
+        return _radiology_build(pairs, result)
     if not result["images_used"]:
         for kind, table in result["counts"].items():
             lost = ", ".join(f"{count:,} {reason}" for reason, count in table.items() if reason not in ("in", "paired"))
@@ -47,6 +49,17 @@ def _video_build(pairs: Path, result: Mapping[str, Any]) -> None:
     )
     for warning in result["warnings"]:
         console.line(f"warning: {warning}")
+    if result["images"] > result["images_used"]:
+        console.line(f"the reasons for the others are in {pairs / 'rejects.jsonl'}")
+    console.line(f"pairs: {pairs}")
+
+
+def _radiology_build(pairs: Path, result: Mapping[str, Any]) -> None:
+    console.line(f"{result['lines_with_priors']:.2f} lines of a text refer to an earlier exam, by {result['editor']}")
+    console.line(
+        f"{result['pairs_made']:,} pairs (chosen {result['chosen_words']:.1f} words, rejected "
+        f"{result['rejected_words']:.1f}) from {result['images_used']:,} of {result['images']:,} reports"
+    )
     if result["images"] > result["images_used"]:
         console.line(f"the reasons for the others are in {pairs / 'rejects.jsonl'}")
     console.line(f"pairs: {pairs}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Discriminator, Tag
 
+from mmpo.data_builders.radiology_settings import RadiologySettings
 from mmpo.data_builders.settings import BuildSettings
 from mmpo.data_builders.video_settings import VideoRewardSettings
 
@@ -17,6 +18,7 @@ DEFAULT = "hallucination_pairs"
 BUILDERS = {
     DEFAULT: "mmpo.data_builders.build:build",
     "video_rewards": "mmpo.data_builders.video_build:build",
+    "radiology": "mmpo.data_builders.radiology:build",
 }
 """`function(settings, run_dir) -> result` of each builder. Imported late, for it brings torch."""
 
@@ -29,7 +31,7 @@ def builder_of(section: Any) -> str:
 
 
 AnyBuildSettings = Annotated[
-    Annotated[BuildSettings, Tag(DEFAULT)] | Annotated[VideoRewardSettings, Tag("video_rewards")],
+    Annotated[BuildSettings, Tag(DEFAULT)] | Annotated[VideoRewardSettings, Tag("video_rewards")] | Annotated[RadiologySettings, Tag("radiology")],
     Discriminator(builder_of),
 ]
 """The `build` section of a recipe."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmpo.objectives import batchwise, lengths, pairwise, reference_free, shapes, sided, tars, visual
+from mmpo.objectives import batchwise, lengths, pairwise, reference_free, shapes, sided, subset, tars, visual
 from mmpo.objectives.term import OBJECTIVES, Objective, Term, build_objective
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "reference_free",
     "shapes",
     "sided",
+    "subset",
     "tars",
     "visual",
 ]

@@ -40,7 +40,6 @@ def dicom_pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The frame as it should look, [rows, columns] of 8-bit grey; dark is little signal (air)."""
     try:
         import pydicom
-        from pydicom.pixels import apply_modality_lut, apply_voi_lut
     except ImportError:
         raise UserError("reading DICOM files needs pydicom", hint='pip install "mmpo[radiology]"') from None
     try:
@@ -59,16 +58,39 @@ def dicom_pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise Quarantined("decode", "unsupported_mode", f"photometric interpretation {photometric or 'missing'}")
     try:
-        values = np.asarray(apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset), dtype=np.float64)
+        grey = _displayed(dataset)
     except Exception as error:
         reason = "truncated" if "length of the pixel data" in str(error) else "corrupt"
         raise Quarantined("decode", reason, f"DICOM pixels: {type(error).__name__}: {error}"[:300]) from None
-    if values.ndim != 2 or not np.isfinite(values).all():
-        raise Quarantined("decode", "unsupported_mode", f"pixels of shape {values.shape}")
-    low, high = float(values.min()), float(values.max())
-    if high <= low:
+    if grey.ndim != 2 or not np.isfinite(grey).all():
+        raise Quarantined("decode", "unsupported_mode", f"pixels of shape {grey.shape}")
+    if grey.max() <= grey.min():
         raise Quarantined("decode", "blank", "every pixel has the same value")
-    grey = (values - low) / (high - low)
     if photometric == "MONOCHROME1":
         grey = 1 - grey
     return (grey * 255 + 0.5).astype(np.uint8)
+
+
+def _displayed(dataset: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Display values from 0 to 1 (DICOM PS3.3 C.11.2): a look-up table goes before a window, both after the rescale."""
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    values = np.asarray(apply_modality_lut(dataset.pixel_array, dataset))
+    if "VOILUTSequence" in dataset:
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        return np.asarray(apply_voi_lut(values, dataset, prefer_lut=True), dtype=np.float64) / (2**bits - 1)
+    values = values.astype(np.float64)
+    if dataset.get("WindowWidth") is None or dataset.get("WindowCenter") is None:
+        low, high = float(values.min()), float(values.max())
+        return (values - low) / max(high - low, 1e-12)
+    center, width = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
+    shape = str(dataset.get("VOILUTFunction") or "LINEAR")
+    if shape == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(-4 * (values - center) / width)), dtype=np.float64)
+    if shape == "LINEAR":  # C.11-1: the window of width w covers w - 1 steps
+        center, width = center - 0.5, width - 1
+    return np.clip((values - center) / max(width, 1e-12) + 0.5, 0, 1)
+
+
+def _first(value: Any) -> float:
+    return float(value[0] if hasattr(value, "__len__") and not isinstance(value, str) else value)

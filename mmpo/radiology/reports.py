@@ -157,7 +157,9 @@ def _folder(reports: Path, images: Path) -> Iterator[RadiologyReport | Rejected]
         names = tuple(file.relative_to(images).as_posix() for file in beside)
         patient = path.parent.name if re.fullmatch(r"p\d+", path.parent.name) else None
         try:
-            yield _report(path.stem, decode_text(path.read_bytes()), names, images, {}, patient)
+            # A patient's folder p10000032 is MIMIC-CXR's, whose reports are under a data agreement.
+            flags = {"credentialed": patient is not None}
+            yield _report(path.stem, decode_text(path.read_bytes()), names, images, flags, patient)
         except Quarantined as error:
             yield Rejected(inside.as_posix(), error)
         except OSError as error:
