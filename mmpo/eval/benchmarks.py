@@ -20,6 +20,8 @@ from mmpo.eval.pope_benchmark import PopeBenchmark
 from mmpo.eval.protocol import Benchmark, Material
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.shr_benchmark import ShrBenchmark
+from mmpo.eval.temporal_benchmark import TemporalBenchmark
+from mmpo.eval.video_qa_benchmark import VideoQaBenchmark
 
 BENCHMARKS: dict[str, Callable[[Material | None, EvalSettings], Benchmark]] = {
     "pope": PopeBenchmark,
@@ -30,6 +32,8 @@ BENCHMARKS: dict[str, Callable[[Material | None, EvalSettings], Benchmark]] = {
     "shr": ShrBenchmark,
     "mmhal": MmhalBenchmark,
     "hallusionbench": HallusionBenchmark,
+    "video_qa": VideoQaBenchmark,
+    "temporal": TemporalBenchmark,
 }
 """Name -> factory. The material is None where the evaluation names no annotated images."""
 

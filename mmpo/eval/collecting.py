@@ -162,7 +162,7 @@ def _answers(engine: AnswerEngine, asks: Sequence[Ask], pictures: Pictures) -> I
             if ask.max_new_tokens == limit:
                 by_image.setdefault(pictures.fingerprint(ask), []).append(ask)
         groups = (
-            ([] if about[0].image is None else [pictures.file(about[0])],
+            (pictures.shown(about[0]),
              [Question(numbers[ask], None, ask.prompt) for ask in about])
             for about in by_image.values()
         )  # fmt: skip

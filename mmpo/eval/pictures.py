@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections import Counter
@@ -13,13 +14,18 @@ from pathlib import Path
 
 from mmpo.data.annotations import AnnotatedImage, read_annotations
 from mmpo.data.images import inside, load_image
+from mmpo.data.video import read_frames
+from mmpo.data.video.pairs import encoded
 from mmpo.errors import Quarantined, UserError
 from mmpo.eval.answers import file_fingerprint
-from mmpo.eval.protocol import Ask
+from mmpo.eval.protocol import Ask, FrameChoice
 from mmpo.eval.settings import EvalSettings
 from mmpo.progress import track
 
 log = logging.getLogger(__name__)
+
+Place = tuple[str | None, str, FrameChoice | None]
+"""Root, path, and the frames where the path is a video's."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,12 @@ class Pictures:
         self.rejected: list[Unusable] = []
         self.annotated: list[AnnotatedImage] | None = None
         self._root = settings.images
-        self._known: dict[tuple[str | None, str], str | Quarantined] = {}
+        self._known: dict[Place, str | Quarantined] = {}
         if settings.annotations is not None:
             listed = _listed(settings)
             self._root = str(listed[0].root)
-            self._check([(None, image.path) for image in listed], {image.path: image.id for image in listed})
-            self.annotated = [image for image in listed if isinstance(self._known[None, image.path], str)]
+            self._check([(None, image.path, None) for image in listed], {image.path: image.id for image in listed})
+            self.annotated = [image for image in listed if isinstance(self._known[None, image.path, None], str)]
             if not self.annotated:
                 raise UserError(
                     f"none of the {len(listed)} images of {settings.annotations} can be used; "
@@ -52,37 +58,42 @@ class Pictures:
                 )
 
     def look_at(self, asks: Iterable[Ask]) -> None:
-        """Open the images of these asks that are not known yet."""
-        wanted = dict.fromkeys((ask.root, ask.image) for ask in asks if ask.image is not None)
+        """Open the images and videos of these asks that are not known yet."""
+        wanted = dict.fromkeys((ask.root, ask.image, ask.frames) for ask in asks if ask.image is not None)
         self._check([place for place in wanted if place not in self._known], {})
 
     def problem(self, ask: Ask) -> Quarantined | None:
         """Why the image of an ask can't be used; None where it can."""
-        found = "" if ask.image is None else self._known[ask.root, ask.image]
+        found = "" if ask.image is None else self._known[ask.root, ask.image, ask.frames]
         return found if isinstance(found, Quarantined) else None
 
     def fingerprint(self, ask: Ask) -> str:
-        """SHA-256 of the ask's image file; empty for an ask without image."""
-        found = "" if ask.image is None else self._known[ask.root, ask.image]
+        """SHA-256 of the ask's image file, or of the frames it shows; empty for an ask without image."""
+        found = "" if ask.image is None else self._known[ask.root, ask.image, ask.frames]
         assert isinstance(found, str)
         return found
 
-    def file(self, ask: Ask) -> Path:
-        """The file of the ask's image, which lies below its root."""
-        assert ask.image is not None
-        return inside(self._folder(ask.root), ask.image)
+    def shown(self, ask: Ask) -> list[Path | bytes]:
+        """What the ask shows: its image's file, which lies below its root, or the frames of its video; or nothing."""
+        if ask.image is None:
+            return []
+        folder = self._folder(ask.root)
+        return [inside(folder, ask.image)] if ask.frames is None else [*_frames(ask.image, folder, ask.frames)]
 
     def _folder(self, root: str | None) -> Path:
         if root is None and self._root is None:
             raise UserError("the evaluation names no folder of images", hint="set eval.images")
         return Path(root if root is not None else str(self._root))
 
-    def _check(self, places: list[tuple[str | None, str]], ids: dict[str, str]) -> None:
-        def look(place: tuple[str | None, str]) -> str | Quarantined:
+    def _check(self, places: list[Place], ids: dict[str, str]) -> None:
+        def look(place: Place) -> str | Quarantined:
+            root, path, frames = place
             try:
-                folder = self._folder(place[0])
-                load_image(place[1], root=folder)
-                return file_fingerprint(inside(folder, place[1]))
+                folder = self._folder(root)
+                if frames is not None:
+                    return hashlib.sha256(b"".join(_frames(path, folder, frames))).hexdigest()
+                load_image(path, root=folder)
+                return file_fingerprint(inside(folder, path))
             except Quarantined as reason:
                 return reason
 
@@ -92,6 +103,13 @@ class Pictures:
                 if isinstance(found, Quarantined):
                     log.warning("%s is left out: %s", place[1], found)
                     self.rejected.append(Unusable(ids.get(place[1], place[1]), place[1], found))
+
+
+def _frames(path: str, folder: Path, choice: FrameChoice) -> list[bytes]:
+    """The chosen frames of a video below `folder`, as image files. Raises a `VideoError`."""
+    return encoded(
+        read_frames(path, num=choice.num, sampling=choice.sampling, max_side=choice.max_side, root=folder)
+    )
 
 
 def _listed(settings: EvalSettings) -> list[AnnotatedImage]:

@@ -24,17 +24,27 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class FrameChoice:
+    """Which frames of a video are shown (`mmpo.data.video.sampling`), and how large."""
+
+    num: int = 8
+    sampling: str = "linspace_trunc"
+    max_side: int | None = 336
+
+
+@dataclass(frozen=True)
 class Ask:
     """One greedy question; two equal ones are asked once.
 
     `image` is a path below `root`, or below the evaluation's own `images` where `root` is None. `image=None` asks
-    without a picture.
+    without a picture. With `frames` the path is a video's, and these frames of it are shown.
     """
 
     image: str | None
     prompt: str
     max_new_tokens: int
     root: str | None = None
+    frames: FrameChoice | None = None
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,11 @@ from mmpo.eval.object_halbench_settings import ObjectHalBenchSettings
 from mmpo.eval.pope_settings import PopeSettings
 from mmpo.eval.section import Section, distinct
 from mmpo.eval.shr_settings import ShrSettings
+from mmpo.eval.video_qa_settings import TemporalSettings, VideoQaSettings
 
-BenchmarkName = Literal["pope", "chair", "mme", "amber", "object_halbench", "shr", "mmhal", "hallusionbench"]
+BenchmarkName = Literal[
+    "pope", "chair", "mme", "amber", "object_halbench", "shr", "mmhal", "hallusionbench", "video_qa", "temporal"
+]
 
 
 def _none_word(value: Any) -> Any:
@@ -71,6 +74,12 @@ class EvalSettings(Section):
     )
     hallusionbench: HallusionBenchSettings = Field(
         default_factory=HallusionBenchSettings, description="HallusionBench: yes/no questions about figures."
+    )
+    video_qa: VideoQaSettings = Field(
+        default_factory=VideoQaSettings, description="Open-ended questions about videos, judged."
+    )
+    temporal: TemporalSettings = Field(
+        default_factory=TemporalSettings, description="VideoHallucer and TempCompass: short answers about videos."
     )
     judge: ChatSettings | None = Field(
         default=None, description="The text model that judges answers, for the benchmarks that need one."
