@@ -28,6 +28,7 @@ from mmpo.eval.settings import EvalSettings
 log = logging.getLogger(__name__)
 
 YES_SHIFT = 0.05
+UNREAD_SHARE = 0.05
 LENGTH_SHIFT = 0.2
 HEADLINES = ("accuracy", "F1", "mean_F1", "CHAIRi", "CHAIRs", "Recall", "CHAIR", "Hal", "AMBER_score", "CHAIRs_refine")
 
@@ -94,6 +95,7 @@ def _score(
     categories: list[Category] = []
     near_ties: list[dict[str, object]] = []
     conventions: list[str] = []
+    unread: list[str] = []
     for name, benchmark in benchmarks.items():
         scored = {state: benchmark.score(given) for state, given in replies.items()}
         own: list[Row] = []
@@ -101,6 +103,8 @@ def _score(
             before = scored["before"][number].tally if "before" in scored else None
             own += compare(name, after.split, before, after.tally, bootstrap)
             counts += [_counted(name, state, parts[number]) for state, parts in scored.items()]
+            if not after.total:
+                unread += [w for state, parts in scored.items() for w in _unread(name, state, parts[number])]
             categories += compare_categories(name, before, after.tally)
         rows += adjusted(own, [part.split for part in scored["after"] if part.total])
         for state, given in replies.items():
@@ -126,7 +130,7 @@ def _score(
         counts=counts,
         categories=categories,
         conventions=conventions + how,
-        warnings=[*left_out, *engine_warnings, *_warnings(rows)],
+        warnings=[*left_out, *engine_warnings, *unread, *_warnings(rows)],
         quarantined=dict(sorted(Counter(image.reason.reason for image in pictures.rejected).items())),
     )
 
@@ -145,6 +149,17 @@ def _near_ties(name: str, state: str, parts: Sequence[Part], given: Mapping[Ask,
             "margin": given[ask].margin,
         }
         for ask in close
+    ]
+
+
+def _unread(benchmark: str, state: str, part: Part) -> list[str]:
+    """A warning where many answers of a part got the parser's default."""
+    if not part.unparsed or part.unparsed <= UNREAD_SHARE * part.questions:
+        return []
+    where = benchmark.upper() + (f" {part.split}" if part.split else "")
+    return [
+        f"{where}, {state}: {part.unparsed:,} of {part.questions:,} answers could not be read; the number follows the "
+        "parser's default for them"
     ]
 
 

@@ -173,4 +173,5 @@ def _files(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in _ENDINGS)
     if not files:
         raise UserError(f"{folder} holds no JSON files")
-    return files
+    named = [path for path in files if split_of(path) in SPLITS]  # the published folder has frequencies beside them
+    return named or files

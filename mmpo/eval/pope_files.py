@@ -105,7 +105,11 @@ def read_answers(path: str | Path) -> list[PopeAnswer]:
     """
     answers = []
     for where, record in read_records(path):
-        if "label" in record and "answer" not in record:  # LLaVA's answers have `text` too
+        if "label" in record and not record.keys() & {
+            "answer",
+            "prompt",
+            "question",
+        }:  # LLaVA's answers have `text` too
             raise UserError(f"{where}: a question, not an answer", hint="is this the question file?")
         question = record.get("question", record.get("prompt"))
         answers.append(

@@ -83,7 +83,7 @@ def test_help_lists_what_each_benchmark_takes(mmpo: Invoke) -> None:
         (("mme", "--answers", "pope_random.json", "--judge", "model=x"), "--judge backend: Field required"),
         (
             ("mme", "--answers", "pope_random.json", "--judge", "backend=server", "--judge", "model=x"),
-            "needs `base_url`",
+            "--judge base_url",
         ),
         (("mme", "--answers", "pope_random.json", "--judge", "none.yaml"), "none.yaml does not exist"),
     ],

@@ -194,3 +194,23 @@ def test_mean_over_splits_keeps_images_together() -> None:
     mean = pope.mean_over_splits({"random": first, "popular": second})
     assert mean.images == ("a", "b") and mean.counts.shape == (2, 14)
     assert mean.values == {"mean_F1": pytest.approx((1 + 2 / 3) / 2), "mean_accuracy": pytest.approx(0.75)}
+
+
+def test_a_question_that_is_there_twice_counts_twice(tmp_path: Path) -> None:
+    """Each SEEM adversarial file has one."""
+    path = write(tmp_path / "q.json", [ROW, {**ROW, "question_id": 2}])
+    result = pope.score(pope.read_questions(path), ["Yes", "Yes"])
+    assert result.counts["TP"] == 2 and len(result.tally.outcomes) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("Is there a dog in the image?", "dog"),
+        ("Is there an umbrella in the imange?", "umbrella"),
+        ("Is there a Wine Glass in this picture?", "wine glass"),
+        ("Does it rain?", None),
+    ],
+)
+def test_the_asked_object(text: str, name: str | None) -> None:
+    assert pope.asked_object(text) == name

@@ -92,6 +92,7 @@ def split_folder(tmp_path: Path) -> Path:
     folder.mkdir()
     for split in SPLITS:
         write(folder / f"coco_pope_{split}.json", questions(split))
+    (folder / "coco_co_occur.json").write_text('{"dog": ["cat"]}')  # as beside the published files
     return folder
 
 

@@ -182,6 +182,14 @@ def test_mistakes_in_the_settings(world: Path, tmp_path: Path, pope_settings: di
         evaluate(published(world, [], pope=asked), tmp_path / "run")
 
 
+def test_many_unread_answers_are_a_warning(finished: Path) -> None:
+    card = Scorecard.read(finished / "scorecard.json")
+    counts = {(c.split, c.state): c for c in card.counts}
+    unread = counts["random", "after"].unparsed  # a random model says neither
+    assert unread and any(w.startswith(f"POPE random, after: {unread} of 24 answers") for w in card.warnings)
+    assert not any("all splits, after" in w for w in card.warnings)
+
+
 def test_limit_counts_images_of_the_file(world: Path, files: list[Path], tmp_path: Path) -> None:
     card = evaluate(published(world, files[:1], limit=2), tmp_path)
     assert card.counts[0].images == 2 and card.counts[0].questions == 12
