@@ -107,6 +107,32 @@ def test_faults_everywhere_in_order_and_none_twice(tmp_path: Path) -> None:
         assert [getattr(r, "text", None) for r in again] == [getattr(r, "text", None) for r in results]
 
 
+def test_a_killed_run_asks_only_what_is_missing(tmp_path: Path) -> None:
+    """SIGKILL in the middle: afterwards only requests that were under way then can have been asked twice."""
+    path = tmp_path / "replies.jsonl"
+    prompts = [str(number) for number in range(40)]
+    with ChatServer(echo, delay=0.05) as server:
+        settings = server.settings(concurrency=4)
+        code = (
+            "import os, signal, sys\n"
+            "from mmpo.chat import ChatRequest, ChatSettings, open_chat\n"
+            "settings = ChatSettings.model_validate_json(sys.argv[1])\n"
+            "with open_chat(settings, sys.argv[2]) as chat:\n"
+            "    requests = [ChatRequest.ask(str(number), max_tokens=8) for number in range(40)]\n"
+            "    for number, reply in enumerate(chat.replies(requests)):\n"
+            "        if number == 12: os.kill(os.getpid(), signal.SIGKILL)\n"
+        )
+        killed = subprocess.run([sys.executable, "-c", code, settings.model_dump_json(), str(path)])
+        assert killed.returncode == -9
+        kept = len(path.read_text().splitlines())
+        assert 12 < kept < 40
+        with open_chat(settings, path) as chat:
+            results = ask_all(chat, prompts)
+        assert [result.text for result in results if isinstance(result, ChatReply)] == [echo(text) for text in prompts]
+        assert sum(result.cached for result in results if isinstance(result, ChatReply)) >= kept
+        assert max(server.attempts.values()) <= 2 and sum(server.attempts.values()) <= 40 + 4
+
+
 def test_equal_requests_under_way_are_asked_once() -> None:
     with ChatServer(echo, delay=0.1) as server, open_chat(server.settings()) as chat:
         results = ask_all(chat, ["same"] * 5)
