@@ -12,6 +12,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+import transformers
 from transformers import (
     AutoModelForImageTextToText,
     CLIPVisionConfig,
@@ -547,3 +548,22 @@ TINY: dict[str, Callable[..., VLM]] = {
     "paligemma": paligemma,
     "paligemma2": paligemma2,
 }
+
+
+def with_real_videos(vlm: VLM) -> VLM:
+    """The same model with its family's own video processor (needs torchvision)."""
+    names = {
+        "llava_onevision": ("LlavaOnevisionVideoProcessor", {"size": {"height": 28, "width": 28}}),
+        "llava_next_video": ("LlavaNextVideoVideoProcessor", CLIP_SIZES),
+        "video_llava": ("VideoLlavaVideoProcessor", CLIP_SIZES),
+        "qwen2_vl": ("Qwen2VLVideoProcessor", QWEN_SIZES),
+        "qwen2_5_vl": ("Qwen2VLVideoProcessor", QWEN_SIZES),
+        "qwen3_vl": ("Qwen3VLVideoProcessor", QWEN_SIZES),
+    }
+    name, sizes = names[vlm.family.model_type]
+    vlm.processor.video_processor = getattr(transformers, name)(**sizes)
+    return vlm
+
+
+CLIP_SIZES = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+QWEN_SIZES = {"patch_size": 4, "merge_size": 2, "size": {"shortest_edge": 8 * 8, "longest_edge": 40 * 40 * 4}}

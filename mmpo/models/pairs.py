@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmpo.errors import UserError
 from mmpo.models.layout import Segment, response_tree
-from mmpo.models.sharing import Path, Shared, share
+from mmpo.models.sharing import Path, Shared, TokenIds, share
 
 
 @dataclass
@@ -53,7 +53,7 @@ class AnswerBatch:
         """Move the pixels; token ids stay where they are."""
         return replace(self, image_inputs={key: value.to(device) for key, value in self.image_inputs.items()})
 
-    def shared(self, image_token_id: int | Sequence[int], *, whole_prompts: bool = False) -> Shared:
+    def shared(self, image_token_id: TokenIds, *, whole_prompts: bool = False) -> Shared:
         """The answers laid out as trees: the turns of a conversation share what they have in common."""
         columns = zip(self.prompt_ids, self.response_ids, self.image_index, strict=True)
         paths = [Path(prompt.tolist(), response.tolist(), images) for prompt, response, images in columns]
@@ -122,7 +122,7 @@ class PairBatch:
             )
         return paths + [path for view in self.views.values() for path in view.paths()]
 
-    def shared(self, image_token_id: int | Sequence[int], *, whole_prompts: bool = False) -> Shared:
+    def shared(self, image_token_id: TokenIds, *, whole_prompts: bool = False) -> Shared:
         """The paths laid out as trees: over the whole batch where `image_tokens` says where each image ends, else pair
         by pair. `whole_prompts`: a prompt is shared as a whole or not at all."""
         paths = self.paths()

@@ -59,10 +59,12 @@ class Grid:
         ids = torch.tensor([[*segment.ids, self._vlm.pad_id]])  # one text token more: it tells where the next begins
         types = token_types_of(self._vlm, ids)
         grids = self._of(segment.images)
-        merged = self._vlm.config.vision_config.spatial_merge_size ** 2
+        merged = self._vlm.config.vision_config.spatial_merge_size**2
         wanted = sum(int(grids[name].prod(-1).sum()) for name in ("image_grid_thw", "video_grid_thw") if name in grids)
         if (shown := int((types > 0).sum())) != wanted // merged:
-            raise ValueError(f"Image features and image tokens do not match: {shown} tokens, {wanted // merged} features")
+            raise ValueError(
+                f"Image features and image tokens do not match: {shown} tokens, {wanted // merged} features"
+            )
         places, _ = self._vlm.backbone.get_rope_index(  # type: ignore[operator]
             ids, mm_token_type_ids=types, **grids
         )

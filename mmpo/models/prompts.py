@@ -102,8 +102,10 @@ def _encode_conversation(
     if expansions and any(around := margins(vlm)):
         text = text.replace(written, around[0] + written + around[1])
     ids, offsets = _tokenize_conversation(vlm, text)
-    image_id = vlm.tokenizer.convert_tokens_to_ids(written)
-    if (shown := ids.count(image_id)) != len(expansions):
+    visual = {vlm.tokenizer.convert_tokens_to_ids(written)}
+    if vlm.family.video_keys:
+        visual.add(vlm.tokenizer.convert_tokens_to_ids(vlm.processor.video_token))
+    if (shown := sum(token in visual for token in ids)) != len(expansions):
         raise UserError(
             f"the prompt shows {shown} image(s) but {len(expansions)} were given",
             hint='every image needs one {"type": "image"} part, and the text must not contain the image token itself',
@@ -115,7 +117,7 @@ def _encode_conversation(
     remaining = iter(expansions)
     for token in ids:
         places.append(len(expanded))
-        expanded.extend(next(remaining) if token == image_id else [token])
+        expanded.extend(next(remaining) if token in visual else [token])
     return _Conversation(text, expanded, offsets, places)
 
 

@@ -22,6 +22,10 @@ LEAST_SHARED = 64
 """Common beginnings shorter than this many tokens are computed twice: another branch costs attention calls."""
 
 
+TokenIds = int | tuple[int, ...]
+"""The placeholder of images, or those of images and videos."""
+
+
 @dataclass(frozen=True)
 class Path:
     """A response to score after a prompt. `images` lists the prompt's images in order, as indices into the batch's
@@ -42,7 +46,7 @@ class Shared:
 
 
 def share(
-    paths: Sequence[Path], image_token_id: int | Sequence[int], tokens_per_image: Mapping[int, int], *, least: int | None = None
+    paths: Sequence[Path], image_token_id: TokenIds, tokens_per_image: Mapping[int, int], *, least: int | None = None
 ) -> Shared:
     """Lay `paths` out as trees whose branches share all common beginnings of at least `least` tokens
     (default: `LEAST_SHARED`).
@@ -56,7 +60,7 @@ def share(
     leaves: dict[tuple[int, tuple[int, ...]], tuple[int, int]] = {}  # (prompt, response) -> (tree, segment)
     for block in _blocks(prompts, list(range(len(prompts.symbols))), 0, 0, least):
         tree: list[Segment] = []
-        pending = [(block, 0, None)]
+        pending: list[tuple[list[int], int, int | None]] = [(block, 0, None)]
         while pending:
             members, start, parent = pending.pop(0)
             end = _common(prompts.symbols, members, start)
@@ -79,7 +83,7 @@ class _Prompts:
     """The distinct prompts of some paths. `symbols[i]` is prompt i with every placeholder replaced by -1 - image: two
     prompts share exactly as far as their symbols are equal."""
 
-    def __init__(self, paths: Sequence[Path], image_token_id: int | Sequence[int], tokens_per_image: Mapping[int, int]) -> None:
+    def __init__(self, paths: Sequence[Path], image_token_id: TokenIds, tokens_per_image: Mapping[int, int]) -> None:
         self.symbols: list[np.ndarray] = []
         self.ids: list[Sequence[int]] = []
         self.images: list[list[tuple[int, int]]] = []  # (position of the first placeholder, image)
@@ -105,7 +109,7 @@ class _Prompts:
 
 
 def _symbols(
-    path: Path, image_token_id: int | Sequence[int], tokens_per_image: Mapping[int, int]
+    path: Path, image_token_id: TokenIds, tokens_per_image: Mapping[int, int]
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
     symbols = np.asarray(path.prompt, dtype=np.int64).copy()
     placeholders = np.flatnonzero(np.isin(symbols, image_token_id))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,7 @@ def test_other_families_open_from_a_folder(name: str, tmp_path: Path) -> None:
     loaded = load_vlm(tmp_path, device="cpu")
     assert loaded.family == vlm.family
     messages = user("Is there a dog?")
+    vlm = replace(vlm, processor=loaded.processor)  # with torchvision here, it resizes with that
     expected = score_responses(vlm, messages, PICTURES[1:2], ["yes", "no"])
     assert score_responses(loaded, messages, PICTURES[1:2], ["yes", "no"]) == pytest.approx(expected, abs=1e-4)
 

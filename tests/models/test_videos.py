@@ -1,0 +1,170 @@
+"""Native videos: shared scoring equals the model called by hand, next to images and with frames of any number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers.utils import is_torchvision_available
+
+from mmpo.errors import UserError
+from mmpo.models.answer import AnswerEngine
+from mmpo.models.families import FAMILIES
+from mmpo.models.generate import PromptGroup
+from mmpo.models.loading import VLM
+from mmpo.models.processing import ProcessedImages, join_images, model_tensors, process_video, video_tensors
+from mmpo.models.prompts import encode_prompt, encode_response, process_images
+from mmpo.models.score import PairBatch, PairScorer
+from tests.models.pairs import PICTURES, gradients, worst_relative
+from tests.models.test_generate import assert_same
+from tests.tiny import add_lora, tiny_image
+from tests.tiny_families import TINY, with_real_videos
+
+VIDEO = [family.model_type for family in FAMILIES.values() if family.video_keys]
+CHOSEN, REJECTED = "Yes, there is a dog", "No cat"
+
+
+def video(vlm: VLM, frames: int, seed: int = 0) -> ProcessedImages:
+    """A video as the family's processor would give it, from random pixels: frames of 28 x 28, or patches of a grid."""
+    random = torch.Generator().manual_seed(seed)
+    token = vlm.tokenizer.convert_tokens_to_ids(vlm.processor.video_token)
+    if vlm.family.grid_positions:
+        height, width, steps = 4, 6, frames // 2
+        raw = {
+            "pixel_values_videos": torch.randn(steps * height * width, 96, generator=random),
+            "video_grid_thw": torch.tensor([[steps, height, width]]),
+            "second_per_grid_ts": torch.tensor([0.5]),
+        }
+        step = [token] * (height * width // 4)
+        placeholder = step * steps
+        if vlm.family.model_type == "qwen3_vl":  # each step by itself, with its time before it
+            start, end = (vlm.tokenizer.convert_tokens_to_ids(f"<|vision_{side}|>") for side in ("start", "end"))
+            times = [vlm.tokenizer(f"<{t / 2:.1f} seconds>").input_ids for t in range(steps)]
+            placeholder = [i for time in times for i in (*time, start, *step, end)]
+        raw = {key: raw[key] for key in vlm.family.video_keys}
+    else:
+        raw = {"pixel_values_videos": torch.randn(1, frames, 3, 28, 28, generator=random)}
+        per_frame = {"llava_onevision": 4, "llava_next_video": 4, "video_llava": 17}[vlm.family.model_type]
+        placeholder = [token] * (frames * per_frame + (vlm.family.model_type == "llava_onevision"))
+    return ProcessedImages(video_tensors(vlm, raw), [placeholder])
+
+
+def message(*kinds: str) -> list[dict[str, Any]]:
+    return [{"role": "user", "content": [*({"type": kind} for kind in kinds), {"type": "text", "text": "What is it?"}]}]
+
+
+def with_video(template: str) -> str:
+    """The tiny templates write images only; a video goes where an image would, by its own token."""
+    for image, clip in (
+        ("<|image_pad|>", "<|video_pad|>"),
+        ("<image>", "<video>"),
+    ):
+        if image in template:
+            begin = "{% for part in message['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"
+            both = (
+                "{% for part in message['content'] if part['type'] != 'text' %}"
+                "{% if part['type'] == 'video' %}<video>{% else %}<image>{% endif %}\n{% endfor %}"
+            )
+            if begin in template:
+                return template.replace(begin, both)
+            piece = template[template.index("{% if part['type'] == 'image' %}") :]
+            shown = piece[len("{% if part['type'] == 'image' %}") : piece.index("{% else %}")]
+            clipped = "{% elif part['type'] == 'video' %}" + shown.replace(image, clip)
+            return template.replace(shown + "{% else %}", shown + clipped + "{% else %}", 1)
+    raise AssertionError(template)
+
+
+@pytest.fixture
+def policy(name: str) -> VLM:
+    vlm = add_lora(TINY[name](), spread=0.1)
+    vlm.processor.chat_template = with_video(vlm.processor.chat_template)
+    return vlm
+
+
+def mixed(vlm: VLM) -> PairBatch:
+    """Two videos of different lengths and an image: each alone, one video for two pairs, image and video together."""
+    parts = [video(vlm, 4), process_images(vlm, PICTURES[1:2]), video(vlm, 6, seed=1)]
+    several = (1, 0) if vlm.family.max_images != 1 else (2,)
+    shown = [[0], [0], [2], [1], list(several)]
+    kinds = ["video", "image", "video"]
+    prompts = [
+        encode_prompt(vlm, message(*(kinds[k] for k in show)), [parts[k].placeholders[0] for k in show])
+        for show in shown
+    ]
+    visual = vlm.visual_token_ids
+    return PairBatch(
+        ids=[str(i) for i in range(5)],
+        prompt_ids=[torch.tensor(ids) for ids in prompts],
+        chosen_ids=[torch.tensor(encode_response(vlm, CHOSEN + " there" * i)) for i in range(5)],
+        rejected_ids=[torch.tensor(encode_response(vlm, REJECTED))] * 5,
+        image_inputs=join_images([part.tensors for part in parts]),
+        image_index=shown,
+        image_tokens=[sum(token in visual for token in part.placeholders[0]) for part in parts],
+    )
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_log_probs_are_the_models_own(name: str, policy: VLM) -> None:
+    """Token ids, the processor's tensors and nothing else, through the model's own forward."""
+    clip = video(policy, 6)
+    prompt = encode_prompt(policy, message("video"), clip.placeholders)
+    sides = [encode_response(policy, text) for text in (CHOSEN, REJECTED)]
+    batch = PairBatch(["a"], *([torch.tensor(ids)] for ids in (prompt, *sides)), clip.tensors, [[0]])  # type: ignore[misc]
+    pairs = PairScorer(policy, sharing="on")(batch)
+    for ids, side in zip(sides, (pairs.chosen, pairs.rejected), strict=True):
+        row = torch.tensor([prompt + ids])
+        inputs = model_tensors(policy, clip.tensors)
+        if policy.family.grid_positions:
+            inputs["mm_token_type_ids"] = 2 * (row == policy.visual_token_ids[1]).int()
+        logps = policy.model(input_ids=row, **inputs).logits[0, :-1].float().log_softmax(-1)
+        expected = logps.gather(1, row[0, 1:, None]).squeeze(1)[len(prompt) - 1 :]
+        torch.testing.assert_close(side.policy[0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_shared_equals_unshared(name: str, policy: VLM) -> None:
+    batch = mixed(policy)
+    a = PairScorer(policy, sharing="on")(batch)
+    grads_a = gradients(policy, a)
+    b = PairScorer(policy, sharing="off")(batch)
+    torch.testing.assert_close(a.chosen.policy, b.chosen.policy, rtol=0, atol=1e-5)
+    torch.testing.assert_close(a.rejected.reference, b.rejected.reference, rtol=0, atol=1e-5)
+    assert worst_relative(grads_a, gradients(policy, b)) < 1e-4
+    assert (a.chosen.policy[0, :4] - a.chosen.policy[2, :4]).abs().max() > 1e-4, "two videos look alike"
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "llava_next_video"])
+def test_answers_about_videos(name: str) -> None:
+    vlm = TINY[name]()
+    vlm.processor.chat_template = with_video(vlm.processor.chat_template)
+    groups = []
+    for seed in (0, 1):
+        clip = video(vlm, 4, seed)
+        prompts = [encode_prompt(vlm, message("video"), clip.placeholders)] * 2
+        prompts[1] = [*prompts[1][:-1], 300, prompts[1][-1]]
+        groups.append(PromptGroup(prompts, clip.tensors, 1))
+    assert_same(vlm, groups, limit=6)
+    assert not AnswerEngine(vlm).why_not_shared
+
+
+def test_families_without_videos_say_so() -> None:
+    with pytest.raises(UserError, match="takes no videos"):
+        process_video(TINY["llava"](), PICTURES, [0.0, 1.0, 2.0])
+    with pytest.raises(UserError, match="3 frames with 2 times"):
+        process_video(TINY["video_llava"](), PICTURES, [0.0, 1.0])
+
+
+@pytest.mark.skipif(not is_torchvision_available(), reason="the families' video processors need torchvision")
+@pytest.mark.parametrize("name", VIDEO)
+def test_the_familys_own_video_processor(name: str) -> None:
+    """Frames with their times through the real processor: as many placeholders as features, in any family."""
+    vlm = with_real_videos(TINY[name]())
+    vlm.processor.chat_template = with_video(vlm.processor.chat_template)
+    clip = process_video(vlm, [tiny_image(i, (28, 28)) for i in range(4)], [1.0, 1.5, 2.0, 2.5])
+    prompt = encode_prompt(vlm, message("video"), clip.placeholders)
+    sides = [encode_response(vlm, text) for text in (CHOSEN, REJECTED)]
+    batch = PairBatch(["a"], *([torch.tensor(ids)] for ids in (prompt, *sides)), clip.tensors, [[0]])  # type: ignore[misc]
+    assert PairScorer(vlm, sharing="on", reference="none")(batch).chosen.policy.isfinite().all()
+    if name == "qwen3_vl":
+        assert "<1.2 seconds>" in vlm.tokenizer.decode(clip.placeholders[0])
