@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,15 @@ import torch
 from torch import Tensor
 
 from mmpo.data.pair import PreferencePair
+from mmpo.data.reader import PairDataset
 from mmpo.data.video.pairs import frames_as_images
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.loading import VLM
 from mmpo.models.processing import join_images
-from mmpo.models.prompts import encode_prompt, encode_response, response_offsets, token_weights
+from mmpo.models.prompts import encode_prompt, encode_response, prompt_words, response_offsets, token_weights
 from mmpo.models.score import PairBatch
 from mmpo.trainers.changes import changed_weights
-from mmpo.trainers.images import ImageStore
+from mmpo.trainers.images import ImageStore, StoredImage
 from mmpo.trainers.settings import TokenWeightSettings
 
 STAGE = "train"
@@ -47,7 +48,9 @@ class EncodedPair:
     them.
 
     `rejected_prompt` and `rejected_images` are given where the rejected side sees other images; `reference` holds the
-    reference log-probs of chosen and rejected where they were computed before.
+    reference log-probs of chosen and rejected where they were computed before. `words` are the question's words with
+    the places of their tokens in `prompt`, where something asks for them; `visit` counts how often training saw the
+    pair before, `view_tokens` what its further views add to a batch.
     """
 
     id: str
@@ -60,12 +63,15 @@ class EncodedPair:
     rejected_prompt: Tensor | None = None
     rejected_images: tuple[str, ...] | None = None
     reference: tuple[Tensor, Tensor] | None = None
+    words: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+    visit: int = 0
+    view_tokens: int = 0
 
     @property
     def length(self) -> int:
-        """Distinct tokens: p + c + r, and a second prompt if there is one."""
+        """Distinct tokens: p + c + r, a second prompt if there is one, and what further views add."""
         second = 0 if self.rejected_prompt is None else len(self.rejected_prompt)
-        return len(self.prompt) + len(self.chosen) + len(self.rejected) + second
+        return len(self.prompt) + len(self.chosen) + len(self.rejected) + second + self.view_tokens
 
     @property
     def all_images(self) -> tuple[str, ...]:
@@ -84,7 +90,9 @@ class EncodedPairs:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> EncodedPair:
-        return self.rows[index]
+        """The pair of that index; beyond the last pair the index counts on, visit by visit."""
+        visit, place = divmod(index, len(self.rows))
+        return replace(self.rows[place], visit=visit) if visit else self.rows[place]
 
     @property
     def lengths(self) -> list[int]:
@@ -108,15 +116,18 @@ def encode_pairs(
     root: Path | None = None,
     max_response_tokens: int | None = None,
     token_weights: TokenWeightSettings | None = None,
+    words: bool = False,
+    dataset: PairDataset | None = None,
     on_reject: OnReject | None = None,
 ) -> EncodedPairs:
-    """Tokenize every pair and check every image. `token_weights` weigh what differs between the two responses.
+    """Tokenize every pair and check every image. Where `pairs` are the rows of `dataset`, embedded images stay there.
+    `token_weights` weigh what differs between the two responses; `words` also finds the words of the questions.
 
     A response longer than `max_response_tokens` loses its tail, end token included; prompts and images are never cut.
     Put aside, counted by reason and passed to `on_reject`: pairs whose responses are equal or empty as token ids,
     pairs longer than the model's positions, pairs with an image that can't be decoded.
     """
-    encoder = _Encoder(vlm, store, root, max_response_tokens, token_weights)
+    encoder = _Encoder(vlm, store, root, max_response_tokens, token_weights, words, dataset)
     result = EncodedPairs([])
 
     def reject(pair_id: str, error: Quarantined) -> None:
@@ -125,9 +136,9 @@ def encode_pairs(
             on_reject(pair_id, error)
 
     rows: list[EncodedPair] = []
-    for pair in pairs:
+    for number, pair in enumerate(pairs):
         try:
-            rows.append(encoder(pair))
+            rows.append(encoder(pair, number))
         except Quarantined as error:
             reject(pair.id, error)
     broken = store.broken({key for row in rows for key in row.all_images})
@@ -150,22 +161,31 @@ class _Encoder:
         root: Path | None,
         max_response_tokens: int | None,
         token_weights: TokenWeightSettings | None,
+        words: bool,
+        dataset: PairDataset | None,
     ) -> None:
+        self.words, self.dataset = words, dataset
         self.vlm, self.store, self.root, self.limit = vlm, store, root, max_response_tokens
         self.token_weights = token_weights
         self.positions = getattr(vlm.config.get_text_config(), "max_position_embeddings", None)
         self.prompts: dict[str, Tensor] = {}
         self.truncated = 0
 
-    def __call__(self, pair: PreferencePair) -> EncodedPair:
+    def __call__(self, pair: PreferencePair, number: int) -> EncodedPair:
+        dataset = self.dataset if not pair.videos else None  # frames would be sampled again each time
+
+        def stored(column: str, sources: Sequence[bytes | str]) -> tuple[str, ...]:
+            places = [StoredImage(dataset, number, column, k) if dataset else None for k in range(len(sources))]
+            return tuple(self.store.add(s, self.root, at=at) for s, at in zip(sources, places, strict=True))
+
         pair = frames_as_images(pair, self.root)
         if not pair.chosen_text or not pair.rejected_text:
             raise Quarantined(STAGE, "empty_response", "a response has no text")
-        images = tuple(self.store.add(source, self.root) for source in pair.images)
+        images = stored("images", pair.images)
         prompt = self._prompt(pair, images)
         rejected_images, rejected_prompt = None, None
         if pair.rejected_images is not None and pair.rejected_images != pair.images:
-            rejected_images = tuple(self.store.add(source, self.root) for source in pair.rejected_images)
+            rejected_images = stored("rejected_images", pair.rejected_images)
             rejected_prompt = self._prompt(pair, rejected_images)
         chosen, chosen_weights = self._response(pair.chosen_text, pair.chosen_weights)
         rejected, rejected_weights = self._response(pair.rejected_text, pair.rejected_weights)
@@ -186,7 +206,12 @@ class _Encoder:
             images,
             rejected_prompt,
             rejected_images,
+            words=self._words(pair, images) if self.words else None,
         )
+
+    def _words(self, pair: PreferencePair, images: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        found = prompt_words(self.vlm, pair.prompt, placeholders(self.vlm, self.store, images))
+        return tuple((word, tuple(places)) for word, places in found)
 
     def _changed(self, chosen: Tensor, rejected: Tensor, settings: TokenWeightSettings) -> tuple[Tensor, Tensor]:
         sides = changed_weights(
@@ -218,9 +243,14 @@ class _Encoder:
 
 def prompt_ids(vlm: VLM, store: ImageStore, messages: Sequence[dict[str, Any]], images: Sequence[str]) -> list[int]:
     """Token ids of a prompt that shows the stored `images`."""
+    return encode_prompt(vlm, messages, placeholders(vlm, store, images))
+
+
+def placeholders(vlm: VLM, store: ImageStore, images: Sequence[str]) -> int | list[list[int]]:
+    """What stands for the stored `images` in a prompt: their number where all take the same tokens."""
     if vlm.family.fixed_image_size:
-        return encode_prompt(vlm, messages, len(images))
-    return encode_prompt(vlm, messages, [store.prepared(key).placeholders[0] for key in images])
+        return len(images)
+    return [store.prepared(key).placeholders[0] for key in images]
 
 
 def pixel_tensors(store: ImageStore, images: Sequence[str]) -> dict[str, Tensor]:
@@ -233,10 +263,13 @@ def _ids(ids: Sequence[int]) -> Tensor:
 
 
 class PairCollator:
-    """Encoded pairs to one `PairBatch`: an image that several pairs show is in the batch once."""
+    """Encoded pairs to one `PairBatch`: an image that several pairs show is in the batch once. `add_views` adds what
+    an objective compares with."""
 
-    def __init__(self, store: ImageStore) -> None:
-        self.store = store
+    def __init__(
+        self, store: ImageStore, add_views: Callable[[PairBatch, Sequence[EncodedPair]], PairBatch] | None = None
+    ) -> None:
+        self.store, self.add_views = store, add_views
 
     def __call__(self, rows: Sequence[EncodedPair]) -> dict[str, PairBatch]:
         """The batch under the name of the scorer's argument, as `Trainer` passes inputs on by name."""
@@ -263,7 +296,7 @@ class PairCollator:
             reference=[row.reference for row in rows if row.reference is not None] or None,
             image_tokens=[self.store.placeholder_tokens(key) for key in position],
         )
-        return {"batch": batch}
+        return {"batch": batch if self.add_views is None else self.add_views(batch, rows)}
 
 
 def _long(ids: Tensor | None) -> Tensor | None:

@@ -73,12 +73,16 @@ class ImageStore:
         source, root = self._sources[key]
         return (source.read() if isinstance(source, StoredImage) else source), root
 
+    def picture(self, key: str) -> Image.Image:
+        """The decoded image, RGB. Raises `Quarantined` if it can't be decoded."""
+        source, root = self.source(key)
+        return load_image(source, root=root)
+
     def prepared(self, key: str) -> ProcessedImages:
         """One image as the processor made it. Raises `Quarantined` if it can't be decoded."""
         if key in self._prepared:
             return self._prepared[key]
-        source, root = self.source(key)
-        image = process_images(self._vlm, [load_image(source, root=root)])
+        image = process_images(self._vlm, [self.picture(key)])
         size = sum(tensor.nbytes for tensor in image.tensors.values())
         if size <= self._room:
             self._room -= size

@@ -37,7 +37,7 @@ from mmpo.trainers.averages import Averages
 from mmpo.trainers.callbacks import AlignedLogs
 from mmpo.trainers.clock import Clock
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
-from mmpo.trainers.schedule import Schedule, Shape, cut
+from mmpo.trainers.schedule import Schedule, Shape, cut, numbered
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -115,7 +115,8 @@ class PreferenceTrainer(Trainer):
     # -- data -------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[EncodedPair]:
-        batches = self.schedule.batches(self.args.process_index)
+        steps = numbered(self.schedule.steps, len(self.pairs))
+        batches = [batch for step in steps for batch in step[self.args.process_index :: self.args.world_size]]
         if self.samples is None:
             return self._loader(self.pairs, batches)
         drawn = draw(len(self.samples), self.schedule, self.args.seed)

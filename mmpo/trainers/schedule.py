@@ -99,6 +99,20 @@ class Schedule:
         return [batch for step in self.steps for batch in step[process :: self.shape.processes]]
 
 
+def numbered(steps: Sequence[Sequence[Sequence[int]]], pairs: int) -> list[list[list[int]]]:
+    """The steps of a schedule with the visit in each index: `visit * pairs + index`, visits counted from 0."""
+    visits = [0] * pairs
+    out: list[list[list[int]]] = []
+    for step in steps:
+        out.append([])
+        for batch in step:
+            out[-1].append([])
+            for index in batch:
+                out[-1][-1].append(visits[index] * pairs + index)
+                visits[index] += 1
+    return out
+
+
 def cut(lengths: Sequence[int], batch_size: int, tokens: int | None = None) -> list[list[int]]:
     """Cut pairs, shortest first, into batches of at most `batch_size` pairs and `tokens` padded tokens."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))

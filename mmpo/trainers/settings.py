@@ -71,6 +71,41 @@ class TokenWeightSettings(_Settings):
     )
 
 
+class CorruptionSettings(_Settings):
+    """How the image is made uninformative for objectives that compare with a corrupted one."""
+
+    kind: Literal["crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other"] = Field(
+        description="crop: a small part blown up; diffusion: noise of the diffusion schedule on normalized pixels; "
+        "black: nothing; other: another pair's image; see mmpo/data/corruption.py."
+    )
+    parameters: dict[str, float] = Field(
+        default={}, description="Parameters of that corruption, e.g. {step: 500} or {least: 0.01, most: 0.2}."
+    )
+
+
+class PerturbationSettings(_Settings):
+    """How the question is perturbed for TARS."""
+
+    how: Literal["mask", "replace", "synonyms"] = Field(
+        default="mask", description="Put a mask token, random tokens, or a synonym of `lexicon` in a word's place."
+    )
+    relevance: str = Field(
+        default="policy",
+        description="What says which words the image shows: the folder of a CLIP-like model, or `policy` for the "
+        "policy's own image tokens and word embeddings.",
+    )
+    omega: float = Field(
+        default=1e-3, ge=0, description="The larger, the more words: floor(omega / lead of the first word) + 1."
+    )
+    cap: float = Field(default=1.0, gt=0, le=1, description="At most this share of the question's words.")
+    words: Literal["irrelevant", "random"] = Field(
+        default="irrelevant", description="random: as many words, but any; the paper's control."
+    )
+    lexicon: Path | None = Field(
+        default=None, description="Synonyms for how: synonyms, a JSON or YAML map of word to list of words."
+    )
+
+
 class SampleSettings(_Settings):
     """Answers written during evaluation, by the policy and by the model without its adapter, to `samples.jsonl`."""
 
@@ -117,6 +152,13 @@ class TrainSettings(_Settings):
     token_weights: TokenWeightSettings | None = Field(
         default=None,
         description="Weigh the tokens in which chosen and rejected differ; with the objectives span_dpo, dense_dpo.",
+    )
+    corruption: CorruptionSettings | None = Field(
+        default=None,
+        description="The corrupted image of mdpo, rdpo, vdpo, image_preference. Left out: as the loss's authors do.",
+    )
+    perturbation: PerturbationSettings | None = Field(
+        default=None, description="The perturbed question of tars and perturbed_dpo. Left out: the defaults."
     )
 
     learning_rate: float = Field(default=5e-5, gt=0, description="Peak learning rate.")

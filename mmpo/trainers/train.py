@@ -18,6 +18,7 @@ import shutil
 import warnings
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +28,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from mmpo.data.atomic import read_json, write_json
-from mmpo.data.shards import Rejects, read_pairs
+from mmpo.data.shards import PairDataset, Rejects, read_pairs
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM, load_vlm
 from mmpo.models.score import PairScorer
@@ -44,6 +45,8 @@ from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_refer
 from mmpo.trainers.samples import Sampler
 from mmpo.trainers.schedule import cut
 from mmpo.trainers.settings import TrainResult, TrainSettings
+from mmpo.trainers.view_maker import view_maker
+from mmpo.trainers.views import CORRUPTED, PERTURBED
 
 
 def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
@@ -97,6 +100,12 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
         )
 
     samples = _read_samples(settings, vlm, store, rejects_file)
+    maker = view_maker(settings, objective, vlm, store, [*pairs.rows, *eval_pairs.rows])
+    if maker is not None:
+        pairs, eval_pairs = (
+            replace(some, rows=[replace(row, view_tokens=maker.extra_tokens(row)) for row in some.rows])
+            for some in (pairs, eval_pairs)
+        )
 
     cached = settings.cache_reference and objective.needs_reference
     if cached:
@@ -115,10 +124,10 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     if len(sampler):
         callbacks.append(SamplesFile(run_dir / "samples.jsonl", sampler))
     trainer = PreferenceTrainer(
-        PairScorer(vlm, sharing=settings.sharing, reference=reference),
+        PairScorer(vlm, sharing=settings.sharing, reference=reference, hidden=objective.needs_hidden),
         training_arguments(settings, run_dir, evaluate=len(eval_pairs) > 0),
         objective=objective,
-        collator=PairCollator(store),
+        collator=PairCollator(store, maker.add if maker is not None else None),
         train_dataset=pairs,
         eval_dataset=eval_pairs if len(eval_pairs) else None,
         tokens_per_batch=settings.tokens_per_batch,
@@ -154,6 +163,16 @@ def _check_objective(settings: TrainSettings, objective: Objective) -> None:
         raise UserError("auxiliary data has no effect on this objective", hint="add auxiliary: {weight: 0.5} to it")
     if not objective.on_pairs_alone().weights:
         raise UserError("auxiliary goes with a loss on the pairs", hint="to learn answers alone, use sft on pairs")
+    views = objective.views
+    if settings.corruption is not None and not any(CORRUPTED in name for name in views):
+        raise UserError("a corruption has no effect on this objective", hint="use mdpo, rdpo, vdpo or image_preference")
+    if settings.perturbation is not None and not any(PERTURBED in name for name in views):
+        raise UserError("a perturbation has no effect on this objective", hint="use tars or perturbed_dpo")
+    if settings.cache_reference and views:
+        raise UserError(
+            "cache_reference goes with losses on the pairs alone; this one also scores views that are drawn anew",
+            hint="leave cache_reference out",
+        )
     if settings.token_weights is not None and not objective.needs_weights:
         raise UserError("token_weights have no effect on this objective", hint="use span_dpo or dense_dpo")
 
@@ -280,6 +299,7 @@ def _read(
             root=folder,
             max_response_tokens=settings.max_response_tokens,
             token_weights=settings.token_weights,
+            dataset=PairDataset(folder),
             on_reject=rejects.add if rejects is not None else None,
         )
 

@@ -1,0 +1,166 @@
+"""Which words of a question have nothing to do with the image: the visual-agnostic words that TARS perturbs.
+
+Relevance is the cosine of the image's and the word's embedding, each made once and kept beside the pairs. Two sources:
+
+* a CLIP-like model from transformers (CLIP, SigLIP, …), as the paper uses;
+* the policy itself, where no CLIP is at hand: the mean of the image's projected tokens against the mean of the word's
+  input embeddings. The two live in one space because the language model reads both, but nothing trained them to be
+  near one another when they mean the same: ranks are noisier than CLIP's.
+
+Source: TARS (arXiv 2507.21584), section 2.2.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from mmpo.data.fingerprints import folder_fingerprint, model_folder
+from mmpo.errors import UserError
+from mmpo.models.loading import VLM
+from mmpo.models.vision import encode_images
+from mmpo.progress import track
+from mmpo.trainers.images import ImageStore
+
+
+def visual_agnostic(relevance: Sequence[float], *, omega: float = 1e-3, cap: float = 1.0) -> list[int]:
+    """Indices of the words to perturb, least relevant first.
+
+    `relevance` holds cosines; P = -cosine is large for words the image does not show. N = floor(omega / dP) + 1 words
+    with the largest P are taken, dP the lead of the first over the second: one where it stands out, many where the
+    ranking is flat, all where the first two are equal. At most `cap` of the words, at least one. Arithmetic on the
+    edge of a whole number counts as that number. TARS, arXiv 2507.21584, eq. of N_t.
+    """
+    order = sorted(range(len(relevance)), key=lambda i: (relevance[i], i))
+    if len(order) < 2:
+        return order
+    lead = relevance[order[1]] - relevance[order[0]]
+    count = len(order) if lead <= 0 else math.floor(omega / lead + 1e-6) + 1
+    return order[: max(1, min(count, math.floor(cap * len(order) + 1e-9)))]
+
+
+class Embedder(Protocol):
+    """A model that places images and words in one space."""
+
+    identity: str
+
+    def images(self, keys: Sequence[str]) -> Tensor:
+        """[n, d]"""
+
+    def words(self, words: Sequence[str]) -> Tensor:
+        """[n, d]"""
+
+
+class PolicyEmbedder:
+    """The policy's own space; see above. The adapter is off."""
+
+    def __init__(self, vlm: VLM, store: ImageStore) -> None:
+        if vlm.family.features == "own":
+            raise UserError(
+                f"{vlm.source}: the image features of an unknown model can't be read", hint="name a CLIP folder"
+            )
+        self.vlm, self.store = vlm, store
+        self.identity = f"policy:{folder_fingerprint(model_folder(vlm.source))}"
+
+    def images(self, keys: Sequence[str]) -> Tensor:
+        rows = []
+        for key in keys:
+            with self.vlm.adapter_off():
+                encoded = encode_images(self.vlm, self.store.prepared(key).tensors, frozen=True)
+            assert encoded is not None  # there is an image
+            rows.append(encoded.pooler_output[0].float().mean(0))
+        return torch.stack(rows).cpu()
+
+    def words(self, words: Sequence[str]) -> Tensor:
+        table = self.vlm.base.get_input_embeddings().weight
+        ids = [self.vlm.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in words]
+        return torch.stack([table[torch.tensor(own, device=table.device)].float().mean(0) for own in ids]).cpu()
+
+
+class ClipEmbedder:
+    """A CLIP-like model of transformers in `folder`."""
+
+    def __init__(self, folder: str, store: ImageStore) -> None:
+        from transformers import AutoModel, AutoProcessor
+
+        try:
+            self.model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+            self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{folder}: no CLIP-like model could be loaded: {error}",
+                hint="give the folder of a CLIP or SigLIP model, or relevance: policy",
+            ) from error
+        if not hasattr(self.model, "get_text_features") or not hasattr(self.model, "get_image_features"):
+            raise UserError(f"{folder}: {type(self.model).__name__} does not embed images and texts")
+        self.store = store
+        self.identity = f"clip:{folder_fingerprint(model_folder(folder))}"
+
+    def images(self, keys: Sequence[str]) -> Tensor:
+        pictures = [self.store.picture(key) for key in keys]
+        return _pooled(self.model.get_image_features(**self.processor(images=pictures, return_tensors="pt")))
+
+    def words(self, words: Sequence[str]) -> Tensor:
+        inputs = self.processor(text=list(words), return_tensors="pt", padding=True, truncation=True)
+        return _pooled(self.model.get_text_features(**inputs))
+
+
+def _pooled(output: Any) -> Tensor:
+    found: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return found
+
+
+class RelevanceTable:
+    """Unit vectors of images (by content) and words, filled once and kept in `folder` beside the pairs."""
+
+    def __init__(self, folder: Path, embedder: Embedder, store: ImageStore) -> None:
+        name = hashlib.blake2b(embedder.identity.encode(), digest_size=16).hexdigest()
+        self._file = folder / f"{name}.safetensors"
+        self._embedder, self._store = embedder, store
+        self._vectors: dict[str, Tensor] = {}
+        try:
+            with safe_open(self._file, framework="pt") as file:
+                self._vectors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        except Exception:  # absent, or torn by a kill: both mean that it has to be computed
+            self._vectors = {}
+
+    @torch.no_grad()
+    def fill(self, images: Iterable[str], words: Iterable[str]) -> None:
+        """Embed what is not known yet and save the table, atomically."""
+        new_images = [key for key in dict.fromkeys(images) if self._image_name(key) not in self._vectors]
+        new_words = [word for word in dict.fromkeys(words) if f"word:{word}" not in self._vectors]
+        if not new_images and not new_words:
+            return
+        for start in track(range(0, len(new_images), 16), "relevance of images"):
+            keys = new_images[start : start + 16]
+            for key, vector in zip(keys, normalize(self._embedder.images(keys).float(), dim=-1), strict=True):
+                self._vectors[self._image_name(key)] = vector.clone()
+        for start in range(0, len(new_words), 256):
+            chunk = new_words[start : start + 256]
+            for word, vector in zip(chunk, normalize(self._embedder.words(chunk).float(), dim=-1), strict=True):
+                self._vectors[f"word:{word}"] = vector.clone()
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._file.with_suffix(".partial")
+        save_file(self._vectors, partial)
+        partial.replace(self._file)
+
+    def relevance(self, images: Sequence[str], words: Sequence[str]) -> list[float]:
+        """Cosine of each word with the image it fits best (0 without images)."""
+        if not images or not words:
+            return [0.0] * len(words)
+        shown = torch.stack([self._vectors[self._image_name(key)] for key in images])
+        told = torch.stack([self._vectors[f"word:{word}"] for word in words])
+        found: list[float] = (told @ shown.T).amax(dim=1).tolist()
+        return found
+
+    def _image_name(self, key: str) -> str:
+        return f"image:{self._store.content(key)}"
