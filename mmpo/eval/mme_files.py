@@ -47,7 +47,7 @@ def read_questions(path: str | Path) -> list[MmeQuestion]:
         questions = [question for question, _ in _tool_lines(tool)]
     elif any((path / name).is_dir() for name in IMAGES):
         questions = list(_folder_questions(path))
-    elif files := sorted(file for file in path.rglob("*") if file.suffix in _ROW_FILES and file.is_file()):
+    elif files := _row_files(path):
         questions = list(_row_questions(files))
     else:
         raise UserError(
@@ -229,7 +229,10 @@ def _row_questions(files: Sequence[Path]) -> Iterator[MmeQuestion]:
 
 
 def _row_files(path: Path) -> list[Path]:
-    return [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in _ROW_FILES and f.is_file())
+    if path.is_file():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.suffix in _ROW_FILES and file.is_file())
+    return [file for file in files if file.suffix == ".parquet"] or files  # beside Parquet, JSON describes the data set
 
 
 def _rows(files: Iterable[Path], *, images: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -7,6 +7,7 @@ made in `mmpo.eval.pope_builder`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -82,6 +83,7 @@ class PopeResult:
     parser: str
     matched_by: Literal["question_id", "position"]
     verdicts: tuple[Verdict, ...]
+    label_counts: dict[str, int]
     unparsed: int
     tally: Tally
 
@@ -139,6 +141,7 @@ def score(
         parser=parser,
         matched_by=matched_by,
         verdicts=verdicts,
+        label_counts=Counter(question.label for question in questions),
         unparsed=sum(not verdict.found for verdict in verdicts),
         tally=Tally(
             images,

@@ -122,16 +122,16 @@ def _splits(path: Path) -> dict[str, list[PopeQuestion]]:
 
 
 def _metrics(results: dict[str, PopeResult]) -> dict[str, Any]:
-    shown = {
-        split: {
-            name: None if name in result.tally.undefined else value for name, value in result.metrics.items()
-        } | {"questions": len(result.verdicts), "unparsed": result.unparsed}
-        for split, result in results.items()
-    }  # fmt: skip
+    shown: dict[str, dict[str, Any]] = {}
+    for split, result in results.items():
+        undefined = result.tally.undefined
+        shown[split] = {name: None if name in undefined else value for name, value in result.metrics.items()}
+        shown[split]["questions"] = len(result.verdicts)
+        if result.parser == "lmms-eval":
+            counts = result.label_counts
+            shown[split]["lmms_eval_yes_ratio"] = counts["yes"] / (counts["yes"] + counts["no"])
     if len(results) == 1:
-        metrics = next(iter(shown.values()))
-        del metrics["unparsed"]
-        return metrics
+        return next(iter(shown.values()))
     return {**shown, **mean_over_splits(results).values}
 
 
@@ -152,7 +152,7 @@ def _conventions(parser: str, results: Iterable[PopeResult]) -> list[str]:
         "yes_ratio counts the answers read as yes",
     ]
     if parser == "lmms-eval":
-        lines[-1] += " (lmms-eval's own counts the labels, which gives 0.5 whatever the answers are)"
+        lines[-1] += "; lmms_eval_yes_ratio is what lmms-eval prints: it counts the labels, whatever the answers are"
     return lines
 
 

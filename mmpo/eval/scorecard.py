@@ -187,7 +187,10 @@ class Scorecard(_Record):
         yield table
         for warning in self.warnings:
             yield Text(f"! {warning}", style="yellow")
-        for note in [*self._count_lines(), *self.conventions]:
+        clear = [c for c in self.categories if c.q is not None and c.q < SIGNIFICANT]
+        found = f", {len(clear)} of them changed (q < {SIGNIFICANT})" if self.compared else ""
+        categories = [f"{len(self.categories)} categories{found}: see scorecard.md"] if self.categories else []
+        for note in [*categories, *self._count_lines(), *self.conventions]:
             yield Text(f"  {note}", style="dim")
 
     def _title(self) -> list[str]:
