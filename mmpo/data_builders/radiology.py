@@ -227,7 +227,11 @@ class RadiologyBuilder:
         last = "no_text"
         for number, (kind, rejected, chosen) in enumerate(source.texts):
             tally.texts["in"] += 1
-            made = "duplicate" if rejected in seen else self._pair(source, f"{kind[0]}{number}", kind, rejected, chosen, tally)
+            made = (
+                "duplicate"
+                if rejected in seen
+                else self._pair(source, f"{kind[0]}{number}", kind, rejected, chosen, tally)
+            )
             seen.add(rejected)
             if isinstance(made, str):
                 tally.texts[made] += 1

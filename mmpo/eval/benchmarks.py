@@ -18,6 +18,7 @@ from mmpo.eval.mmhal_benchmark import MmhalBenchmark
 from mmpo.eval.object_halbench_benchmark import ObjectHalBenchmark
 from mmpo.eval.pope_benchmark import PopeBenchmark
 from mmpo.eval.protocol import Benchmark, Material
+from mmpo.eval.radiology_benchmark import RadiologyBenchmark
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.shr_benchmark import ShrBenchmark
 from mmpo.eval.temporal_benchmark import TemporalBenchmark
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Material | None, EvalSettings], Benchmark]] = {
     "shr": ShrBenchmark,
     "mmhal": MmhalBenchmark,
     "hallusionbench": HallusionBenchmark,
+    "radiology": RadiologyBenchmark,
     "video_qa": VideoQaBenchmark,
     "temporal": TemporalBenchmark,
 }

@@ -30,6 +30,7 @@ _MODULES = (
     "shr_answers",
     "mmhal_benchmark",
     "hallusionbench_answers",
+    "radiology_benchmark",
     "video_qa_answers",
     "temporal_answers",
 )
@@ -61,7 +62,8 @@ class Scored:
     `metrics` has the names of the benchmark's specification; a value may be a dict of splits or categories, None is an
     undefined number. Of `read` answers `scored` entered the numbers; `unparsed` of these hold nothing that the rule
     looks for and got its default. `quarantined` counts, by reason, answers that were left out, so that
-    `read == scored + sum(quarantined.values())`.
+    `read == scored + sum(quarantined.values())`. `intervals` has [low, high] of 95% under the names of `metrics`, as far
+    as there are any.
     """
 
     metrics: dict[str, Any]
@@ -71,6 +73,7 @@ class Scored:
     unparsed: int = 0
     quarantined: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    intervals: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         taken = {"benchmark", *(item.name for item in fields(self))} & self.metrics.keys()

@@ -14,12 +14,23 @@ from mmpo.eval.mme_settings import MmeSettings
 from mmpo.eval.mmhal_settings import MmhalSettings
 from mmpo.eval.object_halbench_settings import ObjectHalBenchSettings
 from mmpo.eval.pope_settings import PopeSettings
+from mmpo.eval.radiology_settings import RadiologyEvalSettings
 from mmpo.eval.section import Section, distinct
 from mmpo.eval.shr_settings import ShrSettings
 from mmpo.eval.video_qa_settings import TemporalSettings, VideoQaSettings
 
 BenchmarkName = Literal[
-    "pope", "chair", "mme", "amber", "object_halbench", "shr", "mmhal", "hallusionbench", "video_qa", "temporal"
+    "pope",
+    "chair",
+    "mme",
+    "amber",
+    "object_halbench",
+    "shr",
+    "mmhal",
+    "hallusionbench",
+    "radiology",
+    "video_qa",
+    "temporal",
 ]
 
 
@@ -80,6 +91,9 @@ class EvalSettings(Section):
     )
     temporal: TemporalSettings = Field(
         default_factory=TemporalSettings, description="VideoHallucer and TempCompass: short answers about videos."
+    )
+    radiology: RadiologyEvalSettings = Field(
+        default_factory=RadiologyEvalSettings, description="Hallucinated earlier exams in radiology reports."
     )
     judge: ChatSettings | None = Field(
         default=None, description="The text model that judges answers, for the benchmarks that need one."

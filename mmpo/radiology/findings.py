@@ -33,9 +33,14 @@ _NEGATION = re.compile(
 )
 _NEGATED_AFTER = re.compile(
     r"^[^,;]{0,60}?\b(?:(?:is|are|was|were|has been|have been) (?:not|absent|excluded|ruled out|removed|no longer)|"
-    r"not (?:seen|identified|evident|visualized|present|appreciated)|(?:has|have) (?:now |since |completely |fully )*(?:resolved|cleared|been removed)|"
+    r"not (?:seen|identified|evident|visualized|present|appreciated)|"
+    r"(?:has|have) (?:now |since |completely |fully )*(?:resolved|cleared|been removed)|"
     r"(?:is|are) (?:now |completely )?resolved|no longer|cannot be seen)\b"
 )
+_NO_NEGATION = re.compile(
+    r"\b(?:cannot|not) (?:be )?(?:exclude\w*|ruled)|no (?:new|change|interval|significant (?:interval )?change|longer)"
+)
+_NOT_EXCLUDED = re.compile(r"^[^,;]{0,40}(?:cannot|not) be (?:excluded|ruled out)")
 _NEARLY = re.compile(r"\b(?:nearly|almost|partial\w*|near|incomplete\w*|largely|mostly|not (?:yet|completely|fully))\b")
 _UNCERTAIN = re.compile(
     r"\b(?:may|might|could|possib\w+|questionable|question of|suspicious|suspected|concern\w*|versus|vs|cannot|can't|"
@@ -43,8 +48,8 @@ _UNCERTAIN = re.compile(
     r"suspicion|potential\w*|\?)\b"
 )
 _CLAUSE = re.compile(
-    r"[;:]|\.(?!\d)|,? (?:but|however|although|though|while|whereas|except|otherwise|yet)\b|, (?:and )?(?:with|there|the|a|an|mild|"
-    r"moderate|severe|small|large|minimal|left|right|bilateral|stable|unchanged|new|persistent|which|bibasilar) "
+    r"[;:]|\.(?!\d)|,? (?:but|however|although|though|while|whereas|except|otherwise|yet)\b|"
+    r", (?:and )?(?:with|there|the|a|an|mild|moderate|severe|small|large|minimal|left|right|bilateral|stable|unchanged|new|persistent|which|bibasilar) "
     r"(?!(?:[\w-]+ ){0,3}(?:or|nor)\b)|\bwith (?!(?:no|out)\b)| and (?:there|the|is|are|a|mild|moderate|small|large) "
 )
 
@@ -85,14 +90,14 @@ def sentence_findings(sentence: str) -> dict[str, Status]:
 
 def _status(plain: str, start: int, end: int) -> Status:
     borders = [m for m in _CLAUSE.finditer(plain) if m.end() <= start]
-    before = plain[borders[-1].end() :  start] if borders else plain[:start]
+    before = plain[borders[-1].end() : start] if borders else plain[:start]
     following = next((m.start() for m in _CLAUSE.finditer(plain, end)), len(plain))
     after = plain[end:following]
     if _NEGATED_AFTER.search(after) and not _NEARLY.search(after):
         return "negative"
-    if _NEGATION.search(before) and not re.search(r"\b(?:cannot|not) (?:be )?(?:exclude\w*|ruled)|no (?:new|change|interval|significant (?:interval )?change|longer)", before):
+    if _NEGATION.search(before) and not _NO_NEGATION.search(before):
         return "negative"
-    if re.search(r"^[^,;]{0,40}(?:cannot|not) be (?:excluded|ruled out)", after) or _UNCERTAIN.search(before + " | " + after):
+    if _NOT_EXCLUDED.search(after) or _UNCERTAIN.search(f"{before} | {after}"):
         return "uncertain"
     if re.search(r"\bno (?:new|interval)\b", before):
         return "negative"

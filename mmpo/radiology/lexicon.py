@@ -162,4 +162,4 @@ def _read(path: Path) -> LexiconFile:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {place}: {first['msg']}", hint="see mmpo/radiology/lexicon.yaml for the shape") from None
+        raise UserError(f"{path}: {place}: {first['msg']}", hint="lexicon.yaml in mmpo/radiology shows how") from None

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 _HEADER = re.compile(r"[A-Z][A-Za-z /&()-]{1,38}:")
-_ABBREVIATIONS = frozenset("dr mr ms mrs vs approx e.g i.e cf st fig incl resp etc ca".split())
-_STOP = re.compile(r"[.!?]+[\"')\]]*")
+_ABBREVIATIONS = ("dr", "mr", "ms", "mrs", "vs", "approx", "e.g", "i.e", "cf", "st", "fig", "incl", "resp", "etc", "ca")
 _STARTS_SENTENCE = re.compile(r"\s*[A-Z0-9(\[_*•-]")
 _LIST_NUMBER = re.compile(r"(?:[A-Z][A-Za-z /&()-]{1,38}:\s*)?\d{1,2}")
 WINDOW = 60
@@ -40,7 +40,7 @@ def split_lines(report: str) -> list[Line]:
             cuts.append(at)
     cuts.append(len(report))
     lines = []
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         text = report[start:end]
         stripped = text.strip()
         if stripped.strip("-*•.:_ "):

@@ -48,7 +48,9 @@ HEADERS = {
     "wet read": "wet read",
 }
 _HEADER = re.compile(
-    r"(?im)(?:^[ \t]*|(?<=[.:] )|(?<=[.]  ))(" + "|".join(sorted(map(re.escape, HEADERS), key=len, reverse=True)) + r")[ \t]*:[ \t]*"
+    r"(?im)(?:^[ \t]*|(?<=[.:] )|(?<=[.]  ))("
+    + "|".join(sorted(map(re.escape, HEADERS), key=len, reverse=True))
+    + r")[ \t]*:[ \t]*"
     r"|^[ \t]*(" + "|".join(sorted(map(re.escape, HEADERS), key=len, reverse=True)) + r")[ \t]*$"
 )
 ID_COLUMNS = ("id", "study_id", "dicom_id", "uid", "report_id")
@@ -153,7 +155,11 @@ def _folder(reports: Path, images: Path) -> Iterator[RadiologyReport | Rejected]
     for path in paths:
         inside = path.relative_to(reports)
         films = images / inside.with_suffix("")
-        beside = [file for file in sorted(films.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES] if films.is_dir() else []
+        beside = (
+            [file for file in sorted(films.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]
+            if films.is_dir()
+            else []
+        )
         names = tuple(file.relative_to(images).as_posix() for file in beside)
         patient = path.parent.name if re.fullmatch(r"p\d+", path.parent.name) else None
         try:
