@@ -63,7 +63,12 @@ def ours_pyav(path: Path, num: int) -> np.ndarray:
     return read_frames(path, num=num, backend="pyav").array
 
 
-READERS: dict[str, Reader] = {"mmpo": ours, "mmpo pyav": ours_pyav, "decord loop": plain_decord, "pyav loop": plain_pyav}
+READERS: dict[str, Reader] = {
+    "mmpo": ours,
+    "mmpo pyav": ours_pyav,
+    "decord loop": plain_decord,
+    "pyav loop": plain_pyav,
+}
 
 
 def write_clip(path: Path, size: tuple[int, int], n: int, options: dict[str, str]) -> Path:

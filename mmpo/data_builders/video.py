@@ -86,7 +86,7 @@ class VideoBuilder:
         self._reward(watched, tally)
         for video in watched:
             self._pair(video, tally)
-        return [self._outcome(video) for video in found], tally
+        return [self._outcome(one) for one in found], tally
 
     def _outcome(self, video: Watched | Quarantined) -> Watched | Quarantined:
         if isinstance(video, Quarantined) or video.pairs:
@@ -163,19 +163,19 @@ class VideoBuilder:
                     pairs, why = read_questions(reply.text)
                     written[id(video)] = (pairs, Quarantined("questions", why, reply.text[:200]) if why else None)
         result: list[Watched | Quarantined] = []
-        for video in videos:
-            if isinstance(video, Quarantined):
-                result.append(video)
+        for one in videos:
+            if isinstance(one, Quarantined):
+                result.append(one)
                 continue
-            pairs, failed = written.get(id(video), ([], None))
-            questions = video.item.qa or tuple(QA(question, answer) for question, answer in pairs)
+            pairs, failed = written.get(id(one), ([], None))
+            questions = one.item.qa or tuple(QA(question, answer) for question, answer in pairs)
             if failed is not None:
                 result.append(failed)
             elif not questions:
                 result.append(Quarantined("questions", "missing", "no questions, and no questioner is set"))
             else:
-                video.questions = [Answered(qa, number) for number, qa in enumerate(questions)]
-                result.append(video)
+                one.questions = [Answered(qa, number) for number, qa in enumerate(questions)]
+                result.append(one)
         return result
 
     # ---- answers, rewards, pairs

@@ -204,8 +204,8 @@ def _notes(result: VideoBuildResult) -> str:
     """What the dataset's page says about the build."""
     rewards = ", ".join(f"{score}: {count}" for score, count in result.scores.items())
     lines = [
-        f"{result.pairs_made} pairs about {result.images_used} videos (chosen {result.chosen_words:.1f} words, rejected "
-        f"{result.rejected_words:.1f}). Judge: {result.judge}. Rewards given: {rewards}.",
+        f"{result.pairs_made} pairs about {result.images_used} videos (chosen {result.chosen_words:.1f} words, "
+        f"rejected {result.rejected_words:.1f}). Judge: {result.judge}. Rewards given: {rewards}.",
         *(f"Warning: {warning}." for warning in result.warnings),
         count_table(result.counts),
     ]

@@ -17,29 +17,34 @@ class _Settings(BaseModel):
 class FrameSettings(_Settings):
     """Which frames of a video the model sees, in building as in training."""
 
-    num: int = Field(8, ge=1, le=256, description="Frames of a video.")
+    num: int = Field(default=8, ge=1, le=256, description="Frames of a video.")
     sampling: str = Field(
-        "linspace_trunc", description="How they are chosen: linspace_trunc, segment_mid, time_linspace, fps:R, …"
+        default="linspace_trunc",
+        description="How they are chosen: linspace_trunc, segment_mid, time_linspace, fps:R, …",
     )
-    max_side: int | None = Field(336, ge=16, description="Longer side of a frame; larger ones are shrunk.")
+    max_side: int | None = Field(default=336, ge=16, description="Longer side of a frame; larger ones are shrunk.")
     on_error: Literal["strict", "nearest", "skip"] = Field(
-        "strict", description="Frames that can't be decoded: give the video up, take the nearest clean one, leave out."
+        default="strict",
+        description="Frames that can't be decoded: give the video up, take the nearest clean one, leave out.",
     )
-    isolate: bool = Field(False, description="Decode in a process that is killed when it hangs.")
-    timeout: float = Field(60.0, gt=0, description="Seconds for one video.")
+    isolate: bool = Field(default=False, description="Decode in a process that is killed when it hangs.")
+    timeout: float = Field(default=60.0, gt=0, description="Seconds for one video.")
 
 
 class JudgeSettings(_Settings):
     """Who rewards the answers: a text model that reads caption, question, reference and answer, or rules."""
 
-    by: Literal["rules", "model"] = Field("rules", description="`rules` over the annotations, or a text `model`.")
-    model: ChatSettings | None = Field(None, description="The text model, for `by: model`.")
-    template: str = Field("video_reward", description="Its prompt: a packaged one, or a .j2 file.")
-    rule: Literal["tolerant", "llava_hound"] = Field(
-        "tolerant", description="How scores are read from its replies; llava_hound is the published script's way."
+    by: Literal["rules", "model"] = Field(
+        default="rules", description="`rules` over the annotations, or a text `model`."
     )
-    max_words: int = Field(256, ge=1, description="Words of an answer that the judge sees, as in the paper.")
-    max_tokens: int = Field(512, ge=16, description="Longest reply.")
+    model: ChatSettings | None = Field(default=None, description="The text model, for `by: model`.")
+    template: str = Field(default="video_reward", description="Its prompt: a packaged one, or a .j2 file.")
+    rule: Literal["tolerant", "llava_hound"] = Field(
+        default="tolerant",
+        description="How scores are read from its replies; llava_hound is the published script's way.",
+    )
+    max_words: int = Field(default=256, ge=1, description="Words of an answer that the judge sees, as in the paper.")
+    max_tokens: int = Field(default=512, ge=16, description="Longest reply.")
 
     @model_validator(mode="after")
     def _whole(self) -> JudgeSettings:
@@ -53,14 +58,17 @@ class VideoRewardSettings(_Settings):
 
     builder: Literal["video_rewards"] = Field(description="Which pairs to build.")
     model: str = Field(description="Folder or hub name of the model that will be trained; it answers the questions.")
-    videos: Path = Field(description="JSON Lines: one video a line, with caption, questions, annotations (docs/video.md).")
+    videos: Path = Field(
+        description="JSON Lines: one video a line, with caption, questions, annotations (docs/video.md)."
+    )
     root: Path | None = Field(None, description="Folder that video paths start from. Left out: that of the file.")
     captions: Path | None = Field(None, description="JSON Lines with captions, by id or video.")
     limit: int | None = Field(None, ge=1, description="Use only so many videos, the first ones of the file.")
 
     frames: FrameSettings = Field(default_factory=FrameSettings, description="Which frames the model sees.")
     captioner: ChatSettings | None = Field(
-        None, description="A vision model that writes missing captions from the frames; without it such videos drop out."
+        None,
+        description="A vision model that writes missing captions from the frames; without it such videos drop out.",
     )
     caption_template: str = Field("video_caption", description="Its prompt.")
     min_caption_words: int = Field(20, ge=0, description="Shorter captions are no evidence; their videos drop out.")

@@ -82,9 +82,7 @@ def compared(pairs: Iterable[PreferencePair], second: Sequence[tuple[float | Non
     return rows
 
 
-def agreement(
-    rows: Sequence[Compared], first: str, second: str, *, samples: int = 2000, seed: int = 0
-) -> Agreement:
+def agreement(rows: Sequence[Compared], first: str, second: str, *, samples: int = 2000, seed: int = 0) -> Agreement:
     """All numbers with intervals from resampling videos."""
     whole = [row for row in rows if None not in row.second]
     values = np.array([[*row.first, *row.second] for row in whole], dtype=float).reshape(-1, 4)

@@ -1,8 +1,8 @@
 """Hallucination and temporal understanding in videos, by questions with short answers: VideoHallucer and TempCompass.
 
 VideoHallucer (arXiv 2406.16338) pairs a basic question with one about something hallucinated; a pair counts only where
-both are right. TempCompass (arXiv 2403.00476) asks about action, direction, speed, order and attribute change as yes/no,
-multiple choice, caption matching and captioning; its mean is over questions, not over dimensions.
+both are right. TempCompass (arXiv 2403.00476) asks about action, direction, speed, order and attribute change, as
+yes/no, multiple choice, caption matching and captioning; its mean is over questions, not over dimensions.
 """
 
 from __future__ import annotations
@@ -150,7 +150,10 @@ def metrics(kind: Kind, questions: Sequence[TemporalQuestion]) -> dict[str, Any]
 def _hallucer(questions: Sequence[TemporalQuestion]) -> dict[str, Any]:
     counts = tally("videohallucer", questions).counts.sum(0)
     values = {metric.name: float(metric.formula(counts)) for metric in HALLUCER}
-    return {name: 100 * value for name, value in values.items()} | {"pairs": int(counts[5]), "questions": len(questions)}
+    return {name: 100 * value for name, value in values.items()} | {
+        "pairs": int(counts[5]),
+        "questions": len(questions),
+    }
 
 
 def _compass(questions: Sequence[TemporalQuestion]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from mmpo.eval.temporal import TemporalQuestion, is_right, read, tally
 
 
 class TemporalBenchmark:
-    """Questions with short answers about videos. `partial`: what is about unreadable videos is left out, pairs whole."""
+    """Questions with short answers about videos. `partial`: what is about unreadable videos is left out."""
 
     partial = True
 

@@ -1,8 +1,8 @@
 """Open-ended video question answering: published question and answer files, and the numbers of judged answers.
 
-Two protocols. `zero_shot` is Video-ChatGPT's (MSVD-QA, MSRVTT-QA, TGIF-QA, ActivityNet-QA): a judge that reads question,
-right answer and prediction says yes or no and gives a score from 0 to 5. `reward` is LLaVA-Hound's for its own sets
-(arXiv 2404.01258): a judge that also reads a caption of the video gives 1 to 5, and 3 or more is right.
+Two protocols. `zero_shot` is Video-ChatGPT's (MSVD-QA, MSRVTT-QA, TGIF-QA, ActivityNet-QA): a judge that reads
+question, right answer and prediction says yes or no and gives a score from 0 to 5. `reward` is LLaVA-Hound's for its
+own sets (arXiv 2404.01258): a judge that also reads a caption of the video gives 1 to 5, and 3 or more is right.
 """
 
 from __future__ import annotations
@@ -122,7 +122,9 @@ def match(
     return pairs, len(given) - len(pairs)
 
 
-def metrics(judged: Sequence[Judged], *, count_failed_as_wrong: bool = False, asked: int | None = None) -> dict[str, Any]:
+def metrics(
+    judged: Sequence[Judged], *, count_failed_as_wrong: bool = False, asked: int | None = None
+) -> dict[str, Any]:
     """`accuracy` (percent) and mean `score` with the denominator of each: they differ, because a reply may hold one
     without the other. `asked` is the number of all questions; with `count_failed_as_wrong` it divides the accuracy.
     """
@@ -141,12 +143,8 @@ def metrics(judged: Sequence[Judged], *, count_failed_as_wrong: bool = False, as
 
 
 METRICS = (
-    Metric(
-        "accuracy", lambda c: ratio(c[..., 0], c[..., 1]), "higher", denominator=lambda c: c[..., 1]
-    ),
-    Metric(
-        "score", lambda c: ratio(c[..., 2], c[..., 3]), "higher", percent=False, denominator=lambda c: c[..., 3]
-    ),
+    Metric("accuracy", lambda c: ratio(c[..., 0], c[..., 1]), "higher", denominator=lambda c: c[..., 1]),
+    Metric("score", lambda c: ratio(c[..., 2], c[..., 3]), "higher", percent=False, denominator=lambda c: c[..., 3]),
 )
 
 

@@ -88,7 +88,9 @@ def _joined(
 
 def _captions(request: ScoreRequest) -> dict[str, str]:
     if request.annotations is None:
-        raise UserError("the protocol reward needs captions", hint="--annotations FILE with {id or video, caption} rows")
+        raise UserError(
+            "the protocol reward needs captions", hint="--annotations FILE with {id or video, caption} rows"
+        )
     found: dict[str, str] = {}
     for where, row in read_records(request.annotations):
         caption = row.get("caption")

@@ -56,9 +56,9 @@ class VideoQaBenchmark:
             raise UserError("the protocol reward needs captions", hint="set eval.video_qa.captions")
         who = IDENTITY if self._judge is None or own.judged_by == "rules" else f"{self._judge.model}, {own.protocol}"
         self.conventions = [
-            f"video_qa: {len(self.questions)} questions, {own.frames.num} frames ({own.frames.sampling}, longer side at "
-            f"most {own.frames.max_side}), greedy, at most {own.max_new_tokens} tokens; judged by {who}, replies read by "
-            f"the rule {own.parser}; what was not readable counts as wrong; numbers compare within one judge only"
+            f"video_qa: {len(self.questions)} questions, {own.frames.num} frames ({own.frames.sampling}, longer side "
+            f"at most {own.frames.max_side}), greedy, at most {own.max_new_tokens} tokens; judged by {who}, replies "
+            f"read by the rule {own.parser}; what was not readable counts as wrong; numbers compare within one judge only"
         ]
         self._known: dict[tuple[str, ...], tuple[Tally, int]] = {}
 

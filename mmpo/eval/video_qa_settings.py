@@ -55,6 +55,7 @@ class TemporalSettings(Section):
     video_pattern: str = Field(default="{video}", description="File of a video by its name, e.g. {video}.mp4.")
     frames: VideoFrames = Field(default_factory=VideoFrames, description="Which frames the model sees.")
     prompt_suffix: str = Field(
-        default="\nAnswer the question using 'yes' or 'no'.", description="Text after each question. Changes the numbers."
+        default="\nAnswer the question using 'yes' or 'no'.",
+        description="Text after each question. Changes the numbers.",
     )
     max_new_tokens: int = Field(default=16, ge=1, description="Longest answer.")

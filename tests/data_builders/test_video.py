@@ -66,12 +66,19 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for number in range(5):
         clips.write(folder / f"v{number}.mp4", n=12 + number)
-        rows.append({
-            "id": f"v{number}", "video": f"v{number}.mp4", "caption": CAPTION if number != 3 else "A box.",
-            "qa": [{"question": "Is there a dog in the image?", "answer": "Yes, there is a dog."},
-                   {"question": "What is in the image?", "answer": "There is a cat on the left."}],
-            "objects": OBJECTS[: 1 + number % 2], "events": [["cat", "moves"]],
-        })  # fmt: skip
+        rows.append(
+            {
+                "id": f"v{number}",
+                "video": f"v{number}.mp4",
+                "caption": CAPTION if number != 3 else "A box.",
+                "qa": [
+                    {"question": "Is there a dog in the image?", "answer": "Yes, there is a dog."},
+                    {"question": "What is in the image?", "answer": "There is a cat on the left."},
+                ],
+                "objects": OBJECTS[: 1 + number % 2],
+                "events": [["cat", "moves"]],
+            }
+        )
     whole = (folder / "v1.mp4").read_bytes()
     (folder / "v1.mp4").write_bytes(whole[: len(whole) // 2])
     path = folder / "videos.jsonl"
@@ -81,9 +88,17 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings_for(videos: Path, model: Path, **changes: Any) -> VideoRewardSettings:
     fields: dict[str, Any] = {
-        "builder": "video_rewards", "model": str(model), "videos": str(videos), "samples": 6, "max_new_tokens": 12,
-        "temperature": 1.5, "threshold": 2, "shard_size": 2, "pairs_per_question": 3, "frames": {"num": 3, "max_side": 48},
-    }  # fmt: skip
+        "builder": "video_rewards",
+        "model": str(model),
+        "videos": str(videos),
+        "samples": 6,
+        "max_new_tokens": 12,
+        "temperature": 1.5,
+        "threshold": 2,
+        "shard_size": 2,
+        "pairs_per_question": 3,
+        "frames": {"num": 3, "max_side": 48},
+    }
     return VideoRewardSettings.model_validate({**fields, **changes})
 
 
@@ -203,13 +218,22 @@ def test_captions_questions_and_rewards_from_a_server(videos: Path, parrot_folde
     with ChatServer(script, faults) as server:
         chat = server.settings().model_dump()
         settings = settings_for(
-            bare, parrot_folder, root=videos.parent, captioner=chat, questioner=chat,
-            judge={"by": "model", "model": chat}, threshold=3,
-        )  # fmt: skip
+            bare,
+            parrot_folder,
+            root=videos.parent,
+            captioner=chat,
+            questioner=chat,
+            judge={"by": "model", "model": chat},
+            threshold=3,
+        )
         result = build(settings, tmp_path / "run")
         assert result.counts["videos"]["in"] == 2 and result.counts["questions"]["in"] == 4
         asked = sum(server.answered.values())
-        pictures = [r for r in server.requests if any(isinstance(m["content"], list) and len(m["content"]) > 1 for m in r["messages"])]
+        pictures = [
+            r
+            for r in server.requests
+            if any(isinstance(m["content"], list) and len(m["content"]) > 1 for m in r["messages"])
+        ]
         assert pictures, "the captioner sees the frames"
         judged = [str(r["messages"]) for r in server.requests if "Answer to rate" in str(r["messages"])]
         assert judged and not any("image_url" in text for text in judged), "the judge does not"
@@ -226,7 +250,9 @@ def test_captions_questions_and_rewards_from_a_server(videos: Path, parrot_folde
         assert pair.provenance["chosen_explanation"] == "by the dog"
 
 
-def test_nonsense_is_counted_and_a_dead_judge_stops_the_build(videos: Path, parrot_folder: Path, tmp_path: Path) -> None:
+def test_nonsense_is_counted_and_a_dead_judge_stops_the_build(
+    videos: Path, parrot_folder: Path, tmp_path: Path
+) -> None:
     with ChatServer("I like it.") as server:
         settings = settings_for(videos, parrot_folder, judge={"by": "model", "model": server.settings().model_dump()})
         result = build(settings, tmp_path / "nonsense")

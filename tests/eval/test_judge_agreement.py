@@ -21,7 +21,13 @@ def row(number: int, first: tuple[float, float], second: tuple[float | None, flo
 
 
 def test_numbers() -> None:
-    rows = [row(0, (5, 1), (4, 2)), row(1, (4, 2), (5, 1)), row(2, (5, 2), (1, 3)), row(3, (4, 1), (3, 3)), row(4, (4, 1), (None, 3))]
+    rows = [
+        row(0, (5, 1), (4, 2)),
+        row(1, (4, 2), (5, 1)),
+        row(2, (5, 2), (1, 3)),
+        row(3, (4, 1), (3, 3)),
+        row(4, (4, 1), (None, 3)),
+    ]
     found = agreement(rows, "a", "b", samples=200)
     assert (found.pairs, found.judged, found.ties, found.unjudged) == (5, 4, 1, 1)
     assert found.agreement == pytest.approx(2 / 3)
@@ -57,9 +63,16 @@ def test_the_command_asks_with_frames(tmp_path: Path) -> None:
         words = [f"base_url={server.url}", "backend=server", f"model={server.model}"]
         result = CliRunner().invoke(
             load_commands(),
-            ["eval", "judge-agreement", str(tmp_path / "pairs"), "--json", "--judge-cache", str(tmp_path / "c.jsonl"),
-             *(part for word in words for part in ("--judge", word))],
-        )  # fmt: skip
+            [
+                "eval",
+                "judge-agreement",
+                str(tmp_path / "pairs"),
+                "--json",
+                "--judge-cache",
+                str(tmp_path / "c.jsonl"),
+                *(part for word in words for part in ("--judge", word)),
+            ],
+        )
         assert result.exit_code == 0, result.output
         images = [part for part in server.requests[0]["messages"][-1]["content"] if part["type"] == "image_url"]
     found = json.loads(result.stdout)

@@ -21,7 +21,12 @@ def pair(basic: str, hallucination: str, kind: str = "temporal") -> dict[str, An
 
 def test_videohallucer_counts_pairs(tmp_path: Path) -> None:
     path = tmp_path / "temporal.json"
-    rows = [pair("Yes, it does.", "No."), pair("Yes", "Yes, it flies."), pair("no", "No", "order"), pair("It runs.", "no", "order")]
+    rows = [
+        pair("Yes, it does.", "No."),
+        pair("Yes", "Yes, it flies."),
+        pair("no", "No", "order"),
+        pair("It runs.", "no", "order"),
+    ]
     path.write_text(json.dumps(rows))
     found = score("videohallucer", ScoreRequest(path))
     assert (found.metrics["basic"], found.metrics["hallucination"], found.metrics["overall"]) == (50.0, 75.0, 25.0)
@@ -40,13 +45,21 @@ def test_videohallucer_counts_pairs(tmp_path: Path) -> None:
 
 def test_tempcompass_means_are_over_questions(tmp_path: Path) -> None:
     rows: dict[str, Any] = {
-        "1": {"action": [{"question": "What?", "answer": "A. running", "prediction": "A"},
-                         {"question": "What?", "answer": "A. running", "prediction": "B. flying"}],
-              "order": [{"question": "Is it?", "answer": "yes", "prediction": "Yes, it is"}]},
-        "2": {"speed": [{"question": "What?", "answer": "C. fast", "prediction": "C) fast"},
-                        {"question": "What?", "answer": "C. fast", "prediction": "it is fast"},
-                        {"question": "What?", "answer": "C. fast"}]},
-    }  # fmt: skip
+        "1": {
+            "action": [
+                {"question": "What?", "answer": "A. running", "prediction": "A"},
+                {"question": "What?", "answer": "A. running", "prediction": "B. flying"},
+            ],
+            "order": [{"question": "Is it?", "answer": "yes", "prediction": "Yes, it is"}],
+        },
+        "2": {
+            "speed": [
+                {"question": "What?", "answer": "C. fast", "prediction": "C) fast"},
+                {"question": "What?", "answer": "C. fast", "prediction": "it is fast"},
+                {"question": "What?", "answer": "C. fast"},
+            ]
+        },
+    }
     path = tmp_path / "multi-choice.json"
     path.write_text(json.dumps(rows))
     found = score("tempcompass", ScoreRequest(path))
@@ -54,7 +67,9 @@ def test_tempcompass_means_are_over_questions(tmp_path: Path) -> None:
     assert found.metrics["categories"]["action"]["accuracy"] == 50.0
     assert found.metrics["categories"]["speed"]["accuracy"] == pytest.approx(100 / 3)
     assert found.unparsed == 1 and any("no prediction" in warning for warning in found.warnings)
-    rated = {"1": {"action": [{"question": "q", "answer": "a", "prediction": "x", "rating": rating} for rating in (1, 0, 1)]}}
+    rated = {
+        "1": {"action": [{"question": "q", "answer": "a", "prediction": "x", "rating": rating} for rating in (1, 0, 1)]}
+    }
     path.write_text(json.dumps(rated))
     assert score("tempcompass", ScoreRequest(path)).metrics["accuracy"] == pytest.approx(200 / 3)
 
@@ -70,7 +85,12 @@ def test_answers_beside_questions_and_mistakes(tmp_path: Path) -> None:
     assert found.metrics["overall"] == 50.0 and "2 questions" in found.warnings[0]
     with pytest.raises(UserError, match="not of tempcompass"):
         score("tempcompass", ScoreRequest(answers))
-    for text, says in (("{", "not JSON"), ("3", "neither"), ('[{"basic": {}}]', "holds `basic`"), ('{"v": 1}', "map of dimensions")):
+    for text, says in (
+        ("{", "not JSON"),
+        ("3", "neither"),
+        ('[{"basic": {}}]', "holds `basic`"),
+        ('{"v": 1}', "map of dimensions"),
+    ):
         answers.write_text(text)
         with pytest.raises(UserError, match=says):
             read(answers)

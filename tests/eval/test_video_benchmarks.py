@@ -15,7 +15,9 @@ from tests.chat.server import ChatServer
 from tests.data.video import clips
 from tests.tiny import add_lora, save_tiny_llava, tiny_llava
 
-CAPTION = "A cat enters from the left while a cup stands still in the middle of a grey room with a red box in it, all quiet."
+CAPTION = (
+    "A cat enters from the left while a cup stands still in the middle of a grey room with a red box in it, all quiet."
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +27,24 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows, pairs = [], []
     for number in range(3):
         clips.write(folder / f"v{number}.mp4", n=10)
-        qa = [{"question": "What is there?", "answer": "A cat."}, {"question": "Does the cat enter?", "answer": "Yes, it does."}]
-        rows.append({"id": f"v{number}", "video": f"v{number}.mp4", "caption": CAPTION, "qa": qa, "objects": ["cat", "cup"], "events": [["cat", "enters"]]})
+        qa = [
+            {"question": "What is there?", "answer": "A cat."},
+            {"question": "Does the cat enter?", "answer": "Yes, it does."},
+        ]
+        rows.append(
+            {
+                "id": f"v{number}",
+                "video": f"v{number}.mp4",
+                "caption": CAPTION,
+                "qa": qa,
+                "objects": ["cat", "cup"],
+                "events": [["cat", "enters"]],
+            }
+        )
         side = {"video": f"v{number}.mp4", "question": "Is there a cat?", "answer": "yes"}
-        pairs.append({"type": "object", "basic": side, "hallucination": {**side, "question": "Is there a dog?", "answer": "no"}})
+        pairs.append(
+            {"type": "object", "basic": side, "hallucination": {**side, "question": "Is there a dog?", "answer": "no"}}
+        )
     (folder / "v2.mp4").write_bytes(b"not a video at all")
     (folder / "videos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "hallucer.json").write_text(json.dumps(pairs))
@@ -52,12 +68,24 @@ def test_rules_and_temporal_questions(world: Path, model: tuple[Path, Path], tmp
     chosen = settings(
         model,
         benchmarks=["video_qa", "temporal"],
-        video_qa={"questions": str(world / "videos.jsonl"), "judged_by": "rules", "frames": {"num": 3}, "max_new_tokens": 6},
-        temporal={"questions": str(world / "hallucer.json"), "videos": str(world), "frames": {"num": 3}, "max_new_tokens": 4},
-    )  # fmt: skip
+        video_qa={
+            "questions": str(world / "videos.jsonl"),
+            "judged_by": "rules",
+            "frames": {"num": 3},
+            "max_new_tokens": 6,
+        },
+        temporal={
+            "questions": str(world / "hallucer.json"),
+            "videos": str(world),
+            "frames": {"num": 3},
+            "max_new_tokens": 4,
+        },
+    )
     card = evaluate(chosen, tmp_path)
     rows = {(row.benchmark, row.metric): row for row in card.rows}
-    assert {"accuracy", "score", "hallucination", "false_events"} <= {metric for name, metric in rows if name == "video_qa"}
+    assert {"accuracy", "score", "hallucination", "false_events"} <= {
+        metric for name, metric in rows if name == "video_qa"
+    }
     assert {"basic", "hallucination", "overall"} <= {metric for name, metric in rows if name == "temporal"}
     assert rows["video_qa", "score"].before is not None and 1 <= rows["video_qa", "score"].after.value <= 5
     counts = {(count.benchmark, count.state): count for count in card.counts}
@@ -72,14 +100,22 @@ def test_rules_and_temporal_questions(world: Path, model: tuple[Path, Path], tmp
 
 def test_a_judge_reads_the_answers(world: Path, model: tuple[Path, Path], tmp_path: Path) -> None:
     questions = tmp_path / "msvd.json"
-    questions.write_text(json.dumps([{"id": n, "video_id": n, "question": "what is there?", "answer": "cat"} for n in (0, 1)]))
+    questions.write_text(
+        json.dumps([{"id": n, "video_id": n, "question": "what is there?", "answer": "cat"} for n in (0, 1)])
+    )
     with ChatServer("{'pred': 'yes', 'score': 4}") as server:
         chosen = settings(
             model,
             benchmarks=["video_qa"],
             judge=server.settings().model_dump(),
-            video_qa={"questions": str(questions), "videos": str(world), "video_pattern": "v{video}.mp4", "frames": {"num": 2}, "max_new_tokens": 4},
-        )  # fmt: skip
+            video_qa={
+                "questions": str(questions),
+                "videos": str(world),
+                "video_pattern": "v{video}.mp4",
+                "frames": {"num": 2},
+                "max_new_tokens": 4,
+            },
+        )
         card = evaluate(chosen, tmp_path / "run")
         asked = len(server.requests)
         assert evaluate(chosen, tmp_path / "run").rows == card.rows and len(server.requests) == asked

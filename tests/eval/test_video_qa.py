@@ -29,10 +29,18 @@ def test_every_published_form_of_questions(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no right answer"):
         read_questions(asked)
     tgif = tmp_path / "Test_frameqa_question.csv"
-    tgif.write_text("gif_name\tquestion\tanswer\ttype\tvid_id\tkey\nt_1\twhat is it?\tcat\t0\tv1\t3\nt_1\twho?\tman\t0\tv1\t4\n")
+    tgif.write_text(
+        "gif_name\tquestion\tanswer\ttype\tvid_id\tkey\nt_1\twhat is it?\tcat\t0\tv1\t3\nt_1\twho?\tman\t0\tv1\t4\n"
+    )
     questions = read_questions(tgif)
     assert [(q.video, q.answer, q.id) for q in questions] == [("t_1", "cat", "0"), ("t_1", "man", "1")]
-    rows = [{"id": "v_0", "video": "f/v", "conversations": [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A cat."}]}]
+    rows = [
+        {
+            "id": "v_0",
+            "video": "f/v",
+            "conversations": [{"from": "human", "value": "<video>\nWhat?"}, {"from": "gpt", "value": "A cat."}],
+        }
+    ]
     hound = read_questions(write(tmp_path / "hound.jsonl", rows, lines=True))
     assert (hound[0].question, hound[0].answer) == ("What?", "A cat.")
     with pytest.raises(UserError, match="more than once"):
@@ -45,7 +53,12 @@ def test_answers_of_both_tools(tmp_path: Path) -> None:
     assert answers[0].text == "a dog" and questions[0].answer == "dog"
     told = [
         {"id": "1", "query": "what?", "answer": "dog", "model_prediction": {"status": "success", "message": "a dog"}},
-        {"id": "2", "query": "who?", "answer": "ann", "model_prediction": {"status": "error", "message": "out of memory"}},
+        {
+            "id": "2",
+            "query": "who?",
+            "answer": "ann",
+            "model_prediction": {"status": "error", "message": "out of memory"},
+        },
     ]
     answers, questions = read_answers(write(tmp_path / "hound.jsonl", told, lines=True))
     assert [answer.failed for answer in answers] == [False, True] and len(questions) == 2
@@ -86,7 +99,10 @@ def test_scored_by_a_judge(tmp_path: Path) -> None:
         {"id": "2", "question": "what?", "answer": "cat", "pred": "a tree"},
     ]
     path = write(tmp_path / "merge.jsonl", rows, lines=True)
-    with ChatServer(judge, lambda prompt, attempt: "500" if attempt == 1 else None) as server, open_chat(server.settings()) as chat:
+    with (
+        ChatServer(judge, lambda prompt, attempt: "500" if attempt == 1 else None) as server,
+        open_chat(server.settings()) as chat,
+    ):
         found = score("video_qa", ScoreRequest(path, judge=chat))
         assert (found.read, found.scored, found.unparsed) == (2, 2, 1)
         assert found.metrics["accuracy"] == 100.0 and found.metrics["n_failed"] == 1
@@ -100,10 +116,28 @@ def test_scored_by_a_judge(tmp_path: Path) -> None:
 
 def test_rewards_with_captions(tmp_path: Path) -> None:
     told = [
-        {"id": "v1_0", "query": "what?", "answer": "dog", "modal_path": "f/v1", "model_prediction": {"status": "success", "message": "a dog"}},
-        {"id": "v2_0", "query": "what?", "answer": "cat", "modal_path": "f/v2", "model_prediction": {"status": "success", "message": "a tree"}},
-        {"id": "v1_1", "query": "who?", "answer": "cat", "modal_path": "f/v1", "model_prediction": {"status": "error", "message": "x"}},
-    ]  # fmt: skip
+        {
+            "id": "v1_0",
+            "query": "what?",
+            "answer": "dog",
+            "modal_path": "f/v1",
+            "model_prediction": {"status": "success", "message": "a dog"},
+        },
+        {
+            "id": "v2_0",
+            "query": "what?",
+            "answer": "cat",
+            "modal_path": "f/v2",
+            "model_prediction": {"status": "success", "message": "a tree"},
+        },
+        {
+            "id": "v1_1",
+            "query": "who?",
+            "answer": "cat",
+            "modal_path": "f/v1",
+            "model_prediction": {"status": "error", "message": "x"},
+        },
+    ]
     path = write(tmp_path / "a.jsonl", told, lines=True)
     captions = write(tmp_path / "c.jsonl", [{"id": "v1", "caption": "A dog runs."}], lines=True)
     with ChatServer("Explanation: fine\nScore: 4") as server, open_chat(server.settings()) as chat:

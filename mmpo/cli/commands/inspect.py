@@ -34,9 +34,7 @@ def inspect(
         typer.Option(metavar="N,N,…", help="Video: write these frames as PNG; -1 is the last one. Needs --out."),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Video: folder for the frames.")] = None,
-    backend: Annotated[
-        str, typer.Option(metavar="NAME", help="Video: auto, pyav, decord or torchcodec.")
-    ] = "auto",
+    backend: Annotated[str, typer.Option(metavar="NAME", help="Video: auto, pyav, decord or torchcodec.")] = "auto",
 ) -> None:
     """Show what a file holds.
 

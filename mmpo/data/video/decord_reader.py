@@ -1,8 +1,8 @@
 """Frames through decord, in a process of its own, and only where the exact index proves them right.
 
-decord 0.6 is silently wrong on MPEG-TS, on AVI with B-frames and with edit lists, its native loops hold the GIL for ever
-on some damaged files, and it takes errors inside a picture for a picture. So it is asked only about what it is known to
-get right, its count and every time stamp are compared with the index, and any complaint of its decoder counts.
+decord 0.6 is silently wrong on MPEG-TS, on AVI with B-frames and with edit lists, its native loops hold the GIL for
+ever on some damaged files, and it takes errors inside a picture for a picture. So it is asked only about what it is
+known to get right, its count and every time stamp are compared with the index, and any complaint of its decoder counts.
 """
 
 from __future__ import annotations

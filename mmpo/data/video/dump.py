@@ -13,7 +13,7 @@ from PIL import Image
 from mmpo.data.atomic import read_json, write_bytes, write_json
 from mmpo.data.images import encode_image
 from mmpo.data.video.errors import VideoTooLarge
-from mmpo.data.video.read import probe, frame_times, read_frames
+from mmpo.data.video.read import frame_times, probe, read_frames
 from mmpo.data.video.records import Limits
 from mmpo.data.video.sampling import sample
 from mmpo.errors import UserError

@@ -161,7 +161,9 @@ def opened(source: Source) -> Iterator[Any]:
         raise NotAVideo(source.name, f"not a video but {kind}")
     try:
         container = av.open(
-            source.stream(), metadata_errors="ignore", options={"format_whitelist": DEMUXERS, "protocol_whitelist": "file"}
+            source.stream(),
+            metadata_errors="ignore",
+            options={"format_whitelist": DEMUXERS, "protocol_whitelist": "file"},
         )
     except (av.error.FFmpegError, ValueError) as error:
         raise _unopened(source, error) from error

@@ -3,8 +3,8 @@
     {"id": "v1", "video": "clips/v1.mp4", "caption": "…", "qa": [{"question": "…", "answer": "…"}],
      "objects": ["ball"], "events": [["ball", "enters"], …]}
 
-Only `video` is required. LLaVA-Hound's question files are read too: `{"id": "NAME_0", "video": …, "conversations": […]}`,
-one question a row, rows of one video brought together; so are captions in a file of their own, `{"id" | "video",
+Only `video` is required. LLaVA-Hound's question files, `{"id": "NAME_0", "video": …, "conversations": […]}`, are read
+too, one question a row, rows of one video brought together; so are captions in a file of their own, `{"id" | "video",
 "caption"}`. Paths are relative to the videos folder and can't leave it.
 """
 
@@ -42,7 +42,9 @@ class VideoItem:
     events: tuple[tuple[str, str], ...] = ()
 
 
-def read_videos(path: str | Path, root: str | Path | None = None, captions: str | Path | None = None) -> list[VideoItem]:
+def read_videos(
+    path: str | Path, root: str | Path | None = None, captions: str | Path | None = None
+) -> list[VideoItem]:
     """The videos of a file, in order. `root` is the videos folder (left out: the file's own). UserError names file and
     line."""
     path = Path(path)
@@ -57,7 +59,9 @@ def read_videos(path: str | Path, root: str | Path | None = None, captions: str 
         if known is not None and known.video != item.video:
             raise UserError(f"{path}:{number}: {item.id!r} is {known.video} above and {item.video} here")
         items[item.id] = item if known is None else replace(known, qa=known.qa + item.qa)
-    return [replace(item, caption=item.caption or said.get(item.id) or said.get(item.video, "")) for item in items.values()]
+    return [
+        replace(item, caption=item.caption or said.get(item.id) or said.get(item.video, "")) for item in items.values()
+    ]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -222,7 +222,7 @@ class _Reader:
             shown = self._take(frames, left)
             if self.quick and not unsent:
                 break
-            if shown is not None and shown > end or not left:
+            if (shown is not None and shown > end) or not left:
                 break
         if left:
             try:

@@ -89,8 +89,9 @@ def read_frames(
     nearest clean frame within `max_gap` seconds and lists it, "skip" leaves them out; `min_frames` must survive.
 
     `backend` "auto": decord where the exact index proves that it gets the frames right and most frames of a stretch are
-    wanted, PyAV everywhere else (with few of many frames it is the faster one); the report says who and why. "pyav", "decord", "torchcodec" insist. decord always runs in a process that can be
-    killed; `isolate` runs everything there, so that `limits.timeout` holds even against a native loop.
+    wanted, PyAV everywhere else (with few of many frames it is the faster one); the report says who and why. "pyav",
+    "decord", "torchcodec" insist. decord always runs in a process that can be killed; `isolate` runs everything there,
+    so that `limits.timeout` holds even against a native loop.
 
     Raises UserError for arguments that don't fit, a `VideoError` for a video that can't be used.
     """
@@ -105,7 +106,9 @@ def read_frames(
             num=num, sampling=sampling, start=start, end=end, max_side=max_side, backend=backend, on_error=on_error
         )
         request |= dict(max_gap=max_gap, min_frames=min_frames, pad=pad, fps=fps, threads=threads)
-        request |= dict(indices=None if indices is None else list(indices), times=None if times is None else list(times))
+        request |= dict(
+            indices=None if indices is None else list(indices), times=None if times is None else list(times)
+        )
         return _read_isolated(source, root, request, limits)
     started = time.monotonic()
     deadline = Deadline(_name(source), limits.timeout)
@@ -196,9 +199,7 @@ def _share(deadline: Deadline, backend: str) -> Deadline:
     return deadline if backend == "decord" else Deadline(deadline.path, deadline.left() / 2)
 
 
-def _open(
-    source: VideoSource, root: str | Path | None, fps: float | None, limits: Limits, deadline: Deadline
-) -> Video:
+def _open(source: VideoSource, root: str | Path | None, fps: float | None, limits: Limits, deadline: Deadline) -> Video:
     if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
         return Video(None, Stills.of_images(source, fps))
     if root is not None and isinstance(source, (str, Path)):

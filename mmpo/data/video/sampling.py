@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -112,7 +113,7 @@ def parse(sampling: str) -> tuple[str, float]:
 
 def _segment_mid(n: int, k: int) -> list[int]:
     bounds = np.round(np.linspace(0, n - 1, k + 1)).astype(np.int64)
-    return [int(a + b) // 2 for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [int(a + b) // 2 for a, b in pairwise(bounds)]
 
 
 def _nearest(stamps: Times, rate: float, first: float, end: float) -> list[int]:

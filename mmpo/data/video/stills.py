@@ -12,15 +12,13 @@ from PIL import Image, ImageSequence
 
 from mmpo.data.images import load_image
 from mmpo.data.video.errors import CorruptVideo, EmptyVideo, VideoTooLarge
-from mmpo.data.video.index import check_size
-from mmpo.data.video.index import Source
+from mmpo.data.video.index import Source, check_size
 from mmpo.data.video.records import Deadline, Decoded, Limits, Pixels, VideoInfo
 from mmpo.errors import Quarantined
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 FOLDER_FPS = 2.0
 """Frames a second of a folder that does not say otherwise: that of LLaVA-Hound's frame dumps."""
-ANIMATIONS = (b"RIFF????WEBP", b"\x89PNG")
 DEFAULT_DELAY = 0.1
 
 
@@ -65,7 +63,7 @@ class Stills:
                 count = getattr(animation, "n_frames", 1)
                 if count < 2:
                     return None
-                check_size(source, *animation.size, limits)
+                check_size(source, animation.width, animation.height, limits)
                 if count * animation.size[0] * animation.size[1] * 3 > limits.max_output_bytes:
                     raise VideoTooLarge(source.name, f"{count} pictures of {animation.size} are over the memory limit")
                 for frame in ImageSequence.Iterator(animation):

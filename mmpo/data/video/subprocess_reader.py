@@ -1,4 +1,4 @@
-"""A helper process that decodes and can be killed. Native loops hold the GIL, so no thread or signal handler stops them.
+"""A helper process that decodes and can be killed. Native loops hold the GIL: no thread or signal handler stops them.
 
 One helper serves one process, is started when first needed and replaced after a kill or `REQUESTS` requests, which
 bounds what a leaking library can keep. Talk is one JSON line each way, then raw pixels; nothing is pickled. The helper
@@ -94,9 +94,7 @@ class DecodeProcess:
                     pass
 
 
-def _exchange(
-    process: subprocess.Popen[bytes], line: bytes, answer: list[tuple[dict[str, Any], Pixels]]
-) -> None:
+def _exchange(process: subprocess.Popen[bytes], line: bytes, answer: list[tuple[dict[str, Any], Pixels]]) -> None:
     assert process.stdin is not None and process.stdout is not None
     try:
         process.stdin.write(line)
@@ -114,7 +112,7 @@ def _pixels(stream: IO[bytes], shape: list[int] | None) -> Pixels:
     if shape is None:
         return NO_PIXELS
     pixels = np.empty(shape, dtype=np.uint8)
-    view = memoryview(pixels).cast("B") if pixels.size else memoryview(b"")
+    view = memoryview(pixels.data).cast("B") if pixels.size else memoryview(b"")
     done = 0
     while done < pixels.nbytes:
         count = stream.readinto(view[done:])  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Frames through torchcodec where it is installed (it brings no FFmpeg of its own). Asked for by name, never by `auto`."""
+"""Frames through torchcodec where it is installed (it brings no FFmpeg). Asked for by name, never by `auto`."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def main() -> None:
             reply["shape"] = list(pixels.shape)
         replies.write(json.dumps(reply, default=as_json).encode() + b"\n")
         if pixels is not None:
-            replies.write(memoryview(np.ascontiguousarray(pixels)).cast("B") if pixels.size else b"")
+            replies.write(np.ascontiguousarray(pixels).data.cast("B") if pixels.size else b"")
         replies.flush()
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)

@@ -34,7 +34,10 @@ def number_of(frame: np.ndarray) -> int:
     height, width = frame.shape[:2]
     grey = frame[height // 8 : height * 3 // 8].mean(axis=(0, 2))
     column = width / BITS
-    middles = [grey[int((b + 0.25) * column) : max(int((b + 0.75) * column), int((b + 0.25) * column) + 1)] for b in range(BITS)]
+    middles = [
+        grey[int((b + 0.25) * column) : max(int((b + 0.75) * column), int((b + 0.25) * column) + 1)]
+        for b in range(BITS)
+    ]
     return sum(1 << bit for bit, values in enumerate(middles) if values.mean() > 127)
 
 
@@ -61,7 +64,9 @@ def write(
     """A clip of `n` numbered frames. `stamps` are times in thousandths of a second (variable rate)."""
     options = options or {"g": "12", "x264-params": "bframes=2:open-gop=0", "preset": "ultrafast", "crf": "18"}
     if codec != "libx264":
-        options = {key: value for key, value in options.items() if key == "g"} | ({} if codec != "mpeg4" else {"bf": "2"})
+        options = {key: value for key, value in options.items() if key == "g"} | (
+            {} if codec != "mpeg4" else {"bf": "2"}
+        )
     with av.open(str(path), "w", options=mux or {}) as container:
         sound = _sound(container) if audio and audio_first else None
         stream = container.add_stream(codec, rate=fps, options=options)
@@ -100,7 +105,9 @@ def _silence(container: Any, stream: Any, seconds: float) -> None:
     container.mux(stream.encode())
 
 
-def patched_edit_list(source: Path, target: Path, *, media_time: int | None = None, duration: int | None = None) -> Path:
+def patched_edit_list(
+    source: Path, target: Path, *, media_time: int | None = None, duration: int | None = None
+) -> Path:
     """The same file with another first edit: `media_time` in the track's time units, `duration` in the movie's."""
     data = bytearray(source.read_bytes())
     at = data.index(b"elst") + 12

@@ -247,7 +247,9 @@ def test_a_helper_whose_parent_died_ends_by_itself(monkeypatch: pytest.MonkeyPat
 
     package = tmp_path / "decord"
     package.mkdir()
-    (package / "__init__.py").write_text(f"import os\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\nwhile True:\n    pass\n")
+    (package / "__init__.py").write_text(
+        f"import os\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\nwhile True:\n    pass\n"
+    )
     script = (
         "import os, threading\n"
         "from mmpo.data.video.records import Deadline\n"
@@ -257,7 +259,11 @@ def test_a_helper_whose_parent_died_ends_by_itself(monkeypatch: pytest.MonkeyPat
         f"import time\nwhile not os.path.exists({str(tmp_path / 'pid')!r}): time.sleep(0.05)\n"
         "time.sleep(0.2)\nos._exit(9)\n"
     )
-    subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"}, check=False)
+    subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.getcwd()}"},
+        check=False,
+    )
     pid = int((tmp_path / "pid").read_text())
     end = time.monotonic() + 10
     while time.monotonic() < end and _alive(pid):
@@ -370,7 +376,15 @@ def quarantined_or_decoded(path: Path) -> str:
 def test_a_few_damaged_variants(tmp_path: Path, real_clips: list[Path]) -> None:
     source = next(path for path in real_clips if path.name == "carphone_pristine.mp4")
     outcomes = [quarantined_or_decoded(path) for path in variants(source, tmp_path, 12, seed=7)]
-    assert set(outcomes) <= {"decoded", "corrupt_video", "video_too_large", "unsupported_codec", "not_a_video", "empty_video", "no_video_stream"}  # fmt: skip
+    assert set(outcomes) <= {
+        "decoded",
+        "corrupt_video",
+        "video_too_large",
+        "unsupported_codec",
+        "not_a_video",
+        "empty_video",
+        "no_video_stream",
+    }
     assert "corrupt_video" in outcomes
 
 

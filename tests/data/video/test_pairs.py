@@ -49,4 +49,6 @@ def test_a_video_that_can_not_be_read_is_quarantined(clip: Path, tmp_path: Path)
     with pytest.raises(CorruptVideo):
         frames_as_images(pair({"path": "cut.mp4"}), tmp_path)
     with pytest.raises(Quarantined, match="path_escape"):
-        frames_as_images(PreferencePair(**{**vars(pair({"path": "x.mp4"})), "videos": [{"path": "../x.mp4"}]}), tmp_path)
+        frames_as_images(
+            PreferencePair(**{**vars(pair({"path": "x.mp4"})), "videos": [{"path": "../x.mp4"}]}), tmp_path
+        )

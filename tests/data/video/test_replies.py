@@ -98,7 +98,26 @@ def test_what_was_asked_and_why_not() -> None:
 
 def test_random_texts_never_raise() -> None:
     rng = random.Random(0)
-    alphabet = ["Score: ", "score", "4", "-", "{", "}", "'pred'", ":", "'yes'", "Q1:", "A1:", "\n", "**", " ", "é", "9" * 40, "[" * 50, "\0"]
+    alphabet = [
+        "Score: ",
+        "score",
+        "4",
+        "-",
+        "{",
+        "}",
+        "'pred'",
+        ":",
+        "'yes'",
+        "Q1:",
+        "A1:",
+        "\n",
+        "**",
+        " ",
+        "é",
+        "9" * 40,
+        "[" * 50,
+        "\0",
+    ]
     for _ in range(3000):
         text: Any = "".join(rng.choice(alphabet) for _ in range(rng.randrange(0, 40)))
         score = read_reward(text).score

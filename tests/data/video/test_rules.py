@@ -10,7 +10,11 @@ from mmpo.data.video.rules import RuleJudge, overlap, polarity, stem
 from mmpo.errors import UserError
 
 JUDGE = RuleJudge.over(["ball", "cube", "star"], [("ball", "enters"), ("cube", "leaves"), ("star", "turns")])
-SEEN = {"caption": "A ball enters and a cube leaves.", "objects": ["ball", "cube"], "events": [("ball", "enters"), ("cube", "leaves")]}
+SEEN = {
+    "caption": "A ball enters and a cube leaves.",
+    "objects": ["ball", "cube"],
+    "events": [("ball", "enters"), ("cube", "leaves")],
+}
 
 
 def reward(candidate: str, reference: str) -> float | None:
@@ -41,12 +45,26 @@ def test_small_parts() -> None:
 
 def test_lists_of_videos(tmp_path: Path) -> None:
     rows = [
-        {"id": "a", "video": "a.mp4", "caption": "A ball.", "qa": [{"question": "What?", "answer": "A ball."}],
-         "objects": ["ball"], "events": [["ball", "enters", "left"]]},
+        {
+            "id": "a",
+            "video": "a.mp4",
+            "caption": "A ball.",
+            "qa": [{"question": "What?", "answer": "A ball."}],
+            "objects": ["ball"],
+            "events": [["ball", "enters", "left"]],
+        },
         {"video": "b.mp4"},
-        {"id": "c_0", "video": "c", "conversations": [{"from": "human", "value": "<video>\nWho?"}, {"from": "gpt", "value": "Ann."}]},
-        {"id": "c_1", "video": "c", "conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Here."}]},
-    ]  # fmt: skip
+        {
+            "id": "c_0",
+            "video": "c",
+            "conversations": [{"from": "human", "value": "<video>\nWho?"}, {"from": "gpt", "value": "Ann."}],
+        },
+        {
+            "id": "c_1",
+            "video": "c",
+            "conversations": [{"from": "human", "value": "Where?"}, {"from": "gpt", "value": "Here."}],
+        },
+    ]
     path = tmp_path / "videos.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "captions.jsonl").write_text('{"video": "b.mp4", "caption": "B."}\n{"id": "c", "caption": "C."}\n')

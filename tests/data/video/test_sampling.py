@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,7 @@ def test_closed_forms(n: int, k: int) -> None:
     assert sample(steady(n), k, "linspace_trunc") == trunc == [int(i) for i in np.linspace(0, n - 1, k, dtype=int)]
     segment = (n - 1) / k
     bounds = [int(np.round(segment * i)) for i in range(k + 1)]
-    assert sample(steady(n), k, "segment_mid") == [(a + b) // 2 for a, b in zip(bounds, bounds[1:], strict=False)]
+    assert sample(steady(n), k, "segment_mid") == [(a + b) // 2 for a, b in itertools.pairwise(bounds)]
 
 
 def test_one_frame_and_none() -> None:
