@@ -1,0 +1,56 @@
+"""From preference pairs to a step of training, in every family."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmpo.data.images import encode_image
+from mmpo.data.pair import PreferencePair
+from mmpo.models.prompts import encode_prompt, process_images
+from mmpo.models.score import PairScorer
+from mmpo.objectives import build_objective
+from mmpo.trainers.collate import PairCollator, encode_pairs
+from mmpo.trainers.images import ImageStore
+from mmpo.trainers.lora import add_lora
+from mmpo.trainers.settings import LoraSettings
+from tests.models.pairs import PICTURES
+from tests.tiny_families import TINY
+
+
+def pairs() -> list[PreferencePair]:
+    """Two pairs about one image, one about an image of another shape."""
+    return [
+        PreferencePair.simple(
+            id=f"pair-{number}",
+            image=encode_image(PICTURES[picture]),
+            question=question,
+            chosen="There is a dog." + " It is red." * number,
+            rejected="There is a cat and a ball.",
+        )
+        for number, (picture, question) in enumerate([(0, "Describe it."), (1, "What is it?"), (0, "What is left?")])
+    ]
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_pairs_become_a_step(name: str) -> None:
+    vlm = TINY[name]()
+    store = ImageStore(vlm, 2**24)
+    encoded = encode_pairs(vlm, pairs(), store)
+    assert len(encoded) == 3 and not encoded.dropped
+    tuned = add_lora(vlm, LoraSettings(rank=2))
+    trained = [key for key, parameter in tuned.model.named_parameters() if parameter.requires_grad]
+    assert trained and all(".layers." in key and ("language_model" in key or "text_model" in key) for key in trained)
+    batch = PairCollator(store)(encoded.rows)["batch"]
+    placeholders = process_images(vlm, PICTURES[:2]).placeholders
+    for prompt, pair, picture in zip(batch.prompt_ids, pairs(), (0, 1, 0), strict=True):
+        assert prompt.tolist() == encode_prompt(vlm, pair.prompt, [placeholders[picture]])
+    scorer = PairScorer(tuned, sharing="on").train()
+    loss = build_objective("dpo").loss(scorer(batch))
+    loss.backward()
+    optimizer = torch.optim.SGD([p for p in tuned.model.parameters() if p.requires_grad], lr=0.05)
+    optimizer.step()
+    shared = scorer(batch)
+    assert build_objective("dpo").loss(shared) < loss
+    plain = PairScorer(tuned, sharing="off").train()(batch)
+    torch.testing.assert_close(shared.rejected.policy, plain.rejected.policy, rtol=0, atol=1e-5)
