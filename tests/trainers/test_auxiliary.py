@@ -195,6 +195,18 @@ def test_a_run_that_resumes_ends_with_the_same_weights(tiny_llava_folder: Path, 
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
+def test_worker_processes_prepare_the_same_batches(tiny_llava_folder: Path, tmp_path: Path) -> None:
+    settings = settings_for(
+        tiny_llava_folder, write_pairs(tmp_path / "pairs", 8), objective=LAMBDA, batch_size=2, max_steps=2,
+        eval_fraction=0, image_cache_mb=0, auxiliary={"data": write_conversations(tmp_path / "chat")},
+    )  # fmt: skip
+    adapters = []
+    for workers in (0, 2):
+        train(settings.model_copy(update={"workers": workers}), tmp_path / str(workers))
+        adapters.append(load_file(tmp_path / str(workers) / "adapter" / "adapter_model.safetensors"))
+    assert all(torch.equal(adapters[0][key], adapters[1][key]) for key in adapters[0])
+
+
 def test_a_run_on_other_auxiliary_data_is_not_resumed(tiny_llava_folder: Path, tmp_path: Path) -> None:
     file = write_conversations(tmp_path / "chat")
     settings = settings_for(

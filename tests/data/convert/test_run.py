@@ -9,6 +9,7 @@ import pytest
 
 from mmpo.data.convert import convert, detect
 from mmpo.data.convert.media import Media
+from mmpo.data.convert.rows import read_rows
 from mmpo.errors import UserError
 from tests.data.convert.sources import converted, rejects, write_json, write_lines, write_parquet
 from tests.data.making import make_pair, picture
@@ -128,6 +129,24 @@ def test_wrong_names_and_options(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=words):
             convert(file, tmp_path / "out", **given)  # type: ignore[arg-type]
     assert detect(file) == "trl"
+
+
+def test_links_cannot_leave_the_images_folder(tmp_path: Path) -> None:
+    (tmp_path / "secret.png").write_bytes(picture(1))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "link.png").symlink_to(tmp_path / "secret.png")
+    file = write_json(tmp_path / "in.json", [ROW | {"images": ["link.png"]}])
+    for name, media in (("mmpo", "embed"), ("mmpo", "copy"), ("trl", "reference"), ("ms-swift", "reference")):
+        out = tmp_path / f"{name}-{media}"
+        result = convert(file, out, out_format=name, images=tmp_path / "images", media=media)
+        assert result.quarantined == {"decode/path_escape": 1}
+
+
+def test_rows_are_streamed(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "in.jsonl", [ROW])
+    with file.open("a") as lines:
+        lines.write("x" * 1000)  # never reached by a reader that takes one row at a time
+    assert next(read_rows(file)).data == ROW
 
 
 def test_one_picture_is_stored_once(tmp_path: Path) -> None:
