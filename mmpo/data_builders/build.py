@@ -1,10 +1,12 @@
 """A build, from an annotation file to a folder of preference pairs.
 
     run_dir/
-      source.json          what the build was started from; another source or other settings are refused
+      source.json          what the build was started from; another source, other settings or another model are refused
+      said/                what the model said: descriptions and answers of each unit
+      replies/             what text models replied, where the settings name any
       units/00000.json …   what each unit of work gave: pairs without pictures, verdicts, counts; whole or not there
       pairs/               the dataset: shards, card.json, README.md, rejects.jsonl
-      build_result.json    the result in numbers; written last
+      build_result.json    the result in numbers, with the style probe; written last
 
 Killed at any moment and run again, a build goes on behind its last unit and ends with the same bytes.
 """
@@ -14,22 +16,31 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import mmpo
+from mmpo.chat import ChatModel, ChatSettings, open_chat
+from mmpo.chat.templates import template_version
 from mmpo.data.annotations import AnnotatedImage, read_annotations
 from mmpo.data.atomic import read_json, remove_leftovers, write_json
+from mmpo.data.fingerprints import folder_fingerprint, model_folder
 from mmpo.data.images import portable_image
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairWriter
 from mmpo.data.vocabulary import ObjectVocabulary, coco
 from mmpo.data_builders.detect import Detector
-from mmpo.data_builders.hallucination import HallucinationBuilder, digest
+from mmpo.data_builders.hallucination import HallucinationBuilder, TextModels, digest
+from mmpo.data_builders.hearing import Listener
 from mmpo.data_builders.questions import CoOccurrence
+from mmpo.data_builders.select import choose_images
 from mmpo.data_builders.settings import BuildResult, BuildSettings
+from mmpo.data_builders.style import Sides, probe
+from mmpo.data_builders.text_models import Judge, QuestionMaker, Rewriter
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.loading import load_vlm
@@ -37,17 +48,22 @@ from mmpo.progress import task
 
 logger = logging.getLogger("mmpo.build")
 
-# Settings that don't change what is built.
-FREE = frozenset({"allow_network"})
+# Settings that don't change what is built: where and how fast text models are reached is among them.
+_REACHED = {
+    "base_url", "api_key_env", "concurrency", "timeout", "retries", "first_wait", "longest_wait", "give_up_after",
+    "batch_size",
+}  # fmt: skip
+FREE: dict[str, Any] = {"allow_network": True, "judge": _REACHED, "writer": _REACHED, "qa": {"writer": _REACHED}}
 TOKEN_BUDGET = 16384
 RESULT = "build_result.json"
 
 
-def build(settings: BuildSettings, run_dir: Path) -> BuildResult:
+def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -> BuildResult:
     """Build the pairs of `settings` into `run_dir/pairs`. A finished build returns its result.
 
-    Raises `UserError` for settings that don't fit the files or what is in `run_dir`. Images that can't be used end in
-    `pairs/rejects.jsonl`, never in an error.
+    `said` is the folder for what the model says, `run_dir/said` by default; builds over the same images with the same
+    model and sampling can share one, whatever they make of it. Raises `UserError` for settings that don't fit the files
+    or what is in `run_dir`. Images that can't be used end in `pairs/rejects.jsonl`, never in an error.
     """
     run_dir = Path(run_dir)
     units = run_dir / "units"
@@ -55,31 +71,104 @@ def build(settings: BuildSettings, run_dir: Path) -> BuildResult:
     if not annotated:
         raise UserError(f"{settings.annotations}: no images are listed there")
     vocabulary = read_vocabulary(settings, annotated)
-    images = annotated[: settings.limit]
-    recipe = settings.model_dump(mode="json", exclude=set(FREE))
-    source = {"settings": recipe, "mmpo": mmpo.__version__, "annotated": digest(settings.annotations.read_bytes())}
+    chosen, choice = choose_images(annotated, settings.choose, Detector(vocabulary), settings.seed)
+    images = chosen[: settings.limit]
+    if not images:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in choice.items() if reason not in ("in", "chosen"))
+        raise UserError(f"{settings.annotations}: no image fits `choose` ({left_out})")
+    recipe = settings.model_dump(mode="json", exclude=FREE)
+    model = _model_fingerprint(settings, finished=(run_dir / RESULT).exists())
+    source = {
+        "settings": recipe,
+        "mmpo": mmpo.__version__,
+        "annotated": digest(settings.annotations.read_bytes()),
+        "model": model,
+        "templates": _templates(settings),
+    }
     _check_source(run_dir, source)
     if (run_dir / RESULT).exists():
         return BuildResult.model_validate(read_json(run_dir / RESULT))
     cuts = range(0, len(images), settings.shard_size)
     todo = [number for number in range(len(cuts)) if not _unit(units, number).exists()]
     if todo:
+        said = said or run_dir / "said"
         remove_leftovers(units)
-        builder = _builder(settings, vocabulary, annotated)
-        with task("describing images and asking about them", total=len(images)) as running:
-            done = len(cuts) - len(todo)
-            running.advance(min(done * settings.shard_size, len(images)))
+        remove_leftovers(said)
+        listener = Listener(settings, _engine(settings), model or "", said)
+        common = CoOccurrence(Detector(vocabulary).truth(image).names for image in annotated)
+        with ExitStack() as stack, task("describing images and asking about them", total=len(images)) as running:
+            text_models = _text_models(settings, run_dir / "replies", stack)
+            builder = HallucinationBuilder(settings, listener, vocabulary, common, mmpo.__version__, text_models)
+            running.advance(len(images) - sum(len(images[cuts[n] :][: settings.shard_size]) for n in todo))
             for number in todo:
                 part = images[cuts[number] : cuts[number] + settings.shard_size]
-                outcomes, tally = builder.build(part)
+                outcomes, tally = builder.build(number, part, running.advance)
                 write_json(
                     _unit(units, number), {"tally": vars(tally), "outcomes": [asdict(outcome) for outcome in outcomes]}
                 )
-                running.advance(len(part), note=f"{sum(len(outcome.pairs) for outcome in outcomes)} pairs")
-    result = _assemble(settings, recipe, run_dir, images, [_unit(units, number) for number in range(len(cuts))])
+                running.advance(0, note=f"{sum(len(outcome.pairs) for outcome in outcomes)} pairs")
+    done = [_unit(units, number) for number in range(len(cuts))]
+    result = _assemble(settings, recipe, run_dir, images, done, vocabulary, dict(choice))
     write_json(run_dir / RESULT, result.model_dump(mode="json"))
     logger.info("%s", count_table(result))
     return result
+
+
+def _engine(settings: BuildSettings) -> Any:
+    @cache
+    def engine() -> AnswerEngine:
+        vlm = load_vlm(
+            settings.model,
+            dtype=settings.dtype,
+            trust_remote_code=settings.trust_remote_code,
+            allow_network=settings.allow_network,
+        )
+        return AnswerEngine(vlm, max_new_tokens=settings.max_new_tokens, token_budget=TOKEN_BUDGET)
+
+    return engine
+
+
+def _model_fingerprint(settings: BuildSettings, *, finished: bool) -> str | None:
+    """What the model's files hold. None where a finished build no longer needs a model that is gone."""
+    try:
+        return folder_fingerprint(model_folder(settings.model))
+    except UserError:
+        if finished:
+            return None
+        if not settings.allow_network:
+            raise
+    load_vlm(settings.model, trust_remote_code=settings.trust_remote_code, allow_network=True)  # fetches it
+    return folder_fingerprint(model_folder(settings.model))
+
+
+def _templates(settings: BuildSettings) -> dict[str, str]:
+    """The versions of the prompts that text models of this build get."""
+    used = {
+        "judge": settings.judge,
+        "writer": settings.writer,
+        "questions": settings.qa.writer if settings.qa is not None else None,
+    }
+    return {role: template_version(getattr(settings.templates, role)) for role, model in used.items() if model}
+
+
+def _text_models(settings: BuildSettings, replies: Path, stack: ExitStack) -> TextModels:
+    """Open the text models that the settings name; one that stands in two places is opened once."""
+    opened: dict[str, ChatModel] = {}
+
+    def chat(wanted: ChatSettings) -> ChatModel:
+        key = wanted.model_dump_json()
+        if key not in opened:
+            cache_file = replies / f"{digest(key.encode())}.jsonl"
+            opened[key] = stack.enter_context(open_chat(wanted, cache_file))
+        return opened[key]
+
+    maker = settings.qa.writer if settings.qa is not None else None
+    prompts = settings.templates
+    return TextModels(
+        Judge(chat(settings.judge), prompts.judge) if settings.judge else None,
+        Rewriter(chat(settings.writer), prompts.writer) if settings.writer else None,
+        QuestionMaker(chat(maker), prompts.questions) if maker else None,
+    )
 
 
 def read_vocabulary(settings: BuildSettings, images: list[AnnotatedImage]) -> ObjectVocabulary:
@@ -94,23 +183,14 @@ def read_vocabulary(settings: BuildSettings, images: list[AnnotatedImage]) -> Ob
     return ObjectVocabulary.from_names(names)
 
 
-def _builder(
-    settings: BuildSettings, vocabulary: ObjectVocabulary, images: list[AnnotatedImage]
-) -> HallucinationBuilder:
-    vlm = load_vlm(
-        settings.model,
-        dtype=settings.dtype,
-        trust_remote_code=settings.trust_remote_code,
-        allow_network=settings.allow_network,
-    )
-    engine = AnswerEngine(vlm, max_new_tokens=settings.max_new_tokens, token_budget=TOKEN_BUDGET)
-    detector = Detector(vocabulary)
-    common = CoOccurrence(detector.truth(image).names for image in images)
-    return HallucinationBuilder(settings, engine, vocabulary, common, mmpo.__version__)
-
-
 def _assemble(
-    settings: BuildSettings, recipe: dict[str, Any], run_dir: Path, images: list[AnnotatedImage], units: list[Path]
+    settings: BuildSettings,
+    recipe: dict[str, Any],
+    run_dir: Path,
+    images: list[AnnotatedImage],
+    units: list[Path],
+    vocabulary: ObjectVocabulary,
+    choice: dict[str, int],
 ) -> BuildResult:
     """Write the dataset from the finished units. It is quick, and resumes as the writer does."""
     total = {"descriptions": Counter[str](), "questions": Counter[str](), "totals": Counter[str]()}
@@ -131,7 +211,14 @@ def _assemble(
                 else:
                     writer.add(*(_pair(row, picture) for row in outcome["pairs"]))
             running.advance()
-    result = _result(total, writer, len(images))
+    sides = (
+        Sides(outcome["id"], row["chosen"], row["rejected"])
+        for outcome in _outcomes(units)
+        for row in outcome["pairs"]
+        if row["provenance"]["kind"] == "description"
+    )
+    result = _result(total, writer, len(images), choice)
+    result.style = probe(sides, vocabulary, seed=settings.seed)
     writer.close(title="Hallucination pairs", notes=_notes(result))
     return result
 
@@ -148,13 +235,16 @@ def _pair(row: dict[str, Any], picture: bytes) -> PreferencePair:
         question=row["question"],
         chosen=row["chosen"],
         rejected=row["rejected"],
+        chosen_weights=row.get("chosen_weights"),
+        rejected_weights=row.get("rejected_weights"),
         provenance=row["provenance"],
     )
 
 
-def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int) -> BuildResult:
+def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, choice: dict[str, int]) -> BuildResult:
     rejected = {reason.replace("/", ": "): count for reason, count in writer.counts.reasons.items()}
     counts = {
+        **({"listed": choice} if choice["chosen"] < choice["in"] else {}),
         "images": {"in": images, "paired": writer.counts.kept, **rejected},
         "descriptions": _ordered(total["descriptions"]),
         "questions": _ordered(total["questions"]),
@@ -195,7 +285,9 @@ def _notes(result: BuildResult) -> str:
     return (
         f"{result.description_pairs} description pairs and {result.omission_pairs} about an omission (chosen "
         f"{result.chosen_words} words, rejected {result.rejected_words}), {result.question_pairs} yes/no pairs "
-        f"(right answer yes in {result.yes_share:.0%}).\n\n{count_table(result)}"
+        f"(right answer yes in {result.yes_share:.0%}).\n\n"
+        + (f"Style probe of the description pairs: {result.style.line()}.\n\n" if result.style else "")
+        + count_table(result)
     )
 
 
@@ -218,11 +310,23 @@ def _check_source(run_dir: Path, source: dict[str, Any]) -> None:
     before = read_json(path)
     if before == source:
         return
+    if source["model"] is None:
+        source = {**source, "model": before.get("model")}
+        if before == source:
+            return
     old, new = (
-        {**state.get("settings", {}), "mmpo": state.get("mmpo"), "annotated": state.get("annotated")}
+        {
+            **state.get("settings", {}),
+            "mmpo version": state.get("mmpo"),
+            "annotated": state.get("annotated"),
+            "content of the model's files": state.get("model"),
+            "prompt of a text model": state.get("templates"),
+        }
         for state in (before, source)
     )
     changed = next(key for key in new if old.get(key) != new[key])
+    if changed == "annotated":
+        changed = "annotations"
     raise UserError(
         f"{run_dir} holds a build with another `{changed}`", hint="build into a new folder, or delete this one"
     )

@@ -1,32 +1,32 @@
 """From annotated images to preference pairs, one unit of work at a time (HA-DPO, Zhao et al. 2023, arXiv:2311.16839).
 
-    images ──describe──▶ the model's own descriptions ──detect──▶ verdicts ──correct, reword both──▶ description pairs
+    images ──describe──▶ the model's own descriptions ──check, correct, reword both──▶ description pairs
            ──ask──▶ the model's own answers ──sort, balance──▶ question pairs
 
-What a unit gives depends on its images, the settings and the model; nothing else.
+What a unit gives depends on its images, the settings, the model and the text models; nothing else.
 """
 
 from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.images import load_image, read_image
 from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.data_builders.detect import Detector, SentenceVerdict, Truth, hallucinated, split_sentences
-from mmpo.data_builders.phrases import Naming, missed_phrases, usual_namings
+from mmpo.data_builders.detect import Detector, Truth
+from mmpo.data_builders.drafts import Draft, Drafter, Side, mistaken, named, provenance_of, whole_sentences
+from mmpo.data_builders.hearing import Listener, Said
+from mmpo.data_builders.phrases import usual_namings
 from mmpo.data_builders.questions import Asked, CoOccurrence, Judged, choose_questions, judge, select
+from mmpo.data_builders.segments import weighted_spans
 from mmpo.data_builders.settings import BuildSettings
-from mmpo.data_builders.tree import Phrase
-from mmpo.data_builders.writer import Correction, Writer
+from mmpo.data_builders.text_models import Judge, QuestionMaker, Rewriter
 from mmpo.errors import Quarantined
-from mmpo.models.answer import AnswerEngine, Question
 
 
 @dataclass
@@ -51,8 +51,9 @@ class Source:
     size: tuple[int, int]
     truth: Truth
     prompt: str
-    descriptions: list[tuple[str, bool]] = field(default_factory=list)
+    descriptions: list[Said] = field(default_factory=list)
     pairs: list[dict[str, Any]] = field(default_factory=list)
+    trouble: Quarantined | None = None
 
 
 @dataclass(frozen=True)
@@ -67,47 +68,61 @@ class Outcome:
     detail: str = ""
 
 
+@dataclass(frozen=True)
+class TextModels:
+    """The text models of a build; rules stand in for those that are None."""
+
+    judge: Judge | None = None
+    rewriter: Rewriter | None = None
+    questions: QuestionMaker | None = None
+
+
 class HallucinationBuilder:
     """Builds the pairs of one model. `common` holds the co-occurrence statistics of the whole annotation file."""
 
     def __init__(
         self,
         settings: BuildSettings,
-        engine: AnswerEngine,
+        listener: Listener,
         vocabulary: ObjectVocabulary,
         common: CoOccurrence,
         version: str,
+        text_models: TextModels | None = None,
     ) -> None:
+        models = text_models or TextModels()
         self.settings = settings
-        self.engine = engine
+        self.listener = listener
         self.common = common
-        self.detector = Detector(vocabulary)
-        self.writer = Writer(vocabulary)
-        self.vocabulary = vocabulary
+        self.drafter = Drafter(settings, vocabulary, models.judge, models.rewriter)
+        self.objects = Detector(vocabulary)
+        self.maker = models.questions
         self.version = version
-        self._namings: dict[str, Naming] = {}
 
-    def build(self, images: Sequence[AnnotatedImage]) -> tuple[list[Outcome], Tally]:
-        """One unit: an outcome for each image, in order, and the account of what was tried."""
+    def build(
+        self, unit: int, images: Sequence[AnnotatedImage], done: Callable[[], None] = lambda: None
+    ) -> tuple[list[Outcome], Tally]:
+        """One unit: an outcome for each image, in order, and the account of what was tried. `done` is called once for
+        each image on the way.
+        """
         tally = Tally()
         opened = [self._open(image) for image in images]
         sources = [source for source in opened if isinstance(source, Source)]
-        self._describe(sources)
-        said = {text for source in sources for text, _ in source.descriptions}
-        self._namings = usual_namings(part.tree for text in sorted(said) for part in self.writer.read(text))
-        for source in sources:
-            self._description_pairs(source, tally)
+        for _ in range(len(images) - len(sources)):
+            done()
+        asked = [(source.picture, source.prompt) for source in sources]
+        for source, texts in zip(sources, self.listener.descriptions(unit, asked, done), strict=True):
+            source.descriptions = texts
+        best = self._description_pairs(sources, tally)
         if self.settings.qa is not None:
-            self._question_pairs(sources, tally)
+            self._question_pairs(unit, sources, best, tally)
         return [self._outcome(image, item) for image, item in zip(images, opened, strict=True)], tally
 
     def _open(self, image: AnnotatedImage) -> Source | Quarantined:
-        truth = self.detector.truth(image)
+        truth = self.drafter.detector.truth(image)
         if not truth.names:
-            reason = "unknown_objects" if image.objects else "no_objects"
-            return Quarantined(
-                "annotation", reason, "none of the annotated names is in the vocabulary" if image.objects else ""
-            )
+            known = image.objects or image.regions
+            reason = "unknown_objects" if known else "no_objects"
+            return Quarantined("annotation", reason, "nothing annotated is in the vocabulary" if known else "")
         try:
             picture = read_image(image.path, root=image.root)
             size = load_image(picture).size
@@ -119,66 +134,106 @@ class HallucinationBuilder:
     def _outcome(self, image: AnnotatedImage, found: Source | Quarantined) -> Outcome:
         if isinstance(found, Quarantined):
             return Outcome(image.id, image.path, [], found.stage, found.reason, found.detail)
-        if not found.pairs:
-            return Outcome(image.id, image.path, [], "filter", "no_pair", "nothing hallucinated, and no question kept")
-        return Outcome(image.id, image.path, found.pairs)
+        if found.pairs:
+            return Outcome(image.id, image.path, found.pairs)
+        if found.trouble is not None:
+            return self._outcome(image, found.trouble)
+        return Outcome(image.id, image.path, [], "filter", "no_pair", "nothing hallucinated, and no question kept")
 
     # ---- descriptions
 
-    def _describe(self, sources: Sequence[Source]) -> None:
-        """Greedy and sampled descriptions; each with whether it was cut off by the limit."""
-        limit, count = self.settings.max_new_tokens, self.settings.samples_per_image
-        asked = [Question(source.image.id, source.picture, source.prompt) for source in sources]
-        for source, answer in zip(sources, self.engine.answer(asked, max_new_tokens=limit), strict=True):
-            source.descriptions.append((answer.text, answer.truncated))
-        if not count:
-            return
-        sampled = self.engine.sample_many(
-            [(source.picture, source.prompt) for source in sources],
-            count,
-            temperature=self.settings.temperature,
-            top_p=self.settings.top_p,
-            seed=self.settings.seed,
-            max_new_tokens=limit,
-        )
-        for source, answers in zip(sources, sampled, strict=True):
-            source.descriptions += [(answer.text, answer.truncated) for answer in answers]
-
-    def _description_pairs(self, source: Source, tally: Tally) -> None:
-        seen: set[str] = set()
-        for sample, (text, truncated) in enumerate(source.descriptions):
-            tally.descriptions["in"] += 1
-            text = whole_sentences(text) if truncated else text.strip()
-            verdicts = self.detector.check(text, source.truth)
-            complete = text  # what a pair about an omission starts from: a description without mistakes
-            if not text:
-                tally.descriptions["unfinished" if truncated else "empty"] += 1
-            elif text in seen:
-                tally.descriptions["duplicate"] += 1
-            elif not any(verdict.findings for verdict in verdicts):
-                tally.descriptions["no_known_object"] += 1
-            elif not hallucinated(verdicts):
-                tally.descriptions["nothing_hallucinated"] += 1
-            else:
-                rows = [
-                    self._rewritten(source, text, sample, variant, verdicts)
-                    for variant in range(self.settings.variants)
-                ]
-                good = [row for row in rows if isinstance(row, dict)]
-                complete = good[0]["chosen"] if good else ""
-                distinct = {(row["chosen"], row["rejected"]): row for row in reversed(good)}
-                source.pairs += [row for row in good if distinct[row["chosen"], row["rejected"]] is row]
-                tally.totals["description_pairs"] += len(distinct)
-                tally.totals["wordings_dropped"] += len(rows) - len(distinct)
-                tally.descriptions["paired" if good else next(row for row in rows if isinstance(row, str))] += 1
-                for row in distinct.values():
-                    tally.count_words(row)
-            tally.totals["hallucinating"] += bool(hallucinated(verdicts))
-            if complete and text not in seen and (omission := self._omission(source, complete, sample)):
+    def _description_pairs(self, sources: Sequence[Source], tally: Tally) -> dict[str, Draft]:
+        """Adds the pairs; returns for each image the draft of its first description pair."""
+        drafts = [draft for source in sources for draft in self._drafts(source, tally)]
+        owners = {source.image.id: source for source in sources}
+        fresh = [draft for draft in drafts if not draft.why_not]
+        self.drafter.check(fresh)
+        said = sorted({text for source in sources for text, _ in source.descriptions})
+        namings = usual_namings(part.tree for text in said for part in self.drafter.writer.read(text))
+        wrong = [draft for draft in fresh if not draft.why_not]
+        self.drafter.word(wrong, namings)
+        best: dict[str, Draft] = {}
+        for draft in drafts:
+            source = owners[draft.image.id]
+            rows = self._rows(source, draft, tally) if draft in wrong else []
+            tally.totals["hallucinating"] += mistaken(draft.verdicts)
+            tally.descriptions["paired" if rows else draft.why_not] += 1
+            source.pairs += rows
+            source.trouble = source.trouble or draft.trouble
+            if rows:
+                best.setdefault(draft.image.id, draft)
+            complete = rows[0]["chosen"] if rows else draft.text if draft.why_not == "nothing_hallucinated" else ""
+            if complete and (omission := self._omission(source, complete, _number(draft))):
                 source.pairs.append(omission)
                 tally.totals["omission_pairs"] += 1
                 tally.count_words(omission)
+        return best
+
+    def _drafts(self, source: Source, tally: Tally) -> list[Draft]:
+        """The descriptions of an image; empty ones and repetitions are out at once."""
+        drafts: list[Draft] = []
+        seen: set[str] = set()
+        for sample, (text, truncated) in enumerate(source.descriptions):
+            text = whole_sentences(text) if truncated else text.strip()
+            draft = Draft(f"{source.image.id}/{sample}", source.image, source.size, source.truth, text)
+            if not text:
+                draft.why_not = "unfinished" if truncated else "empty"
+            elif text in seen:
+                draft.why_not = "duplicate"
             seen.add(text)
+            drafts.append(draft)
+        tally.descriptions["in"] += len(drafts)
+        return drafts
+
+    def _rows(self, source: Source, draft: Draft, tally: Tally) -> list[dict[str, Any]]:
+        """The rows of a draft's pairs, each text once; where there are none, `why_not` says why."""
+        if draft.why_not:
+            return []
+        kept, lost = self.drafter.pairings(draft)
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for i, j in kept:
+            sides = draft.chosen[i], draft.rejected[j]
+            texts = sides[0].text, sides[1].text
+            if texts[0] == texts[1]:
+                lost.append("sides_alike")
+            elif texts not in rows:
+                rows[texts] = self._description_row(source, draft, i, j, sides)
+        tally.totals["description_pairs"] += len(rows)
+        tally.totals["wordings_dropped"] += len(kept) + len(lost) - len(rows)
+        tally.totals["wordings_flipped"] += sum(
+            side.why_not in ("chosen_still_wrong", "rejected_no_longer_wrong")
+            for side in (*draft.chosen, *draft.rejected)
+        )
+        for row in rows.values():
+            tally.count_words(row)
+        if not rows:
+            draft.why_not = lost[0] if lost else "wording_missing"
+        return list(rows.values())
+
+    def _description_row(
+        self, source: Source, draft: Draft, i: int, j: int, sides: tuple[Side, Side]
+    ) -> dict[str, Any]:
+        both = f"v{i}" if i == j else f"v{i}x{j}"
+        row = self._row(
+            source,
+            f"d{_number(draft)}{both}",
+            source.prompt,
+            sides[0].text,
+            sides[1].text,
+            kind="description",
+            sample=_number(draft),
+            variant=i,
+            removed=list(draft.removed),
+            added=list(draft.added),
+            verdicts=provenance_of(draft.verdicts),
+        )
+        if i != j:
+            row["provenance"]["rejected_variant"] = j
+        if self.settings.changed_weight is not None:
+            chosen, rejected = ((side.text, side.verdicts) for side in sides)
+            weights = weighted_spans(chosen, rejected, self.settings.changed_weight)
+            row["chosen_weights"], row["rejected_weights"] = weights
+        return row
 
     def _omission(self, source: Source, text: str, sample: int) -> dict[str, Any] | None:
         """A pair that prefers a right description to the same one without a true object, or None where it isn't to be.
@@ -187,14 +242,14 @@ class HallucinationBuilder:
         counterweight, so that what is learnt is to look.
         """
         rng = random.Random(f"{self.settings.seed}/omission/{source.image.id}/{sample}")
-        said = sorted(named(self.detector.check(text, source.truth)))
+        said = sorted(named(self.objects.check(text, source.truth)))
         if rng.random() >= self.settings.omission_share or len(said) < 2:
             return None
         omitted = rng.choice(said)
-        shorter = self.writer.correct(text, lambda name: name == omitted)
+        shorter = self.drafter.writer.correct(text, lambda name: name == omitted)
         if not shorter.corrected or shorter.lost or shorter.original == shorter.corrected:
             return None
-        if named(self.detector.check(shorter.corrected, source.truth)) != set(said) - {omitted}:
+        if named(self.objects.check(shorter.corrected, source.truth)) != set(said) - {omitted}:
             return None
         return self._row(
             source,
@@ -207,92 +262,23 @@ class HallucinationBuilder:
             omitted=omitted,
         )
 
-    def _rewritten(
-        self, source: Source, text: str, sample: int, variant: int, verdicts: Sequence[SentenceVerdict]
-    ) -> dict[str, Any] | str:
-        """The row of a pair, or the reason why there is none: the detector must agree with both sides after
-        rewriting.
-        """
-        correction = self._correct(source, text, variant, f"{self.settings.seed}/{source.image.id}/{sample}")
-        if not correction.corrected:
-            return "nothing_left"
-        chosen, rejected = (
-            self.detector.check(side, source.truth) for side in (correction.corrected, correction.original)
-        )
-        if hallucinated(chosen):
-            return "chosen_still_wrong"
-        if not any(verdict.findings for verdict in chosen):
-            return "nothing_left"
-        if not hallucinated(rejected):
-            return "rejected_no_longer_wrong"
-        if self.settings.add_missed != "none" and correction.lost and not named(chosen).issuperset(correction.lost):
-            return "object_lost"
-        return self._row(
-            source,
-            f"d{sample}v{variant}",
-            source.prompt,
-            correction.corrected,
-            correction.original,
-            kind="description",
-            sample=sample,
-            variant=variant,
-            removed=list(correction.removed),
-            added=list(correction.added),
-            verdicts=[verdict.row() for verdict in verdicts],
-        )
-
-    def _correct(self, source: Source, text: str, variant: int, seed: str) -> Correction:
-        wrong = {finding.name for finding in hallucinated(self.detector.check(text, source.truth))}
-        size = (source.image.width or source.size[0], source.image.height or source.size[1])
-        missed = missed_phrases(
-            source.image,
-            self.vocabulary.name_of,
-            size,
-            [part.tree for part in self.writer.read(text)],
-            min_area=self.settings.min_area,
-            namings=self._namings,
-        )
-        add = {"none": 0, "balance": len(wrong), "all": len(missed)}[self.settings.add_missed]
-        return self.writer.correct(
-            text, wrong.__contains__, missed, add=add, variant=variant, seed=seed, across=self._across(source.image)
-        )
-
-    def _across(self, image: AnnotatedImage) -> Any:
-        """Where an object is from left to right: the centre of the leftmost one of its class."""
-        centers: dict[str, float] = {}
-        for item in image.objects:
-            name = self.vocabulary.name_of(item.name)
-            if name is not None and item.bbox_xywh is not None:
-                center = item.bbox_xywh[0] + item.bbox_xywh[2] / 2
-                centers[name] = min(center, centers.get(name, center))
-
-        def across(phrase: Phrase) -> float | None:
-            return next((centers[name] for name in phrase.names if name in centers), None)
-
-        return across
-
     # ---- questions
 
-    def _question_pairs(self, sources: Sequence[Source], tally: Tally) -> None:
+    def _question_pairs(self, unit: int, sources: Sequence[Source], best: dict[str, Draft], tally: Tally) -> None:
         qa = self.settings.qa
         assert qa is not None
-        by_id: dict[str, Source] = {}
-        groups: list[tuple[bytes, list[Question]]] = []
-        asked: list[Asked] = []
-        for source in sources:
-            chosen = choose_questions(
-                source.image.id,
-                source.truth.names,
-                self.common,
-                count=qa.questions_per_image,
-                templates=qa.templates,
-                seed=self.settings.seed,
-            )
-            by_id |= {question.id: source for question in chosen}
-            asked += chosen
-            groups.append((source.picture, [Question(question.id, None, question.text) for question in chosen]))
-        answers = list(self.engine.answer(groups, max_new_tokens=qa.max_new_tokens))
-        whole = [(q, a.text) for q, a in zip(asked, answers, strict=True) if not a.truncated]
+        chosen = self._made_questions(sources, best, tally) if self.maker else self._object_questions(sources)
+        by_id = {
+            question.id: source for source, questions in zip(sources, chosen, strict=True) for question in questions
+        }
+        asked = [question for questions in chosen for question in questions]
+        groups = [
+            (source.picture, [(question.id, question.text) for question in questions])
+            for source, questions in zip(sources, chosen, strict=True)
+            if questions
+        ]
+        answers = self.listener.answers(unit, groups, qa.max_new_tokens)
+        whole = [(q, text) for q, (text, truncated) in zip(asked, answers, strict=True) if not truncated]
         judged = judge(whole)
         kept, dropped = select(judged, keep_right_share=qa.keep_right_share, seed=self.settings.seed)
         tally.questions["in"] += len(asked)
@@ -305,6 +291,50 @@ class HallucinationBuilder:
         for item in kept:
             source = by_id[item.asked.id]
             source.pairs.append(self._question_row(source, item))
+
+    def _object_questions(self, sources: Sequence[Source]) -> list[list[Asked]]:
+        qa = self.settings.qa
+        assert qa is not None
+        return [
+            choose_questions(
+                source.image.id,
+                source.truth.names,
+                self.common,
+                count=qa.questions_per_image,
+                templates=qa.templates,
+                seed=self.settings.seed,
+            )
+            for source in sources
+        ]
+
+    def _made_questions(self, sources: Sequence[Source], best: dict[str, Draft], tally: Tally) -> list[list[Asked]]:
+        """A text model's question about each image that has a description pair; one whose answer says that an object is
+        there that nobody marked is not asked.
+        """
+        assert self.maker is not None
+        drafts = {key: self.drafter.pairings(draft)[0][0] for key, draft in best.items()}
+        sides = [(best[key].chosen[i].text, best[key].rejected[j].text) for key, (i, j) in drafts.items()]
+        made = dict(zip(drafts, self.maker.make(sides), strict=True))
+        vocabulary = self.drafter.vocabulary
+        chosen: list[list[Asked]] = []
+        for number, source in enumerate(sources):
+            chosen.append([])
+            question = made.get(source.image.id)
+            if question is None:
+                continue
+            if isinstance(question, Quarantined):
+                reason = f"{question.stage}: {question.reason}"
+            elif question.yes and (vocabulary.name_of(question.object) or "") not in source.truth.names:
+                reason = "answer_unsupported"
+            else:
+                # Every question has wording of its own: answers to others say nothing about how this one is answered.
+                name = question.object
+                asked = Asked(f"{source.image.id}/q0", question.question, -1 - number, name, question.yes)
+                chosen[-1].append(asked)
+                continue
+            tally.questions["in"] += 1
+            tally.questions[reason] += 1
+        return chosen
 
     def _question_row(self, source: Source, item: Judged) -> dict[str, Any]:
         return self._row(
@@ -338,16 +368,9 @@ class HallucinationBuilder:
         }
 
 
-def named(verdicts: Sequence[SentenceVerdict]) -> set[str]:
-    return {finding.name for verdict in verdicts for finding in verdict.findings}
-
-
-def whole_sentences(text: str) -> str:
-    """A text cut off in the middle, without its unfinished last sentence."""
-    pieces = split_sentences(text)
-    while pieces and not re.search(r"[.!?][\"'”’)\]]*$", pieces[-1].text):
-        pieces.pop()
-    return text[: pieces[-1].start + len(pieces[-1].text)].strip() if pieces else ""
+def _number(draft: Draft) -> int:
+    """Which of its image's descriptions the draft is."""
+    return int(draft.id.rpartition("/")[2])
 
 
 def digest(text: bytes) -> str:

@@ -61,7 +61,7 @@ class QuestionSettings(_Settings):
 class ChoiceSettings(_Settings):
     """Which of the annotated images are described."""
 
-    min_objects: int = Field(default=1, ge=0, description="Fewest kinds of object in an image.")
+    min_objects: int = Field(default=0, ge=0, description="Fewest kinds of object in an image.")
     max_objects: int | None = Field(default=None, ge=1, description="Most kinds of object.")
     min_phrases: int = Field(default=0, ge=0, description="Fewest captions and phrases about regions together.")
     images: int | None = Field(default=None, ge=1, description="Draw so many of those that fit; left out: all.")

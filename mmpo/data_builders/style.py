@@ -94,7 +94,9 @@ def probe(pairs: Iterable[Sides], vocabulary: ObjectVocabulary, *, seed: int = 0
     blank = [without_objects(text, vocabulary) for text in texts]
     weights = _resamples(len(images), seed)[:, groups]
     style, everything = (
-        _separation(_out_of_fold(lambda fitted, seen=seen: _surface(fitted, seen), seen, labels, groups), labels, weights)
+        _separation(
+            _out_of_fold(lambda fitted, seen=seen: _surface(fitted, seen), seen, labels, groups), labels, weights
+        )
         for seen in (blank, texts)
     )
     length = _separation(_out_of_fold(lambda fitted: _Columns(words[:, None]), texts, labels, groups), labels, weights)
@@ -145,7 +147,9 @@ def _surface(fitted: np.ndarray, texts: Sequence[str]) -> Callable[[np.ndarray],
     counts = np.array([_counts(text) for text in texts])
     scaled = (counts - counts[fitted].mean(0)) / np.maximum(counts[fitted].std(0), 1e-9)
     grams = [
-        TfidfVectorizer(analyzer="word", ngram_range=(1, 2), token_pattern=r"[\w*]+|[^\w\s]", min_df=2, max_features=4000),
+        TfidfVectorizer(
+            analyzer="word", ngram_range=(1, 2), token_pattern=r"[\w*]+|[^\w\s]", min_df=2, max_features=4000
+        ),
         TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=2, max_features=6000),
     ]
     columns = [csr_matrix(scaled)]

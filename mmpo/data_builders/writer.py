@@ -114,6 +114,28 @@ class Writer:
             join(originals), join(kept), tuple(sorted(name for name in said if absent(name))), added, lost, dropped
         )
 
+    def reword(self, text: str, variant: int, seed: str) -> str:
+        """One side by itself: the same facts, with the openings of this variant."""
+        return join([self._reworded(part, number, variant, seed) for number, part in enumerate(self.read(text))])
+
+    def recast(self, text: str, told: str, *, variant: int = 0, seed: str = "") -> tuple[str, str] | None:
+        """`text` reworded, and the same with the objects that `told` lists in the place of its own: what another person
+        saw, in the same sentences. Sentences about other objects go. None where either text holds no list that the
+        grammar can read.
+        """
+        parts = [self._reworded(part, number, variant, seed) for number, part in enumerate(self.read(text))]
+        items = tuple(item for part in self.read(told) for item in told_items(part.tree))
+        places = [number for number, part in enumerate(parts) if part.names and _lists(part.tree)]
+        if not places or not items:
+            return None
+        kept = []
+        for number, part in enumerate(parts):
+            if number == places[-1] and part.tree is not None:
+                kept.append(replace(part, text=say(_with_items(part.tree, items, text))))
+            elif not part.names:
+                kept.append(part)
+        return join(parts), join(kept)
+
     def _again(self, name: str, missed: Sequence[Phrase]) -> Phrase:
         return next((phrase for phrase in missed if phrase.names == (name,)), noun_phrase(name))
 
@@ -134,6 +156,36 @@ class Writer:
         between = joints(len(phrases), (), editor.oxford)
         tree = Sentence((Clause("there", tuple(phrases), between, opening=opening),))
         return [*parts, Part(" ", say(tree), tuple(sentence_names(tree)), tree)]
+
+
+def told_items(tree: Sentence | None) -> list[Phrase]:
+    """The phrases that a sentence lists, each with its tails; behind `with` where what stands before it is no object."""
+    found: list[Phrase] = []
+    for clause in tree.clauses if tree is not None else ():
+        for item in clause.items:
+            inner = [phrase for tail in item.tails if tail.link.strip() == "with" for phrase in tail.items]
+            found += [item] if item.names else [phrase for phrase in inner if phrase.names]
+    return found
+
+
+def _lists(tree: Sentence | None) -> bool:
+    return tree is not None and tree.clauses[-1].kind in ("there", "listing") and bool(told_items(tree))
+
+
+def _with_items(tree: Sentence, items: tuple[Phrase, ...], text: str) -> Sentence:
+    """The sentence with another list; behind `with` where its own stands there."""
+    clause = tree.clauses[-1]
+    between = joints(len(items), (), bool(re.search(r",\s+(?:and|or)\s", text)))
+    head = clause.items[0]
+    if not head.names and head.tails and head.tails[-1].link.strip() == "with":
+        tail = replace(head.tails[-1], items=items, joints=between)
+        listed = replace(clause, items=(replace(head, tails=(*head.tails[:-1], tail)),), joints=())
+    else:
+        listed = agree(replace(clause, items=items, joints=between), replace(clause, items=clause.items[:1], joints=()))
+    return replace(
+        tree,
+        clauses=(listed,) if told_items(replace(tree, clauses=tree.clauses[:-1])) else (*tree.clauses[:-1], listed),
+    )
 
 
 def extended(tree: Sentence, phrases: list[Phrase], editor: Editor) -> Sentence | None:

@@ -17,7 +17,7 @@ from mmpo.data.shards import read_pairs
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.data_builders.build import build, count_table, read_vocabulary
 from mmpo.data_builders.detect import Detector, hallucinated
-from mmpo.data_builders.hallucination import whole_sentences
+from mmpo.data_builders.drafts import whole_sentences
 from mmpo.data_builders.settings import BuildResult, BuildSettings
 from mmpo.errors import UserError
 from tests.data_builders.parrot import CAPTION, DESCRIBE, SCENES

@@ -57,7 +57,10 @@ def test_only_segments_with_a_claim_weigh_more() -> None:
 
 def test_a_text_models_verdicts_weigh_whole_sentences() -> None:
     text, other = "A calm day. He sits on it.", "A calm evening. He stands on it."
-    judged = [SentenceVerdict("A calm day.", 0, "unchecked", "", ()), SentenceVerdict("He sits on it.", 12, "correct", "", ())]
+    judged = [
+        SentenceVerdict("A calm day.", 0, "unchecked", "", ()),
+        SentenceVerdict("He sits on it.", 12, "correct", "", ()),
+    ]
     spans, _ = weighted_spans((text, judged), (other, []), 2.0)
     assert spans == [{"start": 0, "end": len("A calm day. He sits"), "weight": 2.0}]
     assert weighted_spans((text, judged[:1]), (other, []), 2.0) == (None, None)

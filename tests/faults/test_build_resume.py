@@ -93,7 +93,7 @@ def test_killed_at_every_commitment(
     before and just after that. Together the three reach every file that is written.
     """
     deaths = 0
-    while deaths < 14 and run_killed(settings, tmp_path, renames=renames, before=deaths % 2 == 0):
+    while deaths < 24 and run_killed(settings, tmp_path, renames=renames, before=deaths % 2 == 0):
         deaths += 1
     assert deaths > 3
     build(settings, tmp_path)
@@ -114,10 +114,25 @@ def test_killed_at_random_moments(
     assert killed > 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_at_twenty_random_moments(
+    seed: int, settings: BuildSettings, whole: tuple[dict[str, bytes], float], tmp_path: Path
+) -> None:
+    """One death each, anywhere from the first file to the last; a second one while it goes on."""
+    rng = random.Random(seed)
+    run_killed(settings, tmp_path, after=rng.random() * whole[1])
+    run_killed(settings, tmp_path, after=rng.random() * whole[1] / 2)
+    build(settings, tmp_path)
+    assert files(tmp_path) == whole[0]
+
+
 def test_leftovers_of_a_death_do_not_matter(
     settings: BuildSettings, whole: tuple[dict[str, bytes], float], tmp_path: Path
 ) -> None:
-    assert run_killed(settings, tmp_path, renames=3)
+    assert run_killed(settings, tmp_path, renames=5)
+    (tmp_path / "said" / ".00001.descriptions.json.tmp").write_bytes(b'{"key":')
+    (tmp_path / "said" / "00001.answers.json").write_bytes(b'{"key":')
     (tmp_path / "units" / ".00002.json.tmp").write_bytes(b'{"half":')
     (tmp_path / "pairs" / "data").mkdir(parents=True)
     (tmp_path / "pairs" / "data" / ".train-00000.parquet.tmp").write_bytes(b"PAR1")
