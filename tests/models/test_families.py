@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from mmpo.models.families import FAMILIES
-from mmpo.models.loading import VLM
+from mmpo.models.loading import VLM, attach_adapter
 from mmpo.models.prompts import encode_prompt, encode_response, process_images
 from mmpo.models.score import PairBatch, PairScorer
 from mmpo.objectives import build_objective
@@ -148,6 +149,22 @@ def test_a_changed_token_leaves_the_other_side_alone(name: str, policy: VLM, cha
     other = "rejected" if changed == "chosen" else "chosen"
     assert torch.equal(getattr(before, other).policy, getattr(after, other).policy)
     assert not torch.equal(getattr(before, changed).policy, getattr(after, changed).policy)
+
+
+@families
+def test_saved_and_merged_adapters_score_alike(name: str, policy: VLM, tmp_path: Path) -> None:
+    """Qwen-VL-Series-Finetune 159: a merged model that behaved like its base."""
+    batch = mixed_batch(policy)
+    expected = PairScorer(policy, sharing="on")(batch)
+    policy.model.save_pretrained(str(tmp_path))
+    base = TINY[name]()
+    loaded = replace(base, model=attach_adapter(base.base, tmp_path))
+    again = PairScorer(loaded, sharing="on")(batch)
+    torch.testing.assert_close(again.chosen.policy, expected.chosen.policy, rtol=0, atol=1e-5)
+    torch.testing.assert_close(again.chosen.reference, expected.chosen.reference, rtol=0, atol=1e-5)
+    merged = replace(base, model=loaded.model.merge_and_unload())  # type: ignore[operator]
+    whole = PairScorer(merged, sharing="on", reference="none")(batch)
+    torch.testing.assert_close(whole.chosen.policy, expected.chosen.policy, rtol=0, atol=1e-4)
 
 
 @families
