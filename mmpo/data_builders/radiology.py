@@ -162,7 +162,7 @@ class RadiologyBuilder:
         tally = Tally()
         opened = [self._open(one) for one in sources]
         self._write_reports([one for one in opened if isinstance(one, _Source)])
-        rows = []
+        rows: list[dict[str, Any]] = []
         for one in opened:
             if isinstance(one, Quarantined):
                 rows.append({"pairs": [], "stage": one.stage, "reason": one.reason, "detail": one.detail})
@@ -267,7 +267,7 @@ class RadiologyBuilder:
         reason = self._unfit(chosen, rejected)
         if reason is not None:
             return reason
-        row = {
+        row: dict[str, Any] = {
             "id": f"{source.report.id}/{suffix}",
             "question": source.prompt,
             "chosen": chosen,

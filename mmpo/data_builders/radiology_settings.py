@@ -57,7 +57,9 @@ class RadiologySettings(_Settings):
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus of the sampled reports.")
     max_new_tokens: int = Field(256, ge=1, description="Longest report of the model; an unfinished end is cut off.")
 
-    editor: EditorSettings = Field(default_factory=EditorSettings, description="Who takes the references out.")
+    editor: EditorSettings = Field(
+        default_factory=lambda: EditorSettings(), description="Who takes the references out."
+    )
     lexicon: Path | None = Field(None, description="Further words for the detector (YAML or JSON).")
     credentialed: bool = Field(
         False, description="All reports are under a data agreement: no remote server may see them, `has_prior` or not."

@@ -18,52 +18,13 @@ INSTALL = 'pip install "mmpo[radiology]"'
 BLEU_ORDER = 4
 
 TEMPORAL = frozenset(
-    [
-        "bigger",
-        "change",
-        "cleared",
-        "constant",
-        "decrease",
-        "decreased",
-        "decreasing",
-        "elevated",
-        "elevation",
-        "enlarged",
-        "enlargement",
-        "enlarging",
-        "expanded",
-        "greater",
-        "growing",
-        "improved",
-        "improvement",
-        "improving",
-        "increase",
-        "increased",
-        "increasing",
-        "larger",
-        "new",
-        "persistence",
-        "persistent",
-        "persisting",
-        "progression",
-        "progressive",
-        "reduced",
-        "removal",
-        "resolution",
-        "resolved",
-        "resolving",
-        "smaller",
-        "stability",
-        "stable",
-        "stably",
-        "unchanged",
-        "unfolded",
-        "worse",
-        "worsen",
-        "worsened",
-        "worsening",
-        "unaltered",
-    ]
+    re.findall(
+        r"\w+",
+        "bigger change cleared constant decrease decreased decreasing elevated elevation enlarged enlargement enlarging "
+        "expanded greater growing improved improvement improving increase increased increasing larger new persistence "
+        "persistent persisting progression progressive reduced removal resolution resolved resolving smaller stability "
+        "stable stably unchanged unfolded worse worsen worsened worsening unaltered",
+    )
 )
 """The keywords of temporal entity F1 (Bannur et al. 2023, BioViL-T, arXiv 2301.04558)."""
 

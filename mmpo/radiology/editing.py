@@ -132,42 +132,11 @@ def _split_header(text: str) -> tuple[str, str]:
 
 
 _STOP = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "is",
-        "are",
-        "was",
-        "were",
-        "there",
-        "and",
-        "of",
-        "in",
-        "with",
-        "no",
-        "at",
-        "to",
-        "on",
-        "or",
-        "has",
-        "have",
-        "been",
-        "be",
-        "by",
-        "for",
-        "from",
-        "this",
-        "that",
-        "which",
-        "it",
-        "its",
-        "seen",
-        "noted",
-        "present",
-        "again",
-        "overall",
-    ]
+    re.findall(
+        r"\w+",
+        "a an the is are was were there and of in with no at to on or has have been be by for from this that which it "
+        "its seen noted present again overall",
+    )
 )
 _SIDES = re.compile(r"\b(?:left|right|bilateral|bibasilar|both)\b", re.IGNORECASE)
 _NUMBERS = re.compile(r"\d+(?:\.\d+)?")

@@ -34,7 +34,7 @@ _NEGATION = re.compile(
 _NEGATED_AFTER = re.compile(
     r"^[^,;]{0,60}?\b(?:(?:is|are|was|were|has been|have been) (?:not|absent|excluded|ruled out|removed|no longer)|"
     r"not (?:seen|identified|evident|visualized|present|appreciated)|"
-    r"(?:has|have) (?:now |since |completely |fully )*(?:resolved|cleared|been removed)|"
+    r"(?:has|have) (?:(?:now|since|completely|fully) ){0,2}(?:resolved|cleared|been removed)|"
     r"(?:is|are) (?:now |completely )?resolved|no longer|cannot be seen)\b"
 )
 _NO_NEGATION = re.compile(

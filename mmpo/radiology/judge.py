@@ -22,8 +22,22 @@ if TYPE_CHECKING:
 TEMPLATE = "radiology_priors"
 LABELS = ("none", "partial", "all")
 FUNCTION_WORDS = frozenset(
-    "a an the is are was were there and of in with no at to noted seen present".split()  # noqa: SIM905
-) -> list[LineEdit]:
+    re.findall(r"\w+", "a an the is are was were there and of in with no at to noted seen present")
+)
+MAX_GROWTH = 1.2
+
+
+class JudgeAnnotator:
+    """Labels and edits by a text model. `tries` is how often a report is asked about before it is given up."""
+
+    def __init__(self, chat: ChatModel, *, template: str = TEMPLATE, tries: int = 3, max_tokens: int = 2048) -> None:
+        from mmpo.chat.templates import template_version
+
+        self.chat, self.template, self.tries, self.max_tokens = chat, template, tries, max_tokens
+        self.identity = f"{chat.identity} {template_version(template)}"
+        self._rules = RuleDetector()
+
+    def annotate(self, lines: Sequence[str]) -> list[LineEdit]:
         """The edits of one report's lines. Raises Quarantined("judge", reason) where no answer could be used."""
         (result,) = self.annotate_many([lines])
         if isinstance(result, Quarantined):
