@@ -96,6 +96,7 @@ _GROUPS = {
     "build": "Make preference pairs from sources.",
     "train": "Train an adapter on preference pairs.",
     "eval": "Measure hallucination, before and after.",
+    "radiology": "References to earlier exams in radiology reports: find them, take them out; films and findings.",
 }
 _groups = {name: typer.Typer(help=text, rich_markup_mode="rich") for name, text in _GROUPS.items()}
 for _name, _group in _groups.items():

@@ -146,7 +146,7 @@ def score_radiology(request: ScoreRequest) -> Scored:
     total = radiology.tally(found)
     undefined = total.undefined
     metrics: dict[str, Any] = {name: None if name in undefined else value for name, value in total.values.items()}
-    metrics["intervals"] = {name: list(bounds) for name, bounds in radiology.intervals(total).items()}
+    bounds = {name: list(pair) for name, pair in radiology.intervals(total).items() if name not in undefined}
     if "baseline" in options:
         base = radiology.score_reports(_answers(Path(options["baseline"]))[0], references, detector=detector)
         metrics |= radiology.reduction(base, found)
@@ -167,7 +167,7 @@ def score_radiology(request: ScoreRequest) -> Scored:
     if references is not None:
         conventions.append(f"{radiology.NOT_CHEXBERT}; uncertain counts as {uncertain_as}")
         conventions.append("BLEU4: sacrebleu 13a, lower case, corpus; ROUGE_L: rouge-score, no stemming, mean")
-    return Scored(metrics, conventions, read, len(answers), quarantined=dict(lost), warnings=warnings)
+    return Scored(metrics, conventions, read, len(answers), quarantined=dict(lost), warnings=warnings, intervals=bounds)
 
 
 def _answers(path: Path) -> tuple[dict[str, str], int]:

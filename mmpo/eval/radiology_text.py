@@ -20,8 +20,8 @@ BLEU_ORDER = 4
 TEMPORAL = frozenset(
     re.findall(
         r"\w+",
-        "bigger change cleared constant decrease decreased decreasing elevated elevation enlarged enlargement enlarging "
-        "expanded greater growing improved improvement improving increase increased increasing larger new persistence "
+        "bigger change cleared constant decrease decreased decreasing elevated elevation enlarged enlargement "
+        "enlarging expanded greater growing improved improvement improving increase increased increasing larger new persistence "
         "persistent persisting progression progressive reduced removal resolution resolved resolving smaller stability "
         "stable stably unchanged unfolded worse worsen worsened worsening unaltered",
     )

@@ -49,7 +49,8 @@ _UNCERTAIN = re.compile(
 )
 _CLAUSE = re.compile(
     r"[;:]|\.(?!\d)|,? (?:but|however|although|though|while|whereas|except|otherwise|yet)\b|"
-    r", (?:and )?(?:with|there|the|a|an|mild|moderate|severe|small|large|minimal|left|right|bilateral|stable|unchanged|new|persistent|which|bibasilar) "
+    r", (?:and )?(?:with|there|the|a|an|mild|moderate|severe|small|large|minimal|left|right|bilateral|stable|"
+    r"unchanged|new|persistent|which|bibasilar) "
     r"(?!(?:[\w-]+ ){0,3}(?:or|nor)\b)|\bwith (?!(?:no|out)\b)| and (?:there|the|is|are|a|mild|moderate|small|large) "
 )
 
