@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -18,7 +18,7 @@ FEW, WIDE = 4, 7
 
 def show(scored: Scored, benchmark: str) -> None:
     """Print the numbers, the warnings and what the numbers rest on."""
-    for table in tables(scored.metrics, benchmark.upper()):
+    for table in tables(scored.metrics, benchmark.upper(), scored.intervals):
         console.out.print(table)
     for warning in scored.warnings:
         console.out.print(Text(f"! {warning}", style="yellow"), soft_wrap=True)
@@ -31,33 +31,39 @@ def show(scored: Scored, benchmark: str) -> None:
         console.out.print(Text(f"  {convention}", style="dim"), soft_wrap=True)
 
 
-def tables(metrics: Mapping[str, Any], title: str) -> Iterator[Table]:
-    """One table for the single numbers, one for all groups of numbers with the same names, and so on inwards."""
+def tables(metrics: Mapping[str, Any], title: str, intervals: Mapping[str, Any] | None = None) -> Iterator[Table]:
+    """One table for the single numbers, one for all groups of numbers with the same names, and so on inwards. 95%
+    intervals (named as the metrics) stand behind their numbers where there is room.
+    """
+    known = intervals or {}
     single = {name: value for name, value in metrics.items() if not isinstance(value, Mapping)}
     if single:
         table = _table(title, ("metric", "value"))
         for name, value in single.items():
-            table.add_row(name, number(value))
+            table.add_row(name, _with_interval(value, known.get(name)))
         yield table
     flat: dict[tuple[str, ...], dict[str, Mapping[str, Any]]] = {}
     for name, group in metrics.items():
         if isinstance(group, Mapping) and not any(isinstance(value, Mapping) for value in group.values()):
             flat.setdefault(tuple(group), {})[name] = group
     for columns, groups in flat.items():
-        yield from _groups("" if single else title, columns, groups)
+        yield from _groups("" if single else title, columns, groups, known)
     for name, group in metrics.items():
         if isinstance(group, Mapping) and any(isinstance(value, Mapping) for value in group.values()):
-            yield from tables(group, f"{title} {name}")
+            yield from tables(group, f"{title} {name}", known.get(name))
 
 
-def _groups(title: str, columns: tuple[str, ...], groups: Mapping[str, Mapping[str, Any]]) -> Iterator[Table]:
+def _groups(
+    title: str, columns: tuple[str, ...], groups: Mapping[str, Mapping[str, Any]], known: Mapping[str, Any]
+) -> Iterator[Table]:
     """Groups with the same names as one table: a group is a column where there are few, else a row, cut to pieces
     that fit on a page.
     """
     if len(groups) <= FEW < len(columns):
         table = _table(title, ("", *groups))
         for column in columns:
-            table.add_row(column, *(number(group[column]) for group in groups.values()))
+            cells = (_with_interval(group[column], known.get(name, {}).get(column)) for name, group in groups.items())
+            table.add_row(column, *cells)
         yield table
         return
     for start in range(0, len(columns), WIDE):
@@ -65,6 +71,10 @@ def _groups(title: str, columns: tuple[str, ...], groups: Mapping[str, Mapping[s
         for name, group in groups.items():
             table.add_row(name, *(number(group[column]) for column in columns[start : start + WIDE]))
         yield table
+
+
+def _with_interval(value: Any, interval: Sequence[float] | None) -> str:
+    return number(value) + (f" [{', '.join(number(bound) for bound in interval)}]" if interval else "")
 
 
 def number(value: Any) -> str:

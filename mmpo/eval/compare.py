@@ -67,6 +67,12 @@ def compare(benchmark: str, split: str | None, before: Tally | None, after: Tall
     return rows + _ranked(benchmark, split, before, after, bootstrap)
 
 
+def intervals(tally: Tally, bootstrap: Bootstrap = Bootstrap(samples=2_000, seed=0)) -> dict[str, list[float]]:
+    """[low, high] of 95% of every metric that is defined."""
+    rows = compare("", None, None, tally, bootstrap)
+    return {row.metric: [row.after.low, row.after.high] for row in rows if row.after.defined}
+
+
 def _ranked(benchmark: str, split: str | None, before: Tally | None, after: Tally, bootstrap: Bootstrap) -> list[Row]:
     """The row of the AUROC, where the probabilities are known."""
     if after.ranking is None or (before is not None and before.ranking is None):

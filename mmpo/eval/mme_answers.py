@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from mmpo.errors import UserError
-from mmpo.eval.mme import GROUPS, IMAGES, PARSERS, MmeQuestion, SubtaskResult, score, sums
+from mmpo.eval.compare import intervals
+from mmpo.eval.mme import GROUPS, IMAGES, PARSERS, MmeQuestion, SubtaskResult, group_tally, score, sums
 from mmpo.eval.mme_files import join, read_questions, read_row_answers, read_tool_answers
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 
@@ -61,6 +62,10 @@ def score_mme(request: ScoreRequest) -> Scored:
         scored=len(texts),
         unparsed=sum(result.other for result in results.values()),
         warnings=warnings + more,
+        intervals={
+            **{group: intervals(t)["score"] for group in GROUPS if (t := group_tally(results, group)) is not None},
+            **{name: intervals(result.tally) for name, result in results.items()},
+        },
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmpo.errors import UserError
+from mmpo.eval.compare import intervals
 from mmpo.eval.pope import (
     SPLITS,
     PopeAnswer,
@@ -112,6 +113,7 @@ def score_pope(request: ScoreRequest) -> Scored:
         unparsed=sum(result.unparsed for result in results.values()),
         quarantined={"the question is not in the file": read - scored} if read > scored else {},
         warnings=_warnings(results),
+        intervals=_intervals(results),
     )
 
 
@@ -133,6 +135,11 @@ def _metrics(results: dict[str, PopeResult]) -> dict[str, Any]:
     if len(results) == 1:
         return next(iter(shown.values()))
     return {**shown, **mean_over_splits(results).values}
+
+
+def _intervals(results: dict[str, PopeResult]) -> dict[str, Any]:
+    own = {split: intervals(result.tally) for split, result in results.items()}
+    return next(iter(own.values())) if len(own) == 1 else {**own, **intervals(mean_over_splits(results))}
 
 
 _DEFAULTS = {

@@ -62,8 +62,8 @@ class Scored:
     `metrics` has the names of the benchmark's specification; a value may be a dict of splits or categories, None is an
     undefined number. Of `read` answers `scored` entered the numbers; `unparsed` of these hold nothing that the rule
     looks for and got its default. `quarantined` counts, by reason, answers that were left out, so that
-    `read == scored + sum(quarantined.values())`. `intervals` has [low, high] of 95% under the names of `metrics`, as far
-    as there are any.
+    `read == scored + sum(quarantined.values())`. `intervals` has [low, high] of 95% under the names of `metrics`, where
+    there are any.
     """
 
     metrics: dict[str, Any]

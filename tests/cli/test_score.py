@@ -34,7 +34,7 @@ def test_a_table_for_people(mmpo: Invoke, files: tuple[Path, Path]) -> None:
     result = mmpo("eval", "score", "pope", "--questions", files[0], "--answers", files[1])
     assert result.exit_code == 0, result.output
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert ["accuracy", "0.7500"] in lines and ["FP", "1"] in lines
+    assert ["accuracy", "0.7500", "[0.2500,", "1.0000]"] in lines and ["FP", "1"] in lines
     assert "4 answers read, 4 scored, 0 of them unparsed" in result.stdout
     assert "parser official" in result.stdout
     assert lines[-3:-2] == [["next"]]
@@ -44,6 +44,7 @@ def test_one_json_object(mmpo: Invoke, files: tuple[Path, Path]) -> None:
     result = mmpo("eval", "score", "pope", "--questions", files[0], "--answers", files[1], "--json")
     data = json.loads(result.stdout)
     assert data["benchmark"] == "pope" and data["accuracy"] == 0.75 and data["read"] == 4
+    assert data["intervals"]["accuracy"] == [0.25, 1.0] and "TP" not in data["intervals"]
     other = mmpo(
         "eval", "score", "pope", "--questions", files[0], "--answers", files[1], "--parser", "lmms-eval", "--json"
     )

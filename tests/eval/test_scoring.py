@@ -54,7 +54,7 @@ def test_json_holds_metrics_and_what_they_rest_on() -> None:
     scored = Scored({"F1": 0.5, "by": {"a": 1}}, ["how"], read=3, scored=2, unparsed=1, quarantined={"empty": 1})
     assert scored.as_json("pope") == {
         "benchmark": "pope", "F1": 0.5, "by": {"a": 1}, "conventions": ["how"], "read": 3, "scored": 2,
-        "unparsed": 1, "quarantined": {"empty": 1}, "warnings": [],
+        "unparsed": 1, "quarantined": {"empty": 1}, "warnings": [], "intervals": {},
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ table.
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from mmpo.errors import UserError
 from mmpo.eval import pope, pope_builder
 from mmpo.eval.pope_builder import ImageObjects
+from mmpo.eval.scoring import ScoreRequest, score
 
 COCO = "RUCAIBox_POPE/output/coco/coco_pope_{}.json"
 
@@ -114,6 +116,21 @@ def test_llava_answers_give_the_published_numbers(llava_results: dict[str, pope.
     assert [round(result.metrics[name], 6) for name in names] == pytest.approx(expected[5:], abs=1e-6)
     assert result.unparsed == 0
     assert result.matched_by == "question_id"
+
+
+def test_llava_answers_by_the_command(published_data: Path, tmp_path: Path) -> None:
+    """All splits from one folder and LLaVA's one file, as `mmpo eval score pope` takes them."""
+    for split in pope.SPLITS:
+        version = "at_e3e3926/output" if split == "random" else "output"
+        name = f"coco_pope_{split}.json"
+        shutil.copy(published_data / f"RUCAIBox_POPE/{version}/coco/{name}", tmp_path / name)
+    answers = published_data / "haotian-liu_LLaVA/playground/data/eval/pope/answers/llava-v1.5-13b.jsonl.gz"
+    scored = score("pope", ScoreRequest(answers, questions=tmp_path, parser="llava"))
+    assert [round(scored.metrics[split]["F1"], 6) for split in LLAVA_13B] == [0.871360, 0.862459, 0.844587]
+    assert scored.metrics["mean_F1"] == pytest.approx(0.859469, abs=1e-6)
+    assert (scored.read, scored.scored, scored.unparsed) == (8910, 8910, 0)
+    low, high = scored.intervals["random"]["F1"]
+    assert 0.85 < low < 0.871360 < high < 0.89
 
 
 def test_llava_mean_f1(llava_results: dict[str, pope.PopeResult]) -> None:
