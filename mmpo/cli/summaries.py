@@ -34,6 +34,10 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
         f"{result['question_pairs']:,} yes/no pairs, "
         f"from {result['images_used']:,} of {result['images']:,} images"
     )
+    if result.get("style"):
+        from mmpo.data_builders.style import StyleReport
+
+        console.line(StyleReport.model_validate(result["style"]).line())
     left_out = result["images"] - result["images_used"]
     if left_out:
         console.line(f"{left_out:,} images gave no pair; the reasons are in {pairs / 'rejects.jsonl'}")

@@ -1,7 +1,7 @@
 """Checks beyond existence: is the number right, the colour, the place in the picture?
 
-Each looks only at what is annotated: a colour needs `attributes: {color: …}`, a place needs boxes, and a class marked as
-a crowd has no number. Each knows how its mistake is put right (`Finding.edits`), and `repaired` does so in English.
+Each looks only at what is annotated: a colour needs `attributes: {color: …}`, a place needs boxes, and a class marked
+as a crowd has no number. Each knows how its mistake is put right (`Finding.edits`), and `repaired` does so in English.
 """
 
 from __future__ import annotations

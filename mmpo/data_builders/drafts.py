@@ -1,6 +1,6 @@
 """From one description to the two sides of its pairs: check, correct, reword, and check again.
 
-    text ──check──▶ verdicts ──correct──▶ seeds ──reword──▶ wordings of both sides ──check──▶ sides that kept their truth
+    text ──check──▶ verdicts ──correct──▶ seeds ──reword──▶ both sides ──check──▶ those that kept their truth
 
 A draft whose description is right, or that fails on the way, says why in `why_not`.
 """

@@ -1,4 +1,4 @@
-"""Text models in the places where HA-DPO has GPT-4: one checks and corrects, one rewrites both sides, one makes questions.
+"""Text models where HA-DPO has GPT-4: one checks and corrects, one rewrites both sides, one makes questions.
 
 They read annotations, never pictures. Each asks many at once through `mmpo.chat`, and each reply ends as a result or as
 `Quarantined` with a reason. The prompts are templates that a user can replace.

@@ -159,7 +159,7 @@ class Writer:
 
 
 def told_items(tree: Sentence | None) -> list[Phrase]:
-    """The phrases that a sentence lists, each with its tails; behind `with` where what stands before it is no object."""
+    """What a sentence lists, each item with its tails; behind `with` where what stands before it is no object."""
     found: list[Phrase] = []
     for clause in tree.clauses if tree is not None else ():
         for item in clause.items:

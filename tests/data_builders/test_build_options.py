@@ -86,10 +86,18 @@ def test_captions_in_the_models_own_sentences(parrot_folder: Path, captioned: Pa
     ("text", "told", "chosen"),
     [
         ("A yard. There is a dog.", CAPTIONED, "A yard. There is a cat, a bird and a horse."),
-        ("There is a dog. The picture shows a yard with a dog.", "There are two cats.", "The picture shows a yard with two cats."),
-        ("In this yard picture I can see a dog and a cup.", "There is a cat on the left.", "In this yard picture I can see a cat on the left."),
+        (
+            "There is a dog. The picture shows a yard with a dog.",  # the last list is the frame
+            "There are two cats.",
+            "The picture shows a yard with two cats.",
+        ),
+        (
+            "In this yard picture I can see a dog and a cup.",
+            "There is a cat on the left.",
+            "In this yard picture I can see a cat on the left.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_recasting(text: str, told: str, chosen: str) -> None:
     assert Writer(WORDS).recast(text, told) == (text, chosen)
     assert Writer(WORDS).recast("A calm day.", told) is None

@@ -44,9 +44,8 @@ def test_only_segments_with_a_claim_weigh_more() -> None:
     rejected = "In this strange old picture there is a dog on the mat with a cup."
     sides = [(text, detector.check(text, truth)) for text in (chosen, rejected)]
     weights = weighted_spans(sides[0], sides[1], 5.0)
-    assert [[text[s["start"] : s["end"]] for s in spans or []] for text, spans in zip((chosen, rejected), weights, strict=True)] == [
-        ["cat"], ["dog"],
-    ]  # fmt: skip
+    for text, spans, word in zip((chosen, rejected), weights, ("cat", "dog"), strict=True):
+        assert [text[span["start"] : span["end"]] for span in spans or []] == [word]
     assert weights[0] is not None and weights[0][0]["weight"] == 5.0
     pair = PreferencePair.simple(
         id="a", image=b"x", question="?", chosen=chosen, rejected=rejected,

@@ -29,7 +29,8 @@ TEXT = "There is a cat. It is calm. A dog sleeps."
     "reply",
     [
         "1. correct: yes\n2. cannot judge: mood\n3. hallucination: no dog\nCorrected:\nThere is a cat. It is calm.",
-        "Sure!\n\n**1. Correct**: yes\n2) Cannot judge - mood\n3: HALLUCINATION. no dog\n\n**Corrected:** There is a cat. It is calm.\n",
+        "Sure!\n\n**1. Correct**: yes\n2) Cannot judge - mood\n3: HALLUCINATION. no dog\n\n"
+        "**Corrected:** There is a cat. It is calm.\n",
         '3. hallucination: no dog\n1. correct\n2. cannot_judge\nCorrected description:\n"There is a cat. It is calm."',
     ],
 )  # fmt: skip
@@ -112,7 +113,8 @@ def scripted(prompt: str) -> str:
         flipped = text.replace("a dog", "a cat").replace("two cups", "a cat")
         return f"1. Seen here: {text}\n2. {flipped}\n3. The photographer found this: {text}"
     name = next(name for name in ("dog", "bird", "horse", "cup", "cat") if name in prompt.partition("Wrong:")[2])
-    return f"Question: Is there a {name} in the image?\nAnswer: {'yes' if name in prompt.partition('Wrong:')[0] else 'no'}\nObject: {name}"
+    answer = "yes" if name in prompt.partition("Wrong:")[0] else "no"
+    return f"Question: Is there a {name} in the image?\nAnswer: {answer}\nObject: {name}"
 
 
 def with_models(server: ChatServer, parrot_folder: Path, world: Path, **changes: Any) -> Any:
