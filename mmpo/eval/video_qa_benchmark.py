@@ -58,7 +58,7 @@ class VideoQaBenchmark:
         self.conventions = [
             f"video_qa: {len(self.questions)} questions, {own.frames.num} frames ({own.frames.sampling}, longer side "
             f"at most {own.frames.max_side}), greedy, at most {own.max_new_tokens} tokens; judged by {who}, replies "
-            f"read by the rule {own.parser}; what was not readable counts as wrong; numbers compare within one judge only"
+            f"read by the rule {own.parser}, unreadable ones count as wrong; numbers compare within one judge only"
         ]
         self._known: dict[tuple[str, ...], tuple[Tally, int]] = {}
 

@@ -56,7 +56,10 @@ def test_options_of_the_rule() -> None:
 # ---- the build
 
 OBJECTS = ["cat", "dog", "bird", "cup"]
-CAPTION = "A grey scene in which twelve columns show a number while a small red box moves slowly from left to right below them."
+CAPTION = (
+    "A grey scene in which twelve columns show a number while a small red box that stands out moves slowly from left "
+    "to right below them."
+)
 
 
 @pytest.fixture(scope="module")

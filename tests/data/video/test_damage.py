@@ -292,20 +292,21 @@ def test_a_dead_helper_is_replaced(clip: Path) -> None:
     assert helper.pid is None
 
 
-def test_memory_and_handles_stay_put(clip: Path) -> None:
+@pytest.mark.parametrize("cycles", [100, pytest.param(300, marks=pytest.mark.slow)])
+def test_memory_and_handles_stay_put(clip: Path, cycles: int) -> None:
     def resident() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
     for _ in range(20):
         read_frames(clip, num=8)
     before, handles = resident(), len(os.listdir("/proc/self/fd"))
-    for number in range(300):
+    for number in range(cycles):
         read_frames(clip, num=8, backend="pyav" if number % 2 else "auto")
     assert resident() - before < 30
     assert len(os.listdir("/proc/self/fd")) <= handles + 1
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_of_a_data_loader(clip: Path, method: str) -> None:
     from torch.utils.data import DataLoader
 
