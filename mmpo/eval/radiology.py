@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import cohen_kappa_score
 
 from mmpo.errors import Quarantined
 from mmpo.eval import radiology_text
@@ -229,6 +228,8 @@ def agreement(reports: Sequence[ScoredReport], judged: Judged) -> dict[str, floa
     if not ours:
         return {"lines": 0, "agreement": None, "kappa": None}
     same = sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+    from sklearn.metrics import cohen_kappa_score
+
     kappa = float(cohen_kappa_score(ours, theirs)) if len({*ours, *theirs}) > 1 else None
     return {"lines": len(ours), "agreement": same, "kappa": kappa}
 
