@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,33 @@ def write_pairs(folder: Path, n: int, seed: int = 0) -> Path:
         for pair in make_pairs(n, seed):
             writer.add(pair)
     return folder
+
+
+def write_conversations(folder: Path) -> Path:
+    """Five usable conversations, one of three turns, one without an image; and three that are none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(encode_image(tiny_image(50 + number)))
+
+    def human(text: str) -> dict[str, str]:
+        return {"from": "human", "value": text}
+
+    def gpt(text: str) -> dict[str, str]:
+        return {"from": "gpt", "value": text}
+
+    talk = [human("<image>\nDescribe the image."), gpt("A red cup."), human("Where?"), gpt("On the table, left."),
+            human("And a dog?"), gpt("No.")]  # fmt: skip
+    rows: list[dict[str, Any]] = [
+        {"id": "long", "image": "0.png", "conversations": talk},
+        *({"id": f"s{k}", "image": f"{k}.png", "conversations": [human("What?\n<image>"), gpt("dog " * (k + 1))]}
+          for k in range(3)),
+        {"id": "words", "conversations": [human("Are there trees?"), gpt("Three trees.")]},
+        {"id": "gone", "image": "gone.png", "conversations": talk[:2]},
+        {"id": "mute", "image": "0.png", "conversations": talk[:1]},
+        {"id": "out", "image": "../x.png", "conversations": talk[:2]},
+    ]  # fmt: skip
+    (folder / "chat.json").write_text(json.dumps(rows))
+    return folder / "chat.json"
 
 
 def settings_for(model: Path, pairs: Path, **values: Any) -> Any:

@@ -23,39 +23,10 @@ from mmpo.trainers.schedule import Schedule, Shape
 from mmpo.trainers.settings import AuxiliarySettings
 from mmpo.trainers.train import train
 from tests.tiny import add_lora, tiny_image, tiny_llava
-from tests.trainers.material import make_pairs, settings_for, write_pairs
+from tests.trainers.material import make_pairs, settings_for, write_conversations, write_pairs
 from tests.trainers.test_preference import first_step
-from tests.trainers.test_processes import launch
 
 LAMBDA = {"dpo": {"beta": 0.2}, "auxiliary": {"weight": 0.5}}
-
-
-def human(text: str) -> dict[str, str]:
-    return {"from": "human", "value": text}
-
-
-def gpt(text: str) -> dict[str, str]:
-    return {"from": "gpt", "value": text}
-
-
-def write_conversations(folder: Path) -> Path:
-    """Five usable conversations, one of three turns, one without an image; and three that are none."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(3):
-        (folder / f"{number}.png").write_bytes(encode_image(tiny_image(50 + number)))
-    talk = [human("<image>\nDescribe the image."), gpt("A red cup."), human("Where?"), gpt("On the table, left."),
-            human("And a dog?"), gpt("No.")]  # fmt: skip
-    rows: list[dict[str, Any]] = [
-        {"id": "long", "image": "0.png", "conversations": talk},
-        *({"id": f"s{k}", "image": f"{k}.png", "conversations": [human("What?\n<image>"), gpt("dog " * (k + 1))]}
-          for k in range(3)),
-        {"id": "words", "conversations": [human("Are there trees?"), gpt("Three trees.")]},
-        {"id": "gone", "image": "gone.png", "conversations": talk[:2]},
-        {"id": "mute", "image": "0.png", "conversations": talk[:1]},
-        {"id": "out", "image": "../x.png", "conversations": talk[:2]},
-    ]  # fmt: skip
-    (folder / "chat.json").write_text(json.dumps(rows))
-    return folder / "chat.json"
 
 
 def encoded(vlm: VLM, data: Path) -> Any:
@@ -217,21 +188,6 @@ def test_a_run_on_other_auxiliary_data_is_not_resumed(tiny_llava_folder: Path, t
     file.write_text(file.read_text().replace("A red cup.", "A blue cup."))
     with pytest.raises(UserError, match="other pairs"):
         train(settings, tmp_path / "run")
-
-
-def test_two_processes_draw_as_one(tiny_llava_folder: Path, tmp_path: Path) -> None:
-    settings = settings_for(
-        tiny_llava_folder, write_pairs(tmp_path / "pairs", 12), objective=LAMBDA, batch_size=2, max_steps=2,
-        logging_steps=1, eval_fraction=0, auxiliary={"data": write_conversations(tmp_path / "chat")},
-    )  # fmt: skip
-    file = tmp_path / "settings.json"
-    file.write_text(settings.model_dump_json())
-    launch(file, tmp_path / "two")
-    train(settings.model_copy(update={"batch_size": 4}), tmp_path / "one")
-    one, two = ([json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()] for name in ("one", "two"))
-    for a, b in zip(one, two, strict=True):
-        for key in ("loss", "loss/auxiliary", "loss/dpo"):
-            assert b[key] == pytest.approx(a[key], rel=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmpo.trainers.train import train
-from tests.trainers.material import settings_for, write_pairs
+from tests.trainers.material import settings_for, write_conversations, write_pairs
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,8 @@ def test_two_processes_are_one(tiny_llava_folder: Path, tmp_path: Path) -> None:
         logging_steps=1,
         eval_steps=2,
         save_steps=2,
-        objective={"dpo": {"beta": 0.2}, "sft": {"weight": 0.5, "per": "token"}},
+        objective={"dpo": {"beta": 0.2}, "sft": {"weight": 0.5, "per": "token"}, "auxiliary": {"weight": 0.5}},
+        auxiliary={"data": write_conversations(tmp_path / "chat")},
         samples={"n": 1, "max_new_tokens": 3},
     )
     file = tmp_path / "settings.json"
