@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from mmpo.models.loading import VLM
 from mmpo.models.prompts import encode_prompt, encode_response, process_images
@@ -32,8 +33,10 @@ SAYS = [
 ]
 
 
-def teach(says: Sequence[tuple[str, str]], steps: int = 150) -> VLM:
-    """Train a tiny LLaVA, all weights, until it answers each prompt with its sentence."""
+def teach(says: Sequence[tuple[str, str]], steps: int = 150, pictures: Sequence[Image.Image] = ()) -> VLM:
+    """Train a tiny LLaVA, all weights, until it answers each prompt with its sentence, whatever it sees: noise, and
+    `pictures` where given.
+    """
     vlm = tiny_llava(text={"initializer_range": 0.05})
     images = process_images(vlm, [tiny_image(0)])
     rows, labels = [], []
@@ -47,16 +50,16 @@ def teach(says: Sequence[tuple[str, str]], steps: int = 150) -> VLM:
     target = torch.tensor([row + [-100] * (longest - len(row)) for row in labels])
     optimizer = torch.optim.AdamW(vlm.model.parameters(), lr=1e-2)
     vlm.model.train()
-    pool = [
-        process_images(vlm, [tiny_image(8 * step + number) for number in range(len(rows))]).tensors for step in range(4)
-    ]
+    noise = [[tiny_image(8 * step + number) for number in range(len(rows))] for step in range(4)]
+    shown_first = [[picture] * len(rows) for picture in pictures]
+    pool = [process_images(vlm, images).tensors for images in shown_first + noise]
     for step in range(steps):
         shown = pool[step % len(pool)]
         loss = vlm.model(input_ids=ids, attention_mask=(ids != vlm.pad_id).long(), labels=target, **shown).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if loss.item() < 0.03:
+        if loss.item() < 0.03 and step + 1 >= 2 * len(pool):
             break
     vlm.model.eval()
     return vlm

@@ -75,14 +75,21 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "annotations.jsonl"
 
 
-def test_photographs_go_through_the_builder(parrot_folder: Path, photographs: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def parrot_of_photographs(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model that says the same of everything, photographs included."""
+    pictures = [image.load() for image in read_annotations(photographs)]
+    return parrot.save(parrot.teach(parrot.SAYS, 300, pictures), tmp_path_factory.mktemp("parrot-of-photographs"))
+
+
+def test_photographs_go_through_the_builder(parrot_of_photographs: Path, photographs: Path, tmp_path: Path) -> None:
     """The tiny model says the same of every picture: a cat on the left, a dog, two cups on the right."""
     checks = ["objects", "counts", "colors", "positions"]
     names = {name for image in read_annotations(photographs) for name in image.object_names}
     words = tmp_path / "words.json"
     words.write_text(json.dumps({**{name: [] for name in sorted({*names, "cat", "dog", "cup", "bird", "horse"})}}))
     values = {"vocabulary": str(words), "checks": checks, "variants": 2, "samples_per_image": 1, "changed_weight": 5.0}
-    result = build(settings(parrot_folder, photographs, **values), tmp_path / "run")
+    result = build(settings(parrot_of_photographs, photographs, **values), tmp_path / "run")
     assert result.images == 8 and result.counts["images"]["in"] == 8
     for table in result.counts.values():
         assert table["in"] == sum(table.values()) - table["in"]
@@ -95,7 +102,7 @@ def test_photographs_go_through_the_builder(parrot_folder: Path, photographs: Pa
     from mmpo.data_builders.build import read_vocabulary
 
     images = {image.id: image for image in read_annotations(photographs)}
-    vocabulary = read_vocabulary(settings(parrot_folder, photographs, **values), list(images.values()))
+    vocabulary = read_vocabulary(settings(parrot_of_photographs, photographs, **values), list(images.values()))
     detector = Detector(vocabulary, checks_for(checks, vocabulary))
     for pair in pairs.values():
         truth = detector.truth(images[pair.provenance["source"]])
