@@ -5,7 +5,7 @@
 Cells, each from the same descriptions and the same questions of the untuned model:
 
     ha_dpo      the description with its mistakes edited out against the description, both worded by one writer
-    captions    the annotator's caption in the description's sentences against the description (rewritten)
+    captions    the annotator's caption in the sentences of the description against the description (rewritten)
     plain_dpo   the annotator's caption against the description, both as they were written (not rewritten)
     sft         the chosen sides of ha_dpo, no rejected side
 
@@ -41,7 +41,8 @@ BUILDS: dict[str, dict[str, Any]] = {
 CELLS = {"ha_dpo": "edited", "captions": "captions", "plain_dpo": "captions_raw", "sft": "edited"}
 METRICS = (
     ("chair", "CHAIRi", None), ("chair", "CHAIRs", None), ("chair", "Recall", None), ("chair", "Len", None),
-    ("pope", "F1", "random"), ("pope", "F1", "popular"), ("pope", "F1", "adversarial"), ("pope", "yes_ratio", "adversarial"),
+    ("pope", "F1", "random"), ("pope", "F1", "popular"), ("pope", "F1", "adversarial"),
+    ("pope", "yes_ratio", "adversarial"),
     ("shr", "hal_sents_ratio", None),
 )  # fmt: skip
 

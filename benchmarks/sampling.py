@@ -4,8 +4,8 @@
 
 A LLaVA with random weights and LLaVA-1.5's token layout (336 px, 576 image tokens, vocabulary 32,000), as in
 answering.py. Three ways, each with preprocessing: K separate `generate` calls (what a loop over samples does), one
-`generate(num_return_sequences=K)` (batched, but the prompt's keys are copied K times), and the engine's one prefill, which
-gives the greedy description in the bargain. They take turns, after a warm-up that is not counted; the medians are
+`generate(num_return_sequences=K)` (batched, but the prompt's keys are copied K times), and the engine's one prefill,
+which gives the greedy description in the bargain. They take turns, after a warm-up that is not counted; the medians are
 compared. No end token is ever drawn, so every sample has all its tokens.
 """
 
