@@ -283,10 +283,8 @@ def scan(source: Source, limits: Limits, deadline: Deadline) -> Index:
             deadline.check("reading the index")
             if first is None and tries < ROTATION_PACKETS:
                 tries += 1
-                try:
-                    first = next(iter(packet.decode()), None)
-                except av.error.FFmpegError:
-                    damage += 1
+                first, failed = _decoded_alone(av, context, packet)
+                damage += failed
             if packet.size == 0:
                 continue
             if packet.is_discard:
@@ -309,6 +307,17 @@ def scan(source: Source, limits: Limits, deadline: Deadline) -> Index:
                 raise VideoTooLarge(source.name, f"more than {limits.max_packets} packets")
         seen = _Seen(pts, keys, missing, unstamped, hidden, last_duration, reordered, damage)
         return _index(source, container, stream, seen, first)
+
+
+def _decoded_alone(av: Any, context: Any, packet: Any) -> tuple[Any, bool]:
+    """The frame of one packet, without waiting for those that decoding order puts behind it; and whether it failed."""
+    try:
+        frames = [*packet.decode(), *(context.decode(None) if packet.size else ())]
+    except av.error.FFmpegError:
+        return None, True
+    finally:
+        context.flush_buffers()
+    return next(iter(frames), None), False
 
 
 @dataclass(frozen=True)
