@@ -21,9 +21,10 @@ TEMPORAL = frozenset(
     re.findall(
         r"\w+",
         "bigger change cleared constant decrease decreased decreasing elevated elevation enlarged enlargement "
-        "enlarging expanded greater growing improved improvement improving increase increased increasing larger new persistence "
-        "persistent persisting progression progressive reduced removal resolution resolved resolving smaller stability "
-        "stable stably unchanged unfolded worse worsen worsened worsening unaltered",
+        "enlarging expanded greater growing improved improvement improving increase increased increasing "
+        "larger new persistence persistent persisting progression progressive reduced removal resolution "
+        "resolved resolving smaller stability stable stably unchanged unfolded worse worsen worsened "
+        "worsening unaltered",
     )
 )
 """The keywords of temporal entity F1 (Bannur et al. 2023, BioViL-T, arXiv 2301.04558)."""

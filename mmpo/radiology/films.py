@@ -60,7 +60,7 @@ def dicom_pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     try:
         grey = _displayed(dataset)
     except Exception as error:
-        reason = "truncated" if "length of the pixel data" in str(error) else "corrupt"
+        reason = "truncated" if "less than expected" in str(error) else "corrupt"
         raise Quarantined("decode", reason, f"DICOM pixels: {type(error).__name__}: {error}"[:300]) from None
     if grey.ndim != 2 or not np.isfinite(grey).all():
         raise Quarantined("decode", "unsupported_mode", f"pixels of shape {grey.shape}")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from difflib import SequenceMatcher
+from itertools import pairwise
 
 from mmpo.data.pair import Span
-from mmpo.radiology.detector import merge_spans
 
 _TOKEN = re.compile(r"\d+(?:[.,/:]\d+)*|[^\W\d_]+(?:['-][^\W\d_]+)*|_+|[^\w\s]")
-_BRIDGE = re.compile(r"[\s\W]*(?:(?:a|an|the|is|are|of|in|and|to|with|was|there)\b)?[\s\W]*", re.IGNORECASE)
+STOP_WORDS = frozenset(("a", "an", "the", "is", "are", "of", "in", "and", "to", "with", "was", "there"))
 Spans = list[tuple[int, int]]
 
 
@@ -24,31 +24,48 @@ def relevant_spans(chosen: str, rejected: str, junction: bool = True) -> tuple[S
     that not saying it gets weight.
     """
     a, b = list(_TOKEN.finditer(chosen)), list(_TOKEN.finditer(rejected))
+    ours, theirs = set(range(len(a))), set(range(len(b)))
+    partner: dict[int, int] = {}  # rejected -> chosen, where they say the same
     matcher = SequenceMatcher(None, [t[0].lower() for t in a], [t[0].lower() for t in b], autojunk=False)
-    ours: Spans = []
-    theirs: Spans = []
-    joints: Spans = []
-    for kind, a0, a1, b0, b1 in matcher.get_opcodes():
-        if kind == "equal":
-            continue
-        if a1 > a0:
-            ours.append((a[a0].start(), a[a1 - 1].end()))
-        elif junction and a0 < len(a):
-            joints.append(a[a0].span())
-        if b1 > b0:
-            theirs.append((b[b0].start(), b[b1 - 1].end()))
-    return merge_spans([*_bridged(ours, chosen), *joints]), _bridged(theirs, rejected)
+    for block in matcher.get_matching_blocks():
+        partner |= {block.b + k: block.a + k for k in range(block.size)}
+    theirs -= partner.keys()
+    ours -= set(partner.values())
+    joints = set()
+    if junction:
+        starts = {block.a: block.b for block in matcher.get_matching_blocks() if block.size}
+        joints = {at for at, other in starts.items() if other - 1 in theirs and at - 1 not in ours}
+    # What lies between two relevant pieces joins them, on both sides, so that the rest still says the same.
+    backward = {mine: other for other, mine in partner.items()}
+    for at in _between(theirs, b):
+        theirs.add(at)
+        ours.add(partner[at])
+    for at in _between(ours, a):
+        ours.add(at)
+        theirs.add(backward[at])
+    return _spans(ours | joints, a), _spans(theirs, b)
 
 
-def _bridged(spans: Spans, text: str) -> Spans:
-    """Spans with nothing but space, punctuation or one stop word between them become one."""
-    joined: Spans = []
-    for start, end in spans:
-        if joined and _BRIDGE.fullmatch(text, joined[-1][1], start):
-            joined[-1] = (joined[-1][0], end)
+def _between(relevant: set[int], tokens: list[re.Match[str]]) -> list[int]:
+    """Tokens between two relevant ones that are punctuation, or one stop word."""
+    found: list[int] = []
+    for left, right in pairwise(sorted(relevant)):
+        gap = range(left + 1, right)
+        words = [tokens[at][0].lower() for at in gap if tokens[at][0][0].isalnum()]
+        if not words or (len(words) == 1 and words[0] in STOP_WORDS):
+            found += gap
+    return found
+
+
+def _spans(relevant: set[int], tokens: list[re.Match[str]]) -> Spans:
+    """The characters of the tokens; neighbours become one span."""
+    spans: Spans = []
+    for at in sorted(relevant):
+        if spans and at - 1 in relevant:
+            spans[-1] = (spans[-1][0], tokens[at].end())
         else:
-            joined.append((start, end))
-    return joined
+            spans.append(tokens[at].span())
+    return spans
 
 
 def weight_spans(text: str, relevant: Spans) -> list[Span]:

@@ -1,0 +1,125 @@
+"""Hallucinated earlier exams: counts, reduction, agreement, text and clinical metrics, scorer, judge over HTTP."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmpo.chat import open_chat
+from mmpo.errors import UserError
+from mmpo.eval import radiology, radiology_text
+from mmpo.eval.radiology_clinical import RadcliqFeatures, radcliq, radgraph_f1
+from mmpo.eval.scoring import ScoreRequest, score
+from mmpo.radiology.judge import JudgeDetector
+from tests.chat.server import ChatServer
+from tests.data_builders.test_radiology import answer
+
+ANSWERS = {
+    "a": "Heart size is unchanged. Small left effusion.",
+    "b": "Lungs are clear.",
+    "c": "Stable edema. No change.",
+}
+REFERENCES = {"a": "Stable small left effusion.", "b": "Lungs are clear.", "c": "Mild edema."}
+
+
+def test_counts() -> None:
+    found = radiology.score_reports(ANSWERS, REFERENCES)
+    values = radiology.tally(found).values
+    assert values["prior_lines_per_report"] == 1.0 and values["reports_with_priors"] == pytest.approx(2 / 3)
+    assert values["prior_line_share"] == 3 / 5 and values["words"] == pytest.approx((7 + 3 + 4) / 3)
+    assert values["finding_F1"] == 1.0
+    assert found[0].edited_reference == "Small left effusion."
+    assert "finding_F1" not in radiology.tally(radiology.score_reports(ANSWERS)).values
+
+
+def test_reduction() -> None:
+    before = radiology.score_reports({str(i): "Heart is stable. Effusion is unchanged." for i in range(20)})
+    after = radiology.score_reports({str(i): "Heart is stable." if i % 4 == 0 else "Effusion." for i in range(20)})
+    found = radiology.reduction(before, after)
+    assert found["reduction"] == 8 and found["reduction_low"] < 8 < found["reduction_high"]  # type: ignore[operator]
+    assert radiology.reduction(before, after) == found
+    none = radiology.reduction(before, radiology.score_reports({str(i): "Effusion." for i in range(20)}))
+    assert none["reduction"] is None
+
+
+def test_bleu_adds_up_like_sacrebleu() -> None:
+    sacrebleu = pytest.importorskip("sacrebleu")
+    answers = ["There is a small left pleural effusion.", "The lungs are clear and normal."]
+    references = ["There is a small right pleural effusion.", "The lungs are clear."]
+    counts = np.array([radiology_text.bleu_counts(*pair) for pair in zip(answers, references, strict=True)])
+    whole = sacrebleu.corpus_bleu(answers, [references], lowercase=True).score / 100
+    assert float(radiology_text.bleu(counts.sum(0))) == pytest.approx(whole, abs=1e-6)
+    assert float(radiology_text.bleu(counts[:0].sum(0))) == 0
+
+
+def test_text_metrics() -> None:
+    assert radiology_text.rouge("a b c", "a b c")["rougeL"] == 1
+    assert radiology_text.temporal_f1("clear", "normal") == 1
+    assert radiology_text.temporal_f1("stable", "normal") < 1e-6
+    assert radiology_text.temporal_f1("stable new", "stable") == pytest.approx(2 / 3)
+
+
+def test_radcliq() -> None:
+    assert radcliq(RadcliqFeatures(1, 1, 1, 1)) == pytest.approx(-1.44069, abs=1e-4)
+    assert radcliq(RadcliqFeatures(1, 1, 1, 1), "v0") == pytest.approx(-0.24213, abs=1e-4)
+    assert radcliq(RadcliqFeatures(0.273, 0.43, 0.315, 0.193)) == pytest.approx(1.088, abs=0.002)
+
+
+def test_radcliq_of_published_rows(published_data: Path) -> None:
+    rows = 0
+    for path in published_data.glob("result_*.csv"):
+        for row in csv.DictReader(path.open()):
+            features = RadcliqFeatures(*(float(row[key]) for key in ("RadGraph", "BertScore", "SembScore", "BLEU")))
+            assert radcliq(features) == pytest.approx(float(row["RadCliQ-v1"]), abs=0.002)
+            assert radcliq(features, "v0") == pytest.approx(float(row["RadCliQ-v0"]), abs=0.003)
+            rows += 1
+    assert rows == 50
+
+
+def test_radgraph_levels() -> None:
+    one = {
+        "1": {"tokens": "Effusion", "label": "OBS-DP", "relations": [["located_at", "2"]]},
+        "2": {"tokens": "left", "label": "ANAT-DP", "relations": []},
+    }
+    other = {**one, "1": {**one["1"], "relations": []}}
+    assert [radgraph_f1(one, one, level) for level in ("simple", "partial", "complete", "combined")] == [1, 1, 1, 1]
+    assert [radgraph_f1(one, other, level) for level in ("simple", "partial", "combined")] == [1.0, 0.5, 0.5]
+    assert radgraph_f1({}, one) == 0
+
+
+def write(path: Path, rows: dict[str, str], **more: object) -> Path:
+    path.write_text("".join(json.dumps({"id": id, "text": text, **more}) + "\n" for id, text in rows.items()))
+    return path
+
+
+def test_scorer(tmp_path: Path) -> None:
+    answers, references = write(tmp_path / "a.jsonl", ANSWERS), write(tmp_path / "r.jsonl", REFERENCES)
+    base = write(tmp_path / "b.jsonl", {id: text + " Unchanged." for id, text in ANSWERS.items()})
+    found = score("radiology", ScoreRequest(answers, references, options={"baseline": str(base)}))
+    assert found.metrics["prior_lines_per_report"] == 1 and found.metrics["reduction"] == 2
+    assert found.intervals["prior_lines_per_report"][0] <= 1 <= found.intervals["prior_lines_per_report"][1]
+    fewer = write(tmp_path / "f.jsonl", {"a": REFERENCES["a"]})
+    with pytest.raises(UserError, match="2 answers have no reference"):
+        score("radiology", ScoreRequest(answers, fewer))
+    part = score("radiology", ScoreRequest(answers, fewer, options={"allow_missing": "yes"}))
+    assert part.scored == 1 and part.quarantined == {"no_reference": 2}
+    with answers.open("a") as file:
+        file.write('{"id": "p", "text": "Stable.", "has_prior": true}\n')
+    assert score("radiology", ScoreRequest(answers, references)).quarantined == {"has_prior": 1}
+
+
+def test_judge_and_agreement() -> None:
+    answers = {"a": "Heart size is unchanged. Small left effusion is again noted. Lungs are stable."}
+    found = radiology.score_reports(answers)
+    with ChatServer(answer=answer) as server, open_chat(server.settings()) as chat:
+        judged = radiology.judge_reports(answers, JudgeDetector(chat))
+    assert judged.flags["a"] == [True, True, False]
+    agreed = radiology.agreement(found, judged)
+    assert agreed["lines"] == 3 and agreed["agreement"] == pytest.approx(2 / 3) and agreed["kappa"] == 0
+    with ChatServer(answer="no idea") as server, open_chat(server.settings()) as chat:
+        judged = radiology.judge_reports(answers, JudgeDetector(chat))
+    assert judged.failed == {"judge_unreadable": 1} and radiology.agreement(found, judged)["kappa"] is None

@@ -1,0 +1,135 @@
+"""Editing: the table of rewrites, invariants over all sentences, masks, injections."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from mmpo.radiology.detector import RuleDetector
+from mmpo.radiology.editing import RuleEditor, edit_report
+from mmpo.radiology.findings import sentence_findings
+from mmpo.radiology.injecting import inject
+from mmpo.radiology.masks import relevant_spans, weight_spans, words_without
+
+EDITOR = RuleEditor()
+SENTENCES = [
+    json.loads(line)["text"]
+    for name in ("prior_sentences.jsonl", "prior_sentences_held_out.jsonl")
+    for line in (Path(__file__).parent / name).read_text().splitlines()
+]
+
+
+@pytest.mark.parametrize(
+    ("line", "edit"),
+    [
+        ("Unchanged small effusion.", "Small effusion."),
+        ("Compared to the prior radiograph, the left pleural effusion is larger.", "The left pleural effusion is present."),
+        ("Again seen is a calcified granuloma.", "A calcified granuloma is seen."),
+        ("The heart remains moderately enlarged.", "The heart is moderately enlarged."),
+        ("Left lower lobe collapse persists.", "Left lower lobe collapse is present."),
+        ("Previously noted left apical pneumothorax has resolved.", "No left apical pneumothorax."),
+        ("Interval placement of a right chest tube.", "A right chest tube is present."),
+        ("A stable opacity is seen in the left base.", "An opacity is seen in the left base."),
+        ("The mass measures 4.2 cm, previously 3.6 cm.", "The mass measures 4.2 cm."),
+        ("There is now a small right apical pneumothorax.", "There is a small right apical pneumothorax."),
+        ("Redemonstration of surgical clips overlying the right axilla.", "Surgical clips overlying the right axilla are seen."),
+    ],
+)  # fmt: skip
+def test_rewrites(line: str, edit: str) -> None:
+    found = EDITOR.line(line)
+    assert (found.label, found.edit) == ("partial", edit)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "The heart size is unchanged.",
+        "No new consolidation.",
+        "No significant interval change.",
+        "The endotracheal tube has been removed.",
+        "COMPARISON: Chest radiograph from ___.",
+        "Improved aeration of the lung bases.",
+    ],
+)
+def test_nothing_can_be_told(line: str) -> None:
+    assert EDITOR.line(line).label == "all" and EDITOR.line(line).edit == ""
+
+
+def test_invariants_of_every_sentence() -> None:
+    rewritten = 0
+    for text in SENTENCES:
+        edit = EDITOR.line(text)
+        if edit.label == "none":
+            assert edit.edit == text
+        if edit.label != "partial":
+            continue
+        rewritten += 1
+        said = edit.edit
+        assert not EDITOR.detector.sentence(said).flagged, (text, said)
+        assert said[0].isupper() and said[-1] in ".!?" and not said.endswith(".."), (text, said)
+        assert "  " not in said and " ." not in said and " ," not in said and ",." not in said, (text, said)
+        assert EDITOR.line(said).edit == said
+        before = {name for name, status in sentence_findings(text).items() if status != "negative"}
+        after = {name for name, status in sentence_findings(said).items() if status != "negative"}
+        assert before == after, (text, said)
+    assert rewritten > 60
+
+
+def test_reports_made_of_sentences() -> None:
+    rng = random.Random(0)
+    for _ in range(60):
+        report = " ".join(rng.sample(SENTENCES, 6))
+        edited = edit_report(report, EDITOR)
+        assert not EDITOR.detector.flags(edited.text)
+        assert "  " not in edited.text
+        again = edit_report(edited.text, EDITOR)
+        assert again.text == edited.text and not again.changed
+        for line, edit in edited.lines:
+            assert edit.label != "none" or line.text in edited.text
+
+
+def test_headers_lists_and_line_breaks() -> None:
+    report = (
+        "COMPARISON: Film of ___.\n\nFINDINGS:\nHeart size is unchanged. There is again a\nsmall left effusion.\n\n"
+        "IMPRESSION:\n1. Stable small effusion.\n2. No pneumothorax."
+    )
+    assert (
+        edit_report(report, EDITOR).text
+        == ("FINDINGS: There is a small left effusion.\n\nIMPRESSION:\n1. Small effusion.\n2. No pneumothorax.")
+        or edit_report(report, EDITOR).text.count("effusion") == 2
+    )
+    clean = "FINDINGS:  Lungs  are clear."
+    assert edit_report(clean, EDITOR).text == clean
+
+
+def test_masks() -> None:
+    rejected = "The unchanged small effusion is seen. No change."
+    chosen = "The small effusion is seen."
+    ours, theirs = relevant_spans(chosen, rejected, junction=False)
+    assert ours == [] and [rejected[a:b] for a, b in theirs] == ["unchanged", "No change."]
+    ours, _ = relevant_spans(chosen, rejected)
+    assert [chosen[a:b] for a, b in ours] == ["small"]
+    assert words_without(chosen, []) == words_without(rejected, theirs)
+    assert relevant_spans("The Lung.", "the lung.") == ([], [])
+    spans = weight_spans(chosen, ours)
+    assert spans[0]["start"] == 0 and spans[-1]["end"] == len(chosen)
+    assert [span["weight"] for span in spans] == [0.0, 1.0, 0.0]
+    assert all(a["end"] == b["start"] for a, b in pairwise(spans))
+
+
+def test_injected_references_come_out_again() -> None:
+    detector = RuleDetector()
+    report = "The lungs are clear. There is a small left effusion. No pneumothorax is seen. Heart size is normal."
+    made = set()
+    for seed in range(30):
+        injected = inject(report, random.Random(seed), detector)
+        assert injected is not None and detector.flags(injected) and injected != report
+        assert 1 <= len(detector.report(injected).flagged) <= 4
+        ours, theirs = relevant_spans(report, injected, junction=False)
+        assert words_without(report, ours) == words_without(injected, theirs)
+        made.add(injected)
+    assert len(made) > 10
