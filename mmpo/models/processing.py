@@ -45,9 +45,16 @@ class ProcessedImages:
 
 
 def process_images(vlm: VLM, images: Sequence[Image.Image]) -> ProcessedImages:
-    """Prepare `images` with the processor; an empty list gives no tensors."""
-    done = [_process(vlm, image) for image in images]
-    return ProcessedImages(join_images([tensors for tensors, _ in done]), [ids for _, ids in done])
+    """Prepare `images` with the processor; an empty list gives no tensors.
+
+    Images of one size go through it together. Where sizes differ, each goes alone: processors pad what they get
+    together, and what an image becomes must not depend on its neighbours."""
+    if not images:
+        return ProcessedImages({}, [])
+    if vlm.family.fixed_image_size:
+        return _process(vlm, images)
+    done = [_process(vlm, [image]) for image in images]
+    return ProcessedImages(join_images([one.tensors for one in done]), [one.placeholders[0] for one in done])
 
 
 def process_video(vlm: VLM, frames: Sequence[Image.Image], times: Sequence[float]) -> ProcessedImages:
@@ -128,11 +135,14 @@ def facts(vlm: VLM) -> dict[str, Any]:
     return cache
 
 
-def _process(vlm: VLM, image: Image.Image) -> tuple[dict[str, Tensor], list[int]]:
-    """One image: its tensors and its placeholder tokens."""
+def _process(vlm: VLM, images: Sequence[Image.Image]) -> ProcessedImages:
+    """One call of the processor."""
     family = vlm.family
     out = vlm.processor(
-        text=[vlm.processor.image_token], images=[[image]], add_special_tokens=False, return_tensors=None
+        text=[vlm.processor.image_token] * len(images),
+        images=[[image] for image in images],
+        add_special_tokens=False,
+        return_tensors=None,
     )
     out = {"pixel_values" if key == "pixel_values_images" else key: value for key, value in out.items()}  # Video-LLaVA
     keys = family.pixel_keys
@@ -149,7 +159,7 @@ def _process(vlm: VLM, image: Image.Image) -> tuple[dict[str, Tensor], list[int]
         tensors[TILES] = torch.tensor([len(tensors[keys[0]])])
     if family.features == "own":
         tensors |= {key + ROWS: torch.tensor([len(value)]) for key, value in tensors.items()}
-    return tensors, _placeholder(vlm, [int(token) for token in out["input_ids"][0]])
+    return ProcessedImages(tensors, [_placeholder(vlm, [int(token) for token in ids]) for ids in out["input_ids"]])
 
 
 def _placeholder(vlm: VLM, ids: list[int]) -> list[int]:
