@@ -18,10 +18,10 @@ from mmpo.runs import RunFolder
 WORLD = "world"
 """The step that draws it, and its folder in the run."""
 
-SPLITS = {"train": 600, "dev": 60, "test": 300, "test_unusual": 100}
+SPLITS = {"train": 600, "dev": 60, "test": 300, "test_unusual": 100, "radiology_train": 300, "radiology_test": 200}
 """Images of each split. The splits of one seed share no scene."""
 
-QUICK_SPLITS = {"train": 60, "dev": 20, "test": 30, "test_unusual": 20}
+QUICK_SPLITS = {"train": 60, "dev": 20, "test": 30, "test_unusual": 20, "radiology_train": 30, "radiology_test": 20}
 QUICK_SETTINGS = ("train.max_steps=10", "eval.bootstrap.samples=1000")
 """`mmpo demo --quick`: to see that everything works, not to measure."""
 
@@ -41,7 +41,16 @@ class DemoWorld:
 
             return str(model_path())
 
-        return {"demo.world": lambda: str(run / WORLD), "demo.model": model}
+        def radiology_model() -> str:
+            from mmpo.demo.radiology import model_path
+
+            return str(model_path())
+
+        return {
+            "demo.world": lambda: str(run / WORLD),
+            "demo.model": model,
+            "demo.radiology_model": radiology_model,
+        }
 
     def draw(self, run: RunFolder, recipe: Recipe) -> None:
         """Draw the splits that the recipe names into the run folder, unless they are there."""
@@ -54,10 +63,12 @@ class DemoWorld:
             return
 
         def work() -> dict[str, int]:
+            from mmpo.demo.radiology.world import write_split as write_films
             from mmpo.demo.world import write_split
 
             for split, images in splits.items():
-                write_split(run.path / WORLD / split, split, images, recipe.seed)
+                write = write_films if split.startswith("radiology_") else write_split
+                write(run.path / WORLD / split, split, images, recipe.seed)
             return splits
 
         run.step(WORLD).do({"seed": recipe.seed, "splits": splits}, work)
