@@ -10,7 +10,7 @@ Cells, each from the same descriptions and the same questions of the untuned mod
     sft         the chosen sides of ha_dpo, no rejected side
 
 Equal steps, batch, learning rate and adapter. Measured on held-out scenes against the untuned model: CHAIR with recall
-and length, POPE (three splits), SHR by rules. Killed and run again it goes on; a finished cell is not done again. Writes
+and length, POPE (three splits), SHR by rules. Killed and run again it goes on; no finished cell is done again. Writes
 results.json and table.md: per seed the scorecards' values with their intervals, over seeds mean and standard deviation.
 `--style-only` builds and probes alone: how well style tells the sides apart with and without the rewriting step.
 """
@@ -137,15 +137,17 @@ def evaluated(args: argparse.Namespace, folder: Path, cell: str, seed: int, adap
 
 def table(results: dict[str, Any]) -> str:
     """Markdown: the style probe of each build, then a row for each metric and a column for each cell."""
-    lines = ["| build, seed | pairs | style AUROC | all n-grams AUROC | length AUROC | chosen longer by |"]
-    lines += ["| --- | ---: | --- | --- | --- | ---: |"]
+    lines = [
+        "| build, seed | pairs | style AUROC | wording AUROC | length AUROC | with object words | chosen longer by |"
+    ]
+    lines += ["| --- | ---: | --- | --- | --- | --- | ---: |"]
     for seed, entry in results["seeds"].items():
         for name, probe in entry["style"].items():
             if probe is None:
-                lines.append(f"| {name}, {seed} | too few | | | | |")
+                lines.append(f"| {name}, {seed} | too few | | | | | |")
                 continue
             cells = [_interval(probe[kind]["auroc"], probe[kind]["auroc_low"], probe[kind]["auroc_high"], 1.0)
-                     for kind in ("style", "all", "length")]  # fmt: skip
+                     for kind in ("style", "wording", "length", "all")]  # fmt: skip
             lines.append(
                 f"| {name}, {seed} | {probe['pairs']} | {' | '.join(cells)} | {probe['longer_by']:+.2f} words |"
             )

@@ -7,7 +7,7 @@ as a crowd has no number. Each knows how its mistake is put right (`Finding.edit
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mmpo.data.annotations import AnnotatedObject
@@ -176,7 +176,12 @@ class PositionCheck:
             yield Finding(start, end, "position", mention.name, wrong, reason, edits)
 
 
-CHECKS = {"objects": ObjectCheck, "counts": CountCheck, "colors": ColorCheck, "positions": PositionCheck}
+CHECKS: dict[str, Callable[[ObjectVocabulary], Check]] = {
+    "objects": ObjectCheck,
+    "counts": CountCheck,
+    "colors": ColorCheck,
+    "positions": PositionCheck,
+}
 
 
 def checks_for(names: Sequence[str], vocabulary: ObjectVocabulary) -> list[Check]:

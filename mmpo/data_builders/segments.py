@@ -28,7 +28,7 @@ def changed_segments(
     words = [[unit.group().lower() for unit in side] for side in units]
     ranges: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     start = [0, 0]
-    blocks = SequenceMatcher(None, *words, autojunk=False).get_matching_blocks()
+    blocks = SequenceMatcher(None, words[0], words[1], autojunk=False).get_matching_blocks()
     for number, block in enumerate(blocks):
         if block.size < min_match and number + 1 < len(blocks):
             continue

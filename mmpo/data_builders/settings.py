@@ -70,9 +70,9 @@ class ChoiceSettings(_Settings):
 class TemplateSettings(_Settings):
     """The prompts of text models: names of packaged templates, or paths of your own .j2 files."""
 
-    judge: str = Field("ha_dpo_judge", description="Checks and corrects a description.")
-    writer: str = Field("ha_dpo_rewrite", description="Words a description anew.")
-    questions: str = Field("ha_dpo_question", description="Makes a yes/no question of two descriptions.")
+    judge: str = Field(default="ha_dpo_judge", description="Checks and corrects a description.")
+    writer: str = Field(default="ha_dpo_rewrite", description="Words a description anew.")
+    questions: str = Field(default="ha_dpo_question", description="Makes a yes/no question of two descriptions.")
 
 
 CheckName = Literal["objects", "counts", "colors", "positions"]
@@ -242,5 +242,6 @@ class BuildResult(BaseModel):
     yes_share: float = Field(description="Share of the question pairs whose right answer is yes.")
     hallucinating_share: float = Field(description="Share of the model's own descriptions with a mistake.")
     style: StyleReport | None = Field(
-        None, description="How well style alone tells the sides of the description pairs apart; None for too few."
+        default=None,
+        description="How well style alone tells the sides of the description pairs apart; None for too few.",
     )

@@ -4,9 +4,10 @@ That both sides should be written by one writer is the point of HA-DPO's third s
 arXiv:2311.16839). The probe is a logistic regression on surface features, cross-validated with all pairs of an image in
 one fold, and asked with and without the words that carry the truth:
 
-    style   length, punctuation, word and character n-grams of the texts with every object word blanked out
-    all     the same with the object words: these may tell the sides apart, that is what the pairs are about
-    length  nothing but the number of words
+    style    length, punctuation, word and character n-grams of the texts with every object word blanked out
+    wording  which of these n-grams occur, not how often: how things are said, whatever the number of things
+    length   nothing but the number of words
+    all      style with the object words: these may tell the sides apart, that is what the pairs are about
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,7 @@ class StyleReport(BaseModel):
     pairs: int = Field(description="Pairs that were probed.")
     images: int
     style: Separation = Field(description="Surface features without object words.")
+    wording: Separation = Field(description="Which n-grams occur without object words; no counts, no length.")
     all: Separation = Field(description="The same with object words.")
     length: Separation = Field(description="Number of words alone.")
     longer_by: float = Field(description="Mean of chosen minus rejected, in words.")
@@ -61,8 +64,9 @@ class StyleReport(BaseModel):
         """One line for people."""
         text = (
             f"style alone tells chosen from rejected with AUROC {self.style.auroc:.2f} "
-            f"[{self.style.auroc_low:.2f}, {self.style.auroc_high:.2f}], length alone {self.length.auroc:.2f}; "
-            f"chosen is {self.longer_by:+.1f} words longer"
+            f"[{self.style.auroc_low:.2f}, {self.style.auroc_high:.2f}] (wording alone {self.wording.auroc:.2f}, "
+            f"length alone {self.length.auroc:.2f}); "
+            f"chosen is {abs(self.longer_by):.1f} words {'longer' if self.longer_by >= 0 else 'shorter'}"
         )
         return f"{text}. WARNING: a policy can learn style instead of truth" if self.separable else text
 
@@ -93,13 +97,16 @@ def probe(pairs: Iterable[Sides], vocabulary: ObjectVocabulary, *, seed: int = 0
     words = np.array([len(text.split()) for text in texts], dtype=float)
     blank = [without_objects(text, vocabulary) for text in texts]
     weights = _resamples(len(images), seed)[:, groups]
-    style, everything = (
-        _separation(
-            _out_of_fold(lambda fitted, seen=seen: _surface(fitted, seen), seen, labels, groups), labels, weights
-        )
-        for seen in (blank, texts)
+    columns = _Columns(words[:, None])
+    features: list[Callable[[np.ndarray], Callable[[np.ndarray], Any]]] = [
+        partial(_surface, texts=blank),
+        partial(_surface, texts=blank, counted=False),
+        partial(_surface, texts=texts),
+        lambda fitted: columns,
+    ]
+    style, wording, everything, length = (
+        _separation(_out_of_fold(kind, labels, groups), labels, weights) for kind in features
     )
-    length = _separation(_out_of_fold(lambda fitted: _Columns(words[:, None]), texts, labels, groups), labels, weights)
     longer = words[0::2] - words[1::2]
     shares = weights[:, 0::2]
     low, high = np.percentile((shares * longer).sum(1) / shares.sum(1), [2.5, 97.5])
@@ -107,6 +114,7 @@ def probe(pairs: Iterable[Sides], vocabulary: ObjectVocabulary, *, seed: int = 0
         pairs=len(pairs),
         images=len(images),
         style=style,
+        wording=wording,
         all=everything,
         length=length,
         longer_by=round(float(longer.mean()), 4),
@@ -139,23 +147,25 @@ class _Columns:
         return self.values[rows]
 
 
-def _surface(fitted: np.ndarray, texts: Sequence[str]) -> Callable[[np.ndarray], Any]:
-    """Counts, and n-grams whose vocabulary comes from the rows `fitted` alone."""
+def _surface(fitted: np.ndarray, texts: Sequence[str], counted: bool = True) -> Callable[[np.ndarray], Any]:
+    """Counts, and n-grams whose vocabulary comes from the rows `fitted` alone; without `counted` only whether an n-gram
+    occurs.
+    """
     from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    counts = np.array([_counts(text) for text in texts])
-    scaled = (counts - counts[fitted].mean(0)) / np.maximum(counts[fitted].std(0), 1e-9)
-    grams = [
-        TfidfVectorizer(
-            analyzer="word", ngram_range=(1, 2), token_pattern=r"[\w*]+|[^\w\s]", min_df=2, max_features=4000
-        ),
-        TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=2, max_features=6000),
-    ]
-    columns = [csr_matrix(scaled)]
-    for gram in grams:
-        gram.fit([texts[row] for row in fitted])
-        columns.append(gram.transform(texts))
+    columns = []
+    if counted:
+        counts = np.array([_counts(text) for text in texts])
+        columns.append(csr_matrix((counts - counts[fitted].mean(0)) / np.maximum(counts[fitted].std(0), 1e-9)))
+    weighing = {"norm": "l2"} if counted else {"norm": None, "use_idf": False, "binary": True}
+    for analyzer, sizes, most in (("word", (1, 2), 4000), ("char_wb", (2, 4), 6000)):
+        pattern = r"[\w*]+|[^\w\s]" if analyzer == "word" else None
+        grams = TfidfVectorizer(
+            analyzer=analyzer, ngram_range=sizes, token_pattern=pattern, max_features=most, **weighing
+        )
+        grams.fit([texts[row] for row in fitted])
+        columns.append(grams.transform(texts))
     table = hstack(columns).tocsr()
     return lambda rows: table[rows]
 
@@ -170,7 +180,6 @@ def _counts(text: str) -> list[float]:
 
 def _out_of_fold(
     features: Callable[[np.ndarray], Callable[[np.ndarray], Any]],
-    texts: Sequence[str],
     labels: np.ndarray,
     groups: np.ndarray,
 ) -> np.ndarray:
@@ -180,7 +189,7 @@ def _out_of_fold(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import MaxAbsScaler
 
-    scores = np.zeros(len(texts))
+    scores = np.zeros(len(labels))
     for fitted, held_out in GroupKFold(FOLDS).split(labels, labels, groups):
         select = features(fitted)
         model = make_pipeline(MaxAbsScaler(), LogisticRegression(max_iter=1000))
@@ -208,7 +217,7 @@ def _separation(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> 
     right = np.where(scores == 0, 0.5, (scores > 0) == (labels == 1))
     accuracy = (weights * right).sum(1) / weights.sum(1)
     assert len(values) == positive.shape[1]
-    numbers = {}
+    numbers: dict[str, Any] = {}
     for name, value in (("auroc", auroc), ("accuracy", accuracy)):
         low, high = np.percentile(value[1:], [2.5, 97.5])
         numbers |= {name: value[0], f"{name}_low": low, f"{name}_high": high}

