@@ -38,8 +38,16 @@ def count_tower_calls(vlm: VLM) -> list[int]:
     return calls
 
 
-def test_every_record_has_a_tiny_model() -> None:
+def test_every_record_has_a_tiny_model_and_a_row_in_the_docs() -> None:
     assert {TINY[name]().family.model_type for name in TINY} == set(FAMILIES)
+    page = (Path(__file__).parents[2] / "docs" / "families.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in page.splitlines() if line.startswith("| ") and "`" in line.split("|")[2]]
+    for family in FAMILIES.values():
+        [row] = [row for row in rows if f"`{family.model_type}`" in row[2] and not row[1].startswith(" Pixtral")]
+        assert (row[4].strip() == "one") == (family.max_images == 1), family.name
+        assert (row[5].strip() == "yes") == bool(family.video_keys), family.name
+        assert (row[3].strip() == "fixed") == family.fixed_image_size, family.name
+        assert (row[6].strip() == "yes") == (family.blocks == "none"), family.name
 
 
 @families

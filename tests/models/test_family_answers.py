@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmpo.models.answer import AnswerEngine
+from mmpo.models.attention import use_tree_attention
 from mmpo.models.generate import PromptGroup, answering, generate_alone
 from mmpo.models.loading import VLM
 from mmpo.models.prompts import encode_prompt, process_images
@@ -68,6 +69,21 @@ def test_answers_are_those_of_generate(name: str) -> None:
     expected = [ordinary(vlm, i, text, 6) for i in (0, 1) for text in QUESTIONS[:2]]
     for answer, tokens in zip(answers, expected, strict=True):
         assert list(answer.token_ids) == tokens or answer.margin < 1e-4
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_generation_is_unchanged_after_scoring(name: str) -> None:
+    """The switch to the tree attention stays on; without a plan it is what the model had before."""
+    vlm = TINY[name]()
+    group = group_about(vlm, 1)
+    plain = "eager" if getattr(vlm.config.get_text_config(), "attn_logit_softcapping", None) else "sdpa"
+    vlm.base.set_attn_implementation({"text_config": plain})
+    with answering(vlm.model):
+        before, _ = generate_alone(vlm, group, 0, max_new_tokens=6)
+        use_tree_attention(vlm.base)
+        after, _ = generate_alone(vlm, group, 0, max_new_tokens=6)
+    assert after.token_ids == before.token_ids
+    assert after.margin == pytest.approx(before.margin, abs=1e-4)
 
 
 def test_prompt_token_kinds_reach_generate(monkeypatch: pytest.MonkeyPatch) -> None:
