@@ -95,13 +95,14 @@ def build_rewrites(lexicon: Lexicon) -> list[Rewrite]:
         drop(r"^(?:(?:there|lungs?) (?:is|are|has been|have been) )?(?:no|little|without|minimal)(?: \w+){0,3} (?:change|alteration|difference)s?\b(?! (?:of position))(?=[^,]*$)"),
         drop(r"\bno (?:\w+ )?new\b|\bwithout new\b|\bnothing new\b|no (?:evidence of |definite )?(?:interval|recurrent|residual|increas\w+|worsening)"),
         drop(r"\b(?:{DEVICE})s?\b[^,;]*\b(?:has|have|had) (?:\w+ )?been (?:\w+ )?(?:removed|withdrawn$|taken out|discontinued|pulled$)|removal of"),
+        be(r"(?P<x>.*{PRESENT}[^,]*?) (?:has|have) (?:\w+ )?(?:increased|worsened|progressed|developed|enlarged|grown|decreased|diminished|re-?accumulated|become (?:more|less) \w+|partially (?:cleared|resolved))(?: in (?:size|extent|severity|number))?(?P<tail>(?: (?:at|in|on) (?:the )?(?:left|right|both|lung)[^,]*)?)(?:,? (?:since|from|compared|following) .*)?", "{x} {be} present {tail}"),
         # trailing references
         sub(r",? ?(?:but |and |which (?:is|are|has|have) |that (?:is|are) )?(?:now )?" + _DEGREE + _CHANGE_WORD + r"?(?: in (?:appearance|size|position|extent|severity|degree|number))?,? ?" + _REFERENCE + r" (?:(?:the|a|an|that|those|prior) )?(?:on |of |in )?{WHEN}(?=[,.;]|$)", ""),
         sub(r",? ?(?:as|than|from|like|similar to|since|to) (?:before|previously|prior|earlier|yesterday)(?: (?:seen|noted|described))?(?=[,.; ]|$)", ""),
         sub(r",? ?(?:with|without|with no)(?: \w+){0,3} (?:interval )?(?:change|progression|improvement|worsening)s?(?: (?:in|since|from|compared) [^,]*)?(?=[,.;]|$)", ""),
         sub(r", (?:which (?:is|are|has|have) )?(?:but |and )?" + _DEGREE + _CHANGE_WORD + r"(?: (?:to|or) " + _DEGREE + _CHANGE_WORD + r")?(?: (?:in (?:appearance|size|position|extent)|since [^,]*|from [^,]*|compared [^,]*))?(?=[,.;]|$)", ""),
         drop(r"\b(?:has|have|had|appears?|looks?)[ .]*$"),
-        be(r"(?P<x>(?!there).*{PRESENT}[^,]*?) (?:is|are|was|were)", "{x} {be} present"),
+        be(r"(?P<x>(?!there).*{OBJECT}[^,]*?) (?:is|are|was|were)", "{x} {be} present"),
         drop(r"\b(?:is|are|was|were)[ .]*$"),
         # again
         be(r"(?:once )?again (?:seen|noted|demonstrated|identified|visualized|present|evident|redemonstrated) (?:is|are) (?P<x>.*)", "{x} {be} seen"),
@@ -118,12 +119,11 @@ def build_rewrites(lexicon: Lexicon) -> list[Rewrite]:
         be(r"(?P<x>.*{DEVICE}) (?:has|have) (?:\w+ )?been (?:\w+ )?(?:placed|inserted|introduced|added)(?P<tail>.*)", "{x} {be} present {tail}"),
         # course
         be(r"(?:there (?:has been|is|are) )?" + _DEGREE + r"(?:increased?|increasing|worsening|worsened|progression|progress|re-?accumulation|development|decreased?|reduction|growth|redistribution)(?: in| of)(?: the)?(?: size| extent| severity)?(?: of)?(?: the| a| an)? (?P<x>.*{PRESENT}.*)", "{x} {be} present"),
-        be(r"(?P<x>.*{PRESENT}[^,]*?) (?:has|have) (?:\w+ )?(?:increased|worsened|progressed|developed|enlarged|grown|decreased|diminished|re-?accumulated|become (?:more|less) \w+|partially (?:cleared|resolved))(?: in (?:size|extent|severity|number))?(?P<tail>(?: (?:at|in|on) (?:the )?(?:left|right|both|lung)[^,]*)?)(?:,? (?:since|from|compared|following) .*)?", "{x} {be} present {tail}"),
         be(r"(?P<x>(?!there).*{PRESENT}[^,]*?) (?:is|are|appears?|remains?) " + _DEGREE + r"(?:increased|decreased|larger|smaller|bigger|worse|(?:more|less) \w+|progressing|worsening|increasing|decreasing|resolving|improving|improved|new)(?: in (?:size|extent))?", "{x} {be} present"),
         # a state that goes on
         sub(r"\b(?:has |have )?remain(?:s|ed)? (?=(?:unchanged|stable|similar))", "is "),
         be(r"(?P<x>(?!there).*(?:{OBJECT})[^,]*?) (?:is|are|appears?|has been|have been) " + _DEGREE + r"(?:in )?(?:unchanged|stable|unaltered|similar|static)(?: in)?(?: (?:position|appearance|size|extent|configuration|alignment|positioning|number|placement|severity))?(?: (?:and|to|or) " + _DEGREE + _CHANGE_WORD + r")?", "{x} {be} present"),
-        drop(r"^[^,]*\b(?:is|are|appears?|have|has) " + _DEGREE + r"(?:in )?(?:unchanged|stable|unaltered|similar|static|not changed|changed)\b(?! and)[^,]*$"),
+        drop(r"^[^,]*\b(?:is|are|appears?|have|has) " + _DEGREE + r"(?:in )?(?:unchanged|stable|unaltered|similar|static|not changed|changed)(?= (?:in|since|from|compared|when|as|to|over|with|on|at)\b|[.,; ]*$)[^,]*$"),
         sub(r"(?:,? and| but) " + _DEGREE + r"(?:unchanged|stable|unaltered)(?: in \w+)?(?=[,.;]|$)", ""),
         sub(r"\b(?:is|are) " + _DEGREE + r"(?:unchanged|stable|unaltered)(?: in \w+)? and ", "is "),
         sub(r"\bremains (?:to be )?(?=\w)", "is "),

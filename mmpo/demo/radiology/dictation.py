@@ -18,8 +18,8 @@ Wording = tuple[tuple[str, ...], tuple[str, ...]]
 """Plain ways of saying something, and ways with a reference to an earlier exam."""
 
 
-def _present(what: str, article: str = "a") -> Wording:
-    """`what` is in the film."""
+def _present(what: str, article: str = "a", grows: bool = True) -> Wording:
+    """`what` is in the film; findings grow, devices don't."""
     head = f"{article} {what}".strip()
     capital = head[0].upper() + head[1:]
     return (
@@ -30,7 +30,7 @@ def _present(what: str, article: str = "a") -> Wording:
             f"Again seen is {head}.",
             f"There is {head}, stable since the prior exam.",
             f"Compared to the prior radiograph, the {what} is unchanged.",
-            f"The {what} has increased since the previous exam.",
+            f"The {what} {'has increased since' if grows else 'is in the same position as on'} the previous exam.",
         ),
     )
 
@@ -65,9 +65,9 @@ def statements(chest: Chest) -> list[Wording]:
     """What is to be said about a chest, in the order of a report."""
     said: list[Wording] = []
     if chest.of("endotracheal tube"):
-        said.append(_present("endotracheal tube", "an"))
+        said.append(_present("endotracheal tube", "an", grows=False))
     if chest.of("pacemaker"):
-        said.append(_present("pacemaker"))
+        said.append(_present("pacemaker", grows=False))
     said.append(_HEART[bool(chest.of("cardiomegaly"))])
     if chest.of("edema"):
         said.append(_present("pulmonary edema", ""))

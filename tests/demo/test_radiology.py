@@ -1,0 +1,73 @@
+"""The radiology world: films, reports that agree with them, and a few steps of the model's training."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmpo.demo.radiology import chests, dictation, world
+from mmpo.errors import UserError
+from mmpo.radiology.detector import RuleDetector
+from mmpo.radiology.editing import RuleEditor, edit_report
+from mmpo.radiology.findings import report_findings
+
+LABELS = {
+    "effusion": "Pleural Effusion", "opacity": "Lung Opacity", "cardiomegaly": "Cardiomegaly", "edema": "Edema",
+    "pneumothorax": "Pneumothorax", "pacemaker": "Support Devices", "endotracheal tube": "Support Devices",
+    "nodule": "Lung Lesion",
+}  # fmt: skip
+
+
+def test_films_are_drawn_from_the_seed() -> None:
+    one, same, other = (chests.sample_chest((0, 1, i)) for i in (3, 3, 4))
+    assert np.array_equal(np.asarray(one.draw()), np.asarray(same.draw()))
+    assert not np.array_equal(np.asarray(one.draw()), np.asarray(other.draw()))
+    assert one.draw().size == (chests.SIZE, chests.SIZE)
+    kinds = {f.kind for i in range(60) for f in chests.sample_chest((0, 1, i)).findings}
+    assert kinds == set(chests.KINDS)
+
+
+def test_reports_say_what_is_drawn() -> None:
+    """The findings of the exact report are the drawn ones; the edited dictated report has the same."""
+    detector = RuleDetector()
+    editor = RuleEditor(detector)
+    mentioned = 0
+    for index in range(80):
+        chest = chests.sample_chest((0, 9, index))
+        exact = dictation.exact_report(chest, np.random.default_rng(index))
+        assert not detector.flags(exact)
+        found = {name for name, status in report_findings(exact).items() if status == "positive"} - {"No Finding"}
+        assert found == {LABELS[finding.kind] for finding in chest.findings}
+        dictated = dictation.dictated_report(chest, np.random.default_rng(index))
+        mentioned += len(detector.report(dictated).flagged)
+        edited = report_findings(edit_report(dictated, editor).text)
+        assert {n for n, s in edited.items() if s == "positive"} - {"No Finding"} == found, dictated
+    assert 1.5 < mentioned / 80 < 3
+
+
+def test_world_as_files(tmp_path: Path) -> None:
+    folder = world.write_split(tmp_path / "w", "radiology_train", 3)
+    rows = [json.loads(line) for line in (folder / "reports.jsonl").read_text().splitlines()]
+    assert len(rows) == 3 and all(row["synthetic"] and (folder / row["image"]).exists() for row in rows)
+    with pytest.raises(UserError):
+        list(world.world_split("nope", 1))
+
+
+def test_a_few_training_steps(tmp_path: Path) -> None:
+    from transformers import LlavaProcessor
+
+    from mmpo.demo.radiology.pretrain import Plan, batch, build_processor, patch_labels, pretrain
+
+    chest = next(c for i in range(50) if (c := chests.sample_chest((0, 2, i))).of("effusion"))
+    assert patch_labels(chest)[:, chests.KINDS.index("effusion")].sum() >= 2
+    plan = Plan(see_steps=1, see_batch=2, speak_steps=1, speak_batch=2)
+    rows = batch(build_processor().tokenizer, plan, 0)
+    assert rows["input_ids"].shape == rows["labels"].shape and (rows["labels"] >= 0).sum() > 4
+    folder = pretrain(tmp_path, plan)
+    processor = LlavaProcessor.from_pretrained(folder)
+    assert processor.tokenizer.decode(processor.tokenizer.encode("Heart size is normal.")).endswith(
+        "Heart size is normal."
+    )
