@@ -8,6 +8,8 @@ Cells, each from the same descriptions and the same questions of the untuned mod
     captions    the annotator's caption in the sentences of the description against the description (rewritten)
     plain_dpo   the annotator's caption against the description, both as they were written (not rewritten)
     sft         the chosen sides of ha_dpo, no rejected side
+    anew        the annotated objects, in the sentences of the description, against the description (rewritten)
+    anew_plain  the same as another writer puts it (`The image contains …`), not rewritten
 
 Equal steps, batch, learning rate and adapter. Measured on held-out scenes against the untuned model: CHAIR with recall
 and length, POPE (three splits), SHR by rules. Killed and run again it goes on; no finished cell is done again. Writes
@@ -37,8 +39,11 @@ BUILDS: dict[str, dict[str, Any]] = {
     "edited": {},
     "captions": {"correction": "caption"},
     "captions_raw": {"correction": "caption", "rewrite": False},
+    "anew": {"correction": "anew"},
+    "anew_raw": {"correction": "anew", "rewrite": False},
 }
-CELLS = {"ha_dpo": "edited", "captions": "captions", "plain_dpo": "captions_raw", "sft": "edited"}
+CELLS = {"ha_dpo": "edited", "captions": "captions", "plain_dpo": "captions_raw", "sft": "edited",
+         "anew": "anew", "anew_plain": "anew_raw"}  # fmt: skip
 METRICS = (
     ("chair", "CHAIRi", None), ("chair", "CHAIRs", None), ("chair", "Recall", None), ("chair", "Len", None),
     ("pope", "F1", "random"), ("pope", "F1", "popular"), ("pope", "F1", "adversarial"),
@@ -192,7 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
+    parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS)[:4])
     parser.add_argument("--model", type=Path, default=model_path(), help="the demo model, or another folder")
     parser.add_argument("--images", type=int, default=600, help="scenes that pairs are built from")
     parser.add_argument("--test", type=int, default=300, help="held-out scenes")

@@ -21,7 +21,7 @@ from mmpo.data_builders.phrases import Naming, missed_phrases
 from mmpo.data_builders.settings import BuildSettings
 from mmpo.data_builders.text_models import Judge, Judgement, Rewriter
 from mmpo.data_builders.tree import Phrase
-from mmpo.data_builders.writer import Correction, Writer
+from mmpo.data_builders.writer import Correction, Writer, listing
 from mmpo.errors import Quarantined
 
 
@@ -136,10 +136,10 @@ class Drafter:
         """Both sides as rules word them, or as they are where a text model words them, or nobody shall."""
         settings = self.settings
         variants = range(settings.variants if self.rewriter is None else 1)
-        if self.judge is not None or (settings.correction == "caption" and (self.rewriter or not settings.rewrite)):
-            chosen = draft.corrected if self.judge is not None else next(iter(draft.image.captions), "")
+        if self.judge is not None or (settings.correction != "edit" and (self.rewriter or not settings.rewrite)):
+            chosen = draft.corrected if self.judge is not None else self._told(draft, namings)
             if not chosen:
-                draft.why_not = "no_caption"
+                draft.why_not = "nothing_told"
                 return
             plain = self.rewriter is not None or not settings.rewrite
             for variant in variants:
@@ -147,12 +147,12 @@ class Drafter:
                 if not plain:
                     pair = tuple(self.writer.reword(text, variant, draft.id) for text in pair)  # type: ignore[assignment]
                 self._add(draft, *pair)
-        elif settings.correction == "caption":
+        elif settings.correction != "edit":
+            told = self._told(draft, namings)
             for variant in variants:
-                told = next(iter(draft.image.captions), "")
                 both = self.writer.recast(draft.text, told, variant=variant, seed=f"{settings.seed}/{draft.id}")
                 if both is None:
-                    draft.why_not = "unread" if told else "no_caption"
+                    draft.why_not = "unread" if told else "nothing_told"
                     return
                 self._add(draft, both[1], both[0])
         else:
@@ -161,12 +161,18 @@ class Drafter:
                 draft.removed, draft.added, draft.lost = correction.removed, correction.added, correction.lost
                 self._add(draft, correction.corrected, correction.original if settings.rewrite else draft.text)
 
-    def edited(self, draft: Draft, variant: int, namings: dict[str, Naming]) -> Correction:
-        """The description with its mistakes edited out by rules."""
-        wrong = {finding.name for finding in hallucinated(draft.verdicts) if not finding.edits}
-        absent = {name for name in wrong if name not in draft.truth.names}
+    def _told(self, draft: Draft, namings: dict[str, Naming]) -> str:
+        """What another writer says of the picture: its first caption, or the annotated objects in reading order."""
+        if self.settings.correction == "caption":
+            return next(iter(draft.image.captions), "")
+        phrases = self._missed(draft, namings)
+        across = self._across(draft.image)
+        return listing("the image contains", sorted(phrases, key=lambda phrase: across(phrase) or 0.0))
+
+    def _missed(self, draft: Draft, namings: dict[str, Naming]) -> list[Phrase]:
+        """Phrases for all annotated objects, in the manner of the description."""
         size = (draft.image.width or draft.size[0], draft.image.height or draft.size[1])
-        missed = missed_phrases(
+        return missed_phrases(
             draft.image,
             self.vocabulary.name_of,
             size,
@@ -174,6 +180,12 @@ class Drafter:
             min_area=self.settings.min_area,
             namings=namings,
         )
+
+    def edited(self, draft: Draft, variant: int, namings: dict[str, Naming]) -> Correction:
+        """The description with its mistakes edited out by rules."""
+        wrong = {finding.name for finding in hallucinated(draft.verdicts) if not finding.edits}
+        absent = {name for name in wrong if name not in draft.truth.names}
+        missed = self._missed(draft, namings)
         add = {"none": 0, "balance": len(absent), "all": len(missed)}[self.settings.add_missed]
         return self.writer.correct(
             draft.text,

@@ -132,11 +132,11 @@ class BuildSettings(_Settings):
             "Left out: rules."
         ),
     )
-    correction: Literal["edit", "caption"] = Field(
+    correction: Literal["edit", "caption", "anew"] = Field(
         "edit",
         description=(
-            "What rules put on the chosen side: the description with its mistakes edited out, or what the image's "
-            "first caption lists."
+            "What rules put on the chosen side: the description with its mistakes edited out, the image's first "
+            "caption, or a description written anew from the annotated objects."
         ),
     )
     rewrite: bool = Field(
@@ -220,8 +220,10 @@ class BuildSettings(_Settings):
             )
         if not self.rewrite and (self.variants > 1 or self.writer is not None):
             raise ValueError("`rewrite: false` leaves one wording and no `writer`")
-        if self.correction == "caption" and self.judge is not None:
-            raise ValueError("`correction: caption` and a `judge` both say what the chosen side is: take one")
+        if self.correction != "edit" and self.judge is not None:
+            raise ValueError(
+                f"`correction: {self.correction}` and a `judge` both say what the chosen side is: take one"
+            )
         return self
 
 

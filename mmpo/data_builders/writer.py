@@ -158,6 +158,12 @@ class Writer:
         return [*parts, Part(" ", say(tree), tuple(sentence_names(tree)), tree)]
 
 
+def listing(opening: str, phrases: Sequence[Phrase]) -> str:
+    """One sentence that lists phrases: `The image contains a cat and two cups.`; nothing where there are none."""
+    items = tuple(phrases)
+    return say(Sentence((Clause("listing", items, joints(len(items), (), False), opening=opening),))) if items else ""
+
+
 def told_items(tree: Sentence | None) -> list[Phrase]:
     """What a sentence lists, each item with its tails; behind `with` where what stands before it is no object."""
     found: list[Phrase] = []

@@ -82,6 +82,18 @@ def test_captions_in_the_models_own_sentences(parrot_folder: Path, captioned: Pa
     assert raw["i0/d0v0"].rejected_text == parrot.CAPTION
 
 
+def test_written_anew_from_the_annotation(parrot_folder: Path, captioned: Path, said: Path, tmp_path: Path) -> None:
+    """In another writer's words style tells the sides apart at once; in the model's own sentences less so."""
+    raw = build(quick(parrot_folder, captioned, correction="anew", rewrite=False), tmp_path / "raw", said=said)
+    texts = {pair.id: pair.chosen_text for pair in pairs_of(tmp_path / "raw", "description")}
+    assert texts["i5/d0v0"].startswith("The image contains ") and "a horse" in texts["i5/d0v0"]
+    worded = build(quick(parrot_folder, captioned, correction="anew"), tmp_path / "worded", said=said)
+    texts = {pair.id: pair.chosen_text for pair in pairs_of(tmp_path / "worded", "description")}
+    assert texts["i5/d0v0"].startswith("There is ") and "The image" not in "".join(texts.values())
+    assert raw.style is not None and worded.style is not None
+    assert raw.style.wording.auroc == 1.0 > worded.style.wording.auroc
+
+
 @pytest.mark.parametrize(
     ("text", "told", "chosen"),
     [
