@@ -12,7 +12,11 @@ from mmpo.recipes import complete, dump, load, read, shipped
 from mmpo.recipes.source import Source, override, parse, parse_value, resolve
 
 RUN = Path("runs/x")
-INPUTS = {"demo.world": lambda: "world", "demo.model": lambda: "small-model"}
+INPUTS = {
+    "demo.world": lambda: "world",
+    "demo.model": lambda: "small-model",
+    "demo.radiology_model": lambda: "small-radiology-model",
+}
 
 TRAIN_AND_EVAL = """\
 name: mine

@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
 import mmpo
 from mmpo.data.atomic import read_json, remove_leftovers, write_json
@@ -34,6 +33,7 @@ from mmpo.radiology.injecting import inject
 from mmpo.radiology.lexicon import load_lexicon
 from mmpo.radiology.lines import split_lines
 from mmpo.radiology.masks import relevant_spans, weight_spans
+from mmpo.radiology.privacy import check_endpoint
 from mmpo.radiology.reports import RadiologyReport, Rejected, read_reports
 
 if TYPE_CHECKING:
@@ -43,7 +43,6 @@ logger = logging.getLogger("mmpo.build")
 FREE = frozenset({"allow_network"})
 RESULT = "build_result.json"
 TOKEN_BUDGET = 16384
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @dataclass
@@ -66,7 +65,8 @@ def build(settings: RadiologySettings, run_dir: Path) -> RadiologyBuildResult:
     sources = list(read_reports(settings.reports, images=settings.images))[: settings.limit]
     if not sources:
         raise UserError(f"{settings.reports}: no reports in it")
-    _check_privacy(settings, sources)
+    marked = any(isinstance(one, RadiologyReport) and one.credentialed for one in sources)
+    check_endpoint(settings.editor.model, settings.credentialed or marked)
     recipe = settings.model_dump(mode="json", exclude=set(FREE))
     check_source(run_dir, {"settings": recipe, "mmpo": mmpo.__version__, "reports read": _digest(sources)})
     if (run_dir / RESULT).exists():
@@ -119,18 +119,6 @@ def _judge(editor: EditorSettings, run_dir: Path, stack: ExitStack) -> Annotator
     assert editor.model is not None
     chat = stack.enter_context(open_chat(editor.model, run_dir / "replies.editor.jsonl"))
     return JudgeAnnotator(chat, template=editor.template, tries=editor.tries)
-
-
-def _check_privacy(settings: RadiologySettings, sources: Sequence[RadiologyReport | Rejected]) -> None:
-    """UserError where reports under a data agreement would leave this machine."""
-    chat = settings.editor.model
-    if chat is None or chat.backend != "server" or urlparse(chat.base_url or "").hostname in LOOPBACK:
-        return
-    if settings.credentialed or any(isinstance(one, RadiologyReport) and one.credentialed for one in sources):
-        raise UserError(
-            f"these reports are credentialed, and the editor's server {chat.base_url} is not on this machine",
-            hint="use editor: {by: rules}, a local model or a server on this machine; see docs/radiology.md",
-        )
 
 
 def _digest(sources: Sequence[RadiologyReport | Rejected]) -> str:

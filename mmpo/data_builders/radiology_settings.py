@@ -19,10 +19,14 @@ class _Settings(BaseModel):
 class EditorSettings(_Settings):
     """Who finds and takes out the references to earlier exams."""
 
-    by: Literal["rules", "model"] = Field("rules", description="`rules`, or a text `model` whose edits are checked.")
-    model: ChatSettings | None = Field(None, description="The text model, for `by: model`.")
-    template: str = Field("radiology_priors", description="Its prompt: a packaged one, or a .j2 file.")
-    tries: int = Field(3, ge=1, description="How often a report is asked about until an answer keeps all rules.")
+    by: Literal["rules", "model"] = Field(
+        default="rules", description="`rules`, or a text `model` whose edits are checked."
+    )
+    model: ChatSettings | None = Field(default=None, description="The text model, for `by: model`.")
+    template: str = Field(default="radiology_priors", description="Its prompt: a packaged one, or a .j2 file.")
+    tries: int = Field(
+        default=3, ge=1, description="How often a report is asked about until an answer keeps all rules."
+    )
 
     @model_validator(mode="after")
     def _has_model(self) -> EditorSettings:
@@ -57,9 +61,7 @@ class RadiologySettings(_Settings):
     top_p: float = Field(0.9, gt=0, le=1, description="Nucleus of the sampled reports.")
     max_new_tokens: int = Field(256, ge=1, description="Longest report of the model; an unfinished end is cut off.")
 
-    editor: EditorSettings = Field(
-        default_factory=lambda: EditorSettings(), description="Who takes the references out."
-    )
+    editor: EditorSettings = Field(default_factory=EditorSettings, description="Who takes the references out.")
     lexicon: Path | None = Field(None, description="Further words for the detector (YAML or JSON).")
     credentialed: bool = Field(
         False, description="All reports are under a data agreement: no remote server may see them, `has_prior` or not."

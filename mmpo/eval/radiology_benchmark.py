@@ -20,6 +20,7 @@ from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.findings import UNCERTAIN_AS, UncertainAs
 from mmpo.radiology.judge import JudgeDetector
 from mmpo.radiology.lexicon import load_lexicon
+from mmpo.radiology.privacy import check_endpoint
 from mmpo.radiology.reports import RadiologyReport, read_reports
 
 TEXT_KEYS = ("text", "answer", "report", "generated", "prediction")
@@ -52,6 +53,8 @@ class RadiologyBenchmark:
         self.reports = self.reports[: settings.limit]
         if not self.reports:
             raise UserError(f"{self.settings.reports}: no report can be used ({dict(dropped)})")
+        if self.settings.judged_by == "both":
+            check_endpoint(settings.judge, any(report.credentialed for report in self.reports))
         left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         self.conventions = [
             f"radiology: {len(self.reports)} films, prompt {self.settings.prompt!r}, greedy, at most "

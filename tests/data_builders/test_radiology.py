@@ -19,7 +19,7 @@ from mmpo.radiology.detector import RuleDetector
 from tests.chat.server import ChatServer
 
 REPORTS = [
-    "FINDINGS: Heart size is unchanged. Small left effusion is again noted. No pneumothorax. Lungs are otherwise clear.",
+    "FINDINGS: Heart size is unchanged. Small left effusion is again noted. No pneumothorax. Lungs are otherwise clear.",  # noqa: E501
     "FINDINGS: The lungs are clear. There is no effusion.",
     "FINDINGS: No change.",
     "FINDINGS: Edema. " + "No interval change. " * 20 + "Clear bones seen.",

@@ -137,7 +137,7 @@ def test_wrong_lexicons_say_what_is_wrong(tmp_path: Path, text: str, words: str)
     [
         ("A 3.5 cm mass. No effusion.", ["A 3.5 cm mass.", "No effusion."]),
         ("Lungs are clear.Heart is normal.", ["Lungs are clear.", "Heart is normal."]),
-        ("FINDINGS:\nThe lungs are\nclear and normal.\nHeart is large", ["FINDINGS:\nThe lungs are\nclear and normal.", "Heart is large"]),
+        ("FINDINGS:\nThe lungs are\nclear and normal.\nHeart is large", ["FINDINGS:\nThe lungs are\nclear and normal.", "Heart is large"]),  # noqa: E501
         ("1. No change.\n2. Edema.", ["1. No change.", "2. Edema."]),
         ("Seen by Dr. Smith. See No. 3 below.", ["Seen by Dr. Smith.", "See No. 3 below."]),
         ("Comparison to ___. Clear.", ["Comparison to ___.", "Clear."]),

@@ -27,7 +27,7 @@ SENTENCES = [
     ("line", "edit"),
     [
         ("Unchanged small effusion.", "Small effusion."),
-        ("Compared to the prior radiograph, the left pleural effusion is larger.", "The left pleural effusion is present."),
+        ("Compared to the prior radiograph, the left pleural effusion is larger.", "The left pleural effusion is present."),  # noqa: E501
         ("Again seen is a calcified granuloma.", "A calcified granuloma is seen."),
         ("The heart remains moderately enlarged.", "The heart is moderately enlarged."),
         ("Left lower lobe collapse persists.", "Left lower lobe collapse is present."),
@@ -36,7 +36,7 @@ SENTENCES = [
         ("A stable opacity is seen in the left base.", "An opacity is seen in the left base."),
         ("The mass measures 4.2 cm, previously 3.6 cm.", "The mass measures 4.2 cm."),
         ("There is now a small right apical pneumothorax.", "There is a small right apical pneumothorax."),
-        ("Redemonstration of surgical clips overlying the right axilla.", "Surgical clips overlying the right axilla are seen."),
+        ("Redemonstration of surgical clips overlying the right axilla.", "Surgical clips overlying the right axilla are seen."),  # noqa: E501
     ],
 )  # fmt: skip
 def test_rewrites(line: str, edit: str) -> None:

@@ -125,7 +125,7 @@ def test_encodings() -> None:
 def test_tables(tmp_path: Path) -> None:
     table = tmp_path / "r.csv"
     table.write_bytes(
-        b'Study_ID,Findings,Impression,Image,has_prior\n1,Clear.,,a.png,\n2,,,b.png,\n3,"Two\nlines, one.",x,c.png|d.png,TRUE\n'
+        b'Study_ID,Findings,Impression,Image,has_prior\n1,Clear.,,a.png,\n2,,,b.png,\n3,"Two\nlines, one.",x,c.png|d.png,TRUE\n'  # noqa: E501
     )
     one, two, three = read_reports(table)
     assert isinstance(one, RadiologyReport) and one.images == ("a.png",) and one.body("findings") == "Clear."

@@ -10,7 +10,7 @@ from mmpo.radiology.findings import NO_FINDING, compare_findings, names, report_
 @pytest.mark.parametrize(
     ("sentence", "found"),
     [
-        ("No focal consolidation, pleural effusion, or pneumothorax.", {"Consolidation": "negative", "Pleural Effusion": "negative", "Pneumothorax": "negative"}),
+        ("No focal consolidation, pleural effusion, or pneumothorax.", {"Consolidation": "negative", "Pleural Effusion": "negative", "Pneumothorax": "negative"}),  # noqa: E501
         ("Small left effusion without pneumothorax.", {"Pleural Effusion": "positive", "Pneumothorax": "negative"}),
         ("No pneumothorax, but there is mild edema.", {"Pneumothorax": "negative", "Edema": "positive"}),
         ("Possible pneumonia at the left base.", {"Pneumonia": "uncertain"}),

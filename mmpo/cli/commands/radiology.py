@@ -170,10 +170,13 @@ def _judged(file: Path, settings: Path) -> Iterator[tuple[dict[str, Any], dict[s
     from mmpo.radiology.detector import JudgedLine, ReportVerdict, Verdict
     from mmpo.radiology.judge import JudgeDetector
     from mmpo.radiology.lines import split_lines
+    from mmpo.radiology.privacy import check_endpoint
 
     rows = list(_rows(file))
     lines = [split_lines(row["text"]) for row in rows]
-    with open_chat(_chat_settings(settings), file.with_suffix(".replies.jsonl")) as chat:
+    chat_settings = _chat_settings(settings)
+    check_endpoint(chat_settings, any(row.get("credentialed") for row in rows))
+    with open_chat(chat_settings, file.with_suffix(".replies.jsonl")) as chat:
         found = JudgeDetector(chat).reports([[line.text for line in report] for report in lines])
     for row, report, verdicts in zip(rows, lines, found, strict=True):
         read = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
