@@ -40,10 +40,21 @@ from mmpo.models.asking import (
 from mmpo.models.choosing import Chooser, Greedy, Sampler, YesNo, stream_seed
 from mmpo.models.generate import Continuation, PromptGroup, answering, generate_alone, generate_shared
 from mmpo.models.loading import VLM
+from mmpo.models.probe import ProbeSpec
 from mmpo.models.self_check import SelfCheck, plain_decoding
 from mmpo.models.shared_cache import SharingUnsupported
 
-__all__ = ["Answer", "AnswerEngine", "Asked", "ImageSource", "Images", "Prompt", "Question", "group_by_image"]
+__all__ = [
+    "Answer",
+    "AnswerEngine",
+    "Asked",
+    "ImageSource",
+    "Images",
+    "Prompt",
+    "Question",
+    "Watched",
+    "group_by_image",
+]
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,18 @@ class Answer:
     p_yes: float | None = None
     yes_logit: float | None = None
     no_logit: float | None = None
+
+
+@dataclass(frozen=True)
+class Watched:
+    """An answer, and where the model looked: `attention` [layers, image tokens of all images], the mean over the
+    answer's rows (None where no row is watched); `top`, the largest log-prob of each step; `shown`, the processed
+    images."""
+
+    answer: Answer
+    attention: torch.Tensor | None
+    top: tuple[float, ...]
+    shown: Shown
 
 
 @dataclass(frozen=True)
@@ -201,6 +224,20 @@ class AnswerEngine:
         Sampler([], temperature=temperature, top_p=top_p)  # complain about settings now, not at the first batch
         return self._samples(prompts, k, temperature, top_p, seed, max_new_tokens, self._off, greedy_first)
 
+    def watched(
+        self, prompts: Iterable[tuple[Images, Prompt]], probe: ProbeSpec, *, max_new_tokens: int | None = None
+    ) -> Iterator[Watched]:
+        """Greedy answers with the attention of their rows onto the image tokens, from the same pass. One for each
+        (images, prompt), in order; an image that can't be used raises `Quarantined`."""
+        probe = probe.resolved(self.vlm)
+        rows = (
+            _Row(shown, self._gallery.encode(prompt, shown), str(number))
+            for number, (images, prompt) in enumerate(prompts)
+            for shown in [self._gallery.show(images)]
+        )
+        for row, c in self._stream(rows, _greedy, max_new_tokens, self._off, probe=probe):
+            yield Watched(self._answer(str(row.tag), c), c.attention, tuple(c.top), row.shown)
+
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
         """Calls made in this block answer with the model as it was before tuning, even if they are read later."""
@@ -279,6 +316,7 @@ class AnswerEngine:
         limit: int | None,
         off: bool,
         max_rows: int | None = None,
+        probe: ProbeSpec | None = None,
     ) -> Iterator[tuple[_Row, Continuation]]:
         """Continue rows batch by batch, in order. A batch closes before it would pass the token budget."""
         limit = limit or self.max_new_tokens
@@ -290,16 +328,21 @@ class AnswerEngine:
             own = len(row.prompt) - image_tokens + limit
             more = own + (0 if row.shown.digest in digests else image_tokens)
             if batch and (cost + more > self.token_budget or len(batch) == max_rows):
-                yield from zip(batch, self._run(batch, chooser, limit, off), strict=True)
+                yield from zip(batch, self._run(batch, chooser, limit, off, probe), strict=True)
                 batch, digests, cost, more = [], set(), 0, own + image_tokens
             batch.append(row)
             digests.add(row.shown.digest)
             cost += more
         if batch:
-            yield from zip(batch, self._run(batch, chooser, limit, off), strict=True)
+            yield from zip(batch, self._run(batch, chooser, limit, off, probe), strict=True)
 
     def _run(
-        self, batch: Sequence[_Row], chooser: Callable[[Sequence[_Row]], Chooser], limit: int, off: bool
+        self,
+        batch: Sequence[_Row],
+        chooser: Callable[[Sequence[_Row]], Chooser],
+        limit: int,
+        off: bool,
+        probe: ProbeSpec | None = None,
     ) -> list[Continuation]:
         """One batch: rows about the same images become a group; results in the order of the batch."""
         places: dict[str, list[int]] = {}
@@ -312,23 +355,29 @@ class AnswerEngine:
             groups.append(PromptGroup([batch[place].prompt for place in members], processed.tensors, len(processed)))
         pick = chooser([batch[place] for place in order])
         with answering(self.vlm.model), self.vlm.adapter_off() if off else nullcontext():
-            results = self._continue(groups, pick, limit, off)
+            results = self._continue(groups, pick, limit, off, probe)
         ordered: list[Continuation] = [Continuation()] * len(batch)
         for place, result in zip(order, results, strict=True):
             ordered[place] = result
         return ordered
 
-    def _continue(self, groups: list[PromptGroup], pick: Chooser, limit: int, off: bool) -> list[Continuation]:
+    def _continue(
+        self, groups: list[PromptGroup], pick: Chooser, limit: int, off: bool, probe: ProbeSpec | None = None
+    ) -> list[Continuation]:
         reader = self._yes_no.read if self._yes_no else None
         flat = [(group, index) for group in groups for index in range(len(group.prompts))]
 
         def alone(row: int) -> tuple[Continuation, list[torch.Tensor]]:
             group, index = flat[row]
-            return generate_alone(self.vlm, group, index, max_new_tokens=limit, chooser=pick.alone(row), reader=reader)
+            return generate_alone(
+                self.vlm, group, index, max_new_tokens=limit, chooser=pick.alone(row), reader=reader, probe=probe
+            )
 
         if not self.why_not_shared:
             try:
-                shared = generate_shared(self.vlm, groups, max_new_tokens=limit, chooser=pick, reader=reader)
+                shared = generate_shared(
+                    self.vlm, groups, max_new_tokens=limit, chooser=pick, reader=reader, probe=probe
+                )
             except SharingUnsupported as reason:
                 self._cannot_share(str(reason))
             else:

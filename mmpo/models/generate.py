@@ -11,7 +11,7 @@ reference.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from mmpo.models.choosing import Chooser, ChooserProcessor, FirstReader, Greedy
 from mmpo.models.layout import Segment
 from mmpo.models.loading import VLM
 from mmpo.models.positions import positions_of, token_types_of
+from mmpo.models.probe import AttentionSums, Confidence, ProbeSpec, image_columns, query_rows, watching
 from mmpo.models.processing import facts, join_images, model_tensors
 from mmpo.models.shared_cache import PrefixStored, SharedCache, SharingUnsupported, shared_attention
 from mmpo.models.vision import encode_images, select_images
@@ -41,12 +42,17 @@ class PromptGroup:
 @dataclass
 class Continuation:
     """What the model wrote after one prompt. `token_ids` ends with the end token unless `truncated`; `margin` is the
-    smallest lead of a chosen token over the runner-up; `first` is what the reader took from the first step's logits."""
+    smallest lead of a chosen token over the runner-up; `first` is what the reader took from the first step's logits.
+
+    Where generation is watched (`mmpo.models.probe`): `attention` [layers, image tokens], the mean over the response's
+    rows (None without a row), and `top`, the largest log-prob of each step."""
 
     token_ids: list[int] = field(default_factory=list)
     truncated: bool = False
     margin: float = float("inf")
     first: tuple[float, ...] | None = None
+    attention: Tensor | None = None
+    top: list[float] = field(default_factory=list)
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
@@ -76,22 +82,37 @@ def generate_shared(
     max_new_tokens: int,
     chooser: Chooser | None = None,
     reader: FirstReader | None = None,
+    probe: ProbeSpec | None = None,
 ) -> list[list[Continuation]]:
-    """Continue all prompts of all groups together; one list per group, in order. Call inside `answering`.
+    """Continue all prompts of all groups together; one list per group, in order. Call inside `answering`. `probe`
+    watches the attention on the way.
 
     Raises `SharingUnsupported` where the model can't share prefixes.
     """
     chooser = chooser or Greedy()
     config = vlm.config.get_text_config()
     with shared_attention(config):
-        longest = max(len(prompt) for group in groups for prompt in group.prompts) + max_new_tokens
-        cache = SharedCache(vlm.device, longest)
+        prompts = [prompt for group in groups for prompt in group.prompts]
+        longest = max(map(len, prompts)) + max_new_tokens
+        sums = None
+        if probe is not None:
+            chooser = Confidence(chooser, len(prompts))
+            sums = AttentionSums(probe.resolved(vlm), [image_columns(vlm, prompt) for prompt in prompts], vlm.device)
+        cache = SharedCache(vlm.device, longest, sums)
         plan = _Plan(vlm, groups)
         _prefill_prefixes(vlm, plan, cache)
         logits, positions = _prefill_rows(vlm, plan, cache)
         rows = _decode(vlm, logits, positions, cache, chooser, reader, max_new_tokens)
+    if sums is not None and isinstance(chooser, Confidence):
+        for number, row in enumerate(rows):
+            _note(row, sums, number, chooser.top[number])
     remaining = iter(rows)
     return [[next(remaining) for _ in group.prompts] for group in groups]
+
+
+def _note(row: Continuation, sums: AttentionSums, number: int, top: list[float]) -> None:
+    row.attention = sums.mean(number, query_rows(sums.spec, len(row.token_ids)))
+    row.top = top[: len(row.token_ids)]
 
 
 def token_kinds(vlm: VLM, ids: Tensor) -> dict[str, Tensor]:
@@ -115,6 +136,7 @@ def generate_alone(
     max_new_tokens: int,
     chooser: Chooser | None = None,
     reader: FirstReader | None = None,
+    probe: ProbeSpec | None = None,
 ) -> tuple[Continuation, list[Tensor]]:
     """The same through `model.generate`, for one prompt and with nothing shared. `chooser` is asked for row 0.
 
@@ -125,31 +147,36 @@ def generate_alone(
         key: value.to(vlm.device, vlm.dtype if value.is_floating_point() else None)
         for key, value in {**model_tensors(vlm, group.tensors), **token_kinds(vlm, prompt)}.items()
     }
+    sums = None
+    if probe is not None:
+        chooser = Confidence(chooser or Greedy(), 1)
+        sums = AttentionSums(probe.resolved(vlm), [image_columns(vlm, group.prompts[index])], vlm.device)
     processors = LogitsProcessorList([ChooserProcessor(chooser)] if chooser is not None else [])
-    out = vlm.base.generate(  # type: ignore[operator]
-        input_ids=prompt,
-        attention_mask=torch.ones_like(prompt),
-        **tensors,
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=max_new_tokens,
-        logits_processor=processors,
-        return_dict_in_generate=True,
-        output_scores=True,
-        output_logits=True,
-    )
+    with watching(vlm, sums, prompt.shape[1]) if sums is not None else nullcontext():
+        out = vlm.base.generate(  # type: ignore[operator]
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            **tensors,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            logits_processor=processors,
+            return_dict_in_generate=True,
+            output_scores=True,
+            output_logits=True,
+        )
     token_ids = out.sequences[0, prompt.shape[1] :].tolist()
     scores = [step[0].float() for step in out.scores]
     leads = [torch.topk(step, 2).values for step in scores]
-    return (
-        Continuation(
-            token_ids=token_ids,
-            truncated=token_ids[-1] not in vlm.end_ids,
-            margin=min(float(top[0] - top[1]) for top in leads),
-            first=tuple(reader(out.logits[0].float())[0].tolist()) if reader is not None else None,
-        ),
-        scores,
+    row = Continuation(
+        token_ids=token_ids,
+        truncated=token_ids[-1] not in vlm.end_ids,
+        margin=min(float(top[0] - top[1]) for top in leads),
+        first=tuple(reader(out.logits[0].float())[0].tolist()) if reader is not None else None,
     )
+    if sums is not None and isinstance(chooser, Confidence):
+        _note(row, sums, 0, chooser.top[0])
+    return row, scores
 
 
 class _Plan:
@@ -257,7 +284,8 @@ def _decode(
             cache.keep(live)
             batch = [batch[place] for place in live]
             tokens, positions = tokens[live], positions[..., live]
-        cache.begin_step()
+            live = list(range(len(live)))
+        cache.begin_step(live)
         logits = _logits(vlm, tokens[None], positions.unsqueeze(-2), cache)
         positions = positions + 1
     for number, row in enumerate(rows):

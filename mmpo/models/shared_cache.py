@@ -14,12 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
+
+if TYPE_CHECKING:
+    from mmpo.models.probe import AttentionSums
 
 ATTENTION_NAME = "mmpo_shared_prefix"
 _GROWTH = 32  # columns by which a row cache grows at least
@@ -112,11 +115,16 @@ class SharedCache:
 
     Use: `begin_prefixes(lengths, layers)`, forward (it ends with `PrefixStored`); `begin_rows(rows_per_prefix,
     lengths)`, forward; then `begin_step()`, forward, … with `keep(rows)` between steps to drop finished rows. Each
-    forward passes `shared_cache=self` to the model.
+    forward passes `shared_cache=self` to the model. `sums` gets the rows' attention onto image tokens.
     """
 
-    def __init__(self, device: torch.device, longest: float = float("inf")) -> None:
+    def __init__(self, device: torch.device, longest: float = float("inf"), sums: AttentionSums | None = None) -> None:
         self.device = device
+        self.sums = sums
+        self._counted: Sequence[int] = ()  # places of the rows whose attention counts in this pass
+        self._numbers: list[int] = []  # the number of each row that is still here
+        self._own: list[tuple[int, int]] = []  # by number: length of the prefix, and of the row's own tokens
+        self._prefix_lengths: list[int] = []
         self.longest = longest  # no row will have more tokens, prompt included: longer windows cut nothing
         self._last_layer = -1
         self._prefix: dict[int, tuple[Tensor, Tensor]] = {}
@@ -133,6 +141,7 @@ class SharedCache:
     def begin_prefixes(self, lengths: Sequence[int], layers: int) -> None:
         """The next forward is `[g, p]` prefix tokens, padded on the right, through a model of `layers` layers."""
         self._by_prefix = self._by_row = None
+        self._prefix_lengths = list(lengths)
         self._last_layer = layers - 1
         self._prefix_bias = None
         if min(lengths) < max(lengths):
@@ -144,6 +153,10 @@ class SharedCache:
         self._rows_per_prefix = list(rows_per_prefix)
         self._rows.clear()
         self._by_row = Grid(lengths, self.device)
+        prefixes = [p for p, count in zip(self._prefix_lengths, rows_per_prefix, strict=True) for _ in range(count)]
+        self._own = list(zip(prefixes, lengths, strict=True))
+        self._numbers = list(range(len(lengths)))
+        self._counted = self._numbers
         remaining = iter(lengths)
         self._by_prefix = Grid([sum(islice(remaining, count)) for count in rows_per_prefix], self.device)
         self._used, self._new = 0, self._by_row.width
@@ -155,9 +168,10 @@ class SharedCache:
             seen = seen & (self._row_valid[:, None, :] | itself)
         self._row_bias = _bias(seen)[:, None] if width > 1 else None
 
-    def begin_step(self) -> None:
-        """The next forward is one more token of every row."""
+    def begin_step(self, counted: Sequence[int] | None = None) -> None:
+        """The next forward is one more token of every row. `counted`: places of the rows that are not finished."""
         n = sum(self._rows_per_prefix)
+        self._counted = range(n) if counted is None else counted
         if self._by_row is None or self._by_row.width > 1 or self._by_row.height != n:
             self._by_row = Grid([1] * n, self.device)
             self._by_prefix = Grid(self._rows_per_prefix, self.device)
@@ -173,6 +187,7 @@ class SharedCache:
         counts = [0] * len(self._rows_per_prefix)
         for row in rows:
             counts[owner[row]] += 1
+        self._numbers = [self._numbers[row] for row in rows]
         index = torch.tensor(rows, device=self.device)
         for layer, (k, v) in self._rows.items():
             self._rows[layer] = (k[index], v[index])
@@ -205,9 +220,48 @@ class SharedCache:
         )
         row_k, row_v = self._append(layer, by_row.spread(key), by_row.spread(value))
         from_row, row_lse = partial_attention(by_row.spread(query), row_k, row_v, scale, self._row_bias)
-        weight = torch.sigmoid(by_prefix.collect(prefix_lse) - by_row.collect(row_lse)).unsqueeze(-1)
+        prefix_lse, row_lse = by_prefix.collect(prefix_lse), by_row.collect(row_lse)
+        if self.sums is not None and self.sums.wants(layer):
+            self._watch(layer, query, torch.logaddexp(prefix_lse, row_lse), row_k, scale)
+        weight = torch.sigmoid(prefix_lse - row_lse).unsqueeze(-1)
         out = torch.lerp(by_row.collect(from_row).float(), by_prefix.collect(from_prefix).float(), weight)
         return out.to(q.dtype)[None]
+
+    def _watch(self, layer: int, query: Tensor, lse: Tensor, row_k: Tensor, scale: float) -> None:
+        """Report the attention of each counted row's last token onto the prompt: query [t, k·r, d], `lse` [t, k·r] over
+        everything the token sees, row_k [n, k, l, d]. In the first pass that token is the last of the prompt."""
+        assert self.sums is not None and self._by_row is not None
+        if self._used == 0 and not self.sums.spec.predictive:
+            return
+        last = torch.tensor(self._by_row.lengths, device=self.device).cumsum(0) - 1
+        query, lse = query[last].float() * scale, lse[last, :, None]
+        groups = query.shape[1] // row_k.shape[1]
+        counted = torch.tensor(list(self._counted), device=self.device)
+        numbers = [self._numbers[place] for place in self._counted]
+
+        grid = Grid(self._rows_per_prefix, self.device)
+        prefix_k = self._prefix[layer][0].float()
+        spread = grid.spread(query)  # [g, k·r, w, d]
+        by_head = spread.unflatten(1, (-1, groups)).flatten(2, 3) @ prefix_k.transpose(-1, -2)
+        scores = by_head.unflatten(2, (groups, -1)).flatten(1, 2)  # [g, k·r, w, p]
+        if self._prefix_bias is not None:
+            scores = scores + self._prefix_bias
+        weights = (grid.collect(scores.transpose(1, 2)) - lse).exp()  # [n, k·r, p]
+        self.sums.add(layer, numbers, weights[counted], 0)
+
+        prefix, own = torch.tensor([self._own[number] for number in self._numbers], device=self.device).T
+        if not bool((self.sums.columns[torch.tensor(self._numbers)] >= prefix[:, None]).any()):
+            return  # no image among the rows' own tokens
+        scores = query.unflatten(1, (-1, groups)) @ row_k.float().transpose(-1, -2)  # [n, k, r, l]
+        weights = (scores.flatten(1, 2) - lse).exp()
+        width = row_k.shape[2]
+        if self._row_valid is not None:
+            weights = weights * F.pad(self._row_valid, (0, width - self._row_valid.shape[1]), value=True)[:, None]
+            width = self._row_valid.shape[1]
+        else:
+            width = int(own.max())
+        first = prefix - (width - own)
+        self.sums.add(layer, numbers, weights[counted], first[counted], counts=False)
 
     def _append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Write this pass's columns and return views of all filled ones, [n, k, l, d]."""
