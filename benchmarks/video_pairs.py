@@ -2,10 +2,10 @@
 
     python benchmarks/video_pairs.py [--frames 16] [--patches 12] [--rounds 5] [--quick] [--json OUT]
 
-The model is a random-weights LLaVA with LoRA on the language model, float32; a frame takes patches x patches tokens (144
-by default). Both sides do a whole training step on the same pair: vision tower, policy, reference with the adapter off,
-DPO loss, backward. Two rows: chosen and rejected as rows of their own, each with its frames encoded again for policy and
-reference, head at the responses' positions only (which is already kinder than full logits). Losses are compared first.
+The model is a random-weights LLaVA with LoRA on the language model, float32; a frame takes patches x patches tokens
+(144 by default). Both sides do a whole training step on the same pair: vision tower, policy, reference with the adapter
+off, DPO loss, backward. Two rows: chosen and rejected as rows of their own, each with its frames encoded again for
+policy and reference, head at the responses' positions only (kinder than full logits). Losses are compared first.
 Steps take turns and medians are compared; peak memory is measured in a fresh process for each side.
 """
 
@@ -120,7 +120,7 @@ def contenders(arguments: argparse.Namespace, only: str | None = None) -> dict[s
 
 
 def peak_mib(arguments: argparse.Namespace, name: str) -> float:
-    """Growth of a fresh process's memory above what is resident between steps, during one step."""
+    """Growth of a fresh process's memory during two steps, above what model and pair take."""
     words = [sys.executable, __file__, *sys.argv[1:], "--memory-of", name]
     return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[-1])
 
@@ -142,10 +142,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.memory_of:
         step = contenders(arguments, arguments.memory_of)[arguments.memory_of]
-        step()  # what is allocated once
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew (Linux)
         before = status_mib("VmRSS")
-        step()
+        step(), step()
         print(status_mib("VmHWM") - before)
         return
     steps = contenders(arguments)
