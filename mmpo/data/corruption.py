@@ -5,7 +5,8 @@ image and a generator, so that a pair and an epoch always give the same picture,
 act on the picture, others on the tensor that the processor made of it, as their authors do.
 
 Sources: mDPO (arXiv 2406.11839) for `crop`; V-DPO (2411.02712) for `black`; OPA-DPO (2501.09695) for `pixel_mask`;
-POVID (2402.11411), SeVa (2404.10501), CHiP (2501.16629) and TARS (2507.21584) for `diffusion`; CHiP for `rotate`.
+POVID (2402.11411), SeVa (2404.10501), CHiP (2501.16629) and TARS (2507.21584) for `diffusion`; CHiP for `rotate` and
+`small_crop`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,16 @@ def crop(image: Image.Image, rng: np.random.Generator, *, least: float = 0.01, m
     ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
     w = min(width, max(1, round(math.sqrt(area * ratio))))
     h = min(height, max(1, round(math.sqrt(area / ratio))))
+    x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+    return image.resize((width, height), Image.Resampling.BICUBIC, box=(x, y, x + w, y + h))
+
+
+def small_crop(
+    image: Image.Image, rng: np.random.Generator, *, most_width: int = 320, most_height: int = 240
+) -> Image.Image:
+    """A random part of at most `most_width` x `most_height` pixels, blown up to the whole size."""
+    width, height = image.size
+    w, h = min(width, most_width), min(height, most_height)
     x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
     return image.resize((width, height), Image.Resampling.BICUBIC, box=(x, y, x + w, y + h))
 
@@ -82,6 +93,7 @@ def _diffuse(pixels: np.ndarray, rng: np.random.Generator, step: int) -> np.ndar
 
 ON_PICTURES: dict[str, Callable[..., Image.Image]] = {
     "crop": crop,
+    "small_crop": small_crop,
     "rotate": rotate,
     "pixel_mask": pixel_mask,
     "diffusion_pixels": diffusion_pixels,
@@ -90,7 +102,7 @@ ON_TENSORS: dict[str, Callable[..., np.ndarray]] = {"diffusion": diffusion, "bla
 OTHER = "other"
 """Not a damaged copy but the image of another pair."""
 
-Kind = Literal["crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other"]
+Kind = Literal["crop", "small_crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other"]
 
 
 @dataclass(frozen=True)

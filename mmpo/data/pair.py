@@ -113,8 +113,14 @@ def validate(pair: PreferencePair, where: str = "pair") -> PreferencePair:
         raise UserError(f"{where}: `id` {pair.id!r} holds half a character", hint=HALF_CHARACTER_HINT)
     where = f"{where} (id {pair.id})"
     _check_messages(pair.prompt, "prompt", where, roles=PROMPT_ROLES, kinds=("image", "video", "text"))
-    if pair.prompt[-1]["role"] != "user":
-        raise UserError(f"{where}: the prompt must end with a user message, it ends with {pair.prompt[-1]['role']!r}")
+    roles = [message["role"] for message in pair.prompt]
+    if roles[-1] == "system" or (roles[-1] == "assistant" and roles[-2:-1] != ["user"]):
+        raise UserError(
+            f"{where}: the prompt must end with a user message, or with the beginning of the answer to one",
+            hint="an assistant message at the end is what both responses continue",
+        )
+    if roles[-1] == "assistant" and not join_text(pair.prompt[-1:]):
+        raise UserError(f"{where}: the answer that both responses continue is empty", hint="leave it out")
     for side, response in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         _check_messages(response, side, where, roles=("assistant",), kinds=("text",))
         if len(response) != 1:

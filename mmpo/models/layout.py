@@ -62,7 +62,8 @@ class TreeBatch:
     `plan` what the tree attention gets (None for plain rows); `extra` what the family wants besides. `predictors` [n]
     indexes the flattened rows: the hidden state that predicts `targets` [n], and `own` [n] that of the scored token
     itself. `lengths` holds the number of scored
-    tokens of each scored segment, in the order of trees and segments. `image_order` says which image the placeholders
+    tokens of each scored segment, in the order of trees and segments, and `spans` the stretches [start, end) of the
+    flattened rows that make up the segment's whole path. `image_order` says which image the placeholders
     show, in the order of the rows, `images_per_row` how many of them are in each plain row."""
 
     input_ids: Tensor
@@ -74,6 +75,7 @@ class TreeBatch:
     own: Tensor
     lengths: list[int]
     image_order: list[int]
+    spans: list[list[tuple[int, int]]] = field(default_factory=list)
     images_per_row: list[int] = field(default_factory=list)
     extra: dict[str, Tensor] = field(default_factory=dict)
 
@@ -113,6 +115,7 @@ def pack(
     targets: list[int] = []
     scored: list[int] = []
     lengths: list[int] = []
+    spans: list[list[tuple[int, int]]] = []
     images: list[int] = []
     tree_lengths, calls = [], []
     for tree in trees:
@@ -139,6 +142,8 @@ def pack(
                 targets.extend(segment.ids)
                 scored.extend(range(first, first + len(segment.ids)))
                 lengths.append(len(segment.ids))
+                steps = path(tree, node)
+                spans.append([(offset + start[s], offset + start[s] + len(tree[s].ids)) for s in steps])
         tree_lengths.append(len(ids) - offset)
         calls.append(plan_calls(tree, order, rules))
     return TreeBatch(
@@ -152,6 +157,7 @@ def pack(
         own=torch.tensor(scored, dtype=torch.long),
         lengths=lengths,
         image_order=images,
+        spans=spans,
     )
 
 
@@ -209,6 +215,7 @@ def unshared(
         own=torch.cat(predictors) + 1,  # in a plain row the next token
         lengths=[end - start for start, end in spans],
         image_order=images,
+        spans=[[(number * width, number * width + len(row))] for number, row in enumerate(rows)],
         images_per_row=counts,
         extra={} if rules.blocks == "none" else {"token_type_ids": pad_sequence(types, batch_first=True)},
     )

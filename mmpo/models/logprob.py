@@ -23,10 +23,11 @@ CHUNK_ELEMENTS = 8 * 1024 * 1024
 
 
 class TokenLogps(NamedTuple):
-    """`logps` [n] float32; `top1` [n] bool, whether the target is the model's first choice."""
+    """`logps` [n] float32; `top1` [n] bool, whether the target is the model's first choice; `best` [n], that choice."""
 
     logps: Tensor
     top1: Tensor
+    best: Tensor
 
 
 def token_logps(
@@ -34,14 +35,19 @@ def token_logps(
 ) -> TokenLogps:
     """Log-prob of `targets` [n] under `head(hidden)`, hidden [n, h]. `chunk` tokens at a time (default: by memory).
     `softcap` c bends the logits z to `c tanh(z / c)`."""
+    plain = plain_head(head)
+    chunk = chunk or max(1, CHUNK_ELEMENTS // plain.out_features)
+    return TokenLogps(*_TokenLogps.apply(hidden, plain.weight, plain.bias, targets, chunk, softcap))
+
+
+def plain_head(head: nn.Module) -> nn.Linear:
+    """The head as the linear layer it must be; `UserError` where an adapter sits on it."""
     if type(head) is not nn.Linear:
         raise UserError(
             f"the language-model head is a {type(head).__name__}, not a plain linear layer",
             hint="leave lm_head out of the adapter's target modules",
         )
-    chunk = chunk or max(1, CHUNK_ELEMENTS // head.out_features)
-    logps, top1 = _TokenLogps.apply(hidden, head.weight, head.bias, targets, chunk, softcap)
-    return TokenLogps(logps, top1)
+    return head
 
 
 class _TokenLogps(torch.autograd.Function):
@@ -54,18 +60,19 @@ class _TokenLogps(torch.autograd.Function):
         targets: Tensor,
         chunk: int,
         softcap: float | None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         n = len(targets)
         logps = torch.empty(n, dtype=torch.float32, device=hidden.device)
         top1 = torch.empty(n, dtype=torch.bool, device=hidden.device)
+        best = torch.empty(n, dtype=torch.long, device=hidden.device)
         trainable_head = weight.requires_grad or (bias is not None and bias.requires_grad)
         keep_slope = ctx.needs_input_grad[0] and not trainable_head
         slope = torch.empty_like(hidden) if keep_slope else None
         for start in range(0, n, chunk):
             rows = slice(start, min(start + chunk, n))
-            logits = _logits(hidden[rows], weight, bias, softcap)
+            logits = logits_of(hidden[rows], weight, bias, softcap)
             steepness = 1 - (logits / softcap).square() if softcap is not None and slope is not None else None
-            largest = logits.amax(dim=-1)
+            largest, best[rows] = logits.max(dim=-1)
             target_logits = logits.gather(1, targets[rows, None]).squeeze(1)
             top1[rows] = target_logits >= largest
             exponentials = logits.sub_(largest[:, None]).exp_()
@@ -86,8 +93,8 @@ class _TokenLogps(torch.autograd.Function):
         elif any(ctx.needs_input_grad):
             ctx.save_for_backward(hidden, weight, bias, targets)
         ctx.trainable_head = trainable_head
-        ctx.mark_non_differentiable(top1)
-        return logps, top1
+        ctx.mark_non_differentiable(top1, best)
+        return logps, top1, best
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -102,7 +109,7 @@ class _TokenLogps(torch.autograd.Function):
         for start in range(0, len(targets), ctx.chunk):
             rows = slice(start, min(start + ctx.chunk, len(targets)))
             # d logp_i / d logits_i = onehot(target_i) - softmax(logits_i)
-            logits = _logits(hidden[rows], weight, bias, ctx.softcap)
+            logits = logits_of(hidden[rows], weight, bias, ctx.softcap)
             by_logit = logits.softmax(dim=-1).neg_()
             by_logit.scatter_add_(1, targets[rows, None], torch.ones_like(by_logit[:, :1]))
             by_logit.mul_(grad[rows, None])
@@ -122,7 +129,8 @@ class _TokenLogps(torch.autograd.Function):
         )
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
-    """float32 logits [rows, v] of one chunk."""
-    logits = torch.nn.functional.linear(hidden.to(weight.dtype), weight, bias).float()
+def logits_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
+    """Logits [rows, v] of one chunk, float32 (float64 where the head is)."""
+    logits = torch.nn.functional.linear(hidden.to(weight.dtype), weight, bias)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return logits if softcap is None else (logits / softcap).tanh_() * softcap

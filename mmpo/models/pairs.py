@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,15 +17,28 @@ from mmpo.models.layout import Segment, response_tree
 from mmpo.models.sharing import Path, Shared, TokenIds, share
 
 
+@dataclass(frozen=True)
+class Hidden:
+    """Which hidden states scoring returns: those after `layer` decoder layers (0: the embeddings; -1: after the last
+    one and the final norm), at the `response`'s own tokens or over the whole `sequence`."""
+
+    layer: int = -1
+    span: Literal["response", "sequence"] = "response"
+
+
 @dataclass
 class View:
     """One more response for every pair of a batch: the chosen answer to a corrupted image, an answer to a perturbed
-    prompt. `prompt_ids[i]`, `image_index[i]` and `response_ids[i]` belong to pair i."""
+    prompt. `prompt_ids[i]`, `image_index[i]` and `response_ids[i]` belong to pair i.
+
+    `preferred_under` names another view of the batch whose responses are equally long: scored are then, at the places
+    of this view's own tokens, the tokens that the policy would rather write there under the other view."""
 
     prompt_ids: list[Tensor]
     image_index: list[list[int]]
     response_ids: list[Tensor]
     weights: list[Tensor] | None = None
+    preferred_under: str | None = None
 
     def to(self, device: torch.device | str) -> View:
         """Move the weights; token ids stay where they are."""
@@ -145,7 +159,8 @@ class ResponseLogps:
     """Log-probs of one side's responses, right-padded with zeros: `policy` [b, t] float32, `reference` [b, t] or
     None, `mask` [b, t] bool, `weights` [b, t] or None, `top1` [b, t] bool (the policy's first choice). Where an
     objective asks for them: `policy_hidden`, `reference_hidden` [b, t, h], a layer's states at the response's own
-    tokens."""
+    tokens, or [b, s, h] over the whole sequence with `hidden_mask` [b, s]; `kl` [b, t], the divergence KL(reference ||
+    policy) of the two models' distributions of each token."""
 
     policy: Tensor
     reference: Tensor | None
@@ -154,6 +169,8 @@ class ResponseLogps:
     top1: Tensor | None = None
     policy_hidden: Tensor | None = None
     reference_hidden: Tensor | None = None
+    hidden_mask: Tensor | None = None
+    kl: Tensor | None = None
 
     @property
     def policy_sum(self) -> Tensor:
@@ -168,6 +185,13 @@ class ResponseLogps:
         return self.reference.sum(dim=-1)
 
     @property
+    def kl_sum(self) -> Tensor:
+        """[b], the sequential divergence. Raises `UserError` where scoring ran without it."""
+        if self.kl is None:
+            raise UserError("this objective needs the divergence of each token, and scoring ran without it")
+        return self.kl.sum(dim=-1)
+
+    @property
     def lengths(self) -> Tensor:
         """[b] number of scored tokens."""
         return self.mask.sum(dim=-1)
@@ -176,12 +200,14 @@ class ResponseLogps:
 @dataclass
 class PairLogps:
     """What an objective sees: never a model, only log-probs. `views` holds those of `PairBatch.views`, `auxiliary` a
-    row for each sample of `PairBatch.auxiliary`, without a reference."""
+    row for each sample of `PairBatch.auxiliary`, without reference log-probs. `past_reward` is the mean of all log
+    ratios, chosen and rejected, that earlier steps saw; 0 before the first."""
 
     chosen: ResponseLogps
     rejected: ResponseLogps
     views: dict[str, ResponseLogps] = field(default_factory=dict)
     auxiliary: ResponseLogps | None = None
+    past_reward: float = 0.0
 
     def view(self, name: str) -> ResponseLogps:
         """Raises `UserError` where the batch was made without that view."""

@@ -24,15 +24,26 @@ from torch.nn.utils.rnn import pad_sequence
 from mmpo.errors import UserError
 from mmpo.models import unknown
 from mmpo.models.attention import use_tree_attention
+from mmpo.models.divergence import token_kl
+from mmpo.models.hidden import capture, places
 from mmpo.models.layout import Rules, Tree, TreeBatch, pack, response_tree, unshared
 from mmpo.models.loading import VLM
 from mmpo.models.logprob import token_logps
-from mmpo.models.pairs import AnswerBatch, PairBatch, PairLogps, ResponseLogps, View
+from mmpo.models.pairs import AnswerBatch, Hidden, PairBatch, PairLogps, ResponseLogps, View
 from mmpo.models.positions import positions_of
 from mmpo.models.prompts import encode_prompt, encode_response, process_images
 from mmpo.models.vision import encode_images, select_images, vision_is_frozen
 
-__all__ = ["PairBatch", "PairLogps", "PairScorer", "ResponseLogps", "View", "score_responses", "segment_logps"]
+__all__ = [
+    "Hidden",
+    "PairBatch",
+    "PairLogps",
+    "PairScorer",
+    "ResponseLogps",
+    "View",
+    "score_responses",
+    "segment_logps",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +59,8 @@ class PairScorer(nn.Module):
     `sharing`: "on" lays pairs out as trees; "auto" does so after the first batch was checked against plain rows and
     falls back loudly; "off" scores one ordinary row per response. `reference`: "adapter_off" (the same network
     without its adapter), "cached" (the log-probs that come with each batch), "none", or a second model of the same
-    kind. `chunk`: scored tokens per head call, by default chosen by memory. `hidden`: also return the last layer's
-    states."""
+    kind. `chunk`: scored tokens per head call, by default chosen by memory. `hidden`: which states to return as well.
+    `kl`: also the divergence of each chosen, rejected and auxiliary token."""
 
     def __init__(
         self,
@@ -58,13 +69,19 @@ class PairScorer(nn.Module):
         sharing: Sharing = "auto",
         reference: Literal["adapter_off", "cached", "none"] | nn.Module = "adapter_off",
         chunk: int | None = None,
-        hidden: bool = False,
+        hidden: Hidden | None = None,
+        kl: bool = False,
     ) -> None:
         super().__init__()
         if sharing not in ("auto", "on", "off"):
             raise UserError(f"sharing={sharing!r} is unknown", hint="one of auto, on, off")
         if isinstance(reference, str) and reference not in ("adapter_off", "cached", "none"):
             raise UserError(f"reference={reference!r} is unknown", hint="one of adapter_off, cached, none, or a model")
+        if kl and reference in ("cached", "none"):
+            raise UserError(
+                "the divergence from the reference needs its distributions, not just its log-probs",
+                hint="leave cache_reference out",
+            )
         if sharing == "on" and not vlm.family.sharing:
             raise UserError(
                 f"{vlm.family.name} can't share prefixes: {vlm.family.why_not}", hint="set sharing to auto or off"
@@ -73,7 +90,7 @@ class PairScorer(nn.Module):
         self.reference_model = reference if isinstance(reference, nn.Module) else None
         self.reference: str = "model" if isinstance(reference, nn.Module) else reference
         self.chunk = chunk
-        self.hidden = hidden
+        self.hidden, self.kl = hidden, kl
         self.shared = sharing != "off" and vlm.family.sharing
         self._vlm = vlm
         self._reference_vlm = (
@@ -100,25 +117,102 @@ class PairScorer(nn.Module):
         layout = self._layout(shared.trees, batch.image_inputs)
         frozen = vision_is_frozen(self._vlm)
         features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
-        reference = None
-        if self.reference in ("adapter_off", "model"):
-            with torch.no_grad(), self._reference_mode():
-                own = self._reference_features(batch.image_inputs, features)
-                reference = segment_logps(self._reference_vlm, layout, own, chunk=self.chunk, hidden=self.hidden)
-        if not frozen:
-            features = encode_images(self._vlm, batch.image_inputs, frozen=False)
-        policy = segment_logps(self._vlm, layout, features, chunk=self.chunk, hidden=self.hidden)
-        pairs = _pair_logps(batch, shared.leaf, layout.lengths, policy, reference)
+        preferred = any(view.preferred_under for view in batch.views.values())
+        policy, reference = self._both(layout, batch.image_inputs, features, states=self.kl or preferred)
+        pairs = _pair_logps(batch, shared.leaf, layout, policy, reference)
+        if self.kl:
+            self._add_divergence(pairs, shared.leaf[: 2 * len(batch)], layout, policy, reference)
+        if preferred:
+            self._score_preferred(pairs, batch, shared.leaf, layout, policy, reference)
         if batch.auxiliary is not None:
             pairs = replace(pairs, auxiliary=self._answers(batch.auxiliary, frozen))
         return _with_cached_reference(pairs, batch) if self.reference == "cached" else pairs
+
+    def _both(
+        self, layout: TreeBatch, tensors: Mapping[str, Tensor], features: Any | None, *, states: bool
+    ) -> tuple[SegmentLogps, SegmentLogps | None]:
+        """Policy and, where the reference is a model, reference on one layout. `features` are given where the tower is
+        frozen."""
+        reference = None
+        options: dict[str, Any] = {"chunk": self.chunk, "hidden": self.hidden, "states": states}
+        if self.reference in ("adapter_off", "model"):
+            with torch.no_grad(), self._reference_mode():
+                own = self._reference_features(tensors, features)
+                reference = segment_logps(self._reference_vlm, layout, own, **options)
+        if features is None:
+            features = encode_images(self._vlm, tensors, frozen=False)
+        return segment_logps(self._vlm, layout, features, **options), reference
+
+    def _divergence(self, policy: Tensor, reference: Tensor) -> Tensor:
+        vlm, other = self._vlm, self._reference_vlm
+        return token_kl(policy, reference, vlm.head, other.head, chunk=self.chunk, softcap=vlm.softcap)
+
+    def _add_divergence(
+        self,
+        pairs: PairLogps,
+        leaf: Sequence[int],
+        layout: TreeBatch,
+        policy: SegmentLogps,
+        reference: SegmentLogps | None,
+    ) -> None:
+        """The divergence of the tokens of the pairs' own sides, whose segments `leaf` names."""
+        assert reference is not None and reference.states is not None and policy.states is not None
+        own = places(sorted(set(leaf)), layout.lengths).to(policy.logps.device)
+        found = self._divergence(policy.states.index_select(0, own), reference.states.index_select(0, own))
+        spread = _Spread(leaf, layout.lengths)
+        flat = found.new_zeros(len(policy.logps)).index_copy(0, own, found)
+        pairs.chosen.kl, pairs.rejected.kl = spread(flat, slice(0, None, 2)), spread(flat, slice(1, None, 2))
+
+    def _score_preferred(
+        self,
+        pairs: PairLogps,
+        batch: PairBatch,
+        leaf: Sequence[int],
+        layout: TreeBatch,
+        policy: SegmentLogps,
+        reference: SegmentLogps | None,
+    ) -> None:
+        """Replace the views that ask for what the policy would rather write under another view."""
+        assert policy.states is not None
+        names = list(batch.views)
+        best = policy.best.split(layout.lengths)
+        for name, view in batch.views.items():
+            if view.preferred_under is None:
+                continue
+            here, there = (
+                [leaf[(2 + names.index(n)) * len(batch) + i] for i in range(len(batch))]
+                for n in (name, view.preferred_under)
+            )
+            targets = [best[number] for number in there]
+            if [len(t) for t in targets] != [layout.lengths[number] for number in here]:
+                raise ValueError(f"{name} and {view.preferred_under} must have responses of the same lengths")
+            own = places(here, layout.lengths).to(policy.logps.device)
+
+            def side(vlm: VLM, states: Tensor, own: Tensor = own, targets: list[Tensor] = targets) -> Tensor:
+                flat = torch.cat(targets)
+                found = token_logps(states.index_select(0, own), vlm.head, flat, chunk=self.chunk, softcap=vlm.softcap)
+                return pad_sequence(list(found.logps.split([len(t) for t in targets])), batch_first=True)
+
+            theirs = None
+            if reference is not None and reference.states is not None:
+                with torch.no_grad():
+                    theirs = side(self._reference_vlm, reference.states)
+            before = pairs.views[name]
+            pairs.views[name] = replace(before, policy=side(self._vlm, policy.states), reference=theirs, top1=None)
 
     def _answers(self, batch: AnswerBatch, frozen: bool) -> ResponseLogps:
         """Policy log-probs of auxiliary answers, a row a sample [samples, t]."""
         shared = batch.shared(self._vlm.visual_token_ids, whole_prompts=self._vlm.family.blocks == "prompt")
         layout = self._layout(shared.trees, batch.image_inputs)
-        features = encode_images(self._vlm, batch.image_inputs, frozen=frozen)
-        found = segment_logps(self._vlm, layout, features, chunk=self.chunk)
+        divergence = None
+        if self.kl:
+            features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
+            found, reference = self._both(layout, batch.image_inputs, features, states=True)
+            assert reference is not None and reference.states is not None and found.states is not None
+            divergence = self._divergence(found.states, reference.states)
+        else:
+            features = encode_images(self._vlm, batch.image_inputs, frozen=frozen)
+            found = segment_logps(self._vlm, layout, features, chunk=self.chunk)
         rows: list[list[int]] = [[] for _ in range(max(batch.owner) + 1)]
         for leaf, owner in zip(shared.leaf, batch.owner, strict=True):
             rows[owner].append(leaf)
@@ -128,7 +222,8 @@ class PairScorer(nn.Module):
             return pad_sequence([torch.cat([parts[leaf] for leaf in row]) for row in rows], batch_first=True)
 
         mask = side(torch.ones_like(found.logps, dtype=torch.bool))
-        return ResponseLogps(side(found.logps), None, mask, top1=side(found.top1))
+        kl = side(divergence) if divergence is not None else None
+        return ResponseLogps(side(found.logps), None, mask, top1=side(found.top1), kl=kl)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Recompute the language model's layers in backward, non-reentrant.
@@ -190,27 +285,38 @@ class PairScorer(nn.Module):
 
 
 class SegmentLogps(NamedTuple):
-    """Log-probs [n] and first choices [n] of the scored tokens in the layout's order; `hidden` [n, h] if asked for."""
+    """Log-probs [n] of the scored tokens in the layout's order, whether each is the model's first choice, and that
+    choice. If asked for: the `hidden` states that an objective reads, one scored segment after the other, and the
+    `states` [n, h] that predict the tokens."""
 
     logps: Tensor
     top1: Tensor
+    best: Tensor
     hidden: Tensor | None = None
+    states: Tensor | None = None
 
 
 def segment_logps(
-    vlm: VLM, layout: TreeBatch, features: Any | None, *, chunk: int | None = None, hidden: bool = False
+    vlm: VLM,
+    layout: TreeBatch,
+    features: Any | None,
+    *,
+    chunk: int | None = None,
+    hidden: Hidden | None = None,
+    states: bool = False,
 ) -> SegmentLogps:
-    """Log-probs of every scored token of a layout; `features` come from `encode_images`. `hidden`: also the last
-    layer's states at these tokens."""
-    if vlm.family.features == "own":
-        rows = unknown.hidden_states(vlm, layout, features)
-    else:
-        shown = select_images(features, layout.image_order, vlm.family)
-        rows = vlm.backbone(**layout.model_inputs, **shown, use_cache=False).last_hidden_state
-    states = rows.flatten(0, 1)
-    scored = states.index_select(0, layout.predictors)
+    """Log-probs of every scored token of a layout; `features` come from `encode_images`. `hidden` names further states
+    to return, `states` keeps those that the tokens were predicted from."""
+    with capture(vlm, hidden) as captured:
+        if vlm.family.features == "own":
+            rows = unknown.hidden_states(vlm, layout, features)
+        else:
+            shown = select_images(features, layout.image_order, vlm.family)
+            rows = vlm.backbone(**layout.model_inputs, **shown, use_cache=False).last_hidden_state
+    scored = rows.flatten(0, 1).index_select(0, layout.predictors)
     found = token_logps(scored, vlm.head, layout.targets, chunk=chunk, softcap=vlm.softcap)
-    return SegmentLogps(found.logps, found.top1, states.index_select(0, layout.own) if hidden else None)
+    asked = captured.read(rows, layout) if captured is not None else None
+    return SegmentLogps(found.logps, found.top1, found.best, asked, scored if states else None)
 
 
 def shared_row(vlm: VLM, trees: Sequence[Tree], image_inputs: Mapping[str, Tensor] | None = None) -> TreeBatch:
@@ -268,10 +374,12 @@ class _Spread:
 
 
 def _pair_logps(
-    batch: PairBatch, leaf: Sequence[int], lengths: Sequence[int], policy: SegmentLogps, reference: SegmentLogps | None
+    batch: PairBatch, leaf: Sequence[int], layout: TreeBatch, policy: SegmentLogps, reference: SegmentLogps | None
 ) -> PairLogps:
     """The log-probs [n] of the scored segments as sides [b, t]; `leaf` names the segments of the batch's paths."""
-    spread = _Spread(leaf, lengths)
+    spread = _Spread(leaf, layout.lengths)
+    whole = policy.hidden is not None and len(policy.hidden) != len(policy.logps)  # of the sequence, not the response
+    states = _Spread(leaf, [sum(end - start for start, end in own) for own in layout.spans]) if whole else spread
 
     def side(paths: slice, weights: list[Tensor] | None) -> ResponseLogps:
         mask = spread.mask(paths, policy.logps.device)
@@ -286,8 +394,9 @@ def _pair_logps(
             mask,
             padded,
             spread(policy.top1, paths),
-            spread(policy.hidden, paths),
-            spread(reference.hidden, paths) if reference is not None else None,
+            states(policy.hidden, paths),
+            states(reference.hidden, paths) if reference is not None else None,
+            states.mask(paths, mask.device) if whole else None,
         )
 
     pairs = 2 * len(batch)

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from mmpo.objectives import batchwise, lengths, pairwise, reference_free, shapes, sided, subset, tars, visual
+from mmpo.objectives import (
+    batchwise,
+    divergence,
+    lengths,
+    pairwise,
+    phrases,
+    reference_free,
+    shapes,
+    sided,
+    subset,
+    symmetric,
+    tars,
+    tars_official,
+    visual,
+)
 from mmpo.objectives.term import OBJECTIVES, Objective, Term, build_objective
 
 __all__ = [
@@ -11,12 +25,16 @@ __all__ = [
     "Term",
     "batchwise",
     "build_objective",
+    "divergence",
     "lengths",
     "pairwise",
+    "phrases",
     "reference_free",
     "shapes",
     "sided",
     "subset",
+    "symmetric",
     "tars",
+    "tars_official",
     "visual",
 ]

@@ -5,7 +5,10 @@ Notation as in `pairwise`; r_w = beta a and r_l = beta b are the implicit reward
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
@@ -52,15 +55,42 @@ def apo_down(pairs: PairLogps, *, beta: float = 0.1) -> Term:
     return per_pair(torch.sigmoid(beta * a) + torch.sigmoid(-beta * (a - b)))
 
 
-@register("bco_pair")
-def bco_pair(pairs: PairLogps, *, beta: float = 0.1, delta: float = 0.0) -> Term:
+@register("bco_pair", needs_past_reward=True)
+def bco_pair(pairs: PairLogps, *, beta: float = 0.1, delta: float | Literal["running"] = 0.0) -> Term:
     """softplus(-(r_w - delta)) + softplus(r_l - delta): a classifier of single responses. Jung et al. 2024 (arXiv
     2404.04656), the BCO part of InternVL's MPO. At policy = reference and delta = 0: 2 log 2.
 
-    The paper's delta is the running mean of all rewards; here it is a constant, as 0 is in TRL's pairwise form.
+    `delta: running` is the paper's, the mean of all rewards of the steps before; a constant 0 is TRL's pairwise form.
     """
+    return per_pair(_bco(pairs, beta, delta))
+
+
+def _bco(pairs: PairLogps, beta: float, delta: float | str) -> Tensor:
+    if isinstance(delta, str) and delta != "running":
+        raise UserError(f"delta is a number or running, not {delta!r}")
+    shift = beta * pairs.past_reward if isinstance(delta, str) else delta
     a, b = log_ratios(pairs)
-    return per_pair(softplus(delta - beta * a) + softplus(beta * b - delta))
+    return softplus(shift - beta * a) + softplus(beta * b - shift)
+
+
+@register("mpo", needs_past_reward=True)
+def mpo(
+    pairs: PairLogps,
+    *,
+    beta: float = 0.1,
+    preference: float = 0.8,
+    quality: float = 0.2,
+    generation: float = 1.0,
+    delta: float | Literal["running"] = 0.0,
+) -> Term:
+    """preference DPO + quality BCO (`bco_pair`) + generation times the chosen response's mean negative log-likelihood.
+    InternVL's mixed preference optimization, Wang et al. 2024 (arXiv 2411.10442).
+
+    InternVL runs TRL 0.10, whose pairwise BCO subtracts the running mean: `delta: running`.
+    """
+    likelihood = pairs.chosen.policy_sum / pairs.chosen.lengths.clamp_min(1)
+    preferred = softplus(-beta * log_ratios(pairs).gap)
+    return per_pair(preference * preferred + quality * _bco(pairs, beta, delta) - generation * likelihood)
 
 
 @register("sppo_hard")

@@ -1,7 +1,7 @@
 """TARS: the preference under a perturbed question, and the spectrum of what the model thinks while answering.
 
-The paper (arXiv 2507.21584) and its released code describe different algorithms; `tars` is the paper's. The
-perturbation itself is made by `mmpo.trainers.views`.
+The paper (arXiv 2507.21584) and its released code describe different algorithms; `tars` is the paper's,
+`mmpo.objectives.tars_official` has the code's. The perturbation itself is made by `mmpo.trainers.views`.
 
 Shapes: b pairs, t tokens of a response (padded), h hidden channels, k frequencies.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.models.pairs import PairLogps, ResponseLogps
+from mmpo.models.pairs import Hidden, PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.term import Term, register
 from mmpo.objectives.visual import log_ratio
@@ -58,22 +58,41 @@ def log_spectral_ratio(
     return ratio if reduction == "each" else ratio.mean()
 
 
-def _states(response: ResponseLogps, which: str, i: int) -> Tensor:
+def own_states(response: ResponseLogps, which: str, i: int) -> Tensor:
+    """The hidden states of response i without padding, [t, h]; over the whole sequence where scoring returned that."""
     states = response.policy_hidden if which == "policy" else response.reference_hidden
     if states is None:
         raise UserError("the spectral term needs hidden states, and scoring ran without them")
-    return states[i][response.mask[i]]
+    mask = response.mask if response.hidden_mask is None else response.hidden_mask
+    return states[i][mask[i]]
 
 
-@register("spectral", rewards=None, views=(CHOSEN, REJECTED), needs_hidden=True)
+def asked_states(parameters: Mapping[str, Any]) -> Hidden:
+    """The hidden states that a loss with `layer` and `span` reads."""
+    layer, span = parameters["layer"], parameters["span"]
+    if span not in ("response", "sequence"):
+        raise UserError(f"span is response or sequence, not {span!r}")
+    return Hidden(int(layer), span)
+
+
+@register("spectral", rewards=None, views=(CHOSEN, REJECTED), hidden=asked_states)
 def spectral(
-    pairs: PairLogps, *, beta: float = 0.1, reduction: str = "bins", cutoff: float = 1.0, eps: float = 1e-8
+    pairs: PairLogps,
+    *,
+    beta: float = 0.1,
+    reduction: str = "bins",
+    cutoff: float = 1.0,
+    eps: float = 1e-8,
+    layer: int = -1,
+    span: str = "response",
 ) -> Term:
     """softplus(-beta [R_w - R_l]), R the log spectral ratio between the policy's states under the perturbed question
-    and the reference's under the clean one, over the response's own tokens in the last layer.
+    and the reference's under the clean one, after decoder layer `layer` (-1: the last), over the response's own tokens
+    or the whole sequence (`span`).
 
-    arXiv 2507.21584, section 2.3, whose reduction is not given: see `log_spectral_ratio`. "each" takes the sigmoid per
-    bin and channel; the shorter response sets the number of bins. At policy = reference with nothing perturbed: log 2.
+    arXiv 2507.21584, section 2.3, which gives no reduction, layer or span; see `log_spectral_ratio`. "each" takes the
+    sigmoid per bin and channel; the shorter response sets the number of bins. At policy = reference with nothing
+    perturbed: log 2.
     """
     return per_pair(_spectral(pairs, 0, beta, reduction, cutoff, eps))
 
@@ -88,7 +107,7 @@ def perturbed_dpo(pairs: PairLogps, *, beta: float = 0.1, candidates: int = 1) -
     return per_pair(_candidates(pairs, beta, candidates).amax(dim=0))
 
 
-@register("tars", views=candidate_views, needs_hidden=True)
+@register("tars", views=candidate_views, hidden=asked_states)
 def tars(
     pairs: PairLogps,
     *,
@@ -98,6 +117,8 @@ def tars(
     reduction: str = "bins",
     cutoff: float = 1.0,
     eps: float = 1e-8,
+    layer: int = -1,
+    span: str = "response",
 ) -> Term:
     """`perturbed_dpo` + lam `spectral`: L_TARS of the paper (arXiv 2507.21584), whose text sets beta 1 and lam 0.1.
 
@@ -130,7 +151,7 @@ def _spectral(pairs: PairLogps, candidate: int, beta: float, reduction: str, cut
     for i in range(len(pairs)):
         ratios = []
         for clean, view in zip((pairs.chosen, pairs.rejected), perturbed, strict=True):
-            ours, theirs = _states(view, "policy", i), _states(clean, "reference", i)
+            ours, theirs = own_states(view, "policy", i), own_states(clean, "reference", i)
             ratios.append(log_spectral_ratio(ours, theirs.detach(), reduction=reduction, cutoff=cutoff, eps=eps))
         if reduction == "each":
             bins = min(len(ratio) for ratio in ratios)

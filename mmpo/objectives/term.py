@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmpo.errors import UserError
+from mmpo.models.pairs import Hidden
 from mmpo.models.score import PairLogps, ResponseLogps
 
 
@@ -32,6 +33,8 @@ class Term(NamedTuple):
 Rewards = Callable[[ResponseLogps, float], Tensor]
 Views = tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]]
 """Names of views, or a function from the loss's parameters to them."""
+States = Callable[[Mapping[str, Any]], Hidden]
+"""Which hidden states a loss reads, from its parameters."""
 
 
 def log_ratio_reward(response: ResponseLogps, beta: float) -> Tensor:
@@ -48,8 +51,8 @@ def average_reward(response: ResponseLogps, beta: float) -> Tensor:
 class Registered:
     """A loss function with what the rest of the package needs to know of it: the reward it implies (None for a term
     that compares nothing), the parameter that scales that reward, whether it needs reference log-probs, which further
-    views of a pair it compares with (and the corruption that its authors make them with), and whether it reads hidden
-    states, token weights or auxiliary answers."""
+    views of a pair it compares with (and the corruption that its authors make them with), which hidden states it reads,
+    and whether it reads token weights, auxiliary answers, the divergence of each token, or the mean reward so far."""
 
     name: str
     function: Callable[..., Term]
@@ -58,9 +61,11 @@ class Registered:
     needs_reference: bool
     views: Views = ()
     corruption: str | None = None
-    needs_hidden: bool = False
+    hidden: States | None = None
     needs_weights: bool = False
     needs_auxiliary: bool = False
+    needs_kl: bool = False
+    needs_past_reward: bool = False
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -80,9 +85,11 @@ def register(
     needs_reference: bool = True,
     views: Views = (),
     corruption: str | None = None,
-    needs_hidden: bool = False,
+    hidden: States | None = None,
     needs_weights: bool = False,
     needs_auxiliary: bool = False,
+    needs_kl: bool = False,
+    needs_past_reward: bool = False,
 ) -> Callable[[Callable[..., Term]], Callable[..., Term]]:
     """Make a loss available by name. Its keyword-only parameters are what a recipe can set."""
 
@@ -95,9 +102,11 @@ def register(
             needs_reference,
             views,
             corruption,
-            needs_hidden,
+            hidden,
             needs_weights,
             needs_auxiliary,
+            needs_kl,
+            needs_past_reward,
         )
         return function
 
@@ -136,10 +145,12 @@ class Objective:
         return tuple(dict.fromkeys(view for name in self.weights for view in self._views(name)))
 
     def _views(self, name: str) -> tuple[str, ...]:
-        entry = OBJECTIVES[name]
-        if not callable(entry.views):
-            return entry.views
-        return entry.views(entry.parameters | dict(self.parameters.get(name, {})))
+        views = OBJECTIVES[name].views
+        return views(self._values(name)) if callable(views) else views
+
+    def _values(self, name: str) -> dict[str, Any]:
+        """All parameters of a loss, defaults included."""
+        return OBJECTIVES[name].parameters | dict(self.parameters.get(name, {}))
 
     @property
     def corruption(self) -> str | None:
@@ -148,8 +159,24 @@ class Objective:
         return kinds.pop() if len(kinds) == 1 else None
 
     @property
-    def needs_hidden(self) -> bool:
-        return any(OBJECTIVES[name].needs_hidden for name in self.weights)
+    def hidden(self) -> Hidden | None:
+        """The hidden states that scoring must return. Raises `UserError` where losses read different ones."""
+        asked = {name: states(self._values(name)) for name in self.weights if (states := OBJECTIVES[name].hidden)}
+        if len(set(asked.values())) > 1:
+            raise UserError(
+                f"{' and '.join(asked)} read hidden states of different layers or spans", hint="give them the same"
+            )
+        return next(iter(asked.values()), None)
+
+    @property
+    def needs_kl(self) -> bool:
+        return any(OBJECTIVES[name].needs_kl for name in self.weights)
+
+    @property
+    def needs_past_reward(self) -> bool:
+        return any(
+            OBJECTIVES[name].needs_past_reward and self._values(name).get("delta") == "running" for name in self.weights
+        )
 
     def terms(self, pairs: PairLogps) -> dict[str, tuple[float, Term]]:
         """Each loss with its weight; the loss is the weighted sum of the terms' means."""
@@ -180,7 +207,7 @@ class Objective:
         compares = [name for name in self.weights if OBJECTIVES[name].rewards is not None]
         if compares:
             entry = OBJECTIVES[compares[0]]
-            values = entry.parameters | dict(self.parameters.get(entry.name, {}))
+            values = self._values(entry.name)
             beta = float(values.get(entry.scale, 1.0))
             assert entry.rewards is not None
             reward_chosen, reward_rejected = entry.rewards(chosen, beta), entry.rewards(rejected, beta)
@@ -222,7 +249,8 @@ def _try(objective: Objective) -> None:
     """Let every loss look at its parameters now, not after the model was loaded and the first batch scored."""
     zeros, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)
     states = torch.ones(1, 1, 1)
-    side = ResponseLogps(zeros - 1.0, zeros - 1.0, mask, zeros + 1.0, None, states, states)
+    side = ResponseLogps(zeros - 1.0, zeros - 1.0, mask, zeros + 1.0, None, states, states, kl=zeros)
+    _ = objective.hidden
     objective.terms(PairLogps(side, side, dict.fromkeys(objective.views, side), auxiliary=side))
 
 

@@ -7,8 +7,13 @@ each is log 2.
 
 from __future__ import annotations
 
+import math
+from functools import partial
+from typing import Literal
+
+import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import pad, softplus
 
 from mmpo.errors import UserError
 from mmpo.models.pairs import PairLogps, ResponseLogps
@@ -17,6 +22,8 @@ from mmpo.objectives.term import Term, register
 
 CHOSEN, REJECTED = "chosen_corrupted", "rejected_corrupted"
 """Views: the chosen and the rejected answer to the same question about the corrupted image."""
+PREFERRED = "chosen_preferred"
+"""View: in the chosen answer's place, about the clean image, the tokens that the policy prefers on the corrupted."""
 
 
 def log_ratio(response: ResponseLogps) -> Tensor:
@@ -81,3 +88,77 @@ def vdpo(pairs: PairLogps, *, beta: float = 0.1, gamma: float = 0.75, text: str 
 
     gap = score(pairs.chosen, pairs.view(CHOSEN)) - score(pairs.rejected, pairs.view(REJECTED))
     return per_pair(softplus(-beta * gap))
+
+
+@register("povid", views=(CHOSEN, PREFERRED), corruption="diffusion_pixels")
+def povid(pairs: PairLogps, *, beta: float = 0.1, image: float = 0.5) -> Term:
+    """(1 - image) DPO(y_w, y_l) + image DPO(y_w, y_n), y_n the tokens that the policy prefers on the noisy image at the
+    places of y_w, all about the clean image. POVID's second stage, arXiv 2402.11411, where both weigh 1/2.
+
+    Nothing is generated: y_n is read off the noisy pass over y_w. Here policy and reference score the same y_n, so its
+    tokens cancel where they are y_w's own; in the released code each model scores the tokens that it prefers itself.
+    """
+    if not 0 <= image <= 1:
+        raise UserError(f"povid: image is the share of the noisy term, from 0 to 1, not {image}")
+    preference = softplus(-beta * log_ratios(pairs).gap)
+    noisy = softplus(-beta * (log_ratio(pairs.chosen) - log_ratio(pairs.view(PREFERRED))))
+    return per_pair((1 - image) * preference + image * noisy)
+
+
+@register("opa_dpo", views=(CHOSEN,), corruption="pixel_mask")
+def opa_dpo(
+    pairs: PairLogps,
+    *,
+    beta: float = 0.1,
+    delta: float = 0.0,
+    image: float = 0.2,
+    anchor: float = 1.0,
+    rejected_anchor: float = 0.0,
+    level: Literal["sequence", "token"] = "sequence",
+    grid: int | None = None,
+) -> Term:
+    """DPO + `image` times the image preference + `anchor` times the anchor on the chosen answer (+ `rejected_anchor`
+    times softplus(r_l - delta)), on log-ratios that the pair's token weights scale where it has any; m' with 30 % of
+    its pixels masked. OPA-DPO, arXiv 2501.09695.
+
+    The paper's four preference terms are two such pairs about one image and rejected answer: the annotated answer as
+    chosen, and the revised one with the weights of its corrections. With `level: token` every sigmoid is taken per
+    token, chosen and rejected matched by place and averaged over the longer of the two, as the released code does,
+    which averages over a `grid` of 896 places, padding included.
+    """
+    sides = (pairs.chosen, pairs.rejected, pairs.view(CHOSEN))
+    chosen, rejected, corrupted = (_weighted_ratio(side) for side in sides)  # [b, t]
+    if level == "sequence":
+        a, b, c = chosen.sum(-1), rejected.sum(-1), corrupted.sum(-1)
+        terms = softplus(-beta * (a - b)) + image * softplus(-beta * (a - c))
+        return per_pair(terms + anchor * softplus(delta - beta * a) + rejected_anchor * softplus(beta * b - delta))
+    if level != "token":
+        raise UserError(f"opa_dpo: level is sequence or token, not {level!r}")
+    width = max(chosen.shape[1], rejected.shape[1])
+    a, b, c = (pad(ratio, (0, width - ratio.shape[1])) for ratio in (chosen, rejected, corrupted))
+    n_w, n_l = pairs.chosen.lengths, pairs.rejected.lengths
+    mean = partial(_over_places, grid=grid)
+    return per_pair(
+        mean(softplus(-beta * (a - b)), torch.maximum(n_w, n_l))
+        + image * mean(softplus(-beta * (a - c)), n_w)
+        + anchor * mean(softplus(delta - beta * a), n_w)
+        + rejected_anchor * mean(softplus(beta * b - delta), n_l)
+    )
+
+
+def _weighted_ratio(response: ResponseLogps) -> Tensor:
+    """The log-ratio of each token times its weight, [b, t]."""
+    if response.reference is None:
+        raise UserError("this objective needs reference log-probs, and scoring ran without a reference")
+    ratio = response.policy - response.reference
+    return ratio if response.weights is None else ratio * response.weights
+
+
+def _over_places(losses: Tensor, lengths: Tensor, grid: int | None) -> Tensor:
+    """The mean over the first `lengths` places of [b, t], [b]; with `grid`, over so many places, those without a token
+    counting log 2."""
+    places = torch.arange(losses.shape[1], device=losses.device) < lengths[:, None]
+    total = (losses * places).sum(-1)
+    if grid is None:
+        return total / lengths
+    return (total + (grid - lengths) * math.log(2)) / grid

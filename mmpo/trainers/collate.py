@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpo.data.pair import PreferencePair
+from mmpo.data.pair import PreferencePair, join_text
 from mmpo.data.reader import PairDataset
 from mmpo.data.video.pairs import frames_as_images
 from mmpo.errors import Quarantined, UserError
@@ -49,8 +49,9 @@ class EncodedPair:
 
     `rejected_prompt` and `rejected_images` are given where the rejected side sees other images; `reference` holds the
     reference log-probs of chosen and rejected where they were computed before. `words` are the question's words with
-    the places of their tokens in `prompt`, where something asks for them; `visit` counts how often training saw the
-    pair before, `view_tokens` what its further views add to a batch.
+    the places of their tokens in `prompt`, where something asks for them; `twin` is the id of the pair that shows a
+    similar image. `visit` counts how often training saw the pair before, `view_tokens` what its further views add to a
+    batch.
     """
 
     id: str
@@ -64,6 +65,7 @@ class EncodedPair:
     rejected_images: tuple[str, ...] | None = None
     reference: tuple[Tensor, Tensor] | None = None
     words: tuple[tuple[str, tuple[int, ...]], ...] | None = None
+    twin: str | None = None
     visit: int = 0
     view_tokens: int = 0
 
@@ -182,13 +184,21 @@ class _Encoder:
         if not pair.chosen_text or not pair.rejected_text:
             raise Quarantined(STAGE, "empty_response", "a response has no text")
         images = stored("images", pair.images)
+        context = join_text(pair.prompt[-1:]) if pair.prompt[-1]["role"] == "assistant" else ""
+        if context:  # an answer that both responses continue
+            pair = replace(pair, prompt=pair.prompt[:-1])
         prompt = self._prompt(pair, images)
         rejected_images, rejected_prompt = None, None
         if pair.rejected_images is not None and pair.rejected_images != pair.images:
             rejected_images = stored("rejected_images", pair.rejected_images)
             rejected_prompt = self._prompt(pair, rejected_images)
-        chosen, chosen_weights = self._response(pair.chosen_text, pair.chosen_weights)
-        rejected, rejected_weights = self._response(pair.rejected_text, pair.rejected_weights)
+        shared = self._shared(context, pair.chosen_text, pair.rejected_text)
+        chosen, chosen_weights = self._response(context, shared, pair.chosen_text, pair.chosen_weights)
+        rejected, rejected_weights = self._response(context, shared, pair.rejected_text, pair.rejected_weights)
+        if shared:
+            said = _ids(encode_response(self.vlm, context + pair.chosen_text)[:shared])
+            prompt = torch.cat([prompt, said])
+            rejected_prompt = None if rejected_prompt is None else torch.cat([rejected_prompt, said])
         if self.token_weights is not None and chosen_weights is None and rejected_weights is None:
             chosen_weights, rejected_weights = self._changed(chosen, rejected, self.token_weights)
         if rejected_images is None and torch.equal(chosen, rejected):
@@ -207,6 +217,7 @@ class _Encoder:
             rejected_prompt,
             rejected_images,
             words=self._words(pair, images) if self.words else None,
+            twin=pair.provenance.get("twin"),
         )
 
     def _words(self, pair: PreferencePair, images: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -231,9 +242,26 @@ class _Encoder:
                 raise UserError(f"pair {pair.id}: {error.message}", hint=error.hint) from error
         return self.prompts[key]
 
-    def _response(self, text: str, spans: Sequence[dict[str, Any]] | None) -> tuple[Tensor, Tensor | None]:
-        ids = encode_response(self.vlm, text)
-        weights = token_weights(response_offsets(self.vlm, text), spans) if spans else None
+    def _shared(self, context: str, *texts: str) -> int:
+        """How many tokens of the context all responses share: written behind it, its last token may be another."""
+        if not context:
+            return 0
+        rows = []
+        for text in texts:
+            ids, offsets = encode_response(self.vlm, context + text), response_offsets(self.vlm, context + text)
+            rows.append([token for token, (_, end) in zip(ids, offsets, strict=True) if end <= len(context)])
+        return next(
+            (k for k, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1), min(map(len, rows))
+        )
+
+    def _response(
+        self, context: str, shared: int, text: str, spans: Sequence[dict[str, Any]] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        ids = encode_response(self.vlm, context + text)[shared:]
+        weights = None
+        if spans:
+            own = [{**span, "start": span["start"] + len(context), "end": span["end"] + len(context)} for span in spans]
+            weights = token_weights(response_offsets(self.vlm, context + text), own)[shared:]
         if self.limit is not None and len(ids) > self.limit:
             self.truncated += 1
             ids = ids[: self.limit]

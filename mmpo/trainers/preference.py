@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +34,7 @@ from mmpo.objectives import Objective
 from mmpo.progress import track
 from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import AuxiliaryCollator, PairsWithSamples, Samples, draw
-from mmpo.trainers.averages import Averages
+from mmpo.trainers.averages import Averages, PastReward
 from mmpo.trainers.callbacks import AlignedLogs
 from mmpo.trainers.clock import Clock
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
@@ -110,6 +111,7 @@ class PreferenceTrainer(Trainer):
         self.facts = dict(facts or {})
         self._clock = Clock()
         self._window = Averages()
+        self._past = PastReward()
         self._step_losses: list[tuple[list[str], dict[str, Tensor], Tensor]] = []
 
     # -- data -------------------------------------------------------------------------------------------------------
@@ -147,6 +149,7 @@ class PreferenceTrainer(Trainer):
     ) -> tuple[list[Any], Any]:
         """The micro-batches of one optimizer step, and the weight of the whole step over all processes."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._past.close_step(self.accelerator)
         return samples, self._totals([sample["batch"] for sample in samples]) if samples else None
 
     def _totals(self, batches: list[PairBatch]) -> Totals:
@@ -154,10 +157,12 @@ class PreferenceTrainer(Trainer):
         for batch in batches:
             for name, (_, term) in self.objective.terms(blank_logps(batch)).items():
                 totals[name] = totals.get(name, 0.0) + float(term.weights.sum())
+        # A step may have nothing for a term (no phrase to contrast): the term is then 0, not 0 / 0.
         if self.accelerator.num_processes == 1:
-            return dict(totals)
+            return {name: total or 1.0 for name, total in totals.items()}
         table = torch.tensor(list(totals.values()), dtype=torch.float32, device=self.args.device)
-        return dict(zip(totals, self.accelerator.reduce(table, reduction="sum").unbind(), strict=True))
+        table = self.accelerator.reduce(table, reduction="sum")
+        return dict(zip(totals, torch.where(table > 0, table, 1.0).unbind(), strict=True))
 
     # -- loss -------------------------------------------------------------------------------------------------------
 
@@ -176,6 +181,9 @@ class PreferenceTrainer(Trainer):
         batch: PairBatch = inputs["batch"]
         totals: Totals = num_items_in_batch if num_items_in_batch is not None else self._totals([batch])
         logps: PairLogps = model(batch=batch)
+        if self.objective.needs_past_reward:
+            logps = replace(logps, past_reward=self._past.mean)
+            self._past.add(logps)
         values: dict[str, Tensor] = {}
         loss: Tensor | None = None
         terms = self.objective.terms(logps)
@@ -271,7 +279,7 @@ class PreferenceTrainer(Trainer):
         model.eval()
         with torch.no_grad():
             for i, inputs in enumerate(track(self._loader(pairs, padded), "evaluating", rounds)):
-                logps = model(**self._prepare_inputs(inputs))
+                logps = replace(model(**self._prepare_inputs(inputs)), past_reward=self._past.mean)
                 terms = objective.terms(logps)
                 coefficients = {name: coefficient for name, (coefficient, _) in terms.items()}
                 counted = float(i < len(mine))
@@ -279,9 +287,9 @@ class PreferenceTrainer(Trainer):
                 averages.add_terms(objective.metrics(logps), counted)
         model.train(was_training)
         found = averages.drain(self.accelerator)
-        loss = sum(coefficient * found[f"loss/{name}"] for name, coefficient in coefficients.items())
+        loss = sum(coefficient * found.get(f"loss/{name}", 0.0) for name, coefficient in coefficients.items())
         if len(coefficients) == 1:
-            found.pop(f"loss/{next(iter(coefficients))}")
+            found.pop(f"loss/{next(iter(coefficients))}", None)
         metrics = {f"{prefix}_{name}": value for name, value in {"loss": loss, **found}.items()}
         metrics[f"{prefix}_runtime"] = round(time.perf_counter() - began, 3)
         return metrics
@@ -303,18 +311,22 @@ class PreferenceTrainer(Trainer):
                 )
             self.args.eval_on_start = False  # it was done before the first step
             step = checkpoints.step_of(Path(resume_from_checkpoint))
+            self._past = PastReward(*facts.get("past_reward", ()))
             self._clock = Clock(float(facts.get("seconds", 0.0)), self.schedule.pairs_seen(step))
         else:
-            self._clock = Clock()
+            self._past, self._clock = PastReward(), Clock()
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         with self._clock.pause():
             super()._save_checkpoint(model, trial)
+            self._past.close_step(self.accelerator)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 root = self.checkpoint_root
                 facts = {"step": self.state.global_step, "seconds": round(self._clock.seconds, 3), **self.facts}
+                if self.objective.needs_past_reward:
+                    facts["past_reward"] = [self._past.total, self._past.count]
                 checkpoints.mark_complete(root / f"checkpoint-{self.state.global_step}", **facts)
                 checkpoints.prune(root, self.keep_checkpoints)
 
@@ -363,7 +375,7 @@ def blank_logps(batch: PairBatch) -> PairLogps:
         blank = -mask.float()
         padded = None if weights is None else nn.utils.rnn.pad_sequence(weights, batch_first=True)
         states = blank[..., None]
-        return ResponseLogps(blank, blank, mask, padded, policy_hidden=states, reference_hidden=states)
+        return ResponseLogps(blank, blank, mask, padded, policy_hidden=states, reference_hidden=states, kl=blank)
 
     return PairLogps(
         side(batch.chosen_ids, batch.chosen_weights),

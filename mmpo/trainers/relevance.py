@@ -87,9 +87,9 @@ class PolicyEmbedder:
 
 
 class ClipEmbedder:
-    """A CLIP-like model of transformers in `folder`."""
+    """A CLIP-like model of transformers in `folder`; `template` says how it gets a word."""
 
-    def __init__(self, folder: str, store: ImageStore) -> None:
+    def __init__(self, folder: str, store: ImageStore, template: str = "{}") -> None:
         from transformers import AutoModel, AutoProcessor
 
         try:
@@ -102,15 +102,16 @@ class ClipEmbedder:
             ) from error
         if not hasattr(self.model, "get_text_features") or not hasattr(self.model, "get_image_features"):
             raise UserError(f"{folder}: {type(self.model).__name__} does not embed images and texts")
-        self.store = store
-        self.identity = f"clip:{folder_fingerprint(model_folder(folder))}"
+        self.store, self.template = store, template
+        self.identity = f"clip:{folder_fingerprint(model_folder(folder))}:{template}"
 
     def images(self, keys: Sequence[str]) -> Tensor:
         pictures = [self.store.picture(key) for key in keys]
         return _pooled(self.model.get_image_features(**self.processor(images=pictures, return_tensors="pt")))
 
     def words(self, words: Sequence[str]) -> Tensor:
-        inputs = self.processor(text=list(words), return_tensors="pt", padding=True, truncation=True)
+        texts = [self.template.replace("{}", word) for word in words]
+        inputs = self.processor(text=texts, return_tensors="pt", padding=True, truncation=True)
         return _pooled(self.model.get_text_features(**inputs))
 
 

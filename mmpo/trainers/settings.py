@@ -74,9 +74,11 @@ class TokenWeightSettings(_Settings):
 class CorruptionSettings(_Settings):
     """How the image is made uninformative for objectives that compare with a corrupted one."""
 
-    kind: Literal["crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other"] = Field(
-        description="crop: a small part blown up; diffusion: noise of the diffusion schedule on normalized pixels; "
-        "black: nothing; other: another pair's image; see mmpo/data/corruption.py."
+    kind: Literal["crop", "small_crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other"] = (
+        Field(
+            description="crop: a small part blown up; diffusion: noise of the diffusion schedule on normalized pixels; "
+            "black: nothing; other: another pair's image; see mmpo/data/corruption.py."
+        )
     )
     parameters: dict[str, float] = Field(
         default={}, description="Parameters of that corruption, e.g. {step: 500} or {least: 0.01, most: 0.2}."
@@ -101,8 +103,44 @@ class PerturbationSettings(_Settings):
     words: Literal["irrelevant", "random"] = Field(
         default="irrelevant", description="random: as many words, but any; the paper's control."
     )
+    unit: Literal["word", "token"] = Field(
+        default="word", description="What is ranked and changed: whole words, or every token of them by itself."
+    )
+    template: str = Field(
+        default="{}",
+        pattern=r"\{\}",
+        description="How a CLIP-like model gets a word, e.g. `a photo of {}`; `{}` is the word alone, as in the paper.",
+    )
+    synonyms: Literal["shipped", "wordnet"] = Field(
+        default="shipped",
+        description="Synonyms for how: synonyms: the small list that comes with mmpo, or WordNet, where nltk and its "
+        "data are installed.",
+    )
     lexicon: Path | None = Field(
-        default=None, description="Synonyms for how: synonyms, a JSON or YAML map of word to list of words."
+        default=None,
+        description="Your own synonyms, a JSON or YAML map of word to list of words; they go before the others.",
+    )
+
+
+class DisturbanceSettings(_Settings):
+    """How the whole sequence is perturbed for tars_official, with the released code's rules. The last four settings
+    put right what that code gets wrong; false does as it does."""
+
+    how: Literal["mask", "replace"] = Field(default="replace", description="A mask token, or a random token.")
+    relevance: str = Field(default="policy", description="As in `perturbation`.")
+    template: str = Field(default="{}", pattern=r"\{\}", description="As in `perturbation`.")
+    rate: float = Field(default=0.05, gt=0, lt=1, description="Share of a sequence's tokens that is drawn.")
+    in_place: bool = Field(
+        default=True, description="Every token keeps its own similarity; false: the list is sorted, and loses places."
+    )
+    keep_image: bool = Field(default=True, description="The image is never drawn; false: a draw removes it.")
+    uniform: bool = Field(
+        default=True, description="Where no score is left, all ordinary tokens are as likely; false: that is an error."
+    )
+    keep_attention: bool = Field(
+        default=True,
+        description="Masked tokens are attended to; false: where the mask is the padding they are taken out, and "
+        "positions close up.",
     )
 
 
@@ -159,6 +197,9 @@ class TrainSettings(_Settings):
     )
     perturbation: PerturbationSettings | None = Field(
         default=None, description="The perturbed question of tars and perturbed_dpo. Left out: the defaults."
+    )
+    disturbance: DisturbanceSettings | None = Field(
+        default=None, description="The perturbed sequences of tars_official. Left out: the defaults."
     )
 
     learning_rate: float = Field(default=5e-5, gt=0, description="Peak learning rate.")

@@ -46,7 +46,7 @@ from mmpo.trainers.samples import Sampler
 from mmpo.trainers.schedule import cut
 from mmpo.trainers.settings import TrainResult, TrainSettings
 from mmpo.trainers.view_maker import view_maker
-from mmpo.trainers.views import CORRUPTED, PERTURBED
+from mmpo.trainers.views import CORRUPTED, DISTURBED, PERTURBED
 
 
 def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
@@ -90,7 +90,7 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
 
     store = ImageStore(vlm, settings.image_cache_mb * 2**20)
     rejects_file = run_dir / "rejects.jsonl" if state.is_main_process else None
-    everything, eval_pairs = _read(settings, vlm, store, rejects_file)
+    everything, eval_pairs = _read(settings, objective, vlm, store, rejects_file)
     pairs = everything
     if eval_pairs is None:
         pairs, eval_pairs = hold_out(everything, settings.eval_fraction, settings.seed)
@@ -124,7 +124,7 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     if len(sampler):
         callbacks.append(SamplesFile(run_dir / "samples.jsonl", sampler))
     trainer = PreferenceTrainer(
-        PairScorer(vlm, sharing=settings.sharing, reference=reference, hidden=objective.needs_hidden),
+        PairScorer(vlm, sharing=settings.sharing, reference=reference, hidden=objective.hidden, kl=objective.needs_kl),
         training_arguments(settings, run_dir, evaluate=len(eval_pairs) > 0),
         objective=objective,
         collator=PairCollator(store, maker.add if maker is not None else None),
@@ -168,9 +168,16 @@ def _check_objective(settings: TrainSettings, objective: Objective) -> None:
         raise UserError("a corruption has no effect on this objective", hint="use mdpo, rdpo, vdpo or image_preference")
     if settings.perturbation is not None and not any(PERTURBED in name for name in views):
         raise UserError("a perturbation has no effect on this objective", hint="use tars or perturbed_dpo")
+    if settings.disturbance is not None and not any(DISTURBED in name for name in views):
+        raise UserError("a disturbance has no effect on this objective", hint="use tars_official")
     if settings.cache_reference and views:
         raise UserError(
             "cache_reference goes with losses on the pairs alone; this one also scores views that are drawn anew",
+            hint="leave cache_reference out",
+        )
+    if settings.cache_reference and objective.needs_kl:
+        raise UserError(
+            "cache_reference keeps log-probs of the pairs' own tokens; this objective compares whole distributions",
             hint="leave cache_reference out",
         )
     if settings.token_weights is not None and not objective.needs_weights:
@@ -246,6 +253,11 @@ def _image_groups(pairs: EncodedPairs) -> list[int]:
         for key in row.all_images:
             a, b = sorted((root(i), root(first.setdefault(key, i))))
             parent[b] = a
+    place = {row.id: i for i, row in enumerate(pairs.rows)}
+    for i, row in enumerate(pairs.rows):  # a pair is scored on its twin's image too
+        if row.twin in place:
+            a, b = sorted((root(i), root(place[row.twin])))
+            parent[b] = a
     return [root(i) for i in range(len(pairs))]
 
 
@@ -283,7 +295,7 @@ def _open_folder(settings: TrainSettings, run_dir: Path) -> None:
 
 
 def _read(
-    settings: TrainSettings, vlm: VLM, store: ImageStore, rejects_file: Path | None
+    settings: TrainSettings, objective: Objective, vlm: VLM, store: ImageStore, rejects_file: Path | None
 ) -> tuple[EncodedPairs, EncodedPairs | None]:
     """Both sets of pairs as token ids; the second is None if it is to be held out of the first."""
     rejects = None
@@ -299,6 +311,7 @@ def _read(
             root=folder,
             max_response_tokens=settings.max_response_tokens,
             token_weights=settings.token_weights,
+            words=any(PERTURBED in name for name in objective.views),
             dataset=PairDataset(folder),
             on_reject=rejects.add if rejects is not None else None,
         )

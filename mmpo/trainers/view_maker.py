@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from mmpo.data.corruption import Corruption
+from mmpo.data.synonyms import synonyms_of
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM
 from mmpo.objectives import Objective
 from mmpo.trainers.collate import EncodedPair
+from mmpo.trainers.disturb import Disturber
 from mmpo.trainers.images import ImageStore
+from mmpo.trainers.perturb import Perturber
 from mmpo.trainers.relevance import ClipEmbedder, Embedder, PolicyEmbedder, RelevanceTable
-from mmpo.trainers.settings import CorruptionSettings, PerturbationSettings, TrainSettings
-from mmpo.trainers.views import CORRUPTED, PERTURBED, ImageCorrupter, Perturber, ViewMaker
+from mmpo.trainers.settings import CorruptionSettings, DisturbanceSettings, PerturbationSettings, TrainSettings
+from mmpo.trainers.views import CORRUPTED, DISTURBED, PERTURBED, TWIN, ImageCorrupter, ViewMaker
 
 
 def view_maker(
@@ -31,7 +32,7 @@ def view_maker(
             f"pair {split}: its sides see different images, which this objective's views do not know",
             hint="use a loss on the pairs alone, such as dpo",
         )
-    corrupt = perturb = None
+    corrupt = perturb = disturb = twins = None
     if any(CORRUPTED in name for name in names):
         wanted = settings.corruption or _authors_choice(objective)
         images = list(dict.fromkeys(key for row in rows for key in row.images))
@@ -40,7 +41,23 @@ def view_maker(
         corrupt = ImageCorrupter(vlm, store, Corruption(wanted.kind, _whole(wanted.parameters)), images)
     if any(PERTURBED in name for name in names):
         perturb = _perturber(settings.perturbation or PerturbationSettings(), vlm, store, settings.pairs, rows)
-    return ViewMaker(store, names, corrupt=corrupt, perturb=perturb, seed=settings.seed)
+    if any(DISTURBED in name for name in names):
+        disturb = _disturber(settings.disturbance or DisturbanceSettings(), vlm, store, settings.pairs, rows)
+    if any(name in TWIN for name in names):
+        twins = _twins(rows)
+    return ViewMaker(store, names, corrupt=corrupt, perturb=perturb, disturb=disturb, twins=twins, seed=settings.seed)
+
+
+def _twins(rows: Sequence[EncodedPair]) -> dict[str, EncodedPair]:
+    """The twin of each pair, by the pair's id."""
+    known = {row.id: row for row in rows}
+    for row in rows:
+        if row.twin not in known:
+            lacks = "names no twin" if row.twin is None else f"has the twin {row.twin}, which is not among the pairs"
+            raise UserError(
+                f"pair {row.id} {lacks}", hint="symmpo needs `twin` in every pair's provenance, the id of another pair"
+            )
+    return {row.id: known[row.twin] for row in rows if row.twin is not None}
 
 
 def _authors_choice(objective: Objective) -> CorruptionSettings:
@@ -57,37 +74,36 @@ def _whole(parameters: dict[str, float]) -> dict[str, float]:
 def _perturber(
     settings: PerturbationSettings, vlm: VLM, store: ImageStore, pairs: Path, rows: Sequence[EncodedPair]
 ) -> Perturber:
-    embedder: Embedder = (
-        PolicyEmbedder(vlm, store) if settings.relevance == "policy" else ClipEmbedder(settings.relevance, store)
-    )
-    table = RelevanceTable(pairs / "relevance", embedder, store)
-    table.fill((key for row in rows for key in row.images), (word for row in rows for word, _ in row.words or ()))
-    synonyms = read_lexicon(settings.lexicon) if settings.lexicon is not None else None
-    return Perturber(
+    table = _table(settings, vlm, store, pairs)
+    perturber = Perturber(
         vlm,
         table,
         how=settings.how,
         omega=settings.omega,
         cap=settings.cap,
         relevant=settings.words == "irrelevant",
-        synonyms=synonyms,
+        unit=settings.unit,
+        synonyms=synonyms_of(settings.synonyms, settings.lexicon) if settings.how == "synonyms" else None,
     )
+    table.fill((key for row in rows for key in row.images), (word for row in rows for word, _ in perturber.words(row)))
+    return perturber
 
 
-def read_lexicon(path: Path) -> Callable[[str], list[str]]:
-    """A lookup of synonyms from a JSON or YAML map of word to list of words. Case of the first letter is kept."""
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: the synonyms can't be read: {error}") from error
-    if not isinstance(entries, dict) or not all(
-        isinstance(word, str) and isinstance(others, list) and all(isinstance(other, str) for other in others)
-        for word, others in entries.items()
-    ):
-        raise UserError(f"{path}: expected a map of words to lists of words", hint="for instance big: [large, huge]")
+def _disturber(
+    settings: DisturbanceSettings, vlm: VLM, store: ImageStore, pairs: Path, rows: Sequence[EncodedPair]
+) -> Disturber:
+    table = _table(settings, vlm, store, pairs)
+    disturber = Disturber(vlm, table, store, settings)
+    table.fill((key for row in rows for key in row.images), sorted(disturber.texts(rows)))
+    return disturber
 
-    def synonyms(word: str) -> list[str]:
-        found = entries.get(word.lower(), [])
-        return [other.capitalize() for other in found] if word[:1].isupper() else list(found)
 
-    return synonyms
+def _table(
+    settings: PerturbationSettings | DisturbanceSettings, vlm: VLM, store: ImageStore, pairs: Path
+) -> RelevanceTable:
+    embedder: Embedder = (
+        PolicyEmbedder(vlm, store)
+        if settings.relevance == "policy"
+        else ClipEmbedder(settings.relevance, store, settings.template)
+    )
+    return RelevanceTable(pairs / "relevance", embedder, store)

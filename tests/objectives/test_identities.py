@@ -15,7 +15,9 @@ from tests.objectives.golden import PAIRS
 from tests.objectives.test_objectives import golden_pairs, side
 
 PAIRWISE = sorted(
-    name for name, entry in OBJECTIVES.items() if not (entry.views or entry.needs_hidden or entry.needs_auxiliary)
+    name
+    for name, entry in OBJECTIVES.items()
+    if not (entry.views or entry.hidden or entry.needs_auxiliary or entry.needs_kl)
 )
 
 

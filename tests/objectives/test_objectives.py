@@ -75,14 +75,15 @@ def test_start_values_where_policy_is_reference(name: str, expected: float) -> N
     assert build_objective(name).loss(pairs).item() == pytest.approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"sft", "auxiliary"}))
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES) - {"sft", "auxiliary", "auxiliary_kl"}))
 @pytest.mark.parametrize("margin", [-3000.0, 3000.0])
 def test_finite_for_extreme_margins(name: str, margin: float) -> None:
     a = torch.full((1, 1), -3000.0 + min(margin, 0.0), requires_grad=True)
     b = torch.full((1, 1), -3000.0 - max(margin, 0.0), requires_grad=True)
     mask, reference = torch.ones(1, 1, dtype=torch.bool), torch.full((1, 1), -3000.0)
     sides = [
-        ResponseLogps(x, reference, mask, torch.ones(1, 1), None, x[..., None], reference[..., None]) for x in (a, b)
+        ResponseLogps(x, reference, mask, torch.ones(1, 1), None, x[..., None], reference[..., None], kl=-x)
+        for x in (a, b)
     ]
     objective = build_objective(name)
     views = {view: sides[view.startswith("rejected")] for view in objective.views}

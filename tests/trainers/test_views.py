@@ -16,15 +16,16 @@ from mmpo.data.corruption import Corruption, generator
 from mmpo.data.shards import read_pairs
 from mmpo.errors import UserError
 from mmpo.models.loading import load_vlm
-from mmpo.models.score import PairScorer
+from mmpo.models.score import Hidden, PairScorer
 from mmpo.objectives import build_objective
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
+from mmpo.trainers.perturb import Perturber
 from mmpo.trainers.relevance import ClipEmbedder, PolicyEmbedder, RelevanceTable, visual_agnostic
 from mmpo.trainers.schedule import numbered
 from mmpo.trainers.train import train
-from mmpo.trainers.view_maker import read_lexicon, view_maker
-from mmpo.trainers.views import ImageCorrupter, Perturber, ViewMaker
+from mmpo.trainers.view_maker import view_maker
+from mmpo.trainers.views import ImageCorrupter, ViewMaker
 from tests.tiny import add_lora
 from tests.trainers.material import settings_for, write_pairs
 
@@ -128,8 +129,8 @@ def test_a_perturbed_question_keeps_length_image_and_template(material: Any, how
         if how == "mask":
             assert moved == places, "a large omega takes every word"
     assert changed > 0 or how == "synonyms"
-    scored = PairScorer(vlm, sharing="on", hidden=True)(batch)
-    alone = PairScorer(vlm, sharing="off", hidden=True)(batch)
+    scored = PairScorer(vlm, sharing="on", hidden=Hidden())(batch)
+    alone = PairScorer(vlm, sharing="off", hidden=Hidden())(batch)
     for name in batch.views:
         torch.testing.assert_close(scored.view(name).policy, alone.view(name).policy, atol=1e-5, rtol=0)
         torch.testing.assert_close(scored.view(name).policy_hidden, alone.view(name).policy_hidden, atol=1e-4, rtol=0)
@@ -236,7 +237,9 @@ def test_training_starts_at_log_two_and_learns(
         ({"objective": {"mdpo": {}}, "cache_reference": True}, "cache_reference"),
         ({"objective": {"mdpo": {}, "vdpo": {}}}, "corrupt images differently"),
         ({"objective": {"mdpo": {}}, "corruption": {"kind": "crop", "parameters": {"step": 3}}}, "no parameter"),
-        ({"objective": {"tars": {}}, "perturbation": {"how": "synonyms"}}, "list of synonyms"),
+        ({"disturbance": {}}, "no effect"),
+        ({"objective": {"tdpo2": {}}, "cache_reference": True}, "whole distributions"),
+        ({"objective": {"symmpo": {}}}, "names no twin"),
     ],
 )
 def test_settings_that_do_nothing_or_contradict_are_refused(
@@ -246,15 +249,6 @@ def test_settings_that_do_nothing_or_contradict_are_refused(
     with pytest.raises(UserError) as error:
         train(settings_for(tiny_llava_folder, pairs, **changes), tmp_path / "run")
     assert words in f"{error.value.message} {error.value.hint}"
-
-
-def test_a_broken_lexicon_is_named(tmp_path: Path) -> None:
-    file = tmp_path / "words.yaml"
-    file.write_text("big: large")
-    with pytest.raises(UserError, match="words to lists"):
-        read_lexicon(file)
-    file.write_text("big: [large, huge]")
-    assert read_lexicon(file)("Big") == ["Large", "Huge"] and read_lexicon(file)("small") == []
 
 
 def test_text_only_pairs_have_nothing_to_corrupt(material: Any) -> None:
