@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mmpo.data.video import (
+    BackendUnavailable,
     CorruptVideo,
     DecodeTimeout,
     EmptyVideo,
@@ -433,3 +434,34 @@ def test_pictures_that_are_broken(tmp_path: Path) -> None:
         read_frames(tmp_path, indices=range(6))
     assert read_frames(tmp_path, indices=range(6), on_error="skip").report.missing == [3]
     assert read_frames(tmp_path, indices=range(6), on_error="nearest").report.substituted == [(3, 2)]
+
+
+# ---- libraries that are not there
+
+
+def test_without_the_libraries_it_imports_and_says_what_to_install(clip: Path) -> None:
+    import subprocess
+    import sys
+
+    script = (
+        "import sys\n"
+        "for name in ('av', 'decord', 'torchcodec'):\n"
+        "    sys.modules[name] = None\n"
+        "from mmpo.data.video import BackendUnavailable, read_frames\n"
+        "assert 'torch' not in sys.modules\n"
+        "try:\n"
+        f"    read_frames({str(clip)!r})\n"
+        "except BackendUnavailable as error:\n"
+        "    print(error.message)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "pip install av" in ran.stdout
+
+
+def test_torchcodec_reads_the_same_or_declines(clip: Path) -> None:
+    expected = read_frames(clip, num=8, backend="pyav")
+    try:
+        frames = read_frames(clip, num=8, backend="torchcodec")
+    except BackendUnavailable as error:
+        pytest.skip(error.message)
+    assert frames.indices == expected.indices and numbers_of(frames.array) == list(frames.indices)
