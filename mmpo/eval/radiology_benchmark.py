@@ -10,7 +10,7 @@ from typing import Any
 
 from mmpo.data.atomic import write_text
 from mmpo.errors import UserError
-from mmpo.eval import radiology
+from mmpo.eval import radiology, radiology_clinical, radiology_text
 from mmpo.eval.judging import opened
 from mmpo.eval.protocol import Ask, Material, Part, Reply
 from mmpo.eval.records import read_records, text_of
@@ -115,6 +115,8 @@ class RadiologyBenchmark:
         "baseline": "answers of another system on the same reports, for the reduction",
         "allow_missing": "yes: answers and references without partner are counted instead of refused",
         "lexicon": "further words for the detector, YAML or JSON",
+        "bertscore": "encoder for BERTScore, a folder or a name in the local cache (needs bert-score)",
+        "radgraph": "RadGraph model, for example radgraph-xl (needs the package radgraph and its weights)",
     },
 )
 def score_radiology(request: ScoreRequest) -> Scored:
@@ -150,6 +152,7 @@ def score_radiology(request: ScoreRequest) -> Scored:
     undefined = total.undefined
     metrics: dict[str, Any] = {name: None if name in undefined else value for name, value in total.values.items()}
     bounds = {name: list(pair) for name, pair in radiology.intervals(total).items() if name not in undefined}
+    metrics |= _model_metrics(options, answers, references)
     if "baseline" in options:
         base = radiology.score_reports(_answers(Path(options["baseline"]))[0], references, detector=detector)
         metrics |= radiology.reduction(base, found)
@@ -171,6 +174,27 @@ def score_radiology(request: ScoreRequest) -> Scored:
         conventions.append(f"{radiology.NOT_CHEXBERT}; uncertain counts as {uncertain_as}")
         conventions.append("BLEU4: sacrebleu 13a, lower case, corpus; ROUGE_L: rouge-score, no stemming, mean")
     return Scored(metrics, conventions, read, len(answers), quarantined=dict(lost), warnings=warnings, intervals=bounds)
+
+
+def _model_metrics(
+    options: Mapping[str, str], answers: Mapping[str, str], references: Mapping[str, str] | None
+) -> dict[str, float]:
+    """Means of the metrics that need a trained model, where the options name one."""
+    if not {"bertscore", "radgraph"} & options.keys():
+        return {}
+    if references is None:
+        raise UserError("bertscore and radgraph compare with references", hint="give --questions")
+    ours, theirs = list(answers.values()), [references[id] for id in answers]
+    found = {}
+    if "bertscore" in options:
+        values = radiology_text.bert_score(ours, theirs, options["bertscore"])
+        found["BERTScore"] = sum(values) / len(values)
+    if "radgraph" in options:
+        graphs = [radiology_clinical.annotate(texts, options["radgraph"]) for texts in (ours, theirs)]
+        for level in ("simple", "partial", "complete", "combined"):
+            values = [radiology_clinical.radgraph_f1(*pair, level) for pair in zip(*graphs, strict=True)]
+            found[f"RadGraph_{level}"] = sum(values) / len(values)
+    return found
 
 
 def _answers(path: Path) -> tuple[dict[str, str], int]:

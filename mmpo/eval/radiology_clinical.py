@@ -7,7 +7,7 @@ with weights. CheXbert similarity and BERTScore are given as numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from mmpo.errors import UserError
 
@@ -102,6 +102,46 @@ def _f1(ours: set[tuple[Any, ...]], theirs: set[tuple[Any, ...]]) -> float:
         return 0.0
     precision, recall = common / len(ours), common / len(theirs)
     return 2 * precision * recall / (precision + recall)
+
+
+CHEXBERT = (
+    "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation", "Pneumonia",
+    "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices", "No Finding",
+)  # fmt: skip
+"""CheXbert's labels in its order (Smit et al. 2020, arXiv 2004.09167)."""
+TOP5 = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
+UncertainAs = Literal["positive", "negative", "ignore"]
+
+
+def chexbert_f1(
+    answers: Sequence[Sequence[int]], references: Sequence[Sequence[int]], uncertain_as: UncertainAs = "positive"
+) -> dict[str, float]:
+    """Micro and macro F1 over the 14 labels and the usual five, of labels that CheXbert gave elsewhere: a row of 14
+    classes for each report, 0 blank, 1 positive, 2 negative, 3 uncertain. F1 of a label that neither side has is 0.
+    """
+    if uncertain_as not in get_args(UncertainAs):
+        raise UserError(f"uncertain_as {uncertain_as!r}", hint=f"one of {', '.join(get_args(UncertainAs))}")
+    counts = {name: [0, 0, 0] for name in CHEXBERT}
+    for ours, theirs in zip(answers, references, strict=True):
+        if len(ours) != len(CHEXBERT) or len(theirs) != len(CHEXBERT):
+            raise UserError(f"a row of CheXbert labels has {len(ours)} and {len(theirs)} values, not {len(CHEXBERT)}")
+        for name, said, true in zip(CHEXBERT, ours, theirs, strict=True):
+            if uncertain_as == "ignore" and 3 in (said, true):
+                continue
+            positive = (1, 3) if uncertain_as == "positive" else (1,)
+            counts[name][0] += said in positive and true in positive
+            counts[name][1] += said in positive and true not in positive
+            counts[name][2] += said not in positive and true in positive
+    found = {}
+    for suffix, labels in (("5", TOP5), ("14", CHEXBERT)):
+        each = [_label_f1(*counts[name]) for name in labels]
+        found[f"micro_{suffix}"] = _label_f1(*(sum(counts[name][i] for name in labels) for i in range(3)))
+        found[f"macro_{suffix}"] = sum(each) / len(each)
+    return found
+
+
+def _label_f1(tp: int, fp: int, fn: int) -> float:
+    return 2 * tp / (2 * tp + fp + fn) if tp else 0.0
 
 
 def annotate(reports: Sequence[str], model: str = "radgraph-xl") -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol
 
 from mmpo.radiology.lexicon import Lexicon, Pattern, shipped_lexicon
@@ -18,6 +19,8 @@ from mmpo.radiology.lines import Line, split_lines
 THRESHOLD = 0.5
 LONGEST = 2000
 """Characters of a sentence that are read; what is longer is no sentence."""
+REMEMBERED = 1 << 15
+"""Sentences whose verdicts are kept."""
 _MASK = "\0"
 _PLAIN = str.maketrans(
     {"‐": "-", "‑": "-", "‒": "-", "–": "-", "—": "-", "−": "-", "’": "'", "‘": "'", "“": '"', "”": '"', "\0": " "}
@@ -122,8 +125,13 @@ class RuleDetector:
         always = any(not cue.needs for cue in self.lexicon.cues)
         self._trigger = None if always else re.compile("|".join(map(re.escape, _shortest(needs))))
 
+        self._remembered = lru_cache(maxsize=REMEMBERED)(self._judge)  # reports say much in the same words
+
     def sentence(self, text: str) -> Verdict:
         """Judge one sentence (or line)."""
+        return self._remembered(text)
+
+    def _judge(self, text: str) -> Verdict:
         plain, index = normalise(text[:LONGEST])
         if self._trigger is not None and not self._trigger.search(plain):
             return Verdict(text, 0.0)

@@ -12,7 +12,7 @@ import pytest
 from mmpo.chat import open_chat
 from mmpo.errors import UserError
 from mmpo.eval import radiology, radiology_text
-from mmpo.eval.radiology_clinical import RadcliqFeatures, radcliq, radgraph_f1
+from mmpo.eval.radiology_clinical import CHEXBERT, RadcliqFeatures, chexbert_f1, radcliq, radgraph_f1
 from mmpo.eval.scoring import ScoreRequest, score
 from mmpo.radiology.judge import JudgeDetector
 from tests.chat.server import ChatServer
@@ -89,6 +89,33 @@ def test_radgraph_levels() -> None:
     assert [radgraph_f1(one, one, level) for level in ("simple", "partial", "complete", "combined")] == [1, 1, 1, 1]
     assert [radgraph_f1(one, other, level) for level in ("simple", "partial", "combined")] == [1.0, 0.5, 0.5]
     assert radgraph_f1({}, one) == 0
+
+
+def test_chexbert_labels() -> None:
+    def row(**labels: int) -> list[int]:
+        return [labels.get(name.replace(" ", "_"), 0) for name in CHEXBERT]
+
+    references = [row(Edema=1, Fracture=1), row(Cardiomegaly=3)]
+    assert chexbert_f1(references, references)["micro_14"] == 1
+    found = chexbert_f1([row(Edema=1), row(Cardiomegaly=1, Edema=2)], references)
+    assert found["micro_5"] == 1 and found["macro_5"] == 2 / 5
+    assert found["micro_14"] == pytest.approx(4 / 5) and found["macro_14"] == pytest.approx(2 / 14)
+    assert chexbert_f1([row(), row(Cardiomegaly=1)], references, "negative")["micro_5"] == 0
+    with pytest.raises(UserError, match="14"):
+        chexbert_f1([[1]], [[1]])
+
+
+def test_metrics_of_models_say_what_is_missing(tmp_path: Path) -> None:
+    answers = write(tmp_path / "a.jsonl", ANSWERS)
+    with pytest.raises(UserError, match="references"):
+        score("radiology", ScoreRequest(answers, options={"radgraph": "radgraph-xl"}))
+    try:
+        import radgraph  # noqa: F401
+    except ImportError:
+        with pytest.raises(UserError, match="package radgraph"):
+            score(
+                "radiology", ScoreRequest(answers, write(tmp_path / "r.jsonl", REFERENCES), options={"radgraph": "x"})
+            )
 
 
 def write(path: Path, rows: dict[str, str], **more: object) -> Path:
