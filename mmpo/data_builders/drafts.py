@@ -34,7 +34,7 @@ class Side:
     why_not: str = ""
 
 
-@dataclass
+@dataclass(eq=False)
 class Draft:
     """A description on its way to pairs; `chosen[k]` and `rejected[k]` are wording k of both sides."""
 
