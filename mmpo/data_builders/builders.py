@@ -31,7 +31,9 @@ def builder_of(section: Any) -> str:
 
 
 AnyBuildSettings = Annotated[
-    Annotated[BuildSettings, Tag(DEFAULT)] | Annotated[VideoRewardSettings, Tag("video_rewards")] | Annotated[RadiologySettings, Tag("radiology")],
+    Annotated[BuildSettings, Tag(DEFAULT)]
+    | Annotated[VideoRewardSettings, Tag("video_rewards")]
+    | Annotated[RadiologySettings, Tag("radiology")],
     Discriminator(builder_of),
 ]
 """The `build` section of a recipe."""

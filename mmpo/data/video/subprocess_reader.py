@@ -38,8 +38,10 @@ class DecodeProcess:
         """The reply and its frames. DecodeTimeout (after a kill) when the deadline passes, BackendUnavailable when the
         helper dies."""
         with self._lock:
-            process = self._running()
             seconds = deadline.left()
+            if seconds <= 0:  # other threads' requests took all of it; the helper is well
+                raise DecodeTimeout(deadline.path, f"its turn came after {deadline.seconds:g} s", backend=request["op"])
+            process = self._running()
             self._served += 1
             answer: list[tuple[dict[str, Any], Pixels]] = []
             line = json.dumps({**request, "seconds": seconds + 2}, default=as_json).encode() + b"\n"
