@@ -166,8 +166,8 @@ def watching(vlm: VLM, sums: AttentionSums, prompt_length: int) -> Iterator[None
 def last_row_weights(
     query: Tensor, key: Tensor, mask: Tensor | None, scale: float, softcap: float | None = None
 ) -> Tensor:
-    """Attention weights of the last query row, [1, a, keys] fp32. query [1, a, t, d], key [1, g, keys, d]; `mask` as SDPA
-    takes it, or None."""
+    """Attention weights of the last query row, [1, a, keys] fp32. query [1, a, t, d], key [1, g, keys, d];
+    `mask` as SDPA takes it, or None."""
     heads, kv_heads = query.shape[1], key.shape[1]
     grouped = query[:, :, -1].float().unflatten(1, (kv_heads, heads // kv_heads))  # [1, g, r, d]
     scores = (grouped @ key.float().transpose(-1, -2) * scale).flatten(1, 2)

@@ -1,4 +1,4 @@
-"""Gaussian noise on a picture or a part of it, for making a model answer badly (MIA-DPO, section on rejected answers)."""
+"""Gaussian noise on a picture or a part of it, for making a model answer badly (MIA-DPO)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,252 @@
+"""Which part of a picture each of its tokens stands for, and how much of a region each token covers.
+
+A *view* is a grid of tokens over a part of the picture: LLaVA has one, tiled encoders two (all tiles together, and the
+whole picture small). Row ends, tile names and class tokens are in no view. Boxes and views are in pixels of the picture
+as it was given to the processor; a view may reach beyond the picture (padding) or hold less than all of it (a crop).
+
+Legend: c image tokens of one picture, r x q a view's grid.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from transformers.image_processing_utils import select_best_resolution
+
+from mmpo.data.layouts.geometry import Box, grid_shape
+from mmpo.errors import UserError
+from mmpo.models.loading import VLM
+from mmpo.models.processing import ProcessedImages
+
+
+@dataclass(frozen=True)
+class View:
+    """`tokens` [r, q]: which of the picture's image tokens stands at each place of the grid; `box`: what the grid
+    covers."""
+
+    tokens: np.ndarray
+    box: Box
+
+    def overlap(self, region: Box) -> np.ndarray:
+        """[r, q] the share of each token's cell that lies in `region`."""
+        rows, columns = self.tokens.shape
+        down = _shares(self.box.y0, self.box.y1, rows, region.y0, region.y1)
+        across = _shares(self.box.x0, self.box.x1, columns, region.x0, region.x1)
+        return down[:, None] * across[None]
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """The views of one picture of `size` (width, height) with `count` image tokens."""
+
+    count: int
+    size: tuple[int, int]
+    views: tuple[View, ...]
+
+    @property
+    def real(self) -> np.ndarray:
+        """[c] bool: tokens that stand for a part of the picture, padding included."""
+        mask = np.zeros(self.count, dtype=bool)
+        for view in self.views:
+            mask[view.tokens.ravel()] = True
+        return mask
+
+    def weights(self, region: Box) -> np.ndarray:
+        """[c] the share of each token's cell that lies in `region`, in [0, 1]."""
+        found = np.zeros(self.count)
+        for view in self.views:
+            found[view.tokens.ravel()] = view.overlap(region).ravel()
+        return found
+
+    def seen(self, region: Box) -> float:
+        """The share of a region's area that at least one view holds (a processor may crop pictures)."""
+        best = max(
+            max(0.0, min(v.box.x1, region.x1) - max(v.box.x0, region.x0))
+            * max(0.0, min(v.box.y1, region.y1) - max(v.box.y0, region.y0))
+            for v in self.views
+        )
+        return best / region.area if region.area else 0.0
+
+    def block(self, n: int, index: int) -> np.ndarray:
+        """[c] the block of picture `index` (from 0) of a collage of `n` as MIA-DPO's released code cuts it: equal parts
+        of every view's grid, remainders given one each to the first rows and columns."""
+        rows, columns = grid_shape(n)
+        i, j = divmod(index, columns)
+        found = np.zeros(self.count)
+        for view in self.views:
+            down = np.array_split(np.arange(view.tokens.shape[0]), rows)[i]
+            across = np.array_split(np.arange(view.tokens.shape[1]), columns)[j]
+            found[view.tokens[np.ix_(down, across)].ravel()] = 1
+        return found
+
+    def middle(self) -> np.ndarray:
+        """[c] the middle of every view as the released code takes it for the inner picture: 4 of 24 rows and columns
+        left out at each side."""
+        found = np.zeros(self.count)
+        for view in self.views:
+            (top, left) = (size // 6 for size in view.tokens.shape)
+            rows, columns = view.tokens.shape
+            found[view.tokens[top : rows - top, left : columns - left].ravel()] = 1
+        return found
+
+    def picture(self, values: np.ndarray, shape: tuple[int, int] = (96, 96)) -> np.ndarray:
+        """[shape] the token values [c] as a density over the picture, summed over views, for drawing."""
+        height, width = shape
+        total = np.zeros(shape)
+        xs = (np.arange(width) + 0.5) / width * self.size[0]
+        ys = (np.arange(height) + 0.5) / height * self.size[1]
+        for view in self.views:
+            rows, columns = view.tokens.shape
+            down = np.floor((ys - view.box.y0) / (view.box.y1 - view.box.y0) * rows).astype(int)
+            across = np.floor((xs - view.box.x0) / (view.box.x1 - view.box.x0) * columns).astype(int)
+            inside = ((down >= 0) & (down < rows))[:, None] & ((across >= 0) & (across < columns))[None]
+            grid = values[view.tokens] * rows * columns
+            total += inside * grid[down.clip(0, rows - 1)][:, across.clip(0, columns - 1)]
+        return total
+
+
+def token_map(vlm: VLM, size: tuple[int, int], processed: ProcessedImages, index: int) -> TokenMap:
+    """The map of picture `index` of `processed`, which had `size` (width, height). Raises UserError for a family whose
+    tokens can't be placed; sequences of pictures don't need it."""
+    ids = np.array(processed.placeholders[index])
+    count = int((ids == vlm.image_token_id).sum())
+    kind = vlm.family.model_type
+    if kind in ("llava_next", "llava_next_video", "llava_onevision"):
+        views = _next(vlm, size, count)
+    elif vlm.family.grid_positions:
+        merge = vlm.config.vision_config.spatial_merge_size
+        _, high, wide = processed.tensors["image_grid_thw"][index].tolist()
+        views = [_whole(size, high // merge, wide // merge)]
+    elif kind in ("idefics3", "smolvlm"):
+        views = _named_tiles(vlm, ids, size, count)
+    elif kind == "internvl":
+        views = _internvl(vlm, size, count)
+    elif vlm.family.name == "Pixtral" or kind == "mistral3":
+        rows = 1 + int((ids[:-1] != vlm.image_token_id).sum())  # a separator ends every row but the last
+        views = [_whole(size, rows, count // rows)]
+    else:
+        views = [_single(vlm, size, count)]
+    if any(view.tokens.size == 0 or view.tokens.max() >= count for view in views):
+        raise UserError(f"{vlm.family.name}: {count} tokens of a {size[0]} x {size[1]} picture can't be placed on it")
+    return TokenMap(count, size, tuple(views))
+
+
+def _shares(start: float, end: float, parts: int, low: float, high: float) -> np.ndarray:
+    """[parts] the share of each equal part of [start, end] that lies in [low, high]."""
+    edges = np.linspace(start, end, parts + 1)
+    inside = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
+    return np.clip(inside, 0, None) / ((end - start) / parts)
+
+
+def _grid(first: int, rows: int, columns: int, *, extra: int = 0) -> np.ndarray:
+    """Token numbers in reading order; `extra` tokens stand behind each row."""
+    return first + np.arange(rows)[:, None] * (columns + extra) + np.arange(columns)[None]
+
+
+def _whole(size: tuple[int, int], rows: int, columns: int, first: int = 0) -> View:
+    return View(_grid(first, rows, columns), Box(0, 0, *size))
+
+
+def _single(vlm: VLM, size: tuple[int, int], count: int) -> View:
+    """One square grid over a picture that was padded to a square, cropped in its middle, or stretched."""
+    side = math.isqrt(count)
+    first = count - side * side  # a class token, where the family keeps it
+    if first not in (0, 1):
+        raise UserError(f"{vlm.family.name}: {count} image tokens are no square grid", hint="use sequences only")
+    processor = vlm.processor.image_processor
+    width, height = size
+    box = Box(0, 0, width, height)
+    wanted = getattr(processor, "size", None) or {}
+    if getattr(processor, "do_pad", False) and vlm.family.model_type == "llava":
+        edge = max(size)
+        x, y = (edge - width) // 2, (edge - height) // 2
+        box = Box(-x, -y, edge - x, edge - y)
+    elif getattr(processor, "do_center_crop", False) and wanted.get("shortest_edge"):
+        short = wanted["shortest_edge"]
+        scale = short / min(size)
+        sized = [short if edge == min(size) else int(edge * scale) for edge in size]
+        edges: list[float] = []
+        for length, full, crop in zip(
+            sized, size, (processor.crop_size["width"], processor.crop_size["height"]), strict=True
+        ):
+            start = (length - crop) // 2
+            edges += [start * full / length, (start + crop) * full / length]
+        box = Box(edges[0], edges[2], edges[1], edges[3])
+    return View(_grid(first, side, side), box)
+
+
+def _next(vlm: VLM, size: tuple[int, int], count: int) -> list[View]:
+    """The whole picture stretched to a square; then the tiles as one grid, without the padding, with row ends."""
+    config = vlm.config
+    edge = config.vision_config.image_size
+    side = edge // config.vision_config.patch_size
+    views = [_whole(size, side, side)]
+    rest = count - side * side
+    if rest <= 1:
+        return views
+    width, height = size
+    high, wide = select_best_resolution((height, width), config.image_grid_pinpoints)
+    rows, columns = side * (high // edge), side * (wide // edge)
+    patch_down, patch_across = high / rows, wide / columns
+    scale_x, scale_y = wide / width, high / height
+    # The processor scales the picture and centres it on the tiles; the model then drops the rows or columns of padding.
+    if scale_x < scale_y:
+        new_width, new_height = wide, min(math.ceil(height * scale_x), high)
+    else:
+        new_width, new_height = min(math.ceil(width * scale_y), wide), high
+    paste_x, paste_y = (wide - new_width) // 2, (high - new_height) // 2
+    drop_rows = drop_columns = 0
+    if width / height > columns / rows:
+        drop_rows = (rows - int(round(height * (columns / width), 7))) // 2
+    else:
+        drop_columns = (columns - int(round(width * (rows / height), 7))) // 2
+    kept_rows, kept_columns = rows - 2 * drop_rows, columns - 2 * drop_columns
+    box = Box(
+        (drop_columns * patch_across - paste_x) * width / new_width,
+        (drop_rows * patch_down - paste_y) * height / new_height,
+        ((columns - drop_columns) * patch_across - paste_x) * width / new_width,
+        ((rows - drop_rows) * patch_down - paste_y) * height / new_height,
+    )
+    if vlm.family.model_type == "llava_onevision":  # many tiles are shrunk to a number of tokens that is bounded
+        most = int(str(config.vision_aspect_ratio).removeprefix("anyres_max_"))
+        ratio = math.sqrt(kept_rows * kept_columns / (most * side**2))
+        if ratio > 1.1:
+            kept_rows, kept_columns = int(kept_rows // ratio), int(kept_columns // ratio)
+    if kept_rows * (kept_columns + 1) != rest:
+        raise UserError(f"{vlm.family.name}: {count} tokens of a {width} x {height} picture can't be placed on it")
+    return [*views, View(_grid(side * side, kept_rows, kept_columns, extra=1), box)]
+
+
+def _named_tiles(vlm: VLM, ids: np.ndarray, size: tuple[int, int], count: int) -> list[View]:
+    """Tiles named by row and column, then the whole picture small; each tile a square of tokens."""
+    per_tile = vlm.processor.image_seq_len
+    side = math.isqrt(per_tile)
+    names = vlm.tokenizer.convert_ids_to_tokens([int(i) for i in ids if i != vlm.image_token_id])
+    places = [tuple(map(int, name[5:-1].split("_col_"))) for name in names if name.startswith("<row_")]
+    whole = _whole(size, side, side, first=len(places) * per_tile)
+    if not places:
+        return [whole]
+    tiles_down, tiles_across = max(row for row, _ in places), max(column for _, column in places)
+    return [_tiled(size, tiles_down, tiles_across, side), whole]
+
+
+def _tiled(size: tuple[int, int], tiles_down: int, tiles_across: int, side: int) -> View:
+    """Tiles in reading order, each a square of tokens in reading order, as one grid over the whole picture."""
+    tokens = np.arange(tiles_down * tiles_across * side * side).reshape(tiles_down, tiles_across, side, side)
+    return View(tokens.transpose(0, 2, 1, 3).reshape(tiles_down * side, tiles_across * side), Box(0, 0, *size))
+
+
+def _internvl(vlm: VLM, size: tuple[int, int], count: int) -> list[View]:
+    """Tiles in the arrangement that fits the picture's shape, and a small picture if there are several."""
+    from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
+
+    per_tile = vlm.processor.image_seq_length
+    side = math.isqrt(per_tile)
+    if count == per_tile:
+        return [_whole(size, side, side)]
+    processor = vlm.processor.image_processor
+    tile = (processor.size["height"], processor.size["width"])
+    across, down = get_optimal_tiled_canvas(size[::-1], tile, processor.min_patches, processor.max_patches)
+    return [_tiled(size, down, across, side), _whole(size, side, side, first=across * down * per_tile)]
