@@ -62,8 +62,11 @@ def edit_report(report: str, annotator: Annotator) -> Edited:
         between = report[at : line.start]
         at = line.end
         if edit.label == "all":
-            # The gap before a dropped line goes with it, unless it holds the larger break.
-            pieces.append("\n" if "\n" in between and pieces and not pieces[-1].endswith("\n") else "")
+            header = _section_header(line.text)
+            if header:  # the section's other lines still need it
+                pieces += [between, header]
+            else:  # the gap before a dropped line goes with it, unless it holds the larger break
+                pieces.append("\n" if "\n" in between and pieces and not pieces[-1].endswith("\n") else "")
             continue
         if pieces and not between and edit.label == "partial":
             between = " "
@@ -74,7 +77,18 @@ def edit_report(report: str, annotator: Annotator) -> Edited:
     return Edited(text, tuple(zip(lines, edits, strict=True)))
 
 
-_EMPTY_HEADER = re.compile(r"(?m)^[A-Z][A-Z /&()-]{2,38}:[ \t]*\n?(?=\s*(?:[A-Z][A-Z /&()-]{2,38}:|\Z))")
+_HEADER = r"[A-Z][A-Za-z /&()-]{2,38}:"
+_EMPTY_HEADER = re.compile(rf"(?m)^{_HEADER}[ \t]*\n?(?=\s*(?:{_HEADER}|\Z))")
+
+
+def _section_header(line: str) -> str:
+    """The header at the beginning of a line, unless the whole section is about other exams."""
+    match = re.match(_HEADER, line)
+    return match[0] if match and not _is_comparison(match[0]) else ""
+
+
+def _is_comparison(header: str) -> bool:
+    return header.lower().startswith(("comparison", "technique and comparison"))
 
 
 def _tidy_report(text: str) -> str:
@@ -99,11 +113,11 @@ class RuleEditor:
         if not self.detector.sentence(text).flagged:
             return LineEdit("none", text)
         header, body = _split_header(text)
-        if header.lower().startswith(("comparison", "technique and comparison")):
+        if _is_comparison(header):
             return LineEdit("all", "")
         edit = self._rewritten(body)
         if edit is None:
-            return LineEdit("all", header.strip()) if header and not header[0].isdigit() else LineEdit("all", "")
+            return LineEdit("all", "")
         return LineEdit("partial", header + edit)
 
     def _rewritten(self, body: str) -> str | None:
