@@ -1,0 +1,200 @@
+"""Time, memory, arithmetic and tower work of training steps."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import resource
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from benchmarks.speed.sides import SIDES, TRAINERS, Setting, Side
+
+aten = torch.ops.aten
+
+
+@dataclass
+class Counted:
+    """One step's arithmetic: floating-point operations, those of the language-model head among them, and how many
+    images (tiles, patches) go through the tower's first layer, recomputation included."""
+
+    flops: int
+    head_flops: int
+    tower_rows: int
+
+
+def seconds_of(sides: Mapping[str, Side], rounds: int, device: str) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each side's steps, in turns, and the loss each reports. The first step of each is a warm-up."""
+    losses = {name: side.step() for name, side in sides.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    order = list(sides)
+    for number in range(rounds):
+        # Whoever comes after TRL finds cold caches and memory just given back: take turns.
+        for name in order if number % 2 == 0 else [order[0], *order[:0:-1]]:
+            _wait(device)
+            start = time.perf_counter()
+            sides[name].step()
+            _wait(device)
+            seconds[name].append(time.perf_counter() - start)
+    return seconds, losses
+
+
+def _wait(device: str) -> None:
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def count(side: Side) -> Counted:
+    """The arithmetic of one step. Attention counts as if nothing were masked, which is how kernels without a block
+    mask work. Kernels that PyTorch does not know (TRL's fused head on a GPU is one) are not seen."""
+    rows = [0]
+    blocks = next(module for module in side.tower().modules() if isinstance(module, torch.nn.ModuleList) and len(module))
+
+    def seen(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        states = args[0] if args else kwargs["hidden_states"]
+        rows[0] += states.shape[:-1].numel()
+
+    hook = blocks[0].register_forward_pre_hook(seen, with_kwargs=True)
+    vocabulary = side.vlm.head.weight.shape[0]
+    head = [0]
+
+    def product(a_shape: Any, b_shape: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        work = 2 * a_shape[0] * a_shape[1] * b_shape[-1]
+        # A product with the vocabulary on any side of it belongs to the head.
+        if vocabulary in (a_shape[0], a_shape[1], b_shape[-1]):
+            head[0] += work
+        return int(work)
+
+    custom = {
+        aten.mm: product,
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=custom)
+    try:
+        with counter:
+            side.step()
+    finally:
+        hook.remove()
+    return Counted(int(counter.get_total_flops()), head[0], rows[0])
+
+
+def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _attention_backward(grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_backward_flop_count(grad, query, key, value))
+
+
+# --- peak memory ----------------------------------------------------------------------------------------------------
+
+
+def peak_memory(names: tuple[str, ...], setting: Setting, threads: int) -> dict[str, float]:
+    """MiB by which training steps raise the high-water mark above the loaded model: of a fresh process each on a CPU,
+    of the allocator on a GPU."""
+    if setting.device != "cpu":
+        return {name: _on_gpu(name, setting) for name in names}
+    context = _server()
+    with context.Pool(1, maxtasksperchild=1) as pool:
+        return {name: pool.apply(_own_memory, (name, setting, threads)) for name in names}
+
+
+_context: Any = None
+
+
+def _server() -> Any:
+    """A server that has imported everything and used none of it; each measurement is a fork of it."""
+    global _context
+    if _context is None:
+        # Without arenas per thread and with large blocks returned at once, the mark follows what is really in use.
+        os.environ |= {
+            "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"
+        }  # fmt: skip
+        _context = multiprocessing.get_context("forkserver")
+        _context.set_forkserver_preload(["benchmarks.speed.preload"])
+    return _context
+
+
+def _own_memory(name: str, setting: Setting, threads: int) -> float:
+    torch.set_num_threads(threads)
+    step = SIDES[name](setting).step
+    gc.collect()
+    with contextlib.suppress(OSError):  # not Linux: the mark then includes building the model
+        Path("/proc/self/clear_refs").write_text("5")
+    before = _status_mib("VmRSS:") or _high_water_mib()
+    step()
+    step()
+    return _high_water_mib() - before
+
+
+def _on_gpu(name: str, setting: Setting) -> float:
+    side = SIDES[name](setting)
+    side.step()
+    gc.collect()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    side.step()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def _status_mib(key: str) -> float | None:
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(key):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return None
+
+
+def _high_water_mib() -> float:
+    return _status_mib("VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# --- one row --------------------------------------------------------------------------------------------------------
+
+
+def measure(setting: Setting, rounds: int, threads: int, *, memory: bool = True) -> dict[str, Any]:
+    """Everything about one layout. Sides run in turns on a CPU, whose load others share; one after another on a GPU,
+    whose memory they could not share."""
+    groups = [tuple(SIDES)] if setting.device == "cpu" else [(name,) for name in SIDES]
+    seconds: dict[str, list[float]] = {}
+    losses: dict[str, float] = {}
+    counted: dict[str, Counted] = {}
+    refused: dict[str, str] = {}
+    for group in groups:
+        sides: dict[str, Side] = {}
+        for name in group:
+            try:
+                sides[name] = SIDES[name](setting)
+            except Exception as error:
+                if name != "trl":
+                    raise
+                refused[name] = f"{type(error).__name__}: {error}"
+        try:
+            times, found = seconds_of(sides, rounds, setting.device)
+        except Exception as error:
+            if "trl" not in sides:
+                raise
+            refused["trl"] = f"{type(error).__name__}: {error}"
+            sides.pop("trl")
+            times, found = seconds_of(sides, rounds, setting.device) if sides else ({}, {})
+        seconds |= times
+        losses |= found
+        counted |= {name: count(side) for name, side in sides.items()}
+        del sides
+        gc.collect()
+    peak = peak_memory(tuple(name for name in TRAINERS if name in seconds), setting, threads) if memory else {}
+    return {
+        "seconds": seconds, "losses": losses, "refused": refused, "peak_mib": peak,
+        "counted": {name: vars(value) for name, value in counted.items()},
+    }  # fmt: skip
