@@ -192,7 +192,7 @@ def _model_metrics(
     if "radgraph" in options:
         graphs = [radiology_clinical.annotate(texts, options["radgraph"]) for texts in (ours, theirs)]
         for level in ("simple", "partial", "complete", "combined"):
-            values = [radiology_clinical.radgraph_f1(*pair, level) for pair in zip(*graphs, strict=True)]
+            values = [radiology_clinical.radgraph_f1(a, b, level) for a, b in zip(*graphs, strict=True)]
             found[f"RadGraph_{level}"] = sum(values) / len(values)
     return found
 
