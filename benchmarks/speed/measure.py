@@ -24,7 +24,7 @@ aten = torch.ops.aten
 @dataclass
 class Counted:
     """One step's arithmetic: floating-point operations, those of the language-model head among them, and how many
-    images (tiles, patches) go through the tower's first layer, recomputation included."""
+    patches go through the tower's first layer, recomputation included."""
 
     flops: int
     head_flops: int
@@ -56,13 +56,14 @@ def count(side: Side) -> Counted:
     """The arithmetic of one step. Attention counts as if nothing were masked, which is how kernels without a block
     mask work. Kernels that PyTorch does not know (TRL's fused head on a GPU is one) are not seen."""
     rows = [0]
-    blocks = next(module for module in side.tower().modules() if isinstance(module, torch.nn.ModuleList) and len(module))
+    layers = next(module for module in side.tower().modules() if isinstance(module, torch.nn.ModuleList) and len(module))
+    # A linear layer inside the first block: recomputation for backward calls the block's parts, not the block.
+    linear = next(module for module in layers[0].modules() if isinstance(module, torch.nn.Linear))
 
-    def seen(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        states = args[0] if args else kwargs["hidden_states"]
-        rows[0] += states.shape[:-1].numel()
+    def seen(module: Any, args: tuple[torch.Tensor, ...]) -> None:
+        rows[0] += args[0].shape[:-1].numel()
 
-    hook = blocks[0].register_forward_pre_hook(seen, with_kwargs=True)
+    hook = linear.register_forward_pre_hook(seen)
     vocabulary = side.vlm.head.weight.shape[0]
     head = [0]
 

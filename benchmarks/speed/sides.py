@@ -87,7 +87,10 @@ def trl_side(setting: Setting) -> Side:
     if missing.unexpected_keys:
         raise RuntimeError(f"TRL's adapter has other weights: {missing.unexpected_keys[:3]}")
     trainer.model.train()
-    trainer.current_gradient_accumulation_steps = 1  # what train() sets before its first step
+    # What train() does before its first step.
+    trainer.current_gradient_accumulation_steps = 1
+    if setting.layout.checkpointing:
+        trainer.model.gradient_checkpointing_enable(trainer.args.gradient_checkpointing_kwargs)
 
     def step() -> float:
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(rows))])
