@@ -22,6 +22,8 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
         return _video_build(pairs, result)
     if result.get("builder") == "radiology" and result["images_used"]:
         return _radiology_build(pairs, result)
+    if result.get("builder") == "mia" and result["images_used"]:
+        return _mia_build(pairs, result)
     if not result["images_used"]:
         for kind, table in result["counts"].items():
             lost = ", ".join(f"{count:,} {reason}" for reason, count in table.items() if reason not in ("in", "paired"))
@@ -64,6 +66,24 @@ def _radiology_build(pairs: Path, result: Mapping[str, Any]) -> None:
         f"{result['pairs_made']:,} pairs (chosen {result['chosen_words']:.1f} words, rejected "
         f"{result['rejected_words']:.1f}) from {result['images_used']:,} of {result['images']:,} reports"
     )
+    if result["images"] > result["images_used"]:
+        console.line(f"the reasons for the others are in {pairs / 'rejects.jsonl'}")
+    console.line(f"pairs: {pairs}")
+
+
+def _mia_build(pairs: Path, result: Mapping[str, Any]) -> None:
+    for kind, row in result["ratios"].items():
+        kept = result["counts"][f"answers, {kind}"]["paired"]
+        console.line(
+            f"{kind}: {row['ratio']:.2f} of the attention on the target (uniform {row['uniform']:.2f}, kept up to "
+            f"{row['threshold']:.2f}); {kept:,} of {row['answers']:,.0f} answers kept"
+        )
+    console.line(
+        f"{result['pairs_made']:,} pairs (chosen {result['chosen_words']:.1f} words, rejected "
+        f"{result['rejected_words']:.1f}) from {result['images_used']:,} of {result['images']:,} prompts"
+    )
+    for warning in result["warnings"]:
+        console.line(f"warning: {warning}")
     if result["images"] > result["images_used"]:
         console.line(f"the reasons for the others are in {pairs / 'rejects.jsonl'}")
     console.line(f"pairs: {pairs}")

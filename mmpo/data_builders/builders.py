@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Discriminator, Tag
 
+from mmpo.data_builders.mia_settings import MiaSettings
 from mmpo.data_builders.radiology_settings import RadiologySettings
 from mmpo.data_builders.settings import BuildSettings
 from mmpo.data_builders.video_settings import VideoRewardSettings
@@ -19,6 +20,7 @@ BUILDERS = {
     DEFAULT: "mmpo.data_builders.build:build",
     "video_rewards": "mmpo.data_builders.video_build:build",
     "radiology": "mmpo.data_builders.radiology:build",
+    "mia": "mmpo.data_builders.mia_build:build",
 }
 """`function(settings, run_dir) -> result` of each builder. Imported late, for it brings torch."""
 
@@ -33,7 +35,8 @@ def builder_of(section: Any) -> str:
 AnyBuildSettings = Annotated[
     Annotated[BuildSettings, Tag(DEFAULT)]
     | Annotated[VideoRewardSettings, Tag("video_rewards")]
-    | Annotated[RadiologySettings, Tag("radiology")],
+    | Annotated[RadiologySettings, Tag("radiology")]
+    | Annotated[MiaSettings, Tag("mia")],
     Discriminator(builder_of),
 ]
 """The `build` section of a recipe."""
