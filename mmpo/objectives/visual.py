@@ -105,7 +105,7 @@ def povid(pairs: PairLogps, *, beta: float = 0.1, image: float = 0.5) -> Term:
     return per_pair((1 - image) * preference + image * noisy)
 
 
-@register("opa_dpo", views=(CHOSEN,), corruption="pixel_mask")
+@register("opa_dpo", views=(CHOSEN,), corruption="pixel_mask", needs_weights=True)
 def opa_dpo(
     pairs: PairLogps,
     *,

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from mmpo.data.images import load_image
+from mmpo.data.images import load_image, read_image
 from mmpo.data.reader import PairDataset
 from mmpo.errors import Quarantined
 from mmpo.models.loading import VLM
@@ -74,15 +76,58 @@ class ImageStore:
         return (source.read() if isinstance(source, StoredImage) else source), root
 
     def picture(self, key: str) -> Image.Image:
-        """The decoded image, RGB. Raises `Quarantined` if it can't be decoded."""
+        """The decoded image, RGB, within its limit. Raises `Quarantined` if it can't be decoded."""
         source, root = self.source(key)
-        return load_image(source, root=root)
+        return self._within(key, load_image(source, root=root))
+
+    def fitted(self, keys: Sequence[str], pixels: int | None) -> tuple[str, ...]:
+        """Keys of the same images, all scaled down alike where together they have more than `pixels`. Raises
+        `Quarantined` for an image that can't be opened."""
+        if pixels is None or not keys:
+            return tuple(keys)
+        own = [min(math.prod(self.size(key)), self._limit(key) or math.inf) for key in keys]
+        if (total := sum(own)) <= pixels:
+            return tuple(keys)
+        return tuple(self._limited(key, int(size * pixels / total)) for key, size in zip(keys, own, strict=True))
+
+    def size(self, key: str) -> tuple[int, int]:
+        """Width and height as the file has them. Raises `Quarantined` if it can't be opened."""
+        if key not in self._sizes:
+            source, root = self.source(key)
+            encoded = read_image(source, root=root)
+            try:
+                with Image.open(io.BytesIO(encoded)) as image:
+                    self._sizes[key] = image.size
+            except Exception:  # whatever is wrong with it has its proper name there
+                self._sizes[key] = load_image(encoded).size
+        return self._sizes[key]
+
+    def _limit(self, key: str) -> int | None:
+        """The most pixels that the image may have."""
+        return self._limits.get(key, self._max_pixels)
+
+    def _limited(self, key: str, pixels: int) -> str:
+        """The key of the same image with a limit of its own."""
+        found = f"{key}@{max(1, pixels)}"
+        if found not in self._sources:
+            self._sources[found] = self._sources[key]
+            self._sizes[found] = self.size(key)
+            self._limits[found] = max(1, pixels)
+        return found
+
+    def _within(self, key: str, picture: Image.Image) -> Image.Image:
+        limit = self._limit(key)
+        if limit is None or picture.width * picture.height <= limit:
+            return picture
+        self.scaled.add(key)
+        return scaled_down(picture, limit)
 
     def prepared(self, key: str) -> ProcessedImages:
         """One image as the processor made it. Raises `Quarantined` if it can't be decoded."""
         if key in self._prepared:
             return self._prepared[key]
         image = process_images(self._vlm, [self.picture(key)])
+        self._tokens[key] = self._count(image)
         size = sum(tensor.nbytes for tensor in image.tensors.values())
         if size <= self._room:
             self._room -= size
@@ -90,29 +135,40 @@ class ImageStore:
         return image
 
     def content(self, key: str) -> str:
-        """A name for the encoded bytes of the image, wherever they lie."""
-        source, root = self._sources[key]
-        if not isinstance(source, str):
-            return key
+        """A name for the encoded bytes of the image, wherever they lie, and the limit that it is scaled down to."""
         if key not in self._contents:
-            encoded = (root / source if root is not None else Path(source)).read_bytes()
-            self._contents[key] = hashlib.blake2b(encoded, digest_size=16).hexdigest()
+            source, root = self._sources[key]
+            name = key.partition("@")[0]
+            if isinstance(source, str):
+                encoded = (root / source if root is not None else Path(source)).read_bytes()
+                name = hashlib.blake2b(encoded, digest_size=16).hexdigest()
+            limit = self._limit(key)
+            over = limit is not None and math.prod(self.size(key)) > limit
+            self._contents[key] = f"{name}@{limit}" if over else name
         return self._contents[key]
 
     def placeholder_tokens(self, key: str) -> int:
         """How many placeholder tokens the image takes in a prompt."""
+        if key not in self._tokens:
+            self._tokens[key] = self._count(self.prepared(key))
+        return self._tokens[key]
+
+    def _count(self, image: ProcessedImages) -> int:
         visual = self._vlm.visual_token_ids
-        return sum(token in visual for token in self.prepared(key).placeholders[0])
+        return sum(token in visual for token in image.placeholders[0])
 
     def broken(self, keys: Iterable[str] | None = None) -> dict[str, Quarantined]:
         """Decode every image once and return the failures. A broken image must not end a run that is hours old."""
 
-        def failure(found: tuple[bytes | str, Path | None]) -> Quarantined | None:
+        def failure(key: str, found: tuple[bytes | str, Path | None]) -> Quarantined | None:
             source, root = found
             try:
-                load_image(source, root=root)
+                picture = load_image(source, root=root)
             except Quarantined as error:
                 return error
+            limit = self._limit(key)
+            if limit is not None and picture.width * picture.height > limit:
+                self.scaled.add(key)
             return None
 
         wanted = [key for key in (self._sources if keys is None else keys) if key not in self._prepared]
@@ -120,6 +176,14 @@ class ImageStore:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             for start in range(0, len(wanted), CHECKED_TOGETHER):
                 keys = wanted[start : start + CHECKED_TOGETHER]
-                errors = pool.map(failure, [self.source(key) for key in keys])  # read here: a data set has one reader
+                errors = pool.map(failure, keys, [self.source(key) for key in keys])  # read here: a data set has one reader
                 result.update((key, error) for key, error in zip(keys, errors, strict=True) if error is not None)
         return result
+
+
+def scaled_down(picture: Image.Image, pixels: int) -> Image.Image:
+    """The picture with at most `pixels` pixels, its shape kept as far as whole pixels allow."""
+    factor = math.sqrt(pixels / (picture.width * picture.height))
+    width, height = max(1, int(picture.width * factor)), max(1, int(picture.height * factor))
+    # A strip may be one pixel wide and still too long.
+    return picture.resize((min(width, pixels // height or 1), min(height, pixels)), Image.Resampling.BICUBIC)

@@ -13,6 +13,7 @@ run_dir/
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 import shutil
 import warnings
@@ -32,6 +33,7 @@ from mmpo.data.shards import PairDataset, Rejects, read_pairs
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM, load_vlm
 from mmpo.models.score import PairScorer
+from mmpo.models.vision import vision_is_frozen
 from mmpo.objectives import Objective, build_objective
 from mmpo.progress import track
 from mmpo.trainers import checkpoints
@@ -47,6 +49,8 @@ from mmpo.trainers.schedule import cut
 from mmpo.trainers.settings import TrainResult, TrainSettings
 from mmpo.trainers.view_maker import view_maker
 from mmpo.trainers.views import CORRUPTED, DISTURBED, PERTURBED
+
+logger = logging.getLogger(__name__)
 
 
 def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
@@ -137,6 +141,11 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
         facts={"data": data_digest(pairs) + (samples.digest() if samples is not None else "")},
         callbacks=callbacks,
     )
+    if objective.hidden is not None and objective.hidden.layer == 0 and not _embeddings_train(vlm):
+        logger.warning(
+            "the spectral term reads layer 0, the embeddings, which nothing in this run changes: it has no gradient; "
+            "layer: 1 is the first that the adapter reaches"
+        )
     trainer.remove_callback(PrinterCallback)
     resumed_from = _resumable(run_dir, trainer)
     with progress:
@@ -153,6 +162,12 @@ def _with_cached_reference(
     cached_reference(vlm, pairs, store, parent, batches, rank=state.process_index, world=state.num_processes)
     state.wait_for_everyone()
     return with_reference(pairs, ReferenceLogps.open(parent, vlm), store)
+
+
+def _embeddings_train(vlm: VLM) -> bool:
+    """Whether anything below the first decoder layer has a gradient: tower, projector or the embedding table."""
+    table = vlm.base.get_input_embeddings()
+    return not vision_is_frozen(vlm) or any(parameter.requires_grad for parameter in table.parameters())
 
 
 def _check_objective(settings: TrainSettings, objective: Objective) -> None:

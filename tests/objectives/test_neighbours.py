@@ -1,0 +1,445 @@
+"""Losses beside TARS: golden values computed by hand from the printed formulas, log 2 at the start, the direction in
+which each part pushes, and no dependence on padding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from mmpo.errors import UserError
+from mmpo.models.pairs import PairLogps, ResponseLogps
+from mmpo.objectives import OBJECTIVES, build_objective
+from mmpo.objectives.tars_official import spectral_distance, triplet
+from mmpo.objectives.visual import CHOSEN, PREFERRED
+
+LOG2 = math.log(2)
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def response(
+    policy: list[float],
+    reference: list[float] | None = None,
+    weights: list[float] | None = None,
+    kl: list[float] | None = None,
+    pad: int = 0,
+) -> ResponseLogps:
+    """One response from its tokens, float64, with `pad` places of padding behind it."""
+
+    def row(values: list[float] | None) -> torch.Tensor | None:
+        return None if values is None else torch.tensor([values + [0.0] * pad], dtype=torch.float64)
+
+    mask = torch.arange(len(policy) + pad)[None] < len(policy)
+    given = row(policy)
+    assert given is not None
+    return ResponseLogps(
+        given.requires_grad_(), row(reference or [0.0] * len(policy)), mask, row(weights), kl=row(kl or policy)
+    )
+
+
+def value(name: str, pairs: PairLogps, **parameters: Any) -> float:
+    return build_objective({name: parameters}).loss(pairs).item()
+
+
+def chip_pairs(pad: int = 0) -> PairLogps:
+    """rho 1, -2 and -.5 on the corrupted image, weights 4 on the second tokens, K(y_w) = .3, K(y_l) = .7."""
+    return PairLogps(
+        response([0.75, 0.25], weights=[1, 4], kl=[0.1, 0.2], pad=pad),
+        response([-0.5, -1.5], weights=[1, 4], kl=[0.4, 0.3], pad=pad),
+        {CHOSEN: response([-0.25, -0.25], weights=[1, 4], pad=pad)},
+    )
+
+
+def test_chip_of_the_paper_by_hand() -> None:
+    """Separate sigmoids: D = 3, rho gap 1.5, weighted sums 1.75 and -6.5 over weights of 5."""
+    parts = [softplus(-0.5 * 3), softplus(-0.5 * 1.5), softplus(-0.5 * (1.75 + 6.5) / 5), 0.5 * (0.7 - 0.3)]
+    expected = parts[0] + parts[1] + 3 * parts[2] + 0.1 * parts[3]
+    assert value("chip", chip_pairs()) == pytest.approx(expected)
+    unnormalized = parts[0] + parts[1] + 1 * softplus(-0.5 * (1.75 + 6.5)) + 0.1 * parts[3]
+    assert value("chip", chip_pairs(), normalize=False, segment=1.0) == pytest.approx(unnormalized)
+    printed = parts[0] + parts[1] + 3 * parts[2] - 0.1 * parts[3]
+    assert value("chip", chip_pairs(), sign="printed") == pytest.approx(printed)
+
+
+def test_chip_of_the_code_by_hand() -> None:
+    """One sigmoid: weighted ratios 1.75, -6.5 and -1.25."""
+    margin = (1.75 + 6.5) + (1.75 + 1.25) - 0.1 * (0.7 - 0.3)
+    assert value("chip_official", chip_pairs()) == pytest.approx(softplus(-0.1 * margin))
+    given = chip_pairs()
+    noisy = given.view(CHOSEN)
+    given.views[CHOSEN] = replace(noisy, reference=torch.tensor([[-2.0, -1.0]], dtype=torch.float64))
+    right = (1.75 + 6.5) + (1.75 - (-1.25 + 2 + 4)) - 0.04
+    assert value("chip_official", given) == pytest.approx(softplus(-0.1 * right))
+    slip = (1.75 + 6.5) + (1.75 - (-1.25 + 5 * 6)) - 0.04
+    assert value("chip_official", given, summed_twice=True) == pytest.approx(softplus(-0.1 * slip))
+
+
+def test_the_divergence_of_the_rejected_answer_is_held_down_and_the_chosen_one_left() -> None:
+    for name, parameters, sign in (
+        ("chip", {}, 1),
+        ("chip", {"sign": "printed"}, -1),
+        ("chip_official", {}, 1),
+        ("tdpo2", {}, 1),
+    ):
+        given = chip_pairs()
+        for side in (given.chosen, given.rejected):
+            assert side.kl is not None
+            side.kl.requires_grad_()
+        build_objective({name: parameters}).loss(given).backward()
+        assert given.chosen.kl.grad is None, name
+        assert (given.rejected.kl.grad * sign > 0).all(), name
+
+
+def test_tdpo_by_hand() -> None:
+    assert value("tdpo1", chip_pairs(), beta=0.2) == pytest.approx(softplus(-0.2 * (3 - 0.4)))
+    assert value("tdpo2", chip_pairs(), beta=0.2, alpha=0.5) == pytest.approx(softplus(-0.2 * (3 - 0.2)))
+    assert value("tdpo2", chip_pairs(), alpha=0.0) == pytest.approx(value("dpo", chip_pairs()))
+    given = chip_pairs()
+    given.auxiliary = response([-1.0, -1.0], kl=[0.2, 0.6])
+    assert value("kl", given) == pytest.approx(0.3) and value("auxiliary_kl", given) == pytest.approx(0.8)
+
+
+def test_povid_halves_by_hand() -> None:
+    given = chip_pairs()
+    given.views[PREFERRED] = response([-0.4, -0.1])
+    assert value("povid", given) == pytest.approx(0.5 * softplus(-0.3) + 0.5 * softplus(-0.15))
+    assert value("povid", given, image=0.0) == pytest.approx(value("dpo", given))
+    same = replace(given, views={**given.views, PREFERRED: given.chosen})
+    build_objective({"povid": {"image": 1.0}}).loss(same).backward()
+    assert given.chosen.policy.grad is not None and not given.chosen.policy.grad.any(), "equal tokens cancel"
+
+
+def test_opa_dpo_by_hand() -> None:
+    parts = [softplus(-0.1 * (1.75 + 6.5)), softplus(-0.1 * (1.75 + 1.25)), softplus(-0.1 * 1.75), softplus(-0.65)]
+    assert value("opa_dpo", chip_pairs()) == pytest.approx(parts[0] + 0.2 * parts[1] + parts[2])
+    both = value("opa_dpo", chip_pairs(), rejected_anchor=0.5)
+    assert both == pytest.approx(parts[0] + 0.2 * parts[1] + parts[2] + 0.5 * parts[3])
+
+
+def test_opa_dpo_per_token_by_hand() -> None:
+    """Places are matched by number; the longer side counts."""
+    given = PairLogps(response([0.5, -0.5]), response([1.0, 0.0, 2.0]), {CHOSEN: response([0.0, 1.0])})
+    preference = [softplus(-0.1 * x) for x in (0.5 - 1.0, -0.5, -2.0)]
+    image = [softplus(-0.1 * x) for x in (0.5, -1.5)]
+    anchor = [softplus(-0.1 * x) for x in (0.5, -0.5)]
+    expected = sum(preference) / 3 + 0.2 * sum(image) / 2 + sum(anchor) / 2
+    assert value("opa_dpo", given, level="token") == pytest.approx(expected)
+    released = ((sum(preference) + 893 * LOG2) + 0.2 * (sum(image) + 894 * LOG2) + (sum(anchor) + 894 * LOG2)) / 896
+    assert value("opa_dpo", given, level="token", grid=896) == pytest.approx(released)
+
+
+def halva_pairs(pad: int = 0) -> PairLogps:
+    """Two phrases of two and one tokens in the chosen answer, of one and two in the rejected one."""
+    return PairLogps(
+        response([-1.0, -0.5, -0.25, -2.0, -1.0], weights=[1, 5, 5, 1, 5], kl=[0.1] * 5, pad=pad),
+        response([-1.0, -3.0, -0.5, -1.0, -0.5], weights=[1, 5, 1, 5, 5], pad=pad),
+    )
+
+
+def test_halva_by_hand() -> None:
+    first, second = softplus(-3.0 + 0.75), softplus(-1.5 + 1.0)
+    assert value("phrase_contrast", halva_pairs()) == pytest.approx((first + second) / 2)
+    assert value("halva", halva_pairs(), alpha=0.4) == pytest.approx((first + second) / 2 + 0.4 * 0.5)
+
+
+def test_phrases_that_cannot_be_matched_and_pairs_without_any() -> None:
+    merged = halva_pairs()
+    merged.rejected.weights = torch.tensor([[1.0, 5, 1, 1, 1]], dtype=torch.float64)
+    assert value("phrase_contrast", merged) == pytest.approx(softplus(-3.0 + 1.75)), "all that is marked, as one"
+    nothing = halva_pairs()
+    nothing.chosen.weights = nothing.rejected.weights = torch.ones(1, 5, dtype=torch.float64)
+    assert value("phrase_contrast", nothing) == 0.0 and value("halva", nothing, alpha=0.0) == 0.0
+    with pytest.raises(UserError, match="mark none"):
+        value("halva", PairLogps(response([-1.0]), response([-2.0])))
+
+
+def test_halva_has_no_reference_in_its_contrast() -> None:
+    given = halva_pairs()
+    before = value("phrase_contrast", given)
+    given.chosen.reference = given.chosen.reference - 3.0
+    assert value("phrase_contrast", given) == before and not build_objective("phrase_contrast").needs_reference
+
+
+def symmpo_pairs(pad: int = 0) -> PairLogps:
+    views = {
+        "twin": response([0.5, 0.3], pad=pad),
+        "twin_here": response([-0.6, 0.2], pad=pad),
+        "chosen_there": response([0.1, 0.3], pad=pad),
+    }
+    return PairLogps(response([0.75, 0.25], pad=pad), response([-0.5, -1.5], pad=pad), views)
+
+
+def test_symmpo_by_hand() -> None:
+    d1, d2 = 1.0 + 0.4, 0.8 - 0.4
+    expected = softplus(-0.3) + 0.5 * (softplus(-0.1 * d1) + softplus(-0.1 * d2)) + 1e-4 * (d1 - d2) ** 2
+    expected += softplus(-0.1) + softplus(-0.08)
+    assert value("symmpo", symmpo_pairs()) == pytest.approx(expected)
+
+
+def test_mpo_has_the_value_of_the_specification_and_a_running_mean() -> None:
+    """beta .1, rho_w 1, rho_l -2, NLL 1.25: 1.941991 at delta 0."""
+    given = PairLogps(response([-1.25, -1.25], [-1.75, -1.75]), response([-2.0] * 3, [-4 / 3] * 3))
+    assert value("mpo", given) == pytest.approx(1.941991, abs=1e-6)
+    parts = build_objective({"dpo": {"weight": 0.8}, "bco_pair": {"weight": 0.2}, "sft": {"weight": 1.0}})
+    assert parts.loss(given).item() == pytest.approx(value("mpo", given))
+    assert value("mpo", given, delta="running") == pytest.approx(1.941991, abs=1e-6), "nothing was seen before"
+    later = replace(given, past_reward=-0.5)
+    shifted = softplus(-0.05 - 0.1) + softplus(-0.2 + 0.05)
+    assert value("bco_pair", later, delta="running") == pytest.approx(shifted)
+    assert value("bco_pair", later) == pytest.approx(1.242536, abs=1e-6)
+    assert build_objective({"mpo": {"delta": "running"}}).needs_past_reward
+    assert not build_objective("mpo").needs_past_reward
+
+
+def test_the_triplet_of_the_specification() -> None:
+    z_cw = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0], [2.0, 0.0]])
+    z_pw = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 0.0]])
+    z_cr = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    assert spectral_distance(z_pw, z_cw).item() == pytest.approx(0.418861, abs=1e-6)
+    assert spectral_distance(z_pw, z_cr).item() == pytest.approx(1.5, abs=1e-6)
+    assert triplet(z_pw, z_cw, z_cr, 0.5).item() == 0.0
+    assert triplet(z_pw, z_cw, z_cr, 1.5).item() == pytest.approx(0.418861, abs=1e-6)
+
+
+def official_pairs(b: int = 2, pad: int = 0) -> PairLogps:
+    """Random sequences of 4 + i chosen and 6 + i rejected tokens behind prompts of 3."""
+    generator = torch.Generator().manual_seed(3)
+
+    def side(first: int) -> ResponseLogps:
+        lengths = torch.tensor([first + i for i in range(b)])
+        width = int(lengths.max()) + pad
+        mask = torch.arange(width) < lengths[:, None]
+        whole = torch.arange(width + 3) < lengths[:, None] + 3
+        values = [torch.randn(b, int(lengths.max()), generator=generator).double() for _ in range(3)]
+        values = [torch.nn.functional.pad(v, (0, pad)) * mask for v in values]
+        states = [torch.randn(b, int(lengths.max()) + 3, 5, generator=generator).double() for _ in range(2)]
+        states = [torch.nn.functional.pad(s, (0, 0, 0, pad)) * whole[..., None] for s in states]
+        weights = ((values[2] > 0) & mask).double()
+        return ResponseLogps(
+            values[0].requires_grad_(), values[1], mask, weights, None, states[0].requires_grad_(), states[1], whole
+        )
+
+    chosen, rejected, a, c = side(4), side(6), side(4), side(6)
+    noisy = replace(side(4), weights=a.weights)
+    views = {"chosen_disturbed": a, "rejected_disturbed": c, "chosen_disturbed_corrupted": noisy}
+    return PairLogps(chosen, rejected, views)
+
+
+def test_tars_official_by_hand() -> None:
+    given = official_pairs()
+    a, c, n = given.views.values()
+    ratio = [((v.policy - v.reference) * v.weights).sum(-1) for v in (a, c, n)]
+    hinges = []
+    for i in range(2):
+        z = [
+            s[i][m[i]]
+            for s, m in (
+                (a.policy_hidden, a.hidden_mask),
+                (given.chosen.reference_hidden, given.chosen.hidden_mask),
+                (given.rejected.reference_hidden, given.rejected.hidden_mask),
+            )
+        ]
+        short = min(len(z[0]), len(z[2]))
+        near = (torch.fft.fft(z[0].float(), dim=0).abs() - torch.fft.fft(z[1].float(), dim=0).abs()).square().mean()
+        far = torch.fft.fft(z[0][:short].float(), dim=0).abs() - torch.fft.fft(z[2][:short].float(), dim=0).abs()
+        hinges.append(max(0.0, (near - far.square().mean() + 0.5).item()))
+    softplus_ = torch.nn.functional.softplus
+    expected = softplus_(-0.1 * (ratio[0] - ratio[1])) + softplus_(-0.1 * (ratio[0] - ratio[2]))
+    total = (expected + 0.1 * torch.tensor(hinges)).mean().item()
+    assert value("tars_official", given) == pytest.approx(total, abs=1e-6)
+    wide = {"average": False, "margin": 50.0}
+    first = value("tars_official", given, lam=1.0, **wide) - value("tars_official", given, lam=0.0)
+    only = replace_rows(given, [0])
+    alone = value("tars_official", only, lam=1.0, **wide) - value("tars_official", only, lam=0.0)
+    assert first != pytest.approx(alone, abs=1e-6), "zeros fill up to the batch's longest"
+    z = [
+        torch.nn.functional.pad(s[0][m[0]], (0, 0, 0, 10 - int(m[0].sum()))).detach()
+        for s, m in (
+            (a.policy_hidden, a.hidden_mask),
+            (given.chosen.reference_hidden, given.chosen.hidden_mask),
+            (given.rejected.reference_hidden, given.rejected.hidden_mask),
+        )
+    ]
+    assert first == pytest.approx(triplet(z[0], z[1], z[2], 50.0).item(), abs=1e-4), "the first pair's, for all"
+
+
+def replace_rows(pairs: PairLogps, rows: list[int]) -> PairLogps:
+    """Some of the pairs alone, cut to their own longest."""
+
+    def cut(side: ResponseLogps) -> ResponseLogps:
+        width = int(side.mask[rows].sum(-1).max())
+        whole = int(side.hidden_mask[rows].sum(-1).max())
+        return ResponseLogps(
+            side.policy[rows, :width], side.reference[rows, :width], side.mask[rows, :width],
+            side.weights[rows, :width], None, side.policy_hidden[rows, :whole], side.reference_hidden[rows, :whole],
+            side.hidden_mask[rows, :whole],
+        )  # fmt: skip
+
+    return PairLogps(cut(pairs.chosen), cut(pairs.rejected), {name: cut(view) for name, view in pairs.views.items()})
+
+
+def test_tars_official_averages_over_pairs_and_gives_the_reference_no_gradient() -> None:
+    given = official_pairs()
+    halves = [value("tars_official", replace_rows(given, [i])) for i in range(2)]
+    assert value("tars_official", given) == pytest.approx(sum(halves) / 2)
+    given.chosen.reference_hidden = given.chosen.reference_hidden.requires_grad_()
+    build_objective({"tars_official": {"margin": 50.0}}).loss(given).backward()
+    view = given.view("chosen_disturbed")
+    assert view.policy_hidden.grad.abs().sum() > 0 and given.chosen.reference_hidden.grad is None
+    assert not view.policy.grad[view.weights == 0].any(), "replaced tokens are out of the loss"
+    assert given.chosen.policy.grad is None and given.rejected.policy.grad is None
+
+
+BUILDERS: dict[str, Callable[[int], PairLogps]] = {
+    "chip": chip_pairs,
+    "chip_official": chip_pairs,
+    "tdpo1": chip_pairs,
+    "tdpo2": chip_pairs,
+    "opa_dpo": chip_pairs,
+    "halva": halva_pairs,
+    "phrase_contrast": halva_pairs,
+    "symmpo": symmpo_pairs,
+    "tars_official": lambda pad: official_pairs(2, pad),
+}
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_padding_does_not_matter(name: str) -> None:
+    options = [{}, {"level": "token"}] if name == "opa_dpo" else [{}]
+    for parameters in options:
+        plain, padded = (value(name, BUILDERS[name](pad), **parameters) for pad in (0, 3))
+        assert plain == pytest.approx(padded, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "terms"),
+    [
+        ("chip", {"token": 0.0}, 1 + 1 + 3),
+        ("chip_official", {}, 1),
+        ("tdpo1", {}, 1),
+        ("tdpo2", {}, 1),
+        ("povid", {}, 1),
+        ("opa_dpo", {}, 1 + 0.2 + 1),
+        ("opa_dpo", {"level": "token"}, 1 + 0.2 + 1),
+        ("opa_dpo", {"level": "token", "grid": 896}, 1 + 0.2 + 1),
+        ("symmpo", {}, 1 + 2 * 0.5 + 2),
+        ("mpo", {"generation": 0.0}, 0.8 + 2 * 0.2),
+        ("tars_official", {"lam": 0.0}, 2),
+    ],
+)
+def test_at_policy_equal_to_reference_every_logistic_term_is_log_two(
+    name: str, parameters: dict[str, Any], terms: float
+) -> None:
+    def still(n: int) -> ResponseLogps:
+        side = response([-1.5] * n, [-1.5] * n, [1.0, *[4.0] * (n - 1)], [0.0] * n)
+        states = torch.ones(1, n, 2)
+        return replace(side, policy_hidden=states, reference_hidden=states)
+
+    objective = build_objective({name: parameters})
+    views = {view: still(5 if view.startswith("rejected") else 4) for view in objective.views}
+    assert objective.loss(PairLogps(still(4), still(5), views)).item() == pytest.approx(terms * LOG2)
+
+
+@pytest.mark.parametrize("name", ["anchor", "mdpo", "opa_dpo", "symmpo", "bco_pair", "mpo", "chip", "povid"])
+def test_every_chosen_answer_is_pushed_up_and_every_negative_down(name: str) -> None:
+    given = chip_pairs()
+    given.views |= {**symmpo_pairs().views, PREFERRED: response([-0.4, -0.1])}
+    build_objective({name: {}}).loss(given).backward()
+    assert (given.chosen.policy.grad < 0).all()
+    for side in (given.rejected, given.view(CHOSEN), given.view(PREFERRED), given.view("twin_here")):
+        assert side.policy.grad is None or (side.policy.grad > 0).all()
+    twin = given.view("twin").policy.grad
+    assert twin is None or (twin < 0).all()
+
+
+def test_the_anchors_of_opa_dpo_and_symmpo_alone_push_up() -> None:
+    for name, parameters in (
+        ("opa_dpo", {"image": 0.0}),
+        ("opa_dpo", {"image": 0.0, "level": "token"}),
+        ("symmpo", {"symmetric": 0.0, "margin": 0.0}),
+    ):
+        slopes = []
+        for anchor in (0.0, 1.0):
+            given = chip_pairs()
+            given.views |= symmpo_pairs().views
+            build_objective({name: {**parameters, "anchor": anchor}}).loss(given).backward()
+            slopes.append(given.chosen.policy.grad)
+        assert (slopes[1] < slopes[0]).all(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("chip", {"sign": "printed"}),
+        ("chip_official", {"summed_twice": True}),
+        ("tdpo1", {}),
+        ("povid", {}),
+        ("opa_dpo", {"rejected_anchor": 0.3}),
+        ("opa_dpo", {"level": "token"}),
+        ("halva", {}),
+        ("symmpo", {}),
+        ("mpo", {"delta": "running"}),
+        ("spectral", {"span": "sequence"}),
+    ],
+)
+def test_gradients_against_finite_differences(name: str, parameters: dict[str, Any]) -> None:
+    objective = build_objective({name: parameters})
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    spans = torch.tensor([[1.0, 4.0, 1.0], [4.0, 1.0, 1.0]]).double()
+    names = list(objective.views)
+
+    def loss(*given: torch.Tensor) -> torch.Tensor:
+        # The last two are divergences; what is behind a stop-gradient (the chosen one's) stays as it is.
+        kl = [values.square() * mask for values in given[-2:]]
+        sides = [
+            ResponseLogps(
+                policy * mask, torch.linspace(-1, 0.5 + k, 6).double().view(2, 3) * mask, mask, spans * mask,
+                policy_hidden=policy[..., None] * mask[..., None], reference_hidden=torch.ones(2, 3, 1).double(),
+            )
+            for k, policy in enumerate(given[:-2])
+        ]  # fmt: skip
+        sides[0].kl, sides[1].kl = kl[0] if name in ("tdpo1", "halva") else kl[0].detach(), kl[1]
+        pairs = PairLogps(sides[0], sides[1], dict(zip(names, sides[2:], strict=True)), past_reward=0.3)
+        return objective.loss(pairs)
+
+    count = 4 + len(names)
+    inputs = [torch.randn(2, 3, generator=generator).double().requires_grad_() for _ in range(count)]
+    if name not in ("tdpo1", "halva"):
+        inputs[-2] = inputs[-2].detach()
+    if name == "spectral":  # float32 inside
+        assert torch.autograd.gradcheck(loss, inputs, eps=1e-2, atol=5e-3, rtol=0.1)
+        return
+    assert torch.autograd.gradcheck(loss, inputs)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ({"chip": {"sign": "up"}}, "lower or printed"),
+        ({"povid": {"image": 2.0}}, "share of the noisy term"),
+        ({"opa_dpo": {"level": "word"}}, "sequence or token"),
+        ({"mpo": {"delta": "mean"}}, "a number or running"),
+        ({"tars": {"span": "prompt"}}, "response or sequence"),
+        ({"tars": {"layer": 1}, "tars_official": {}}, "different layers"),
+    ],
+)
+def test_mistakes_are_named(spec: dict[str, dict[str, Any]], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        build_objective(spec)
+
+
+def test_what_each_loss_asks_of_scoring() -> None:
+    assert {name for name, entry in OBJECTIVES.items() if entry.needs_kl} == {
+        "tdpo1", "tdpo2", "kl", "auxiliary_kl", "chip", "chip_official", "halva",
+    }  # fmt: skip
+    assert build_objective("tars_official").corruption == build_objective("chip").corruption == "diffusion"
+    assert build_objective("povid").corruption == "diffusion_pixels"
+    assert build_objective("opa_dpo").corruption == "pixel_mask"
