@@ -86,7 +86,7 @@ class TokenMap:
         left out at each side."""
         found = np.zeros(self.count)
         for view in self.views:
-            (top, left) = (size // 6 for size in view.tokens.shape)
+            (top, left) = (round(size / 6) for size in view.tokens.shape)
             rows, columns = view.tokens.shape
             found[view.tokens[top : rows - top, left : columns - left].ravel()] = 1
         return found
