@@ -1,0 +1,125 @@
+"""What comparisons on the demo world share: a world drawn once, cells that are trained and measured once, tables.
+
+A comparison is a set of cells (name -> how it is trained) that see the same pairs, the same number of steps and the same
+evaluation, over several seeds. Everything finished is on disk and not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmpo.data.atomic import read_json, write_json
+from mmpo.demo.world import write_split
+
+Metric = tuple[str, str, str | None]
+"""Benchmark, metric, split, as in a scorecard."""
+
+
+def open_comparison(out: Path, arguments: argparse.Namespace, free: Sequence[str]) -> dict[str, str]:
+    """The arguments as they are kept in the comparison's folder. Ends the program if it was begun with others; those
+    named in `free` (which cells, which seeds) may differ."""
+    given = {key: str(value) for key, value in vars(arguments).items() if key not in free}
+    kept = out / "arguments.json"
+    if kept.exists() and read_json(kept) != given:
+        raise SystemExit(f"{out} was begun with other arguments: {kept}")
+    write_json(kept, given)
+    return given
+
+
+def draw(folder: Path, split: str, images: int, seed: int) -> Path:
+    """A split of the demo world, drawn once."""
+    path = folder / "world" / split
+    if not (path / "annotations.jsonl").exists():
+        write_split(path, split, images, seed)
+    return path
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One adapter: `train` are its training settings."""
+
+    name: str
+    train: Mapping[str, Any]
+
+    def trained(self, folder: Path) -> dict[str, Any]:
+        """Train it in `folder`, once; what the run said of itself."""
+        from mmpo.trainers.settings import TrainSettings
+        from mmpo.trainers.train import train
+
+        run = folder / "train" / self.name
+        done = run / "done.json"
+        if not done.exists():
+            result = train(TrainSettings.model_validate(self.train), run)
+            write_json(done, result.model_dump())
+            shutil.rmtree(run / "checkpoints", ignore_errors=True)
+        return {**read_json(done), "adapter": str(run / "adapter")}
+
+
+def measured(folder: Path, name: str, settings: Mapping[str, Any], metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Evaluate once in `folder/name`; the metrics with their intervals, before and after."""
+    from mmpo.eval.harness import evaluate
+    from mmpo.eval.scorecard import Scorecard
+    from mmpo.eval.settings import EvalSettings
+
+    run = folder / name
+    if not (run / "scorecard.json").exists():
+        evaluate(EvalSettings.model_validate(settings), run)
+    card = Scorecard.read(run / "scorecard.json")
+    found: dict[str, Any] = {}
+    for benchmark, metric, split in metrics:
+        row = card.row(benchmark, metric, split)
+        found[" ".join(filter(None, (benchmark, split, metric)))] = {
+            "percent": row.percent,
+            "before": row.before.model_dump() if row.before else None,
+            "after": row.after.model_dump(),
+            "change": row.change.model_dump() if row.change else None,
+        }
+    return found
+
+
+def tables(seeds: Mapping[str, Mapping[str, Mapping[str, Any]]], cells: Sequence[str]) -> str:
+    """Markdown: for every seed and metric the value of each cell with its interval, then mean and spread over seeds.
+    `seeds[seed][cell][metric]` as `measured` returns it."""
+    shown = [cell for cell in cells if any(cell in rows for rows in seeds.values())]
+    if not shown:
+        return ""
+    head = f"| {' | '.join(['untuned', *shown])} |"
+    lines = [f"| metric, seed {head}", f"| --- |{' --- |' * (len(shown) + 1)}"]
+    for seed, rows in seeds.items():
+        if not rows:
+            continue
+        first = next(iter(rows.values()))
+        for metric in first:
+            scale = 100.0 if first[metric]["percent"] else 1.0
+            values = [_estimate(first[metric]["before"], scale)]
+            values += [_estimate(rows[cell][metric]["after"], scale) if cell in rows else "" for cell in shown]
+            lines.append(f"| {metric}, {seed} | {' | '.join(values)} |")
+    whole = [rows for rows in seeds.values() if all(cell in rows for cell in shown)]
+    if not whole:
+        return "\n".join(lines) + "\n"
+    lines += ["", f"| mean ± deviation over {len(whole)} seed(s) {head}", f"| --- |{' --- |' * (len(shown) + 1)}"]
+    for metric, example in whole[0][shown[0]].items():
+        scale = 100.0 if example["percent"] else 1.0
+        columns = [[rows[shown[0]][metric]["before"]["value"] for rows in whole]]
+        columns += [[rows[cell][metric]["after"]["value"] for rows in whole] for cell in shown]
+        lines.append(f"| {metric} | {' | '.join(_mean([v * scale for v in column]) for column in columns)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _estimate(estimate: Mapping[str, Any] | None, scale: float) -> str:
+    if estimate is None:
+        return ""
+    digits = 1 if scale > 1 else 2
+    value, low, high = (estimate[key] * scale for key in ("value", "low", "high"))
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _mean(values: Sequence[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
