@@ -14,6 +14,7 @@ Example: two pairs about one photograph become a batch with one image:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -32,8 +33,10 @@ from mmpo.models.loading import VLM
 from mmpo.models.processing import join_images
 from mmpo.models.prompts import encode_prompt, encode_response, prompt_words, response_offsets, token_weights
 from mmpo.models.score import PairBatch
+from mmpo.models.sharing import LEAST_SHARED
 from mmpo.trainers.changes import changed_weights
 from mmpo.trainers.images import ImageStore, StoredImage
+from mmpo.trainers.schedule import Part
 from mmpo.trainers.settings import TokenWeightSettings
 
 STAGE = "train"
@@ -100,6 +103,11 @@ class EncodedPairs:
     def lengths(self) -> list[int]:
         return [row.length for row in self.rows]
 
+    def parts(self, vlm: VLM) -> list[list[Part]]:
+        """For each pair what it asks the model to compute, and how many tokens each part has: the prompt up to its last
+        image, the rest of it, and the responses. Pairs of one batch that have a part in common compute it once."""
+        return [_parts(row, vlm) for row in self.rows]
+
     @property
     def image_groups(self) -> list[int]:
         """For each pair the number of the first pair that shows the same images."""
@@ -117,6 +125,8 @@ def encode_pairs(
     *,
     root: Path | None = None,
     max_response_tokens: int | None = None,
+    max_tokens: int | None = None,
+    max_pixels_per_pair: int | None = None,
     token_weights: TokenWeightSettings | None = None,
     words: bool = False,
     dataset: PairDataset | None = None,
@@ -125,11 +135,14 @@ def encode_pairs(
     """Tokenize every pair and check every image. Where `pairs` are the rows of `dataset`, embedded images stay there.
     `token_weights` weigh what differs between the two responses; `words` also finds the words of the questions.
 
-    A response longer than `max_response_tokens` loses its tail, end token included; prompts and images are never cut.
-    Put aside, counted by reason and passed to `on_reject`: pairs whose responses are equal or empty as token ids,
-    pairs longer than the model's positions, pairs with an image that can't be decoded.
+    A response longer than `max_response_tokens`, or than what the prompt leaves of `max_tokens`, loses its tail, end
+    token included; prompts and images are never cut. Images that together have more than `max_pixels_per_pair` on one
+    side of a pair are scaled down alike. Put aside, counted by reason and passed to `on_reject`: pairs whose responses
+    are equal or empty as token ids, pairs longer than the model's positions or whose prompt alone fills `max_tokens`,
+    pairs with an image that can't be decoded.
     """
-    encoder = _Encoder(vlm, store, root, max_response_tokens, token_weights, words, dataset)
+    limits = _Limits(max_response_tokens, max_tokens, max_pixels_per_pair)
+    encoder = _Encoder(vlm, store, root, limits, token_weights, words, dataset)
     result = EncodedPairs([])
 
     def reject(pair_id: str, error: Quarantined) -> None:
@@ -153,6 +166,15 @@ def encode_pairs(
     return result
 
 
+@dataclass(frozen=True)
+class _Limits:
+    """How long a response, a prompt with its response, and all images of a side may be."""
+
+    response: int | None
+    path: int | None
+    pixels: int | None
+
+
 class _Encoder:
     """Tokenizes pairs and remembers prompts: data sets ask few questions about many images."""
 
@@ -161,13 +183,13 @@ class _Encoder:
         vlm: VLM,
         store: ImageStore,
         root: Path | None,
-        max_response_tokens: int | None,
+        limits: _Limits,
         token_weights: TokenWeightSettings | None,
         words: bool,
         dataset: PairDataset | None,
     ) -> None:
         self.words, self.dataset = words, dataset
-        self.vlm, self.store, self.root, self.limit = vlm, store, root, max_response_tokens
+        self.vlm, self.store, self.root, self.limits = vlm, store, root, limits
         self.token_weights = token_weights
         self.positions = getattr(vlm.config.get_text_config(), "max_position_embeddings", None)
         self.prompts: dict[str, Tensor] = {}
@@ -178,7 +200,8 @@ class _Encoder:
 
         def stored(column: str, sources: Sequence[bytes | str]) -> tuple[str, ...]:
             places = [StoredImage(dataset, number, column, k) if dataset else None for k in range(len(sources))]
-            return tuple(self.store.add(s, self.root, at=at) for s, at in zip(sources, places, strict=True))
+            keys = [self.store.add(s, self.root, at=at) for s, at in zip(sources, places, strict=True)]
+            return self.store.fitted(keys, self.limits.pixels)
 
         pair = frames_as_images(pair, self.root)
         if not pair.chosen_text or not pair.rejected_text:
@@ -193,18 +216,20 @@ class _Encoder:
             rejected_images = stored("rejected_images", pair.rejected_images)
             rejected_prompt = self._prompt(pair, rejected_images)
         shared = self._shared(context, pair.chosen_text, pair.rejected_text)
-        chosen, chosen_weights = self._response(context, shared, pair.chosen_text, pair.chosen_weights)
-        rejected, rejected_weights = self._response(context, shared, pair.rejected_text, pair.rejected_weights)
         if shared:
             said = _ids(encode_response(self.vlm, context + pair.chosen_text)[:shared])
             prompt = torch.cat([prompt, said])
             rejected_prompt = None if rejected_prompt is None else torch.cat([rejected_prompt, said])
+        own = prompt if rejected_prompt is None else rejected_prompt
+        spans = (pair.chosen_weights, pair.rejected_weights)
+        chosen, chosen_weights = self._response(context, shared, pair.chosen_text, spans[0], self._room(prompt))
+        rejected, rejected_weights = self._response(context, shared, pair.rejected_text, spans[1], self._room(own))
         if self.token_weights is not None and chosen_weights is None and rejected_weights is None:
             chosen_weights, rejected_weights = self._changed(chosen, rejected, self.token_weights)
         if rejected_images is None and torch.equal(chosen, rejected):
-            cut = self.limit is not None and len(chosen) == self.limit
-            raise Quarantined(STAGE, "equal_responses", f"equal after {self.limit} tokens" if cut else "same tokens")
-        if self.positions and (longest := len(prompt) + max(len(chosen), len(rejected))) > self.positions:
+            cut = len(chosen) == self._room(prompt)
+            raise Quarantined(STAGE, "equal_responses", f"equal after {len(chosen)} tokens" if cut else "same tokens")
+        if self.positions and (longest := max(len(prompt) + len(chosen), len(own) + len(rejected))) > self.positions:
             raise Quarantined(STAGE, "too_long", f"{longest} tokens; the model has {self.positions} positions")
         return EncodedPair(
             pair.id,
@@ -254,18 +279,27 @@ class _Encoder:
             (k for k, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1), min(map(len, rows))
         )
 
+    def _room(self, prompt: Tensor) -> int | None:
+        """How many tokens a response to this prompt may have."""
+        if self.limits.path is None:
+            return self.limits.response
+        longest = min(self.limits.path, self.positions or self.limits.path)
+        if (room := longest - len(prompt)) < 1:
+            raise Quarantined(STAGE, "too_long", f"the prompt alone has {len(prompt)} of {longest} tokens")
+        return room if self.limits.response is None else min(room, self.limits.response)
+
     def _response(
-        self, context: str, shared: int, text: str, spans: Sequence[dict[str, Any]] | None
+        self, context: str, shared: int, text: str, spans: Sequence[dict[str, Any]] | None, room: int | None
     ) -> tuple[Tensor, Tensor | None]:
         ids = encode_response(self.vlm, context + text)[shared:]
         weights = None
         if spans:
             own = [{**span, "start": span["start"] + len(context), "end": span["end"] + len(context)} for span in spans]
             weights = token_weights(response_offsets(self.vlm, context + text), own)[shared:]
-        if self.limit is not None and len(ids) > self.limit:
+        if room is not None and len(ids) > room:
             self.truncated += 1
-            ids = ids[: self.limit]
-            weights = weights[: self.limit] if weights is not None else None
+            ids = ids[:room]
+            weights = weights[:room] if weights is not None else None
         return _ids(ids), torch.tensor(weights, dtype=torch.float32) if weights is not None else None
 
 
@@ -288,6 +322,32 @@ def pixel_tensors(store: ImageStore, images: Sequence[str]) -> dict[str, Tensor]
 
 def _ids(ids: Sequence[int]) -> Tensor:
     return torch.tensor(ids, dtype=torch.int32)
+
+
+def _parts(row: EncodedPair, vlm: VLM) -> list[Part]:
+    visual = torch.tensor(vlm.visual_token_ids, dtype=torch.int32)
+    parts: list[Part] = []
+
+    def add(name: bytes, ids: Tensor) -> bytes:
+        name = hashlib.blake2b(name + ids.numpy().tobytes(), digest_size=16).digest()
+        if len(ids) and (name, len(ids)) not in parts:
+            parts.append((name, len(ids)))
+        return name
+
+    def prompt(ids: Tensor, images: tuple[str, ...]) -> bytes:
+        shown = torch.isin(ids, visual).nonzero()
+        # Beginnings shorter than this are not shared; a prompt that sees itself in both directions is so as a whole.
+        whole = vlm.family.blocks == "prompt" or not len(shown) or int(shown[-1]) + 1 < LEAST_SHARED
+        end = len(ids) if whole else int(shown[-1]) + 1
+        return add(add(repr(images).encode(), ids[:end]), ids[end:])
+
+    first = prompt(row.prompt, row.images)
+    add(first, row.chosen)
+    images = row.images if row.rejected_images is None else row.rejected_images
+    add(first if row.rejected_prompt is None else prompt(row.rejected_prompt, images), row.rejected)
+    if row.view_tokens:
+        parts.append((f"views {row.id}".encode(), row.view_tokens))
+    return parts
 
 
 class PairCollator:

@@ -42,17 +42,22 @@ class ImageStore:
     """Encoded images by content, and a bounded cache of what the processor makes of them.
 
     Encoded bytes are read from the data set or file they lie in when needed; only those that lie nowhere else are kept
-    in memory, once per distinct image. Prepared tensors are kept until
-    `cache_bytes` are used, then prepared again each time: every epoch visits every image once, so replacing entries
-    of a full cache would only lose hits.
+    in memory, once per distinct image. Prepared tensors are kept until `cache_bytes` are used, then prepared again each
+    time: every epoch visits every image once, so replacing entries of a full cache would only lose hits. An image of
+    more than `max_pixels` is scaled down to that before anything else sees it; `scaled` holds the keys of those.
     """
 
-    def __init__(self, vlm: VLM, cache_bytes: int) -> None:
+    def __init__(self, vlm: VLM, cache_bytes: int, max_pixels: int | None = None) -> None:
         self._vlm = vlm
         self._room = cache_bytes
+        self._max_pixels = max_pixels
         self._sources: dict[str, tuple[bytes | str | StoredImage, Path | None]] = {}
+        self._limits: dict[str, int] = {}
+        self._sizes: dict[str, tuple[int, int]] = {}
         self._prepared: dict[str, ProcessedImages] = {}
+        self._tokens: dict[str, int] = {}
         self._contents: dict[str, str] = {}
+        self.scaled: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -176,7 +181,9 @@ class ImageStore:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             for start in range(0, len(wanted), CHECKED_TOGETHER):
                 keys = wanted[start : start + CHECKED_TOGETHER]
-                errors = pool.map(failure, keys, [self.source(key) for key in keys])  # read here: a data set has one reader
+                errors = pool.map(
+                    failure, keys, [self.source(key) for key in keys]
+                )  # read here: a data set has one reader
                 result.update((key, error) for key, error in zip(keys, errors, strict=True) if error is not None)
         return result
 

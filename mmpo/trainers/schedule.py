@@ -13,6 +13,10 @@ from dataclasses import dataclass
 
 from mmpo.errors import UserError
 
+Part = tuple[bytes, int]
+"""Something a pair asks the model to compute: its name and its tokens. What pairs of a batch have in common counts
+once."""
+
 POOL_STEPS = 8
 """Pairs are sorted by length inside pools of this many steps: little padding, and the order stays nearly random."""
 
@@ -20,7 +24,7 @@ POOL_STEPS = 8
 @dataclass(frozen=True)
 class Shape:
     """How one optimizer step is cut: `processes` x `accumulation` micro-batches of at most `batch_size` pairs each
-    and, with `tokens`, at most that many tokens, padding included."""
+    and, with `tokens`, at most that many tokens."""
 
     batch_size: int
     accumulation: int = 1
@@ -41,9 +45,10 @@ class Schedule:
     takes the micro-batches `p, p + w, ...`. Every step but the last has `accumulation * processes` of them; the last
     has a multiple of `processes`.
 
-    `lengths` are the tokens of each pair. Pairs of one of the `groups` (a number for each pair) stay together, in one
-    batch as far as its size allows; without groups all are mixed. Give `epochs` or `max_steps`. Raises `UserError`
-    where no step can be formed.
+    `lengths` are the tokens of each pair. The tokens of a batch are the distinct ones where `parts` say what each pair
+    is made of, else pairs times the longest, padding included. Pairs of one of the `groups` (a number for each pair)
+    stay together, in one batch as far as its size allows; without groups all are mixed. Give `epochs` or `max_steps`.
+    Raises `UserError` where no step can be formed.
     """
 
     def __init__(
@@ -55,23 +60,25 @@ class Schedule:
         epochs: float = 1.0,
         max_steps: int | None = None,
         groups: Sequence[int] | None = None,
+        parts: Sequence[Sequence[Part]] | None = None,
     ) -> None:
         if len(lengths) < shape.processes:
             raise UserError(
                 f"{len(lengths)} training pair(s) for {shape.processes} process(es)",
                 hint="use more pairs or fewer processes",
             )
-        if shape.tokens is not None and (longest := max(lengths)) > shape.tokens:
+        self._budget = Budget(lengths, parts)
+        if shape.tokens is not None and (longest := max(map(self._budget.alone, range(len(lengths))))) > shape.tokens:
             raise UserError(
                 f"the longest pair has {longest} tokens, more than tokens_per_batch = {shape.tokens}",
-                hint="raise tokens_per_batch or set max_response_tokens",
+                hint="raise tokens_per_batch, or set max_tokens or max_pixels",
             )
         self.shape = shape
         self.n_pairs = len(lengths)
         self.steps: list[list[list[int]]] = []
         wanted = None if max_steps is not None else max(1, round(len(lengths) * epochs))
         groups = range(len(lengths)) if groups is None else groups
-        for step in _steps(_Pairs(lengths, groups), shape, random.Random(seed), wanted):
+        for step in _steps(_Pairs(self._budget, groups), shape, random.Random(seed), wanted):
             self.steps.append(step)
             if max_steps is not None and len(self.steps) == max_steps:
                 break
@@ -94,6 +101,13 @@ class Schedule:
         """Pairs trained on in the first `step` steps, repetitions counted."""
         return self._seen[step - 1] if step > 0 else 0
 
+    def largest_batch(self) -> tuple[list[int], int]:
+        """The micro-batch with the most tokens, and how many."""
+        batches = [batch for step in self.steps for batch in step]
+        sizes = [self._budget.tokens(batch) for batch in batches]
+        largest = max(range(len(batches)), key=sizes.__getitem__)
+        return batches[largest], sizes[largest]
+
     def batches(self, process: int) -> list[list[int]]:
         """The micro-batches of one process, in order."""
         return [batch for step in self.steps for batch in step[process :: self.shape.processes]]
@@ -113,32 +127,52 @@ def numbered(steps: Sequence[Sequence[Sequence[int]]], pairs: int) -> list[list[
     return out
 
 
-def cut(lengths: Sequence[int], batch_size: int, tokens: int | None = None) -> list[list[int]]:
-    """Cut pairs, shortest first, into batches of at most `batch_size` pairs and `tokens` padded tokens."""
+class Budget:
+    """How many tokens pairs take together: the distinct ones of their `parts`, or without parts the padded ones."""
+
+    def __init__(self, lengths: Sequence[int], parts: Sequence[Sequence[Part]] | None = None) -> None:
+        self.lengths, self._parts = lengths, parts
+
+    def alone(self, index: int) -> int:
+        """Tokens of one pair."""
+        return self.tokens([index])
+
+    def tokens(self, batch: Sequence[int]) -> int:
+        """Tokens of a batch."""
+        if self._parts is None:
+            return len(batch) * max(self.lengths[index] for index in batch)
+        return sum(size for _, size in {part for index in batch for part in self._parts[index]})
+
+    def cut(self, ordered: Sequence[int], batch_size: int, tokens: int | None) -> list[list[int]]:
+        """Cut pairs, in the order given, into batches of at most `batch_size` pairs and `tokens` tokens."""
+        batches: list[list[int]] = []
+        current: list[int] = []
+        for index in ordered:
+            over = current and tokens is not None and self.tokens([*current, index]) > tokens
+            if current and (over or len(current) == batch_size):
+                batches.append(current)
+                current = []
+            current.append(index)
+        return [*batches, current] if current else batches
+
+
+def cut(
+    lengths: Sequence[int],
+    batch_size: int,
+    tokens: int | None = None,
+    parts: Sequence[Sequence[Part]] | None = None,
+) -> list[list[int]]:
+    """Cut pairs, shortest first, into batches of at most `batch_size` pairs and `tokens` tokens (see `Budget`)."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-    return _cut(order, lengths, batch_size, tokens)
-
-
-def _cut(ordered: Sequence[int], lengths: Sequence[int], batch_size: int, tokens: int | None) -> list[list[int]]:
-    batches: list[list[int]] = []
-    current: list[int] = []
-    longest = 0
-    for index in ordered:
-        longest = max(longest, lengths[index])
-        over = tokens is not None and (len(current) + 1) * longest > tokens
-        if current and (over or len(current) == batch_size):
-            batches.append(current)
-            current, longest = [], lengths[index]
-        current.append(index)
-    return [*batches, current] if current else batches
+    return Budget(lengths, parts).cut(order, batch_size, tokens)
 
 
 class _Pairs:
     """Lengths and groups of the pairs, and the order in which they are cut into batches: by the length of the longest
     pair of the group, groups whole, then by length."""
 
-    def __init__(self, lengths: Sequence[int], groups: Sequence[int]) -> None:
-        self.lengths = lengths
+    def __init__(self, budget: Budget, groups: Sequence[int]) -> None:
+        self.budget, lengths = budget, budget.lengths
         self.members: dict[int, list[int]] = {}
         for index, group in enumerate(groups):
             self.members.setdefault(group, []).append(index)
@@ -147,7 +181,7 @@ class _Pairs:
 
     def cut(self, pool: list[int], shape: Shape) -> list[list[int]]:
         pool.sort(key=self._key.__getitem__)
-        return _cut(pool, self.lengths, shape.batch_size, shape.tokens)
+        return self.budget.cut(pool, shape.batch_size, shape.tokens)
 
     def stream(self, rng: random.Random, wanted: int | None) -> Iterator[int]:
         """Indices group by group, in a new random order each pass."""
