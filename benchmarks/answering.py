@@ -255,7 +255,8 @@ def compare(threads: int, quick: bool, per_image: list[int]) -> dict[str, Any]:
             answers.append({"case": case, **numbers, "memory": memory})
             print(
                 f"{number} questions an image, {case} (mean {numbers['mean_answer_tokens']:.1f} tokens), "
-                f"{numbers['questions']} in all, {numbers['distinct_answers']} distinct answers: one by one {numbers['one_by_one_s']:.2f} s, "
+                f"{numbers['questions']} in all, {numbers['distinct_answers']} distinct answers: "
+                f"one by one {numbers['one_by_one_s']:.2f} s, "
                 f"shared {numbers['shared_s']:.2f} s: {numbers['speedup']:.1f}x, "
                 f"{numbers['different_answers']} different answers (smallest margin {numbers['smallest_margin']:.1g})"
             )
