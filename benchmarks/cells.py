@@ -1,7 +1,7 @@
 """What comparisons on the demo world share: a world drawn once, cells that are trained and measured once, tables.
 
-A comparison is a set of cells (name -> how it is trained) that see the same pairs, the same number of steps and the same
-evaluation, over several seeds. Everything finished is on disk and not done again.
+A comparison is a set of cells (name -> how it is trained) that see the same pairs, the same number of steps and the
+same evaluation, over several seeds. Everything finished is on disk and not done again.
 """
 
 from __future__ import annotations
