@@ -15,6 +15,8 @@ from mmpo.eval.chair_benchmark import ChairBenchmark
 from mmpo.eval.hallusionbench_benchmark import HallusionBenchmark
 from mmpo.eval.mme_benchmark import MmeBenchmark
 from mmpo.eval.mmhal_benchmark import MmhalBenchmark
+from mmpo.eval.multi_image_benchmark import MultiImageBenchmark
+from mmpo.eval.multiple_choice_benchmark import MultipleChoiceBenchmark
 from mmpo.eval.object_halbench_benchmark import ObjectHalBenchmark
 from mmpo.eval.pope_benchmark import PopeBenchmark
 from mmpo.eval.protocol import Benchmark, Material
@@ -36,6 +38,8 @@ BENCHMARKS: dict[str, Callable[[Material | None, EvalSettings], Benchmark]] = {
     "radiology": RadiologyBenchmark,
     "video_qa": VideoQaBenchmark,
     "temporal": TemporalBenchmark,
+    "multi_image": MultiImageBenchmark,
+    "multiple_choice": MultipleChoiceBenchmark,
 }
 """Name -> factory. The material is None where the evaluation names no annotated images."""
 

@@ -90,7 +90,7 @@ def _reply(row: Mapping[str, Any]) -> Reply:
 
 
 def _names(state: State, ask: Ask) -> dict[str, Any]:
-    return {"state": state, "image": ask.image, "prompt": ask.prompt}
+    return {"state": state, "image": ask.image, **({"more": list(ask.more)} if ask.more else {}), "prompt": ask.prompt}
 
 
 def _adapter_folder(adapter: str) -> Path:
@@ -154,6 +154,10 @@ def _record(path: Path, state: State, engine: AnswerEngine, checked: int, asked:
 def _answers(engine: AnswerEngine, asks: Sequence[Ask], pictures: Pictures) -> Iterator[tuple[Ask, Answer]]:
     """Ask, all that concerns a picture together, and answers of one length limit together."""
     from mmpo.models.answer import Question
+    from mmpo.models.interleaved import TAG, interleaved
+
+    def prompt(ask: Ask) -> Any:
+        return interleaved(engine.vlm, ask.prompt) if TAG in ask.prompt else ask.prompt
 
     numbers = {ask: str(number) for number, ask in enumerate(asks)}
     for limit in sorted({ask.max_new_tokens for ask in asks}):
@@ -163,7 +167,7 @@ def _answers(engine: AnswerEngine, asks: Sequence[Ask], pictures: Pictures) -> I
                 by_image.setdefault(pictures.fingerprint(ask), []).append(ask)
         groups = (
             (pictures.shown(about[0]),
-             [Question(numbers[ask], None, ask.prompt) for ask in about])
+             [Question(numbers[ask], None, prompt(ask)) for ask in about])
             for about in by_image.values()
         )  # fmt: skip
         for answer in engine.answer(groups, max_new_tokens=limit):

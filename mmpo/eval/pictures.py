@@ -59,26 +59,27 @@ class Pictures:
 
     def look_at(self, asks: Iterable[Ask]) -> None:
         """Open the images and videos of these asks that are not known yet."""
-        wanted = dict.fromkeys((ask.root, ask.image, ask.frames) for ask in asks if ask.image is not None)
+        wanted = dict.fromkeys((ask.root, path, ask.frames) for ask in asks for path in ask.paths)
         self._check([place for place in wanted if place not in self._known], {})
 
     def problem(self, ask: Ask) -> Quarantined | None:
-        """Why the image of an ask can't be used; None where it can."""
-        found = "" if ask.image is None else self._known[ask.root, ask.image, ask.frames]
-        return found if isinstance(found, Quarantined) else None
+        """Why an image of an ask can't be used; None where all can."""
+        found = (self._known[ask.root, path, ask.frames] for path in ask.paths)
+        return next((reason for reason in found if isinstance(reason, Quarantined)), None)
 
     def fingerprint(self, ask: Ask) -> str:
-        """SHA-256 of the ask's image file, or of the frames it shows; empty for an ask without image."""
-        found = "" if ask.image is None else self._known[ask.root, ask.image, ask.frames]
-        assert isinstance(found, str)
-        return found
+        """SHA-256 of the ask's image file, or of the frames it shows (joined by + for several); empty for an ask without
+        image."""
+        return "+".join(str(self._known[ask.root, path, ask.frames]) for path in ask.paths)
 
     def shown(self, ask: Ask) -> list[Path | bytes]:
-        """What the ask shows: its image's file, which lies below its root, or the frames of its video; or nothing."""
+        """What the ask shows: its images' files, which lie below its root, or the frames of its video; or nothing."""
         if ask.image is None:
             return []
         folder = self._folder(ask.root)
-        return [inside(folder, ask.image)] if ask.frames is None else [*_frames(ask.image, folder, ask.frames)]
+        if ask.frames is None:
+            return [inside(folder, path) for path in ask.paths]
+        return [*_frames(ask.image, folder, ask.frames)]
 
     def _folder(self, root: str | None) -> Path:
         if root is None and self._root is None:

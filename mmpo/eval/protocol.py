@@ -37,7 +37,8 @@ class Ask:
     """One greedy question; two equal ones are asked once.
 
     `image` is a path below `root`, or below the evaluation's own `images` where `root` is None. `image=None` asks
-    without a picture. With `frames` the path is a video's, and these frames of it are shown.
+    without a picture. With `frames` the path is a video's, and these frames of it are shown. `more` are further images
+    below the same root; tags `<image>` in the prompt say where each of them stands (without tags, before the text).
     """
 
     image: str | None
@@ -45,6 +46,12 @@ class Ask:
     max_new_tokens: int
     root: str | None = None
     frames: FrameChoice | None = None
+    more: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Every image or video of the ask."""
+        return (*(() if self.image is None else (self.image,)), *self.more)
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,8 @@ _MODULES = (
     "radiology_benchmark",
     "video_qa_answers",
     "temporal_answers",
+    "multi_image_benchmark",
+    "multiple_choice_benchmark",
 )
 """The modules of `mmpo.eval` that register a scorer."""
 

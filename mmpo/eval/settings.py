@@ -12,6 +12,7 @@ from mmpo.eval.chair_settings import ChairSettings
 from mmpo.eval.hallusionbench_settings import HallusionBenchSettings
 from mmpo.eval.mme_settings import MmeSettings
 from mmpo.eval.mmhal_settings import MmhalSettings
+from mmpo.eval.multi_image_settings import MultiImageSettings, MultipleChoiceSettings
 from mmpo.eval.object_halbench_settings import ObjectHalBenchSettings
 from mmpo.eval.pope_settings import PopeSettings
 from mmpo.eval.radiology_settings import RadiologyEvalSettings
@@ -31,6 +32,8 @@ BenchmarkName = Literal[
     "radiology",
     "video_qa",
     "temporal",
+    "multi_image",
+    "multiple_choice",
 ]
 
 
@@ -94,6 +97,12 @@ class EvalSettings(Section):
     )
     radiology: RadiologyEvalSettings = Field(
         default_factory=RadiologyEvalSettings, description="Hallucinated earlier exams in radiology reports."
+    )
+    multi_image: MultiImageSettings = Field(
+        default_factory=MultiImageSettings, description="Questions about one of several pictures."
+    )
+    multiple_choice: MultipleChoiceSettings = Field(
+        default_factory=MultipleChoiceSettings, description="NLVR2, BLINK, Mantis-Eval, MVBench: published questions."
     )
     judge: ChatSettings | None = Field(
         default=None, description="The text model that judges answers, for the benchmarks that need one."
