@@ -17,9 +17,14 @@ RUN = "mmpo.run"
 
 
 class _ToTerminal(logging.Handler):
-    """mmpo's own warnings, one line each; libraries are left to the log file."""
+    """mmpo's own warnings, one line each, and what is logged with `extra={"say": True}`; libraries are left to the log
+    file."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            if getattr(record, "say", False):
+                console.line(record.getMessage())
+            return
         text = Text.assemble((f"{record.levelname.lower()}: ", "yellow"), record.getMessage())
         console.err.print(text, soft_wrap=True)
 
@@ -36,7 +41,7 @@ def logging_to(file: Path) -> Iterator[None]:
         os.environ.setdefault(name, value)
     to_file = logging.FileHandler(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    to_terminal = _ToTerminal(logging.WARNING)
+    to_terminal = _ToTerminal(logging.INFO)
     to_terminal.addFilter(lambda record: record.name != RUN)  # the command line says these itself
     root, ours = logging.getLogger(), logging.getLogger("mmpo")
     level = ours.level

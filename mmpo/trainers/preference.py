@@ -84,6 +84,7 @@ class PreferenceTrainer(Trainer):
             epochs=args.num_train_epochs,
             max_steps=args.max_steps if args.max_steps > 0 else None,
             groups=train_dataset.image_groups if group_images else None,
+            parts=train_dataset.parts(model._vlm) if model.shared else None,
         )
         args.max_steps, args.num_train_epochs = len(self.schedule), 1  # to `Trainer` the schedule is one long epoch
         args.remove_unused_columns = False
@@ -266,7 +267,8 @@ class PreferenceTrainer(Trainer):
 
     def _evaluate_pairs(self, pairs: EncodedPairs, prefix: str) -> dict[str, float]:
         began = time.perf_counter()
-        batches = cut(pairs.lengths, self.args.per_device_eval_batch_size, self.tokens_per_batch)
+        parts = pairs.parts(self.scorer._vlm) if self.scorer.shared and self.tokens_per_batch else None
+        batches = cut(pairs.lengths, self.args.per_device_eval_batch_size, self.tokens_per_batch, parts)
         mine = batches[self.args.process_index :: self.args.world_size]
         rounds = -(-len(batches) // self.args.world_size)
         # Sharded models need as many forward passes in every process; a pass too many is not counted.

@@ -101,6 +101,10 @@ class Schedule:
         """Pairs trained on in the first `step` steps, repetitions counted."""
         return self._seen[step - 1] if step > 0 else 0
 
+    def tokens(self, batch: Sequence[int]) -> int:
+        """Tokens of a micro-batch."""
+        return self._budget.tokens(batch)
+
     def largest_batch(self) -> tuple[list[int], int]:
         """The micro-batch with the most tokens, and how many."""
         batches = [batch for step in self.steps for batch in step]

@@ -212,7 +212,8 @@ class TrainSettings(_Settings):
         default=None,
         ge=1,
         description=(
-            "Token budget of one forward pass: pairs times the longest pair, padding included. Left out: no budget."
+            "Token budget of one forward pass. Tokens that its pairs have in common count once; without sharing, "
+            "pairs times the longest pair, padding included. Left out: no budget."
         ),
     )
     accumulation: int = Field(
@@ -262,6 +263,24 @@ class TrainSettings(_Settings):
         description=(
             "Longer responses are cut; prompts and images never are. Pairs left without a difference are dropped."
         ),
+    )
+    max_tokens: int | None = Field(
+        default=None,
+        ge=2,
+        description=(
+            "Longest prompt and response together. The response is cut to fit, never the prompt or an image; pairs "
+            "whose prompt leaves no room, or without a difference after the cut, are dropped and counted."
+        ),
+    )
+    max_pixels: int | None = Field(
+        default=None,
+        ge=1,
+        description="Larger images are scaled down to this many pixels before the model's processor sees them.",
+    )
+    max_pixels_per_pair: int | None = Field(
+        default=None,
+        ge=1,
+        description="All images that one side of a pair shows, together: where they have more, all are scaled alike.",
     )
 
     logging_steps: int = Field(
@@ -318,6 +337,10 @@ class TrainResult(BaseModel):
     auxiliary: int = Field(default=0, description="Auxiliary samples drawn from.")
     auxiliary_dropped: dict[str, int] = Field(default={}, description="Auxiliary samples not used, by reason.")
     truncated: int = Field(description="Responses cut to `max_response_tokens`.")
+    scaled_images: int = Field(default=0, description="Images scaled down to `max_pixels` or `max_pixels_per_pair`.")
+    memory: dict[str, int] | None = Field(
+        default=None, description="Estimated bytes by kind, for the largest batch; null where weights are sharded."
+    )
     trainable_parameters: int
     first_eval: dict[str, float] | None = Field(description="Evaluation before the first step.")
     last_eval: dict[str, float] | None = Field(description="Evaluation after the last step.")

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import PartialState
+from accelerate import DistributedType, PartialState
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -32,7 +32,7 @@ from mmpo.data.atomic import read_json, write_json
 from mmpo.data.shards import PairDataset, Rejects, read_pairs
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM, load_vlm
-from mmpo.models.score import PairScorer
+from mmpo.models.score import PairBatch, PairScorer
 from mmpo.models.vision import vision_is_frozen
 from mmpo.objectives import Objective, build_objective
 from mmpo.progress import track
@@ -42,6 +42,7 @@ from mmpo.trainers.callbacks import MetricsFile, Progress, SamplesFile
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.lora import add_lora
+from mmpo.trainers.memory import MemoryEstimate, check_memory
 from mmpo.trainers.preference import PreferenceTrainer
 from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_reference
 from mmpo.trainers.samples import Sampler
@@ -92,7 +93,7 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     if settings.gradient_checkpointing:
         vlm.base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
-    store = ImageStore(vlm, settings.image_cache_mb * 2**20)
+    store = ImageStore(vlm, settings.image_cache_mb * 2**20, settings.max_pixels)
     rejects_file = run_dir / "rejects.jsonl" if state.is_main_process else None
     everything, eval_pairs = _read(settings, objective, vlm, store, rejects_file)
     pairs = everything
@@ -148,9 +149,24 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
         )
     trainer.remove_callback(PrinterCallback)
     resumed_from = _resumable(run_dir, trainer)
+    memory = _memory(vlm, trainer, state)
     with progress:
         trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from is not None else None)
-    return _finish(trainer, run_dir, everything, eval_pairs, resumed_from)
+    return _finish(trainer, run_dir, everything, eval_pairs, resumed_from, len(store.scaled), memory)
+
+
+def _memory(vlm: VLM, trainer: PreferenceTrainer, state: PartialState) -> MemoryEstimate | None:
+    """What training will take, said before it starts; None where wrappers will cut the weights into pieces."""
+    if state.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
+        return None
+    pairs, collate = trainer.pairs, trainer.data_collator
+    largest, _ = trainer.schedule.largest_batch()
+
+    def batch(indices: list[int]) -> PairBatch:
+        made: PairBatch = collate([pairs[i] for i in indices])["batch"]
+        return made.to(vlm.device)
+
+    return check_memory(vlm, trainer.scorer, trainer.objective, batch, largest, trainer.schedule.tokens)
 
 
 def _with_cached_reference(
@@ -158,7 +174,9 @@ def _with_cached_reference(
 ) -> EncodedPairs:
     """The pairs with reference log-probs from `folder/reference`, computed first where they are missing."""
     parent = folder / "reference"
-    batches = cut(pairs.lengths, settings.batch_size, settings.tokens_per_batch)
+    shared = settings.sharing != "off" and vlm.family.sharing and settings.tokens_per_batch is not None
+    parts = pairs.parts(vlm) if shared else None
+    batches = cut(pairs.lengths, settings.batch_size, settings.tokens_per_batch, parts)
     cached_reference(vlm, pairs, store, parent, batches, rank=state.process_index, world=state.num_processes)
     state.wait_for_everyone()
     return with_reference(pairs, ReferenceLogps.open(parent, vlm), store)
@@ -325,6 +343,8 @@ def _read(
             store,
             root=folder,
             max_response_tokens=settings.max_response_tokens,
+            max_tokens=settings.max_tokens,
+            max_pixels_per_pair=settings.max_pixels_per_pair,
             token_weights=settings.token_weights,
             words=any(PERTURBED in name for name in objective.views),
             dataset=PairDataset(folder),
@@ -369,6 +389,8 @@ def _finish(
     everything: EncodedPairs,
     eval_pairs: EncodedPairs,
     resumed_from: Path | None,
+    scaled: int,
+    memory: MemoryEstimate | None,
 ) -> TrainResult:
     history = trainer.state.log_history
     evals = [row for row in history if "eval_loss" in row]
@@ -383,6 +405,8 @@ def _finish(
         auxiliary=len(trainer.samples) if trainer.samples is not None else 0,
         auxiliary_dropped=dict(sorted(trainer.samples.dropped.items())) if trainer.samples is not None else {},
         truncated=everything.truncated + eval_pairs.truncated,
+        scaled_images=scaled,
+        memory=memory.as_dict() if memory is not None else None,
         trainable_parameters=sum(p.numel() for p in trainer.scorer.parameters() if p.requires_grad),
         first_eval=evals[0] if evals else None,
         last_eval=evals[-1] if evals else None,
