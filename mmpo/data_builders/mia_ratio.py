@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mmpo.data.layouts.geometry import Box, Layout
-from mmpo.models.token_map import TokenMap
+from mmpo.data.layouts.token_grid import TokenMap
 
 
 @dataclass(frozen=True)

@@ -153,9 +153,9 @@ def _head(layout: LayoutName, count: int, label: str) -> str:
 
 
 _ORDINALS = {
-    word: str(number)
-    for number, word in enumerate("first second third fourth fifth sixth seventh eighth ninth".split(), start=1)
-}
+    "first": "1", "second": "2", "third": "3", "fourth": "4", "fifth": "5", "sixth": "6", "seventh": "7", "eighth": "8",
+    "ninth": "9",
+}  # fmt: skip
 
 
 def read_answer(question: MultiQuestion, text: str, parser: str = "official") -> Read:

@@ -57,7 +57,7 @@ class Choice:
 
 
 def read_choices(format: FormatName, path: str | Path) -> list[Choice]:
-    """The questions of a published file (JSON, JSON Lines or Parquet). Raises UserError naming the row of a wrong one."""
+    """The questions of a published file (JSON, JSON Lines or Parquet). Raises UserError naming a wrong row."""
     path = Path(path)
     rows = _parquet(path) if path.suffix == ".parquet" else read_records(path)
     found: list[Choice] = []
@@ -168,8 +168,8 @@ def _picture(value: Any, where: str) -> str | bytes:
 
 
 def read_option(text: str, options: Sequence[str]) -> int | None:
-    """Which option an answer names: a letter in brackets, at the beginning, or behind `answer is`; else the option whose
-    text it is; else the only one whose text it holds. None where none of these fits."""
+    """Which option an answer names: a letter in brackets, at the beginning, or behind `answer is`; else the option
+    whose text it is; else the only one whose text it holds. None where none of these fits."""
     last = LETTERS[len(options) - 1]
     stripped = text.strip()
     for pattern in (

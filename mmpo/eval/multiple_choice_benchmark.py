@@ -33,7 +33,7 @@ class MultipleChoiceBenchmark:
         self._asks = {choice.id: self._ask(choice) for choice in self.choices}
         files = ", ".join(Path(path).name for path in own.questions)
         self.conventions = [
-            f"multiple_choice: {own.format}, {len(self.choices)} questions of {files}, question followed by options and "
+            f"multiple_choice: {own.format}, {len(self.choices)} questions of {files}, with options and "
             f"{own.prompt_suffix!r}, greedy, at most {own.max_new_tokens} tokens; letters read by mmpo's own rule, "
             "unreadable answers count as wrong"
         ]

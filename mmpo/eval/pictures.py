@@ -68,8 +68,7 @@ class Pictures:
         return next((reason for reason in found if isinstance(reason, Quarantined)), None)
 
     def fingerprint(self, ask: Ask) -> str:
-        """SHA-256 of the ask's image file, or of the frames it shows (joined by + for several); empty for an ask without
-        image."""
+        """SHA-256 of the ask's image file, or of the frames it shows (several joined by +); empty without an image."""
         return "+".join(str(self._known[ask.root, path, ask.frames]) for path in ask.paths)
 
     def shown(self, ask: Ask) -> list[Path | bytes]:

@@ -15,15 +15,15 @@ from pydantic import ValidationError
 from mmpo.data.atomic import read_json
 from mmpo.data.images import load_image
 from mmpo.data.layouts.geometry import Box, canvas_size, cells
+from mmpo.data.layouts.token_grid import TokenMap, View
 from mmpo.data.shards import read_pairs
 from mmpo.data_builders.builders import build
 from mmpo.data_builders.mia_build import reselect
 from mmpo.data_builders.mia_plan import Record, plan, read_records
 from mmpo.data_builders.mia_ratio import packed, region_parts, sequence_parts, unpacked
 from mmpo.data_builders.mia_select import edit_distance, length_ratio, perplexity, threshold, verdict
-from mmpo.data_builders.mia_settings import AttentionSettings, MiaSettings, SelectionSettings
+from mmpo.data_builders.mia_settings import AttentionSettings, CollageSettings, MiaSettings, SelectionSettings
 from mmpo.errors import UserError
-from mmpo.models.token_map import TokenMap, View
 from tests.tiny import save_tiny_llava, tiny_image
 
 KEEP_ALL = {"attention": False, "min_perplexity": None, "min_seen": 0.0}
@@ -129,7 +129,7 @@ def test_pairs_point_to_the_right_picture(built: tuple[Path, Any], world: Path) 
 
 
 def test_scores_are_those_of_the_stored_maps(built: tuple[Path, Any]) -> None:
-    folder, result = built
+    folder, _ = built
     for pair in read_pairs(folder / "pairs"):
         attention = pair.provenance["attention"]
         if pair.provenance["refusal"]:
@@ -192,7 +192,7 @@ def test_official_quirks(model: Path, world: Path, tmp_path: Path) -> None:
 
 def test_the_plan_is_seeded_and_exact() -> None:
     records = [Record(f"{n}", f"s{n % 2}/{n}.jpg", "What?", "A cat.", boxed=n % 10 == 0) for n in range(200)]
-    chosen = MiaSettings(builder="mia", model="m", data=Path("d"), collage={"targets": {}}, seed=3)  # type: ignore[arg-type]
+    chosen = MiaSettings(builder="mia", model="m", data=Path("d"), collage=CollageSettings(targets={}), seed=3)
     items = plan(records, chosen)
     assert items == plan(records, chosen)
     assert items != plan(records, chosen.model_copy(update={"seed": 4}))
@@ -235,7 +235,7 @@ def test_records_that_can_not_be_used_are_counted(tmp_path: Path) -> None:
         "image_count": 1,
     }  # fmt: skip
     path.write_text('{"image": "a.png"}\n')
-    with pytest.raises(UserError, match="r.jsonl:1: neither"):
+    with pytest.raises(UserError, match=r"r\.jsonl:1: neither"):
         read_records(path)
 
 

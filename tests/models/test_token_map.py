@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from mmpo.data.layouts.geometry import Box, canvas_size, cells, inner_box
+from mmpo.data.layouts.token_grid import TokenMap, View
 from mmpo.models.loading import VLM
 from mmpo.models.prompts import process_images
-from mmpo.models.token_map import TokenMap, View, token_map
+from mmpo.models.token_map import token_map
 from mmpo.models.vision import encode_images
 from tests.tiny import llava_processor, tiny_image, tiny_llava
 from tests.tiny_families import TINY

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mmpo.data.video import VideoInfo
 
 VIDEO = f"{__name__}:inspect_video"
+PAIRS = "mmpo.cli.inspect_pairs:inspect_pairs"
 VIDEO_SUFFIXES = (
     ".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .ogv .wmv .gif .3gp .h264 .hevc .ivf .webp .apng"
 )
@@ -27,14 +28,17 @@ INSPECTORS: dict[str, str] = {suffix: VIDEO for suffix in VIDEO_SUFFIXES.split()
 
 @app.command("inspect")
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A video file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A video file, or a folder of pairs.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     frames: Annotated[
         str | None,
         typer.Option(metavar="N,N,…", help="Video: write these frames as PNG; -1 is the last one. Needs --out."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Video: folder for the frames.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for frames or drawn pairs.")] = None,
     backend: Annotated[str, typer.Option(metavar="NAME", help="Video: auto, pyav, decord or torchcodec.")] = "auto",
+    id: Annotated[
+        list[str] | None, typer.Option("--id", metavar="ID", help="Pairs: draw this one. Repeatable. Needs --out.")
+    ] = None,
 ) -> None:
     """Show what a file holds.
 
@@ -42,13 +46,18 @@ def inspect(
     rotation, codec, and what is unusual about it. Times count from the first
     frame.
 
+    Pairs: their number and scores; with --id one pair as PNG and HTML: its
+    pictures, their regions, where the model looked, the ratio and the
+    threshold.
+
     [bold]Examples[/bold]
 
       mmpo inspect clip.mp4
       mmpo inspect clip.mp4 --frames 0,10,299 --out frames
       mmpo inspect clip.mp4 --json
+      mmpo inspect runs/mia/build/pairs --id 000000123/sequence --out drawn
     """
-    inspector(file)(file, as_json=as_json, frames=frames, out=out, backend=backend)
+    inspector(file)(file, as_json=as_json, frames=frames, out=out, backend=backend, ids=id)
 
 
 def inspector(file: Path) -> Callable[..., None]:
@@ -57,7 +66,10 @@ def inspector(file: Path) -> Callable[..., None]:
 
     if not file.exists():
         raise UserError(f"{file}: no such file")
-    target = VIDEO if file.is_dir() else INSPECTORS.get(file.suffix.lower())
+    if file.is_dir() and any((file / "data").glob("*.parquet")):
+        target: str | None = PAIRS
+    else:
+        target = VIDEO if file.is_dir() else INSPECTORS.get(file.suffix.lower())
     if target is None:
         raise UserError(
             f"{file}: nothing here can show {file.suffix or 'a file without suffix'}",
@@ -68,12 +80,22 @@ def inspector(file: Path) -> Callable[..., None]:
     return found
 
 
-def inspect_video(file: Path, *, as_json: bool, frames: str | None, out: Path | None, backend: str) -> None:
+def inspect_video(
+    file: Path,
+    *,
+    as_json: bool,
+    frames: str | None,
+    out: Path | None,
+    backend: str,
+    ids: Sequence[str] | None = None,
+) -> None:
     """Print what a video holds; write single frames of it."""
     from mmpo.cli import console
     from mmpo.data.video import VideoError, probe
     from mmpo.errors import UserError
 
+    if ids:
+        raise UserError("--id belongs to a folder of pairs", hint="mmpo inspect PAIRS --id ID --out DIR")
     numbers = None if frames is None else _numbers(frames)
     if (numbers is None) != (out is None):
         raise UserError("--frames and --out belong together", hint="mmpo inspect clip.mp4 --frames 0,10 --out frames")
