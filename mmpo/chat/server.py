@@ -79,6 +79,8 @@ class ServerChat:
         )
         self._slots = asyncio.Semaphore(settings.concurrency)
         self._failed_in_a_row = 0
+        self._worked = False
+        self._last_fault: Quarantined | None = None
         self._broken: UserError | None = None
         self.usage = {"prompt_tokens": 0, "completion_tokens": 0}
         self._loop = asyncio.new_event_loop()
@@ -91,7 +93,8 @@ class ServerChat:
 
     def replies(self, requests: Iterable[ChatRequest], label: str | None = None) -> Iterator[ChatReply | Quarantined]:
         """See `ChatModel.replies`. Equal requests under way are asked once. Raises UserError where the server is of no
-        use (`give_up_after` failures in a row); what it said until then is in the cache.
+        use (`give_up_after` failures in a row, or nothing else from the first request to the last of these); what it
+        said until then is in the cache.
         """
         source = iter(requests)
         due: deque[Future[ChatReply]] = deque()
@@ -107,9 +110,11 @@ class ServerChat:
                             break
                         due.append(self._begin(request, under_way))
                     if not due:
+                        self._check_that_it_works()
                         return
                     result = _outcome(due[0])
                     due.popleft()
+                    self._worked = self._worked or isinstance(result, ChatReply)
                     cached += isinstance(result, ChatReply) and result.cached
                     failed += isinstance(result, Quarantined)
                     if running is not None:
@@ -239,15 +244,25 @@ class ServerChat:
 
     def _count(self, failure: Quarantined) -> None:
         if failure.reason in _CONTENT_REASONS:
+            self._worked = True
             return
         self._failed_in_a_row += 1
+        self._last_fault = failure
         limit = self.settings.give_up_after
         if limit is not None and self._failed_in_a_row >= limit and self._broken is None:
-            self._broken = UserError(
-                f"{self._identity}: {limit} requests in a row failed, the last one with {failure.reason}: "
-                f"{failure.detail}",
-                hint=_REMEDIES.get(failure.reason, "check that the server is up, then run again: replies are kept"),
-            )
+            self._broken = self._of_no_use(failure)
+
+    def _check_that_it_works(self) -> None:
+        """A server that has never replied is of no use, however few were asked."""
+        if self.settings.give_up_after is not None and not self._worked and self._last_fault is not None:
+            raise self._of_no_use(self._last_fault)
+
+    def _of_no_use(self, failure: Quarantined) -> UserError:
+        count = f"{self._failed_in_a_row} request{'s' if self._failed_in_a_row > 1 else ''}"
+        return UserError(
+            f"{self._identity}: {count} in a row failed, the last one with {failure.reason}: {failure.detail}",
+            hint=_REMEDIES.get(failure.reason, "check that the server is up, then run again: replies are kept"),
+        )
 
 
 _REMEDIES = {

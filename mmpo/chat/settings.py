@@ -57,8 +57,8 @@ class ChatSettings(BaseModel):
     give_up_after: int | None = Field(
         default=20,
         ge=1,
-        description="server: stop with an error after so many failed requests in a row, for then the server or its "
-        "settings are at fault. Empty: never.",
+        description="server: stop with an error after so many failed requests in a row, or if none of fewer works, for "
+        "then the server or its settings are at fault. Empty: never.",
     )
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
         default="auto", description="local: number format; auto is the model's own."

@@ -171,7 +171,7 @@ def test_retry_after_is_waited_for() -> None:
 
 def test_a_retry_after_beyond_patience_ends_the_tries() -> None:
     with ChatServer(echo, lambda prompt, attempt: "429", retry_after="3600") as server:
-        with open_chat(server.settings()) as chat:
+        with open_chat(server.settings(give_up_after=None)) as chat:
             (result,) = ask_all(chat, ["a"])
         assert isinstance(result, Quarantined) and "3600 s" in result.detail and len(server.requests) == 1
 
@@ -197,6 +197,20 @@ def test_a_server_that_is_no_use_is_given_up_with_the_remedy() -> None:
             ask_all(chat, [str(number) for number in range(50)])
         assert "5 requests in a row" in str(error.value) and "api_key_env" in str(error.value)
         assert len(server.requests) == 5
+
+
+def test_a_server_that_never_worked_is_given_up_however_few_were_asked(tmp_path: Path) -> None:
+    with ChatServer(echo, lambda prompt, attempt: "500" if attempt < 3 else None) as server:
+        settings = server.settings(retries=0)
+        with open_chat(settings, tmp_path / "replies.jsonl") as chat, pytest.raises(UserError) as error:
+            ask_all(chat, ["a", "b"])
+        assert "2 requests in a row failed, the last one with server_error" in str(error.value)
+        with open_chat(settings, tmp_path / "replies.jsonl") as chat, pytest.raises(UserError, match="1 request in"):
+            ask_all(chat, ["a"])
+        with open_chat(settings, tmp_path / "replies.jsonl") as chat:
+            assert isinstance(ask_all(chat, ["a"])[0], ChatReply)
+            (late,) = ask_all(chat, ["c"])
+            assert isinstance(late, Quarantined), "it worked before"
 
 
 def test_bad_requests_never_end_a_run() -> None:

@@ -100,6 +100,8 @@ def test_rates_from_words(files: Path) -> None:
     )
     assert (result.read, result.scored, result.unparsed) == (4, 4, 0)
     assert result.warnings == ["4 answers are scored; the benchmark has 300"]
+    low, high = result.intervals["CHAIRs"]
+    assert 0 < low < 50 < high < 100 and result.intervals["avg_word_len"][1] > 6.75
     rows = [json.loads(line) for line in (files / "rows.jsonl").read_text().splitlines()]
     assert rows[0]["hallucinated"] == [["coffee table", "dining table"]] and rows[2]["missed"] == ["chair"]
 
@@ -132,14 +134,16 @@ def test_a_judge_without_a_list_is_counted(files: Path) -> None:
     with ChatServer(lambda prompt: "I can't say." if "shelf" in prompt else listed(prompt)) as server:
         result = scored(files, server)
     assert result.quarantined == {"judge_unparsed": 1} and (result.read, result.scored) == (4, 3)
+    assert "1 judge replies hold no list of objects; their answers are left out" in result.warnings
 
 
 def test_failures_of_the_judge_are_counted(files: Path) -> None:
     with ChatServer(listed, fault=lambda prompt, attempt: "400" if "shelf" in prompt else None) as server:
         result = scored(files, server)
     assert sum(result.quarantined.values()) == 1 and result.scored == 3
+    assert any("1 answers were not judged" in line and "HTTP 400: scripted 400" in line for line in result.warnings)
     with (
-        ChatServer("no list", fault=lambda prompt, attempt: "nonsense") as server,
+        ChatServer("no list", fault=lambda prompt, attempt: "400") as server,
         pytest.raises(UserError, match="none of the 1 answers can be scored"),
     ):
         lines(files / "answers.jsonl", ANSWERS[:1])
