@@ -149,6 +149,14 @@ def test_a_mistake_is_named_with_its_line(old: str, new: str, message: str) -> N
     assert message in mistake(TRAIN_AND_EVAL.replace(old, new, 1))
 
 
+def test_mistakes_of_a_build_name_no_inner_parts() -> None:
+    build = "build:\n  annotations: a.json\n"
+    text = mistake(TRAIN_AND_EVAL + build, "build.pairs_per_image=3")
+    assert "r.yaml:11: build: pairs_per_image can be 1 with `variants: 1`\n" in text + "\n"
+    text = mistake(TRAIN_AND_EVAL + build, "build.builder=foo")
+    assert "build.builder: should be one of hallucination_pairs, " in text and "(it is 'foo')" in text
+
+
 def test_nested_keys_name_the_nearest_at_their_own_level() -> None:
     text = TRAIN_AND_EVAL.replace("  pairs: pairs\n", "  pairs: pairs\n  lora:\n    rnak: 4\n")
     assert "r.yaml:6: train.lora.rnak: unknown key; did you mean rank?" in mistake(text)

@@ -26,7 +26,7 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
         return _mia_build(pairs, result)
     if not result["images_used"]:
         for kind, table in result["counts"].items():
-            lost = ", ".join(f"{count:,} {reason}" for reason, count in table.items() if reason not in ("in", "paired"))
+            lost = _losses(table)
             console.line(f"no pair from {table['in']:,} {kind}: {lost or 'nothing came in'}")
         return
     console.line(f"{result['hallucinating_share']:.0%} of the model's descriptions name an object that is not there")
@@ -36,6 +36,11 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
         f"{result['question_pairs']:,} yes/no pairs, "
         f"from {result['images_used']:,} of {result['images']:,} images"
     )
+    counts = result["counts"]
+    if silent := {reason: count for reason, count in counts["descriptions"].items() if ": " in reason}:
+        console.line(f"{sum(silent.values()):,} descriptions came to nothing at a text model: {_losses(silent)}")
+    if flipped := _losses(counts.get("wordings", {})):
+        console.line(f"of {counts['wordings']['in']:,} wordings were dropped: {flipped}")
     if result.get("style"):
         from mmpo.data_builders.style import StyleReport
 
@@ -44,6 +49,11 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
     if left_out:
         console.line(f"{left_out:,} images gave no pair; the reasons are in {pairs / 'rejects.jsonl'}")
     console.line(f"pairs: {pairs}")
+
+
+def _losses(table: Mapping[str, int]) -> str:
+    """Where those of a table of counts went that came to nothing."""
+    return ", ".join(f"{n:,} {reason}" for reason, n in table.items() if n and reason not in ("in", "paired", "kept"))
 
 
 def _video_build(pairs: Path, result: Mapping[str, Any]) -> None:

@@ -193,7 +193,7 @@ def _assemble(
     choice: dict[str, int],
 ) -> BuildResult:
     """Write the dataset from the finished units. It is quick, and resumes as the writer does."""
-    total = {"descriptions": Counter[str](), "questions": Counter[str](), "totals": Counter[str]()}
+    total = {name: Counter[str]() for name in ("descriptions", "wordings", "questions", "totals")}
     for path in units:
         for name, counts in read_json(path)["tally"].items():
             total[name].update(counts)
@@ -247,6 +247,7 @@ def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, cho
         **({"listed": choice} if choice["chosen"] < choice["in"] else {}),
         "images": {"in": images, "paired": writer.counts.kept, **rejected},
         "descriptions": _ordered(total["descriptions"]),
+        "wordings": _ordered(total["wordings"], good="kept"),
         "questions": _ordered(total["questions"]),
     }
     for name, table in counts.items():
@@ -274,9 +275,9 @@ def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, cho
     )
 
 
-def _ordered(table: Counter[str]) -> dict[str, int]:
-    """`in`, `paired`, then the losses by name."""
-    first = {key: table[key] for key in ("in", "paired")}
+def _ordered(table: Counter[str], good: str = "paired") -> dict[str, int]:
+    """`in`, `good`, then the losses by name."""
+    first = {key: table[key] for key in ("in", good)}
     return first | {key: table[key] for key in sorted(table) if key not in first and table[key]}
 
 

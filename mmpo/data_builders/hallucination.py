@@ -34,6 +34,7 @@ class Tally:
     """Where everything went. Each table has `in`, and as much in its other entries together."""
 
     descriptions: Counter[str] = field(default_factory=Counter)
+    wordings: Counter[str] = field(default_factory=Counter)
     questions: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
 
@@ -199,11 +200,8 @@ class HallucinationBuilder:
             elif texts not in rows:
                 rows[texts] = self._description_row(source, draft, i, j, sides)
         tally.totals["description_pairs"] += len(rows)
-        tally.totals["wordings_dropped"] += len(kept) + len(lost) - len(rows)
-        tally.totals["wordings_flipped"] += sum(
-            side.why_not in ("chosen_still_wrong", "rejected_no_longer_wrong")
-            for side in (*draft.chosen, *draft.rejected)
-        )
+        tally.wordings["in"] += len(draft.chosen) + len(draft.rejected)
+        tally.wordings.update(side.why_not or "kept" for side in (*draft.chosen, *draft.rejected))
         for row in rows.values():
             tally.count_words(row)
         if not rows:

@@ -215,9 +215,8 @@ class BuildSettings(_Settings):
     @model_validator(mode="after")
     def _fitting(self) -> BuildSettings:
         if self.pairs_per_image not in (None, 1, self.variants, self.variants**2):
-            raise ValueError(
-                f"pairs_per_image must be 1, {self.variants} (variants) or {self.variants**2} (variants squared)"
-            )
+            allowed = " or ".join(str(number) for number in sorted({1, self.variants, self.variants**2}))
+            raise ValueError(f"pairs_per_image can be {allowed} with `variants: {self.variants}`")
         if not self.rewrite and (self.variants > 1 or self.writer is not None):
             raise ValueError("`rewrite: false` leaves one wording and no `writer`")
         if self.correction != "edit" and self.judge is not None:
@@ -237,7 +236,10 @@ class BuildResult(BaseModel):
     omission_pairs: int = Field(description="Pairs whose rejected side leaves out a true object.")
     question_pairs: int
     counts: dict[str, dict[str, int]] = Field(
-        description="For images, descriptions and questions: how many came in, and where each went; each table adds up."
+        description=(
+            "For images, descriptions, wordings of both sides and questions: how many came in, and where each went; each "
+            "table adds up."
+        )
     )
     chosen_words: float = Field(description="Mean length of the chosen sides that are descriptions, in words.")
     rejected_words: float = Field(description="Mean length of the rejected ones.")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmpo.data_builders.builders import AnyBuildSettings
+from mmpo.data_builders.builders import BUILDERS, AnyBuildSettings
 from mmpo.data_builders.settings import BuildSettings
 from mmpo.errors import UserError
 from mmpo.eval.settings import EvalSettings
@@ -53,8 +53,13 @@ def _describe(source: Source, mistake: Any) -> str:
         return f"{source.place(path)}: {name}: unknown key; {nearest(path[-1], known_keys(model))}"
     if mistake["type"] == "missing":
         return f"{source.place(path[:-1])}: {name}: missing"
+    if mistake["type"] == "union_tag_invalid":  # the union of a section's kinds, told apart by one key
+        kinds = str(mistake["ctx"]["expected_tags"]).replace("'", "")
+        path, name = (*path, "builder"), f"{name}.builder"
+        return f"{source.place(path)}: {name}: should be one of {kinds} (it is {mistake['ctx']['tag']!r})"
     message = str(mistake["msg"]).removeprefix("Value error, ")
-    return f"{source.place(path)}: {name}: {message[:1].lower()}{message[1:]} (it is {mistake['input']!r})"
+    given = "" if isinstance(mistake["input"], dict) else f" (it is {mistake['input']!r})"
+    return f"{source.place(path)}: {name}: {message[:1].lower()}{message[1:]}{given}"
 
 
 def _locate(data: Any, loc: tuple[int | str, ...]) -> tuple[Path, list[Any]]:
@@ -65,7 +70,7 @@ def _locate(data: Any, loc: tuple[int | str, ...]) -> tuple[Path, list[Any]]:
         try:
             get(data, (*path, str(part)))
         except KeyError:
-            if number < len(loc) - 1:
+            if number < len(loc) - 1 or part in BUILDERS:
                 continue
         path.append(str(part))
         if number < len(loc) - 1:
