@@ -114,7 +114,7 @@ def read_annotations(
         if item.id in items:
             raise UserError(f"{where}: id {item.id} is used twice")
         items[item.id] = item
-    words = Path(related) if related else path.with_name("relation.json")
+    words, safe_file = _beside(path, "relation.json", related), _beside(path, "safe_words.txt", safe)
     table = _json(words)
     if not isinstance(table, dict) or not all(_is_words(value) for value in table.values()):
         raise UserError(f"{words}: expected an object that maps words to lists of words")
@@ -126,8 +126,18 @@ def read_annotations(
         raise UserError(
             f"{words} has no entry for {unrelated!r}, which {path} names", hint="add it, with an empty list"
         )
-    safe_words = read_text(Path(safe) if safe else path.with_name("safe_words.txt")).split()
+    safe_words = read_text(safe_file).split()
     return Annotations(items, {word: tuple(others) for word, others in table.items()}, frozenset(safe_words))
+
+
+def _beside(annotations: Path, name: str, given: str | Path | None) -> Path:
+    path = Path(given) if given else annotations.with_name(name)
+    if not path.exists():
+        raise UserError(
+            f"{path} does not exist",
+            hint=f"AMBER's data folder has it beside annotations.json; elsewhere, set {Path(name).stem}",
+        )
+    return path
 
 
 def read_responses(path: str | Path, annotations: Annotations) -> dict[int, str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import numpy as np
 
 from mmpo.errors import UserError
 from mmpo.eval import amber
-from mmpo.eval.amber import Annotations, Asked, CogDenominator, Described, DescribedRow, Order
+from mmpo.eval.amber import Annotations, Asked, CogDenominator, Described, DescribedRow, Order, Query
 from mmpo.eval.amber_words import NounReader, NounsName, Similarity, open_similarity
+from mmpo.eval.compare import intervals
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
+from mmpo.eval.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,15 @@ def score_amber(request: ScoreRequest) -> Scored:
         **{name: options[name] for name in ("words", "similarity", "order", "cog_denominator") if name in options},
     )
     wanted = amber.SELECTIONS[select]
+    queries = None if request.questions is None else _queries(request.questions, annotations)
+    images = {query.id: query.image for query in queries or ()}
     picked = [annotations.items[number] for number in responses]
     described = [item for item in picked if isinstance(item, Described) and "generative" in wanted]
     asked = [item for item in picked if isinstance(item, Asked) and item.dimension in wanted]
 
     metrics: dict[str, Any] = {}
     exact: dict[str, Any] = {}
+    tallies: dict[str, Tally] = {}
     warnings: list[str] = []
     if described:
         rows = describe_all(described, [responses[item.id] for item in described], annotations, chosen)
@@ -125,6 +131,8 @@ def score_amber(request: ScoreRequest) -> Scored:
         totals = np.array([row.counts for row in rows]).sum(0)
         exact |= {m.name: 100 * float(m.formula(totals)) for m in amber.generative_metrics(chosen.cog_denominator)}
         warnings += _noun_warnings(rows, chosen)
+        own = {item.id: images.get(item.id, f"AMBER_{item.id}.jpg") for item in described}  # one description an image
+        tallies["generative"] = amber.generative_tally(rows, own, chosen.cog_denominator)
     unparsed = 0
     if asked:
         answers = answer_all(asked, [responses[item.id] for item in asked], chosen)
@@ -141,6 +149,9 @@ def score_amber(request: ScoreRequest) -> Scored:
             for line, counts in lines.items()
         }
         dimensions = [plain[line]["accuracy"] for line in ("existence", "attribute", "relation") if line in plain]
+        if all(item.id in images for item in asked):
+            for line, members in amber.groups(asked).items():
+                tallies[line] = amber.discriminative_tally(members, answers, images)
         metrics |= {"discriminative": printed, "Avg_ACC": sum(dimensions) / len(dimensions)}
         exact["discriminative"] = plain
     if described and asked:
@@ -162,8 +173,20 @@ def score_amber(request: ScoreRequest) -> Scored:
         scored=used,
         unparsed=unparsed,
         quarantined={"not selected": len(responses) - used} if used < len(responses) else {},
-        warnings=warnings + _missing(request, annotations, wanted, used),
+        warnings=warnings + _missing(annotations, queries, wanted, used),
+        intervals=_intervals(tallies),
     )
+
+
+def _intervals(tallies: Mapping[str, Tally]) -> dict[str, Any]:
+    """Of the plain numbers in percent. Those of yes/no answers need to know which questions are about one image."""
+    lines = {line: intervals(tally, percent=True) for line, tally in tallies.items()}
+    found: dict[str, Any] = lines.pop("generative", {})
+    if lines:
+        found["discriminative"] = lines
+    if "generative" in tallies and "all" in tallies:
+        found |= intervals(amber.combined_tally(tallies["generative"], tallies["all"]), percent=True)
+    return found
 
 
 def _noun_warnings(rows: Sequence[DescribedRow], rules: Rules) -> list[str]:
@@ -178,16 +201,18 @@ def _noun_warnings(rows: Sequence[DescribedRow], rules: Rules) -> list[str]:
     return warnings
 
 
-def _missing(request: ScoreRequest, annotations: Annotations, wanted: Sequence[str], used: int) -> list[str]:
+def _queries(path: Path, annotations: Annotations) -> list[Query]:
+    queries = amber.read_queries(path)
+    unknown = next((query for query in queries if query.id not in annotations.items), None)
+    if unknown is not None:
+        raise UserError(f"{unknown.where}: id {unknown.id} is in no annotation")
+    return queries
+
+
+def _missing(annotations: Annotations, queries: Sequence[Query] | None, wanted: Sequence[str], used: int) -> list[str]:
     """Only ids that are answered are scored, as in the script; a reader should know how many are not."""
-    if request.questions is not None:
-        numbers = [query.id for query in amber.read_queries(request.questions)]
-        unknown = next((number for number in numbers if number not in annotations.items), None)
-        if unknown is not None:
-            raise UserError(f"{request.questions}: id {unknown} is in no annotation")
-        items = [annotations.items[number] for number in numbers]
-    else:
-        items = list(annotations.items.values())
+    numbers = list(annotations.items) if queries is None else [query.id for query in queries]
+    items = [annotations.items[number] for number in numbers]
     kinds = ["generative" if isinstance(item, Described) else item.dimension for item in items]
     total = sum(kind in wanted for kind in kinds)
     return [f"{used} of {total} questions are answered; only these are scored"] if used < total else []

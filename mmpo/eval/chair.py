@@ -241,7 +241,10 @@ def _caption_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _image_id(record: Mapping[str, Any], key: str, where: str) -> str:
-    value = record.get(key)
+    if key not in record:
+        keys = ", ".join(f"`{name}`" for name in record) or "no keys"
+        raise UserError(f"{where}: no `{key}`; the record has {keys}", hint="image_key and caption_key name other keys")
+    value = record[key]
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise UserError(f"{where}: `{key}` must be a number or a name, found {value!r}")
     return str(value)

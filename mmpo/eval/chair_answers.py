@@ -11,6 +11,7 @@ from mmpo.data.atomic import write_text
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.errors import UserError
 from mmpo.eval import chair
+from mmpo.eval.compare import intervals
 from mmpo.eval.object_words import WORDS, object_reader
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 
@@ -130,6 +131,7 @@ def score_chair(request: ScoreRequest) -> Scored:
         read=len(located),
         scored=len(located),
         warnings=_warnings(result),
+        intervals=intervals(result.tally, percent=True),
     )
 
 

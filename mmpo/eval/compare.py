@@ -67,10 +67,16 @@ def compare(benchmark: str, split: str | None, before: Tally | None, after: Tall
     return rows + _ranked(benchmark, split, before, after, bootstrap)
 
 
-def intervals(tally: Tally, bootstrap: Bootstrap = Bootstrap(samples=2_000, seed=0)) -> dict[str, list[float]]:
-    """[low, high] of 95% of every metric that is defined."""
-    rows = compare("", None, None, tally, bootstrap)
-    return {row.metric: [row.after.low, row.after.high] for row in rows if row.after.defined}
+def intervals(
+    tally: Tally, bootstrap: Bootstrap = Bootstrap(samples=2_000, seed=0), *, percent: bool = False
+) -> dict[str, list[float]]:
+    """[low, high] of 95% of every metric that is defined; `percent`: in percent where the metric is a percentage."""
+    found: dict[str, list[float]] = {}
+    for row in compare("", None, None, tally, bootstrap):
+        if row.after.defined:
+            scale = 100.0 if percent and row.percent else 1.0
+            found[row.metric] = [scale * row.after.low, scale * row.after.high]
+    return found
 
 
 def _ranked(benchmark: str, split: str | None, before: Tally | None, after: Tally, bootstrap: Bootstrap) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from mmpo.chat import ChatModel
 from mmpo.chat.templates import template_version
@@ -11,7 +12,9 @@ from mmpo.errors import UserError
 from mmpo.eval import hallusionbench as hb
 from mmpo.eval import hallusionbench_judge as hbj
 from mmpo.eval.chair_answers import flag
-from mmpo.eval.judging import Judgement, Mode, cut_off, failures
+from mmpo.eval.compare import intervals
+from mmpo.eval.hallusionbench_benchmark import tally
+from mmpo.eval.judging import Judgement, Mode, cut_off, failures, not_judged
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.yes_no import PARSERS
 
@@ -87,7 +90,7 @@ def _by_judge(
     how = f"judged by {chat.identity} with {template_version(correct)}"
     how += f" and {template_version(alike)}" if compare else ""
     unread = sum(first[number].value is None for number in kept)
-    cut = cut_off([*first, *(one for one in second if one is not None)])
+    said = not_judged([one for one in lost if one is not None]) + cut_off([*first, *(one for one in second if one)])
     return _scored(
         [answered[number] for number in kept],
         [hbj.verdict(first[number]) for number in kept],
@@ -96,7 +99,7 @@ def _by_judge(
         read,
         left_out,
         unread,
-        cut,
+        said,
     )
 
 
@@ -122,9 +125,7 @@ def _scored(
             f"{unread} answers could not be read as right or wrong; unclear is wrong where an image is shown"
         )
     if any(name.startswith("judge_") for name in left_out):
-        warnings.append(
-            "some answers were not judged and are left out, so groups are smaller; run again to ask for them"
-        )
+        warnings.append("where answers are left out, groups are smaller and easier to get right")
     return Scored(
         metrics=hb.metrics(questions, verdicts, same),
         conventions=[
@@ -137,4 +138,20 @@ def _scored(
         unparsed=unread,
         quarantined={name: count for name, count in sorted(left_out.items()) if count},
         warnings=warnings,
+        intervals=_intervals(questions, verdicts, same),
     )
+
+
+def _intervals(
+    questions: Sequence[hb.HallusionQuestion], verdicts: Sequence[int], same: Sequence[int] | None
+) -> dict[str, Any]:
+    """Of the accuracies and causes in percent and the bias as fractions, resampling whole sets of figures."""
+    counted = tally(questions, verdicts, same)
+    plain, percent = intervals(counted), intervals(counted, percent=True)
+    found: dict[str, Any] = {name: percent[name] for name in percent if name.endswith("Acc")}
+    if all(question.answer for question in questions):
+        bias = {"diff": plain.get("yes_bias"), "fp_ratio": plain.get("fp_ratio")}
+        found["yes_no_bias"] = {name: bounds for name, bounds in bias.items() if bounds is not None}
+    if same is not None:
+        found["attribution"] = {name: percent[name] for name in hb.CAUSES if name in percent}
+    return found

@@ -86,6 +86,15 @@ def unparsed(judgements: Sequence[Judgement[T]]) -> int:
     return sum(one.value is None and one.failure is None for one in judgements)
 
 
+def not_judged(judgements: Sequence[Judgement[T]], what: str = "answers") -> list[str]:
+    """A warning where some were not judged, with what happened to the first, else nothing."""
+    lost = [one.failure for one in judgements if one.failure is not None]
+    if not lost:
+        return []
+    why = f"{lost[0].reason}: {lost[0].detail}" if lost[0].detail else lost[0].reason
+    return [f"{len(lost)} {what} were not judged and are left out (the first: {why}); run again to ask for them"]
+
+
 def cut_off(judgements: Sequence[Judgement[T]]) -> list[str]:
     """A warning where replies of the judge were cut off at the token limit, else nothing."""
     cut = sum(one.truncated for one in judgements)

@@ -175,6 +175,8 @@ def _tool_files(folder: Path) -> list[Path]:
 def _tool_lines(files: Iterable[Path]) -> Iterator[tuple[MmeQuestion, str | None]]:
     """(question, response or None) of each line."""
     for file in files:
+        if not read_text(file).strip():
+            raise UserError(f"{file} is empty", hint="was the writer stopped? Without the file its subtask is left out")
         for where, columns in _tabbed(file, least=3):
             response = "\t".join(columns[3:]) if len(columns) > 3 else None
             yield (

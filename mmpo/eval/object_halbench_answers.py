@@ -13,6 +13,7 @@ from mmpo.data.atomic import write_text
 from mmpo.errors import UserError
 from mmpo.eval import chair, judging
 from mmpo.eval.chair_answers import annotated_images
+from mmpo.eval.compare import intervals
 from mmpo.eval.judging import Judgement, Mode
 from mmpo.eval.object_halbench import (
     ANSWERS,
@@ -130,6 +131,9 @@ def score_object_halbench(request: ScoreRequest) -> Scored:
     warnings = [f"{name} is undefined (nothing to divide by)" for name in tally.undefined]
     if len(kept) != ANSWERS:
         warnings.append(f"{len(kept)} answers are scored; the benchmark has {ANSWERS}")
+    if unread:
+        warnings.append(f"{unread} judge replies hold no list of objects; their answers are left out")
+    warnings += judging.not_judged(judgements)
     return Scored(
         metrics={
             **{
@@ -150,6 +154,7 @@ def score_object_halbench(request: ScoreRequest) -> Scored:
         scored=len(kept),
         quarantined=quarantined,
         warnings=warnings,
+        intervals=intervals(tally, percent=True),
     )
 
 

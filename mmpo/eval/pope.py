@@ -77,7 +77,8 @@ class PopeResult:
     """One split, scored. `verdicts[i]` is what answer i was read as; nothing of the answers is changed or dropped.
 
     `unparsed` answers hold no word that the parser looks for and got its default. `matched_by` says whether questions
-    and answers were joined by `question_id` or by position (the official way).
+    and answers were joined by `question_id` or by position (the official way), `foreign_ids` that the answers have ids
+    which are not the questions', and quote nothing that would show a wrong order.
     """
 
     parser: str
@@ -86,6 +87,7 @@ class PopeResult:
     label_counts: dict[str, int]
     unparsed: int
     tally: Tally
+    foreign_ids: bool = False
 
     @property
     def counts(self) -> dict[str, int]:
@@ -151,6 +153,7 @@ def score(
             paired_metric="accuracy",
             ranking=ranking(images, [q.image for q in questions], p_yes, [q.label == "yes" for q in questions]),
         ),
+        foreign_ids=matched_by == "position" and any(a.question_id is not None and a.question is None for a in given),
     )
 
 

@@ -172,6 +172,11 @@ def _warnings(results: dict[str, PopeResult]) -> list[str]:
                 f"{split}: {result.unparsed:,} answers ({share:.1%}) hold neither yes nor no as the parser "
                 f"{result.parser} reads them"
             )
+        if result.foreign_ids:
+            warnings.append(
+                f"{split}: the answers' question ids are not those of the questions, and no question is quoted; they "
+                "are joined by position, so their order must be that of the question file"
+            )
         warnings += [f"{split}: {name} is undefined (nothing to divide by)" for name in result.tally.undefined]
     return warnings
 

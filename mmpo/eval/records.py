@@ -87,6 +87,7 @@ def text_of(record: dict[str, Any], keys: tuple[str, ...], where: str) -> str:
         if key in record:
             value = record[key]
             if not isinstance(value, str):
-                raise UserError(f"{where}: `{key}` must be text, found {type(value).__name__}")
+                found = "null" if value is None else type(value).__name__
+                raise UserError(f"{where}: `{key}` must be text, found {found}")
             return value
     raise UserError(f"{where}: no `{keys[0]}`; the record has {', '.join(f'`{key}`' for key in record) or 'no keys'}")

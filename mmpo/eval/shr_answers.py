@@ -12,7 +12,8 @@ from mmpo.chat.templates import template_version
 from mmpo.errors import Quarantined, UserError
 from mmpo.eval import chair, shr
 from mmpo.eval.chair_answers import annotated_images
-from mmpo.eval.judging import Judgement, Mode, cut_off
+from mmpo.eval.compare import intervals
+from mmpo.eval.judging import Judgement, Mode, cut_off, not_judged
 from mmpo.eval.records import read_text
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.shr_data import IMAGES_FILE, SavedJudgement, ShrImage, read_images, read_judgements, read_responses
@@ -147,8 +148,7 @@ def _scored(
     warnings = list(warned)
     if unparsed:
         warnings.append(f"{unparsed} of {len(classes)} sentences have no readable verdict; they are in no ratio")
-    if reasons:
-        warnings.append(f"{reasons.total()} responses were not judged and are left out; run again to ask for them")
+    warnings += not_judged([Judgement[str](None, None, failure) for failure in (failed or {}).values()], "responses")
     return Scored(
         metrics={**shr.metrics(runs), "n_sentences": len(classes), "n_unparsed": unparsed},
         conventions=[
@@ -160,7 +160,16 @@ def _scored(
         unparsed=unparsed,
         quarantined=dict(sorted(reasons.items())),
         warnings=warnings,
+        intervals=_intervals(runs),
     )
+
+
+def _intervals(runs: Mapping[str, list[shr.ShrRow]]) -> dict[str, list[float]]:
+    """Of the first run's numbers, and of SHR where that is the only one."""
+    found = intervals(shr.tally(next(iter(runs.values()))))
+    if len(runs) == 1 and (ratio := found.get("hal_sents_ratio")) is not None:
+        found |= {"mean_hal_ratio": ratio, "SHR": [100 * bound for bound in ratio]}
+    return found
 
 
 def _number(request: ScoreRequest, name: str, default: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -220,6 +221,9 @@ def test_scorer(data: Path) -> None:
     assert result.metrics["AMBER_score"] == pytest.approx((100 - 25 + 80) / 2)
     assert result.metrics["Avg_ACC"] == pytest.approx((100 + 100 * 2 / 3 + 50) / 3)
     assert result.metrics["exact"]["Cog"] == pytest.approx(100 / 3)
+    low, high = result.intervals["CHAIR"]
+    assert 0 <= low < 25 < high <= 100
+    assert result.intervals.keys() == {"CHAIR", "Cover", "Hal", "Cog"}  # which answers share an image isn't known
     assert (result.read, result.scored, result.unparsed) == (8, 8, 0)
     assert any("every word counts as a noun" in line for line in result.warnings)
     assert any("exact (no word vectors)" in line for line in result.conventions)
@@ -241,8 +245,16 @@ def test_questions_say_what_was_to_be_answered(data: Path) -> None:
     (data / "responses.json").write_text(json.dumps(RESPONSES[:2]))
     request = ScoreRequest(data / "responses.json", data / "queries.json", data, options={"words": "noun-lemma"})
     assert any("2 of 3 questions are answered" in line for line in score("amber", request).warnings)
+    asked = [{"id": number, "image": f"AMBER_{int(number in (4, 7))}.jpg", "query": "?"} for number in range(1, 9)]
+    (data / "all.json").write_text(json.dumps(asked))
+    (data / "responses.json").write_text(json.dumps(RESPONSES))
+    found = score("amber", replace(request, questions=data / "all.json")).intervals
+    assert found["discriminative"].keys() == {"all", "existence", "attribute", "state", "number", "action", "relation"}
+    assert found["discriminative"]["all"]["accuracy"] == [0, 100]  # two images, 0 of 2 and 4 of 4
+    assert found["AMBER_score"][0] < 77.5 < found["AMBER_score"][1]
+    (data / "responses.json").write_text(json.dumps(RESPONSES[:2]))
     (data / "queries.json").write_text(json.dumps([*queries, queries[0] | {"id": 99}]))
-    with pytest.raises(UserError, match="id 99 is in no annotation"):
+    with pytest.raises(UserError, match=r"queries\.json:#4: id 99 is in no annotation"):
         score("amber", request)
 
 
@@ -287,6 +299,13 @@ def test_mistakes_in_annotations(data: Path, change: dict, message: str) -> None
     (data / "annotations.json").write_text(json.dumps([*ITEMS, item]))
     with pytest.raises(UserError, match=message):
         amber.read_annotations(data)
+
+
+def test_missing_word_lists_are_named_with_the_remedy(data: Path) -> None:
+    (data / "relation.json").rename(data / "words.json")
+    with pytest.raises(UserError, match=r"relation.json does not exist\n  hint: AMBER's data folder has it beside"):
+        scored(data, RESPONSES)
+    assert scored(data, RESPONSES, relation=str(data / "words.json")).metrics["CHAIR"] == 25.0
 
 
 def test_command_line(data: Path) -> None:

@@ -13,6 +13,7 @@ from mmpo.cli.app import load_commands
 from mmpo.errors import UserError
 from mmpo.eval.chair_answers import objects_by_image
 from mmpo.eval.scoring import Scored, ScoreRequest, score
+from mmpo.eval.statistics import wilson
 
 CAPTIONS = [
     {"image_id": 1, "caption": "A man and his dog beside a table."},
@@ -63,6 +64,11 @@ def test_table(answers: Path, tmp_path: Path) -> None:
     result = scored(answers, tmp_path / "gt.json", sentences=str(tmp_path / "rows.jsonl"))
     expect(result)
     assert any("rules (" in line for line in result.conventions)
+    share = wilson(round(3 * result.metrics["CHAIRs"] / 100), 3)
+    assert result.intervals["CHAIRs"] == pytest.approx([100 * share.low, 100 * share.high])
+    for name in ("CHAIRi", "Recall", "Len"):
+        low, high = result.intervals[name]
+        assert low < result.metrics[name] < high, name
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [m["word"] for row in rows for m in row["mentions"] if m["hallucinated"]] == ["table", "cat"]
 
@@ -142,7 +148,12 @@ def test_nothing_mentioned_and_empty_captions_are_said(tmp_path: Path) -> None:
     [
         ([{"image_id": 9, "caption": "A dog."}], TABLE, r"a.jsonl:1: image 9 has no objects in .*gt.json"),
         ([{"image_id": 1, "caption": "A dog."}] * 2, TABLE, r"a.jsonl:2: image 1 is already described at .*a.jsonl:1"),
-        ([{"image_id": 1, "caption": None}], TABLE, r"a.jsonl:1: `caption` must be text"),
+        ([{"image_id": 1, "caption": None}], TABLE, r"a.jsonl:1: `caption` must be text, found null"),
+        (
+            [{"id": 1, "caption": "x"}],
+            TABLE,
+            r"a.jsonl:1: no `image_id`; the record has `id`, `caption`\n  hint: image_key",
+        ),
         ([{"image_id": 1, "caption": "x"}], {"1": "dog"}, "image 1: expected a list of object names"),
     ],
 )

@@ -112,6 +112,11 @@ def test_without_a_judge(tmp_path: Path) -> None:
     # "I cannot see" is unclear and right without an image; the fifth says yes to a no; the last is unclear and wrong
     assert found.metrics["aAcc"] == round(100 * 7 / 9, 4) and found.unparsed == 2
     assert found.metrics["attribution"] is None and "vlmevalkit" in found.conventions[1]
+    low, high = found.intervals["aAcc"]
+    assert low < found.metrics["aAcc"] < high <= 100
+    assert found.intervals.keys() == {"aAcc", "qAcc", "fAcc", "easy_aAcc", "hard_aAcc", "yes_no_bias"}
+    low, high = found.intervals["yes_no_bias"]["diff"]
+    assert low <= found.metrics["yes_no_bias"]["diff"] <= high
     only = score_hallusionbench(ScoreRequest(write(tmp_path, rows), options={"question_set": "image"}))
     assert only.scored == 7 and only.quarantined == {"without_image": 2} and only.read == 9
     official = score_hallusionbench(ScoreRequest(write(tmp_path, rows), options={"yes_no": "official"}))
@@ -133,6 +138,7 @@ def test_both_judges(tmp_path: Path) -> None:
         score_hallusionbench(ScoreRequest(path, judge=chat, options={"attribution": "yes"}))
         assert len(server.requests) == asked
     assert found.metrics["aAcc"] == round(100 * 6 / 9, 4)
+    assert found.intervals["attribution"].keys() == {LH, VI, MIX}
     # figure 1 of question 0: wrong where figure 0 is right: VI. question 1: figure 0 wrong: LH, figure 1 the same: LH
     assert found.metrics["attribution"] == {LH: round(200 / 3, 4), VI: round(100 / 3, 4), MIX: 0.0}
 
@@ -144,6 +150,7 @@ def test_answers_the_judge_could_not_be_asked(tmp_path: Path) -> None:
         found = score_hallusionbench(ScoreRequest(write(tmp_path, rows), judge=chat))
     assert (found.read, found.scored, found.quarantined) == (9, 8, {"judge_bad_request": 1})
     assert found.metrics["aAcc"] == 100.0 and any("groups are smaller" in warning for warning in found.warnings)
+    assert any("1 answers were not judged" in w and "HTTP 400" in w for w in found.warnings)
 
 
 def test_predictions_beside_the_questions(tmp_path: Path) -> None:

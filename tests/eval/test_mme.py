@@ -284,6 +284,13 @@ def test_bad_answer_files(tmp_path: Path, rows: list[dict], message: str) -> Non
         score("mme", ScoreRequest(path, questions=tool_folder(tmp_path / "tool")))
 
 
+def test_a_file_that_was_never_filled_is_no_missing_subtask(tmp_path: Path) -> None:
+    folder = tool_folder(tmp_path / "tool", ["Yes"] * 4)
+    (folder / "existence.txt").write_text("")
+    with pytest.raises(UserError, match=r"existence\.txt is empty\n  hint: was the writer stopped"):
+        score("mme", ScoreRequest(folder))
+
+
 def test_a_half_written_answer_file(tmp_path: Path) -> None:
     path = write_answers(tmp_path / "a.jsonl", GOOD)
     path.write_bytes(path.read_bytes()[:-20])

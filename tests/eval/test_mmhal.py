@@ -59,6 +59,12 @@ def test_saved_replies_of_the_published_script(tmp_path: Path) -> None:
     assert found.metrics["hallucination_rate"] == 0.25 and found.unparsed == found.metrics["n_unparsed"] == 2
     assert any("2 judge replies" in warning for warning in found.warnings)
     assert any("8 records" in warning for warning in found.warnings)
+    low, high = found.intervals["score"]
+    assert low < found.metrics["score"] < high and found.intervals["informativeness"][1] <= 100
+    assert 0 < found.intervals["hallucination_rate"][0] < 0.25
+    saved.write_text(json.dumps(["**Rating**: 5"] * 8))
+    bold = score_mmhal(ScoreRequest(template(tmp_path), options={"judgements": str(saved)}))
+    assert bold.metrics["score"] == 0 and any("--parser tolerant reads 8 of them" in line for line in bold.warnings)
     saved.write_text("[1]")
     with pytest.raises(UserError, match="#1"):
         score_mmhal(ScoreRequest(template(tmp_path), options={"judgements": str(saved)}))
@@ -85,6 +91,7 @@ def test_the_judge_is_told_everything_and_rates(tmp_path: Path) -> None:
         again = score_mmhal(ScoreRequest(template(tmp_path), judge=chat))
     assert found.metrics["score"] == pytest.approx((0 + 1 + 2 + 3 + 4 + 0 + 0) / 7)  # 5 unread, 6 failed, 7 -> 0
     assert (found.read, found.scored, found.unparsed) == (8, 7, 1) and found.quarantined == {"judge_bad_request": 1}
+    assert any("1 answers were not judged" in w and "bad_request: HTTP 400" in w for w in found.warnings)
     assert again.metrics == found.metrics and server.attempts.most_common(1)[0][1] == 2  # only the failed one again
     prompt = server.requests[0]["messages"][0]["content"]
     for expected in ("Dog, Tree", "What is number", "A dog under a tree.", "Answer of the model: a dog", "Rating: K"):

@@ -164,6 +164,16 @@ def test_unparsed_answers_are_counted_and_said(tmp_path: Path) -> None:
         assert f"parser {parser}" in result.conventions[0]
 
 
+def test_ids_of_another_file_are_said_where_nothing_shows_the_order(tmp_path: Path) -> None:
+    asked = questions("random")
+    ids = [{"question_id": 100 + row["question_id"], "answer": text} for row, text in zip(asked, TEXTS, strict=True)]
+    warning = "random: the answers' question ids are not those of the questions"
+    assert any(line.startswith(warning) for line in scored(tmp_path, asked, ids).warnings)
+    quoting = [row | {"question": q["text"]} for row, q in zip(ids, asked, strict=True)]
+    for fine in (quoting, official(asked, TEXTS), [row | {"question_id": row["question_id"] - 100} for row in ids]):
+        assert not scored(tmp_path, asked, fine).warnings
+
+
 def test_the_yes_ratio_counts_answers_not_labels(tmp_path: Path) -> None:
     asked = questions("random")
     result = scored(tmp_path, asked, official(asked, ["Yes"] * 4), parser="lmms-eval")
@@ -194,7 +204,7 @@ ASKED = questions("random")
             [ASKED[0], {**ASKED[0], "question_id": 2, "label": "no"}], [{"answer": "Yes"}] * 2,
             r"random\.json:2: 'Is there a dog.*has the label no, and yes at .*random\.json:1",
         ),
-        (ASKED, [{"answer": None}] * 4, r"answers\.json:1: `answer` must be text, found NoneType"),
+        (ASKED, [{"answer": None}] * 4, r"answers\.json:1: `answer` must be text, found null"),
         (ASKED, [{"question_id": 1, "text": "Yes"}] * 4, r"answers\.json:2: question id 1 is already answered at .*:1"),
         (ASKED, official(ASKED, TEXTS)[::-1], r"answers\.json:1: answers 'Is there a bus"),
     ],

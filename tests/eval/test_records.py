@@ -91,5 +91,5 @@ def test_text_of() -> None:
     assert text_of({"text": "x", "answer": ""}, ("answer", "text"), "f:1") == ""
     with pytest.raises(UserError, match="f:1: no `answer`; the record has `id`"):
         text_of({"id": 1}, ("answer", "text"), "f:1")
-    with pytest.raises(UserError, match="f:1: `answer` must be text, found NoneType"):
+    with pytest.raises(UserError, match="f:1: `answer` must be text, found null"):
         text_of({"answer": None}, ("answer",), "f:1")

@@ -248,6 +248,8 @@ def test_what_the_judge_could_not_be_asked_is_left_out_and_counted(tmp_path: Pat
     with script as server, open_chat(server.settings()) as chat:
         found = score_shr(ScoreRequest(answers, annotations=tmp_path, judge=chat, options={"runs": "2"}))
     assert (found.read, found.scored, found.quarantined) == (2, 1, {"judge_bad_request": 1})
+    assert any("1 responses were not judged" in line and "HTTP 400" in line for line in found.warnings)
+    assert "SHR" not in found.intervals  # several runs: only the first run's numbers have one
     assert found.metrics["num_images"] == 1 and found.metrics["SHR"] == 0.0
 
 
@@ -265,6 +267,7 @@ def test_any_annotated_images(tmp_path: Path) -> None:
     answers.write_text(json.dumps({"a": "Cups. A spoon.", "b.jpg": "A spoon."}))
     found = score_shr(ScoreRequest(answers, annotations=tmp_path / "own.jsonl"))
     assert found.metrics["hal_sents_ratio"] == 0.333
+    assert found.intervals["SHR"] == pytest.approx([0, 50])  # 1 of 2 sentences about one image, 0 of 1 about the other
     answers.write_text(json.dumps({"z": "Cups."}))
     with pytest.raises(UserError, match="image z is not in"):
         score_shr(ScoreRequest(answers, annotations=tmp_path / "own.jsonl"))
