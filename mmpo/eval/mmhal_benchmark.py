@@ -11,7 +11,19 @@ from mmpo.chat import ChatModel
 from mmpo.chat.templates import render, template_version
 from mmpo.errors import UserError
 from mmpo.eval import mmhal
-from mmpo.eval.judging import Judgement, Mode, cut_off, failures, judge, opened, read_rating, require_all, unparsed
+from mmpo.eval.compare import intervals
+from mmpo.eval.judging import (
+    Judgement,
+    Mode,
+    cut_off,
+    failures,
+    judge,
+    not_judged,
+    opened,
+    read_rating,
+    require_all,
+    unparsed,
+)
 from mmpo.eval.protocol import Ask, Material, Part, Reply
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.settings import EvalSettings
@@ -135,6 +147,7 @@ def score_mmhal(request: ScoreRequest) -> Scored:
         unparsed=unparsed(judgements),
         quarantined=failed,
         warnings=_warnings(records, judgements),
+        intervals=_intervals([record for record, _ in kept], [one for _, one in kept]),
     )
 
 
@@ -154,15 +167,22 @@ def _judged(
     return ratings, f"rated by {request.judge.identity} with {template_version(template)}"
 
 
+def _intervals(records: Sequence[mmhal.MmhalRecord], judgements: Sequence[Judgement[int]]) -> dict[str, list[float]]:
+    """Of the three means, on their scales (informativeness in percent, the rate a fraction)."""
+    found = mmhal.tally(records, judgements)
+    return {**intervals(found), "informativeness": intervals(found, percent=True)["informativeness"]}
+
+
 def _warnings(records: Sequence[mmhal.MmhalRecord], judgements: Sequence[Judgement[int]]) -> list[str]:
     warnings = []
     if len(records) != mmhal.RECORDS:
         warnings.append(f"{len(records)} records; the benchmark has {mmhal.RECORDS}")
     if unread := unparsed(judgements):
         warnings.append(f"{unread} judge replies hold no single readable rating; each counts as a full hallucination")
-    if failed := sum(failures(judgements).values()):
-        warnings.append(f"{failed} answers were not judged and are left out; run again to ask for them")
-    warnings += cut_off(judgements)
+        texts = [one.text for one in judgements if one.value is None and one.text is not None]
+        if readable := sum(read_rating(text, "tolerant", mmhal.HIGHEST) is not None for text in texts):
+            warnings[-1] += f" (--parser tolerant reads {readable} of them)"
+    warnings += not_judged(judgements) + cut_off(judgements)
     if empty := sum(not record.answer.strip() for record in records):
         warnings.append(f"{empty} answers are empty")
     return warnings
