@@ -237,8 +237,8 @@ class BuildResult(BaseModel):
     question_pairs: int
     counts: dict[str, dict[str, int]] = Field(
         description=(
-            "For images, descriptions, wordings of both sides and questions: how many came in, and where each went; each "
-            "table adds up."
+            "For images, descriptions, wordings of both sides and questions: how many came in, and where each went; "
+            "each table adds up."
         )
     )
     chosen_words: float = Field(description="Mean length of the chosen sides that are descriptions, in words.")

@@ -16,11 +16,17 @@ def test_the_command(mmpo: Invoke, tmp_path: Path) -> None:
     result = mmpo("convert", str(file), str(tmp_path / "out"), "--to", "trl")
     assert result.exit_code == 0, result.output
     assert "read as trl (detected), written as trl" in result.stdout
-    assert "2 rows read, 1 kept, 1 pairs written" in result.stdout and "convert/missing_key" in result.stdout
+    assert "2 rows read, 1 kept, 1 pairs written" in result.stdout
+    assert "convert/missing_key, as in.json:1: no `" in result.stdout
     result = mmpo("convert", str(file), str(tmp_path / "out"), "--from", "trl", "--overwrite", "--json")
     assert json.loads(result.stdout)["quarantined"] == {"convert/missing_key": 1}
     result = mmpo("convert", str(file), str(tmp_path / "out"))
     assert result.exit_code == 2 and "--overwrite" in result.output
     assert mmpo("convert", str(file), str(tmp_path / "x"), "--set", "nonsense").exit_code == 2
+    missing = write_json(tmp_path / "seva.json", [{"question": "?", "image_id": "a", "chosen": "A", "reject": "B"}])
+    result = mmpo("convert", str(missing), str(tmp_path / "none"))
+    assert result.exit_code == 2 and "no row could be used" in result.output and "--images DIR" in result.output
+    assert "decode/missing, as seva.json:0: a" in result.stdout
+    assert json.loads((tmp_path / "none" / "rejects.jsonl").read_text())["id"] == "seva.json:0"
     help_text = mmpo("convert", "--help").stdout
     assert "mmpo convert RLHF-V-Dataset pairs" in help_text

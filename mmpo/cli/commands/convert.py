@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mmpo.cli.app import app
+
+if TYPE_CHECKING:
+    from mmpo.data.convert import Converted
 
 
 @app.command()
@@ -72,10 +75,24 @@ def convert(
         )  # fmt: skip
 
     if json_:
-        typer.echo(json.dumps(asdict(work()), indent=2, ensure_ascii=False))
-        return
-    with reporting(console.reporter()):
         result = work()
+        typer.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+    else:
+        with reporting(console.reporter()):
+            result = work()
+        _print(result)
+    if not result.kept:
+        where = "--images DIR says where image paths start" if "decode/missing" in result.quarantined else None
+        raise UserError(
+            f"{source}: no row could be used",
+            hint=where or f"{out}/rejects.jsonl says why; --from NAME, if it is of another format",
+        )
+
+
+def _print(result: Converted) -> None:
+    """The account, with the first quarantined row of each reason."""
+    from mmpo.cli import console
+
     console.heading(f"{result.source} → {result.out}")
     found = " (detected)" if result.detected else ""
     console.line(f"read as {result.source_format}{found}, written as {result.out_format}")
@@ -84,4 +101,4 @@ def convert(
         f"{result.rows - result.kept} rows quarantined" + (", see rejects.jsonl" if result.quarantined else "")
     )
     for reason, count in sorted(result.quarantined.items(), key=lambda item: -item[1]):
-        console.line(f"  {count:6d}  {reason}")
+        console.line(f"  {count:6d}  {reason}, as {result.examples[reason][:160]}")

@@ -41,13 +41,22 @@ class HadpoOptions(Options):
     keep_correct: bool = Field(
         False, description="Keep questions that the described model answered correctly; its training left them out."
     )
+    repeat_descriptions: int = Field(
+        1, ge=1, description="How often pairs about descriptions are there; the released LLaVA training has them twice."
+    )
+    repeat_questions: int = Field(
+        1, ge=1, description="How often pairs about questions are there; the released InstructBLIP training: twice."
+    )
     prompt: str | None = Field(None, description="Instruction of all descriptions, instead of one of four paraphrases.")
     seed: int = Field(0, description="Decides the paraphrase, and the wordings where one pair is drawn.")
 
 
 def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
     """One question, or the wordings of one description."""
-    return _question(data, row, context) if "question" in data else _descriptions(data, row, context)
+    if "question" in data:
+        yield from list(_question(data, row, context)) * context.options.repeat_questions
+    else:
+        yield from list(_descriptions(data, row, context)) * context.options.repeat_descriptions
 
 
 def _question(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:

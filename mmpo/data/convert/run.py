@@ -43,7 +43,7 @@ SNIFFED = 20  # rows looked at to tell a format
 @dataclass(frozen=True)
 class Converted:
     """What came of it. Every row that was read was either kept, giving one pair or more, or quarantined; `quarantined`
-    counts them as `stage/reason`, and `rejects.jsonl` in the output names file, row and reason of each."""
+    counts them as `stage/reason`, `examples` names the first of each, and `rejects.jsonl` in the output all."""
 
     source: str
     source_format: str
@@ -56,6 +56,7 @@ class Converted:
     kept: int
     pairs: int
     quarantined: dict[str, int]
+    examples: dict[str, str]
 
 
 def convert(
@@ -104,17 +105,19 @@ def convert(
         facts = {"split": split, "name": out.name, "recipe": recipe}
         sink = writer.write(beside, Media(root, beside, mode), facts)
         seen: Counter[str] = Counter()
+        examples: dict[str, str] = {}
         for row in track(chain(sniffed, rows), "converting"):
             try:
                 sink.add(*_unique(_pairs(reader, row, context), seen))
             except Quarantined as error:
                 sink.reject(row.place, error)
+                examples.setdefault(f"{error.stage}/{error.reason}", f"{row.place}: {error.detail}")
         sink.counts.check(str(source))
         sink.close(f"{source.name}, converted from {reader.name}")
         counts = sink.counts
         result = Converted(
             source.name, reader.name, source_format is None, out.name, writer.name, mode, split,
-            counts.sources, counts.kept, counts.pairs, dict(counts.reasons),
+            counts.sources, counts.kept, counts.pairs, dict(counts.reasons), examples,
         )  # fmt: skip
         write_json(beside / ACCOUNT, {"recipe": recipe, **asdict(result)})
         if out.exists():
@@ -196,7 +199,8 @@ def _options(reader: Format, given: Mapping[str, Any]) -> Options:
         known = ", ".join(reader.options.model_fields) or "none"
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"]))
-        raise UserError(f"--set {name}: {first['msg']}", hint=f"options of {reader.name}: {known}") from None
+        wrong = "no such option" if first["type"] == "extra_forbidden" else first["msg"]
+        raise UserError(f"--set {name}: {wrong}", hint=f"options of {reader.name}: {known}") from None
 
 
 def _check_places(source: Path, out: Path, overwrite: bool) -> None:

@@ -113,6 +113,17 @@ def test_a_folder_with_both_files(tmp_path: Path, genome: Path) -> None:
     assert len(pairs) == 4
 
 
+def test_each_kind_as_often_as_wanted(tmp_path: Path, genome: Path) -> None:
+    write_json(tmp_path / "in" / "desc_data.json", [DESCRIPTION])
+    write_json(tmp_path / "in" / "pope_data.json", [QUESTION])
+    wanted = {"pairs_per_image": 1, "repeat_descriptions": 3, "repeat_questions": 2}
+    pairs, result = converted(tmp_path / "in", tmp_path / "out", images=genome, options=wanted)
+    assert (result.rows, result.kept, result.pairs) == (2, 2, 5)
+    assert len({pair.id for pair in pairs}) == 5
+    assert len({(pair.prompt_text, pair.chosen_text, pair.rejected_text) for pair in pairs[:3]}) == 1
+    assert pairs[3].chosen_text == pairs[4].chosen_text == QUESTION["chosen"]
+
+
 def test_the_published_questions(tmp_path: Path, published_data: Path) -> None:
     file = published_data / "fanglyyy_HA-DPO/ha_dpo/data/hadpo/llava-v1.5/pope_data.json"
     ids = {row["image_id"] for row in json.loads(file.read_text())}

@@ -123,6 +123,7 @@ def test_wrong_names_and_options(tmp_path: Path) -> None:
         ({"out_format": "seva"}, "no format 'seva' to write"),
         ({"media": "reference"}, "can't hold images by 'reference'"),
         ({"options": {"pairs_per_image": 1}}, "options of trl: none"),
+        ({"source_format": "hadpo", "options": {"pairs": 1}}, "--set pairs: no such option"),
         ({"source_format": "hadpo", "options": {"pairs_per_image": 2}}, "pairs_per_image"),
         ({"images": tmp_path / "gone"}, "no such folder of images"),
     ):
