@@ -62,7 +62,7 @@ def estimate_memory(vlm: VLM, scorer: PairScorer, batch: PairBatch, tokens: int,
     Runs the policy once or twice on `batch`, forward only. Random numbers are drawn and given back.
     """
     trained = [p for p in vlm.model.parameters() if p.requires_grad]
-    layers = len(vlm.base.get_decoder().layers)  # type: ignore[arg-type]
+    layers = len(vlm.base.get_decoder().layers)
     checkpointing = bool(getattr(vlm.base, "is_gradient_checkpointing", False))
     kept = kept_bytes(scorer, batch)
     whole = kept

@@ -21,7 +21,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from accelerate import DistributedType, PartialState
@@ -159,7 +159,7 @@ def _memory(vlm: VLM, trainer: PreferenceTrainer, state: PartialState) -> Memory
     """What training will take, said before it starts; None where wrappers will cut the weights into pieces."""
     if state.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         return None
-    pairs, collate = trainer.pairs, trainer.data_collator
+    pairs, collate = trainer.pairs, cast(PairCollator, trainer.data_collator)
     largest, _ = trainer.schedule.largest_batch()
 
     def batch(indices: list[int]) -> PairBatch:
