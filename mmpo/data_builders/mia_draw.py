@@ -44,7 +44,7 @@ def draw(pair: PreferencePair, *, root: Any = None) -> bytes:
     pictures = [load_image(image, root=root if isinstance(image, str) else None) for image in pair.images]
     figure = Figure(figsize=(max(6.0, 3.2 * len(pictures)), 5.6), layout="constrained")
     FigureCanvasAgg(figure)
-    upper, lower = figure.subfigures(2, 1, height_ratios=[4, 1])
+    upper, lower = np.asarray(figure.subfigures(2, 1, height_ratios=[4, 1])).tolist()
     axes = upper.subplots(1, max(1, len(pictures)), squeeze=False)[0]
     sequence = source.get("layout") == "sequence"
     drawn = [density(one, (picture.height, picture.width)) for one, picture in zip(maps, pictures, strict=False)]
@@ -64,8 +64,9 @@ def draw(pair: PreferencePair, *, root: Any = None) -> bytes:
             for place, region in enumerate(source.get("regions") or (), start=1):
                 x0, y0, x1, y1 = region
                 right = place == source.get("target")
-                style = {"edgecolor": TARGET if right else OTHER, "linewidth": 3 if right else 1.5, "fill": False}
-                axis.add_patch(Rectangle((x0, y0), x1 - x0, y1 - y0, zorder=3 if right else 2, **style))
+                frame = Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, zorder=3 if right else 2)
+                frame.set(edgecolor=TARGET if right else OTHER, linewidth=3 if right else 1.5)
+                axis.add_patch(frame)
     _ratio_bar(lower, pair.scores or {})
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=110, metadata={"Software": None})

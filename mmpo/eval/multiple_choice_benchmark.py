@@ -63,9 +63,8 @@ class MultipleChoiceBenchmark:
             return Ask(choice.video, prompt, own.max_new_tokens, self._root, FrameChoice(own.frames))
         embedded = any(isinstance(image, bytes) for image in choice.images)
         names = [image if isinstance(image, str) else self._kept(image) for image in choice.images]
-        first, *more = names or [None]
         root = str(self._folder) if embedded else self._root
-        return Ask(first, prompt, own.max_new_tokens, root, more=tuple(name for name in more if name is not None))
+        return Ask(names[0] if names else None, prompt, own.max_new_tokens, root, more=tuple(names[1:]))
 
     def _kept(self, data: bytes) -> str:
         """The name of a file with a picture that came inside the question file."""
