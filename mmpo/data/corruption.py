@@ -48,9 +48,10 @@ def crop(image: Image.Image, rng: np.random.Generator, *, least: float = 0.01, m
 def small_crop(
     image: Image.Image, rng: np.random.Generator, *, most_width: int = 320, most_height: int = 240
 ) -> Image.Image:
-    """A random part of at most `most_width` x `most_height` pixels, blown up to the whole size."""
+    """A random part of at most `most_width` x `most_height` pixels, blown up to the whole size; of a smaller picture, at
+    most half of each side."""
     width, height = image.size
-    w, h = min(width, most_width), min(height, most_height)
+    w, h = (max(1, min(side // 2, most)) for side, most in ((width, most_width), (height, most_height)))
     x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
     return image.resize((width, height), Image.Resampling.BICUBIC, box=(x, y, x + w, y + h))
 

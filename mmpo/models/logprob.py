@@ -23,7 +23,8 @@ CHUNK_ELEMENTS = 8 * 1024 * 1024
 
 
 class TokenLogps(NamedTuple):
-    """`logps` [n] float32; `top1` [n] bool, whether the target is the model's first choice; `best` [n], that choice."""
+    """`logps` [n] float32; `top1` [n] bool, whether the target is the model's first choice; `best` [n], that choice,
+    empty unless asked for."""
 
     logps: Tensor
     top1: Tensor
@@ -31,13 +32,19 @@ class TokenLogps(NamedTuple):
 
 
 def token_logps(
-    hidden: Tensor, head: nn.Module, targets: Tensor, *, chunk: int | None = None, softcap: float | None = None
+    hidden: Tensor,
+    head: nn.Module,
+    targets: Tensor,
+    *,
+    chunk: int | None = None,
+    softcap: float | None = None,
+    best: bool = False,
 ) -> TokenLogps:
     """Log-prob of `targets` [n] under `head(hidden)`, hidden [n, h]. `chunk` tokens at a time (default: by memory).
-    `softcap` c bends the logits z to `c tanh(z / c)`."""
+    `softcap` c bends the logits z to `c tanh(z / c)`. `best`: also which tokens the model prefers."""
     plain = plain_head(head)
     chunk = chunk or max(1, CHUNK_ELEMENTS // plain.out_features)
-    return TokenLogps(*_TokenLogps.apply(hidden, plain.weight, plain.bias, targets, chunk, softcap))
+    return TokenLogps(*_TokenLogps.apply(hidden, plain.weight, plain.bias, targets, chunk, softcap, best))
 
 
 def plain_head(head: nn.Module) -> nn.Linear:
@@ -60,11 +67,12 @@ class _TokenLogps(torch.autograd.Function):
         targets: Tensor,
         chunk: int,
         softcap: float | None,
+        wants_best: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
         n = len(targets)
         logps = torch.empty(n, dtype=torch.float32, device=hidden.device)
         top1 = torch.empty(n, dtype=torch.bool, device=hidden.device)
-        best = torch.empty(n, dtype=torch.long, device=hidden.device)
+        best = torch.empty(n if wants_best else 0, dtype=torch.long, device=hidden.device)
         trainable_head = weight.requires_grad or (bias is not None and bias.requires_grad)
         keep_slope = ctx.needs_input_grad[0] and not trainable_head
         slope = torch.empty_like(hidden) if keep_slope else None
@@ -72,7 +80,10 @@ class _TokenLogps(torch.autograd.Function):
             rows = slice(start, min(start + chunk, n))
             logits = logits_of(hidden[rows], weight, bias, softcap)
             steepness = 1 - (logits / softcap).square() if softcap is not None and slope is not None else None
-            largest, best[rows] = logits.max(dim=-1)
+            if wants_best:  # slower than the maximum alone
+                largest, best[rows] = logits.max(dim=-1)
+            else:
+                largest = logits.amax(dim=-1)
             target_logits = logits.gather(1, targets[rows, None]).squeeze(1)
             top1[rows] = target_logits >= largest
             exponentials = logits.sub_(largest[:, None]).exp_()
@@ -101,7 +112,7 @@ class _TokenLogps(torch.autograd.Function):
         grad = grads[0]
         if not ctx.trainable_head:
             (slope,) = ctx.saved_tensors
-            return (slope.float() * grad[:, None]).to(slope.dtype), None, None, None, None, None
+            return (slope.float() * grad[:, None]).to(slope.dtype), None, None, None, None, None, None
         hidden, weight, bias, targets = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
@@ -123,6 +134,7 @@ class _TokenLogps(torch.autograd.Function):
             grad_hidden,
             grad_weight.to(weight.dtype),
             grad_bias.to(bias.dtype) if grad_bias is not None else None,
+            None,
             None,
             None,
             None,

@@ -285,9 +285,9 @@ class PairScorer(nn.Module):
 
 
 class SegmentLogps(NamedTuple):
-    """Log-probs [n] of the scored tokens in the layout's order, whether each is the model's first choice, and that
-    choice. If asked for: the `hidden` states that an objective reads, one scored segment after the other, and the
-    `states` [n, h] that predict the tokens."""
+    """Log-probs [n] of the scored tokens in the layout's order, and whether each is the model's first choice. If asked
+    for: the `hidden` states that an objective reads, one scored segment after the other, the `states` [n, h] that
+    predict the tokens, and with them `best`, the first choices."""
 
     logps: Tensor
     top1: Tensor
@@ -306,7 +306,7 @@ def segment_logps(
     states: bool = False,
 ) -> SegmentLogps:
     """Log-probs of every scored token of a layout; `features` come from `encode_images`. `hidden` names further states
-    to return, `states` keeps those that the tokens were predicted from."""
+    to return, `states` keeps those that the tokens were predicted from, and the first choices."""
     with capture(vlm, hidden) as captured:
         if vlm.family.features == "own":
             rows = unknown.hidden_states(vlm, layout, features)
@@ -314,7 +314,7 @@ def segment_logps(
             shown = select_images(features, layout.image_order, vlm.family)
             rows = vlm.backbone(**layout.model_inputs, **shown, use_cache=False).last_hidden_state
     scored = rows.flatten(0, 1).index_select(0, layout.predictors)
-    found = token_logps(scored, vlm.head, layout.targets, chunk=chunk, softcap=vlm.softcap)
+    found = token_logps(scored, vlm.head, layout.targets, chunk=chunk, softcap=vlm.softcap, best=states)
     asked = captured.read(rows, layout) if captured is not None else None
     return SegmentLogps(found.logps, found.top1, found.best, asked, scored if states else None)
 

@@ -116,7 +116,7 @@ class Disturber:
                     hint="the released code fails here; set disturbance.uniform: true",
                 )
             scores = (~special & ~(image & keep_image)).astype(float)
-        count = min(max(1, math.floor(len(ids) * settings.rate)), np.count_nonzero(scores))
+        count = min(max(1, math.floor(len(ids) * settings.rate)), int(np.count_nonzero(scores)))
         drawn = rng.choice(len(ids), size=count, replace=False, p=scores / scores.sum())
         return {int(k) for k in drawn if not special[k]}
 

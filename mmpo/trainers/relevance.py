@@ -16,7 +16,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from safetensors import safe_open
@@ -81,7 +81,7 @@ class PolicyEmbedder:
         return torch.stack(rows).cpu()
 
     def words(self, words: Sequence[str]) -> Tensor:
-        table = self.vlm.base.get_input_embeddings().weight
+        table = cast(Tensor, self.vlm.base.get_input_embeddings().weight)
         ids = [self.vlm.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in words]
         return torch.stack([table[torch.tensor(own, device=table.device)].float().mean(0) for own in ids]).cpu()
 

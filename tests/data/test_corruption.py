@@ -51,6 +51,15 @@ def test_diffusion_adds_the_noise_of_its_step() -> None:
     assert not Corruption("black").tensor(pixels, generator(0, "a", 0)).any()
 
 
+def test_a_small_crop_has_its_own_limits() -> None:
+    board = np.zeros((600, 800, 3), dtype=np.uint8)
+    board[..., 0] = np.arange(800)[None, :] * 250 / 800
+    board[..., 1] = np.arange(600)[:, None] * 250 / 600
+    shown = np.asarray(Corruption("small_crop").picture(Image.fromarray(board), generator(0, "a", 0)))
+    wide, high = (np.ptp(shown[..., channel]) / 250 for channel in (0, 1))
+    assert wide == pytest.approx(320 / 800, abs=0.02) and high == pytest.approx(240 / 600, abs=0.02)
+
+
 def test_a_crop_shows_at_most_a_fifth() -> None:
     board = np.zeros((100, 100, 3), dtype=np.uint8)
     board[..., 0] = np.arange(100)[None, :] * 2
