@@ -34,6 +34,7 @@ def test_a_passing_fault_is_outlived(fault: str) -> None:
         with open_chat(server.settings(timeout=timeout, retries=2)) as chat:
             assert ask_all(chat, ["a"]) == [ChatReply("you said a", False, "scripted-1", False)]
         assert server.attempts["a"] == 3
+        assert server.requests[1:] == server.requests[:1] * 2  # also at the same temperature: some kits raise it
 
 
 @pytest.mark.parametrize(
