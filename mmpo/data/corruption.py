@@ -48,7 +48,7 @@ def crop(image: Image.Image, rng: np.random.Generator, *, least: float = 0.01, m
 def small_crop(
     image: Image.Image, rng: np.random.Generator, *, most_width: int = 320, most_height: int = 240
 ) -> Image.Image:
-    """A random part of at most `most_width` x `most_height` pixels and half of each side, blown up to the whole size."""
+    """A random part of at most `most_width` x `most_height` pixels and half of each side, blown up to full size."""
     width, height = image.size
     w, h = (max(1, min(side // 2, most)) for side, most in ((width, most_width), (height, most_height)))
     x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
