@@ -88,7 +88,11 @@ def built(args: argparse.Namespace, folder: Path, seed: int) -> MiaBuildResult:
             "collage": {"sizes": {2: 3, 4: 1}, "targets": {4: 2}, "noise": args.collage_noise},
             "pic_in_pic": {"noise": args.inner_noise},
             "attention": {"regions": "exact"},  # the demo model crops pictures to squares
-            "selection": {"min_seen": args.min_seen, "min_perplexity": args.min_perplexity},
+            "selection": {
+                "min_seen": args.min_seen,
+                "min_perplexity": args.min_perplexity,
+                "drop_right": True,  # "Yes, … in Image2" against "Yes, … in the image" says nothing
+            },
             "max_new_tokens": 48,
             "seed": seed,
         }

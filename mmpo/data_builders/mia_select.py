@@ -49,6 +49,8 @@ def verdict(candidate: Mapping[str, Any], attention: AttentionSettings, selectio
         return "empty"
     if chosen == rejected:
         return "equal"
+    if selection.drop_right and _opening(chosen) == _opening(rejected) != "":
+        return "right"
     if candidate["refusal"]:
         if REFUSES.search(rejected):
             return "refuses_already"
@@ -63,6 +65,12 @@ def verdict(candidate: Mapping[str, Any], attention: AttentionSettings, selectio
     if selection.max_rejected_characters is not None and len(rejected) > selection.max_rejected_characters:
         return "too_long"
     return ""
+
+
+def _opening(text: str) -> str:
+    """`yes` or `no` where the text begins with it, else nothing."""
+    found = re.match(r"\W*(yes|no)\b", text.lower())
+    return found.group(1) if found else ""
 
 
 def _looked(candidate: Mapping[str, Any], attention: AttentionSettings, selection: SelectionSettings) -> str:

@@ -119,6 +119,10 @@ class SelectionSettings(_Settings):
     min_edit_distance: float | None = Field(
         default=None, ge=0, le=1, description="Edit distance of the sides over the longer one, at least this."
     )
+    drop_right: bool = Field(
+        default=False,
+        description="Drop answers that begin with the right yes or no, however they go on (not in MIA-DPO).",
+    )
     max_rejected_characters: int | None = Field(default=None, ge=1, description="Longer answers are dropped.")
     min_seen: float = Field(
         default=0.5, ge=0, le=1, description="Share of the target that the model's processor must not crop away."

@@ -285,6 +285,9 @@ def test_filters() -> None:
     assert why({"perplexity": 1.1}) == "perplexity" and why({"perplexity": 1.1}, min_perplexity=None) == ""
     assert why(max_length_ratio=1.0) == "" and why({"rejected": "dog"}, max_length_ratio=1.5) == "length_ratio"
     assert why(min_edit_distance=0.9) == "edit_distance" and why(max_rejected_characters=4) == "too_long"
+    yes = {"chosen": "Yes, a cat.", "rejected": "Yes, in Image2."}
+    assert why(yes) == "" and why(yes, drop_right=True) == "right"
+    assert why(yes | {"rejected": "No cat."}, drop_right=True) == "" and why(drop_right=True) == ""
     assert why({"refusal": True, "rejected": "Image4 does not exist."}) == "refuses_already"
     assert threshold(candidate, own, SelectionSettings(times_uniform=1.5)) == pytest.approx(0.5)
     collage = {"layout": "collage", "n": 4, "parts": {"blocks": {"ratio": 0.5, "uniform": 0.25}}}
