@@ -168,7 +168,8 @@ def _estimated(tally: Tally, metric: Metric, sums: Array) -> Estimate:
         successes, trials = (int(totals[column]) for column in metric.independent)
         interval = wilson(successes, trials)
     else:
-        interval = percentile_interval(metric.formula(sums), images=len(tally.images))
+        highest = 1.0 if metric.percent else metric.highest
+        interval = percentile_interval(metric.formula(sums), images=len(tally.images), highest=highest)
     defined = metric.name not in tally.undefined
     return Estimate(value=float(metric.formula(totals)), defined=defined, **vars(interval))
 

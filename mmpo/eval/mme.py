@@ -115,7 +115,7 @@ def _points(c: Array) -> Array:
 METRICS = (
     Metric("acc", _acc, "higher"),
     Metric("acc+", _acc_plus, "higher", independent=(_BOTH, _PAIRS)),
-    Metric("score", _points, "higher", percent=False),
+    Metric("score", _points, "higher", percent=False, highest=200.0),
     Metric("yes_ratio", lambda c: ratio(c[..., _YES], c[..., _ALL]), "neither"),
 )
 
@@ -252,7 +252,7 @@ def group_tally(results: Mapping[str, SubtaskResult], group: str) -> Tally | Non
         return ratio(parts(c)[..., _YES].sum(-1), parts(c)[..., _ALL].sum(-1))
 
     metrics = (
-        Metric("score", lambda c: _points(parts(c)).sum(-1), "higher", percent=False),
+        Metric("score", lambda c: _points(parts(c)).sum(-1), "higher", percent=False, highest=200.0 * len(members)),
         Metric("yes_ratio", yes_ratio, "neither"),
     )
     return Tally(images, counts, metrics)

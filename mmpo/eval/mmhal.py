@@ -191,7 +191,7 @@ def _over_questions(column: int, scale: float = 1.0) -> Any:
 
 
 METRICS = (
-    Metric("score", _over_questions(_SCORE), "higher", percent=False),
+    Metric("score", _over_questions(_SCORE), "higher", percent=False, highest=float(HIGHEST)),
     Metric("hallucination_rate", _over_questions(_HALLUCINATED), "lower", independent=(_HALLUCINATED, _QUESTIONS)),
     Metric("informativeness", _over_questions(_INFORMATIVE, 3.0), "higher"),
 )

@@ -139,15 +139,17 @@ def bootstrap_interval(counts: Array, statistic: Statistic, *, samples: int, see
     return percentile_interval(statistic(resampled_sums(counts, samples=samples, seed=seed)), images=len(counts))
 
 
-def percentile_interval(values: Array, *, images: int) -> Interval:
-    """The interval that holds the middle 95% of resampled `values` [r].
+def percentile_interval(values: Array, *, images: int, highest: float | None = 1.0) -> Interval:
+    """The interval that holds the middle 95% of resampled `values` [r], which lie between 0 and `highest` (None: no
+    bound is known).
 
-    Where every resample gives the same 0 or 1 (no mention was hallucinated, all answers were right) a bootstrap would
-    claim certainty; Wilson's interval with the images as trials stands in, which errs on the wide side.
+    Where every resample gives the same 0 or `highest` (no mention was hallucinated, all answers were right) a bootstrap
+    would claim certainty; Wilson's interval with the images as trials stands in, which errs on the wide side.
     """
     low, high = np.quantile(values, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    if low == high and low in (0.0, 1.0):
-        return wilson(low * images, images)
+    if low == high and highest is not None and low in (0.0, highest):
+        share = wilson(images if low else 0, images)
+        return Interval(highest * share.low, highest * share.high, share.method)
     return Interval(float(low), float(high), "bootstrap")
 
 

@@ -23,7 +23,7 @@ class Metric:
 
     `better` says which direction is good, `percent` that the table shows the fraction as a percentage, `independent`
     that the metric is a share of images, at most one count an image (so Wilson's interval holds), given as the pair
-    of count columns (successes, trials).
+    of count columns (successes, trials). `highest` is the largest value of a bounded metric that is no percentage.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Metric:
     percent: bool = True
     independent: tuple[int, int] | None = None
     denominator: Statistic | None = None
+    highest: float | None = None
 
 
 @dataclass(frozen=True)

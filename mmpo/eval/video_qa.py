@@ -144,7 +144,14 @@ def metrics(
 
 METRICS = (
     Metric("accuracy", lambda c: ratio(c[..., 0], c[..., 1]), "higher", denominator=lambda c: c[..., 1]),
-    Metric("score", lambda c: ratio(c[..., 2], c[..., 3]), "higher", percent=False, denominator=lambda c: c[..., 3]),
+    Metric(
+        "score",
+        lambda c: ratio(c[..., 2], c[..., 3]),
+        "higher",
+        percent=False,
+        denominator=lambda c: c[..., 3],
+        highest=5.0,
+    ),
 )
 
 

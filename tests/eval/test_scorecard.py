@@ -198,3 +198,6 @@ def test_mme_intervals_are_on_the_scale_of_the_score() -> None:
     row = {row.metric: row.after for row in compare("mme", "count", None, results["count"].tally, BOOT)}["score"]
     assert row.value == pytest.approx(100 * 15 / 60)
     assert 10 < row.high - row.low < 100
+    perfect = mme.score(questions, ["Yes", "No"] * 30)["count"].tally
+    row = {row.metric: row.after for row in compare("mme", "count", None, perfect, BOOT)}["score"]
+    assert row.value == row.high == 200 and 150 < row.low < 200

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from mmpo.eval import statistics
-from mmpo.eval.statistics import bootstrap_interval, mcnemar, paired_difference, ratio, resampled_sums, wilson
+from mmpo.eval.statistics import (
+    bootstrap_interval,
+    mcnemar,
+    paired_difference,
+    percentile_interval,
+    ratio,
+    resampled_sums,
+    wilson,
+)
 
 
 def share(counts: np.ndarray) -> np.ndarray:
@@ -89,6 +97,15 @@ def test_no_certainty_from_a_sample_without_variation(value: int) -> None:
     interval = bootstrap_interval(counts, share, samples=200, seed=0)
     assert interval == wilson(50 * value, 50)
     assert interval.high - interval.low > 0.05
+
+
+def test_the_ends_of_other_scales() -> None:
+    """Scores of 0 to 6 that are all 6 (or 0) are no certainty either; a mean that happens to be 1 is no full score."""
+    wide, full = wilson(50, 50), percentile_interval(np.full(200, 6.0), images=50, highest=6.0)
+    assert (full.low, full.high) == pytest.approx((6 * wide.low, 6.0)) and full.low < 6
+    assert percentile_interval(np.zeros(200), images=50, highest=6.0).high == pytest.approx(6 * wilson(0, 50).high)
+    mean = percentile_interval(np.ones(200), images=50, highest=None)
+    assert (mean.low, mean.high, mean.method) == (1.0, 1.0, "bootstrap")
 
 
 def test_coverage_of_the_clustered_interval() -> None:
