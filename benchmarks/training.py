@@ -41,7 +41,7 @@ import torch
 from benchmarks.speed.layouts import LAYOUTS, Layout, quick
 from benchmarks.speed.measure import measure
 from benchmarks.speed.models import SIZES, sized
-from benchmarks.speed.sides import Setting, encoded, trl_refuses_cache
+from benchmarks.speed.sides import Setting, encoded, estimated_mib, trl_refuses_cache
 
 SAME_LOSS = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 """Two sides compute the same thing if their losses are no further apart."""
@@ -82,7 +82,7 @@ def run_row(setting: Setting, arguments: argparse.Namespace) -> dict[str, Any]:
     losses = {name: found["losses"][name] for name in ("trl", "mmpo", "mmpo-cached") if name in found["losses"]}
     if max(losses.values()) - min(losses.values()) > SAME_LOSS[setting.dtype]:
         raise RuntimeError(f"{layout.name}: the sides don't compute the same thing: {losses}")
-    return described | found | summed_up(found, layout.pairs)
+    return described | found | summed_up(found, layout.pairs) | {"estimated_mib": estimated_mib(setting)}
 
 
 def summed_up(found: dict[str, Any], pairs: int) -> dict[str, Any]:
@@ -111,13 +111,15 @@ def summed_up(found: dict[str, Any], pairs: int) -> dict[str, Any]:
 
 COLUMNS = (
     "layout", "pairs/s: TRL", "mmpo", "cached", "speed-up", "cached", "GFLOP/pair: TRL", "mmpo", "cached", "bound",
-    "share of the bound", "cached", "tower passes: TRL", "mmpo", "peak MiB: TRL", "mmpo", "memory",
+    "share of the bound", "cached", "tower passes: TRL", "mmpo", "peak MiB: TRL", "mmpo", "estimated", "memory",
 )  # fmt: skip
 
 
 def markdown(result: dict[str, Any]) -> str:
     lines = [result["setting"], "", _line(COLUMNS), _line(["---"] * len(COLUMNS))]
-    notes = [f"TRL's own cache of reference log-probs: {result['trl_cache'] or 'works'}"] if "trl_cache" in result else []
+    notes = (
+        [f"TRL's own cache of reference log-probs: {result['trl_cache'] or 'works'}"] if "trl_cache" in result else []
+    )
     for row in result["rows"]:
         if "error" in row:
             notes.append(f"{row['name']}: {row['error']}")
@@ -137,6 +139,7 @@ def markdown(result: dict[str, Any]) -> str:
                     *(_number(row[name], 2) for name in ("share_of_bound", "share_of_bound_cached")),
                     *(_number(tower.get(name), 1) for name in ("trl", "mmpo")),
                     *(_number(peak.get(name), 0) for name in ("trl", "mmpo")),
+                    _number(row["estimated_mib"], 0),
                     _number(row["memory_ratio"], 2, "x"),
                 ]
             )

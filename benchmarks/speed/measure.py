@@ -56,7 +56,9 @@ def count(side: Side) -> Counted:
     """The arithmetic of one step. Attention counts as if nothing were masked, which is how kernels without a block
     mask work. Kernels that PyTorch does not know (TRL's fused head on a GPU is one) are not seen."""
     rows = [0]
-    layers = next(module for module in side.tower().modules() if isinstance(module, torch.nn.ModuleList) and len(module))
+    layers = next(
+        module for module in side.tower().modules() if isinstance(module, torch.nn.ModuleList) and len(module)
+    )
     # A linear layer inside the first block: recomputation for backward calls the block's parts, not the block.
     linear = next(module for module in layers[0].modules() if isinstance(module, torch.nn.Linear))
 

@@ -30,6 +30,8 @@ from mmpo.models.vision import encode_images, select_images, vision_modules
 from mmpo.objectives import build_objective
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
+from mmpo.trainers.memory import estimate_memory
+from mmpo.trainers.schedule import Budget
 
 LORA = r".*(language_model|text_model)\.layers.*\.(q|k|v|o|gate|up|down)_proj"
 
@@ -130,8 +132,10 @@ def encoded(setting: Setting, vlm: VLM) -> tuple[EncodedPairs, ImageStore]:
         }
         pairs.append(
             PreferencePair(
-                id=str(number), images=[encode_image(image) for image in row["images"]],
-                prompt=[{"role": "user", "content": content}], **sides,
+                id=str(number),
+                images=[encode_image(image) for image in row["images"]],
+                prompt=[{"role": "user", "content": content}],
+                **sides,
             )  # fmt: skip
         )
     store = ImageStore(vlm, 0)
@@ -174,6 +178,21 @@ def mmpo_side(setting: Setting, cached: bool = False) -> Side:
         return float(loss)
 
     return Side(step, vlm)
+
+
+def estimated_mib(setting: Setting) -> float:
+    """What mmpo says before training that a step of this layout adds to the loaded model, optimizer states apart."""
+    vlm = setting.model()
+    pairs, store = encoded(setting, vlm)
+    scorer = PairScorer(vlm, sharing="on")
+    if setting.layout.checkpointing:
+        scorer.gradient_checkpointing_enable()
+    budget = Budget(pairs.lengths, pairs.parts(vlm))
+    batch = PairCollator(store)(pairs.rows[:1])["batch"].to(setting.device)
+    with setting.autocast():
+        found = estimate_memory(vlm, scorer, batch, budget.tokens([0]), budget.tokens(range(len(pairs))))
+    gradients = sum(p.nbytes for p in vlm.model.parameters() if p.requires_grad)
+    return (found.activations + found.working + gradients) / 2**20
 
 
 def bound_side(setting: Setting, cached: bool = False) -> Side:

@@ -62,6 +62,7 @@ def main() -> None:
     found = gradients(scorer, batch_of(vlm, dist.get_rank()))
     if dist.get_rank() == 0:
         save_file({name: value.contiguous() for name, value in found.items()}, Path(sys.argv[1]))
+    dist.barrier()  # neither leaves while the other still talks to it
     dist.destroy_process_group()
 
 
