@@ -166,9 +166,8 @@ def _qwen(size: Size) -> tuple[Any, Any]:
     )
     hidden, intermediate, layers, heads = size.qwen
     section = size.hidden // size.heads // 2
-    rope = {
-        "rope_type": "default", "rope_theta": 1e6, "mrope_section": [section - 2 * (3 * section // 8)] + [3 * section // 8] * 2
-    }  # fmt: skip
+    third = 3 * section // 8
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [section - 2 * third, third, third]}
     config = Qwen2_5_VLConfig(
         vision_config={
             "depth": layers, "hidden_size": hidden, "intermediate_size": intermediate, "num_heads": heads,

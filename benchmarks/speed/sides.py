@@ -136,7 +136,7 @@ def encoded(setting: Setting, vlm: VLM) -> tuple[EncodedPairs, ImageStore]:
                 images=[encode_image(image) for image in row["images"]],
                 prompt=[{"role": "user", "content": content}],
                 **sides,
-            )  # fmt: skip
+            )
         )
     store = ImageStore(vlm, 0)
     found = encode_pairs(vlm, pairs, store)
