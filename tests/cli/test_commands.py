@@ -11,7 +11,7 @@ import pytest
 from mmpo.errors import UserError
 from tests.cli.conftest import Invoke
 
-COMMANDS = ["demo", "build", "train", "eval", "run", "recipe show", "recipe check", "convert"]
+COMMANDS = ["demo", "build", "train", "eval", "run", "recipe show", "recipe check", "convert", "export"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
