@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,7 +164,7 @@ class HallucinationBuilder:
             if rows:
                 best.setdefault(draft.image.id, draft)
             complete = rows[0]["chosen"] if rows else draft.text if draft.why_not == "nothing_hallucinated" else ""
-            if complete and (omission := self._omission(source, complete, _number(draft))):
+            for omission in self._omissions(source, complete, _number(draft)) if complete else ():
                 source.pairs.append(omission)
                 tally.totals["omission_pairs"] += 1
                 tally.count_words(omission)
@@ -233,32 +233,34 @@ class HallucinationBuilder:
             row["chosen_weights"], row["rejected_weights"] = weights
         return row
 
-    def _omission(self, source: Source, text: str, sample: int) -> dict[str, Any] | None:
-        """A pair that prefers a right description to the same one without a true object, or None where it isn't to be.
+    def _omissions(self, source: Source, text: str, sample: int) -> Iterator[dict[str, Any]]:
+        """Pairs that prefer a right description to the same one without a true object, another object each.
 
         Pairs about hallucinations alone teach to say less: the shorter side is always the better one. These are their
         counterweight, so that what is learnt is to look.
         """
         rng = random.Random(f"{self.settings.seed}/omission/{source.image.id}/{sample}")
         said = sorted(named(self.objects.check(text, source.truth)))
-        if rng.random() >= self.settings.omission_share or len(said) < 2:
-            return None
-        omitted = rng.choice(said)
-        shorter = self.drafter.writer.correct(text, lambda name: name == omitted)
-        if not shorter.corrected or shorter.lost or shorter.original == shorter.corrected:
-            return None
-        if named(self.objects.check(shorter.corrected, source.truth)) != set(said) - {omitted}:
-            return None
-        return self._row(
-            source,
-            f"o{sample}",
-            source.prompt,
-            shorter.original,
-            shorter.corrected,
-            kind="omission",
-            sample=sample,
-            omitted=omitted,
-        )
+        wanted, rest = divmod(self.settings.omission_share, 1)
+        count = int(wanted) + (rng.random() < rest)
+        if len(said) < 2:
+            return
+        for number, omitted in enumerate(rng.sample(said, min(count, len(said)))):
+            shorter = self.drafter.writer.correct(text, lambda name, omitted=omitted: name == omitted)
+            if not shorter.corrected or shorter.lost or shorter.original == shorter.corrected:
+                continue
+            if named(self.objects.check(shorter.corrected, source.truth)) != set(said) - {omitted}:
+                continue
+            yield self._row(
+                source,
+                f"o{sample}" + (f"-{number}" if number else ""),
+                source.prompt,
+                shorter.original,
+                shorter.corrected,
+                kind="omission",
+                sample=sample,
+                omitted=omitted,
+            )
 
     # ---- questions
 

@@ -165,10 +165,10 @@ class BuildSettings(_Settings):
     omission_share: float = Field(
         1.0,
         ge=0,
-        le=1,
+        le=4,
         description=(
-            "Share of the descriptions that, once right, also give a pair whose rejected side leaves out a true "
-            "object. Keeps the model from learning merely to say less; 0 builds none."
+            "For each description, once right, so many pairs whose rejected side leaves out a true object (0.5: for "
+            "half of the descriptions). Keeps the model from learning merely to say less; 0 builds none."
         ),
     )
     variants: int = Field(

@@ -4,6 +4,7 @@ weights)."""
 from __future__ import annotations
 
 import argparse
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 from mmpo.data.atomic import write_text
@@ -69,8 +70,9 @@ def measure(model: Path, work: Path, images: int) -> dict[str, Scorecard]:
 
 
 def _table(card: Scorecard) -> str:
-    """The scorecard's table without its headings and counts."""
-    return "\n".join(line for line in card.to_markdown().splitlines() if line.startswith("|"))
+    """The scorecard's table of metrics, without its headings and what follows it."""
+    lines = dropwhile(lambda line: not line.startswith("|"), card.to_markdown().splitlines())
+    return "\n".join(takewhile(lambda line: line.startswith("|"), lines))
 
 
 def write_model_card(model: Path, work: Path, images: int = 300) -> Path:

@@ -107,6 +107,23 @@ def test_omission_pairs_prefer_the_description_that_leaves_nothing_out(
     assert example.rejected_text in ("There is a cat on the left.", "There are two cups on the right.")
 
 
+def test_several_omission_pairs_a_description_leave_out_different_objects(
+    parrot_folder: Path, world: Path, tmp_path: Path
+) -> None:
+    counts = {}
+    for share in (1.0, 1.5, 3.0):
+        folder = tmp_path / str(share)
+        counts[share] = build(settings(parrot_folder, world, omission_share=share, qa=None), folder).omission_pairs
+    assert counts[1.0] < counts[1.5] <= counts[3.0]
+    left_out: dict[tuple[str, int], list[str]] = {}
+    for pair in pairs_of(tmp_path / "3.0", "omission"):
+        left_out.setdefault((pair.chosen_text, pair.provenance["sample"]), []).append(pair.provenance["omitted"])
+    assert all(len(set(names)) == len(names) for names in left_out.values())
+    assert max(map(len, left_out.values())) > 1
+    ids = [pair.id for pair in pairs_of(tmp_path / "3.0", "omission")]
+    assert len(set(ids)) == len(ids)
+
+
 def test_no_omission_pairs_where_none_are_wanted(parrot_folder: Path, world: Path, tmp_path: Path) -> None:
     result = build(settings(parrot_folder, world, omission_share=0.0), tmp_path)
     assert result.omission_pairs == 0 and not pairs_of(tmp_path, "omission")
