@@ -13,6 +13,8 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import eq
 from typing import Any
 
 from mmpo.data.annotations import AnnotatedImage
@@ -246,7 +248,7 @@ class HallucinationBuilder:
         if len(said) < 2:
             return
         for number, omitted in enumerate(rng.sample(said, min(count, len(said)))):
-            shorter = self.drafter.writer.correct(text, lambda name, omitted=omitted: name == omitted)
+            shorter = self.drafter.writer.correct(text, partial(eq, omitted))
             if not shorter.corrected or shorter.lost or shorter.original == shorter.corrected:
                 continue
             if named(self.objects.check(shorter.corrected, source.truth)) != set(said) - {omitted}:

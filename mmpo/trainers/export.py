@@ -96,7 +96,7 @@ def _merge(settings: TrainSettings, adapter: Path, folder: Path) -> tuple[float,
         base = _scores(vlm)
     del vlm
     vlm = load(settings.model, adapter)  # once more: scoring leaves its attention behind
-    model: Any = vlm.model.merge_and_unload(safe_merge=True)  # type: ignore[operator, union-attr]
+    model: Any = vlm.model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
     model.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
     dtype = vlm.dtype
