@@ -115,9 +115,11 @@ def test_several_omission_pairs_a_description_leave_out_different_objects(
         folder = tmp_path / str(share)
         counts[share] = build(settings(parrot_folder, world, omission_share=share, qa=None), folder).omission_pairs
     assert counts[1.0] < counts[1.5] <= counts[3.0]
-    left_out: dict[tuple[str, int], list[str]] = {}
+    left_out: dict[tuple[object, object], list[object]] = {}
     for pair in pairs_of(tmp_path / "3.0", "omission"):
-        left_out.setdefault((pair.chosen_text, pair.provenance["sample"]), []).append(pair.provenance["omitted"])
+        left_out.setdefault((pair.provenance["source"], pair.provenance["sample"]), []).append(
+            pair.provenance["omitted"]
+        )
     assert all(len(set(names)) == len(names) for names in left_out.values())
     assert max(map(len, left_out.values())) > 1
     ids = [pair.id for pair in pairs_of(tmp_path / "3.0", "omission")]

@@ -101,7 +101,7 @@ def test_caption_files(tmp_path: Path) -> None:
             [{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}],
             r"c.jsonl:2: image 1 is already described at .*:1",
         ),
-        ([{"caption": "a"}], "c.jsonl:1: `image_id` must be a number or a name, found None"),
+        ([{"caption": "a"}], "c.jsonl:1: no `image_id`; the record has `caption`"),
         ([{"image_id": 1}], "c.jsonl:1: no `caption`"),
     ],
 )
