@@ -19,7 +19,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from peft import PeftModel
@@ -38,7 +38,7 @@ from mmpo.models.asking import (
     text_key,
 )
 from mmpo.models.choosing import Chooser, Greedy, Sampler, YesNo, stream_seed
-from mmpo.models.generate import Continuation, PromptGroup, answering, generate_alone, generate_shared
+from mmpo.models.generate import Continuation, PromptGroup, answering, generate_alone, generate_shared, prefill_images
 from mmpo.models.loading import VLM
 from mmpo.models.probe import ProbeSpec
 from mmpo.models.self_check import SelfCheck, plain_decoding
@@ -107,7 +107,8 @@ class AnswerEngine:
     `sharing`: "auto" checks itself and falls back loudly, "on" insists (no check, an error where the model can't),
     "off" runs the model's own `generate` one by one. `image_root` confines image paths to a folder. `check` is the
     number of questions that the self-check asks twice; `checks` holds what it found, `why_not_shared` why sharing is
-    off (empty while it is on). Nothing of the model is changed for good: training mode and attention come back.
+    off (empty while it is on); `repeats` says that questions then continue copies of their image's cache, rather than
+    being asked one by one. Nothing of the model is changed for good: training mode and attention come back.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class AnswerEngine:
         self.token_budget = token_budget
         self.checks: list[SelfCheck] = []
         self.why_not_shared = ""
+        self.repeats = False
         self._sharing, self._check_size = sharing, check
         self._yes_no = YesNo(vlm.tokenizer)
         self._off = False
@@ -367,10 +369,17 @@ class AnswerEngine:
         reader = self._yes_no.read if self._yes_no else None
         flat = [(group, index) for group in groups for index in range(len(group.prompts))]
 
-        def alone(row: int) -> tuple[Continuation, list[torch.Tensor]]:
+        def alone(row: int, past: Any | None = None) -> tuple[Continuation, list[torch.Tensor]]:
             group, index = flat[row]
             return generate_alone(
-                self.vlm, group, index, max_new_tokens=limit, chooser=pick.alone(row), reader=reader, probe=probe
+                self.vlm,
+                group,
+                index,
+                max_new_tokens=limit,
+                chooser=pick.alone(row),
+                reader=reader,
+                probe=probe,
+                past=past,
             )
 
         if not self.why_not_shared:
@@ -389,15 +398,43 @@ class AnswerEngine:
                 self.checks.append(check)
                 if not check.different:
                     return results
-                self._cannot_share(f"the self-check found other answers than one by one: {check.different[0]}")
+                self._cannot_share(
+                    f"the self-check found other answers than one by one: {check.different[0]}", copies=False
+                )
+        if self.repeats and probe is None:
+            results, row = [], 0
+            for group in groups:
+                past = prefill_images(self.vlm, group)
+                results += [alone(row + index, past)[0] for index in range(len(group.prompts))]
+                row += len(group.prompts)
+            if off in self._checked:
+                return results
+            self._checked.add(off)
+            check = SelfCheck.run(results, alone, self._check_size, self.vlm.dtype)
+            self.checks.append(check)
+            if not check.different:
+                return results
+            self.repeats = False
+            warnings.warn(
+                f"{self.vlm.source}: a copied cache gives other answers: {check.different[0]}. Answering one by one.",
+                RuntimeWarning,
+                stacklevel=3,
+            )
         return [alone(row)[0] for row in range(len(flat))]
 
-    def _cannot_share(self, reason: str) -> None:
+    def _cannot_share(self, reason: str, *, copies: bool = True) -> None:
         message = f"{self.vlm.source}: questions can't share their image's work: {reason}"
         if self._sharing == "on":
             raise UserError(message, hint='use sharing="auto" to answer one by one instead')
         self.why_not_shared = reason
-        warnings.warn(f"{message}. Answering one by one, which is much slower.", RuntimeWarning, stacklevel=3)
+        # Where a prompt's own words change its image (a prefix that sees itself both ways) not even a copy would do.
+        self.repeats = copies and self.vlm.family.blocks != "prompt" and self.vlm.family.features != "own"
+        instead = (
+            "Each continues a copy of its image's cache instead, which is slower."
+            if self.repeats
+            else "Answering one by one, which is much slower."
+        )
+        warnings.warn(f"{message}. {instead}", RuntimeWarning, stacklevel=3)
 
     def _text(self, continuation: Continuation) -> str:
         text: str = self.vlm.tokenizer.decode(continuation.token_ids, skip_special_tokens=True)

@@ -10,6 +10,7 @@ reference.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -137,16 +138,18 @@ def generate_alone(
     chooser: Chooser | None = None,
     reader: FirstReader | None = None,
     probe: ProbeSpec | None = None,
+    past: Any | None = None,
 ) -> tuple[Continuation, list[Tensor]]:
-    """The same through `model.generate`, for one prompt and with nothing shared. `chooser` is asked for row 0.
+    """The same through `model.generate`, for one prompt and with nothing shared. `chooser` is asked for row 0. `past`,
+    from `prefill_images`, is copied and continued instead of computing the images again.
 
     Also returns each step's scores ([v] fp32), so that a caller can tell a near-tie from a mistake.
     """
     prompt = torch.tensor([group.prompts[index]], device=vlm.device)
-    tensors = {
-        key: value.to(vlm.device, vlm.dtype if value.is_floating_point() else None)
-        for key, value in {**model_tensors(vlm, group.tensors), **token_kinds(vlm, prompt)}.items()
-    }
+    if past is None:
+        tensors = _inputs(vlm, group, prompt)
+    else:
+        tensors = {**token_kinds(vlm, prompt), "past_key_values": copy.deepcopy(past)}
     sums = None
     if probe is not None:
         chooser = Confidence(chooser or Greedy(), 1)
@@ -177,6 +180,29 @@ def generate_alone(
     if sums is not None and isinstance(chooser, Confidence):
         _note(row, sums, 0, chooser.top[0])
     return row, scores
+
+
+def _inputs(vlm: VLM, group: PromptGroup, ids: Tensor) -> dict[str, Any]:
+    """What the model's own forward wants beside the token ids."""
+    tensors = {**model_tensors(vlm, group.tensors), **token_kinds(vlm, ids)}
+    return {
+        key: value.to(vlm.device, vlm.dtype if value.is_floating_point() else None) for key, value in tensors.items()
+    }
+
+
+@torch.no_grad()
+def prefill_images(vlm: VLM, group: PromptGroup) -> Any | None:
+    """The model's own cache after what the group's prompts have in common, for `generate_alone(past=…)`; None where
+    they have not all their images in common, or there is but one prompt."""
+    shared = common_prefix(group.prompts)
+    visual = vlm.visual_token_ids
+    if len(group.prompts) < 2 or any(token in visual for token in group.prompts[0][shared:]):
+        return None
+    ids = torch.tensor([group.prompts[0][:shared]], device=vlm.device)
+    out = vlm.base(
+        input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=True, logits_to_keep=1, **_inputs(vlm, group, ids)
+    )
+    return out.past_key_values
 
 
 class _Plan:

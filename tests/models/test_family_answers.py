@@ -9,7 +9,7 @@ import torch
 
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.attention import use_tree_attention
-from mmpo.models.generate import PromptGroup, answering, generate_alone
+from mmpo.models.generate import PromptGroup, answering, generate_alone, prefill_images
 from mmpo.models.loading import VLM
 from mmpo.models.prompts import encode_prompt, process_images
 from tests.models.pairs import PICTURES
@@ -19,6 +19,9 @@ from tests.tiny_families import TINY
 
 ALONE = {"gemma3", "paligemma", "paligemma2", "mistral3-window"}
 """Two-way blocks or sliding windows: prefixes can't be shared in generation."""
+
+REPEATED = {"gemma3", "mistral3-window"}
+"""Of these, the ones whose questions can each continue a copy of the image's cache."""
 
 SHARED = [name for name in TINY if name not in ALONE]
 
@@ -64,8 +67,11 @@ def test_answers_are_those_of_generate(name: str) -> None:
         engine = AnswerEngine(vlm, max_new_tokens=6)
         answers = list(engine.answer([(PICTURES[i], QUESTIONS[:2]) for i in (0, 1)]))
     notices = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
-    assert [n for n in notices if "one by one" in n] == (notices if name in ALONE else [])
-    assert bool(engine.why_not_shared) == (name in ALONE)
+    assert [n for n in notices if "one by one" in n] == (notices if name in ALONE - REPEATED else [])
+    assert [n for n in notices if "copy of its image's cache" in n] == (notices if name in REPEATED else [])
+    assert bool(engine.why_not_shared) == (name in ALONE) and engine.repeats == (name in REPEATED)
+    if name in REPEATED:
+        assert engine.checks[-1].asked == 3 and not engine.checks[-1].different
     expected = [ordinary(vlm, i, text, 6) for i in (0, 1) for text in QUESTIONS[:2]]
     for answer, tokens in zip(answers, expected, strict=True):
         assert list(answer.token_ids) == tokens or answer.margin < 1e-4
@@ -100,3 +106,29 @@ def test_prompt_token_kinds_reach_generate(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_window_that_cuts_nothing_is_no_reason_not_to_share() -> None:
     vlm = TINY["mistral3-window"](sliding_window=500)
     assert_same(vlm, [group_about(vlm, 0), group_about(vlm, 1)], limit=6)
+
+
+@pytest.mark.parametrize("name", sorted(REPEATED))
+def test_a_copied_cache_encodes_the_image_once(name: str) -> None:
+    vlm = TINY[name]()
+    group = group_about(vlm, 0)
+    calls: list[int] = []
+    vlm.backbone.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    with answering(vlm.model):
+        past = prefill_images(vlm, group)
+        copied = [generate_alone(vlm, group, i, max_new_tokens=6, past=past) for i in range(3)]
+        assert len(calls) == 1
+        for i, (row, scores) in enumerate(copied):
+            alone, reference = generate_alone(vlm, group, i, max_new_tokens=6)
+            assert row.token_ids == alone.token_ids
+            torch.testing.assert_close(torch.stack(scores), torch.stack(reference), atol=1e-5, rtol=0)
+
+
+def test_where_a_prompt_changes_its_image_a_copy_would_be_wrong() -> None:
+    """PaliGemma's prompt sees itself both ways: why it is asked one by one."""
+    vlm = TINY["paligemma"]()
+    group = group_about(vlm, 0)
+    with answering(vlm.model):
+        _, copied = generate_alone(vlm, group, 0, max_new_tokens=1, past=prefill_images(vlm, group))
+        _, alone = generate_alone(vlm, group, 0, max_new_tokens=1)
+    assert (copied[0] - alone[0]).abs().max() > 1e-2
