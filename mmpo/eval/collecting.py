@@ -76,7 +76,7 @@ def engine_notes(run_dir: Path) -> tuple[list[str], list[str]]:
         warnings.append(f"the self-check found answers that sharing changed ({different[0]}); {ENGINE} lists them")
     if alone:
         reasons = "; ".join(dict.fromkeys(alone.values()))
-        warnings.append(f"questions were asked one by one, which is slow: {reasons}")
+        warnings.append(f"questions could not share their image's work, which is slow: {reasons}")
     if alone or different or not all(made["asked"] for made in states.values()):
         return [], warnings
     return [
