@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -45,13 +47,19 @@ def _corpus() -> list[str]:
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer: every text encodes, and the world's words are one token each."""
+    return train_tokenizer(_corpus(), VOCABULARY_SIZE)
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of `vocabulary_size` tokens learnt from `texts`, with the demo models' special
+    tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        _corpus(),
+        texts,
         trainers.BpeTrainer(
-            vocab_size=VOCABULARY_SIZE,
+            vocab_size=vocabulary_size,
             special_tokens=["<pad>", "<s>", "</s>", "<image>"],
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,

@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from mmpo.demo.architecture import IMAGE_TOKENS, PATCH
-from mmpo.demo.assemble import CHAT_TEMPLATE, build_model
+from mmpo.demo.assemble import CHAT_TEMPLATE, build_model, train_tokenizer
 from mmpo.demo.radiology.chests import KINDS, SIZE, Chest, sample_chest
 from mmpo.demo.radiology.dictation import PROMPT, dictated_report, exact_report, question
 from mmpo.demo.see import PIXEL_MEAN, PIXEL_STD
@@ -89,27 +88,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     for index in range(1500):
         chest, rng = sample_chest((1, TRAINING, index)), np.random.default_rng((1, TRAINING, index))
         texts += [exact_report(chest, rng), dictated_report(chest, rng), " ".join(question(chest, rng))]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY_SIZE,
-            special_tokens=["<pad>", "<s>", "</s>", "<image>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="<pad>",
-        extra_special_tokens={"image_token": "<image>"},
-        padding_side="left",
-        model_max_length=2048,
-    )
+    return train_tokenizer(texts, VOCABULARY_SIZE)
 
 
 def pixels(chests: Sequence[Chest]) -> Tensor:
