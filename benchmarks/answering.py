@@ -10,7 +10,10 @@ Answers have 8 tokens at most. Random weights never end an answer by themselves,
 token of the vocabulary ends it (short answers of different lengths, as to real questions), and none does (every answer
 takes all 8 tokens).
 
-Memory is the peak of a process that answers one image's questions one way only, model and libraries included.
+The engine gets all images and their questions in one call, as `mmpo eval` does, and batches them by its default budget.
+
+Memory is the peak of a process that answers the same questions one way only, model and libraries included; freed blocks
+go back to the system at once on both sides, so that the peak is of what is in use.
 
 `--pope` is a whole evaluation instead: POPE's three splits of 3,000 questions about 500 images of the demo world, asked
 of the demo model by `mmpo.eval` from the annotations to the scorecard.
@@ -20,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -44,6 +48,7 @@ OBJECTS = """
     banana apple sandwich orange carrot pizza donut cake chair couch bed toilet laptop mouse keyboard oven sink book
 """.split()  # noqa: SIM905
 ANSWER_TOKENS, SAMPLE_TOKENS, SAMPLES = 8, 32, 10
+RETURN_BLOCKS = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def benchmark_model(layers: int) -> VLM:
@@ -102,8 +107,7 @@ def compare_answers(
             for text in texts
         ]
     )
-    # One image at a time, as a person would call it; batches over images would only make it faster.
-    fast, shared = timed(lambda: [answer for group in groups for answer in engine.answer([group])])
+    fast, shared = timed(lambda: list(engine.answer(groups)))
     different = sum(list(answer.token_ids) != ids for answer, ids in zip(shared, alone, strict=True))
     return {
         "images": len(images),
@@ -128,24 +132,32 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def answer_one_way(layers: int, way: str, per_image: int) -> None:
-    """Answer one image's questions one way and print the peak memory: the body of a process of its own."""
+def answer_one_way(layers: int, way: str, per_image: int, n_images: int) -> None:
+    """Answer all questions one way and print the peak memory: the body of a process of its own."""
     vlm = benchmark_model(layers)
     vlm.base.generation_config.eos_token_id = [vlm.eos_id]
-    image, texts = tiny_image(0, (448, 336)), questions(per_image, 0)
+    groups = [(tiny_image(number, (448, 336)), questions(per_image, number)) for number in range(n_images)]
     if way == "shared":
-        list(AnswerEngine(vlm, max_new_tokens=ANSWER_TOKENS, sharing="on").answer([(image, texts)]))
+        list(AnswerEngine(vlm, max_new_tokens=ANSWER_TOKENS, sharing="on").answer(groups))
     else:
+        image, texts = groups[0]
         for text in texts[:3]:  # each is like the others
             ask_one(vlm, image, text, do_sample=False, max_new_tokens=ANSWER_TOKENS)
     print(peak_memory())
 
 
-def compare_memory(layers: int, threads: int, per_image: int) -> dict[str, Any]:
+def compare_memory(layers: int, threads: int, per_image: int, n_images: int) -> dict[str, Any]:
     peaks = {}
+    sizes = {"--layers": layers, "--threads": threads, "--per-image": per_image, "--images": n_images}
     for way in ("alone", "shared"):
-        words = ["--answer", way, "--layers", str(layers), "--threads", str(threads), "--per-image", str(per_image)]
-        done = subprocess.run([sys.executable, __file__, *words], check=True, capture_output=True, text=True)
+        words = ["--answer", way, *(word for name, number in sizes.items() for word in (name, str(number)))]
+        done = subprocess.run(
+            [sys.executable, __file__, *words],
+            env=os.environ | RETURN_BLOCKS,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         peaks[way] = int(done.stdout.split()[-1])
     return {
         "one_by_one_bytes": peaks["alone"],
@@ -213,10 +225,11 @@ def main() -> None:
     parser.add_argument("--pope", action="store_true", help="time a whole POPE run with the demo model instead")
     parser.add_argument("--answer", choices=["alone", "shared"], help=argparse.SUPPRESS)
     parser.add_argument("--layers", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--images", type=int, default=1, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.answer:
-        answer_one_way(args.layers, args.answer, args.per_image[0])
+        answer_one_way(args.layers, args.answer, args.per_image[0], args.images)
         return
     results = time_pope(args.threads, args.quick) if args.pope else compare(args.threads, args.quick, args.per_image)
     if args.json:
@@ -249,7 +262,7 @@ def compare(threads: int, quick: bool, per_image: list[int]) -> dict[str, Any]:
     for number in per_image:
         # about as many questions for every number of them an image
         images = [tiny_image(i, (448, 336)) for i in range(1 if quick else max(1, round(72 / number)))]
-        memory = compare_memory(layers, threads, number)
+        memory = compare_memory(layers, threads, number, len(images))
         for case, end_ids in cases.items():
             numbers = compare_answers(vlm, engine, images, number, end_ids)
             answers.append({"case": case, **numbers, "memory": memory})
