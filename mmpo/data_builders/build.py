@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache
@@ -30,17 +29,29 @@ from mmpo.data.annotations import AnnotatedImage, read_annotations
 from mmpo.data.atomic import read_json, remove_leftovers, write_json
 from mmpo.data.fingerprints import folder_fingerprint, model_folder
 from mmpo.data.images import portable_image
-from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairWriter
 from mmpo.data.vocabulary import ObjectVocabulary, coco
 from mmpo.data_builders.detect import Detector
-from mmpo.data_builders.hallucination import HallucinationBuilder, TextModels, digest
+from mmpo.data_builders.hallucination import HallucinationBuilder, TextModels
 from mmpo.data_builders.hearing import Listener
 from mmpo.data_builders.questions import CoOccurrence
 from mmpo.data_builders.select import choose_images
 from mmpo.data_builders.settings import BuildResult, BuildSettings
 from mmpo.data_builders.style import Sides, probe
 from mmpo.data_builders.text_models import Judge, QuestionMaker, Rewriter
+from mmpo.data_builders.units import (
+    SOURCE,
+    add_up,
+    check_source,
+    check_sums,
+    count_table,
+    digest,
+    file_digest,
+    ordered,
+    pair_of_row,
+    read_outcomes,
+    unit_path,
+)
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.loading import load_vlm
@@ -54,6 +65,10 @@ _REACHED = {
     "batch_size",
 }  # fmt: skip
 FREE: dict[str, Any] = {"allow_network": True, "judge": _REACHED, "writer": _REACHED, "qa": {"writer": _REACHED}}
+CALLED = {
+    "mmpo": "mmpo version", "annotated": "annotations", "model": "content of the model's files",
+    "templates": "prompt of a text model",
+}  # fmt: skip
 TOKEN_BUDGET = 16384
 RESULT = "build_result.json"
 
@@ -77,19 +92,19 @@ def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -
         left_out = ", ".join(f"{count} {reason}" for reason, count in choice.items() if reason not in ("in", "chosen"))
         raise UserError(f"{settings.annotations}: no image fits `choose` ({left_out})")
     recipe = settings.model_dump(mode="json", exclude=FREE)
-    model = _model_fingerprint(settings, finished=(run_dir / RESULT).exists())
+    model = _model_fingerprint(settings, run_dir)
     source = {
         "settings": recipe,
         "mmpo": mmpo.__version__,
-        "annotated": digest(settings.annotations.read_bytes()),
+        "annotated": file_digest(settings.annotations),
         "model": model,
         "templates": _templates(settings),
     }
-    _check_source(run_dir, source)
+    check_source(run_dir, source, CALLED)
     if (run_dir / RESULT).exists():
         return BuildResult.model_validate(read_json(run_dir / RESULT))
     cuts = range(0, len(images), settings.shard_size)
-    todo = [number for number in range(len(cuts)) if not _unit(units, number).exists()]
+    todo = [number for number in range(len(cuts)) if not unit_path(units, number).exists()]
     if todo:
         said = said or run_dir / "said"
         remove_leftovers(units)
@@ -104,13 +119,14 @@ def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -
                 part = images[cuts[number] : cuts[number] + settings.shard_size]
                 outcomes, tally = builder.build(number, part, running.advance)
                 write_json(
-                    _unit(units, number), {"tally": vars(tally), "outcomes": [asdict(outcome) for outcome in outcomes]}
+                    unit_path(units, number),
+                    {"tally": vars(tally), "outcomes": [asdict(outcome) for outcome in outcomes]},
                 )
                 running.advance(0, note=f"{sum(len(outcome.pairs) for outcome in outcomes)} pairs")
-    done = [_unit(units, number) for number in range(len(cuts))]
+    done = [unit_path(units, number) for number in range(len(cuts))]
     result = _assemble(settings, recipe, run_dir, images, done, vocabulary, dict(choice))
     write_json(run_dir / RESULT, result.model_dump(mode="json"))
-    logger.info("%s", count_table(result))
+    logger.info("%s", count_table(result.counts))
     return result
 
 
@@ -128,13 +144,14 @@ def _engine(settings: BuildSettings) -> Any:
     return engine
 
 
-def _model_fingerprint(settings: BuildSettings, *, finished: bool) -> str | None:
-    """What the model's files hold. None where a finished build no longer needs a model that is gone."""
+def _model_fingerprint(settings: BuildSettings, run_dir: Path) -> str | None:
+    """What the model's files hold. A finished build no longer needs a model that is gone: what it held then."""
     try:
         return folder_fingerprint(model_folder(settings.model))
     except UserError:
-        if finished:
-            return None
+        if (run_dir / RESULT).exists() and (run_dir / SOURCE).exists():
+            before: str | None = read_json(run_dir / SOURCE).get("model")
+            return before
         if not settings.allow_network:
             raise
     load_vlm(settings.model, trust_remote_code=settings.trust_remote_code, allow_network=True)  # fetches it
@@ -195,12 +212,11 @@ def _assemble(
     """Write the dataset from the finished units. It is quick, and resumes as the writer does."""
     total = {name: Counter[str]() for name in ("descriptions", "wordings", "questions", "totals")}
     for path in units:
-        for name, counts in read_json(path)["tally"].items():
-            total[name].update(counts)
+        add_up(total, read_json(path)["tally"])
     writer = PairWriter(run_dir / "pairs", recipe=recipe, scores=())
     with task("writing pairs", total=len(images)) as running:
         running.advance(writer.sources_done)
-        for image, outcome in islice(zip(images, _outcomes(units), strict=True), writer.sources_done, None):
+        for image, outcome in islice(zip(images, read_outcomes(units), strict=True), writer.sources_done, None):
             if outcome["reason"]:
                 writer.reject(image.id, Quarantined(outcome["stage"], outcome["reason"], outcome["detail"]))
             else:
@@ -209,11 +225,11 @@ def _assemble(
                 except Quarantined as error:  # it was there when the unit was made
                     writer.reject(image.id, error)
                 else:
-                    writer.add(*(_pair(row, picture) for row in outcome["pairs"]))
+                    writer.add(*(pair_of_row(row, picture) for row in outcome["pairs"]))
             running.advance()
     sides = (
         Sides(outcome["id"], row["chosen"], row["rejected"])
-        for outcome in _outcomes(units)
+        for outcome in read_outcomes(units)
         for row in outcome["pairs"]
         if row["provenance"]["kind"] == "description"
     )
@@ -223,36 +239,16 @@ def _assemble(
     return result
 
 
-def _outcomes(units: list[Path]) -> Iterator[dict[str, Any]]:
-    for path in units:
-        yield from read_json(path)["outcomes"]
-
-
-def _pair(row: dict[str, Any], picture: bytes) -> PreferencePair:
-    return PreferencePair.simple(
-        id=row["id"],
-        image=picture,
-        question=row["question"],
-        chosen=row["chosen"],
-        rejected=row["rejected"],
-        chosen_weights=row.get("chosen_weights"),
-        rejected_weights=row.get("rejected_weights"),
-        provenance=row["provenance"],
-    )
-
-
 def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, choice: dict[str, int]) -> BuildResult:
     rejected = {reason.replace("/", ": "): count for reason, count in writer.counts.reasons.items()}
     counts = {
         **({"listed": choice} if choice["chosen"] < choice["in"] else {}),
         "images": {"in": images, "paired": writer.counts.kept, **rejected},
-        "descriptions": _ordered(total["descriptions"]),
-        "wordings": _ordered(total["wordings"], good="kept"),
-        "questions": _ordered(total["questions"]),
+        "descriptions": ordered(total["descriptions"]),
+        "wordings": ordered(total["wordings"], ("in", "kept")),
+        "questions": ordered(total["questions"]),
     }
-    for name, table in counts.items():
-        if table.get("in", 0) != sum(table.values()) - table.get("in", 0):
-            raise RuntimeError(f"the counts of {name} do not add up: {table}")
+    check_sums(counts)
     totals = total["totals"]
     described, asked = totals["description_pairs"], counts["questions"].get("paired", 0)
     texts = described + totals["omission_pairs"]
@@ -275,12 +271,6 @@ def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, cho
     )
 
 
-def _ordered(table: Counter[str], good: str = "paired") -> dict[str, int]:
-    """`in`, `good`, then the losses by name."""
-    first = {key: table[key] for key in ("in", good)}
-    return first | {key: table[key] for key in sorted(table) if key not in first and table[key]}
-
-
 def _notes(result: BuildResult) -> str:
     """What the dataset's page says about the build."""
     return (
@@ -288,46 +278,5 @@ def _notes(result: BuildResult) -> str:
         f"{result.chosen_words} words, rejected {result.rejected_words}), {result.question_pairs} yes/no pairs "
         f"(right answer yes in {result.yes_share:.0%}).\n\n"
         + (f"Style probe of the description pairs: {result.style.line()}.\n\n" if result.style else "")
-        + count_table(result)
-    )
-
-
-def count_table(result: BuildResult) -> str:
-    """The counts as a Markdown table; within each kind the other rows add up to `in`."""
-    lines = ["| what | where it went | count |", "| --- | --- | ---: |"]
-    lines += [f"| {kind} | {key} | {count} |" for kind, table in result.counts.items() for key, count in table.items()]
-    return "\n".join(lines)
-
-
-def _unit(folder: Path, number: int) -> Path:
-    return folder / f"{number:05d}.json"
-
-
-def _check_source(run_dir: Path, source: dict[str, Any]) -> None:
-    path = run_dir / "source.json"
-    if not path.exists():
-        write_json(path, source)
-        return
-    before = read_json(path)
-    if before == source:
-        return
-    if source["model"] is None:
-        source = {**source, "model": before.get("model")}
-        if before == source:
-            return
-    old, new = (
-        {
-            **state.get("settings", {}),
-            "mmpo version": state.get("mmpo"),
-            "annotated": state.get("annotated"),
-            "content of the model's files": state.get("model"),
-            "prompt of a text model": state.get("templates"),
-        }
-        for state in (before, source)
-    )
-    changed = next(key for key in new if old.get(key) != new[key])
-    if changed == "annotated":
-        changed = "annotations"
-    raise UserError(
-        f"{run_dir} holds a build with another `{changed}`", hint="build into a new folder, or delete this one"
+        + count_table(result.counts)
     )

@@ -8,7 +8,6 @@ What a unit gives depends on its images, the settings, the model and the text mo
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -373,7 +372,3 @@ class HallucinationBuilder:
 def _number(draft: Draft) -> int:
     """Which of its image's descriptions the draft is."""
     return int(draft.id.rpartition("/")[2])
-
-
-def digest(text: bytes) -> str:
-    return hashlib.sha256(text).hexdigest()[:16]

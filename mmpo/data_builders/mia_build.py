@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,15 @@ from mmpo.data_builders.mia_plan import Item, plan, read_records
 from mmpo.data_builders.mia_ratio import chosen_part
 from mmpo.data_builders.mia_select import edit_distance, length_ratio, threshold, verdict
 from mmpo.data_builders.mia_settings import MiaBuildResult, MiaSettings
-from mmpo.data_builders.units import check_source, check_sums, count_table, file_digest, ordered, unit_path
+from mmpo.data_builders.units import (
+    check_source,
+    check_sums,
+    count_table,
+    file_digest,
+    ordered,
+    read_outcomes,
+    unit_path,
+)
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.interleaved import keeps_order
@@ -194,12 +202,12 @@ def _assemble(
         unit = read_json(path)
         layers = unit["layers"]
         warnings |= dict.fromkeys(unit["warnings"])
-    for item, outcome in zip(items, _outcomes(units), strict=True):
+    for item, outcome in zip(items, read_outcomes(units), strict=True):
         tally.add(item, outcome)
     writer = PairWriter(folder, recipe=recipe, scores=SCORES)
     with task("writing pairs", total=len(items)) as running:
         running.advance(writer.sources_done)
-        for item, outcome in islice(zip(items, _outcomes(units), strict=True), writer.sources_done, None):
+        for item, outcome in islice(zip(items, read_outcomes(units), strict=True), writer.sources_done, None):
             kept = [c for c in outcome["candidates"] if not verdict(c, settings.attention, settings.selection)]
             if not kept:
                 writer.reject(item.id, _why(outcome, settings))
@@ -220,11 +228,6 @@ def _why(outcome: Mapping[str, Any], settings: MiaSettings) -> Quarantined:
     if not outcome["candidates"]:
         return Quarantined(outcome["stage"], outcome["reason"], outcome["detail"])
     return Quarantined("filter", verdict(outcome["candidates"][0], settings.attention, settings.selection))
-
-
-def _outcomes(units: list[Path]) -> Iterator[dict[str, Any]]:
-    for path in units:
-        yield from read_json(path)["outcomes"]
 
 
 def _pair(candidate: Mapping[str, Any], prepared: Prepared, settings: MiaSettings, layers: list[int]) -> PreferencePair:

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 import mmpo
 from mmpo.data.atomic import read_json, remove_leftovers, write_json
-from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairWriter
 from mmpo.data_builders.radiology_settings import EditorSettings, RadiologyBuildResult, RadiologySettings
-from mmpo.data_builders.units import add_up, check_source, check_sums, count_table, ordered, unit_path
+from mmpo.data_builders.units import (
+    add_up,
+    check_source,
+    check_sums,
+    count_table,
+    ordered,
+    pair_of_row,
+    read_outcomes,
+    unit_path,
+)
 from mmpo.errors import Quarantined, UserError
 from mmpo.progress import task
 from mmpo.radiology.detector import RuleDetector
@@ -335,7 +343,7 @@ def _assemble(
         writers[True] = PairWriter(run_dir / "held_out", recipe=recipe, scores=())
     done = {side: writer.sources_done for side, writer in writers.items()}
     with task("writing pairs", total=len(sources)) as running:
-        for source, outcome in zip(sources, _outcomes(units), strict=True):
+        for source, outcome in zip(sources, read_outcomes(units), strict=True):
             side = held_out(settings, source)
             running.advance()
             if done[side]:  # written before this run was stopped
@@ -369,11 +377,6 @@ def _assemble(
     return result
 
 
-def _outcomes(units: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    for path in units:
-        yield from read_json(path)["outcomes"]
-
-
 def _write(writer: PairWriter, source: RadiologyReport | Rejected, outcome: dict[str, Any]) -> None:
     if not outcome["pairs"]:
         writer.reject(source.id, Quarantined(outcome["stage"], outcome["reason"], outcome["detail"]))
@@ -384,18 +387,4 @@ def _write(writer: PairWriter, source: RadiologyReport | Rejected, outcome: dict
     except Quarantined as error:  # it was there when the unit was made
         writer.reject(source.id, error)
         return
-    writer.add(
-        *(
-            PreferencePair.simple(
-                id=row["id"],
-                image=picture,
-                question=row["question"],
-                chosen=row["chosen"],
-                rejected=row["rejected"],
-                chosen_weights=row.get("chosen_weights"),
-                rejected_weights=row.get("rejected_weights"),
-                provenance=row["provenance"],
-            )
-            for row in outcome["pairs"]
-        )
-    )
+    writer.add(*(pair_of_row(row, picture) for row in outcome["pairs"]))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmpo.data.atomic import read_json, write_json
+from mmpo.data.pair import PreferencePair
 from mmpo.errors import UserError
+
+SOURCE = "source.json"
 
 
 def unit_path(folder: Path, number: int) -> Path:
@@ -17,14 +20,35 @@ def unit_path(folder: Path, number: int) -> Path:
     return folder / f"{number:05d}.json"
 
 
-def check_source(run_dir: Path, source: Mapping[str, Any]) -> None:
+def read_outcomes(units: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """What each source of the finished units gave, in order."""
+    for path in units:
+        yield from read_json(path)["outcomes"]
+
+
+def pair_of_row(row: Mapping[str, Any], picture: bytes) -> PreferencePair:
+    """The pair of an outcome's row, which holds everything but the picture."""
+    return PreferencePair.simple(
+        id=row["id"],
+        image=picture,
+        question=row["question"],
+        chosen=row["chosen"],
+        rejected=row["rejected"],
+        chosen_weights=row.get("chosen_weights"),
+        rejected_weights=row.get("rejected_weights"),
+        provenance=row["provenance"],
+    )
+
+
+def check_source(run_dir: Path, source: Mapping[str, Any], called: Mapping[str, str] | None = None) -> None:
     """Write `source.json`, or compare with the one that is there. UserError for a folder that was begun otherwise;
-    `source` is a map of settings, versions and digests, one level deep below `settings`."""
-    path = run_dir / "source.json"
+    `source` is a map of settings, versions and digests, one level deep below `settings`. `called` says what people call
+    some of its keys; one that is also the name of a setting needs that, or would stand in its place."""
+    path = run_dir / SOURCE
     if not path.exists():
         write_json(path, source)
         return
-    old, new = _flat(read_json(path)), _flat(source)
+    old, new = _flat(read_json(path), called or {}), _flat(source, called or {})
     changed = next((key for key in {**new, **old} if old.get(key) != new.get(key)), None)
     if changed is not None:
         raise UserError(
@@ -32,12 +56,17 @@ def check_source(run_dir: Path, source: Mapping[str, Any]) -> None:
         )
 
 
-def _flat(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {**state.get("settings", {}), **{key: value for key, value in state.items() if key != "settings"}}
+def _flat(state: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, Any]:
+    beside = {called.get(key, key): value for key, value in state.items() if key != "settings"}
+    return {**state.get("settings", {}), **beside}
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return digest(path.read_bytes())
 
 
 def ordered(table: Mapping[str, int], first: tuple[str, ...] = ("in", "paired")) -> dict[str, int]:

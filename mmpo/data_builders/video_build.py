@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -28,7 +27,16 @@ from mmpo.data.atomic import read_json, remove_leftovers, write_bytes, write_jso
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data.shards import PairWriter
 from mmpo.data.video.items import VideoItem, read_videos
-from mmpo.data_builders.units import add_up, check_source, check_sums, count_table, file_digest, ordered, unit_path
+from mmpo.data_builders.units import (
+    add_up,
+    check_source,
+    check_sums,
+    count_table,
+    file_digest,
+    ordered,
+    read_outcomes,
+    unit_path,
+)
 from mmpo.data_builders.video import SCORES, VideoBuilder, Watched
 from mmpo.data_builders.video_judging import ModelRewarder, Rewarder, RuleRewarder
 from mmpo.data_builders.video_settings import VideoBuildResult, VideoRewardSettings
@@ -131,7 +139,7 @@ def _assemble(recipe: dict[str, Any], run_dir: Path, items: list[VideoItem], uni
     writer = PairWriter(run_dir / "pairs", recipe=recipe, scores=SCORES)
     with task("writing pairs", total=len(items)) as running:
         running.advance(writer.sources_done)
-        for item, outcome in islice(zip(items, _outcomes(units), strict=True), writer.sources_done, None):
+        for item, outcome in islice(zip(items, read_outcomes(units), strict=True), writer.sources_done, None):
             if outcome["pairs"]:
                 frames = [(run_dir / name).read_bytes() for name in outcome["frames"]]
                 writer.add(*(_pair(row, frames, outcome["times"]) for row in outcome["pairs"]))
@@ -141,11 +149,6 @@ def _assemble(recipe: dict[str, Any], run_dir: Path, items: list[VideoItem], uni
     result = _result(total, writer, len(items), "; ".join(sorted(judges)))
     writer.close(title="Video pairs from rewards", notes=_notes(result))
     return result
-
-
-def _outcomes(units: list[Path]) -> Iterator[dict[str, Any]]:
-    for path in units:
-        yield from read_json(path)["outcomes"]
 
 
 def _pair(row: dict[str, Any], frames: list[bytes], times: list[float]) -> PreferencePair:

@@ -15,10 +15,11 @@ from mmpo.data.annotations import read_annotations
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import read_pairs
 from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.data_builders.build import build, count_table, read_vocabulary
+from mmpo.data_builders.build import build, read_vocabulary
 from mmpo.data_builders.detect import Detector, hallucinated
 from mmpo.data_builders.drafts import whole_sentences
 from mmpo.data_builders.settings import BuildResult, BuildSettings
+from mmpo.data_builders.units import count_table
 from mmpo.errors import UserError
 from tests.data_builders.parrot import CAPTION, DESCRIBE, SCENES
 
@@ -60,8 +61,8 @@ def test_every_image_is_accounted_for(built: tuple[Path, BuildResult]) -> None:
     assert len({pair.provenance["source"] for pair in pairs}) == result.images_used
     card = json.loads((folder / "pairs" / "card.json").read_text())
     assert card["splits"]["train"]["pairs"] == len(pairs)
-    assert count_table(result) in card["notes"]
-    assert "| descriptions | nothing_hallucinated |" in count_table(result)
+    assert count_table(result.counts) in card["notes"]
+    assert "| descriptions | nothing_hallucinated |" in count_table(result.counts)
 
 
 def test_description_pairs_differ_in_truth_alone(built: tuple[Path, BuildResult], world: Path) -> None:
