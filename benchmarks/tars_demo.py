@@ -11,11 +11,12 @@
     tars_random     tars_mask without relevance: as many words, but any
     tars_flat       tars_mask without the spectral term
 
-Every seed builds its pairs once (the model's descriptions with their mistakes edited out, against the descriptions) and
-asks the untuned model once. Measured on held-out scenes that follow the world's co-occurrences and on `test_unusual`,
-which break them: CHAIR with recall (the cover) and length, POPE in three splits. Killed and run again it goes on; no
-finished cell is done again. Writes results.json and table.md: per seed every value with its 95% interval, then mean and
-standard deviation over seeds.
+Pairs, SFT term and learning rate are those of the recipe `demo`: the model's descriptions with their mistakes edited
+out against the descriptions, pairs about what it left out, and its wrong answers to questions. Every seed builds them
+once and asks the untuned model once. Measured on held-out scenes that follow the world's co-occurrences and on
+`test_unusual`, which break them: CHAIR with recall (the cover) and length, POPE in three splits. Killed and run again
+it goes on; no finished cell is done again. Writes results.json and table.md: per seed every value with its 95%
+interval, then mean and standard deviation over seeds.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ def pairs(args: argparse.Namespace, folder: Path, seed: int) -> Path:
             "annotations": train / "annotations.jsonl",
             "vocabulary": str(train / "vocabulary.json"),
             "max_new_tokens": 96,
+            "omission_share": args.omission_share,
             "seed": seed,
         }
     )
@@ -111,11 +113,12 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=300, help="held-out scenes of each kind")
     parser.add_argument("--steps", type=int, default=220)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--beta", type=float, default=0.1)
+    parser.add_argument("--beta", type=float, default=0.2)
     parser.add_argument("--lam", type=float, default=0.1, help="weight of the spectral term")
     parser.add_argument("--omega", type=float, default=1e-3)
     parser.add_argument("--relevance", default="policy", help="`policy`, or the folder of a CLIP-like model")
-    parser.add_argument("--sft-weight", type=float, default=0.0, help="SFT term beside every loss (demo recipe: 1.5)")
+    parser.add_argument("--sft-weight", type=float, default=1.5, help="SFT term beside every loss; 0 for none")
+    parser.add_argument("--omission-share", type=float, default=2.0, help="as in the recipe `demo`; 0 for none")
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("--quick", action="store_true", help="12 scenes, 2 steps: does it run?")
@@ -127,6 +130,7 @@ def main() -> None:
     if unknown := sorted(set(wanted) - set(known)):
         parser.error(f"no cell is called {', '.join(unknown)}; known: {', '.join(known)}")
     given = open_comparison(args.out, args, ("out", "seeds", "cells"))
+    given["model"] = "the demo model" if args.model == model_path() else args.model.name  # no folder of this machine
     results: dict[str, Any] = {"arguments": given, "cells": wanted, "seeds": {}, "training": {}}
     for seed in args.seeds:
         folder = args.out / f"seed-{seed}"
