@@ -76,7 +76,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int) -> PreTrainedTok
     )
 
 
-def build_processor() -> LlavaProcessor:
+def build_processor(tokenizer: PreTrainedTokenizerFast | None = None) -> LlavaProcessor:
+    """The demo models' processor, with the scenes' tokenizer or another one of `train_tokenizer`."""
     return LlavaProcessor(
         image_processor=CLIPImageProcessorPil(
             size={"shortest_edge": SIZE},
@@ -84,7 +85,7 @@ def build_processor() -> LlavaProcessor:
             image_mean=[PIXEL_MEAN] * 3,
             image_std=[PIXEL_STD] * 3,
         ),
-        tokenizer=build_tokenizer(),
+        tokenizer=tokenizer or build_tokenizer(),
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -109,4 +110,4 @@ def build_model(processor: LlavaProcessor, seed: int) -> LlavaForConditionalGene
     return model
 
 
-__all__ = ["build_model", "build_processor", "build_tokenizer"]
+__all__ = ["build_model", "build_processor", "build_tokenizer", "train_tokenizer"]

@@ -7,15 +7,12 @@ it goes on from there.
 from __future__ import annotations
 
 import json
-import math
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
@@ -24,6 +21,7 @@ from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor
 from mmpo.demo.see import train_tower
 from mmpo.demo.speak import Batch, Row, batch_loss, decisive_tokens, make_batch, name_tokens, several_row, single_row
+from mmpo.demo.training import cosine, export, fit, print_progress, save_tensors, two_rates
 
 
 @dataclass(frozen=True)
@@ -58,44 +56,41 @@ def pretrain(out: Path, plan: Plan) -> Path:
             steps=plan.see_steps,
             batch=plan.see_batch,
             seed=plan.seed,
-            report=_print_progress(plan.see_steps),
+            report=print_progress("see", plan.see_steps, every=50),
         )
         print(f"the tower names {share:.1%} of the object patches", flush=True)
-        _save(tower_file, dict(model.model.vision_tower.state_dict()))
+        save_tensors(tower_file, dict(model.model.vision_tower.state_dict()))
     model.model.vision_tower.load_state_dict(load_file(tower_file))
     _speak(model, processor, out, plan)
-    return _export(model, processor, out / "model")
+    return export(model, processor, out / "model")
 
 
 def _speak(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path, plan: Plan) -> None:
-    tower = list(model.model.vision_tower.parameters())
-    rest = [p for n, p in model.named_parameters() if "vision_tower" not in n]
-    groups = [{"params": rest, "lr": plan.learning_rate}, {"params": tower, "lr": plan.tower_rate}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, plan))
+    optimizer = two_rates(model, plan.learning_rate, plan.tower_rate)
+
+    def factor(step: int) -> float:
+        return cosine(step, plan.speak_steps, plan.warmup)
+
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     begin = _restore(model, optimizer, out / "speak.safetensors")
     schedule.last_epoch = begin
     for group, base in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
-        group["lr"] = base * _cosine(begin, plan)
-    report = _print_progress(plan.speak_steps)
-    losses: list[float] = []
+        group["lr"] = base * factor(begin)
     names, decisive = name_tokens(processor.tokenizer), decisive_tokens(processor.tokenizer)
-    began = time.monotonic()
-    model.train()
-    for step in range(begin, plan.speak_steps):
+    show = print_progress("speak", plan.speak_steps)
+
+    def loss_of(step: int) -> Tensor:
         batch = _batch(processor, plan, step)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = batch_loss(model, batch, names, decisive)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses = [*losses[-49:], loss.item()]
-        if step % 25 == 24:
-            report(step + 1, {"loss": sum(losses) / len(losses), "seconds": time.monotonic() - began})
-        if (step + 1) % plan.save_every == 0 or step + 1 == plan.speak_steps:
-            _checkpoint(model, optimizer, step + 1, out / "speak.safetensors")
+            return batch_loss(model, batch, names, decisive)
+
+    def report(step: int, loss: float, seconds: float) -> None:
+        show(step, loss, seconds)
+        if step % plan.save_every == 0 or step == plan.speak_steps:
+            _checkpoint(model, optimizer, step, out / "speak.safetensors")
+
+    model.train()
+    fit(loss_of, list(model.parameters()), optimizer, schedule, range(begin, plan.speak_steps), report)
 
 
 def _batch(processor: LlavaProcessor, plan: Plan, step: int) -> Batch:
@@ -119,19 +114,6 @@ def _drawn(plan: Plan, pair: int) -> list[Row]:
     return sorted(rows, key=lambda row: sum(len(turn.question) + len(turn.answer) + 16 for turn in row[2]))
 
 
-def _cosine(step: int, plan: Plan) -> float:
-    if step < plan.warmup:
-        return (step + 1) / plan.warmup
-    done = (step - plan.warmup) / max(1, plan.speak_steps - plan.warmup)
-    return 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, partial, metadata)
-    partial.replace(path)
-
-
 def _checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, step: int, path: Path) -> None:
     """Weights and both moments of Adam in one file."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
@@ -140,7 +122,7 @@ def _checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, step: int, p
             continue
         tensors |= {f"optimizer/{key}/{name}": optimizer.state[parameter][key] for key in ("exp_avg", "exp_avg_sq")}
     tensors["step"] = torch.tensor(step)
-    _save(path, tensors)
+    save_tensors(path, tensors)
 
 
 def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> int:
@@ -157,32 +139,6 @@ def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> 
         optimizer.state[parameter] = {"step": step.float(), **moments}
     print(f"going on from step {int(step)}", flush=True)
     return int(step)
-
-
-def _export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> Path:
-    """The finished model in the standard layout, weights in half precision to keep the file small."""
-    model.eval().to(torch.float16).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-def _print_progress(total: int) -> Callable[[int, dict[str, float]], None]:
-    """A reporter that prints step, numbers and the time that is left."""
-    first: list[tuple[int, float]] = []
-
-    def report(step: int, numbers: dict[str, float]) -> None:
-        seconds = numbers.pop("seconds")
-        first.append((step, seconds))
-        rate = (step - first[0][0]) / (seconds - first[0][1]) if len(first) > 1 else 0.0
-        left = f", {(total - step) / rate / 60:.0f} min left" if rate else ""
-        print(
-            f"step {step}/{total}: "
-            + ", ".join(f"{k} {v:.3f}" for k, v in numbers.items())
-            + f" ({seconds:.0f} s{left})",
-            flush=True,
-        )
-
-    return report
 
 
 def main() -> None:

@@ -7,18 +7,21 @@ are thrown away.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from mmpo.demo.architecture import IMAGE_TOKENS, PATCH
+from mmpo.demo.architecture import PATCH
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.scene import Scene, SceneKind, sample_scene
 from mmpo.demo.things import COLORS, THINGS
+from mmpo.demo.training import Report, fit
 
 BACKGROUND = len(THINGS)
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
@@ -33,10 +36,25 @@ def training_scene(seed: tuple[int, ...]) -> Scene:
     return sample_scene(seed, kind)
 
 
-def pixels(scenes: list[Scene]) -> Tensor:
-    """Normalised pictures [scenes, 3, SIZE, SIZE], as the demo model's image processor makes them."""
-    array = np.stack([np.asarray(scene.draw(), dtype=np.uint8) for scene in scenes])
+class Drawable(Protocol):
+    """Something that draws itself, RGB, `SIZE` x `SIZE`."""
+
+    def draw(self) -> Image.Image: ...
+
+
+def pixels(pictures: Sequence[Drawable]) -> Tensor:
+    """Normalised pictures [pictures, 3, SIZE, SIZE], as the demo models' image processors make them."""
+    array = np.stack([np.asarray(picture.draw(), dtype=np.uint8) for picture in pictures])
     return (torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255 - PIXEL_MEAN) / PIXEL_STD
+
+
+def patch_areas(box: tuple[int, int, int, int]) -> np.ndarray:
+    """How many pixels of each patch the box (x, y, width, height) covers [rows, columns]."""
+    x, y, width, height = box
+    start = np.arange(SIZE // PATCH) * PATCH
+    across = np.clip(np.minimum(start + PATCH, x + width) - np.maximum(start, x), 0, None)
+    down = np.clip(np.minimum(start + PATCH, y + height) - np.maximum(start, y), 0, None)
+    return np.asarray(down[:, None] * across[None, :])
 
 
 def patch_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
@@ -47,12 +65,8 @@ def patch_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
     classes = np.full((side, side), BACKGROUND)
     colors = np.full((side, side), -100)
     covered = np.full((side, side), 0.25 * PATCH * PATCH)
-    start = np.arange(side) * PATCH
     for item in scene.items:
-        x, y, width, height = item.box
-        across = np.clip(np.minimum(start + PATCH, x + width) - np.maximum(start, x), 0, None)
-        down = np.clip(np.minimum(start + PATCH, y + height) - np.maximum(start, y), 0, None)
-        area = down[:, None] * across[None, :]
+        area = patch_areas(item.box)
         mine = area > covered
         classes[mine] = THINGS.index(item.thing)
         colors[mine] = list(COLORS).index(item.color) if item.color else -100
@@ -84,18 +98,19 @@ def train_tower(
     batch: int,
     seed: int,
     learning_rate: float = 1e-3,
-    report: Callable[[int, dict[str, float]], None] = lambda step, numbers: None,
+    report: Report = lambda step, loss, seconds: None,
 ) -> float:
     """Trains `tower` in place and returns the share of object patches named rightly over the last 50 batches."""
     torch.manual_seed(seed)
     namer = PatchNamer(tower).train()
-    optimizer = torch.optim.AdamW(namer.parameters(), lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    parameters = list(namer.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.08)
     weight = torch.ones(len(THINGS) + 1)
     weight[BACKGROUND] = 0.3
-    recent: list[float] = []
-    began = time.monotonic()
-    for step in range(steps):
+    named: deque[float] = deque(maxlen=50)
+
+    def loss_of(step: int) -> Tensor:
         scenes = [training_scene((seed, 1, step * batch + i)) for i in range(batch)]
         labels = [patch_labels(scene) for scene in scenes]
         classes = torch.from_numpy(np.stack([c for c, _ in labels]))
@@ -109,18 +124,9 @@ def train_tower(
             loss = loss + 0.3 * nn.functional.cross_entropy(
                 color_logits.float().reshape(-1, len(COLORS)), colors.reshape(-1)
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(namer.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        named = class_logits.argmax(-1)
         is_object = classes != BACKGROUND
-        recent = [*recent[-49:], float((named == classes)[is_object].float().mean())]
-        if step % 50 == 49 or step + 1 == steps:
-            report(
-                step + 1,
-                {"loss": loss.item(), "patches": sum(recent) / len(recent), "seconds": time.monotonic() - began},
-            )
-    assert class_logits.shape[1] == IMAGE_TOKENS
-    return sum(recent) / len(recent)
+        named.append(float((class_logits.argmax(-1) == classes)[is_object].float().mean()))
+        return loss
+
+    fit(loss_of, parameters, optimizer, schedule, range(steps), report)
+    return sum(named) / len(named)

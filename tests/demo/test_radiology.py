@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmpo.demo.drawing import SIZE
 from mmpo.demo.radiology import chests, dictation, world
 from mmpo.errors import UserError
 from mmpo.radiology.detector import RuleDetector
@@ -25,7 +26,7 @@ def test_films_are_drawn_from_the_seed() -> None:
     one, same, other = (chests.sample_chest((0, 1, i)) for i in (3, 3, 4))
     assert np.array_equal(np.asarray(one.draw()), np.asarray(same.draw()))
     assert not np.array_equal(np.asarray(one.draw()), np.asarray(other.draw()))
-    assert one.draw().size == (chests.SIZE, chests.SIZE)
+    assert one.draw().size == (SIZE, SIZE)
     kinds = {f.kind for i in range(60) for f in chests.sample_chest((0, 1, i)).findings}
     assert kinds == set(chests.KINDS)
 
@@ -59,12 +60,12 @@ def test_world_as_files(tmp_path: Path) -> None:
 def test_a_few_training_steps(tmp_path: Path) -> None:
     from transformers import LlavaProcessor
 
-    from mmpo.demo.radiology.pretrain import Plan, batch, build_processor, patch_labels, pretrain
+    from mmpo.demo.radiology.pretrain import Plan, batch, build_tokenizer, patch_labels, pretrain
 
     chest = next(c for i in range(50) if (c := chests.sample_chest((0, 2, i))).of("effusion"))
     assert patch_labels(chest)[:, chests.KINDS.index("effusion")].sum() >= 2
     plan = Plan(see_steps=1, see_batch=2, speak_steps=1, speak_batch=2)
-    rows = batch(build_processor().tokenizer, plan, 0)
+    rows = batch(build_tokenizer(), plan, 0)
     assert rows["input_ids"].shape == rows["labels"].shape and (rows["labels"] >= 0).sum() > 4
     folder = pretrain(tmp_path, plan)
     processor = LlavaProcessor.from_pretrained(folder)

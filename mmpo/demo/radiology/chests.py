@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-SIZE = 128
-"""Width and height of every film, in pixels."""
+from mmpo.demo.drawing import SIZE
 
 KINDS = ("effusion", "opacity", "cardiomegaly", "edema", "pneumothorax", "pacemaker", "endotracheal tube", "nodule")
 SIDES = ("left", "right")

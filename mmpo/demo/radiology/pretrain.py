@@ -2,30 +2,28 @@
 
     python -m mmpo.demo.radiology.pretrain OUT
 
-About ten minutes on two CPU cores. Everything follows from the seed; stopped between the stages it goes on there.
+About half an hour on one CPU core. Everything follows from the seed; stopped between the stages it goes on there.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPVisionModel, LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mmpo.demo.architecture import IMAGE_TOKENS, PATCH
-from mmpo.demo.assemble import CHAT_TEMPLATE, build_model, train_tokenizer
-from mmpo.demo.radiology.chests import KINDS, SIZE, Chest, sample_chest
+from mmpo.demo.assemble import build_model, build_processor, train_tokenizer
+from mmpo.demo.drawing import SIZE
+from mmpo.demo.radiology.chests import KINDS, Chest, sample_chest
 from mmpo.demo.radiology.dictation import PROMPT, dictated_report, exact_report, question
-from mmpo.demo.see import PIXEL_MEAN, PIXEL_STD
+from mmpo.demo.see import patch_areas, pixels
+from mmpo.demo.training import Report, cosine, export, fit, print_progress, save_tensors, two_rates
 
 VOCABULARY_SIZE = 640
 TRAINING = 200
@@ -51,39 +49,19 @@ class Plan:
 def pretrain(out: Path, plan: Plan) -> Path:
     """Train by `plan` into `out`; the finished model is in the folder that is returned (`out/model`)."""
     out.mkdir(parents=True, exist_ok=True)
-    processor = build_processor()
+    processor = build_processor(build_tokenizer())
     model = build_model(processor, plan.seed)
     tower_file = out / "tower.safetensors"
     if not tower_file.exists():
         see(model.model.vision_tower, plan, print_progress("see", plan.see_steps))
-        state = {k: v.detach().contiguous().clone() for k, v in model.model.vision_tower.state_dict().items()}
-        save_file(state, tower_file)
+        save_tensors(tower_file, dict(model.model.vision_tower.state_dict()))
     model.model.vision_tower.load_state_dict(load_file(tower_file))
     speak(model, processor.tokenizer, plan, print_progress("speak", plan.speak_steps))
-    folder = out / "model"
-    model.eval().to(torch.float16).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
+    return export(model, processor, out / "model")
 
 
-def build_processor() -> LlavaProcessor:
-    """Processor and byte-level BPE tokenizer of this world's reports."""
-    return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"shortest_edge": SIZE},
-            crop_size={"height": SIZE, "width": SIZE},
-            image_mean=[PIXEL_MEAN] * 3,
-            image_std=[PIXEL_STD] * 3,
-        ),
-        tokenizer=_tokenizer(),
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
-        chat_template=CHAT_TEMPLATE,
-    )
-
-
-def _tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE tokenizer of this world's reports."""
     texts = [f"USER: {PROMPT} ASSISTANT: Yes. No."] * 50
     for index in range(1500):
         chest, rng = sample_chest((1, TRAINING, index)), np.random.default_rng((1, TRAINING, index))
@@ -91,65 +69,48 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(texts, VOCABULARY_SIZE)
 
 
-def pixels(chests: Sequence[Chest]) -> Tensor:
-    """Normalised films [chests, 3, SIZE, SIZE]."""
-    array = np.stack([np.asarray(chest.draw(), dtype=np.uint8) for chest in chests])
-    return (torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255 - PIXEL_MEAN) / PIXEL_STD
-
-
 def patch_labels(chest: Chest) -> np.ndarray:
     """Which kinds cover a quarter or more of each patch [IMAGE_TOKENS, KINDS], 0 or 1."""
     side = SIZE // PATCH
-    start = np.arange(side) * PATCH
     labels = np.zeros((side, side, len(KINDS)), dtype=np.float32)
     for finding in chest.findings:
-        x, y, width, height = finding.box
-        across = np.clip(np.minimum(start + PATCH, x + width) - np.maximum(start, x), 0, None)
-        down = np.clip(np.minimum(start + PATCH, y + height) - np.maximum(start, y), 0, None)
-        labels[..., KINDS.index(finding.kind)] += down[:, None] * across[None] > 0.25 * min(PATCH**2, width * height)
+        _, _, width, height = finding.box
+        labels[..., KINDS.index(finding.kind)] += patch_areas(finding.box) > 0.25 * min(PATCH**2, width * height)
     return np.minimum(labels, 1).reshape(-1, len(KINDS))
 
 
-Report = Callable[[int, float, float], None]
-
-
-def see(tower: CLIPVisionModel, plan: Plan, report: Report) -> float:
-    """Train the tower in place to name what covers each patch; returns the last loss."""
+def see(tower: CLIPVisionModel, plan: Plan, report: Report) -> None:
+    """Train the tower in place to name what covers each patch."""
     torch.manual_seed(plan.seed)
     head = nn.Sequential(nn.LayerNorm(tower.config.hidden_size), nn.Linear(tower.config.hidden_size, len(KINDS)))
     parameters = [*tower.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.learning_rate, total_steps=plan.see_steps)
     weight = torch.full((len(KINDS),), 3.0)
-    began, loss = time.monotonic(), torch.zeros(())
-    for step in range(plan.see_steps):
+
+    def loss_of(step: int) -> Tensor:
         chests = [sample_chest((plan.seed, TRAINING, 1, step * plan.see_batch + i)) for i in range(plan.see_batch)]
         labels = torch.from_numpy(np.stack([patch_labels(chest) for chest in chests]))
         with torch.autocast("cpu", torch.bfloat16):
             logits = head(tower(pixels(chests)).last_hidden_state[:, 1:])
-        loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weight)
-        _step(loss, parameters, optimizer, schedule)
-        report(step + 1, loss.item(), time.monotonic() - began)
-    return loss.item()
+        return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weight)
+
+    fit(loss_of, parameters, optimizer, schedule, range(plan.see_steps), report)
 
 
-def speak(
-    model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, plan: Plan, report: Report
-) -> float:
-    """Train the whole model in place on dictated reports and questions; returns the last loss."""
-    tower = list(model.model.vision_tower.parameters())
-    rest = [p for n, p in model.named_parameters() if "vision_tower" not in n]
-    groups = [{"params": rest, "lr": plan.learning_rate}, {"params": tower, "lr": plan.tower_rate}]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, plan))
-    began, loss = time.monotonic(), torch.zeros(())
-    model.train()
-    for step in range(plan.speak_steps):
+def speak(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, plan: Plan, report: Report) -> None:
+    """Train the whole model in place on dictated reports and questions."""
+    optimizer = two_rates(model, plan.learning_rate, plan.tower_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, plan.speak_steps, plan.warmup))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def loss_of(step: int) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            loss = model(**batch(tokenizer, plan, step)).loss
-        _step(loss, [*rest, *tower], optimizer, schedule)
-        report(step + 1, loss.item(), time.monotonic() - began)
-    return loss.item()
+            loss: Tensor = model(**batch(tokenizer, plan, step)).loss
+        return loss
+
+    model.train()
+    fit(loss_of, parameters, optimizer, schedule, range(plan.speak_steps), report)
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, plan: Plan, step: int) -> dict[str, Tensor]:
@@ -179,37 +140,6 @@ def batch(tokenizer: PreTrainedTokenizerFast, plan: Plan, step: int) -> dict[str
 def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return ids
-
-
-def _step(
-    loss: Tensor,
-    parameters: Sequence[Tensor],
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-) -> None:
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    nn.utils.clip_grad_norm_(parameters, 1.0)
-    optimizer.step()
-    schedule.step()
-
-
-def _cosine(step: int, plan: Plan) -> float:
-    if step < plan.warmup:
-        return (step + 1) / plan.warmup
-    done = (step - plan.warmup) / max(1, plan.speak_steps - plan.warmup)
-    return 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def print_progress(stage: str, total: int) -> Report:
-    """Prints every 25th step with the loss and the time that is left."""
-
-    def report(step: int, loss: float, seconds: float) -> None:
-        if step % 25 == 0 or step == total:
-            left = seconds / step * (total - step) / 60
-            print(f"{stage} {step}/{total}: loss {loss:.3f} ({seconds:.0f} s, {left:.0f} min left)", flush=True)
-
-    return report
 
 
 def main() -> None:

@@ -1,0 +1,82 @@
+"""What both demo models' trainings share: the loop, its schedule, its progress line, and how the result is kept."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+Report = Callable[[int, float, float], None]
+"""Told after every step: steps done, mean loss of the last 50, seconds since the loop began."""
+
+
+def fit(
+    loss_of: Callable[[int], Tensor],
+    parameters: Sequence[Tensor],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    steps: range,
+    report: Report,
+) -> None:
+    """One optimizer step on `loss_of(step)` for each of `steps`. The gradient of `parameters` is clipped to norm 1."""
+    losses: list[float] = []
+    began = time.monotonic()
+    for step in steps:
+        loss = loss_of(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        losses = [*losses[-49:], loss.item()]
+        report(step + 1, sum(losses) / len(losses), time.monotonic() - began)
+
+
+def two_rates(model: LlavaForConditionalGeneration, learning_rate: float, tower_rate: float) -> torch.optim.AdamW:
+    """AdamW with one learning rate for the vision tower and another for everything else."""
+    tower = list(model.model.vision_tower.parameters())
+    rest = [p for n, p in model.named_parameters() if "vision_tower" not in n]
+    groups = [{"params": rest, "lr": learning_rate}, {"params": tower, "lr": tower_rate}]
+    return torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98))
+
+
+def cosine(step: int, steps: int, warmup: int) -> float:
+    """Factor of the learning rate: a linear rise over `warmup` steps, then half a cosine down to 0.03."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def print_progress(stage: str, total: int, every: int = 25) -> Report:
+    """Prints stage, step, loss and the time that is left, every so many steps and at the end."""
+    begin = -1
+
+    def report(step: int, loss: float, seconds: float) -> None:
+        nonlocal begin
+        begin = step - 1 if begin < 0 else begin  # a resumed training doesn't begin at 0
+        if step % every == 0 or step == total:
+            left = seconds / (step - begin) * (total - step) / 60
+            print(f"{stage} {step}/{total}: loss {loss:.3f} ({seconds:.0f} s, {left:.0f} min left)", flush=True)
+
+    return report
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """A safetensors file that is there whole or not at all."""
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, partial)
+    partial.replace(path)
+
+
+def export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> Path:
+    """The finished model in the standard layout, weights in half precision to keep the file small."""
+    model.eval().to(torch.float16).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
