@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from mmpo.cli import console
@@ -18,17 +17,22 @@ def print_summary(run: RunFolder, section: str, result: Mapping[str, Any]) -> No
 
 def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
     pairs = run.path / OUTPUTS["build.pairs"]
-    if result.get("builder") == "video_rewards" and result["images_used"]:
-        return _video_build(pairs, result)
-    if result.get("builder") == "radiology" and result["images_used"]:
-        return _radiology_build(pairs, result)
-    if result.get("builder") == "mia" and result["images_used"]:
-        return _mia_build(pairs, result)
     if not result["images_used"]:
         for kind, table in result["counts"].items():
             lost = _losses(table)
             console.line(f"no pair from {table['in']:,} {kind}: {lost or 'nothing came in'}")
         return
+    builders = {"video_rewards": _video_build, "radiology": _radiology_build, "mia": _mia_build}
+    sources = builders.get(result.get("builder", ""), _hallucination_build)(result)
+    for warning in result.get("warnings", ()):
+        console.line(f"warning: {warning}")
+    left_out = result["images"] - result["images_used"]
+    if left_out:
+        console.line(f"{left_out:,} {sources} gave no pair; the reasons are in {pairs / 'rejects.jsonl'}")
+    console.line(f"pairs: {pairs}")
+
+
+def _hallucination_build(result: Mapping[str, Any]) -> str:
     console.line(f"{result['hallucinating_share']:.0%} of the model's descriptions name an object that is not there")
     console.line(
         f"{result['description_pairs']:,} pairs about a hallucination, {result['omission_pairs']:,} about an "
@@ -45,10 +49,15 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
         from mmpo.data_builders.style import StyleReport
 
         console.line(StyleReport.model_validate(result["style"]).line())
-    left_out = result["images"] - result["images_used"]
-    if left_out:
-        console.line(f"{left_out:,} images gave no pair; the reasons are in {pairs / 'rejects.jsonl'}")
-    console.line(f"pairs: {pairs}")
+    return "images"
+
+
+def _pairs_made(result: Mapping[str, Any], sources: str) -> str:
+    console.line(
+        f"{result['pairs_made']:,} pairs (chosen {result['chosen_words']:.1f} words, rejected "
+        f"{result['rejected_words']:.1f}) from {result['images_used']:,} of {result['images']:,} {sources}"
+    )
+    return sources
 
 
 def _losses(table: Mapping[str, int]) -> str:
@@ -56,47 +65,25 @@ def _losses(table: Mapping[str, int]) -> str:
     return ", ".join(f"{n:,} {reason}" for reason, n in table.items() if n and reason not in ("in", "paired", "kept"))
 
 
-def _video_build(pairs: Path, result: Mapping[str, Any]) -> None:
+def _video_build(result: Mapping[str, Any]) -> str:
     rewards = ", ".join(f"{score}: {count:,}" for score, count in result["scores"].items())
     console.line(f"rewards by {result['judge']}: {rewards} (mean {result['mean_score']:.2f})")
-    console.line(
-        f"{result['pairs_made']:,} pairs (chosen {result['chosen_words']:.1f} words, rejected "
-        f"{result['rejected_words']:.1f}) from {result['images_used']:,} of {result['images']:,} videos"
-    )
-    for warning in result["warnings"]:
-        console.line(f"warning: {warning}")
-    if result["images"] > result["images_used"]:
-        console.line(f"the reasons for the others are in {pairs / 'rejects.jsonl'}")
-    console.line(f"pairs: {pairs}")
+    return _pairs_made(result, "videos")
 
 
-def _radiology_build(pairs: Path, result: Mapping[str, Any]) -> None:
+def _radiology_build(result: Mapping[str, Any]) -> str:
     console.line(f"{result['lines_with_priors']:.2f} lines of a text refer to an earlier exam, by {result['editor']}")
-    console.line(
-        f"{result['pairs_made']:,} pairs (chosen {result['chosen_words']:.1f} words, rejected "
-        f"{result['rejected_words']:.1f}) from {result['images_used']:,} of {result['images']:,} reports"
-    )
-    if result["images"] > result["images_used"]:
-        console.line(f"the reasons for the others are in {pairs / 'rejects.jsonl'}")
-    console.line(f"pairs: {pairs}")
+    return _pairs_made(result, "reports")
 
 
-def _mia_build(pairs: Path, result: Mapping[str, Any]) -> None:
+def _mia_build(result: Mapping[str, Any]) -> str:
     for kind, row in result["ratios"].items():
         kept = result["counts"][f"answers, {kind}"]["paired"]
         console.line(
             f"{kind}: {row['ratio']:.2f} of the attention on the target (uniform {row['uniform']:.2f}, kept up to "
             f"{row['threshold']:.2f}); {kept:,} of {row['answers']:,.0f} answers kept"
         )
-    console.line(
-        f"{result['pairs_made']:,} pairs (chosen {result['chosen_words']:.1f} words, rejected "
-        f"{result['rejected_words']:.1f}) from {result['images_used']:,} of {result['images']:,} prompts"
-    )
-    for warning in result["warnings"]:
-        console.line(f"warning: {warning}")
-    if result["images"] > result["images_used"]:
-        console.line(f"the reasons for the others are in {pairs / 'rejects.jsonl'}")
-    console.line(f"pairs: {pairs}")
+    return _pairs_made(result, "prompts")
 
 
 def _train(run: RunFolder, result: Mapping[str, Any]) -> None:
