@@ -1,0 +1,169 @@
+"""Train the video demo's LLaVA: the shipped picture model learns to read a clip's frames and to tell what happens.
+
+    python -m mmpo.demo.video.pretrain OUT
+
+Half an hour on one CPU core. The vision tower, which knows the world's things, stays as it is; projector and language
+model learn. Everything follows from the seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import AddedToken
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
+
+from mmpo.demo import model_path as picture_model_path
+from mmpo.demo.architecture import IMAGE_TOKENS
+from mmpo.demo.assemble import CHAT_TEMPLATE, build_model
+from mmpo.demo.language import YES_NO, Turn, noun_phrase
+from mmpo.demo.speak import Row, batch_loss, decisive_tokens, make_batch, name_tokens
+from mmpo.demo.video.clips import COURSES, KEY_FRAMES, Clip, sample_clip
+from mmpo.demo.video.narration import CARELESS, missing, questions
+
+TRAINING = 300
+"""Seeds the model's own clips; the world's splits have other numbers."""
+
+# Every frame is announced by its number, as the picture model learnt it: that is how time gets into the prompt.
+FRAMES_TEMPLATE = CHAT_TEMPLATE.replace(
+    "<image>\n", "{% set shown.number = shown.number + 1 %}Image{{ shown.number }}: <image>\n"
+).replace("{{ bos_token }}", "{{ bos_token }}{% set shown = namespace(number=0) %}", 1)
+BEFORE = "".join(f"Image{number}: <image>\n" for number in range(1, KEY_FRAMES + 1))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast."""
+
+    seed: int = 13
+    steps: int = 700
+    batch: int = 16
+    learning_rate: float = 1e-3
+    warmup: int = 40
+    save_every: int = 100
+
+
+def pretrain(out: Path, plan: Plan) -> Path:
+    """Train by `plan`; the model is in the folder that is returned (`out/model`), renewed every `save_every` steps."""
+    out.mkdir(parents=True, exist_ok=True)
+    processor = build_processor()
+    model = initial_model(processor, plan.seed)
+    tokenizer = processor.tokenizer
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, plan))
+    names, decisive = name_tokens(tokenizer), torch.cat([decisive_tokens(tokenizer), course_tokens(tokenizer)])
+    losses: list[float] = []
+    began = time.monotonic()
+    for step in range(plan.steps):
+        model.train()
+        rows = [clip_row((plan.seed, TRAINING, step * plan.batch + row)) for row in range(plan.batch)]
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = batch_loss(model, make_batch(rows, tokenizer, IMAGE_TOKENS), names, decisive)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        losses = [*losses[-24:], loss.item()]
+        done = step + 1
+        if done % 25 == 0 or done == plan.steps:
+            seconds = time.monotonic() - began
+            left = seconds / done * (plan.steps - done) / 60
+            mean = sum(losses) / len(losses)
+            print(f"step {done}/{plan.steps}: loss {mean:.3f} ({seconds:.0f} s, {left:.0f} min left)", flush=True)
+        if done % plan.save_every == 0 or done == plan.steps:
+            _export(model, processor, out / "model")
+    return out / "model"
+
+
+def build_processor() -> LlavaProcessor:
+    """The picture model's processor with a chat template for frames, and with a token for each word that is new."""
+    processor = LlavaProcessor.from_pretrained(picture_model_path())
+    processor.chat_template = FRAMES_TEMPLATE
+    words = [AddedToken(word, normalized=False) for word in new_words(processor.tokenizer)]
+    processor.tokenizer.add_tokens(words)
+    return processor
+
+
+def new_words(tokenizer: PreTrainedTokenizerFast) -> list[str]:
+    """The words of questions and answers that are more than one token, each with the space before it."""
+    clips = [sample_clip((1, TRAINING, index)) for index in range(300)]
+    turns = [turn for clip in clips for turn in questions(clip, np.random.default_rng(clip.seed))]
+    words = {word for turn in turns for word in re.findall(r" [A-Za-z]+", f" {turn.question} {turn.answer}")}
+    return [word for word in sorted(words) if len(tokenizer.encode(word, add_special_tokens=False)) > 1]
+
+
+def initial_model(processor: LlavaProcessor, seed: int) -> LlavaForConditionalGeneration:
+    """The shipped picture model with its vision tower frozen. A new word begins as the mean of the tokens that spelt
+    it."""
+    model = build_model(processor, seed)
+    folder = picture_model_path()
+    old = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    speller = LlavaProcessor.from_pretrained(folder).tokenizer
+    added = processor.tokenizer.convert_ids_to_tokens(list(range(len(speller), len(processor.tokenizer))))
+    spelt = [speller.encode(word, add_special_tokens=False) for word in added]
+    state = old.state_dict()
+    for name, value in model.state_dict().items():
+        if value.shape != state[name].shape:  # the embeddings and the head, a row for each token
+            rows = [state[name][pieces].mean(0) for pieces in spelt]
+            state[name] = torch.cat([state[name], torch.stack(rows)])
+    model.load_state_dict(state)
+    model.model.vision_tower.requires_grad_(False)
+    return model
+
+
+def clip_row(seed: tuple[int, ...]) -> Row:
+    """A clip's frames, the text before the questions, and careless turns about it. Two turns about single frames keep
+    alive what the picture model can do, and what events are made of."""
+    clip, rng = sample_clip(seed), np.random.default_rng((*seed, 3))
+    turns = [*questions(clip, rng, CARELESS), *(_ask_frame(clip, rng) for _ in range(2))]
+    return clip.scenes(), BEFORE, turns
+
+
+def _ask_frame(clip: Clip, rng: np.random.Generator) -> Turn:
+    number = int(rng.integers(KEY_FRAMES))
+    thing = str(rng.choice(clip.things)) if rng.random() < 0.8 else missing(clip, rng)
+    there = thing in clip.scene(number).things
+    return Turn(f"In Image{number + 1}, is there {noun_phrase(thing)}? {YES_NO}", "Yes" if there else "No")
+
+
+def course_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """The first tokens of the verbs and sides, which decide an answer as yes and no do."""
+    words = (*COURSES, "left", "right")
+    return torch.tensor([tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words])
+
+
+def _cosine(step: int, plan: Plan) -> float:
+    if step < plan.warmup:
+        return (step + 1) / plan.warmup
+    done = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
+    return 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def _export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
+    """The model in the standard layout, in half precision, in files of 8 MB at most; training goes on with `model`."""
+    state = {name: value.to(torch.float16) for name, value in model.state_dict().items()}
+    model.save_pretrained(folder, state_dict=state, max_shard_size="8MB")
+    processor.save_pretrained(folder)
+
+
+def main() -> None:
+    """`python -m mmpo.demo.video.pretrain OUT [--steps N]`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="working folder; the model ends up in OUT/model")
+    parser.add_argument("--steps", type=int, default=Plan.steps)
+    arguments = parser.parse_args()
+    print("done:", pretrain(arguments.out, Plan(steps=arguments.steps)))
+
+
+if __name__ == "__main__":
+    main()
