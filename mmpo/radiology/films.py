@@ -20,6 +20,10 @@ from mmpo.errors import Quarantined, UserError
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", "")
 
 
+_REASONS = {"less than expected": "truncated", "missing dependencies": "no_decoder"}
+"""What pydicom says of pixels that it can't give, and what we call it."""
+
+
 def film(source: bytes | str | Path, *, root: str | Path | None = None) -> bytes:
     """The encoded picture (PNG or JPEG) of a film file. Raises Quarantined("decode", reason) where there is none."""
     data = read_image(source, root=root)
@@ -60,7 +64,7 @@ def dicom_pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     try:
         grey = _displayed(dataset)
     except Exception as error:
-        reason = "truncated" if "less than expected" in str(error) else "corrupt"
+        reason = next((name for words, name in _REASONS.items() if words in str(error)), "corrupt")
         raise Quarantined("decode", reason, f"DICOM pixels: {type(error).__name__}: {error}"[:300]) from None
     if grey.ndim != 2 or not np.isfinite(grey).all():
         raise Quarantined("decode", "unsupported_mode", f"pixels of shape {grey.shape}")
@@ -81,8 +85,9 @@ def _displayed(dataset: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
         return np.asarray(apply_voi_lut(values, dataset, prefer_lut=True), dtype=np.float64) / (2**bits - 1)
     values = values.astype(np.float64)
     if dataset.get("WindowWidth") is None or dataset.get("WindowCenter") is None:
-        low, high = float(values.min()), float(values.max())
-        return (values - low) / max(high - low, 1e-12)
+        inside = values[~_padding(dataset)]
+        low, high = (float(inside.min()), float(inside.max())) if inside.size else (0.0, 0.0)
+        return np.clip((values - low) / max(high - low, 1e-12), 0, 1)
     center, width = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
     shape = str(dataset.get("VOILUTFunction") or "LINEAR")
     if shape == "SIGMOID":
@@ -90,6 +95,16 @@ def _displayed(dataset: Any) -> np.ndarray[Any, np.dtype[np.float64]]:
     if shape == "LINEAR":  # C.11-1: the window of width w covers w - 1 steps
         center, width = center - 0.5, width - 1
     return np.clip((values - center) / max(width, 1e-12) + 0.5, 0, 1)
+
+
+def _padding(dataset: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Pixels that only fill the rectangle (PS3.3 C.7.5.1.1.2); they must not decide the contrast of the others."""
+    stored = dataset.pixel_array
+    value = dataset.get("PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, dtype=bool)
+    low, high = sorted((value, dataset.get("PixelPaddingRangeLimit", value)))
+    return np.asarray((stored >= low) & (stored <= high))
 
 
 def _first(value: Any) -> float:

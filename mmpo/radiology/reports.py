@@ -147,13 +147,18 @@ def read_reports(source: str | Path, *, images: str | Path | None = None) -> Ite
 
 def _folder(reports: Path, images: Path) -> Iterator[RadiologyReport | Rejected]:
     """`…/p10/p10000032/s50414267.txt`, with the films in a folder `s50414267` beside it or at the same place below
-    `images`.
+    `images`. Films below `reports` without a report are rejected sources.
     """
-    paths = sorted(reports.rglob("*.txt"))
+    paths = set(reports.rglob("*.txt"))
     if not paths:
         raise UserError(f"{reports}: no .txt reports in it", hint="MIMIC-CXR: files/p10/p10000032/s50414267.txt")
-    for path in paths:
+    studies = {file.parent for file in reports.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES}
+    silent = {study.with_name(f"{study.name}.txt") for study in studies if study != reports} - paths
+    for path in sorted(paths | silent):
         inside = path.relative_to(reports)
+        if path in silent:
+            yield Rejected(inside.as_posix(), Quarantined("read", "no_report", f"films in {inside.with_suffix('')}"))
+            continue
         films = images / inside.with_suffix("")
         beside = (
             [file for file in sorted(films.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import pytest
 from mmpo.chat import open_chat
 from mmpo.errors import UserError
 from mmpo.eval import radiology, radiology_text
+from mmpo.eval.harness import evaluate
 from mmpo.eval.radiology_clinical import CHEXBERT, RadcliqFeatures, chexbert_f1, radcliq, radgraph_f1
 from mmpo.eval.scoring import ScoreRequest, score
 from mmpo.radiology.judge import JudgeDetector
 from tests.chat.server import ChatServer
 from tests.data_builders.test_radiology import answer
+from tests.eval.evaluating import settings
 
 ANSWERS = {
     "a": "Heart size is unchanged. Small left effusion.",
@@ -109,13 +112,11 @@ def test_metrics_of_models_say_what_is_missing(tmp_path: Path) -> None:
     answers = write(tmp_path / "a.jsonl", ANSWERS)
     with pytest.raises(UserError, match="references"):
         score("radiology", ScoreRequest(answers, options={"radgraph": "radgraph-xl"}))
-    try:
-        import radgraph  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match="package radgraph"):
-            score(
-                "radiology", ScoreRequest(answers, write(tmp_path / "r.jsonl", REFERENCES), options={"radgraph": "x"})
-            )
+    references = write(tmp_path / "r.jsonl", REFERENCES)
+    for option, package in (("radgraph", "radgraph"), ("bertscore", "bert-score")):
+        if importlib.util.find_spec(package.replace("-", "_")) is None:
+            with pytest.raises(UserError, match=f"package {package}"):
+                score("radiology", ScoreRequest(answers, references, options={option: "x"}))
 
 
 def write(path: Path, rows: dict[str, str], **more: object) -> Path:
@@ -150,3 +151,39 @@ def test_judge_and_agreement() -> None:
     with ChatServer(answer="no idea") as server, open_chat(server.settings()) as chat:
         judged = radiology.judge_reports(answers, JudgeDetector(chat))
     assert judged.failed == {"judge_unreadable": 1} and radiology.agreement(found, judged)["kappa"] is None
+
+
+def test_as_a_benchmark_with_a_judge(world: Path, tmp_path: Path) -> None:
+    """Films of every kind of trouble are counted; lines are judged by rules and by a model, with the agreement."""
+    rows = [
+        {"id": "a", "report": "fInDiNgS: Stable small effusion.", "image": "1.png"},
+        {"id": "b", "report": "Lungs are clear.", "image": "2.png"},
+        {"id": "given", "report": "Stable.", "image": "3.png", "has_prior": True},
+        {"id": "film", "report": "Lungs are clear."},
+        {"id": "empty", "report": "FINDINGS:\nIMPRESSION: Normal.", "image": "4.png"},
+        {"id": "none", "report": " ", "image": "5.png"},
+    ]
+    reports = tmp_path / "reports.jsonl"
+    reports.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with ChatServer(answer=lambda prompt: answer(prompt).replace('"none"', '"all"', 1)) as server:
+        asked = settings(
+            world,
+            benchmarks=["radiology"],
+            radiology={
+                "reports": str(reports), "images": str(world / "images"), "judged_by": "both", "max_new_tokens": 8
+            },
+            judge=server.settings().model_dump(),
+        )  # fmt: skip
+        card = evaluate(asked, tmp_path / "run")
+    found = {(row.split, row.metric): row for row in card.rows}
+    assert found[("judge", "reports_with_priors")].after.value == 1 and found[("judge", "words")].before is not None
+    conventions = " ".join(card.conventions)
+    assert "left out 1 empty_report, 1 has_prior, 1 no_image, 1 no_section" in conventions
+    assert "Cohen's kappa" in conventions and "not CheXpert's labeller" in conventions
+    written = (tmp_path / "run" / "radiology" / "reports_after.jsonl").read_text().splitlines()
+    assert [json.loads(row)["id"] for row in written] == ["a", "b"]
+    remote = {"backend": "server", "model": "m", "base_url": "https://api.example.org/v1"}
+    rows[0]["credentialed"] = True
+    reports.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="credentialed"):
+        evaluate(asked.model_copy(update={"judge": type(asked.judge).model_validate(remote)}), tmp_path / "remote")

@@ -85,6 +85,32 @@ def test_window_rescale_and_inversion() -> None:
     assert b"Secret" not in film(made(RAMP))
 
 
+def test_padding_does_not_take_part_in_the_contrast() -> None:
+    padded = RAMP % 256 + 1000
+    padded[:, :8] = 60_000
+    grey = dicom_pixels(made(padded, PixelPaddingValue=60_000))
+    assert (grey[:, 8:].min(), grey[:, 8:].max()) == (0, 255) and (grey[:, :8] == 255).all()
+    assert dicom_pixels(made(padded))[:, 8:].max() <= 1
+    limits = dicom_pixels(made(padded, PixelPaddingValue=65_000, PixelPaddingRangeLimit=59_000))
+    assert (limits == grey).all()
+    with pytest.raises(Quarantined, match="blank"):
+        dicom_pixels(made(np.full((8, 8), 7), PixelPaddingValue=7))
+
+
+def test_compression_without_a_decoder() -> None:
+    """JPEG Lossless needs a package that mmpo doesn't ask for: the file is named as such, not as broken."""
+    from pydicom.data import get_testdata_file
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import JPEGLosslessSV1
+
+    path = get_testdata_file("JPGLosslessP14SV1_1s_1f_8b.dcm", download=False)
+    if path is None or get_decoder(JPEGLosslessSV1).is_available:
+        pytest.skip("no such file, or a decoder is installed")
+    with pytest.raises(Quarantined) as error:
+        film(Path(path).read_bytes())
+    assert error.value.reason == "no_decoder" and "JPEG Lossless" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -111,6 +137,7 @@ def test_sections_in_any_case() -> None:
     assert sections_of("Lungs are clear.") == {"findings": "Lungs are clear."}
     assert sections_of(" \n") == {}
     assert sections_of("FINDINGS\nClear lungs.\nIMPRESSION\nNormal.")["impression"] == "Normal."
+    assert sections_of("fInDiNgS:\n\niMpReSsIoN: Normal.") == {"impression": "Normal."}
 
 
 def test_encodings() -> None:
@@ -155,7 +182,10 @@ def test_mimic_layout(tmp_path: Path) -> None:
     (folder / "s5041.txt").write_text("FINDINGS: Clear.")
     (folder / "s5042.txt").write_bytes(b"\0\0\0")
     (folder / "s5041" / "x.dcm").write_bytes(made(RAMP))
-    first, second = read_reports(tmp_path / "files")
+    (folder / "s5043").mkdir()
+    (folder / "s5043" / "x.JPG").write_bytes(b"")
+    first, second, third = read_reports(tmp_path / "files")
     assert isinstance(first, RadiologyReport) and first.patient == "p10000032" and first.credentialed
     assert first.images == ("p10/p10000032/s5041/x.dcm",) and film(first.images[0], root=first.root)
     assert isinstance(second, Rejected) and second.error.reason == "not_text"
+    assert isinstance(third, Rejected) and third.error.reason == "no_report" and third.id.endswith("s5043.txt")
