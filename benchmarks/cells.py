@@ -108,7 +108,7 @@ def tables(seeds: Mapping[str, Mapping[str, Mapping[str, Any]]], cells: Sequence
         scale = 100.0 if example["percent"] else 1.0
         columns = [[rows[shown[0]][metric]["before"]["value"] for rows in whole]]
         columns += [[rows[cell][metric]["after"]["value"] for rows in whole] for cell in shown]
-        lines.append(f"| {metric} | {' | '.join(_mean([v * scale for v in column]) for column in columns)} |")
+        lines.append(f"| {metric} | {' | '.join(_mean(column, scale) for column in columns)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -120,6 +120,8 @@ def _estimate(estimate: Mapping[str, Any] | None, scale: float) -> str:
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
-def _mean(values: Sequence[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+def _mean(values: Sequence[float], scale: float) -> str:
+    digits = 1 if scale > 1 else 2
+    values = [value * scale for value in values]
+    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{spread}"

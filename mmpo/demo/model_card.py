@@ -69,7 +69,7 @@ def measure(model: Path, work: Path, images: int) -> dict[str, Scorecard]:
     return cards
 
 
-def _table(card: Scorecard) -> str:
+def metric_table(card: Scorecard) -> str:
     """The scorecard's table of metrics, without its headings and what follows it."""
     lines = dropwhile(lambda line: not line.startswith("|"), card.to_markdown().splitlines())
     return "\n".join(takewhile(lambda line: line.startswith("|"), lines))
@@ -82,7 +82,7 @@ def write_model_card(model: Path, work: Path, images: int = 300) -> Path:
     from mmpo.demo.architecture import IMAGE_TOKENS
 
     cards = measure(model, work, images)
-    parts = [f"**{split}** ({SPLITS[split]})\n\n{_table(card)}" for split, card in cards.items()]
+    parts = [f"**{split}** ({SPLITS[split]})\n\n{metric_table(card)}" for split, card in cards.items()]
     parameters = LlavaForConditionalGeneration.from_pretrained(model).num_parameters()
     text = _CARD.format(
         millions=parameters / 1e6,
