@@ -6,7 +6,7 @@ act on the picture, others on the tensor that the processor made of it, as their
 
 Sources: mDPO (arXiv 2406.11839) for `crop`; V-DPO (2411.02712) for `black`; OPA-DPO (2501.09695) for `pixel_mask`;
 POVID (2402.11411), SeVa (2404.10501), CHiP (2501.16629) and TARS (2507.21584) for `diffusion`; CHiP for `rotate` and
-`small_crop`.
+`small_crop`; Re-Align (2502.13146) for `nearest`.
 """
 
 from __future__ import annotations
@@ -99,10 +99,12 @@ ON_PICTURES: dict[str, Callable[..., Image.Image]] = {
     "diffusion_pixels": diffusion_pixels,
 }
 ON_TENSORS: dict[str, Callable[..., np.ndarray]] = {"diffusion": diffusion, "black": black}
-OTHER = "other"
-"""Not a damaged copy but the image of another pair."""
+OTHER, NEAREST = "other", "nearest"
+"""Not a damaged copy but the image of another pair: any, or the most similar one."""
 
-Kind = Literal["crop", "small_crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other"]
+Kind = Literal[
+    "crop", "small_crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other", "nearest"
+]
 
 
 @dataclass(frozen=True)
@@ -114,8 +116,8 @@ class Corruption:
 
     def __post_init__(self) -> None:
         function = (ON_PICTURES | ON_TENSORS).get(self.kind)
-        if function is None and self.kind != OTHER:
-            known = ", ".join([*ON_PICTURES, *ON_TENSORS, OTHER])
+        if function is None and self.kind not in (OTHER, NEAREST):
+            known = ", ".join([*ON_PICTURES, *ON_TENSORS, OTHER, NEAREST])
             raise UserError(f"no corruption is called {self.kind!r}", hint=f"one of {known}")
         known_parameters = () if function is None else tuple(function.__kwdefaults__ or ())
         for name in self.parameters:

@@ -131,8 +131,8 @@ def validate(pair: PreferencePair, where: str = "pair") -> PreferencePair:
     same_input = pair.rejected_images is None or pair.rejected_images == pair.images
     if same_input and pair.chosen_text == pair.rejected_text:
         raise UserError(f"{where}: chosen and rejected are the same", hint="drop the row; it holds no preference")
-    _check_spans(pair.chosen_weights, pair.chosen_text, f"{where}: `chosen_weights`")
-    _check_spans(pair.rejected_weights, pair.rejected_text, f"{where}: `rejected_weights`")
+    check_spans(pair.chosen_weights, pair.chosen_text, f"{where}: `chosen_weights`")
+    check_spans(pair.rejected_weights, pair.rejected_text, f"{where}: `rejected_weights`")
     for name, score in (pair.scores or {}).items():
         if not is_number(score):
             raise UserError(f"{where}: score {name!r} is {score!r}, not a finite number", hint="leave it out or fix it")
@@ -215,7 +215,8 @@ def is_relative_path(path: str) -> bool:
     return not (absolute or "\0" in path or "://" in path or ".." in windows.parts)
 
 
-def _check_spans(spans: list[Span] | None, text: str, at: str) -> None:
+def check_spans(spans: list[Span] | None, text: str, at: str) -> None:
+    """Raises `UserError` for spans that are not character ranges of `text` in order, each with a weight."""
     end_before = 0
     for number, span in enumerate(spans or []):
         try:

@@ -5,6 +5,7 @@ Notation as in `pairwise` and `visual`; sg(x) is x without its gradient, z_u a m
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor
@@ -87,7 +88,7 @@ def chip_official(pairs: PairLogps, *, beta: float = 0.1, token: float = 0.1, su
     multiplied by the weights and summed again. The sigmoid then saturates, and the loss is linear in the margin.
     """
     chosen, rejected = span_reward(pairs.chosen, 1.0), span_reward(pairs.rejected, 1.0)
-    noisy = pairs.view(CHOSEN)
+    noisy = replace(pairs.view(CHOSEN), weights=pairs.chosen.weights)  # the same tokens
     corrupted = span_reward(noisy, 1.0)
     if summed_twice:
         assert noisy.weights is not None and noisy.reference is not None  # span_reward has looked

@@ -48,8 +48,11 @@ def log_spectral_ratio(
 
     `reduction`: "sum" compares the totals over bins and channels (with all bins close to a ratio of norms: Parseval),
     "bins" averages the logarithm over bins and channels, "each" leaves it per bin and channel [k, h]. Only the lowest
-    `cutoff` of the bins are used, at least one.
+    `cutoff` of the bins are used, at least one. Raises `ValueError` where the two do not span the same tokens: their
+    bins would be other frequencies.
     """
+    if policy.shape != reference.shape:
+        raise ValueError(f"states of the same tokens are compared, not {[*policy.shape]} with {[*reference.shape]}")
     bins = max(1, round(cutoff * len(policy)))
     ours, theirs = spectrum(policy)[:bins], spectrum(reference)[:bins]
     if reduction == "sum":

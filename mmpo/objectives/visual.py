@@ -57,9 +57,9 @@ def mdpo(pairs: PairLogps, *, beta: float = 0.1, delta: float = 0.0, image: floa
     return per_pair(preference + image * conditional + anchor * softplus(delta - beta * rho))
 
 
-@register("rdpo", views=(CHOSEN,), corruption="other")
+@register("rdpo", views=(CHOSEN,), corruption="nearest")
 def rdpo(pairs: PairLogps, *, beta: float = 0.1, image: float = 1.0) -> Term:
-    """DPO + `image` times the image preference, m' a similar but other image. Re-Align, arXiv 2502.13146.
+    """DPO + `image` times the image preference, m' a similar image, retrieved. Re-Align, arXiv 2502.13146.
 
     The released code scores arg-max tokens instead of the chosen answer in its image term; this is the paper's form.
     """
@@ -122,36 +122,38 @@ def opa_dpo(
     its pixels masked. OPA-DPO, arXiv 2501.09695.
 
     The paper's four preference terms are two such pairs about one image and rejected answer: the annotated answer as
-    chosen, and the revised one with the weights of its corrections. With `level: token` every sigmoid is taken per
-    token, chosen and rejected matched by place and averaged over the longer of the two, as the released code does,
-    which averages over a `grid` of 896 places, padding included.
+    chosen, and the revised one with the weights of its corrections. The image preference has weights of its own (3 for
+    what was wrong about the image), those of the view; the pair's where the data has no others. With `level: token`
+    every sigmoid is taken per token, chosen and rejected matched by place and averaged over the longer of the two, as
+    the released code does, which averages over a `grid` of 896 places, padding included.
     """
-    sides = (pairs.chosen, pairs.rejected, pairs.view(CHOSEN))
-    chosen, rejected, corrupted = (_weighted_ratio(side) for side in sides)  # [b, t]
+    other = pairs.view(CHOSEN)
+    chosen, rejected = (_weighted_ratio(side, side.weights) for side in (pairs.chosen, pairs.rejected))  # [b, t]
+    clean, corrupted = (_weighted_ratio(side, other.weights) for side in (pairs.chosen, other))
     if level == "sequence":
-        a, b, c = chosen.sum(-1), rejected.sum(-1), corrupted.sum(-1)
-        terms = softplus(-beta * (a - b)) + image * softplus(-beta * (a - c))
+        a, b, visual = chosen.sum(-1), rejected.sum(-1), (clean - corrupted).sum(-1)
+        terms = softplus(-beta * (a - b)) + image * softplus(-beta * visual)
         return per_pair(terms + anchor * softplus(delta - beta * a) + rejected_anchor * softplus(beta * b - delta))
     if level != "token":
         raise UserError(f"opa_dpo: level is sequence or token, not {level!r}")
     width = max(chosen.shape[1], rejected.shape[1])
-    a, b, c = (pad(ratio, (0, width - ratio.shape[1])) for ratio in (chosen, rejected, corrupted))
+    a, b, visual = (pad(ratio, (0, width - ratio.shape[1])) for ratio in (chosen, rejected, clean - corrupted))
     n_w, n_l = pairs.chosen.lengths, pairs.rejected.lengths
     mean = partial(_over_places, grid=grid)
     return per_pair(
         mean(softplus(-beta * (a - b)), torch.maximum(n_w, n_l))
-        + image * mean(softplus(-beta * (a - c)), n_w)
+        + image * mean(softplus(-beta * visual), n_w)
         + anchor * mean(softplus(delta - beta * a), n_w)
         + rejected_anchor * mean(softplus(beta * b - delta), n_l)
     )
 
 
-def _weighted_ratio(response: ResponseLogps) -> Tensor:
+def _weighted_ratio(response: ResponseLogps, weights: Tensor | None) -> Tensor:
     """The log-ratio of each token times its weight, [b, t]."""
     if response.reference is None:
         raise UserError("this objective needs reference log-probs, and scoring ran without a reference")
     ratio = response.policy - response.reference
-    return ratio if response.weights is None else ratio * response.weights
+    return ratio if weights is None else ratio * weights
 
 
 def _over_places(losses: Tensor, lengths: Tensor, grid: int | None) -> Tensor:

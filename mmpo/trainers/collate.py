@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpo.data.pair import PreferencePair, join_text
+from mmpo.data.pair import PreferencePair, check_spans, join_text
 from mmpo.data.reader import PairDataset
 from mmpo.data.video.pairs import frames_as_images
 from mmpo.errors import Quarantined, UserError
@@ -51,7 +51,8 @@ class EncodedPair:
     them.
 
     `rejected_prompt` and `rejected_images` are given where the rejected side sees other images; `reference` holds the
-    reference log-probs of chosen and rejected where they were computed before. `words` are the question's words with
+    reference log-probs of chosen and rejected where they were computed before. `image_weights` are weights of the chosen
+    answer that count where it is compared with itself under another image. `words` are the question's words with
     the places of their tokens in `prompt`, where something asks for them; `twin` is the id of the pair that shows a
     similar image. `visit` counts how often training saw the pair before, `view_tokens` what its further views add to a
     batch.
@@ -66,6 +67,7 @@ class EncodedPair:
     images: tuple[str, ...]
     rejected_prompt: Tensor | None = None
     rejected_images: tuple[str, ...] | None = None
+    image_weights: Tensor | None = None
     reference: tuple[Tensor, Tensor] | None = None
     words: tuple[tuple[str, tuple[int, ...]], ...] | None = None
     twin: str | None = None
@@ -215,6 +217,7 @@ class _Encoder:
         if pair.rejected_images is not None and pair.rejected_images != pair.images:
             rejected_images = stored("rejected_images", pair.rejected_images)
             rejected_prompt = self._prompt(pair, rejected_images)
+        end = not pair.provenance.get("unfinished")
         shared = self._shared(context, pair.chosen_text, pair.rejected_text)
         if shared:
             said = _ids(encode_response(self.vlm, context + pair.chosen_text)[:shared])
@@ -222,8 +225,8 @@ class _Encoder:
             rejected_prompt = None if rejected_prompt is None else torch.cat([rejected_prompt, said])
         own = prompt if rejected_prompt is None else rejected_prompt
         spans = (pair.chosen_weights, pair.rejected_weights)
-        chosen, chosen_weights = self._response(context, shared, pair.chosen_text, spans[0], self._room(prompt))
-        rejected, rejected_weights = self._response(context, shared, pair.rejected_text, spans[1], self._room(own))
+        chosen, chosen_weights = self._response(context, shared, pair.chosen_text, spans[0], self._room(prompt), end)
+        rejected, rejected_weights = self._response(context, shared, pair.rejected_text, spans[1], self._room(own), end)
         if self.token_weights is not None and chosen_weights is None and rejected_weights is None:
             chosen_weights, rejected_weights = self._changed(chosen, rejected, self.token_weights)
         if rejected_images is None and torch.equal(chosen, rejected):
@@ -241,6 +244,7 @@ class _Encoder:
             images,
             rejected_prompt,
             rejected_images,
+            self._image_weights(pair, context, shared, len(chosen)),
             words=self._words(pair, images) if self.words else None,
             twin=pair.provenance.get("twin"),
         )
@@ -289,18 +293,34 @@ class _Encoder:
         return room if self.limits.response is None else min(room, self.limits.response)
 
     def _response(
-        self, context: str, shared: int, text: str, spans: Sequence[dict[str, Any]] | None, room: int | None
+        self,
+        context: str,
+        shared: int,
+        text: str,
+        spans: Sequence[Mapping[str, Any]] | None,
+        room: int | None,
+        end: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        ids = encode_response(self.vlm, context + text)[shared:]
-        weights = None
-        if spans:
-            own = [{**span, "start": span["start"] + len(context), "end": span["end"] + len(context)} for span in spans]
-            weights = token_weights(response_offsets(self.vlm, context + text), own)[shared:]
+        """Token ids and weights of a response behind its context, of which `shared` tokens stand in the prompt; without
+        the `end` token where the answer goes on."""
+        ids = encode_response(self.vlm, context + text, eos=end)[shared:]
         if room is not None and len(ids) > room:
             self.truncated += 1
             ids = ids[:room]
-            weights = weights[:room] if weights is not None else None
-        return _ids(ids), torch.tensor(weights, dtype=torch.float32) if weights is not None else None
+        return _ids(ids), self._weights(context, shared, text, spans, len(ids)) if spans else None
+
+    def _weights(self, context: str, shared: int, text: str, spans: Sequence[Mapping[str, Any]], length: int) -> Tensor:
+        own = [{**span, "start": span["start"] + len(context), "end": span["end"] + len(context)} for span in spans]
+        found = token_weights(response_offsets(self.vlm, context + text), own)[shared:]
+        return torch.tensor(found[:length], dtype=torch.float32)
+
+    def _image_weights(self, pair: PreferencePair, context: str, shared: int, length: int) -> Tensor | None:
+        """`image_weights` of the provenance: spans of the chosen answer."""
+        spans = pair.provenance.get("image_weights")
+        if not spans:
+            return None
+        check_spans(spans, pair.chosen_text, f"pair {pair.id}: `image_weights`")
+        return self._weights(context, shared, pair.chosen_text, spans, length)
 
 
 def prompt_ids(vlm: VLM, store: ImageStore, messages: Sequence[dict[str, Any]], images: Sequence[str]) -> list[int]:

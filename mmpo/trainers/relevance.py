@@ -163,5 +163,19 @@ class RelevanceTable:
         found: list[float] = (told @ shown.T).amax(dim=1).tolist()
         return found
 
+    def nearest(self, images: Sequence[str]) -> dict[str, str]:
+        """For each image the most similar one of other content. Raises `UserError` where all are the same."""
+        numbers: dict[str, int] = {}
+        content = torch.tensor([numbers.setdefault(self._image_name(key), len(numbers)) for key in images])
+        if len(numbers) < 2:
+            raise UserError("the corruption `nearest` needs at least two different images")
+        vectors = torch.stack([self._vectors[self._image_name(key)] for key in images])
+        found: list[int] = []
+        for start in range(0, len(images), 256):
+            cosines = vectors[start : start + 256] @ vectors.T
+            same = content[start : start + 256, None] == content
+            found += cosines.masked_fill(same, -math.inf).argmax(dim=1).tolist()
+        return {key: images[k] for key, k in zip(images, found, strict=True)}
+
     def _image_name(self, key: str) -> str:
         return f"image:{self._store.content(key)}"

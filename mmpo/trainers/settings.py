@@ -74,14 +74,18 @@ class TokenWeightSettings(_Settings):
 class CorruptionSettings(_Settings):
     """How the image is made uninformative for objectives that compare with a corrupted one."""
 
-    kind: Literal["crop", "small_crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other"] = (
-        Field(
-            description="crop: a small part blown up; diffusion: noise of the diffusion schedule on normalized pixels; "
-            "black: nothing; other: another pair's image; see mmpo/data/corruption.py."
-        )
+    kind: Literal[
+        "crop", "small_crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other", "nearest"
+    ] = Field(
+        description="crop: a small part blown up; diffusion: noise of the diffusion schedule on normalized pixels; "
+        "black: nothing; other: another pair's image; nearest: the most similar of these; see mmpo/data/corruption.py."
     )
     parameters: dict[str, float] = Field(
         default={}, description="Parameters of that corruption, e.g. {step: 500} or {least: 0.01, most: 0.2}."
+    )
+    relevance: str = Field(
+        default="policy",
+        description="What says which images are similar, with `nearest`: the folder of a CLIP-like model, or `policy`.",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmpo.data.corruption import Corruption
+from mmpo.data.corruption import NEAREST, Corruption
 from mmpo.data.synonyms import synonyms_of
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM
@@ -38,7 +38,13 @@ def view_maker(
         images = list(dict.fromkeys(key for row in rows for key in row.images))
         if blind := next((row.id for row in rows if not row.images), None):
             raise UserError(f"pair {blind} has no image to corrupt", hint="leave text-only pairs out")
-        corrupt = ImageCorrupter(vlm, store, Corruption(wanted.kind, _whole(wanted.parameters)), images)
+        corruption = Corruption(wanted.kind, _whole(wanted.parameters))
+        similar: dict[str, str] = {}
+        if wanted.kind == NEAREST:
+            table = _table(wanted.relevance, "{}", vlm, store, settings.pairs)
+            table.fill(images, ())
+            similar = table.nearest(images)
+        corrupt = ImageCorrupter(vlm, store, corruption, images, similar)
     if any(PERTURBED in name for name in names):
         perturb = _perturber(settings.perturbation or PerturbationSettings(), vlm, store, settings.pairs, rows)
     if any(DISTURBED in name for name in names):
@@ -74,7 +80,7 @@ def _whole(parameters: dict[str, float]) -> dict[str, float]:
 def _perturber(
     settings: PerturbationSettings, vlm: VLM, store: ImageStore, pairs: Path, rows: Sequence[EncodedPair]
 ) -> Perturber:
-    table = _table(settings, vlm, store, pairs)
+    table = _table(settings.relevance, settings.template, vlm, store, pairs)
     perturber = Perturber(
         vlm,
         table,
@@ -92,18 +98,14 @@ def _perturber(
 def _disturber(
     settings: DisturbanceSettings, vlm: VLM, store: ImageStore, pairs: Path, rows: Sequence[EncodedPair]
 ) -> Disturber:
-    table = _table(settings, vlm, store, pairs)
+    table = _table(settings.relevance, settings.template, vlm, store, pairs)
     disturber = Disturber(vlm, table, store, settings)
     table.fill((key for row in rows for key in row.images), sorted(disturber.texts(rows)))
     return disturber
 
 
-def _table(
-    settings: PerturbationSettings | DisturbanceSettings, vlm: VLM, store: ImageStore, pairs: Path
-) -> RelevanceTable:
+def _table(relevance: str, template: str, vlm: VLM, store: ImageStore, pairs: Path) -> RelevanceTable:
     embedder: Embedder = (
-        PolicyEmbedder(vlm, store)
-        if settings.relevance == "policy"
-        else ClipEmbedder(settings.relevance, store, settings.template)
+        PolicyEmbedder(vlm, store) if relevance == "policy" else ClipEmbedder(relevance, store, template)
     )
     return RelevanceTable(pairs / "relevance", embedder, store)

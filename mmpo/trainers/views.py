@@ -8,13 +8,13 @@ and the number of loader workers do not matter, and policy and reference see the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmpo.data.corruption import OTHER, Corruption, generator
+from mmpo.data.corruption import NEAREST, OTHER, Corruption, generator
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM
 from mmpo.models.pairs import PairBatch, View
@@ -96,7 +96,8 @@ class ViewMaker:
                 views[name] = View(self._perturbed(name, rows), index, responses, weights)
             else:
                 under = side + CORRUPTED if PREFERRED in name else None
-                views[name] = View(batch.prompt_ids, index, responses, weights, under)
+                own = _image_weights(rows, weights) if name == f"chosen{CORRUPTED}" else weights
+                views[name] = View(batch.prompt_ids, index, responses, own, under)
         return replace(batch, views={name: views[name] for name in self.names})
 
     def _perturbed(self, name: str, rows: Sequence[EncodedPair]) -> list[Tensor]:
@@ -130,6 +131,14 @@ class ViewMaker:
         }
 
 
+def _image_weights(rows: Sequence[EncodedPair], weights: list[Tensor] | None) -> list[Tensor] | None:
+    """The chosen answers' weights under the corrupted image: those of the pair where it has none for this alone."""
+    if all(row.image_weights is None for row in rows):
+        return weights
+    given = weights or [torch.ones(len(row.chosen)) for row in rows]
+    return [own if row.image_weights is None else row.image_weights for row, own in zip(rows, given, strict=True)]
+
+
 def _shown(batch: PairBatch, index: Sequence[int]) -> list[int]:
     assert batch.image_tokens is not None  # the collator counts them
     return [batch.image_tokens[k] for k in index]
@@ -153,12 +162,13 @@ def _with_images(
 @dataclass
 class ImageCorrupter:
     """Corrupted images, prepared for the tower and as large as the originals, so that prompts keep their length.
-    `others` are the images that `other` draws from."""
+    `others` are the images that `other` draws from, `similar` says for each image which `nearest` takes."""
 
     vlm: VLM
     store: ImageStore
     corruption: Corruption
     others: Sequence[str]
+    similar: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.corruption.kind == OTHER and len(set(self.others)) < 2:
@@ -166,12 +176,11 @@ class ImageCorrupter:
 
     def __call__(self, key: str, rng: np.random.Generator) -> ProcessedImages:
         picture = self.store.picture(key)
-        if self.corruption.kind == OTHER:
-            size = picture.size
-            found = key
+        if self.corruption.kind in (OTHER, NEAREST):
+            found = self.similar[key] if self.corruption.kind == NEAREST else key
             while found == key:
                 found = self.others[int(rng.integers(len(self.others)))]
-            picture = self.store.picture(found).resize(size)
+            picture = self.store.picture(found).resize(picture.size)
         made = process_images(self.vlm, [self.corruption.picture(picture, rng)])
         tensors = {
             name: self._corrupted(value, rng)

@@ -123,6 +123,23 @@ def test_opa_dpo_by_hand() -> None:
     assert both == pytest.approx(parts[0] + 0.2 * parts[1] + parts[2] + 0.5 * parts[3])
 
 
+@pytest.mark.parametrize("level", ["sequence", "token"])
+def test_the_image_preference_of_opa_dpo_has_weights_of_its_own(level: str) -> None:
+    """3 for what was wrong about the image, 1 elsewhere, beside 1 to 4 by the sentence's score."""
+    given = chip_pairs()
+    given.views[CHOSEN] = replace(given.view(CHOSEN), weights=torch.tensor([[3.0, 1.0]], dtype=torch.float64))
+    found = value("opa_dpo", given, level=level)
+    places = [3 * (0.75 + 0.25), 0.25 + 0.25]
+    if level == "sequence":
+        expected = softplus(-0.1 * (1.75 + 6.5)) + 0.2 * softplus(-0.1 * sum(places)) + softplus(-0.1 * 1.75)
+    else:
+        preference = [softplus(-0.1 * x) for x in (0.75 + 0.5, 4 * (0.25 + 1.5))]
+        anchor = [softplus(-0.1 * x) for x in (0.75, 4 * 0.25)]
+        expected = (sum(preference) + 0.2 * sum(softplus(-0.1 * x) for x in places) + sum(anchor)) / 2
+    assert found == pytest.approx(expected)
+    assert found != pytest.approx(value("opa_dpo", chip_pairs(), level=level))
+
+
 def test_opa_dpo_per_token_by_hand() -> None:
     """Places are matched by number; the longer side counts."""
     given = PairLogps(response([0.5, -0.5]), response([1.0, 0.0, 2.0]), {CHOSEN: response([0.0, 1.0])})

@@ -41,6 +41,31 @@ def test_frequency_matters_beyond_the_norm() -> None:
     assert log_spectral_ratio(moved, Z, reduction="bins").abs() > 1e-2
 
 
+def test_the_transform_is_taken_in_float32() -> None:
+    """States of a model in bfloat16: as if they had been float32, of which a transform in bfloat16 is far away."""
+    states = 30 * torch.randn(61, 4, generator=torch.Generator().manual_seed(1)) + 10
+    short = states.bfloat16()
+    assert spectrum(short).dtype == torch.float32
+    torch.testing.assert_close(spectrum(short), spectrum(short.float()), rtol=0, atol=0)
+    ratio = log_spectral_ratio(short, states.flip(0).bfloat16())
+    assert ratio.item() == log_spectral_ratio(short.float(), states.flip(0).bfloat16().float()).item()
+
+
+@pytest.mark.parametrize("cutoff", [1.0, 0.25])
+def test_states_of_other_spans_are_not_compared(cutoff: float) -> None:
+    """With a band limit the bins would fit, and be other frequencies."""
+    with pytest.raises(ValueError, match="same tokens"):
+        log_spectral_ratio(torch.ones(8, 2), torch.ones(9, 2), cutoff=cutoff)
+
+
+def test_no_error_where_a_bin_is_empty() -> None:
+    """Constant states have nothing above frequency 0: epsilon stands in."""
+    still = torch.ones(6, 3, requires_grad=True)
+    loss = log_spectral_ratio(still, torch.randn(6, 3, generator=torch.Generator().manual_seed(0)))
+    loss.backward()
+    assert loss.isfinite() and still.grad is not None and still.grad.isfinite().all()
+
+
 def pairs(generator: torch.Generator, pad: int = 0, width: int = 4) -> PairLogps:
     def side(length: int) -> ResponseLogps:
         mask = torch.zeros(1, length + pad, dtype=torch.bool)
@@ -131,6 +156,16 @@ def test_the_worst_candidate_counts_alone() -> None:
     assert views[CHOSEN + better].policy.grad is None or views[CHOSEN + better].policy.grad.abs().sum() == 0
     whole = build_objective({"tars": {"candidates": 2, "lam": 0.0}}).loss(both)
     assert whole.item() == pytest.approx(max(single))
+
+
+def test_one_candidate_is_the_paper() -> None:
+    given = pairs(torch.Generator().manual_seed(6))
+    for name in ("perturbed_dpo", "tars"):
+        assert build_objective({name: {"candidates": 1}}).views == (CHOSEN, REJECTED)
+        one, default = (build_objective({name: spec}).loss(given) for spec in ({"candidates": 1}, {}))
+        assert one.item() == default.item()
+    with pytest.raises(UserError, match="candidates must be at least 1"):
+        build_objective({"tars": {"candidates": 0}})
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def convert(
     """Convert preference data between formats.
 
     Reads mmpo, trl, llamafactory, ms-swift, llava, povid, hadpo, rlhf-v,
-    rlaif-v, seva, mia-dpo and mdpo. A row that cannot be used is listed in
+    rlaif-v, seva, mia-dpo, mdpo and sentinel. A row that cannot be used is listed in
     OUT/rejects.jsonl with file, row and reason.
 
     [bold]Examples[/bold]

@@ -124,6 +124,14 @@ def _json(file: Path, name: str) -> Iterator[Row]:
         content = content["annotations"]  # as caption files have it
     if isinstance(content, dict) and content and all(isinstance(value, dict) for value in content.values()):
         content = [{"image_id": key, **value} for key, value in content.items()]  # an object keyed by image
+    if isinstance(content, dict) and content and all(key.isdecimal() for key in content):  # several rows an image
+        lists = {key: rows for key, rows in content.items() if isinstance(rows, list)}
+        if len(lists) == len(content):
+            content = [
+                {"image_id": key, **row} if isinstance(row, dict) else row
+                for key, rows in lists.items()
+                for row in rows
+            ]
     if not isinstance(content, list):
         raise UserError(f"{file}: expected a list of rows, or an object of them by id")
     for number, data in enumerate(content):

@@ -22,6 +22,7 @@ from mmpo.data.convert.llava import LLAVA, POVID
 from mmpo.data.convert.media import Media
 from mmpo.data.convert.own import MMPO
 from mmpo.data.convert.rows import Row, read_rows
+from mmpo.data.convert.sentinel import SENTINEL
 from mmpo.data.convert.swift import MS_SWIFT
 from mmpo.data.convert.tables import RLAIF_V, RLHF_V
 from mmpo.data.convert.trl import TRL
@@ -33,7 +34,7 @@ from mmpo.progress import track
 FORMATS = {
     format.name: format
     for format in (
-        MMPO, LLAMAFACTORY, LLAVA, POVID, MS_SWIFT, HADPO, SEVA, RLHF_V, RLAIF_V, MDPO, MIA_DPO, TRL,
+        MMPO, LLAMAFACTORY, LLAVA, POVID, MS_SWIFT, HADPO, SEVA, RLHF_V, RLAIF_V, MDPO, MIA_DPO, SENTINEL, TRL,
     )
 }  # fmt: skip
 ACCOUNT = "convert.json"

@@ -1,4 +1,4 @@
-"""The published layouts of RLHF-V, RLAIF-V, POVID, LLaVA, SeVa, MIA-DPO and mDPO."""
+"""The published layouts of RLHF-V, RLAIF-V, POVID, LLaVA, SeVa, MIA-DPO, mDPO and SENTINEL."""
 
 from __future__ import annotations
 
@@ -153,3 +153,41 @@ def test_rows_of_any_shape_are_quarantined_not_fatal(tmp_path: Path, name: str, 
     row = dict.fromkeys(keys, value)
     _, result = converted(write_json(tmp_path / "in.json", [row, {}, 3, None]), tmp_path / "out", source_format=name)
     assert result.rows == 4 and result.kept == 0
+
+
+SENTENCES = {"question": "Describe this image.", "y_win": "A dog lies there.", "y_lose": "A cat lies there."}
+
+
+def test_sentinel_pairs_a_line_each(tmp_path: Path) -> None:
+    images = write_pictures(tmp_path / "vg", "VG_100K/7.jpg", "photos/a.jpg")
+    row = {"image_id": "7", "image_path": "/elsewhere/7.jpg", **SENTENCES, "context": "A room.", "type": "y+"}
+    other = row | {"image_id": "a", "image_path": "photos/a.jpg", "context": "", "is_last_sent": True}
+    broken = [
+        row | {"y_lose": row["y_win"]}, row | {"image_id": 8}, row | {"context": 3},
+        {**SENTENCES, "context": None}, row | {"image_id": "a", "image_path": "/elsewhere/7.jpg"},
+    ]  # fmt: skip
+    pairs, result = converted(write_lines(tmp_path / "m_data_pair.jsonl", [row, other, *broken]), tmp_path / "out",
+                              images=images)  # fmt: skip
+    assert result.source_format == "sentinel" and result.quarantined == {
+        "convert/equal_responses": 1, "decode/missing": 1, "convert/bad_type": 1, "convert/no_image": 1,
+        "decode/path_escape": 1,
+    }  # fmt: skip
+    first, second = pairs
+    assert first.images == [picture(0)] and second.images == [picture(1)]
+    assert [message["role"] for message in first.prompt] == ["user", "assistant"]
+    assert parts(first) == ["<image>", "Describe this image.", "A room."] and parts(second) == parts(first)[:2]
+    assert (first.chosen_text, first.rejected_text) == (" A dog lies there.", " A cat lies there.")
+    assert second.chosen_text == "A dog lies there."
+    assert first.provenance["unfinished"] is True and first.provenance["type"] == "y+"
+    assert "unfinished" not in second.provenance
+
+
+def test_sentinel_lists_by_image(tmp_path: Path) -> None:
+    images = write_pictures(tmp_path / "vg", "VG_100K_2/7.jpg", "VG_100K/9.jpg")
+    rows = [SENTENCES | {"context": context, "type": "y+"} for context in ("", "A room. ")]
+    pairs, result = converted(write_json(tmp_path / "x.json", {"7": rows, "9": [*rows, 3]}), tmp_path / "out",
+                              images=images)  # fmt: skip
+    assert result.source_format == "sentinel" and result.quarantined == {"convert/not_an_object": 1}
+    assert [pair.provenance["image_id"] for pair in pairs] == ["7", "7", "9", "9"]
+    assert [pair.images[0] for pair in pairs] == [picture(0)] * 2 + [picture(1)] * 2
+    assert [pair.chosen_text for pair in pairs[:2]] == ["A dog lies there."] * 2, "the context brings its space"

@@ -1,0 +1,50 @@
+"""SENTINEL's sentence pairs (Peng et al. 2025, arXiv:2507.12455): two ways to go on with a description.
+
+    MODEL_data_pair.jsonl   {"image_id", "image_path", "question", "context", "y_win", "y_lose", "type", …} a line
+    MODEL_SENTINEL_8_6k.json   {"IMAGE_ID": [{"question", "context", "y_win", "y_lose", "type"}, …], …}
+
+`context` is the description so far: it becomes an assistant message at the end of the prompt, which both sentences
+continue. Ids that are numbers are Visual Genome's; else `image_path` says where the image lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mmpo.data.convert.format import Context, Format
+from mmpo.data.convert.media import images_of
+from mmpo.data.convert.rows import Row
+from mmpo.data.convert.texts import bad, messages_of, need, pair_of
+from mmpo.data.pair import PreferencePair, text_message
+
+
+def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+    number = data.get("image_id")
+    if str(number).isdecimal():
+        images: list[bytes | str] = [context.visual_genome.path(str(number))]
+    else:
+        images = images_of(data, context.images, "image_path", "image")
+    if not images:
+        raise bad("no_image", "neither a number in `image_id` nor `image_path`")
+    said = data.get("context") or ""
+    if not isinstance(said, str):
+        raise bad("bad_type", f"`context` is a {type(said).__name__}")
+    prompt = messages_of([("user", need(data, "question"))], len(images), trim=True)
+    gap = " " if said and not said[-1].isspace() else ""
+    if said:
+        prompt.append(text_message("assistant", said))
+    # A description goes on behind its sentence: that it ends there is not to be learnt.
+    unfinished = True if data.get("is_last_sent") is not True else None
+    noted = {"image_id": None if number is None else str(number), "type": data.get("type"), "unfinished": unfinished}
+    yield pair_of(
+        row, "sentinel", images=images, noted=noted, prompt=prompt,
+        chosen=gap + need(data, "y_win", "win"), rejected=gap + need(data, "y_lose", "lose"),
+    )  # fmt: skip
+
+
+def _fits(row: Mapping[str, Any]) -> bool:
+    return {"question", "context", "y_win", "y_lose"} <= row.keys()
+
+
+SENTINEL = Format("sentinel", "SENTINEL: `question`, `context`, `y_win`, `y_lose`", read, _fits)

@@ -1,0 +1,268 @@
+"""TARS and its neighbours through the real model: what policy and reference get to see, what is computed once, and what
+is kept beside the pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mmpo.data.corruption import Corruption, generator
+from mmpo.data.pair import PreferencePair
+from mmpo.data.shards import PairWriter, read_pairs
+from mmpo.errors import UserError
+from mmpo.models.loading import VLM, load_vlm
+from mmpo.models.pairs import PairBatch
+from mmpo.models.score import PairScorer
+from mmpo.objectives import build_objective
+from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
+from mmpo.trainers.images import ImageStore
+from mmpo.trainers.perturb import neutral_id
+from mmpo.trainers.relevance import PolicyEmbedder, RelevanceTable
+from mmpo.trainers.train import train
+from mmpo.trainers.view_maker import view_maker
+from mmpo.trainers.views import ImageCorrupter
+from tests.tiny import add_lora, save_tiny_llava
+from tests.trainers.material import make_pairs, settings_for, write_pairs
+
+METHODS: dict[str, dict[str, Any]] = {
+    "tars": {"perturbation": {"omega": 10.0}},
+    "tars_official": {"disturbance": {"rate": 0.3}},
+    "mdpo": {},
+    "povid": {},
+}
+
+
+def write(folder: Path, pairs: list[PreferencePair]) -> Path:
+    with PairWriter(folder, recipe={"builder": "test"}) as writer:
+        for pair in pairs:
+            writer.add(pair)
+    return folder
+
+
+class Material:
+    """Pairs on disk, a model with an adapter, and batches with the views of a method."""
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        self.folder = folder
+        self.vlm = add_lora(load_vlm(model), spread=0.1)
+        self.store = ImageStore(self.vlm, 1 << 26)
+        self.pairs: EncodedPairs = encode_pairs(self.vlm, read_pairs(folder), self.store, root=folder, words=True)
+
+    def batch(self, name: str, rows: slice | list[int], **settings: Any) -> PairBatch:
+        wanted = settings_for(Path(self.vlm.source), self.folder, objective={name: {}}, **settings)
+        maker = view_maker(wanted, build_objective(name), self.vlm, self.store, self.pairs.rows)
+        assert maker is not None
+        chosen = self.pairs.rows[rows] if isinstance(rows, slice) else [self.pairs.rows[k] for k in rows]
+        return PairCollator(self.store, maker.add)(chosen)["batch"]
+
+    def scorer(self, name: str, **options: Any) -> PairScorer:
+        objective = build_objective(name)
+        return PairScorer(self.vlm, hidden=objective.hidden, kl=objective.needs_kl, **options)
+
+
+@pytest.fixture
+def material(tiny_llava_folder: Path, tmp_path: Path) -> Material:
+    return Material(tiny_llava_folder, write_pairs(tmp_path / "pairs", 6))
+
+
+@contextmanager
+def seen(vlm: VLM, *models: Any) -> Iterator[dict[str, list[Any]]]:
+    """What the language model and the vision tower are given, call by call."""
+    calls: dict[str, list[Any]] = {"ids": [], "pixels": []}
+
+    def language(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        calls["ids"].append({name: value for name, value in kwargs.items() if isinstance(value, Tensor)})
+
+    def tower(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls["pixels"].append(args[0] if args else kwargs["pixel_values"])
+
+    handles = []
+    for owner in (vlm, *models):
+        handles += [
+            owner.backbone.register_forward_pre_hook(language, with_kwargs=True),
+            owner.backbone.vision_tower.register_forward_pre_hook(tower, with_kwargs=True),
+        ]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("sharing", ["on", "off"])
+@pytest.mark.parametrize("name", METHODS)
+def test_policy_and_reference_see_the_same_tokens_and_one_image_tensor(
+    material: Material, name: str, sharing: str
+) -> None:
+    """The perturbed ids are drawn once a batch, and one pass of the tower serves both."""
+    batch = material.batch(name, slice(0, 4), **METHODS[name])
+    with seen(material.vlm) as calls:
+        material.scorer(name, sharing=sharing)(batch)
+    assert len(calls["ids"]) == 2 and len(calls["pixels"]) == 1
+    reference, policy = calls["ids"]
+    assert reference.keys() == policy.keys() and "input_ids" in policy
+    for key, value in policy.items():
+        assert torch.equal(value, reference[key]), key
+    assert torch.equal(calls["pixels"][0], batch.image_inputs["pixel_values"])
+    perturbed = [view for view in batch.views.values() if view.prompt_ids is not batch.prompt_ids]
+    for view in perturbed:
+        assert any(not torch.equal(a, b) for a, b in zip(view.prompt_ids, batch.prompt_ids, strict=True))
+
+
+@pytest.mark.parametrize("name", ["tars", "mdpo"])
+def test_a_second_model_as_reference_sees_the_same(material: Material, tiny_llava_folder: Path, name: str) -> None:
+    """With a tower of its own it encodes the images again: the same tensor, not a corruption of its own."""
+    other = load_vlm(tiny_llava_folder)
+    batch = material.batch(name, slice(0, 4), **METHODS[name])
+    scorer = material.scorer(name, reference=other.model)
+    with seen(material.vlm, other) as calls:
+        scorer(batch)
+    (reference, policy), (first, second) = calls["ids"][-2:], calls["pixels"][-2:]
+    assert torch.equal(policy["input_ids"], reference["input_ids"]) and torch.equal(first, second)
+
+
+def test_an_image_is_encoded_and_prefilled_once_for_clean_and_perturbed_questions(tmp_path: Path) -> None:
+    """Six pairs about three images of 100 tokens, four answers each: the row holds each image's tokens once, separate
+    rows hold them with every answer."""
+    model = save_tiny_llava(tmp_path / "model", image_size=70)
+    material = Material(model, write_pairs(tmp_path / "pairs", 6))
+    batch = material.batch("tars", slice(0, 6), perturbation={"omega": 10.0})
+    image, held = material.vlm.image_token_id, {}
+    assert batch.image_tokens == [100, 100, 100]
+    for sharing in ("on", "off"):
+        with seen(material.vlm) as calls:
+            material.scorer("tars", sharing=sharing)(batch)
+        assert [len(pixels) for pixels in calls["pixels"]] == [3]
+        held[sharing] = int((calls["ids"][0]["input_ids"] == image).sum())
+    assert held == {"on": 300, "off": 6 * 4 * 100}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loss_of_a_batch_is_the_mean_of_its_pairs(material: Material, name: str) -> None:
+    """Rows of other lengths beside a pair, and with them its padding, change nothing."""
+    losses = []
+    for rows in ([0, 3, 5], [0], [3], [5]):
+        for sharing in ("on", "off"):
+            batch = material.batch(name, rows, **METHODS[name])
+            losses.append(build_objective(name).loss(material.scorer(name, sharing=sharing)(batch)).item())
+    shared, apart = losses[0], losses[1]
+    assert shared == pytest.approx(apart, abs=2e-5)
+    assert shared == pytest.approx(sum(losses[2::2]) / 3, abs=2e-5)
+    assert apart == pytest.approx(sum(losses[3::2]) / 3, abs=2e-5)
+
+
+def test_relevance_is_computed_once_for_a_data_set(
+    tiny_llava_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run over the same pairs embeds nothing; a torn table is made again."""
+    pairs = write_pairs(tmp_path / "pairs", 12)
+    settings = settings_for(tiny_llava_folder, pairs, objective={"tars": {}}, max_steps=2, eval_fraction=0)
+    first = train(settings, tmp_path / "first")
+    (table,) = (pairs / "relevance").glob("*.safetensors")
+    kept = table.read_bytes()
+
+    def never(*_: Any) -> Tensor:
+        raise AssertionError("the table was there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PolicyEmbedder, "images", never)
+        patch.setattr(PolicyEmbedder, "words", never)
+        second = train(settings, tmp_path / "second")
+    assert second.last_train["loss"] == first.last_train["loss"]
+    table.write_bytes(kept[: len(kept) // 2])
+    third = train(settings, tmp_path / "third")
+    assert table.read_bytes() == kept and third.last_train["loss"] == first.last_train["loss"]
+
+
+def test_what_stands_for_a_masked_word_is_never_the_padding(vlm: VLM) -> None:
+    tokenizer, (known, other) = vlm.tokenizer, ("a", "b")
+    underscore = tokenizer("_", add_special_tokens=False).input_ids[-1]
+    assert neutral_id(vlm) == underscore and underscore != tokenizer.pad_token_id
+    tokenizer.unk_token = tokenizer.pad_token  # as in LLaMA's first tokenizers
+    assert neutral_id(vlm) == underscore
+    tokenizer.unk_token = known
+    assert neutral_id(vlm) == tokenizer.unk_token_id == tokenizer.convert_tokens_to_ids(known) != underscore
+    tokenizer.mask_token = other
+    assert neutral_id(vlm) == tokenizer.convert_tokens_to_ids(other) != tokenizer.unk_token_id
+
+
+def test_the_nearest_image_is_the_most_similar_of_other_content(material: Material) -> None:
+    vlm, store = material.vlm, material.store
+    images = list(dict.fromkeys(row.images[0] for row in material.pairs.rows))
+    assert len(images) == 3
+    table = RelevanceTable(material.folder / "relevance", PolicyEmbedder(vlm, store), store)
+    table.fill(images, ())
+    for name, vector in zip(images, [[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]], strict=True):
+        table._vectors[table._image_name(name)] = torch.tensor(vector)
+    similar = table.nearest(images)
+    assert similar == {images[0]: images[1], images[1]: images[0], images[2]: images[1]}
+    corrupt = ImageCorrupter(vlm, store, Corruption("nearest"), images, similar)
+    shown = corrupt(images[2], generator(0, "a", 0)).tensors["pixel_values"]
+    assert torch.equal(shown, store.prepared(images[1]).tensors["pixel_values"])
+    with pytest.raises(UserError, match="two different images"):
+        table.nearest(images[:1] * 2)
+
+
+def test_re_align_takes_the_nearest_image_by_itself(material: Material) -> None:
+    batch = material.batch("rdpo", slice(0, 6))
+    pixels = batch.image_inputs["pixel_values"]
+    for own, other in zip(batch.image_index, batch.views["chosen_corrupted"].image_index, strict=True):
+        rest = [k for k in range(3) if k != own[0]]
+        assert any(torch.equal(pixels[other[0]], pixels[k]) for k in rest)
+    assert list((material.folder / "relevance").glob("*.safetensors"))
+
+
+def test_weights_for_the_image_alone_come_with_the_data(tiny_llava_folder: Path, tmp_path: Path) -> None:
+    """OPA-DPO: 3 for an error about the image, beside the weights of the correction."""
+    first, second = make_pairs(2)
+    weighted = replace(
+        first,
+        chosen_weights=[{"start": 0, "end": 5, "weight": 2.5}],
+        provenance={**first.provenance, "image_weights": [{"start": 9, "end": 14, "weight": 3.0}]},
+    )
+    material = Material(tiny_llava_folder, write(tmp_path / "pairs", [weighted, second]))
+    row = material.pairs.rows[0]
+    assert row.image_weights is not None and len(row.image_weights) == len(row.chosen)
+    assert set(row.image_weights.tolist()) == {1.0, 3.0} and set(row.chosen_weights.tolist()) == {1.0, 2.5}
+    batch = material.batch("opa_dpo", slice(0, 2))
+    assert batch.chosen_weights is not None
+    weights = batch.views["chosen_corrupted"].weights
+    assert torch.equal(weights[0], row.image_weights) and torch.equal(weights[1], batch.chosen_weights[1])
+    scored = material.scorer("opa_dpo")(batch)
+    view = scored.view("chosen_corrupted")
+    ratio = [side.policy - side.reference for side in (scored.chosen, view)]
+    visual = (view.weights * (ratio[0] - ratio[1])).sum(-1)
+    plain = build_objective({"opa_dpo": {"image": 0.0}}).loss(scored)
+    found = (build_objective({"opa_dpo": {"image": 1.0}}).loss(scored) - plain).item()
+    assert found == pytest.approx(torch.nn.functional.softplus(-0.1 * visual).mean().item(), abs=1e-6)
+    with pytest.raises(UserError, match="image_weights"):
+        Material(
+            tiny_llava_folder,
+            write(
+                tmp_path / "wrong",
+                [replace(first, provenance={"image_weights": [{"start": 3, "end": 999, "weight": 3.0}]})],
+            ),
+        )
+
+
+def test_no_end_is_learnt_where_an_answer_goes_on(tiny_llava_folder: Path, tmp_path: Path) -> None:
+    pair = make_pairs(1)[0]
+    rest = replace(pair, id="rest", provenance={**pair.provenance, "unfinished": True})
+    material = Material(tiny_llava_folder, write(tmp_path / "pairs", [pair, rest]))
+    whole, open_end = material.pairs.rows
+    for side in ("chosen", "rejected"):
+        ended, going_on = getattr(whole, side).tolist(), getattr(open_end, side).tolist()
+        assert ended == [*going_on, material.vlm.eos_id]
+    settings = settings_for(tiny_llava_folder, write(tmp_path / "more", [
+        replace(p, provenance={"unfinished": True}) for p in make_pairs(8)
+    ]), max_steps=2)  # fmt: skip
+    result = train(settings, tmp_path / "run")
+    assert result.first_eval is not None and result.first_eval["eval_loss"] == pytest.approx(math.log(2), abs=1e-4)
