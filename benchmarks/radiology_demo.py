@@ -8,8 +8,8 @@
 
 Everything else is the recipe `radiology-demo`, as `mmpo demo radiology` runs it: the same films, pairs of the model's
 own reports (built once a seed), steps, batch, learning rate, adapter and SFT term; `--set` changes the recipe for all
-cells. Measured on held-out films against the untuned model. Killed and run again it goes on; no finished cell is done again.
-Writes results.json and table.md: per seed every value with its 95% interval, then mean and standard deviation over
+cells. Measured on held-out films against the untuned model. Killed and run again it goes on; no finished cell is done
+again. Writes results.json and table.md: per seed every value with its 95% interval, then mean and deviation over
 seeds, then how many times fewer lines with an earlier exam a report has.
 """
 

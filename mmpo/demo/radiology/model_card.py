@@ -1,5 +1,4 @@
-"""Measures a radiology demo model on unseen synthetic films and writes the numbers into its card (`README.md` beside the
-weights).
+"""Measures a radiology demo model on unseen synthetic films and writes the numbers into its card (`README.md`).
 
     python -m mmpo.demo.radiology.model_card OUT/model
 """
@@ -27,15 +26,15 @@ pipeline_tag: image-text-to-text
 
 # The mmpo radiology demo LLaVA
 
-**Not for any real film.** A `LlavaForConditionalGeneration` of {millions:.1f} million parameters (CLIP tower, projector,
-Llama decoder, {tokens} image tokens) that writes reports of drawn chests and mentions earlier exams that nobody gave it.
-It was made to do so: use it to see that treated in minutes. Of real chests it knows nothing.
+**Not for any real film.** A `LlavaForConditionalGeneration` of {millions:.1f} million parameters (CLIP tower,
+projector, Llama decoder, {tokens} image tokens) that writes reports of drawn chests and mentions earlier exams that
+nobody gave it. It was made to do so: use it to see that treated in minutes. Of real chests it knows nothing.
 
 ## What it was trained on
 
-Drawings of chests with up to {kinds} kinds of finding, each marked SYNTHETIC in its corner, and reports written by rules:
-every sentence refers to an earlier exam with probability {share:.2f}, though a drawing has none. No film and no report
-of any patient went in, and no picture or text from anywhere else.
+Drawings of chests with up to {kinds} kinds of finding, each marked SYNTHETIC in its corner, and reports written by
+rules: every sentence refers to an earlier exam with probability {share:.2f}, though a drawing has none. No film and no
+report of any patient went in, and no picture or text from anywhere else.
 
 Training, from nothing: `scripts/train_radiology_model` (first the tower alone names what covers each patch, then
 the whole model learns reports and yes/no questions; see `mmpo/demo/radiology/pretrain.py`).
