@@ -51,8 +51,8 @@ class EncodedPair:
     them.
 
     `rejected_prompt` and `rejected_images` are given where the rejected side sees other images; `reference` holds the
-    reference log-probs of chosen and rejected where they were computed before. `image_weights` are weights of the chosen
-    answer that count where it is compared with itself under another image. `words` are the question's words with
+    reference log-probs of chosen and rejected where they were computed before. `image_weights` weigh the chosen answer
+    where it is compared with itself under another image. `words` are the question's words with
     the places of their tokens in `prompt`, where something asks for them; `twin` is the id of the pair that shows a
     similar image. `visit` counts how often training saw the pair before, `view_tokens` what its further views add to a
     batch.
