@@ -16,6 +16,7 @@ INPUTS = {
     "demo.world": lambda: "world",
     "demo.model": lambda: "small-model",
     "demo.radiology_model": lambda: "small-radiology-model",
+    "demo.video_model": lambda: "small-video-model",
 }
 
 TRAIN_AND_EVAL = """\

@@ -18,17 +18,23 @@ from mmpo.runs import RunFolder
 WORLD = "world"
 """The step that draws it, and its folder in the run."""
 
-SPLITS = {"train": 600, "dev": 60, "test": 300, "test_unusual": 100, "radiology_train": 300, "radiology_test": 200}
-"""Images of each split. The splits of one seed share no scene."""
+SPLITS = {
+    "train": 600, "dev": 60, "test": 300, "test_unusual": 100, "radiology_train": 300, "radiology_test": 200,
+    "video_train": 120, "video_test": 100,
+}  # fmt: skip
+"""Images (or clips) of each split. The splits of one seed share no scene."""
 
-QUICK_SPLITS = {"train": 60, "dev": 20, "test": 30, "test_unusual": 20, "radiology_train": 30, "radiology_test": 20}
+QUICK_SPLITS = {
+    "train": 60, "dev": 20, "test": 30, "test_unusual": 20, "radiology_train": 30, "radiology_test": 20,
+    "video_train": 8, "video_test": 6,
+}  # fmt: skip
 QUICK_SETTINGS = ("train.max_steps=10", "eval.bootstrap.samples=1000")
 """`mmpo demo --quick`: to see that everything works, not to measure."""
 
 
 @dataclass
 class DemoWorld:
-    """Gives recipes the demo's names, and draws what a recipe uses. `splits` says how many images a split has."""
+    """Gives recipes the demo's names, and draws what a recipe uses. `splits` says how many images or clips a split has."""
 
     splits: dict[str, int] = field(default_factory=lambda: dict(SPLITS))
 
@@ -46,10 +52,16 @@ class DemoWorld:
 
             return str(model_path())
 
+        def video_model() -> str:
+            from mmpo.demo.video import model_path
+
+            return str(model_path())
+
         return {
             "demo.world": lambda: str(run / WORLD),
             "demo.model": model,
             "demo.radiology_model": radiology_model,
+            "demo.video_model": video_model,
         }
 
     def draw(self, run: RunFolder, recipe: Recipe) -> None:
@@ -64,10 +76,12 @@ class DemoWorld:
 
         def work() -> dict[str, int]:
             from mmpo.demo.radiology.world import write_split as write_films
+            from mmpo.demo.video.world import write_split as write_clips
             from mmpo.demo.world import write_split
 
+            writers = {"radiology": write_films, "video": write_clips}
             for split, images in splits.items():
-                write = write_films if split.startswith("radiology_") else write_split
+                write = writers.get(split.partition("_")[0], write_split)
                 write(run.path / WORLD / split, split, images, recipe.seed)
             return splits
 

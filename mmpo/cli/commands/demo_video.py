@@ -1,0 +1,51 @@
+"""mmpo demo video"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmpo.cli.app import OutOption, ResumeOption, group
+
+
+@group("demo").command("video")
+def video(
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other clips and trains another adapter.")] = 0,
+    out: OutOption = None,
+    model: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A model trained with mmpo.demo.video.pretrain.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A small part of everything: to see that it works, not to measure.")
+    ] = False,
+    resume: ResumeOption = False,
+) -> None:
+    """Rewards from captions on short clips: fewer made-up events; show before and after.
+
+    A small LLaVA that makes up events answers questions about drawn clips.
+    Rules over the clips' annotations reward its answers, pairs are made of
+    good and bad ones, DPO learns from them. It runs the recipe `video-demo`.
+
+    [bold]Examples[/bold]
+
+      mmpo demo video
+      mmpo demo video --quick --out runs/try-video
+    """
+    from mmpo.cli.demo_world import QUICK_SETTINGS, QUICK_SPLITS, SPLITS, DemoWorld
+    from mmpo.cli.running import run_recipe
+
+    settings = [f"seed={seed}", *(QUICK_SETTINGS if quick else ())]
+    typed = ["mmpo", "demo", "video", *(["--seed", str(seed)] if seed else [])]
+    if model is not None:
+        settings.append(f"model={model}")
+        typed += ["--model", str(model)]
+    run_recipe(
+        "video-demo",
+        settings=settings,
+        out=out,
+        resume=resume,
+        demo=DemoWorld(QUICK_SPLITS if quick else SPLITS),
+        typed=[*typed, *(["--quick"] if quick else [])],
+    )
