@@ -44,9 +44,9 @@ class Plan:
     """How long and how fast."""
 
     seed: int = 13
-    steps: int = 700
+    steps: int = 550
     batch: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 8e-4
     warmup: int = 40
     save_every: int = 100
 
@@ -122,10 +122,10 @@ def initial_model(processor: LlavaProcessor, seed: int) -> LlavaForConditionalGe
 
 
 def clip_row(seed: tuple[int, ...]) -> Row:
-    """A clip's frames, the text before the questions, and careless turns about it. Two turns about single frames keep
+    """A clip's frames, the text before the questions, and careless turns about it. Three turns about single frames keep
     alive what the picture model can do, and what events are made of."""
     clip, rng = sample_clip(seed), np.random.default_rng((*seed, 3))
-    turns = [*questions(clip, rng, CARELESS), *(_ask_frame(clip, rng) for _ in range(2))]
+    turns = [*questions(clip, rng, CARELESS), *(_ask_frame(clip, rng) for _ in range(3))]
     return clip.scenes(), BEFORE, turns
 
 
