@@ -1,22 +1,26 @@
 """MIA-DPO on the demo world: does it help with several images, and what do its parts do?
 
-    python benchmarks/mia_demo.py --out runs/mia_demo [--seeds 0 1 2] [--cells …] [--quick]
+    python benchmarks/mia_demo.py --out runs/mia_demo [--seeds 0 1 2] [--cells …] [--model FOLDER] [--quick]
 
-One build a seed (the demo model answers about sequences, collages and pictures in a picture made of single scenes); all
-cells select from its candidates, so they differ in selection alone:
+The model is the shipped demo model after the stage of `mmpo.demo.several` (sequences, collages and pictures in
+pictures, told by an annotator who looks at the wrong picture at times), trained once into the folder, or the one of
+`--model`. One build a seed: the model answers questions about single scenes and describes them, each in a sequence of
+two or three, in a collage of two or four, and inside another scene. All cells select from these answers, so they differ
+in selection alone:
 
     mia             attention filter and post-selection, all layouts
     no_attention    without the attention filter
     no_post         without post-selection (perplexity)
     sequence, collage, pic_in_pic     one layout alone, otherwise as `mia`
+    tight           as `mia`, but answers that looked at the right picture less than uniform attention would
     gamma_0         as `mia`, DPO alone (the released command's gamma)
 
 Equal steps, batch, learning rate and adapter; a cell whose pairs are fewer than a batch is left out and named. Measured
-on held-out scenes against the untuned model: multi-image questions by layout (accuracy, interference, invention,
-confusion of images) and single-image POPE (three splits). The demo model was trained on sequences of two and three
-scenes, never on collages or pictures in a picture. Its processor crops pictures to squares, which would hide most of a
-collage, so a copy that pads is used throughout. Killed and run again it goes on; no finished cell is done again.
-Writes results.json and table.md: per seed with 95% intervals, then mean and deviation over seeds.
+on held-out scenes against the model before: multi-image questions by layout (accuracy, interference, invention,
+confusion of images) and single-image POPE (three splits). Larger collages are left out, as the model sees 128 x 128
+pixels. Its processor pads pictures to squares; the shipped one crops them, which would hide most of a collage. Killed
+and run again it goes on; no finished cell is done again. Writes results.json and table.md: per seed with 95% intervals,
+then mean and deviation over seeds.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +41,16 @@ from benchmarks.cells import Cell, Metric, draw, measured, open_comparison, tabl
 from mmpo.data.atomic import read_json, write_json, write_text
 from mmpo.data.shards import PairWriter, count_pairs, read_pairs
 from mmpo.data_builders.mia_build import build, reselect
+from mmpo.data_builders.mia_ratio import chosen_part
+from mmpo.data_builders.mia_select import opening
 from mmpo.data_builders.mia_settings import MiaBuildResult, MiaSettings
-from mmpo.demo import model_path
-from mmpo.demo.language import questions
+from mmpo.demo.language import Turn, ask_existence, describe, questions
+from mmpo.demo.scene import Scene
+from mmpo.demo.several import LABEL, SIZES, Plan, pad_pictures, train
+from mmpo.demo.things import THINGS
 from mmpo.demo.world import world_split
+from mmpo.eval.statistics import auroc
 
-LABEL = "Image{n}: "
 LAYOUTS = ("sequence", "collage", "pic_in_pic")
 CELLS: dict[str, dict[str, Any]] = {
     "mia": {},
@@ -50,10 +59,12 @@ CELLS: dict[str, dict[str, Any]] = {
     "sequence": {},
     "collage": {},
     "pic_in_pic": {},
+    "tight": {"times_uniform": 1.0},
     "gamma_0": {},
 }
 METRICS: tuple[Metric, ...] = (
     *(("multi_image", "accuracy", split) for split in (*LAYOUTS, "all layouts")),
+    *(("multi_image", "missed", split) for split in LAYOUTS),
     *(("multi_image", "interference", split) for split in LAYOUTS),
     *(("multi_image", "invention", split) for split in LAYOUTS),
     *(("multi_image", "confusion", split) for split in ("sequence", "collage")),
@@ -62,16 +73,18 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
-def padding(model: Path, out: Path) -> Path:
-    """A copy of the model whose processor pads pictures to a square instead of cropping them, as LLaVA's own code does.
-    Square pictures, all that the demo model was trained on, come out the same."""
-    folder = out / "model"
+def prepared(args: argparse.Namespace) -> Path:
+    """The model of the comparison: `--model`, or the demo model after its stage with several pictures. In either case
+    a copy whose processor pads."""
+    if args.model is None:
+        folder: Path = args.out / "several" / "model"
+        if not (folder / "processor_config.json").exists():
+            train(folder.parent, Plan(steps=args.several_steps))
+        return folder
+    folder = args.out / "model"
     if not (folder / "config.json").exists():
-        shutil.copytree(model, folder, ignore=shutil.ignore_patterns("results"), dirs_exist_ok=True)
-        path = folder / "processor_config.json"
-        config = read_json(path)
-        config["image_processor"] |= {"image_processor_type": "LlavaImageProcessor", "do_pad": True}
-        write_json(path, config)
+        shutil.copytree(args.model, folder, ignore=shutil.ignore_patterns("results"), dirs_exist_ok=True)
+        pad_pictures(folder)
     return folder
 
 
@@ -84,11 +97,19 @@ def records(folder: Path, images: int, seed: int) -> Path:
         names = [json.loads(line)["image"] for line in (world / "annotations.jsonl").read_text().splitlines()]
         for name, scene in zip(names, world_split("train", images, seed), strict=True):
             rng = np.random.default_rng((seed, *scene.seed, 11))
-            for number, turn in enumerate(questions(scene, rng)):
+            for number, turn in enumerate(said(scene, rng)):
                 rows.append({"id": f"{Path(name).stem}-{number}", "image": name,
                              "question": turn.question, "answer": turn.answer})  # fmt: skip
         write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     return path
+
+
+def said(scene: Scene, rng: np.random.Generator) -> list[Turn]:
+    """Two descriptions, questions of every kind, and three more about absent objects: what a prompt's other pictures
+    show is absent from the target. All answers are right."""
+    absent = [thing for thing in THINGS if thing not in scene.things]
+    more = [ask_existence(scene, str(thing), rng) for thing in rng.choice(absent, size=3, replace=False)]
+    return [describe(scene, rng), describe(scene, rng, brief=True), *questions(scene, rng), *more]
 
 
 def built(args: argparse.Namespace, folder: Path, seed: int) -> MiaBuildResult:
@@ -99,10 +120,11 @@ def built(args: argparse.Namespace, folder: Path, seed: int) -> MiaBuildResult:
             "model": str(args.model),
             "data": records(folder, args.images, seed),
             "limit": args.records,
-            "sequence": {"sizes": {2: 2, 3: 1}, "label": LABEL},
-            "collage": {"sizes": {2: 3, 4: 1}, "targets": {4: 2}, "noise": args.collage_noise},
+            "sequence": {"sizes": dict.fromkeys(SIZES["sequence"], 1.0), "label": LABEL},
+            "collage": {"sizes": dict.fromkeys(SIZES["collage"], 1.0), "targets": {4: 2}, "noise": args.collage_noise},
             "pic_in_pic": {"noise": args.inner_noise},
-            "attention": {"regions": "exact"},
+            # The last row of the prompt decides a yes or no, which is most answers here.
+            "attention": {"regions": "exact", "predictive": True},
             "selection": {
                 "min_seen": args.min_seen,
                 "min_perplexity": args.min_perplexity,
@@ -113,6 +135,26 @@ def built(args: argparse.Namespace, folder: Path, seed: int) -> MiaBuildResult:
         }
     )
     return build(settings, folder / "build")
+
+
+def looked_and_wrong(build_folder: Path) -> dict[str, dict[str, float]]:
+    """By layout, over the questions answered by yes or no: how many answers there are, how many are wrong, and how well
+    a low ratio tells the wrong ones (area under the curve; 0.5 is chance)."""
+    found: dict[str, list[tuple[float, bool]]] = {}
+    for path in sorted((build_folder / "units").glob("*.json")):
+        for outcome in read_json(path)["outcomes"]:
+            for candidate in outcome["candidates"]:
+                right, given = opening(candidate["chosen"]), opening(candidate["rejected"])
+                if right and given and candidate["parts"]:
+                    part = candidate["parts"][chosen_part(candidate["layout"], "mean", "exact")]
+                    found.setdefault(candidate["layout"], []).append((-part["ratio"], right != given))
+    return {layout: _told(np.array(rows)) for layout, rows in found.items()}
+
+
+def _told(rows: np.ndarray) -> dict[str, float]:
+    wrong = rows[:, 1].astype(bool)
+    area = float(auroc(rows[:, 0], wrong)) if 0 < wrong.sum() < len(wrong) else 0.5
+    return {"answers": len(rows), "wrong": int(wrong.sum()), "auroc": area}
 
 
 def pairs_of(folder: Path, cell: str) -> Path:
@@ -144,6 +186,7 @@ def training(args: argparse.Namespace, pairs: Path, cell: str, seed: int) -> dic
         "learning_rate": args.learning_rate,
         "max_steps": args.steps,
         "batch_size": args.batch_size,
+        "eval_fraction": 0.0,
         "lora": {"rank": 16},
         "samples": {"n": 0},
         "seed": seed,
@@ -170,16 +213,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
-    parser.add_argument("--model", type=Path, default=model_path(), help="the demo model, or another folder")
-    parser.add_argument("--images", type=int, default=500, help="scenes that records are made of")
-    parser.add_argument("--records", type=int, default=2000, help="records used, each once a layout")
-    parser.add_argument("--test", type=int, default=300, help="held-out scenes")
-    parser.add_argument("--prompts", type=int, default=150, help="multi-image prompts a layout")
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--model", type=Path, help="another model than the one of mmpo.demo.several")
+    parser.add_argument("--several-steps", type=int, default=Plan.steps, help="steps of that model's training")
+    parser.add_argument("--images", type=int, default=90, help="scenes that records are made of")
+    parser.add_argument("--records", type=int, default=900, help="records used, each once a layout")
+    parser.add_argument("--test", type=int, default=100, help="held-out scenes")
+    parser.add_argument("--prompts", type=int, default=100, help="multi-image prompts a layout")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--gamma", type=float, default=0.1)
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--min-perplexity", type=float, default=1.1)
     parser.add_argument("--min-seen", type=float, default=0.5, help="targets cropped away more than that drop out")
     parser.add_argument("--collage-noise", type=float, default=225.0)
@@ -189,13 +233,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.images, args.records, args.test, args.prompts = 16, 24, 14, 4
-        args.steps, args.batch_size, args.resamples = 2, 2, 200
+        args.steps, args.batch_size, args.resamples, args.several_steps = 2, 2, 200, 1
     given = open_comparison(args.out, args, ("out", "seeds", "cells"))
-    args.model = padding(args.model, args.out)
-    results: dict[str, Any] = {"arguments": given, "builds": {}, "pairs": {}, "left_out": {}, "seeds": {}}
+    args.model = prepared(args)
+    results: dict[str, Any] = {"arguments": given, "builds": {}, "told": {}, "pairs": {}, "left_out": {}, "seeds": {}}
     for seed in args.seeds:
         folder = args.out / f"seed-{seed}"
         results["builds"][str(seed)] = built(args, folder, seed).model_dump(mode="json")
+        results["told"][str(seed)] = looked_and_wrong(folder / "build")
         rows: dict[str, Any] = {}
         results["seeds"][str(seed)] = rows
         for cell in args.cells:
@@ -214,17 +259,25 @@ def main() -> None:
     print(_report(results, args.cells))
 
 
-def _report(results: dict[str, Any], cells: list[str]) -> str:
-    """Markdown: where the model looked, how many pairs, what changed."""
+def _report(results: Mapping[str, Any], cells: list[str]) -> str:
+    """Markdown: where the model looked, what that says about its answers, how many pairs, what changed."""
     lines = ["| prompts, seed | answers | mean ratio | uniform | threshold | kept |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
     for seed, result in results["builds"].items():
         for kind, row in result["ratios"].items():
-            kept = result["counts"][f"answers, {kind}"]["paired"]
+            kept = result["counts"][f"answers, {kind}"].get("paired", 0)
             lines.append(
                 f"| {kind}, {seed} | {row['answers']:.0f} | {row['ratio']:.3f} | {row['uniform']:.3f} | "
                 f"{row['threshold']:.3f} | {kept} |"
             )
+    lines += ["", "| yes and no, seed | answers | wrong | AUROC of a low ratio |", "| --- | ---: | ---: | ---: |"]
+    for seed, by_layout in results["told"].items():
+        for layout, row in by_layout.items():
+            lines.append(f"| {layout}, {seed} | {row['answers']} | {row['wrong']} | {row['auroc']:.2f} |")
+    lines += ["", f"| pairs | {' | '.join(cells)} |", f"| --- |{' ---: |' * len(cells)}"]
+    for seed in results["seeds"]:
+        counts = [str(results["pairs"].get(f"{cell}, {seed}", "")) for cell in cells]
+        lines.append(f"| seed {seed} | {' | '.join(counts)} |")
     left = [f"{cell}: {why}" for cell, why in results["left_out"].items()]
     return "\n".join([*lines, "", *left, "", tables(results["seeds"], cells)])
 

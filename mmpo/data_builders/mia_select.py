@@ -49,7 +49,7 @@ def verdict(candidate: Mapping[str, Any], attention: AttentionSettings, selectio
         return "empty"
     if chosen == rejected:
         return "equal"
-    if selection.drop_right and _opening(chosen) == _opening(rejected) != "":
+    if selection.drop_right and opening(chosen) == opening(rejected) != "":
         return "right"
     if candidate["refusal"]:
         if REFUSES.search(rejected):
@@ -67,7 +67,7 @@ def verdict(candidate: Mapping[str, Any], attention: AttentionSettings, selectio
     return ""
 
 
-def _opening(text: str) -> str:
+def opening(text: str) -> str:
     """`yes` or `no` where the text begins with it, else nothing."""
     found = re.match(r"\W*(yes|no)\b", text.lower())
     return found.group(1) if found else ""
