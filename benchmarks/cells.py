@@ -70,7 +70,11 @@ def measured(folder: Path, name: str, settings: Mapping[str, Any], metrics: Sequ
     run = folder / name
     if not (run / "scorecard.json").exists():
         evaluate(EvalSettings.model_validate(settings), run)
-    card = Scorecard.read(run / "scorecard.json")
+    return picked(Scorecard.read(run / "scorecard.json"), metrics)
+
+
+def picked(card: Any, metrics: Sequence[Metric]) -> dict[str, Any]:
+    """The metrics of a scorecard with their intervals, before and after."""
     found: dict[str, Any] = {}
     for benchmark, metric, split in metrics:
         row = card.row(benchmark, metric, split)

@@ -34,7 +34,7 @@ QUICK_SETTINGS = ("train.max_steps=10", "eval.bootstrap.samples=1000")
 
 @dataclass
 class DemoWorld:
-    """Gives recipes the demo's names, and draws what a recipe uses. `splits` says how many images or clips a split has."""
+    """Gives recipes the demo's names, and draws what a recipe uses. `splits`: how many images (or clips) each has."""
 
     splits: dict[str, int] = field(default_factory=lambda: dict(SPLITS))
 
