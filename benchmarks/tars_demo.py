@@ -15,15 +15,19 @@ Pairs, SFT term and learning rate are those of the recipe `demo`: the model's de
 out against the descriptions, pairs about what it left out, and its wrong answers to questions. Every seed builds them
 once and asks the untuned model once. Measured on held-out scenes that follow the world's co-occurrences and on
 `test_unusual`, which break them: CHAIR with recall (the cover) and length, POPE in three splits. Killed and run again
-it goes on; no finished cell is done again. Writes results.json and table.md: per seed every value with its 95%
-interval, then mean and standard deviation over seeds.
+it goes on; no finished cell is done again. Writes results.json and table.md: means over seeds with 95% intervals
+(over held-out scenes; the adapters as they are) and differences from DPO seed by seed, then every value of every seed
+with its interval, and standard deviations over seeds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import statistics
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +107,43 @@ def measure(args: argparse.Namespace, folder: Path, cell: str, seed: int, adapte
     return found
 
 
+def summary(seeds: Mapping[str, Mapping[str, Mapping[str, Any]]], wanted: Sequence[str]) -> str:
+    """Two markdown tables: each cell's mean over the seeds with its interval, and how far it is from `dpo` in each."""
+    whole = [rows for rows in seeds.values() if all(cell in rows for cell in wanted)]
+    if not whole:
+        return ""
+    head = f"{' | '.join(['untuned', *wanted])} |"
+    lines = [f"| mean over {len(whole)} seed(s) | {head}", f"| --- |{' ---: |' * (len(wanted) + 1)}"]
+    for metric, example in whole[0][wanted[0]].items():
+        scale = 100.0 if example["percent"] else 1.0
+        columns = [[rows[wanted[0]][metric]["before"] for rows in whole]]
+        columns += [[rows[cell][metric]["after"] for rows in whole] for cell in wanted]
+        lines.append(f"| {metric} | {' | '.join(pooled(column, scale) for column in columns)} |")
+    others = [cell for cell in wanted if cell != "dpo"]
+    if "dpo" not in wanted or not others:
+        return "\n".join(lines) + "\n"
+    lines += ["", f"| less dpo, seed by seed | {' | '.join(others)} |", f"| --- |{' ---: |' * len(others)}"]
+    for metric, example in whole[0]["dpo"].items():
+        scale = 100.0 if example["percent"] else 1.0
+        differences = [
+            ", ".join(
+                f"{(rows[cell][metric]['after']['value'] - rows['dpo'][metric]['after']['value']) * scale:+.1f}"
+                for rows in whole
+            )
+            for cell in others
+        ]
+        lines.append(f"| {metric} | {' | '.join(differences)} |")
+    return "\n".join(lines) + "\n"
+
+
+def pooled(estimates: Sequence[Mapping[str, float]], scale: float) -> str:
+    """The mean of one value a seed with its 95% interval: seeds hold out different scenes, so that variances add."""
+    mean = statistics.mean(estimate["value"] for estimate in estimates) * scale
+    below = math.hypot(*(estimate["value"] - estimate["low"] for estimate in estimates)) / len(estimates) * scale
+    above = math.hypot(*(estimate["high"] - estimate["value"] for estimate in estimates)) / len(estimates) * scale
+    return f"{mean:.1f} [{mean - below:.1f}, {mean + above:.1f}]"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -152,8 +193,9 @@ def main() -> None:
             found[name] = measure(args, folder, name, seed, run["adapter"])
             print(f"seed {seed}, {name}: {run['seconds']:.0f} s of training, measured", flush=True)
             write_json(args.out / "results.json", results)
-            write_text(args.out / "table.md", tables(results["seeds"], wanted))
-    print(tables(results["seeds"], wanted))
+            shown = "\n".join([summary(results["seeds"], wanted), tables(results["seeds"], wanted)])
+            write_text(args.out / "table.md", shown)
+    print(summary(results["seeds"], wanted))
     print(json.dumps({"results": str(args.out / "results.json"), "table": str(args.out / "table.md")}))
 
 
