@@ -21,19 +21,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmpo.data.atomic import read_json, write_json, write_text
+from benchmarks.cells import Cell, Metric, draw, measured, open_comparison, tables
+from mmpo.data.atomic import write_json, write_text
 from mmpo.data_builders.build import build
 from mmpo.data_builders.settings import BuildResult, BuildSettings
 from mmpo.demo import model_path
-from mmpo.demo.world import write_split
 
 BUILDS: dict[str, dict[str, Any]] = {
     "edited": {},
@@ -44,20 +43,12 @@ BUILDS: dict[str, dict[str, Any]] = {
 }
 CELLS = {"ha_dpo": "edited", "captions": "captions", "plain_dpo": "captions_raw", "sft": "edited",
          "anew": "anew", "anew_plain": "anew_raw"}  # fmt: skip
-METRICS = (
+METRICS: tuple[Metric, ...] = (
     ("chair", "CHAIRi", None), ("chair", "CHAIRs", None), ("chair", "Recall", None), ("chair", "Len", None),
     ("pope", "F1", "random"), ("pope", "F1", "popular"), ("pope", "F1", "adversarial"),
     ("pope", "yes_ratio", "adversarial"),
     ("shr", "hal_sents_ratio", None),
 )  # fmt: skip
-
-
-def draw(folder: Path, split: str, images: int, seed: int) -> Path:
-    """A split of the world, drawn once."""
-    path = folder / "world" / split
-    if not (path / "annotations.jsonl").exists():
-        write_split(path, split, images, seed)
-    return path
 
 
 def built(args: argparse.Namespace, folder: Path, name: str, seed: int) -> BuildResult:
@@ -77,120 +68,67 @@ def built(args: argparse.Namespace, folder: Path, name: str, seed: int) -> Build
     return build(settings, folder / "build" / name, said=folder / "said")
 
 
-def trained(args: argparse.Namespace, folder: Path, cell: str, seed: int) -> Path:
-    from mmpo.trainers.settings import TrainSettings
-    from mmpo.trainers.train import train
-
-    run = folder / "train" / cell
-    done = run / "done.json"
-    if not done.exists():
-        objective = {"sft": {}} if cell == "sft" else {"dpo": {"beta": args.beta}}
-        if cell != "sft" and args.sft_weight:
-            objective["sft"] = {"weight": args.sft_weight}
-        settings = TrainSettings.model_validate(
-            {
-                "model": str(args.model),
-                "pairs": folder / "build" / CELLS[cell] / "pairs",
-                "objective": objective,
-                "learning_rate": args.learning_rate,
-                "max_steps": args.steps,
-                "batch_size": args.batch_size,
-                "lora": {"rank": 16},
-                "samples": {"n": 0},
-                "seed": seed,
-            }
-        )
-        result = train(settings, run)
-        write_json(done, {"steps": result.steps, "pairs": result.pairs})
-    return run / "adapter"
+def cell_of(args: argparse.Namespace, folder: Path, name: str, seed: int) -> Cell:
+    """How a cell is trained on the pairs of its build."""
+    objective: dict[str, Any] = {"sft": {}} if name == "sft" else {"dpo": {"beta": args.beta}}
+    if name != "sft" and args.sft_weight:
+        objective["sft"] = {"weight": args.sft_weight}
+    train = {
+        "model": str(args.model),
+        "pairs": folder / "build" / CELLS[name] / "pairs",
+        "objective": objective,
+        "learning_rate": args.learning_rate,
+        "max_steps": args.steps,
+        "batch_size": args.batch_size,
+        "lora": {"rank": 16},
+        "samples": {"n": 0},
+        "seed": seed,
+    }
+    return Cell(name, train)
 
 
-def evaluated(args: argparse.Namespace, folder: Path, cell: str, seed: int, adapter: Path) -> dict[str, Any]:
-    from mmpo.eval.harness import evaluate
-    from mmpo.eval.scorecard import Scorecard
-    from mmpo.eval.settings import EvalSettings
-
-    run = folder / "eval" / cell
-    if not (run / "scorecard.json").exists():
-        test = draw(folder, "test", args.test, seed)
-        settings = EvalSettings.model_validate(
-            {
-                "model": str(args.model),
-                "adapter": str(adapter),
-                "annotations": str(test / "annotations.jsonl"),
-                "benchmarks": ["pope", "chair", "shr"],
-                "chair": {"vocabulary": str(test / "vocabulary.json"), "prompt": "Describe this image in detail.",
-                          "max_new_tokens": 96},
-                "shr": {"judged_by": "rules", "max_new_tokens": 96},
-                "bootstrap": {"samples": args.resamples},
-                "cache": str(folder / "answers"),  # the untuned model is asked once a seed
-            }
-        )  # fmt: skip
-        evaluate(settings, run)
-    card = Scorecard.read(run / "scorecard.json")
-    found: dict[str, Any] = {}
-    for benchmark, metric, split in METRICS:
-        row = card.row(benchmark, metric, split)
-        found[" ".join(filter(None, (benchmark, split, metric)))] = {
-            "percent": row.percent,
-            "before": row.before.model_dump() if row.before else None,
-            "after": row.after.model_dump(),
-            "change": row.change.model_dump() if row.change else None,
-        }
-    return found
+def evaluated(args: argparse.Namespace, folder: Path, name: str, seed: int, adapter: str) -> dict[str, Any]:
+    """The cell on held-out scenes."""
+    test = draw(folder, "test", args.test, seed)
+    settings = {
+        "model": str(args.model),
+        "adapter": adapter,
+        "annotations": str(test / "annotations.jsonl"),
+        "benchmarks": ["pope", "chair", "shr"],
+        "chair": {"vocabulary": str(test / "vocabulary.json"), "prompt": "Describe this image in detail.",
+                  "max_new_tokens": 96},
+        "shr": {"judged_by": "rules", "max_new_tokens": 96},
+        "bootstrap": {"samples": args.resamples},
+        "cache": str(folder / "answers"),  # the untuned model is asked once a seed
+    }  # fmt: skip
+    return measured(folder / "eval", name, settings, METRICS)
 
 
-def table(results: dict[str, Any]) -> str:
-    """Markdown: the style probe of each build, then a row for each metric and a column for each cell."""
+def style_table(seeds: Mapping[str, Mapping[str, Any]]) -> str:
+    """Markdown: how well style tells the sides of each build apart, with 95% intervals."""
     lines = [
-        "| build, seed | pairs | style AUROC | wording AUROC | length AUROC | with object words | chosen longer by |"
+        "| build, seed | pairs | style AUROC | wording AUROC | length AUROC | with object words | chosen longer by |",
+        "| --- | ---: | --- | --- | --- | --- | ---: |",
     ]
-    lines += ["| --- | ---: | --- | --- | --- | --- | ---: |"]
-    for seed, entry in results["seeds"].items():
+    for seed, entry in seeds.items():
         for name, probe in entry["style"].items():
             if probe is None:
                 lines.append(f"| {name}, {seed} | too few | | | | | |")
                 continue
-            cells = [_interval(probe[kind]["auroc"], probe[kind]["auroc_low"], probe[kind]["auroc_high"], 1.0)
-                     for kind in ("style", "wording", "length", "all")]  # fmt: skip
+            columns = [
+                f"{found['auroc']:.2f} [{found['auroc_low']:.2f}, {found['auroc_high']:.2f}]"
+                for found in (probe[kind] for kind in ("style", "wording", "length", "all"))
+            ]
             lines.append(
-                f"| {name}, {seed} | {probe['pairs']} | {' | '.join(cells)} | {probe['longer_by']:+.2f} words |"
+                f"| {name}, {seed} | {probe['pairs']} | {' | '.join(columns)} | {probe['longer_by']:+.2f} words |"
             )
-    cells = [cell for cell in results["cells"] if any(cell in e["cells"] for e in results["seeds"].values())]
-    if not cells:
-        return "\n".join(lines) + "\n"
-    lines += ["", f"| metric | untuned | {' | '.join(cells)} |", f"| --- | --- |{' --- |' * len(cells)}"]
-    for seed, entry in results["seeds"].items():
-        rows = entry["cells"]
-        for metric in next(iter(rows.values())):
-            first = next(iter(rows.values()))[metric]
-            scale = 100.0 if first["percent"] else 1.0
-            shown = [_estimate(first["before"], scale)]
-            shown += [_estimate(rows[cell][metric]["after"], scale) if cell in rows else "" for cell in cells]
-            lines.append(f"| {metric}, seed {seed} | {' | '.join(shown)} |")
-    lines += ["", f"| mean over seeds | untuned | {' | '.join(cells)} |", f"| --- | --- |{' --- |' * len(cells)}"]
-    done = [entry["cells"] for entry in results["seeds"].values() if all(cell in entry["cells"] for cell in cells)]
-    for metric in done[0][cells[0]] if done else ():
-        scale = 100.0 if done[0][cells[0]][metric]["percent"] else 1.0
-        columns = [[rows[cells[0]][metric]["before"]["value"] for rows in done]]
-        columns += [[rows[cell][metric]["after"]["value"] for rows in done] for cell in cells]
-        shown = [_mean([value * scale for value in values]) for values in columns]
-        lines.append(f"| {metric} | {' | '.join(shown)} |")
     return "\n".join(lines) + "\n"
 
 
-def _estimate(estimate: dict[str, Any] | None, scale: float) -> str:
-    return "" if estimate is None else _interval(estimate["value"], estimate["low"], estimate["high"], scale)
-
-
-def _interval(value: float, low: float, high: float, scale: float) -> str:
-    digits = 1 if scale > 1 else 2
-    return f"{value * scale:.{digits}f} [{low * scale:.{digits}f}, {high * scale:.{digits}f}]"
-
-
-def _mean(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}"
+def table(results: Mapping[str, Any]) -> str:
+    """The style probe of each build, then a row for each metric and a column for each cell."""
+    measurements = {seed: entry["cells"] for seed, entry in results["seeds"].items()}
+    return "\n".join(filter(None, (style_table(results["seeds"]), tables(measurements, results["cells"]))))
 
 
 def main() -> None:
@@ -213,11 +151,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.images, args.test, args.steps, args.batch_size, args.resamples = 12, 12, 2, 4, 200
-    given = {key: str(value) for key, value in vars(args).items() if key not in ("out", "seeds", "cells", "style_only")}
-    kept = args.out / "arguments.json"
-    if kept.exists() and read_json(kept) != given:
-        raise SystemExit(f"{args.out} was begun with other arguments: {kept}")
-    write_json(kept, given)
+    given = open_comparison(args.out, args, free=("out", "seeds", "cells", "style_only"))
     results: dict[str, Any] = {"arguments": given, "cells": args.cells, "seeds": {}}
     wanted = BUILDS if args.style_only else dict.fromkeys(CELLS[cell] for cell in args.cells)
     for seed in args.seeds:
@@ -231,12 +165,10 @@ def main() -> None:
             print(
                 f"seed {seed}, {name}: {result.style.line() if result.style else 'too few pairs to probe'}", flush=True
             )
-        for cell in () if args.style_only else args.cells:
-            adapter = trained(args, folder, cell, seed)
-            entry["cells"][cell] = evaluated(args, folder, cell, seed, adapter)
-            print(f"seed {seed}, {cell}: measured", flush=True)
-            for checkpoint in (folder / "train" / cell).glob("checkpoint*"):
-                shutil.rmtree(checkpoint, ignore_errors=True)
+        for name in () if args.style_only else args.cells:
+            run = cell_of(args, folder, name, seed).trained(folder)
+            entry["cells"][name] = evaluated(args, folder, name, seed, run["adapter"])
+            print(f"seed {seed}, {name}: measured", flush=True)
         write_json(args.out / "results.json", results)
         write_text(args.out / "table.md", table(results))
     print(table(results))
