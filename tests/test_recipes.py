@@ -56,6 +56,32 @@ def test_every_shipped_recipe_is_correct(name: str) -> None:
     assert recipe.sections()
 
 
+# HA-DPO's released training commands (Zhao et al. 2023): learning rate, warm-up, epochs, steps, pairs a step; rank, alpha
+# and targets of the adapter; longest response in tokens, lambda.
+HA_DPO = {
+    "ha-dpo-minigpt4": (1e-4, 100, None, 1000, 32, 64, 16, ["q_proj", "k_proj", "v_proj"], 320, 0.5),
+    "ha-dpo-instructblip": (4e-6, 0, 1, None, 32, 64, 16, ["q_proj", "k_proj", "v_proj"], 256, 0.0),
+    "llava-1.5-7b": (2e-6, 0.03, 1, None, 128, 128, 256, "language_model", None, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", HA_DPO)
+def test_ha_dpo_s_published_settings(name: str) -> None:
+    rate, warmup, epochs, steps, pairs, rank, alpha, targets, tokens, weight = HA_DPO[name]
+    recipe = load(name, run=RUN, inputs=INPUTS)
+    train = recipe.train
+    assert recipe.seed == train.seed == 42
+    assert (train.learning_rate, train.scheduler, train.warmup) == (rate, "cosine", warmup)
+    assert train.max_steps == steps and (steps or train.epochs == epochs)
+    assert train.batch_size * train.accumulation == pairs
+    assert (train.lora.rank, train.lora.alpha, train.lora.targets, train.lora.dropout) == (rank, alpha, targets, 0.0)
+    assert (train.max_grad_norm, train.weight_decay, train.dtype) == (1.0, 0.0, "bfloat16")
+    assert train.objective["dpo"] == {"beta": 0.1}
+    assert train.objective.get("auxiliary", {"weight": 0.0})["weight"] == weight
+    assert (train.auxiliary is not None) == (weight > 0)
+    assert tokens is None or train.max_response_tokens == tokens
+
+
 def test_the_demo_recipe_connects_its_sections() -> None:
     recipe = load("demo", run=RUN, inputs=INPUTS)
     assert recipe.sections() == ("build", "train", "eval")

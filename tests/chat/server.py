@@ -4,16 +4,21 @@
         settings = server.settings()
 
 `answer` is a text or a function of the last user message; `fault(prompt, attempt)` names a fault for the attempt-th
-request (from 1) with that last user message, or None. `answered` counts the good replies by prompt.
+request (from 1) with that last user message, or None. `answered` counts the good replies by prompt, `faults` what else
+was sent. `ServerProcess` is the same in a process of its own.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
@@ -49,6 +54,7 @@ class ChatServer:
         self.headers: list[dict[str, str]] = []
         self.attempts: Counter[str] = Counter()
         self.answered: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self.at_once = self.most_at_once = 0
         self.stopping = threading.Event()
         self.lock = threading.Lock()
@@ -63,8 +69,7 @@ class ChatServer:
 
     def settings(self, **changes: Any) -> ChatSettings:
         """Settings for this server, without long waits."""
-        fields = {"model": self.model, "base_url": self.url, "first_wait": 0.01, "longest_wait": 1.0, "timeout": 5.0}
-        return ChatSettings(backend="server", **{**fields, **changes})
+        return quick_settings(self.url, **{"model": self.model, **changes})
 
     def __enter__(self) -> ChatServer:
         self._thread.start()
@@ -78,9 +83,63 @@ class ChatServer:
         self._http.server_close()
 
 
+def quick_settings(url: str, **changes: Any) -> ChatSettings:
+    """Settings for a scripted server at `url`, without long waits."""
+    fields = {"model": "scripted-1", "base_url": url, "first_wait": 0.01, "longest_wait": 1.0, "timeout": 5.0}
+    return ChatSettings(backend="server", **{**fields, **changes})
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a server was asked and what it sent."""
+
+    attempts: Counter[str]
+    answered: Counter[str]
+    faults: Counter[str]
+
+
+class ServerProcess:
+    """A `ChatServer` in a process of its own, as a user's is. `answer` and `fault` go there by name: functions of a
+    module.
+    """
+
+    def __init__(self, answer: Answer, fault: Fault | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, answer, fault), daemon=True)
+
+    def __enter__(self) -> ServerProcess:
+        self._process.start()
+        self.url: str = self._pipe.recv()
+        return self
+
+    def record(self) -> Record:
+        self._pipe.send("record")
+        found: Record = self._pipe.recv()
+        return found
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pipe.send(None)
+        self._process.join(10)
+
+
+def _serve(pipe: Connection, answer: Answer, fault: Fault | None) -> None:
+    with ChatServer(answer, fault) as server:
+        pipe.send(server.url)
+        while pipe.recv() is not None:
+            with server.lock:
+                pipe.send(Record(server.attempts, server.answered, server.faults))
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # with the usual 5 a burst of connections waits a second
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):  # a client that was tired of waiting, or killed
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -117,6 +176,9 @@ class _Handler(BaseHTTPRequestHandler):
         script = self.script
         if self.path != "/v1/chat/completions":
             fault = "404"
+        if fault is not None:
+            with script.lock:
+                script.faults[fault] += 1
         if fault == "disconnect":
             self.close_connection = True
             return

@@ -74,8 +74,8 @@ def save(vlm: VLM, folder: Path) -> Path:
 SCENES = (["cat", "cup"], ["cat", "dog", "cup"], ["dog", "bird"], ["horse", "cat"], ["bird"], ["cup", "horse", "dog"])
 
 
-def write_world(folder: Path, count: int) -> Path:
-    """`count` noise pictures with annotations; the second is cut short, the third has no objects."""
+def write_world(folder: Path, count: int, scenes: Sequence[Sequence[str]] = SCENES) -> Path:
+    """`count` noise pictures annotated with `scenes` by turns; the second is cut short, the third has no objects."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for number in range(count):
@@ -83,7 +83,7 @@ def write_world(folder: Path, count: int) -> Path:
         tiny_image(number).save(folder / name)
         objects = [
             {"name": thing, "bbox": [5 + 11 * index, 4, 9, 20]}
-            for index, thing in enumerate(SCENES[number % len(SCENES)])
+            for index, thing in enumerate(scenes[number % len(scenes)])
         ]
         rows.append({"id": f"i{number}", "image": name, "objects": objects, "width": 40, "height": 36})
     if count > 2:

@@ -5,7 +5,6 @@ with faults, where every image ends as pairs or in quarantine, none twice.
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from mmpo.data_builders.text_models import read_judgement, read_list, read_quest
 from mmpo.errors import Quarantined, UserError
 from tests.chat.server import FAULTS, ChatServer
 from tests.data_builders import parrot
+from tests.data_builders.careful import scripted
 from tests.data_builders.test_build import settings
 
 TEXT = "There is a cat. It is calm. A dog sleeps."
@@ -94,27 +94,6 @@ def test_what_a_judge_reads() -> None:
         captions=["A field."],
     )
     assert "1. A cow.\n2. A dog." in prompt and "cow (2)" in prompt and "[0.10, 0.10, 0.60, 0.60]: two cows" in prompt
-
-
-def scripted(prompt: str) -> str:
-    """A judge, writer and question maker that does its work by the words in its prompt, as a careful model would."""
-    if "check a description" in prompt:
-        marked = re.findall(r"Objects: (.*)", prompt)[0]
-        sentences = re.findall(r"^\d+\. (.*)$", prompt.partition("sentences numbered:")[2], re.M)
-        wrong = [name for name in ("cat", "dog", "cup", "bird", "horse") if name not in marked]
-        lines = [
-            f"{number}. " + ("hallucination: not marked" if any(name in text for name in wrong) else "correct: marked")
-            for number, text in enumerate(sentences, start=1)
-        ]
-        first = marked.split(", ")[0].split(" (")[0]
-        return "\n".join([*lines, "Corrected:", f"One can make out a {first}."])
-    if "Word the following" in prompt:
-        text = prompt.partition("\n\n")[2].partition("\n\nRules")[0]
-        flipped = text.replace("a dog", "a cat").replace("two cups", "a cat")
-        return f"1. Seen here: {text}\n2. {flipped}\n3. The photographer found this: {text}"
-    name = next(name for name in ("dog", "bird", "horse", "cup", "cat") if name in prompt.partition("Wrong:")[2])
-    answer = "yes" if name in prompt.partition("Wrong:")[0] else "no"
-    return f"Question: Is there a {name} in the image?\nAnswer: {answer}\nObject: {name}"
 
 
 def with_models(server: ChatServer, parrot_folder: Path, world: Path, **changes: Any) -> Any:

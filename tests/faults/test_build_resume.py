@@ -115,16 +115,19 @@ def test_killed_at_random_moments(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
 def test_killed_at_twenty_random_moments(
-    seed: int, settings: BuildSettings, whole: tuple[dict[str, bytes], float], tmp_path: Path
+    settings: BuildSettings, whole: tuple[dict[str, bytes], float], tmp_path: Path
 ) -> None:
-    """One death each, anywhere from the first file to the last; a second one while it goes on."""
-    rng = random.Random(seed)
-    run_killed(settings, tmp_path, after=rng.random() * whole[1])
-    run_killed(settings, tmp_path, after=rng.random() * whole[1] / 2)
-    build(settings, tmp_path)
-    assert files(tmp_path) == whole[0]
+    """Twenty builds, one death each, anywhere from the first file to the last, and another one while it goes on."""
+    deaths, left_behind = 0, set()
+    for seed in range(20):
+        rng, folder = random.Random(seed), tmp_path / str(seed)
+        deaths += run_killed(settings, folder, after=rng.random() * whole[1])
+        left_behind.add(frozenset(files(folder)))
+        run_killed(settings, folder, after=rng.random() * whole[1] / 2)
+        build(settings, folder)
+        assert files(folder) == whole[0], seed
+    assert deaths >= 15 and len(left_behind) >= 4, "killed on the way, at different points of it"
 
 
 def test_leftovers_of_a_death_do_not_matter(

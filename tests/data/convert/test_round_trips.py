@@ -13,7 +13,7 @@ from mmpo.data.convert import convert
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data.reader import read_pairs
 from mmpo.data.shards import PairWriter
-from tests.data.convert.sources import converted, rejects
+from tests.data.convert.sources import converted, rejects, write_json, write_pictures
 from tests.data.making import files, make_pair, picture
 
 OUT = ("mmpo", "trl", "llamafactory", "ms-swift")
@@ -58,6 +58,39 @@ def test_there_and_back(tmp_path: Path, name: str) -> None:
     back, result = converted(tmp_path / "there", tmp_path / "back")
     assert result.source_format == name and result.detected
     assert back == list(read_pairs(source))
+
+
+def published(name: str, data: Path, folder: Path) -> Path:
+    """A published sample as mmpo reads it, with pictures of ours where its images would be."""
+    if name == "mia":  # transcribed from the paper's figures, without paths
+        rows = json.loads((data / "Liuziyu77_MIA-DPO/figure_pairs_transcribed.json").read_text())
+        for row in rows:
+            row["image"] = [f"{number}.jpg" for number in range(row["prompt"].count("<image>"))]
+        names = [path for row in rows for path in row["image"]]
+    elif name == "povid":
+        rows = json.loads((data / "YiyangZhou_POVID/readme_sample_pair.json").read_text())
+        names = ["data/coco/COCO_train2014_000000353952.jpg"]
+    elif name == "mdpo":
+        rows = json.loads((data / "luka-group_mDPO/sample_data.json").read_text())
+        names = [row["img_path"] for row in rows]
+    else:
+        rows = json.loads((data / "fanglyyy_HA-DPO/ha_dpo/data/hadpo/llava-v1.5/pope_data.json").read_text())[:200]
+        names = [f"VG_100K/{row['image_id']}.jpg" for row in rows]
+    write_pictures(folder / "images", *dict.fromkeys(names))
+    convert(write_json(folder / "in.json", rows), folder / "pairs", images=folder / "images")
+    return folder / "pairs"
+
+
+@pytest.mark.parametrize("sample", ["hadpo", "povid", "mia", "mdpo"])
+def test_published_samples_there_and_back(tmp_path: Path, published_data: Path, sample: str) -> None:
+    source = published(sample, published_data, tmp_path)
+    pairs = list(read_pairs(source))
+    assert len(pairs) == {"hadpo": 115, "povid": 1, "mia": 4, "mdpo": 2}[sample]
+    for name in OUT:
+        there = convert(source, tmp_path / name, out_format=name)
+        assert (there.rows, there.kept, there.quarantined) == (len(pairs), len(pairs), {})
+        back, _ = converted(tmp_path / name, tmp_path / f"{name}-back")
+        assert back == pairs, name
 
 
 @pytest.mark.parametrize("name", OUT)
