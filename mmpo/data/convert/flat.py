@@ -37,9 +37,8 @@ def read_mia(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Pr
     prompt = need(data, "prompt").replace("<image-placeholder>", "<image>")
     if isinstance(data.get("image"), str):  # the trainer then takes every tag out and puts one in front
         prompt = prompt.replace("<image>", "").lstrip("\n")
-    name = data.get("id")
     yield pair_of(
-        row, "mia-dpo", id=None if name is None else str(name), images=images,
+        row, "mia-dpo", id=data.get("id"), images=images,
         prompt=messages_of([("user", prompt)], len(images), trim=True),
         chosen=need(data, "chosen"), rejected=need(data, "rejected"),
     )  # fmt: skip

@@ -17,20 +17,8 @@ from mmpo.data.atomic import read_json, write_json
 from mmpo.data.convert.format import Context, Format
 from mmpo.data.convert.media import Media, images_of
 from mmpo.data.convert.rows import Row
-from mmpo.data.convert.texts import (
-    EXTRAS,
-    Turn,
-    alternating,
-    bad,
-    extras_in,
-    extras_of,
-    messages_of,
-    need,
-    pair_of,
-    turns_of,
-    videos_of,
-)
-from mmpo.data.convert.writing import LinesSink
+from mmpo.data.convert.texts import EXTRAS, Turn, alternating, bad, extras_of, need, pair_of_turns, turns_of
+from mmpo.data.convert.writing import LinesSink, video_column
 from mmpo.data.pair import PreferencePair
 
 INFO = "dataset_info.json"
@@ -55,12 +43,9 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
     if system := data.get(columns.get("system", "system")):
         turns = [("system", str(system)), *turns]
     images = images_of(data, context.images, columns["images"])
-    extras = extras_in(data)
-    videos = videos_of({"videos": data.get(columns.get("videos", "videos"))}, context.images, extras.pop("times", None))
-    name = data.get("id")
-    yield pair_of(
-        row, "llamafactory", id=None if name is None else str(name), images=images, videos=videos, extras=extras,
-        prompt=messages_of(turns, len(images), len(videos or [])),
+    yield pair_of_turns(
+        row, "llamafactory", turns, images=images, videos=data.get(columns.get("videos", "videos")),
+        root=context.images,
         chosen=turn(need(data, columns["chosen"], kind=Mapping))[1],
         rejected=turn(need(data, columns["rejected"], kind=Mapping))[1],
     )  # fmt: skip
@@ -98,7 +83,7 @@ class LlamaFactorySink(LinesSink):
         }
         if placed["videos"]:
             self._videos = True
-            row["videos"] = [video.get("path") or video["frames"] for video in placed["videos"]]
+            row["videos"] = video_column(placed)
         return row
 
     def finish(self) -> None:

@@ -12,20 +12,8 @@ from typing import Any
 from mmpo.data.convert.format import Context, Format
 from mmpo.data.convert.media import images_of
 from mmpo.data.convert.rows import Row
-from mmpo.data.convert.texts import (
-    EXTRAS,
-    Turn,
-    alternating,
-    bad,
-    extras_in,
-    extras_of,
-    messages_of,
-    need,
-    pair_of,
-    turns_of,
-    videos_of,
-)
-from mmpo.data.convert.writing import LinesSink
+from mmpo.data.convert.texts import EXTRAS, Turn, alternating, bad, extras_of, need, pair_of_turns, turns_of
+from mmpo.data.convert.writing import LinesSink, video_column
 from mmpo.data.pair import PreferencePair
 
 
@@ -35,16 +23,12 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
         raise bad("bad_turn", "`messages` does not end with an assistant turn")
     rejected = _rejected(data, turns)
     images = images_of(data, context.images, "images", "image")
-    extras = extras_in(data)
-    videos = videos_of(data, context.images, extras.pop("times", None))
-    name = data.get("id")
     others = images_of(data, context.images, "rejected_images") if data.get("rejected_images") else None
     if others == images:
         others = None
-    yield pair_of(
-        row, "ms-swift", id=None if name is None else str(name), images=images, rejected_images=others,
-        videos=videos, extras=extras, prompt=messages_of(turns[:-1], len(images), len(videos or [])),
-        chosen=turns[-1][1], rejected=rejected,
+    yield pair_of_turns(
+        row, "ms-swift", turns[:-1], images=images, rejected_images=others, videos=data.get("videos"),
+        root=context.images, chosen=turns[-1][1], rejected=rejected,
     )  # fmt: skip
 
 
@@ -88,7 +72,7 @@ class SwiftSink(LinesSink):
         if placed["rejected_images"] is not None:
             row["rejected_images"] = placed["rejected_images"]
         if placed["videos"]:
-            row["videos"] = [video.get("path") or video["frames"] for video in placed["videos"]]
+            row["videos"] = video_column(placed)
         return row
 
 

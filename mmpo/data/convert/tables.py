@@ -22,10 +22,9 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
     images = images_of(data, context.images, "image", "image_path")
     if not images:
         raise bad("no_image", "neither `image` nor `image_path`")
-    index = data.get("idx")
     noted = {name: data.get(name) for name in ("ds_name", "origin_dataset", "origin_split", "image_path")}
     yield pair_of(
-        row, "rlhf-v", id=None if index is None else str(index), images=images, noted=noted,
+        row, "rlhf-v", id=data.get("idx"), images=images, noted=noted,
         prompt=messages_of([("user", need(text, "question"))], len(images), trim=True),
         chosen=need(text, "chosen"), rejected=need(text, "rejected"),
     )  # fmt: skip

@@ -101,13 +101,13 @@ def pair_of(
     chosen: str,
     rejected: str,
     images: list[bytes | str],
-    id: str | None = None,
+    id: Any = None,
     noted: Mapping[str, Any] | None = None,
     extras: Mapping[str, Any] | None = None,
     **fields: Any,
 ) -> PreferencePair:
-    """A pair that keeps every rule, else Quarantined. `noted` goes into the provenance; `extras` (an earlier export's)
-    take the place of it."""
+    """A pair that keeps every rule, else Quarantined. `id` is the row's, of any type; without one its place names it.
+    `noted` goes into the provenance; `extras` (an earlier export's) take the place of it."""
     for side, text in (("chosen", chosen), ("rejected", rejected)):
         if not text.strip():
             raise bad("empty_response", f"`{side}` is empty")
@@ -118,7 +118,7 @@ def pair_of(
         "builder": f"convert/{builder}", "version": mmpo.__version__, "sources": [row.place], **known,
     }  # fmt: skip
     pair = PreferencePair(
-        id=id or row.key,
+        id=row.key if id in (None, "") else str(id),
         prompt=prompt,
         chosen=[text_message("assistant", chosen)],
         rejected=[text_message("assistant", rejected)],
@@ -126,6 +126,25 @@ def pair_of(
         **(fields | dict(extras or {})),
     )
     return checked(pair, row)
+
+
+def pair_of_turns(
+    row: Row,
+    builder: str,
+    turns: Sequence[Turn],
+    *,
+    images: list[bytes | str],
+    videos: Any,
+    root: Path,
+    **fields: Any,
+) -> PreferencePair:
+    """`pair_of` a row whose prompt is tagged text and which may carry an earlier export's extras. `videos` is what it
+    has in that column; paths start from `root`."""
+    extras = extras_in(row.data)
+    found = videos_of(videos, root, extras.pop("times", None))
+    prompt = messages_of(turns, len(images), len(found or []))
+    id = row.data.get("id")
+    return pair_of(row, builder, id=id, images=images, videos=found, extras=extras, prompt=prompt, **fields)
 
 
 def checked(pair: PreferencePair, row: Row) -> PreferencePair:
@@ -164,9 +183,8 @@ def extras_in(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"provenance": {}} | {name: extras[name] for name in EXTRA_KINDS if name in extras}
 
 
-def videos_of(row: Mapping[str, Any], root: Path, times: Sequence[Any] | None) -> list[Video] | None:
-    """The `videos` column: paths, or lists of frames whose times an earlier export kept."""
-    videos = row.get("videos")
+def videos_of(videos: Any, root: Path, times: Sequence[Any] | None) -> list[Video] | None:
+    """What a column of videos holds: paths, or lists of frames whose times an earlier export kept."""
     if not videos:
         return None
     if not isinstance(videos, list):

@@ -33,11 +33,10 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
     if prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
         prompt, chosen, rejected = _shared(chosen, rejected)
     images = images_of(data, context.images, "images", "image")
-    name = data.get("id")
     extras = extras_in(data)
     extras.pop("times", None)
     yield pair_of(
-        row, "trl", id=None if name is None else str(name), images=images, extras=extras,
+        row, "trl", id=data.get("id"), images=images, extras=extras,
         prompt=_prompt(prompt, len(images)), chosen=_response(chosen, "chosen"),
         rejected=_response(rejected, "rejected"),
     )  # fmt: skip

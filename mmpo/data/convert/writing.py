@@ -67,3 +67,8 @@ class LinesSink(RowSink):
 
     def finish(self) -> None:
         self._file.close()
+
+
+def video_column(placed: Mapping[str, Any]) -> list[str | list[str]]:
+    """Placed videos as these formats list them: a path, or the frames' paths."""
+    return [video.get("path") or video["frames"] for video in placed["videos"]]
