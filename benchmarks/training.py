@@ -2,6 +2,9 @@
 
     python benchmarks/training.py [--rows NAME…] [--quick | --size 1b|7b] [--json OUT] [--markdown OUT]
                                   [--rounds 3] [--threads N] [--vocabulary N] [--no-memory]
+    python benchmarks/training.py --merge ROW.json… [--json OUT] [--markdown OUT]
+
+Rows that were measured one by one, each with its own `--json`, become one table with `--merge`.
 
 Random weights; LoRA on the language model; both sides run their real training step, from encoded image files to
 gradients, and must report the same loss. On a CPU the steps of all sides are taken in turns and medians compared, so
@@ -153,6 +156,18 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)])
 
 
+def merged(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One result of several, rows in the order of the table; of a row that was measured twice the later one counts.
+    Raises ValueError where they were not measured in the same setting."""
+    if others := sorted({result["setting"] for result in results} - {results[0]["setting"]}):
+        raise ValueError(f"measured in other settings: {results[0]['setting']!r} and {others[0]!r}")
+    if any(result["sizes"] != results[0]["sizes"] for result in results):
+        raise ValueError("measured with models of other sizes")
+    rows = {row["name"]: row for result in results for row in result["rows"]}
+    seconds = round(sum(row["took"] for row in rows.values()), 1)
+    return {**results[0], "rows": [rows[name] for name in LAYOUTS if name in rows], "seconds": seconds}
+
+
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
@@ -178,11 +193,19 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--vocabulary", type=int, help="another size of the vocabulary")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="measure nothing; join these results")
     arguments = parser.parse_args()
+    if arguments.merge:
+        try:
+            result = merged([json.loads(path.read_text(encoding="utf-8")) for path in arguments.merge])
+        except ValueError as error:
+            parser.error(str(error))
+        show(result, arguments)
+        return
     torch.set_num_threads(arguments.threads)
     began = time.perf_counter()
     settings = [settings_of(LAYOUTS[name], arguments) for name in arguments.rows]
-    result: dict[str, Any] = {
+    result = {
         "setting": f"torch {torch.__version__}, {machine(settings[0].device, arguments.threads)}",
         "sizes": {name: asdict(size) for name, size in SIZES.items()},
         "rows": [],
@@ -199,10 +222,21 @@ def main() -> None:
         print(f"{setting.layout.name}: {result['rows'][-1]['took']} s", file=sys.stderr, flush=True)
         result["seconds"] = round(time.perf_counter() - began, 1)
         if arguments.json:
-            arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            write_json(result, arguments.json)
+    show(result, arguments)
+
+
+def show(result: dict[str, Any], arguments: argparse.Namespace) -> None:
+    """Print the table and write the files that are asked for."""
     print(markdown(result))
+    if arguments.json:
+        write_json(result, arguments.json)
     if arguments.markdown:
         arguments.markdown.write_text(markdown(result) + "\n", encoding="utf-8")
+
+
+def write_json(result: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

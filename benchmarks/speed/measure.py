@@ -23,17 +23,17 @@ aten = torch.ops.aten
 
 @dataclass
 class Counted:
-    """One step's arithmetic: floating-point operations, those of the language-model head among them, and how many
-    patches go through the tower's first layer, recomputation included."""
+    """One step's loss and arithmetic: floating-point operations, those of the language-model head among them, and how
+    many patches go through the tower's first layer, recomputation included."""
 
+    loss: float
     flops: int
     head_flops: int
     tower_rows: int
 
 
-def seconds_of(sides: Mapping[str, Side], rounds: int, device: str) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of each side's steps, in turns, and the loss each reports. The first step of each is a warm-up."""
-    losses = {name: side.step() for name, side in sides.items()}
+def seconds_of(sides: Mapping[str, Side], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of each side's steps, in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     order = list(sides)
     for number in range(rounds):
@@ -44,7 +44,7 @@ def seconds_of(sides: Mapping[str, Side], rounds: int, device: str) -> tuple[dic
             sides[name].step()
             _wait(device)
             seconds[name].append(time.perf_counter() - start)
-    return seconds, losses
+    return seconds
 
 
 def _wait(device: str) -> None:
@@ -84,10 +84,10 @@ def count(side: Side) -> Counted:
     counter = FlopCounterMode(display=False, custom_mapping=custom)
     try:
         with counter:
-            side.step()
+            loss = side.step()
     finally:
         hook.remove()
-    return Counted(int(counter.get_total_flops()), head[0], rows[0])
+    return Counted(loss, int(counter.get_total_flops()), head[0], rows[0])
 
 
 def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
@@ -171,7 +171,6 @@ def measure(setting: Setting, rounds: int, threads: int, *, memory: bool = True)
     whose memory they could not share."""
     groups = [tuple(SIDES)] if setting.device == "cpu" else [(name,) for name in SIDES]
     seconds: dict[str, list[float]] = {}
-    losses: dict[str, float] = {}
     counted: dict[str, Counted] = {}
     refused: dict[str, str] = {}
     for group in groups:
@@ -179,25 +178,17 @@ def measure(setting: Setting, rounds: int, threads: int, *, memory: bool = True)
         for name in group:
             try:
                 sides[name] = SIDES[name](setting)
+                counted[name] = count(sides[name])  # the first step, which also warms up
             except Exception as error:
                 if name != "trl":
                     raise
+                sides.pop(name, None)
                 refused[name] = f"{type(error).__name__}: {error}"
-        try:
-            times, found = seconds_of(sides, rounds, setting.device)
-        except Exception as error:
-            if "trl" not in sides:
-                raise
-            refused["trl"] = f"{type(error).__name__}: {error}"
-            sides.pop("trl")
-            times, found = seconds_of(sides, rounds, setting.device) if sides else ({}, {})
-        seconds |= times
-        losses |= found
-        counted |= {name: count(side) for name, side in sides.items()}
+        seconds |= seconds_of(sides, rounds, setting.device) if sides else {}
         del sides
         gc.collect()
     peak = peak_memory(tuple(name for name in TRAINERS if name in seconds), setting, threads) if memory else {}
     return {
-        "seconds": seconds, "losses": losses, "refused": refused, "peak_mib": peak,
-        "counted": {name: vars(value) for name, value in counted.items()},
+        "seconds": seconds, "losses": {name: value.loss for name, value in counted.items()}, "refused": refused,
+        "peak_mib": peak, "counted": {name: vars(value) for name, value in counted.items()},
     }  # fmt: skip

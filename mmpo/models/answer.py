@@ -19,7 +19,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -259,9 +259,9 @@ class AnswerEngine:
         waiting: deque[tuple[str, Hashable]] = deque()
 
         def rows() -> Iterator[_Row]:
-            for question in flat(asked):
+            for question, pictures in flat(asked):
                 try:
-                    shown = self._gallery.show(cast(Images, question.image))
+                    shown = self._gallery.show(pictures)
                 except Quarantined as reason:
                     if on_quarantine is None:
                         raise

@@ -6,8 +6,9 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 from PIL import Image
 
@@ -34,6 +35,17 @@ class Question:
 Asked: TypeAlias = Iterable[Question | tuple[Images, Sequence[Question | Prompt]]]
 
 
+class Pictures:
+    """The images of one prompt or of a group of questions. What identifies them is found once."""
+
+    def __init__(self, images: Images) -> None:
+        self.images, self.sources = images, as_list(images)
+
+    @cached_property
+    def key(self) -> Hashable:
+        return tuple(map(source_key, self.sources))
+
+
 @dataclass(frozen=True)
 class Shown:
     """Images that prompts are about, decoded and processed; `digest` identifies their pixels."""
@@ -49,13 +61,13 @@ class Gallery:
         self._vlm, self._root, self._remembered = vlm, root, remembered
         self._recent: OrderedDict[Hashable, Shown | Quarantined] = OrderedDict()
 
-    def show(self, images: Images) -> Shown:
+    def show(self, images: Images | Pictures) -> Shown:
         """The images of one prompt. Raises `Quarantined` where one can't be used (again, if it is asked for again)."""
-        sources = as_list(images)
-        key = tuple(map(source_key, sources))
+        pictures = images if isinstance(images, Pictures) else Pictures(images)
+        key = pictures.key
         if key not in self._recent:
             try:
-                self._recent[key] = self._process(sources)
+                self._recent[key] = self._process(pictures.sources)
             except Quarantined as reason:
                 self._recent[key] = reason
             if len(self._recent) > self._remembered:
@@ -87,29 +99,31 @@ class Gallery:
 def group_by_image(questions: Iterable[Question]) -> list[tuple[Images, list[Question]]]:
     """Questions brought together by image, images in order of first appearance: the form that the engine likes best."""
     groups: dict[Hashable, tuple[Images, list[Question]]] = {}
-    for question in flat(questions):
-        images = cast(Images, question.image)
-        key = tuple(map(source_key, as_list(images)))
-        groups.setdefault(key, (images, []))[1].append(question)
+    for question, pictures in flat(questions):
+        groups.setdefault(pictures.key, (pictures.images, []))[1].append(question)
     return list(groups.values())
 
 
-def flat(asked: Asked) -> Iterator[Question]:
-    """Single questions, each with its image; a plain text's id is its number."""
+def flat(asked: Asked) -> Iterator[tuple[Question, Pictures]]:
+    """Single questions, each with its images; a plain text's id is its number. The questions of a group, and those in a
+    row about the same bytes or path, have the same `Pictures`."""
     number = 0
+    pictures: Pictures | None = None
     for item in asked:
         images, questions = (item.image, [item]) if isinstance(item, Question) else item
+        if pictures is None or images is not pictures.images or not isinstance(images, bytes | str | Path):
+            pictures = None if images is None else Pictures(images)
         for question in questions:
             if not isinstance(question, Question):
                 question = Question(str(number), images, question)
             elif images is not question.image:
                 question = Question(question.id, images, question.text)
-            if question.image is None:
+            if pictures is None:
                 raise UserError(
                     f"question {question.id!r} names no image", hint="give it one, or use (image, questions)"
                 )
             number += 1
-            yield question
+            yield question, pictures
 
 
 def as_list(images: Images) -> list[ImageSource]:

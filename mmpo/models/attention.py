@@ -9,6 +9,9 @@ one. Without a plan it is the stock SDPA function.
 Families whose images or prompts see themselves in both directions, and layers with a sliding window that is shorter
 than a path, get masks on the same calls (`mmpo.models.tree`); a layer tells its window itself.
 
+A plan may instead ask for one call of another kernel (`mmpo.models.kernels`); which one is chosen in
+`mmpo.models.backends`.
+
 `dense_attention_mask` builds the equivalent full mask: the reference in tests.
 
 Shapes: a attention heads, g key-value heads, s row tokens, d head size.
@@ -30,6 +33,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from mmpo.errors import UserError
+from mmpo.models.kernels import Marks, Sequences, flex_attention, varlen_attention
 
 TREE_ATTENTION = "mmpo_tree"
 
@@ -52,12 +56,15 @@ class CallPlan:
 @dataclass
 class TreePlan:
     """The calls of every tree of a packed row; `lengths` are the trees' token counts, `longest` is the longest path,
-    `window` the sliding window that the calls' `near` masks are made for."""
+    `window` the sliding window that the calls' `near` masks are made for. With `marks` the row goes through
+    FlexAttention instead, with `sequences` through a variable-length kernel; `calls` is then empty."""
 
     lengths: list[int]
     calls: list[list[CallPlan]]
     longest: int = 0
     window: int | None = None
+    marks: Marks | None = None
+    sequences: Sequences | None = None
     _masks: dict[tuple[int, int, bool, torch.dtype, torch.device], Tensor] = field(default_factory=dict, repr=False)
 
     def to(self, device: torch.device | str) -> TreePlan:
@@ -65,6 +72,8 @@ class TreePlan:
             for call in calls:
                 call.mask = call.mask.to(device) if call.mask is not None else None
                 call.near = call.near.to(device) if call.near is not None else None
+        self.marks = self.marks.to(device) if self.marks is not None else None
+        self.sequences = self.sequences.to(device) if self.sequences is not None else None
         return self
 
     def cuts(self, window: int | None) -> bool:
@@ -124,6 +133,11 @@ def tree_attention(
     if odd := [name for name in ("s_aux", "position_bias") if kwargs.get(name) is not None]:
         raise UserError(f"attention with {odd[0]} can't share prefixes", hint="set sharing to off for this model")
     windowed = tree_plan.cuts(sliding_window)
+    if tree_plan.marks is not None:
+        return flex_attention(query, key, value, tree_plan.marks, windowed=windowed, scale=scaling), None
+    if tree_plan.sequences is not None:
+        window = sliding_window if windowed else None
+        return varlen_attention(query, key, value, tree_plan.sequences, window=window, scale=scaling), None
     shared_heads = key.shape[1] != query.shape[1]
     # On the CPU the flash kernel takes grouped heads as they are; on CUDA a mask would push them to the slow kernel.
     if shared_heads and query.is_cuda:

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmpo.models.attention import TreePlan
+from mmpo.models.kernels import Marks, Sequences
 from mmpo.models.positions import Counted, Positions, place_path
 from mmpo.models.tree import (
     CAUSAL,
@@ -30,10 +31,13 @@ from mmpo.models.tree import (
     Tree,
     depth_first,
     longest_path,
+    marks_of,
     path,
     plan_calls,
+    plan_dense,
     response_tree,
     row_starts,
+    sequences_of,
     token_types,
     validate_tree,
     visibility,
@@ -52,6 +56,9 @@ __all__ = [
     "validate_tree",
     "visibility",
 ]
+
+Backend = Literal["plain", "dense", "flex", "varlen"]
+"""How attention over a packed row is computed, see `mmpo.models.backends`."""
 
 
 @dataclass
@@ -102,7 +109,12 @@ class TreeBatch:
 
 
 def pack(
-    trees: Sequence[Tree], *, position_base: int = 0, positions: Positions | None = None, rules: Rules = CAUSAL
+    trees: Sequence[Tree],
+    *,
+    position_base: int = 0,
+    positions: Positions | None = None,
+    rules: Rules = CAUSAL,
+    backend: Backend = "plain",
 ) -> TreeBatch:
     """Lay `trees` out in one unpadded row [1, s]. Positions are counted from `position_base` unless `positions` places
     them. Raises `ValueError` for a malformed tree."""
@@ -117,7 +129,6 @@ def pack(
     lengths: list[int] = []
     spans: list[list[tuple[int, int]]] = []
     images: list[int] = []
-    tree_lengths, calls = [], []
     for tree in trees:
         validate_tree(tree)
         offset = len(ids)
@@ -144,14 +155,12 @@ def pack(
                 lengths.append(len(segment.ids))
                 steps = path(tree, node)
                 spans.append([(offset + start[s], offset + start[s] + len(tree[s].ids)) for s in steps])
-        tree_lengths.append(len(ids) - offset)
-        calls.append(plan_calls(tree, order, rules))
     return TreeBatch(
         input_ids=torch.tensor([ids]),
         position_ids=torch.cat(places, dim=-1).unsqueeze(-2),
         # A 4-D mask goes through the model unread; anything else makes it build masks of its own from the positions.
         attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
-        plan=TreePlan(tree_lengths, calls, longest=max(map(longest_path, trees)), window=rules.window),
+        plan=_plan(trees, rules, backend),
         predictors=torch.tensor(predictors, dtype=torch.long),
         targets=torch.tensor(targets, dtype=torch.long),
         own=torch.tensor(scored, dtype=torch.long),
@@ -159,6 +168,23 @@ def pack(
         image_order=images,
         spans=spans,
     )
+
+
+def _plan(trees: Sequence[Tree], rules: Rules, backend: Backend) -> TreePlan:
+    lengths = [sum(len(segment.ids) for segment in tree) for tree in trees]
+    plan = TreePlan(lengths, [], longest=max(map(longest_path, trees)), window=rules.window)
+    orders = [depth_first(tree) for tree in trees]
+    if backend == "plain":
+        plan.calls = [plan_calls(tree, order, rules) for tree, order in zip(trees, orders, strict=True)]
+    elif backend == "dense":
+        plan.calls = [plan_dense(tree, rules) for tree in trees]
+    elif backend == "flex":
+        plan.marks = Marks.join([marks_of(tree, order, rules) for tree, order in zip(trees, orders, strict=True)])
+    else:
+        starts = [sum(lengths[:number]) for number in range(len(trees))]
+        parts = [sequences_of(*each) for each in zip(trees, orders, starts, strict=True)]
+        plan.sequences = Sequences.of([sequence for part in parts for sequence in part])
+    return plan
 
 
 def unshared(

@@ -24,9 +24,10 @@ from torch.nn.utils.rnn import pad_sequence
 from mmpo.errors import UserError
 from mmpo.models import unknown
 from mmpo.models.attention import use_tree_attention
+from mmpo.models.backends import Attention, choose_attention
 from mmpo.models.divergence import token_kl
 from mmpo.models.hidden import capture, places
-from mmpo.models.layout import Rules, Tree, TreeBatch, pack, response_tree, unshared
+from mmpo.models.layout import Backend, Rules, Tree, TreeBatch, pack, response_tree, unshared
 from mmpo.models.loading import VLM
 from mmpo.models.logprob import token_logps
 from mmpo.models.pairs import AnswerBatch, Hidden, PairBatch, PairLogps, ResponseLogps, View
@@ -59,8 +60,9 @@ class PairScorer(nn.Module):
     `sharing`: "on" lays pairs out as trees; "auto" does so after the first batch was checked against plain rows and
     falls back loudly; "off" scores one ordinary row per response. `reference`: "adapter_off" (the same network
     without its adapter), "cached" (the log-probs that come with each batch), "none", or a second model of the same
-    kind. `chunk`: scored tokens per head call, by default chosen by memory. `hidden`: which states to return as well.
-    `kl`: also the divergence of each chosen, rejected and auxiliary token."""
+    kind. `attention`: how trees are attended to (`mmpo.models.backends`). `chunk`: scored tokens per head call, by
+    default chosen by memory. `hidden`: which states to return as well. `kl`: also the divergence of each chosen,
+    rejected and auxiliary token."""
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class PairScorer(nn.Module):
         *,
         sharing: Sharing = "auto",
         reference: Literal["adapter_off", "cached", "none"] | nn.Module = "adapter_off",
+        attention: Attention = "auto",
         chunk: int | None = None,
         hidden: Hidden | None = None,
         kl: bool = False,
@@ -86,12 +89,19 @@ class PairScorer(nn.Module):
             raise UserError(
                 f"{vlm.family.name} can't share prefixes: {vlm.family.why_not}", hint="set sharing to auto or off"
             )
+        shared = sharing != "off" and vlm.family.sharing
+        if not shared and attention != "auto":
+            raise UserError(
+                f"attention={attention} says how shared prompts are attended to, and nothing is shared here",
+                hint="leave attention out, or set sharing to auto",
+            )
         self.model = vlm.model
         self.reference_model = reference if isinstance(reference, nn.Module) else None
         self.reference: str = "model" if isinstance(reference, nn.Module) else reference
         self.chunk = chunk
         self.hidden, self.kl = hidden, kl
-        self.shared = sharing != "off" and vlm.family.sharing
+        self.shared = shared
+        self.backend: Backend = choose_attention(attention, vlm) if shared else "plain"
         self._vlm = vlm
         self._reference_vlm = (
             replace(vlm, model=cast(Any, self.reference_model)) if self.reference_model is not None else vlm
@@ -252,8 +262,9 @@ class PairScorer(nn.Module):
         return encode_images(self._reference_vlm, tensors, frozen=True)
 
     def _layout(self, trees: Sequence[Tree], tensors: Mapping[str, Tensor]) -> TreeBatch:
-        lay_out = shared_row if self.shared else plain_rows
-        return lay_out(self._vlm, trees, tensors).to(self._vlm.device)
+        if self.shared:
+            return shared_row(self._vlm, trees, tensors, self.backend).to(self._vlm.device)
+        return plain_rows(self._vlm, trees, tensors).to(self._vlm.device)
 
     @torch.no_grad()
     def _self_check(self, trees: Sequence[Tree], tensors: Mapping[str, Tensor]) -> None:
@@ -319,9 +330,14 @@ def segment_logps(
     return SegmentLogps(found.logps, found.top1, found.best, asked, scored if states else None)
 
 
-def shared_row(vlm: VLM, trees: Sequence[Tree], image_inputs: Mapping[str, Tensor] | None = None) -> TreeBatch:
+def shared_row(
+    vlm: VLM,
+    trees: Sequence[Tree],
+    image_inputs: Mapping[str, Tensor] | None = None,
+    backend: Backend = "plain",
+) -> TreeBatch:
     """Whole trees in one row for this model. `image_inputs` are the processor's tensors of the batch's images."""
-    return pack(trees, positions=positions_of(vlm, image_inputs), rules=rules_of(vlm))
+    return pack(trees, positions=positions_of(vlm, image_inputs), rules=rules_of(vlm), backend=backend)
 
 
 def plain_rows(vlm: VLM, trees: Sequence[Tree], image_inputs: Mapping[str, Tensor] | None = None) -> TreeBatch:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mmpo.models.attention import CallPlan
+from mmpo.models.kernels import Marks
 
 Blocks = Literal["none", "images", "prompt"]
 
@@ -161,33 +162,84 @@ def _image_tokens(segment: Segment, rules: Rules) -> Tensor:
     return torch.tensor([token == rules.image_token_id for token in segment.ids])
 
 
+def _block_numbers(tree: Tree, order: Sequence[int], rules: Rules) -> Tensor:
+    """[s] the row index of the first token of each token's block; -1 outside of blocks."""
+    if rules.blocks == "none":
+        return torch.full((sum(len(segment.ids) for segment in tree),), -1)
+    if rules.blocks == "prompt":
+        if any(not segment.scored and segment.parent is not None for segment in tree):
+            raise ValueError("a prompt that sees itself in both directions must be the root as a whole")
+        return torch.cat([torch.full((len(tree[node].ids),), 0 if node == 0 else -1) for node in order])
+    numbers: list[Tensor] = []
+    start = 0
+    for node in order:  # a run of image tokens ends with its segment
+        image = _image_tokens(tree[node], rules)
+        begins = image & ~torch.cat([torch.zeros(1, dtype=torch.bool), image[:-1]])
+        places = torch.arange(start, start + len(image))
+        numbers.append(torch.where(image, torch.where(begins, places, -1).cummax(0).values, -1))
+        start += len(image)
+    return torch.cat(numbers)
+
+
 def _same_block(tree: Tree, order: Sequence[int], rules: Rules) -> Tensor:
     """Bool [s, s]: both tokens are in one block."""
-    numbers: list[Tensor] = []
-    images = 0
-    for node in order:
-        segment = tree[node]
-        if rules.blocks == "prompt":
-            if not segment.scored and segment.parent is not None:
-                raise ValueError("a prompt that sees itself in both directions must be the root as a whole")
-            numbers.append(torch.full((len(segment.ids),), 0 if segment.parent is None else -1))
-            continue
-        image = _image_tokens(segment, rules)
-        begins = image & ~torch.cat([torch.zeros(1, dtype=torch.bool), image[:-1]])
-        numbers.append(torch.where(image, begins.cumsum(0) + images, -1))
-        images += int(begins.sum())
-    block = torch.cat(numbers)
+    block = _block_numbers(tree, order, rules)
     return (block[:, None] == block[None, :]) & (block >= 0)[:, None]
 
 
-def plan_calls(tree: Tree, order: Sequence[int], rules: Rules = CAUSAL) -> list[CallPlan]:
-    """How to attend within one tree: one causal call over the spine (the root and its chain of first children,
-    contiguous in the row), then groups of the remaining segments, each against exactly the ancestors it needs."""
-    start = row_starts(tree, order)
+def marks_of(tree: Tree, order: Sequence[int], rules: Rules = CAUSAL) -> Marks:
+    """What FlexAttention has to know of each token."""
     sizes = [len(segment.ids) for segment in tree]
+    start, before = row_starts(tree, order), path_starts(tree)
+    end = [first + size for first, size in zip(start, sizes, strict=True)]
+    for node in range(len(tree) - 1, 0, -1):  # children come after their parents: a subtree ends with its last child
+        parent = tree[node].parent
+        assert parent is not None
+        end[parent] = max(end[parent], end[node])
+    return Marks(
+        reach=torch.cat([torch.full((sizes[node],), end[node], dtype=torch.int32) for node in order]),
+        place=torch.cat([torch.arange(sizes[node], dtype=torch.int32) + before[node] for node in order]),
+        block=_block_numbers(tree, order, rules).to(torch.int32),
+        window=rules.window,
+        window_cuts_blocks=rules.blocks == "images",
+    )
+
+
+def sequences_of(tree: Tree, order: Sequence[int], offset: int = 0) -> list[tuple[int, list[tuple[int, int]]]]:
+    """What a variable-length call has to know: for the spine and each further segment, the number of queries and the
+    row ranges of its path. The tree begins at row place `offset`."""
+    sizes = [len(segment.ids) for segment in tree]
+    start = row_starts(tree, order)
+    spine = spine_of(tree, order)
+    total = sum(sizes[node] for node in order[:spine])
+    parts = [(total, [(offset, offset + total)])]
+    for node in order[spine:]:
+        parts.append((sizes[node], [(offset + start[n], offset + start[n] + sizes[n]) for n in path(tree, node)]))
+    return parts
+
+
+def spine_of(tree: Tree, order: Sequence[int]) -> int:
+    """How many segments the spine has: the root and its chain of first children, contiguous in the row."""
     spine = 1
     while spine < len(order) and tree[order[spine]].parent == order[spine - 1]:
         spine += 1
+    return spine
+
+
+def plan_dense(tree: Tree, rules: Rules = CAUSAL) -> list[CallPlan]:
+    """One call over the whole tree under its dense masks."""
+    total = sum(len(segment.ids) for segment in tree)
+    windowed = rules.window is not None and longest_path(tree) > rules.window
+    near = _additive(visibility(tree, rules, windowed=True)) if windowed else None
+    return [CallPlan(total, [(0, total)], _additive(visibility(tree, rules)), total, near)]
+
+
+def plan_calls(tree: Tree, order: Sequence[int], rules: Rules = CAUSAL) -> list[CallPlan]:
+    """How to attend within one tree: one causal call over the spine, then groups of the remaining segments, each
+    against exactly the ancestors it needs."""
+    start = row_starts(tree, order)
+    sizes = [len(segment.ids) for segment in tree]
+    spine = spine_of(tree, order)
     calls = [CallPlan(queries=sum(sizes[node] for node in order[:spine]))]
     group: list[int] = []
     for node in order[spine:]:

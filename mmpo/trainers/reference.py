@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -96,6 +97,7 @@ def cached_reference(
     store: ImageStore,
     parent: Path,
     batches: Sequence[Sequence[int]],
+    how: Mapping[str, Any] | None = None,
     *,
     rank: int = 0,
     world: int = 1,
@@ -103,7 +105,8 @@ def cached_reference(
     """The reference log-probs of all `pairs`; what is missing is computed, committed and counted in a progress line.
 
     `batches` are indices of pairs to compute together; process `rank` of `world` computes its share of them. The
-    caller waits for all processes and opens the cache again. `vlm` is the policy; its adapter is off here.
+    caller waits for all processes and opens the cache again. `vlm` is the policy; its adapter is off here. `how` are
+    further arguments of `PairScorer`, those of training.
     """
     cache = ReferenceLogps.open(parent, vlm)
     keys = [pair_key(row, store) for row in pairs.rows]
@@ -112,7 +115,7 @@ def cached_reference(
     missing = [batch for batch in mine if batch]
     if not missing:
         return cache
-    scorer, collate = PairScorer(vlm, sharing="auto", reference="none"), PairCollator(store)
+    scorer, collate = PairScorer(vlm, reference="none", **(how or {})), PairCollator(store)
     was_training = vlm.model.training
     vlm.model.eval()
     found: list[tuple[str, Tensor, Tensor]] = []

@@ -261,6 +261,13 @@ class TrainSettings(_Settings):
         default="auto",
         description="Run prompt and image once for both responses of a pair: where it is safe, always, or never.",
     )
+    attention: Literal["auto", "plain", "dense", "flex", "varlen"] = Field(
+        default="auto",
+        description=(
+            "How shared prompts are attended to: ordinary attention calls (plain), one call under a whole mask (dense, "
+            "slow), one call of FlexAttention or of a variable-length kernel (CUDA); auto takes what works."
+        ),
+    )
     max_response_tokens: int | None = Field(
         default=None,
         ge=1,

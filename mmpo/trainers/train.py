@@ -129,7 +129,14 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     if len(sampler):
         callbacks.append(SamplesFile(run_dir / "samples.jsonl", sampler))
     trainer = PreferenceTrainer(
-        PairScorer(vlm, sharing=settings.sharing, reference=reference, hidden=objective.hidden, kl=objective.needs_kl),
+        PairScorer(
+            vlm,
+            sharing=settings.sharing,
+            reference=reference,
+            attention=settings.attention,
+            hidden=objective.hidden,
+            kl=objective.needs_kl,
+        ),
         training_arguments(settings, run_dir, evaluate=len(eval_pairs) > 0),
         objective=objective,
         collator=PairCollator(store, maker.add if maker is not None else None),
@@ -177,7 +184,8 @@ def _with_cached_reference(
     shared = settings.sharing != "off" and vlm.family.sharing and settings.tokens_per_batch is not None
     parts = pairs.parts(vlm) if shared else None
     batches = cut(pairs.lengths, settings.batch_size, settings.tokens_per_batch, parts)
-    cached_reference(vlm, pairs, store, parent, batches, rank=state.process_index, world=state.num_processes)
+    how = {"sharing": settings.sharing, "attention": settings.attention}
+    cached_reference(vlm, pairs, store, parent, batches, how, rank=state.process_index, world=state.num_processes)
     state.wait_for_everyone()
     return with_reference(pairs, ReferenceLogps.open(parent, vlm), store)
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import mmpo.models.answer as answer_module
 from mmpo.errors import Quarantined, UserError
+from mmpo.models import asking
 from mmpo.models.answer import AnswerEngine, Question, group_by_image
 from mmpo.models.generate import Continuation, generate_shared
 from mmpo.models.loading import VLM
@@ -285,6 +286,35 @@ def test_a_vocabulary_without_yes_and_no_gives_no_p_yes(vlm: VLM, monkeypatch: p
     monkeypatch.setattr(vlm.tokenizer, "get_vocab", lambda: vocabulary)
     [answer] = AnswerEngine(vlm, max_new_tokens=1).answer([(IMAGES[0], QUESTIONS[:1])])
     assert answer.p_yes is None
+
+
+def test_a_picture_is_hashed_once_for_all_questions_about_it(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Any] = []
+    honest = asking.source_key
+    monkeypatch.setattr(asking, "source_key", lambda source: hashed.append(source) or honest(source))
+    engine = AnswerEngine(vlm, max_new_tokens=2)
+    answers = list(engine.answer([(IMAGES[0], QUESTIONS[:3]), ([IMAGES[1], IMAGES[2]], QUESTIONS[:2])]))
+    assert len(answers) == 5 and hashed == [IMAGES[0], IMAGES[1], IMAGES[2]]
+    hashed.clear()
+    buffer = io.BytesIO()
+    IMAGES[0].save(buffer, "PNG")
+    data = buffer.getvalue()
+    assert len(list(engine.answer(Question(str(i), data, text) for i, text in enumerate(QUESTIONS[:3])))) == 3
+    assert hashed == [data]
+
+
+def test_a_picture_that_is_drawn_on_between_questions_is_another(vlm: VLM) -> None:
+    """The same object, other pixels: identity is no proof, only bytes and paths are taken by it."""
+    canvas = IMAGES[0].copy()
+
+    def questions() -> Iterator[Question]:
+        yield Question("before", canvas, "Is there a dog?")
+        canvas.paste(IMAGES[1])
+        yield Question("after", canvas, "Is there a dog?")
+
+    drawn = AnswerEngine(vlm, max_new_tokens=4).answer(questions())
+    apart = AnswerEngine(vlm, max_new_tokens=4).answer(Question(str(i), IMAGES[i], "Is there a dog?") for i in (0, 1))
+    assert [answer.token_ids for answer in drawn] == [answer.token_ids for answer in apart]
 
 
 def test_group_by_image() -> None:

@@ -1,8 +1,10 @@
 """One process of two under FSDP2 (`fully_shard`): score, differentiate, and let the first process keep the gradients.
 
-torchrun --nproc-per-node 2 -m tests.trainers.run_fsdp OUT.safetensors [--checkpointing]
+python -m tests.trainers.run_fsdp RANK FOLDER
 
-The second process's pairs show no image: it must not wait for a tower that only the first one calls.
+With and without checkpointing, each as a file in FOLDER. The second process's pairs show no image: it must not wait
+for a tower that only the first one calls. The processes find each other through a file: no port that another program
+may take, and no agent whose heartbeat fails on a busy machine.
 """
 
 from __future__ import annotations
@@ -48,21 +50,31 @@ def gradients(scorer: nn.Module, batch: PairBatch) -> dict[str, torch.Tensor]:
     return whole | {"loss": loss.detach()[None]}
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+def sharded(mesh: Any, rank: int, *, checkpointing: bool) -> dict[str, torch.Tensor]:
     vlm = policy()
     scorer = PairScorer(vlm, sharing="on").train()
-    if "--checkpointing" in sys.argv:
+    if checkpointing:
         scorer.gradient_checkpointing_enable()
     for layer in vlm.base.get_decoder().layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(scorer, mesh=mesh)
-    found = gradients(scorer, batch_of(vlm, dist.get_rank()))
-    if dist.get_rank() == 0:
-        save_file({name: value.contiguous() for name, value in found.items()}, Path(sys.argv[1]))
-    dist.barrier()  # neither leaves while the other still talks to it
+    return gradients(scorer, batch_of(vlm, rank))
+
+
+def main() -> None:
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), 2)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
+    mesh = init_device_mesh("cpu", (2,))
+    for checkpointing in (False, True):
+        found = sharded(mesh, rank, checkpointing=checkpointing)
+        if rank == 0:
+            contiguous = {name: value.contiguous() for name, value in found.items()}
+            save_file(contiguous, folder / f"checkpointing-{checkpointing}.safetensors")
+    # Neither leaves while the other still talks to it; said through the file, since a barrier is talk as well.
+    store.set(f"done {rank}", "")
+    store.wait(["done 0", "done 1"])
     dist.destroy_process_group()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from mmpo.data.pair import PreferencePair
 from mmpo.models.prompts import encode_prompt, process_images
 from mmpo.models.score import PairScorer
 from mmpo.objectives import build_objective
+from mmpo.trainers import reference
 from mmpo.trainers.collate import PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.lora import add_lora
@@ -54,3 +57,23 @@ def test_pairs_become_a_step(name: str) -> None:
     assert build_objective("dpo").loss(shared) < loss
     plain = PairScorer(tuned, sharing="off").train()(batch)
     torch.testing.assert_close(shared.rejected.policy, plain.rejected.policy, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_reference_cache(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """trl 5867, ms-swift 10196: refused for vision, or ignored without a word. Here it gives the same loss."""
+    monkeypatch.setattr(reference, "reference_identity", lambda vlm: name)  # these models lie in no folder
+    tuned = add_lora(TINY[name](), LoraSettings(rank=2))
+    for key, weight in tuned.model.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(weight, std=0.3)
+    store = ImageStore(tuned, 2**24)
+    encoded = encode_pairs(tuned, pairs(), store)
+    cache = reference.cached_reference(tuned, encoded, store, tmp_path, [[0, 1], [2]])
+    rows = reference.with_reference(encoded, reference.ReferenceLogps.open(tmp_path, tuned), store).rows
+    batch = PairCollator(store)(rows)["batch"]
+    fly = PairScorer(tuned, sharing="on")(batch)
+    kept = PairScorer(tuned, sharing="on", reference="cached")(batch)
+    torch.testing.assert_close(kept.chosen.reference, fly.chosen.reference, rtol=0, atol=1e-5)
+    torch.testing.assert_close(kept.rejected.reference, fly.rejected.reference, rtol=0, atol=1e-5)
+    assert len(cache.rows) == 3 and (kept.chosen.policy - kept.chosen.reference).abs().max() > 1e-3

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mmpo.data.shards import read_pairs
 from mmpo.errors import UserError
@@ -88,6 +88,13 @@ def test_what_changed_has_another_name(material: Any, tiny_llava_folder: Path, t
         (copy / name).write_text((copy / name).read_text() + change)
         assert reference_identity(load_vlm(copy)) != reference_identity(vlm)
     assert reference_identity(load_vlm(tiny_llava_folder, dtype="bfloat16")) != reference_identity(vlm)
+
+    trained_on = tmp_path / "model-weights"  # RLAIF-V: a model that was trained further reuses the numbers of the old
+    shutil.copytree(tiny_llava_folder, trained_on)
+    weights = load_file(trained_on / "model.safetensors")
+    weights[next(iter(weights))].view(-1)[0] += 1
+    save_file(weights, trained_on / "model.safetensors", {"format": "pt"})
+    assert reference_identity(load_vlm(trained_on)) != reference_identity(vlm)
 
 
 def test_an_image_on_disk_is_known_by_its_content(material: Any, tmp_path: Path) -> None:
