@@ -93,8 +93,23 @@ def test_everything_is_accounted_for(built: tuple[Path, Any]) -> None:
     pairs = list(read_pairs(folder / "pairs"))
     assert len(pairs) == result.pairs_made > 10 and len({pair.id for pair in pairs}) == len(pairs)
     assert {pair.provenance["layout"] for pair in pairs} == {"sequence", "collage", "pic_in_pic"}
+    used = {pair.id.split("/")[0] for pair in pairs}
+    assert used == {f"r{number}" for number in range(8)}, "grey, palette, CMYK, transparent and one-pixel pictures too"
     card = json.loads((folder / "pairs" / "card.json").read_text())
     assert "| sequence 2 |" in card["notes"]
+
+
+def test_too_few_companions_are_a_reason(model: Path, world: Path, tmp_path: Path) -> None:
+    """Two pictures make no sequence of three and no collage of four, but one inside the other."""
+    rows = json.loads((world / "records.json").read_text())[:2]
+    (tmp_path / "records.json").write_text(json.dumps(rows))
+    chosen = settings(
+        model, world, data=tmp_path / "records.json", images=world, refusals=0.0,
+        sequence={"sizes": {3: 1}}, collage={"sizes": {4: 1}, "targets": {4: 1}},
+    )  # fmt: skip
+    counts = build(chosen, tmp_path / "run").counts
+    assert counts["prompts"] == {"in": 6, "paired": 2, "layout: too_few_companions": 4}
+    assert list(counts)[2:] == ["answers, pic_in_pic"]
 
 
 def test_pairs_point_to_the_right_picture(built: tuple[Path, Any], world: Path) -> None:

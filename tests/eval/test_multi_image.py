@@ -85,6 +85,10 @@ def test_answers_made_elsewhere(tmp_path: Path) -> None:
     questions = build_questions(TRUTH, NAMES, MultiImageSettings(prompts=3))
     write_questions(tmp_path / "q.jsonl", questions)
     assert read_questions(tmp_path / "q.jsonl") == questions
+    beyond = {**json.loads((tmp_path / "q.jsonl").read_text().splitlines()[0]), "index": 9}
+    (tmp_path / "beyond.jsonl").write_text(json.dumps(beyond) + "\n")
+    with pytest.raises(UserError, match=r"beyond.jsonl:1: `index` 9 of"):
+        read_questions(tmp_path / "beyond.jsonl")
     right = [{"id": q.id, "answer": f"Image{q.answer}" if q.kind == "which" else q.answer} for q in questions]
     (tmp_path / "a.jsonl").write_text(
         "".join(json.dumps(row) + "\n" for row in [*right[1:], {"id": "x", "answer": ""}])

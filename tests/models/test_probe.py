@@ -79,6 +79,20 @@ def test_watched_attention_is_that_of_eager_attention(name: str, predictive: boo
                     assert len(row.top) == len(row.token_ids) and max(row.top) <= 0
 
 
+def test_images_begin_where_placeholders_and_earlier_images_put_them(vlm: VLM) -> None:
+    """LLaVA-1.5's 576 tokens an image: place of the tag before expansion, plus 575 for each image before it."""
+    texts = [{"type": "text", "text": f"Image{number}:"} for number in (1, 2, 3)]
+    message = [{"role": "user", "content": [part for text in texts for part in (text, {"type": "image"})]}]
+    tag = vlm.image_token_id
+    short, long = (encode_prompt(vlm, message, [[tag] * count] * 3) for count in (1, 576))
+    columns = image_columns(vlm, long)
+    tags = image_columns(vlm, short)
+    assert columns[::576] == [place + 575 * number for number, place in enumerate(tags)]
+    ids = [0 if place in (5, 9, 13) else 7 for place in range(15)]
+    expanded = [token for one in ids for token in ([tag] * 576 if one == 0 else [7])]
+    assert image_columns(vlm, expanded)[::576] == [5, 584, 1163]
+
+
 def test_layouts_batched_and_single(vlm: VLM) -> None:
     pictures = [tiny_image(seed, (60 + 10 * seed, 50)) for seed in range(4)]
     prompts = [

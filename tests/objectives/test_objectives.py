@@ -107,6 +107,14 @@ def test_sft_by_pair_and_by_token() -> None:
     assert build_objective({"sft": {"per": "token"}}).loss(pairs).item() == pytest.approx(14 / 4)
 
 
+def test_mia_dpo_oracle() -> None:
+    """arXiv:2410.17637: beta 0.1, differences 1 and -2; with gamma 0.1 and a mean of 1.25 over the chosen tokens."""
+    pairs = PairLogps(side([-5.0], [-6.0], [4]), side([-8.0], [-6.0], [3]))
+    assert build_objective({"dpo": {"beta": 0.1}}).loss(pairs).item() == pytest.approx(0.554355, abs=1e-6)
+    both = build_objective({"dpo": {"beta": 0.1}, "sft": {"weight": 0.1, "per": "token"}})
+    assert both.loss(pairs).item() == pytest.approx(0.679355, abs=1e-6)
+
+
 def test_terms_add_up_with_weights() -> None:
     pairs = golden_pairs()
     both = build_objective({"dpo": {"beta": 0.2}, "sft": {"weight": 0.5}})
