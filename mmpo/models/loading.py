@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,22 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+)
 
 from mmpo.errors import UserError
 from mmpo.models.families import Family, family_of
 
 DType = Literal["float32", "bfloat16", "auto"]
+Quantization = Literal["none", "nf4"]
+
+# What stays as it is when weights are quantized: tower, projector and head, everything but the decoder's layers.
+_NOT_QUANTIZED = r"(?!.*(?:language_model|text_model)\.layers\.).*"
 
 
 @dataclass
@@ -139,6 +150,7 @@ def load_vlm(
     *,
     adapter: str | Path | None = None,
     dtype: DType = "float32",
+    quantize: Quantization = "none",
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     allow_network: bool = False,
@@ -146,7 +158,8 @@ def load_vlm(
     """Load model, processor and (optionally) a LoRA adapter.
 
     Weights come from safetensors files only; nothing is unpickled. Without `allow_network` only local folders and the
-    local hub cache are read. Raises `UserError` with the remedy where something is missing, unsafe or unsupported.
+    local hub cache are read. `quantize` "nf4" keeps the decoder layers' weights in four bits, for QLoRA (Dettmers et
+    al. 2023, arXiv:2305.14314). Raises `UserError` with the remedy where something is missing, unsafe or unsupported.
     """
     source = str(source)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": not allow_network}
@@ -156,20 +169,28 @@ def load_vlm(
     except (OSError, ValueError) as error:
         raise _missing(source, error, allow_network) from error
     family = family_of(config)
+    device = torch.device(device or default_device())
+    weights: dict[str, Any] = {"dtype": _torch_dtype(dtype)}
+    if quantize != "none":
+        weights |= _four_bits(dtype, config, device)
     try:
         processor = AutoProcessor.from_pretrained(source, **common)
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            source, dtype=_torch_dtype(dtype), use_safetensors=True, **common
-        )
+        model: Any = AutoModelForImageTextToText.from_pretrained(source, use_safetensors=True, **weights, **common)
     except (OSError, ValueError, ImportError) as error:
         raise _missing(source, error, allow_network) from error
     if not hasattr(processor, "tokenizer"):
         raise UserError(
             f"{source}: no processor with a tokenizer was found", hint="the folder needs processor_config.json"
         )
+    if quantize != "none" and not _quantized_layers(model):
+        raise UserError(f"{source}: no decoder layer was found to quantize", hint="quantize: none")
+    for layer in _quantized_layers(model):
+        # On some CPUs an evaluation would repack the weights, and what is repacked passes no gradient on.
+        layer.support_avx512bf16_for_cpu = False
     if adapter is not None:
         model = attach_adapter(model, adapter)
-    model.to(device or default_device())
+    if quantize == "none":
+        model.to(device)
     model.eval()
     return VLM(model=model, processor=processor, family=family, source=source)
 
@@ -199,6 +220,27 @@ def default_device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("cpu")
+
+
+def _four_bits(dtype: DType, config: Any, device: torch.device) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for NF4 weights with quantized scales; products in the model's dtype."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("quantize: nf4 needs the package bitsandbytes", hint="pip install 'mmpo[qlora]'")
+    compute = _torch_dtype(dtype)
+    if not isinstance(compute, torch.dtype):
+        compute = config.get_text_config().dtype or torch.float32
+    quantized = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+        llm_int8_skip_modules=[_NOT_QUANTIZED],
+    )
+    return {"quantization_config": quantized, "device_map": {"": device}}
+
+
+def _quantized_layers(model: Any) -> list[Any]:
+    return [module for module in model.modules() if type(module).__name__ == "Linear4bit"]
 
 
 def _torch_dtype(dtype: DType) -> torch.dtype | str:

@@ -4,8 +4,9 @@
                                                     metadata: which pair owns which stretch
 
 <model> names everything the numbers depend on besides the pair: the bytes of the model folder (weights, configuration,
-processor, chat template), the number format and the layout of this file. A pair is named by its token ids and the
-content of its images. A number is therefore never stale: what changed has another name, and is computed.
+processor, chat template), the number format, the quantization and the layout of this file. A pair is named by its
+token ids and the content of its images. A number is therefore never stale: what changed has another name, and is
+computed.
 """
 
 from __future__ import annotations
@@ -77,6 +78,8 @@ class ReferenceLogps:
 def reference_identity(vlm: VLM) -> str:
     """A name for everything but the pair that reference log-probs depend on."""
     parts = [FORMAT, folder_fingerprint(model_folder(vlm.source)), str(vlm.dtype)]
+    if (quantized := getattr(vlm.config, "quantization_config", None)) is not None:
+        parts.append(json.dumps(quantized if isinstance(quantized, dict) else quantized.to_dict(), sort_keys=True))
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 

@@ -240,6 +240,12 @@ class TrainSettings(_Settings):
         default="float32",
         description="Number format of the model; the adapter and all sums of log-probabilities stay float32.",
     )
+    quantize: Literal["none", "nf4"] = Field(
+        default="none",
+        description=(
+            "nf4: the language model's frozen weights in four bits (QLoRA), for less memory; the adapter stays float32."
+        ),
+    )
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute activations in the backward pass: less memory, slower."
     )

@@ -80,6 +80,7 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     vlm = load_vlm(
         settings.model,
         dtype=settings.dtype,
+        quantize=settings.quantize,
         device=state.device,
         trust_remote_code=settings.trust_remote_code,
         allow_network=settings.allow_network,

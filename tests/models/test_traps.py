@@ -8,9 +8,11 @@ tests that look at those which can't be put back here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +34,7 @@ from tests.models.pairs import PICTURES, by_hand, mixed_batch
 from tests.tiny import add_lora, user
 from tests.tiny_families import TINY
 
+ROOT = Path(__file__).parents[2]
 CHOSEN = "Yes, there is a dog in the kitchen with a table, two chairs and a red cup on the left."
 REJECTED = "No, there is no cat"
 
@@ -215,6 +218,19 @@ def test_trap(trap: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutate(monkeypatch, vlm)
     with suppress(UserError):  # noticed at once: better still
         assert error(vlm) > 1e-2
+
+
+def test_every_error_of_the_docs_has_its_test() -> None:
+    """docs/families.md names a test for each; a test that is renamed or removed must be missed."""
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    section = page.split("## Silent errors", 1)[1].split("\n## ", 1)[0]
+    rows = [line.split("|")[3] for line in section.splitlines() if line.startswith("|")][2:]
+    assert len(rows) > 25
+    for row in rows:
+        named = re.findall(r"`([\w/.]+)::(\w+)`", row)
+        assert named, row
+        for file, test in named:
+            assert f"def {test}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), f"{file}::{test}"
 
 
 def test_images_in_the_wrong_order(monkeypatch: pytest.MonkeyPatch) -> None:
