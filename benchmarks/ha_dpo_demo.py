@@ -4,12 +4,13 @@
 
 Cells, each from the same descriptions and the same questions of the untuned model:
 
-    ha_dpo      the description with its mistakes edited out against the description, both worded by one writer
-    captions    the annotator's caption in the sentences of the description against the description (rewritten)
-    plain_dpo   the annotator's caption against the description, both as they were written (not rewritten)
+    ha_dpo      the annotated objects in the sentences of the description against the description, both worded by one
+                writer; DPO with the auxiliary loss (lambda 0.5) on exact captions of other scenes
+    no_aux      the same pairs, DPO alone (lambda 0, as HA-DPO trains LLaVA-1.5 and InstructBLIP)
+    plain_dpo   the same corrections as another writer puts them (`The image contains …`), not rewritten; DPO alone
     sft         the chosen sides of ha_dpo, no rejected side
-    anew        the annotated objects, in the sentences of the description, against the description (rewritten)
-    anew_plain  the same as another writer puts it (`The image contains …`), not rewritten
+    edited      the description with its mistakes edited out and nothing added, against the description; DPO alone
+    captions, captions_raw    the annotator's caption, rewritten and as it was written; DPO alone
 
 Equal steps, batch, learning rate and adapter. Measured on held-out scenes against the untuned model: CHAIR with recall
 and length, POPE (three splits), SHR by rules. Killed and run again it goes on; no finished cell is done again. Writes
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.cells import Cell, Metric, draw, measured, open_comparison, tables
 from mmpo.data.atomic import write_json, write_text
+from mmpo.data.convert.hadpo import DESCRIBE
 from mmpo.data_builders.build import build
 from mmpo.data_builders.settings import BuildResult, BuildSettings
 from mmpo.demo import model_path
@@ -41,8 +44,8 @@ BUILDS: dict[str, dict[str, Any]] = {
     "anew": {"correction": "anew"},
     "anew_raw": {"correction": "anew", "rewrite": False},
 }
-CELLS = {"ha_dpo": "edited", "captions": "captions", "plain_dpo": "captions_raw", "sft": "edited",
-         "anew": "anew", "anew_plain": "anew_raw"}  # fmt: skip
+CELLS = {"ha_dpo": "anew", "no_aux": "anew", "plain_dpo": "anew_raw", "sft": "anew",
+         "edited": "edited", "captions": "captions", "captions_raw": "captions_raw"}  # fmt: skip
 METRICS: tuple[Metric, ...] = (
     ("chair", "CHAIRi", None), ("chair", "CHAIRs", None), ("chair", "Recall", None), ("chair", "Len", None),
     ("pope", "F1", "random"), ("pope", "F1", "popular"), ("pope", "F1", "adversarial"),
@@ -73,6 +76,10 @@ def cell_of(args: argparse.Namespace, folder: Path, name: str, seed: int) -> Cel
     objective: dict[str, Any] = {"sft": {}} if name == "sft" else {"dpo": {"beta": args.beta}}
     if name != "sft" and args.sft_weight:
         objective["sft"] = {"weight": args.sft_weight}
+    auxiliary = {}
+    if name == "ha_dpo":
+        objective["auxiliary"] = {"weight": args.auxiliary_weight}
+        auxiliary = {"auxiliary": {"data": captioned(draw(folder, "dev", args.images, seed))}}
     train = {
         "model": str(args.model),
         "pairs": folder / "build" / CELLS[name] / "pairs",
@@ -83,8 +90,21 @@ def cell_of(args: argparse.Namespace, folder: Path, name: str, seed: int) -> Cel
         "lora": {"rank": 16},
         "samples": {"n": 0},
         "seed": seed,
+        **auxiliary,
     }
     return Cell(name, train)
+
+
+def captioned(split: Path) -> Path:
+    """The exact captions of a split as LLaVA conversations, each with one of HA-DPO's four instructions."""
+    lines = []
+    for row in map(json.loads, (split / "annotations.jsonl").read_text().splitlines()):
+        question = random.Random(row["id"]).choice(DESCRIBE)
+        turns = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": row["captions"][0]}]
+        lines.append(json.dumps({"id": row["id"], "image": row["image"], "conversations": turns}) + "\n")
+    path = split / "captions.jsonl"
+    write_text(path, "".join(lines))
+    return path
 
 
 def evaluated(args: argparse.Namespace, folder: Path, name: str, seed: int, adapter: str) -> dict[str, Any]:
@@ -138,12 +158,13 @@ def main() -> None:
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS)[:4])
     parser.add_argument("--model", type=Path, default=model_path(), help="the demo model, or another folder")
     parser.add_argument("--images", type=int, default=600, help="scenes that pairs are built from")
-    parser.add_argument("--test", type=int, default=300, help="held-out scenes")
-    parser.add_argument("--steps", type=int, default=220)
+    parser.add_argument("--test", type=int, default=150, help="held-out scenes")
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--sft-weight", type=float, default=0.0, help="SFT term beside DPO (the demo recipe has 1.5)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=1.5e-4)
+    parser.add_argument("--auxiliary-weight", type=float, default=0.5, help="HA-DPO's lambda, of cell ha_dpo")
     parser.add_argument("--omission-share", type=float, default=0.0, help="mmpo's own counterweight; HA-DPO has none")
     parser.add_argument("--resamples", type=int, default=10_000)
     parser.add_argument("--style-only", action="store_true", help="build and probe, train nothing")
