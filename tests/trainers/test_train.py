@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,22 @@ def test_gradient_checkpointing_gives_the_same_run(tiny_llava_folder: Path, pair
     ]
     for name in ("loss", "grad_norm", "rewards/margins"):
         assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-4), name
+
+
+def test_attention_is_a_setting(tiny_llava_folder: Path, pairs_folder: Path, tmp_path: Path) -> None:
+    """Every back end trains alike; one that can't run here is refused before anything is computed."""
+    runs = {}
+    for attention in ("plain", "dense"):
+        settings = settings_for(tiny_llava_folder, pairs_folder, max_steps=4, attention=attention, cache_reference=True)
+        shutil.rmtree(pairs_folder / "reference", ignore_errors=True)
+        runs[attention] = train(settings, tmp_path / attention)
+    assert runs["dense"].last_train["loss"] == pytest.approx(runs["plain"].last_train["loss"], rel=1e-4)
+    shutil.rmtree(pairs_folder / "reference")
+    if not torch.cuda.is_available():
+        settings = settings_for(tiny_llava_folder, pairs_folder, max_steps=4, attention="flex", cache_reference=True)
+        with pytest.raises(UserError, match="no backward pass on a CPU"):
+            train(settings, tmp_path / "flex")
+        assert not (pairs_folder / "reference").exists()
 
 
 def test_progress_is_reported(tiny_llava_folder: Path, pairs_folder: Path, tmp_path: Path) -> None:
