@@ -153,7 +153,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         script = self.script
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        if len(sent) < int(self.headers["Content-Length"]):  # the client was killed
+            self.close_connection = True
+            return
+        body = json.loads(sent)
         prompt = last_user_text(body)
         with script.lock:
             script.requests.append(body)
