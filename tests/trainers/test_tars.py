@@ -22,9 +22,9 @@ from mmpo.models.loading import VLM, load_vlm
 from mmpo.models.pairs import PairBatch
 from mmpo.models.score import PairScorer
 from mmpo.objectives import build_objective
-from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
+from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
-from mmpo.trainers.perturb import neutral_id
+from mmpo.trainers.perturb import Perturber, neutral_id
 from mmpo.trainers.relevance import PolicyEmbedder, RelevanceTable
 from mmpo.trainers.train import train
 from mmpo.trainers.view_maker import view_maker
@@ -266,3 +266,70 @@ def test_no_end_is_learnt_where_an_answer_goes_on(tiny_llava_folder: Path, tmp_p
     ]), max_steps=2)  # fmt: skip
     result = train(settings, tmp_path / "run")
     assert result.first_eval is not None and result.first_eval["eval_loss"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def perturber(material: Material, cosines: dict[str, float], **options: Any) -> Perturber:
+    """With a table that says of every image how near the words are: the image's axis is the first."""
+    vlm, store = material.vlm, material.store
+    table = RelevanceTable(material.folder / "relevance", PolicyEmbedder(vlm, store), store)
+    for row in material.pairs.rows:
+        table._vectors[table._image_name(row.images[0])] = torch.tensor([1.0, 0.0])
+    for word, cosine in cosines.items():
+        table._vectors[f"word:{word}"] = torch.tensor([cosine, math.sqrt(1 - cosine**2)])
+    return Perturber(vlm, table, **options)
+
+
+COSINES = {"Is": 0.21, "there": 0.25, "a": 0.26, "dog": 0.5, "in": 0.27, "the": 0.28, "image": 0.2, "Please": 0.31,
+           "answer": 0.32, "yes": 0.4, "or": 0.33, "no": 0.41}  # fmt: skip
+
+
+def asked(material: Material) -> EncodedPair:
+    row = next(row for row in material.pairs.rows if row.words and "dog" in [word for word, _ in row.words])
+    assert row.words is not None and {word for word, _ in row.words} == set(COSINES)
+    return row
+
+
+def changed(material: Material, perturb: Perturber, seed: int = 0) -> set[str]:
+    """The words whose tokens changed, every one of them as a whole."""
+    row = asked(material)
+    assert row.words is not None
+    moved = {int(k) for k in torch.nonzero(perturb(row, generator(seed, "a", 0)) != row.prompt)}
+    found = {word for word, places in row.words if moved & set(places)}
+    assert moved == {place for word, places in row.words if word in found for place in places}
+    return found
+
+
+def test_the_words_furthest_from_the_image_are_masked_whole(material: Material) -> None:
+    """The lead of `image` over `Is` is 0.01: omega 1e-3 takes one word, 0.02 three, the cap two."""
+    assert changed(material, perturber(material, COSINES, omega=1e-3)) == {"image"}
+    assert changed(material, perturber(material, COSINES, omega=0.0201)) == {"image", "Is", "there"}
+    assert changed(material, perturber(material, COSINES, omega=10.0, cap=0.2)) == {"image", "Is"}
+    tied = COSINES | {"Is": COSINES["image"]}
+    assert changed(material, perturber(material, tied)) == set(COSINES)
+
+
+def test_the_control_takes_as_many_words_but_any(material: Material) -> None:
+    perturb = perturber(material, COSINES, omega=0.0201, relevant=False)
+    drawn = [changed(material, perturb, seed) for seed in range(12)]
+    assert {len(words) for words in drawn} == {3} and len({frozenset(words) for words in drawn}) > 6
+    assert any("dog" in words for words in drawn)
+
+
+def test_a_synonym_stands_token_for_token(material: Material) -> None:
+    """Only synonyms of as many tokens fit; a word without one stays."""
+    lexicon = {"dog": ["cat", "a word that takes many tokens"], "image": ["a word that takes many tokens"]}
+    perturb = perturber(material, COSINES, how="synonyms", omega=10.0, synonyms=lambda word: lexicon.get(word, []))
+    row = asked(material)
+    ids = perturb(row, generator(0, "a", 0))
+    assert changed(material, perturb) == {"dog"} and len(ids) == len(row.prompt)
+    asked_now = material.vlm.tokenizer.decode(ids[ids != material.vlm.image_token_id])
+    assert "Is there a cat in the image? Please answer yes or no." in asked_now
+
+
+def test_random_words_are_ordinary_and_drawn_by_seed(material: Material) -> None:
+    perturb, row = perturber(material, COSINES, how="replace", omega=10.0), asked(material)
+    first, again, other = (perturb(row, generator(seed, "a", 0)) for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    tokenizer = material.vlm.tokenizer
+    special = torch.tensor([*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder])
+    assert not torch.isin(first[first != row.prompt], special).any()
