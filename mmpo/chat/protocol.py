@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from mmpo.chat.settings import ChatSettings
 from mmpo.errors import Quarantined
 
 ROLES = ("system", "user", "assistant")
@@ -56,6 +57,8 @@ class ChatReply:
 
 class ChatModel(Protocol):
     """A text model. `identity` says exactly which one, for results and for the keys of cached replies."""
+
+    settings: ChatSettings
 
     @property
     def identity(self) -> str: ...

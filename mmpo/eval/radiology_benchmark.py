@@ -21,7 +21,7 @@ from mmpo.radiology.findings import UNCERTAIN_AS, UncertainAs
 from mmpo.radiology.judge import JudgeDetector
 from mmpo.radiology.lexicon import load_lexicon
 from mmpo.radiology.privacy import check_endpoint
-from mmpo.radiology.reports import RadiologyReport, read_reports
+from mmpo.radiology.reports import RadiologyReport, read_reports, truth
 
 TEXT_KEYS = ("text", "answer", "report", "generated", "prediction")
 
@@ -125,12 +125,13 @@ def score_radiology(request: ScoreRequest) -> Scored:
     """
     options = request.options
     detector = RuleDetector(load_lexicon(*([options["lexicon"]] if "lexicon" in options else [])))
-    answers, prior = _answers(request.answers)
+    answers, prior, credentialed = _answers(request.answers)
     read, lost = len(answers) + prior, Counter({"has_prior": prior} if prior else {})
     references: dict[str, str] | None = None
     warnings: list[str] = []
     if request.questions is not None:
-        references, unusable = _references(request.questions, options.get("section", "findings"))
+        references, unusable, marked = _references(request.questions, options.get("section", "findings"))
+        credentialed = credentialed or marked
         missing = [id for id in answers if id not in references]
         unanswered = len(references.keys() - answers.keys())
         if (missing or unanswered) and options.get("allow_missing") != "yes":
@@ -146,6 +147,7 @@ def score_radiology(request: ScoreRequest) -> Scored:
             warnings.append(f"{unanswered} references have no answer")
     if not answers:
         raise UserError(f"{request.answers}: no answer can be scored ({dict(lost)})")
+    check_endpoint(request.judge.settings if request.judge else None, credentialed)
     uncertain_as: UncertainAs = next((one for one in UNCERTAIN_AS if one == request.parser), "positive")
     found = radiology.score_reports(answers, references, detector=detector, uncertain_as=uncertain_as)
     total = radiology.tally(found)
@@ -197,30 +199,33 @@ def _model_metrics(
     return found
 
 
-def _answers(path: Path) -> tuple[dict[str, str], int]:
-    """Reports by id, without those that were given an earlier exam, and how many these are."""
+def _answers(path: Path) -> tuple[dict[str, str], int, bool]:
+    """Reports by id, without those that were given an earlier exam; how many these are; whether any is credentialed."""
     answers: dict[str, str] = {}
-    prior = 0
+    prior, credentialed = 0, False
     for where, row in read_records(path):
         id = str(row.get("id", row.get("study_id", where)))
-        if str(row.get("has_prior")).lower() in ("true", "1", "yes"):
+        credentialed = credentialed or truth(row.get("credentialed"))
+        if truth(row.get("has_prior")):
             prior += 1
             continue
         if id in answers:
             raise UserError(f"{where}: id {id!r} comes twice")
         answers[id] = text_of(row, TEXT_KEYS, where)
-    return answers, prior
+    return answers, prior, credentialed
 
 
-def _references(path: Path, section: str) -> tuple[dict[str, str], int]:
+def _references(path: Path, section: str) -> tuple[dict[str, str], int, bool]:
+    """Reference texts by id; how many reports have none; whether any report is credentialed."""
     if section not in ("findings", "impression", "both", "report"):
         raise UserError(f"section {section!r}", hint="findings, impression, both or report")
     found: dict[str, str] = {}
-    unusable = 0
+    unusable, credentialed = 0, False
     for one in read_reports(path):
         body = one.body(section) if isinstance(one, RadiologyReport) else ""  # type: ignore[arg-type]
+        credentialed = credentialed or (isinstance(one, RadiologyReport) and one.credentialed)
         if body:
             found[one.id] = body
         else:
             unusable += 1
-    return found, unusable
+    return found, unusable, credentialed

@@ -265,9 +265,10 @@ def _report(
     if not sections.get("findings") and not sections.get("impression"):
         raise Quarantined("read", "no_findings", f"sections: {', '.join(sections) or 'none'}")
     return RadiologyReport(
-        id, text, sections, images, root, patient, _true(row.get("has_prior")), _true(row.get("credentialed"))
+        id, text, sections, images, root, patient, truth(row.get("has_prior")), truth(row.get("credentialed"))
     )
 
 
-def _true(value: Any) -> bool:
+def truth(value: Any) -> bool:
+    """A flag of a table: true, yes and 1 in any case; anything else, and nothing, is false."""
     return str(value).strip().lower() in ("1", "true", "yes") if value is not None else False

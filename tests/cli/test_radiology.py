@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mmpo.cli.app import load_commands
+from mmpo.eval.scorecard import Scorecard
 from tests.chat.server import ChatServer
 from tests.data_builders.test_radiology import answer
 from tests.radiology.test_films_and_reports import RAMP, made
@@ -70,3 +71,16 @@ def test_films(tmp_path: Path) -> None:
     assert result.exit_code == 0 and (tmp_path / "out" / "a.png").exists()
     (reject,) = (json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
     assert reject["id"] == "b.dcm" and reject["reason"] == "not_dicom"
+
+
+@pytest.mark.slow
+def test_the_demo_in_short(tmp_path: Path) -> None:
+    """`mmpo demo radiology --quick --standard` with the shipped model: ten steps already suppress some."""
+    result = CliRunner().invoke(
+        load_commands(), ["demo", "radiology", "--quick", "--standard", "--out", str(tmp_path / "run")]
+    )
+    assert result.exit_code == 0, result.output
+    assert "gamma: 1.0" in (tmp_path / "run" / "recipe.yaml").read_text()
+    card = Scorecard.read(tmp_path / "run" / "eval" / "scorecard.json")
+    row = card.row("radiology", "prior_lines_per_report")
+    assert row.before is not None and row.after.value < row.before.value

@@ -71,6 +71,12 @@ def test_other_filters(tmp_path: Path) -> None:
     assert builder._unfit("Heart is  large.", "Heart is large.") == "equal"
     assert builder._unfit("Heart is stable now.", "Heart is stable since the prior film.") == "still_a_reference"
     assert builder._unfit("Heart is large.", "Heart is large, unchanged.") is None
+    texts = ["", "Stable small left effusion.", "Stable small left effusion."]
+    (source,) = [radiology._Source(report, b"", "?", [("model", text, None) for text in texts])
+                 for report in radiology.read_reports(options.reports) if report.id == "r0"]  # fmt: skip
+    tally = radiology.Tally()
+    builder._pairs(source, tally)
+    assert tally.texts == {"in": 3, "empty": 1, "paired": 1, "duplicate": 1}
 
 
 def test_injected_and_held_out(tmp_path: Path) -> None:

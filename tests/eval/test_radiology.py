@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,25 @@ def test_scorer(tmp_path: Path) -> None:
     with answers.open("a") as file:
         file.write('{"id": "p", "text": "Stable.", "has_prior": true}\n')
     assert score("radiology", ScoreRequest(answers, references)).quarantined == {"has_prior": 1}
+
+
+def test_credentialed_answers_go_to_no_remote_judge(tmp_path: Path) -> None:
+    answers, references = write(tmp_path / "a.jsonl", ANSWERS), write(tmp_path / "r.jsonl", REFERENCES)
+    marked = [
+        ScoreRequest(write(tmp_path / "marked.jsonl", ANSWERS, credentialed="TRUE"), references),
+        ScoreRequest(answers, write(tmp_path / "marked_references.jsonl", REFERENCES, credentialed=True)),
+    ]
+    with ChatServer(answer=answer) as server:
+        settings = server.settings()
+        with open_chat(settings) as chat:  # on this machine
+            for request in marked:
+                assert score("radiology", replace(request, judge=chat)).metrics["judge"]["lines"] > 0
+        asked = len(server.requests)
+        with open_chat(settings.model_copy(update={"base_url": "http://example.org/v1"})) as chat:
+            for request in marked:
+                with pytest.raises(UserError, match="not on this machine"):
+                    score("radiology", replace(request, judge=chat))
+        assert len(server.requests) == asked
 
 
 def test_judge_and_agreement() -> None:

@@ -171,11 +171,12 @@ def _judged(file: Path, settings: Path) -> Iterator[tuple[dict[str, Any], dict[s
     from mmpo.radiology.judge import JudgeDetector
     from mmpo.radiology.lines import split_lines
     from mmpo.radiology.privacy import check_endpoint
+    from mmpo.radiology.reports import truth
 
     rows = list(_rows(file))
     lines = [split_lines(row["text"]) for row in rows]
     chat_settings = _chat_settings(settings)
-    check_endpoint(chat_settings, any(row.get("credentialed") for row in rows))
+    check_endpoint(chat_settings, any(truth(row.get("credentialed")) for row in rows))
     with open_chat(chat_settings, file.with_suffix(".replies.jsonl")) as chat:
         found = JudgeDetector(chat).reports([[line.text for line in report] for report in lines])
     for row, report, verdicts in zip(rows, lines, found, strict=True):
