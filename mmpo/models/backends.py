@@ -112,7 +112,7 @@ def kernel_error(
     for window in (None, 60):
         found: list[list[torch.Tensor]] = []
         for each in (backend, "plain"):
-            plan = pack([tree], rules=Rules(window=window), backend=each).plan  # type: ignore[arg-type]
+            plan = pack([tree], rules=Rules(window=window), backend=each).plan
             assert plan is not None
             inputs = [tensor.to(device, dtype).requires_grad_() for tensor in tensors]
             call = partial(tree_attention, torch.nn.Identity(), tree_plan=plan.to(device), sliding_window=window)

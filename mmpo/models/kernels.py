@@ -17,7 +17,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -73,7 +73,8 @@ class Marks:
 
     def visible(self, *, windowed: bool) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         """FlexAttention's question, as a function of batch, head, query and key."""
-        reach, place, block, window = self.reach, self.place, self.block, self.window
+        reach, place, block = self.reach, self.place, self.block
+        window = self.window or 0  # asked for only where there is one
         in_blocks = bool((block >= 0).any())
 
         def below(q: Tensor, k: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ def _flex(device: str) -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention as call
 
     # Rows differ in length: compiled for each anew, a batch would take many seconds.
-    return torch.compile(call, dynamic=True) if device == "cuda" else call
+    return cast(Callable[..., Tensor], torch.compile(call, dynamic=True) if device == "cuda" else call)
 
 
 @dataclass
@@ -160,8 +161,8 @@ class Sequences:
         queries = [count for count, _ in parts]
         places = [torch.cat([torch.arange(start, end) for start, end in ranges]) for _, ranges in parts]
         keys = [len(place) for place in places]
-        firsts = [torch.tensor([0, *counts]).cumsum(0).to(torch.int32) for counts in (queries, keys)]
-        return cls(*firsts, torch.cat(places), max(queries), max(keys))
+        first_query, first_key = (torch.tensor([0, *counts]).cumsum(0).to(torch.int32) for counts in (queries, keys))
+        return cls(first_query, first_key, torch.cat(places), max(queries), max(keys))
 
     def to(self, device: torch.device | str) -> Sequences:
         moved = {name: getattr(self, name).to(device) for name in ("first_query", "first_key", "key_index")}

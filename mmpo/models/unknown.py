@@ -15,6 +15,7 @@ from torch import Tensor
 from mmpo.errors import UserError
 from mmpo.models.layout import TreeBatch
 from mmpo.models.loading import VLM
+from mmpo.models.logprob import logits_of
 from mmpo.models.processing import ROWS, facts
 
 # Far above rounding in bfloat16, far below what reading the future or missing an image does.
@@ -58,7 +59,8 @@ def hidden_states(vlm: VLM, layout: TreeBatch, pixels: Pixels | None) -> Tensor:
 @torch.no_grad()
 def check(vlm: VLM, layout: TreeBatch, pixels: Pixels | None) -> None:
     """Raises `UserError` unless, on the first row with images (else the first), a later token changes nothing that
-    was computed before it, and the images change something."""
+    was computed before it, the head's output is what the model itself makes of the states, and the images change
+    something."""
     counts = layout.images_per_row
     number = next((i for i, count in enumerate(counts) if count), 0)
     ids = layout.input_ids[number, : int(layout.attention_mask[number].sum())]
@@ -68,6 +70,13 @@ def check(vlm: VLM, layout: TreeBatch, pixels: Pixels | None) -> None:
     if not (states[:-1] - shorter).abs().mean() <= _TOLERANCE * states.abs().mean():
         raise UserError(
             f"{vlm.family.name}: the model reads tokens that come later, so its log-probs can't be taken from one pass",
+            hint="use a model of a supported family",
+        )
+    own = vlm.base(**_inputs(vlm, ids, shown), use_cache=False).logits[0].float().log_softmax(-1)
+    ours = logits_of(states, vlm.head.weight, vlm.head.bias, vlm.softcap).log_softmax(-1)  # type: ignore[arg-type]
+    if not (own - ours).abs().mean() <= _TOLERANCE:
+        raise UserError(
+            f"{vlm.family.name}: the model changes its logits behind the head (a scale, a cap), mmpo doesn't know how",
             hint="use a model of a supported family",
         )
     if shown:
@@ -81,11 +90,15 @@ def check(vlm: VLM, layout: TreeBatch, pixels: Pixels | None) -> None:
 
 def _row(vlm: VLM, ids: Tensor, pixels: Mapping[str, Tensor]) -> Tensor:
     """Hidden states [n, h] of one row without padding."""
+    states: Tensor = vlm.backbone(**_inputs(vlm, ids, pixels), use_cache=False).last_hidden_state[0]
+    return states
+
+
+def _inputs(vlm: VLM, ids: Tensor, pixels: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the model's own forward gets for one row."""
     ids = ids[None]
     kinds = {key: (ids == vlm.image_token_id).long() for key in facts(vlm).get("token_keys", ())}
-    images: dict[str, Any] = {
+    images = {
         key: value.to(vlm.device, vlm.dtype if value.is_floating_point() else None) for key, value in pixels.items()
     }
-    return vlm.backbone(
-        input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **kinds, **images
-    ).last_hidden_state[0]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **kinds, **images}

@@ -14,12 +14,13 @@ from typing import Any, cast
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
+from PIL import Image
 from torch import Tensor, nn
 
 from mmpo.errors import UserError
 from mmpo.models.families import Family, FeatureContainer
 from mmpo.models.loading import VLM
-from mmpo.models.processing import KINDS, ROWS, TILES
+from mmpo.models.processing import KINDS, ROWS, TILES, process_images
 from mmpo.models.unknown import Pixels
 
 
@@ -51,6 +52,9 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
     The result is the encoder's own, with `pooler_output` a list of `[tokens, h]`, one entry an image. Of a model
     without a record it is just the pixels: the model encodes them itself.
     """
+    if not tensors and shards_are_gathered(vlm):
+        # A process that doesn't call the tower while others do would leave them waiting for its share of the weights.
+        tensors = process_images(vlm, [Image.new("RGB", (32, 32))]).tensors
     if not tensors:
         return None
     if vlm.family.features == "own":
@@ -70,6 +74,12 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
         pixels = vlm.family.video_keys[0]
         videos = _encode_videos(vlm, {k: inputs[k] for k in vlm.family.video_keys}, tensors[pixels + ROWS].tolist())
     return Visuals.of(encoded, videos, tensors[KINDS].tolist())
+
+
+def shards_are_gathered(vlm: VLM) -> bool:
+    """Whether the tower's weights are cut up between processes (DeepSpeed's ZeRO-3), so that calling it takes all of
+    them."""
+    return any(hasattr(parameter, "ds_id") for parameter in vision_modules(vlm)[0].parameters())
 
 
 @dataclass

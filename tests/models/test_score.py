@@ -103,6 +103,21 @@ def test_loss_starts_at_log_two() -> None:
     assert loss.item() == pytest.approx(math.log(2), abs=1e-7)
 
 
+def test_a_tower_cut_up_between_processes_is_called_without_an_image_too(policy: VLM) -> None:
+    """Under ZeRO-3 (whose parameters have a `ds_id`) the others would wait for this process's share of the weights."""
+    calls = count_tower_calls(policy)
+    words = replace(pair_batch(policy, 1, text_only=0), image_inputs={})
+    scorer = PairScorer(policy, sharing="on")
+    expected = scorer(words)
+    assert calls == []
+    for parameter in policy.backbone.vision_tower.parameters():
+        parameter.ds_id = 0
+    found = scorer(words)
+    assert calls == [1]
+    assert torch.equal(found.chosen.policy, expected.chosen.policy)
+    assert torch.equal(found.chosen.reference, expected.chosen.reference)
+
+
 @pytest.mark.parametrize("sharing", ["on", "off"])
 def test_vision_runs_once_per_distinct_image(policy: VLM, sharing: score.Sharing) -> None:
     calls = count_tower_calls(policy)

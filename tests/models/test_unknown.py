@@ -104,6 +104,16 @@ def test_a_model_that_sees_nothing_is_refused() -> None:
         PairScorer(vlm, reference="none")(one_pair(vlm))
 
 
+def test_a_model_that_changes_its_logits_behind_the_head_is_refused() -> None:
+    """Cohere's scale, Gemma 2's cap: the head alone would give other probabilities, and nothing else would differ."""
+    vlm = add_lora(replace(TINY["llava"](), family=UNKNOWN), spread=0.1)
+    batch = mixed_batch(vlm)
+    PairScorer(vlm)(batch)
+    vlm.head.register_forward_hook(lambda module, args, logits: logits * 0.25)
+    with pytest.raises(UserError, match="changes its logits behind the head"):
+        PairScorer(vlm)(batch)
+
+
 def test_answers_come_one_by_one() -> None:
     vlm = stranger("qwen2_5_vl")
     with pytest.warns(RuntimeWarning, match="no record of this family"):
