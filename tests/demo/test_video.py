@@ -7,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from mmpo.cli.app import load_commands
 from mmpo.data.video import probe, read_frames
 from mmpo.data.video.items import read_videos
 from mmpo.data.video.rules import RuleJudge
 from mmpo.demo.things import PARTNER
 from mmpo.demo.video import clips, narration, world
+from mmpo.demo.video.agreement import by_caption, measure, truth
+from mmpo.demo.video.pretrain import BEFORE, Plan, pretrain
 from mmpo.errors import UserError
+from mmpo.eval.scorecard import Scorecard
 from mmpo.eval.temporal import read as read_temporal
 
 SOME = [clips.sample_clip((0, 9, index)) for index in range(120)]
@@ -127,3 +132,52 @@ def test_world_as_files(tmp_path: Path) -> None:
     assert set(world.SPLITS.values()).isdisjoint({101, 102, 103, 104, 300})
     with pytest.raises(UserError):
         list(world.world_split("nope", 1))
+
+
+def test_rewards_beside_the_truth() -> None:
+    assert truth("The cow enters from the left.", "The cow enters from the left.") == 5
+    assert truth("The cow enters from the right.", "The cow enters from the left.") == 1, "sides count"
+    two = "The cow enters from the left. The pig stays."
+    assert 1 < truth("The cow enters from the left.", two) < 5
+    assert truth("No, the cow does not leave.", "No") == 5 and truth("Yes", "No, the cow does not leave.") == 1
+    judge = RuleJudge.over(["cow", "pig", "horse"], [("cow", "enters"), ("pig", "stays"), ("cow", "leaves")])
+    said = "The video shows a farm with a cow and a pig. " + two
+    good, bad = (by_caption(judge, text, two, said) for text in (two, f"{two} The cow leaves to the right."))
+    assert good == 5 and bad == 2
+    assert by_caption(judge, f"{two} The horse stays.", two, said) == 2
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model after one step of training."""
+    return pretrain(tmp_path_factory.mktemp("model"), Plan(steps=1, batch=2))
+
+
+def test_a_step_of_training(model: Path) -> None:
+    from transformers import LlavaProcessor
+
+    weights = list(model.glob("*.safetensors"))
+    assert weights and all(file.stat().st_size <= 8_000_000 for file in weights)
+    processor = LlavaProcessor.from_pretrained(model)
+    text = "The cow enters from the left. The traffic light leaves to the right. No, it does not pass."
+    ids = processor.tokenizer.encode(text)
+    assert len(ids) < len(text.split()) + 8, "the words of events are a token each"
+    assert processor.tokenizer.decode(ids) == text
+    content = [*[{"type": "image"}] * clips.KEY_FRAMES, {"type": "text", "text": "What?"}]
+    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    assert prompt == f"<s>USER: {BEFORE}What? ASSISTANT:", "asked as it was trained"
+
+
+@pytest.mark.slow
+def test_the_quick_demo_runs_from_end_to_end(model: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["demo", "video", "--quick", "--model", str(model), "--out", str(run)]
+    result = CliRunner().invoke(load_commands(), command)
+    assert result.exit_code == 0, result.output
+    results = json.loads((run / "results.json").read_text())
+    assert results["build"]["pairs_made"] > 0
+    card = Scorecard.read(run / "eval" / "scorecard.json")
+    assert card.row("video_qa", "false_events", None).before and card.row("temporal", "overall", None).before
+    found = measure(run)
+    assert found["annotations"].pairs == results["build"]["pairs_made"]
+    assert found["annotations"].agreement is not None
