@@ -288,7 +288,32 @@ def _report(results: Mapping[str, Any], cells: list[str]) -> str:
         counts = [str(results["pairs"].get(f"{cell}, {seed}", "")) for cell in cells]
         lines.append(f"| seed {seed} | {' | '.join(counts)} |")
     left = [f"{cell}: {why}" for cell, why in results["left_out"].items()]
-    return "\n".join([*lines, "", *left, "", tables(results["seeds"], cells)])
+    return "\n".join([*lines, "", *left, "", tables(results["seeds"], cells), *_told_apart(results["seeds"], cells)])
+
+
+def _told_apart(seeds: Mapping[str, Mapping[str, Any]], cells: list[str]) -> list[str]:
+    """Markdown: right answers on objects that the target shows and on those that only another picture shows, half and
+    half, in percent. One answer to everything gets 50, whatever it is; accuracy alone rewards saying no."""
+
+    def share(rows: Mapping[str, Any], cell: str, layout: str, state: str) -> float:
+        wrong = [rows[cell][f"multi_image {layout} {name}"][state]["value"] for name in ("missed", "interference")]
+        return 100 * (1 - sum(wrong) / 2)
+
+    shown = [cell for cell in cells if any(cell in rows for rows in seeds.values())]
+    whole = [rows for rows in seeds.values() if shown and all(cell in rows for cell in shown)]
+    if not whole:
+        return []
+    lines = [
+        f"| target and others told apart | untuned | {' | '.join(shown)} |",
+        f"| --- |{' ---: |' * (len(shown) + 1)}",
+    ]
+    for layout in LAYOUTS:
+        columns = [[share(rows, shown[0], layout, "before") for rows in whole]]
+        columns += [[share(rows, cell, layout, "after") for rows in whole] for cell in shown]
+        lines.append(
+            f"| {layout} | {' | '.join(f'{np.mean(c):.1f} ± {np.std(c, ddof=len(c) > 1):.1f}' for c in columns)} |"
+        )
+    return [*lines, ""]
 
 
 if __name__ == "__main__":
