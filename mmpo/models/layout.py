@@ -60,6 +60,11 @@ __all__ = [
 Backend = Literal["plain", "dense", "flex", "varlen"]
 """How attention over a packed row is computed, see `mmpo.models.backends`."""
 
+MOST_KEYS = 4
+"""A variable-length call copies the keys of a segment's path for each segment: two times the row for a pair, but fifty
+times the image for fifty questions about it. A row that would take more than this is attended to in plain calls, which
+copy a path for many segments at once."""
+
 
 @dataclass
 class TreeBatch:
@@ -183,7 +188,10 @@ def _plan(trees: Sequence[Tree], rules: Rules, backend: Backend) -> TreePlan:
     else:
         starts = [sum(lengths[:number]) for number in range(len(trees))]
         parts = [sequences_of(*each) for each in zip(trees, orders, starts, strict=True)]
-        plan.sequences = Sequences.of([sequence for part in parts for sequence in part])
+        sequences = Sequences.of([sequence for part in parts for sequence in part])
+        if len(sequences.key_index) > MOST_KEYS * sum(lengths):
+            return _plan(trees, rules, "plain")
+        plan.sequences = sequences
     return plan
 
 

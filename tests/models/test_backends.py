@@ -160,6 +160,13 @@ def test_sequences_are_paths() -> None:
     assert found.first_query.dtype == found.first_key.dtype == torch.int32
 
 
+def test_many_questions_about_one_image_are_not_copied_out() -> None:
+    """Twenty short answers below a long prompt would take twenty copies of its keys."""
+    few, many = (pack([response_tree(range(100), [range(2)] * n)], backend="varlen").plan for n in (3, 20))
+    assert few is not None and few.sequences is not None and len(few.sequences.key_index) == 306
+    assert many is not None and many.sequences is None and len(many.calls[0]) == 2
+
+
 def test_the_plan_of_a_kernel_moves() -> None:
     for backend in ("flex", "varlen"):
         moved = pack(TREES["pair"], backend=backend).to("meta").plan  # type: ignore[arg-type]

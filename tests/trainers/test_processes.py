@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from mmpo.trainers.train import train
 from tests.trainers.material import settings_for, write_conversations, write_pairs
+from tests.trainers.two_processes import HANGS
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,7 +27,7 @@ def launch(settings_file: Path, run_dir: Path) -> None:
     ]
     # No accelerator visible: the two processes talk through gloo.
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=HANGS)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
