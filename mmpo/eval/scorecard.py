@@ -256,7 +256,9 @@ class Scorecard(_Record):
 
 
 def _number(value: float, percent: bool) -> str:
-    return f"{100 * value:.1f}" if percent else f"{value:.1f}"
+    if percent:
+        return f"{100 * value:.1f}"
+    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"  # lines, scores; words, tokens
 
 
 def _estimate(estimate: Estimate, percent: bool) -> str:

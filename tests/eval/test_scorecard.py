@@ -13,7 +13,7 @@ from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.errors import UserError
 from mmpo.eval import chair, mme, pope
 from mmpo.eval.compare import Bootstrap, adjusted, compare, compare_categories
-from mmpo.eval.scorecard import Counts, Scorecard
+from mmpo.eval.scorecard import Counts, Scorecard, _number
 from mmpo.eval.statistics import wilson
 from mmpo.eval.tally import Tally
 
@@ -201,3 +201,10 @@ def test_mme_intervals_are_on_the_scale_of_the_score() -> None:
     perfect = mme.score(questions, ["Yes", "No"] * 30)["count"].tally
     row = {row.metric: row.after for row in compare("mme", "count", None, perfect, BOOT)}["score"]
     assert row.value == row.high == 200 and 150 < row.low < 200
+
+
+def test_digits() -> None:
+    """Shares in percent have one digit; counts below ten have two, as lines a report are few."""
+    assert [_number(*pair) for pair in ((0.333, True), (0.043, False), (-1.5, False), (24.18, False))] == [
+        "33.3", "0.04", "-1.50", "24.2",
+    ]  # fmt: skip

@@ -1,11 +1,12 @@
 """Measures a radiology demo model on unseen synthetic films and writes the numbers into its card (`README.md`).
 
-    python -m mmpo.demo.radiology.model_card OUT/model
+python -m mmpo.demo.radiology.model_card OUT/model
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from mmpo.data.atomic import write_text
@@ -17,6 +18,7 @@ from mmpo.demo.radiology.world import write_split
 from mmpo.eval.harness import evaluate
 from mmpo.eval.scorecard import Scorecard
 from mmpo.eval.settings import EvalSettings
+from mmpo.radiology.findings import compare_findings
 
 _CARD = """---
 license: apache-2.0
@@ -46,26 +48,40 @@ intervals), against reports without references to earlier exams:
 
 {table}
 
+| finding | named rightly | made up | missed |
+| --- | ---: | ---: | ---: |
+{labels}
+
 The metrics are those of `docs/radiology.md`.
 """
 
 
-def measure(model: Path, work: Path, images: int) -> Scorecard:
-    """The radiology benchmark of the model alone, on `images` drawings of the test split."""
+def measure(model: Path, work: Path, images: int) -> tuple[Scorecard, str]:
+    """The radiology benchmark of the model alone, on `images` drawings of the test split; and a row for each label."""
     films = write_split(work / "world" / "radiology_test", "radiology_test", images)
     settings = {
         "model": str(model),
         "benchmarks": ["radiology"],
         "radiology": {"reports": str(films / "reports.jsonl"), "prompt": PROMPT, "max_new_tokens": 128},
     }
-    return evaluate(EvalSettings.model_validate(settings), work / "eval")
+    card = evaluate(EvalSettings.model_validate(settings), work / "eval")
+    said = _column(work / "eval" / "radiology" / "reports_after.jsonl", "text")
+    exact = _column(films / "reports.jsonl", "report")
+    table = compare_findings([said[id] for id in exact], list(exact.values())).by_label
+    rows = [f"| {name} | {right} | {wrong} | {missed} |" for name, (right, wrong, missed) in table.items()
+            if right + wrong + missed]  # fmt: skip
+    return card, "\n".join(rows)
+
+
+def _column(path: Path, key: str) -> dict[str, str]:
+    return {row["id"]: row[key] for row in map(json.loads, path.read_text().splitlines())}
 
 
 def write_model_card(model: Path, work: Path, images: int = 300) -> Path:
     """Measure and write `model/README.md`."""
     from transformers import LlavaForConditionalGeneration
 
-    card = measure(model, work, images)
+    card, labels = measure(model, work, images)
     text = _CARD.format(
         millions=LlavaForConditionalGeneration.from_pretrained(model).num_parameters() / 1e6,
         tokens=IMAGE_TOKENS,
@@ -73,6 +89,7 @@ def write_model_card(model: Path, work: Path, images: int = 300) -> Path:
         share=PRIOR_SHARE,
         images=images,
         table=metric_table(card),
+        labels=labels,
     )
     return write_text(model / "README.md", text)
 
