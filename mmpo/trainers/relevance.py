@@ -103,6 +103,11 @@ class ClipEmbedder:
         if not hasattr(self.model, "get_text_features") or not hasattr(self.model, "get_image_features"):
             raise UserError(f"{folder}: {type(self.model).__name__} does not embed images and texts")
         self.store, self.template = store, template
+        self._padding: dict[str, Any] = {"padding": True}
+        if self.model.config.model_type.startswith("siglip"):
+            # These read a text at the last place of all, where training had padding up to their full length.
+            places = self.model.config.text_config.max_position_embeddings
+            self._padding = {"padding": "max_length", "max_length": places}
         self.identity = f"clip:{folder_fingerprint(model_folder(folder))}:{template}"
 
     def images(self, keys: Sequence[str]) -> Tensor:
@@ -111,7 +116,7 @@ class ClipEmbedder:
 
     def words(self, words: Sequence[str]) -> Tensor:
         texts = [self.template.replace("{}", word) for word in words]
-        inputs = self.processor(text=texts, return_tensors="pt", padding=True, truncation=True)
+        inputs = self.processor(text=texts, return_tensors="pt", truncation=True, **self._padding)
         return _pooled(self.model.get_text_features(**inputs))
 
 

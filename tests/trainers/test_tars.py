@@ -13,6 +13,16 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    SiglipConfig,
+    SiglipImageProcessor,
+    SiglipModel,
+    SiglipProcessor,
+)
 
 from mmpo.data.corruption import Corruption, generator
 from mmpo.data.pair import PreferencePair
@@ -25,7 +35,7 @@ from mmpo.objectives import build_objective
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.perturb import Perturber, neutral_id
-from mmpo.trainers.relevance import PolicyEmbedder, RelevanceTable
+from mmpo.trainers.relevance import ClipEmbedder, PolicyEmbedder, RelevanceTable
 from mmpo.trainers.train import train
 from mmpo.trainers.view_maker import view_maker
 from mmpo.trainers.views import ImageCorrupter
@@ -192,6 +202,29 @@ def test_what_stands_for_a_masked_word_is_never_the_padding(vlm: VLM) -> None:
     assert neutral_id(vlm) == tokenizer.unk_token_id == tokenizer.convert_tokens_to_ids(known) != underscore
     tokenizer.mask_token = other
     assert neutral_id(vlm) == tokenizer.convert_tokens_to_ids(other) != tokenizer.unk_token_id
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_word_is_what_it_is_whatever_is_embedded_beside_it(material: Material, tmp_path: Path, kind: str) -> None:
+    """CLIP reads a text at its end token, SigLIP at the last place of all, padding or not."""
+    vlm, store, size = material.vlm, material.store, {"height": 32, "width": 32}
+    small = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "vocab_size": len(vlm.tokenizer), "max_position_embeddings": 24, "eos_token_id": vlm.eos_id,
+            "bos_token_id": 1, "projection_size": 16}  # fmt: skip
+    vision = {**small, "image_size": 32, "patch_size": 16}
+    folder = tmp_path / kind
+    vlm.tokenizer.padding_side = "right"  # as theirs
+    if kind == "clip":
+        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+        CLIPProcessor(CLIPImageProcessor(size=size, crop_size=size), vlm.tokenizer).save_pretrained(folder)
+    else:
+        SiglipModel(SiglipConfig(text_config=text, vision_config=vision)).save_pretrained(folder)
+        SiglipProcessor(SiglipImageProcessor(size=size), vlm.tokenizer).save_pretrained(folder)
+    embedder = ClipEmbedder(str(folder), store, "{}</s>")
+    alone, beside = embedder.words(["dog"]), embedder.words(["dog", "something longer, of many tokens"])
+    torch.testing.assert_close(beside[:1], alone, atol=1e-5, rtol=0)
+    assert not torch.allclose(beside[0], beside[1], atol=1e-3)
+    assert embedder.images([material.pairs.rows[0].images[0]]).shape == alone.shape
 
 
 def test_the_nearest_image_is_the_most_similar_of_other_content(material: Material) -> None:
