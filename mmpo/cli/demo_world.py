@@ -20,7 +20,7 @@ WORLD = "world"
 
 SPLITS = {
     "train": 600, "dev": 60, "test": 300, "test_unusual": 100, "radiology_train": 300, "radiology_test": 200,
-    "video_train": 80, "video_test": 80,
+    "video_train": 60, "video_test": 80,
 }  # fmt: skip
 """Images (or clips) of each split. The splits of one seed share no scene."""
 
