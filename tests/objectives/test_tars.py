@@ -136,6 +136,30 @@ def test_the_reference_gets_no_gradient_and_the_policy_the_right_one() -> None:
             assert state.grad[index].item() == pytest.approx(slope, rel=0.1, abs=2e-4)
 
 
+def test_tars_by_hand() -> None:
+    """The preference compares policy and reference under the perturbed question; the spectral term the policy there
+    with the reference under the clean one. Nothing else has a say."""
+    given = pairs(torch.Generator().manual_seed(8))
+    views = {CHOSEN: given.view(CHOSEN), REJECTED: given.view(REJECTED)}
+    gaps, ratios = [], []
+    for clean, view in ((given.chosen, views[CHOSEN]), (given.rejected, views[REJECTED])):
+        gaps.append((view.policy - view.reference).sum().item())
+        powers = [torch.fft.fft(s[0].float(), dim=0).real ** 2 for s in (view.policy_hidden, clean.reference_hidden)]
+        ratios.append((torch.log(powers[0] + 1e-8) - torch.log(powers[1] + 1e-8)).mean().item())
+    expected = math.log1p(math.exp(-0.3 * (gaps[0] - gaps[1])))
+    expected += 0.2 * math.log1p(math.exp(-0.3 * (ratios[0] - ratios[1])))
+    objective = build_objective({"tars": {"beta": 0.3, "lam": 0.2}})
+    assert objective.loss(given).item() == pytest.approx(expected, abs=1e-6)
+    for side in (given.chosen, given.rejected):
+        side.policy, side.reference = side.policy + 1, side.reference - 1
+        side.policy_hidden = torch.zeros_like(side.policy_hidden)
+    for view in views.values():
+        view.reference_hidden = torch.zeros_like(view.reference_hidden)
+    assert objective.loss(given).item() == pytest.approx(expected, abs=1e-6)
+    given.chosen.reference_hidden = given.chosen.reference_hidden + 1
+    assert objective.loss(given).item() != pytest.approx(expected, abs=1e-4)
+
+
 def test_the_worst_candidate_counts_alone() -> None:
     generator = torch.Generator().manual_seed(5)
     first, second = pairs(generator), pairs(generator)
