@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache
@@ -41,16 +42,18 @@ from mmpo.data_builders.style import Sides, probe
 from mmpo.data_builders.text_models import Judge, QuestionMaker, Rewriter
 from mmpo.data_builders.units import (
     SOURCE,
+    Advance,
+    Work,
     add_up,
     check_source,
     check_sums,
     count_table,
     digest,
     file_digest,
+    finish_units,
     ordered,
     pair_of_row,
     read_outcomes,
-    unit_path,
 )
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.answer import AnswerEngine
@@ -81,7 +84,6 @@ def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -
     or what is in `run_dir`. Images that can't be used end in `pairs/rejects.jsonl`, never in an error.
     """
     run_dir = Path(run_dir)
-    units = run_dir / "units"
     annotated = list(read_annotations(settings.annotations, settings.images, captions=settings.captions))
     if not annotated:
         raise UserError(f"{settings.annotations}: no images are listed there")
@@ -103,27 +105,24 @@ def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -
     check_source(run_dir, source, CALLED)
     if (run_dir / RESULT).exists():
         return BuildResult.model_validate(read_json(run_dir / RESULT))
-    cuts = range(0, len(images), settings.shard_size)
-    todo = [number for number in range(len(cuts)) if not unit_path(units, number).exists()]
-    if todo:
-        said = said or run_dir / "said"
-        remove_leftovers(units)
-        remove_leftovers(said)
-        listener = Listener(settings, _engine(settings), model or "", said)
+
+    def begin(stack: ExitStack) -> Work[AnnotatedImage]:
+        heard = said or run_dir / "said"
+        remove_leftovers(heard)
+        listener = Listener(settings, _engine(settings), model or "", heard)
         common = CoOccurrence(Detector(vocabulary).truth(image).names for image in annotated)
-        with ExitStack() as stack, task("describing images and asking about them", total=len(images)) as running:
-            text_models = _text_models(settings, run_dir / "replies", stack)
-            builder = HallucinationBuilder(settings, listener, vocabulary, common, mmpo.__version__, text_models)
-            running.advance(len(images) - sum(len(images[cuts[n] :][: settings.shard_size]) for n in todo))
-            for number in todo:
-                part = images[cuts[number] : cuts[number] + settings.shard_size]
-                outcomes, tally = builder.build(number, part, running.advance)
-                write_json(
-                    unit_path(units, number),
-                    {"tally": vars(tally), "outcomes": [asdict(outcome) for outcome in outcomes]},
-                )
-                running.advance(0, note=f"{sum(len(outcome.pairs) for outcome in outcomes)} pairs")
-    done = [unit_path(units, number) for number in range(len(cuts))]
+        text_models = _text_models(settings, run_dir / "replies", stack)
+        builder = HallucinationBuilder(settings, listener, vocabulary, common, mmpo.__version__, text_models)
+
+        def work(number: int, part: Sequence[AnnotatedImage], advance: Advance) -> dict[str, Any]:
+            outcomes, tally = builder.build(number, part, advance)
+            advance(0, note=f"{sum(len(outcome.pairs) for outcome in outcomes)} pairs")
+            return {"tally": vars(tally), "outcomes": [asdict(outcome) for outcome in outcomes]}
+
+        return work
+
+    label = "describing images and asking about them"
+    done = finish_units(run_dir / "units", images, settings.shard_size, label, begin)
     result = _assemble(settings, recipe, run_dir, images, done, vocabulary, dict(choice))
     write_json(run_dir / RESULT, result.model_dump(mode="json"))
     logger.info("%s", count_table(result.counts))

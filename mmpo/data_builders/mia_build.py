@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 from pydantic import ValidationError
 
 import mmpo
-from mmpo.data.atomic import read_json, remove_leftovers, write_json
+from mmpo.data.atomic import read_json, write_json
 from mmpo.data.fingerprints import folder_fingerprint, model_folder
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data.shards import PairWriter
@@ -32,13 +32,16 @@ from mmpo.data_builders.mia_ratio import chosen_part
 from mmpo.data_builders.mia_select import edit_distance, length_ratio, threshold, verdict
 from mmpo.data_builders.mia_settings import MiaBuildResult, MiaSettings
 from mmpo.data_builders.units import (
+    Advance,
+    Work,
     check_source,
     check_sums,
     count_table,
     file_digest,
+    finish_units,
     ordered,
     read_outcomes,
-    unit_path,
+    unit_paths,
 )
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.answer import AnswerEngine
@@ -63,7 +66,6 @@ def build(settings: MiaSettings, run_dir: Path) -> MiaBuildResult:
     used are counted and end in `pairs/rejects.jsonl`, never in an error.
     """
     run_dir = Path(run_dir)
-    units = run_dir / "units"
     root = _root(settings)
     items, records = _planned(settings)
     recipe = settings.model_dump(mode="json", exclude=set(settings.FREE))
@@ -78,38 +80,38 @@ def build(settings: MiaSettings, run_dir: Path) -> MiaBuildResult:
     check_source(run_dir, source)
     if finished:
         return MiaBuildResult.model_validate(read_json(run_dir / RESULT))
-    cuts = range(0, len(items), settings.shard_size)
-    todo = [number for number in range(len(cuts)) if not unit_path(units, number).exists()]
     maker = PictureMaker(settings, root)
-    warnings: list[str] = []
-    if todo:
-        remove_leftovers(units)
-        vlm = load_vlm(
-            settings.model,
-            dtype=settings.dtype,
-            trust_remote_code=settings.trust_remote_code,
-            allow_network=settings.allow_network,
-        )
-        if settings.sequence is not None and not keeps_order(vlm):
-            warnings.append(
-                "the model's chat template shows all images before the text, so the labels Image1, Image2, … don't "
-                "stand beside their images; give the model folder a template that keeps their order"
-            )
-        engine = AnswerEngine(vlm, max_new_tokens=settings.max_new_tokens, token_budget=settings.tokens_per_batch)
-        builder = MiaBuilder(settings, engine, maker, mmpo.__version__)
-        layers = list(builder.probe.layers)
-        with task("answering about several images", total=len(items)) as running:
-            running.advance(min((len(cuts) - len(todo)) * settings.shard_size, len(items)))
-            for number in todo:
-                part = items[cuts[number] : cuts[number] + settings.shard_size]
-                outcomes = builder.build(part)
-                write_json(unit_path(units, number), {"layers": layers, "warnings": warnings, "outcomes": outcomes})
-                running.advance(len(part))
-    paths = [unit_path(units, number) for number in range(len(cuts))]
+    label = "answering about several images"
+    paths = finish_units(run_dir / "units", items, settings.shard_size, label, lambda _: _work(settings, maker))
     result = _assemble(settings, recipe, run_dir, items, records, paths, maker)
     write_json(run_dir / RESULT, result.model_dump(mode="json"))
     logger.info("%s", count_table(result.counts))
     return result
+
+
+def _work(settings: MiaSettings, maker: PictureMaker) -> Work[Item]:
+    """Loads the model; then each unit holds its answers with their attention, and how they were made."""
+    vlm = load_vlm(
+        settings.model,
+        dtype=settings.dtype,
+        trust_remote_code=settings.trust_remote_code,
+        allow_network=settings.allow_network,
+    )
+    warnings: list[str] = []
+    if settings.sequence is not None and not keeps_order(vlm):
+        warnings.append(
+            "the model's chat template shows all images before the text, so the labels Image1, Image2, … don't "
+            "stand beside their images; give the model folder a template that keeps their order"
+        )
+    engine = AnswerEngine(vlm, max_new_tokens=settings.max_new_tokens, token_budget=settings.tokens_per_batch)
+    builder = MiaBuilder(settings, engine, maker, mmpo.__version__)
+
+    def work(number: int, part: Sequence[Item], advance: Advance) -> dict[str, Any]:
+        outcomes = builder.build(part)
+        advance(len(part))
+        return {"layers": list(builder.probe.layers), "warnings": warnings, "outcomes": outcomes}
+
+    return work
 
 
 def reselect(run_dir: Path, out: Path, changes: Mapping[str, Any]) -> MiaBuildResult:
@@ -134,8 +136,7 @@ def reselect(run_dir: Path, out: Path, changes: Mapping[str, Any]) -> MiaBuildRe
     if file_digest(settings.data) != source["content of data"]:
         raise UserError(f"{settings.data} has changed since the build", hint="build again")
     items, records = _planned(settings)
-    count = len(range(0, len(items), settings.shard_size))
-    paths = [unit_path(Path(run_dir) / "units", number) for number in range(count)]
+    paths = unit_paths(Path(run_dir) / "units", len(items), settings.shard_size)
     if missing := [path for path in paths if not path.exists()]:
         raise UserError(f"{run_dir}: the build is not complete ({missing[0].name} is missing)", hint="finish it first")
     recipe = settings.model_dump(mode="json", exclude=set(settings.FREE))

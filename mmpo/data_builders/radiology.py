@@ -19,18 +19,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mmpo
-from mmpo.data.atomic import read_json, remove_leftovers, write_json
+from mmpo.data.atomic import read_json, write_json
 from mmpo.data.shards import PairWriter
 from mmpo.data_builders.radiology_settings import EditorSettings, RadiologyBuildResult, RadiologySettings
 from mmpo.data_builders.units import (
+    Advance,
+    Work,
     add_up,
     check_source,
     check_sums,
     count_table,
+    finish_units,
     ordered,
     pair_of_row,
     read_outcomes,
-    unit_path,
 )
 from mmpo.errors import Quarantined, UserError
 from mmpo.progress import task
@@ -69,7 +71,6 @@ def build(settings: RadiologySettings, run_dir: Path) -> RadiologyBuildResult:
     end in `rejects.jsonl`.
     """
     run_dir = Path(run_dir)
-    units = run_dir / "units"
     sources = list(read_reports(settings.reports, images=settings.images))[: settings.limit]
     if not sources:
         raise UserError(f"{settings.reports}: no reports in it")
@@ -79,20 +80,20 @@ def build(settings: RadiologySettings, run_dir: Path) -> RadiologyBuildResult:
     check_source(run_dir, {"settings": recipe, "mmpo": mmpo.__version__, "reports read": _digest(sources)})
     if (run_dir / RESULT).exists():
         return RadiologyBuildResult.model_validate(read_json(run_dir / RESULT))
-    cuts = range(0, len(sources), settings.shard_size)
-    todo = [number for number in range(len(cuts)) if not unit_path(units, number).exists()]
-    if todo:
-        remove_leftovers(units)
-        with ExitStack() as stack, task("taking references out of reports", total=len(sources)) as running:
-            builder = open_builder(settings, run_dir, stack)
-            running.advance(min((len(cuts) - len(todo)) * settings.shard_size, len(sources)))
-            for number in todo:
-                part = sources[cuts[number] : cuts[number] + settings.shard_size]
-                outcomes, tally = builder.build(part)
-                unit = {"editor": builder.editor.identity, "tally": vars(tally), "outcomes": outcomes}
-                write_json(unit_path(units, number), unit)
-                running.advance(len(part), note=f"{sum(len(row['pairs']) for row in outcomes)} pairs")
-    result = _assemble(settings, recipe, run_dir, sources, [unit_path(units, number) for number in range(len(cuts))])
+
+    def begin(stack: ExitStack) -> Work[RadiologyReport | Rejected]:
+        builder = open_builder(settings, run_dir, stack)
+
+        def work(number: int, part: Sequence[RadiologyReport | Rejected], advance: Advance) -> dict[str, Any]:
+            outcomes, tally = builder.build(part)
+            advance(len(part), note=f"{sum(len(row['pairs']) for row in outcomes)} pairs")
+            return {"editor": builder.editor.identity, "tally": vars(tally), "outcomes": outcomes}
+
+        return work
+
+    label = "taking references out of reports"
+    paths = finish_units(run_dir / "units", sources, settings.shard_size, label, begin)
+    result = _assemble(settings, recipe, run_dir, sources, paths)
     write_json(run_dir / RESULT, result.model_dump(mode="json"))
     logger.info("%s", count_table(result.counts))
     return result

@@ -3,21 +3,53 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from mmpo.data.atomic import read_json, write_json
+from mmpo.data.atomic import read_json, remove_leftovers, write_json
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import UserError
+from mmpo.progress import task
 
+T = TypeVar("T")
 SOURCE = "source.json"
 
 
-def unit_path(folder: Path, number: int) -> Path:
-    """The file of one finished unit."""
-    return folder / f"{number:05d}.json"
+class Advance(Protocol):
+    """Reports that so many items more are done, with a short remark."""
+
+    def __call__(self, steps: int = 1, note: str | None = None) -> None: ...
+
+
+Work = Callable[[int, Sequence[T], Advance], Mapping[str, Any]]
+"""Makes a unit: from its number and its items, whose progress it reports, to what its file holds."""
+
+
+def unit_paths(folder: Path, items: int, size: int) -> list[Path]:
+    """The files of all units of so many items, `size` in each."""
+    return [folder / f"{number:05d}.json" for number in range(math.ceil(items / size))]
+
+
+def finish_units(
+    folder: Path, items: Sequence[T], size: int, label: str, begin: Callable[[ExitStack], Work[T]]
+) -> list[Path]:
+    """Make the units of `items` that aren't there yet, `size` items in each; the files of all of them, in order. What
+    the work needs is opened by `begin`, once and only if there is work, and closed with its stack."""
+    paths = unit_paths(folder, len(items), size)
+    parts = [items[number * size : (number + 1) * size] for number in range(len(paths))]
+    todo = [number for number, path in enumerate(paths) if not path.exists()]
+    if todo:
+        remove_leftovers(folder)
+        with ExitStack() as stack, task(label, total=len(items)) as running:
+            work = begin(stack)
+            running.advance(len(items) - sum(len(parts[number]) for number in todo))
+            for number in todo:
+                write_json(paths[number], work(number, parts[number], running.advance))
+    return paths
 
 
 def read_outcomes(units: Sequence[Path]) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
@@ -23,19 +24,21 @@ from typing import Any
 
 import mmpo
 from mmpo.chat import open_chat
-from mmpo.data.atomic import read_json, remove_leftovers, write_bytes, write_json
+from mmpo.data.atomic import read_json, write_bytes, write_json
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data.shards import PairWriter
 from mmpo.data.video.items import VideoItem, read_videos
 from mmpo.data_builders.units import (
+    Advance,
+    Work,
     add_up,
     check_source,
     check_sums,
     count_table,
     file_digest,
+    finish_units,
     ordered,
     read_outcomes,
-    unit_path,
 )
 from mmpo.data_builders.video import SCORES, VideoBuilder, Watched
 from mmpo.data_builders.video_judging import ModelRewarder, Rewarder, RuleRewarder
@@ -61,7 +64,6 @@ def build(settings: VideoRewardSettings, run_dir: Path) -> VideoBuildResult:
     Videos that can't be used end in `pairs/rejects.jsonl`, never in an error.
     """
     run_dir = Path(run_dir)
-    units = run_dir / "units"
     everything = read_videos(settings.videos, settings.root, settings.captions)
     items = everything[: settings.limit]
     if not items:
@@ -77,21 +79,21 @@ def build(settings: VideoRewardSettings, run_dir: Path) -> VideoBuildResult:
     check_source(run_dir, source)
     if (run_dir / RESULT).exists():
         return VideoBuildResult.model_validate(read_json(run_dir / RESULT))
-    cuts = range(0, len(items), settings.shard_size)
-    todo = [number for number in range(len(cuts)) if not unit_path(units, number).exists()]
-    if todo:
-        remove_leftovers(units)
-        with ExitStack() as stack, task("answering questions about videos", total=len(items)) as running:
-            builder = _builder(settings, everything, run_dir, stack)
-            running.advance(min((len(cuts) - len(todo)) * settings.shard_size, len(items)))
-            for number in todo:
-                part = items[cuts[number] : cuts[number] + settings.shard_size]
-                found, tally = builder.build(part)
-                rows = [_outcome(run_dir, number, place, video) for place, video in enumerate(found)]
-                judge = builder.rewarder.identity
-                write_json(unit_path(units, number), {"tally": vars(tally), "judge": judge, "outcomes": rows})
-                running.advance(len(part), note=f"{sum(len(row['pairs']) for row in rows)} pairs")
-    result = _assemble(recipe, run_dir, items, [unit_path(units, number) for number in range(len(cuts))])
+
+    def begin(stack: ExitStack) -> Work[VideoItem]:
+        builder = _builder(settings, everything, run_dir, stack)
+
+        def work(number: int, part: Sequence[VideoItem], advance: Advance) -> dict[str, Any]:
+            found, tally = builder.build(part)
+            rows = [_outcome(run_dir, number, place, video) for place, video in enumerate(found)]
+            advance(len(part), note=f"{sum(len(row['pairs']) for row in rows)} pairs")
+            return {"tally": vars(tally), "judge": builder.rewarder.identity, "outcomes": rows}
+
+        return work
+
+    label = "answering questions about videos"
+    paths = finish_units(run_dir / "units", items, settings.shard_size, label, begin)
+    result = _assemble(recipe, run_dir, items, paths)
     write_json(run_dir / RESULT, result.model_dump(mode="json"))
     logger.info("%s", count_table(result.counts))
     return result

@@ -12,7 +12,7 @@ import pytest
 from mmpo.data.card import read_card
 from mmpo.data.shards import read_pairs
 from mmpo.data.video.items import read_videos
-from mmpo.data_builders import video_build
+from mmpo.data_builders import units
 from mmpo.data_builders.builders import build
 from mmpo.data_builders.video_pairs import choose, normalized
 from mmpo.data_builders.video_settings import VideoRewardSettings
@@ -146,7 +146,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
     run, result = built
     settings = settings_for(videos, parrot_folder)
     expected = files(run)
-    original, calls = video_build.write_json, []
+    original, calls = units.write_json, []
 
     def dies(path: Any, value: Any) -> Any:
         calls.append(path)
@@ -154,10 +154,10 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
             raise KeyboardInterrupt
         return original(path, value)
 
-    monkeypatch.setattr(video_build, "write_json", dies)
+    monkeypatch.setattr(units, "write_json", dies)
     with pytest.raises(KeyboardInterrupt):
         build(settings, tmp_path)
-    monkeypatch.setattr(video_build, "write_json", original)
+    monkeypatch.setattr(units, "write_json", original)
     assert build(settings, tmp_path) == result
     assert files(tmp_path) == expected
     assert build(settings, tmp_path) == result, "a finished build is not done again"
