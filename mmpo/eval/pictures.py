@@ -107,9 +107,7 @@ class Pictures:
 
 def _frames(path: str, folder: Path, choice: FrameChoice) -> list[bytes]:
     """The chosen frames of a video below `folder`, as image files. Raises a `VideoError`."""
-    return encoded(
-        read_frames(path, num=choice.num, sampling=choice.sampling, max_side=choice.max_side, root=folder)
-    )
+    return encoded(read_frames(path, num=choice.num, sampling=choice.sampling, max_side=choice.max_side, root=folder))
 
 
 def _listed(settings: EvalSettings) -> list[AnnotatedImage]:
