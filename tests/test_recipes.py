@@ -56,8 +56,8 @@ def test_every_shipped_recipe_is_correct(name: str) -> None:
     assert recipe.sections()
 
 
-# HA-DPO's released training commands (Zhao et al. 2023): learning rate, warm-up, epochs, steps, pairs a step; rank, alpha and
-# targets of the adapter; longest response in tokens, lambda.
+# HA-DPO's released training commands (Zhao et al. 2023): learning rate, warm-up, epochs, steps, pairs a step; rank,
+# alpha and targets of the adapter; longest response in tokens, lambda.
 HA_DPO = {
     "ha-dpo-minigpt4": (1e-4, 100, None, 1000, 32, 64, 16, ["q_proj", "k_proj", "v_proj"], 320, 0.5),
     "ha-dpo-instructblip": (4e-6, 0, 1, None, 32, 64, 16, ["q_proj", "k_proj", "v_proj"], 256, 0.0),
