@@ -93,7 +93,7 @@ class Gallery:
         digest = hashlib.blake2b(digest_size=16)
         for picture in pictures:
             digest.update(repr(picture.size).encode() + picture.tobytes())
-        return Shown(process_images(self._vlm, pictures), digest.hexdigest())
+        return Shown(process_images(self._vlm, pictures, several=len(pictures) > 1), digest.hexdigest())
 
 
 def group_by_image(questions: Iterable[Question]) -> list[tuple[Images, list[Question]]]:

@@ -28,11 +28,12 @@ class Family:
     `features` says how `get_image_features(...).pooler_output` holds images: a "list" of `[tokens, h]`, a "tensor"
     `[images, tokens, h]`, or a tensor of "tiles" of which an image has several; "own" leaves vision to the model.
     `pixel_keys` are the processor outputs that describe images, the tower's arguments; `ignored_keys` are outputs that
-    no model of the family reads. `fixed_image_size` means that every image takes the same number of tokens;
-    `max_images` limits a conversation. `video_keys` and `video_features` are the same for videos; a family without
-    `video_keys` takes frames as images. `softcap` means that the head's logits go through the text configuration's
-    `final_logit_softcapping`. `template` is the chat template for checkpoints that ship none. `sharing` is False for a
-    family that must run one row per response; `why_not` then tells why.
+    no model of the family reads. `fixed_image_size` means that every image takes the same number of tokens.
+    `count_key` names the tower's argument that says how many images each prompt shows, in families that prepare an
+    image otherwise beside others than alone. `video_keys` and `video_features` are the same for videos; a family
+    without `video_keys` takes frames as images. `softcap` means that the head's logits go through the text
+    configuration's `final_logit_softcapping`. `template` is the chat template for checkpoints that ship none.
+    `sharing` is False for a family that must run one row per response; `why_not` then tells why.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Family:
     pixel_keys: tuple[str, ...] = ("pixel_values",)
     ignored_keys: tuple[str, ...] = ()
     fixed_image_size: bool = True
-    max_images: int | None = None
+    count_key: str | None = None
     video_keys: tuple[str, ...] = ()
     video_features: FeatureContainer = "tensor"
     softcap: bool = False
@@ -84,14 +85,13 @@ FAMILIES: dict[str, Family] = {
     for family in (
         Family("LLaVA", "llava"),
         Family("LLaVA-NeXT", "llava_next", pixel_keys=_SIZED, fixed_image_size=False),
-        # With several images the model was trained on untiled ones, and the processor counts tokens accordingly.
+        # Where a prompt shows several images, each is one view of the whole, without tiles.
         Family(
             "LLaVA-OneVision",
             "llava_onevision",
             pixel_keys=_SIZED,
-            ignored_keys=("batch_num_images",),
             fixed_image_size=False,
-            max_images=1,
+            count_key="batch_num_images",
             video_keys=_CLIP,
         ),
         Family("LLaVA-NeXT-Video", "llava_next_video", pixel_keys=_SIZED, fixed_image_size=False, video_keys=_CLIP),

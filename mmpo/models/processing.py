@@ -28,6 +28,13 @@ families without a record."""
 KINDS = "visual_kinds"
 """Name of the tensor [images and videos] that says which are which, 0 and 1; there only if there are videos."""
 
+SEVERAL = "among_several"
+"""Name of the tensor [images] that says which images a prompt shows beside others, 1 and 0, in families that then
+prepare them otherwise (`Family.count_key`)."""
+
+NOTES = frozenset({TILES, KINDS, SEVERAL})
+"""Tensors that mmpo adds to the processor's."""
+
 _TEXT_KEYS = frozenset({"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"})
 
 
@@ -44,8 +51,9 @@ class ProcessedImages:
         return len(self.placeholders)
 
 
-def process_images(vlm: VLM, images: Sequence[Image.Image]) -> ProcessedImages:
-    """Prepare `images` with the processor; an empty list gives no tensors.
+def process_images(vlm: VLM, images: Sequence[Image.Image], *, several: bool = False) -> ProcessedImages:
+    """Prepare `images` with the processor; an empty list gives no tensors. `several`: a prompt shows each of them
+    beside others, which some families prepare otherwise than the only image of a prompt.
 
     Images of one size go through it together. Where sizes differ, each goes alone: processors pad what they get
     together, and what an image becomes must not depend on its neighbours."""
@@ -53,7 +61,8 @@ def process_images(vlm: VLM, images: Sequence[Image.Image]) -> ProcessedImages:
         return ProcessedImages({}, [])
     if vlm.family.fixed_image_size:
         return _process(vlm, images)
-    done = [_process(vlm, [image]) for image in images]
+    several = several and vlm.family.count_key is not None
+    done = [_process(vlm, [image], several) for image in images]
     return ProcessedImages(join_images([one.tensors for one in done]), [one.placeholders[0] for one in done])
 
 
@@ -116,6 +125,15 @@ def placeholders_for(vlm: VLM, n_images: int) -> list[list[int]]:
     return [cache["placeholder"]] * n_images if n_images else []
 
 
+def placeholder_among_several(vlm: VLM) -> list[int]:
+    """What stands for each image of a prompt with several, in a family that prepares those otherwise."""
+    cache = facts(vlm)
+    if "among_several" not in cache:
+        cache["among_several"] = process_images(vlm, [Image.new("RGB", (32, 32))], several=True).placeholders[0]
+    found: list[int] = cache["among_several"]
+    return found
+
+
 def margins(vlm: VLM) -> tuple[str, str]:
     """Plain text that the processor writes around an image's tokens (Gemma 3: line ends). It may merge with the text
     beside it, so it has to be tokenized together with that."""
@@ -135,12 +153,13 @@ def facts(vlm: VLM) -> dict[str, Any]:
     return cache
 
 
-def _process(vlm: VLM, images: Sequence[Image.Image]) -> ProcessedImages:
-    """One call of the processor."""
+def _process(vlm: VLM, images: Sequence[Image.Image], several: bool = False) -> ProcessedImages:
+    """One call of the processor. To be prepared as one of `several`, an image is shown beside itself."""
     family = vlm.family
+    copies = 2 if several else 1
     out = vlm.processor(
-        text=[vlm.processor.image_token] * len(images),
-        images=[[image] for image in images],
+        text=[vlm.processor.image_token * copies] * len(images),
+        images=[[image] * copies for image in images],
         add_special_tokens=False,
         return_tensors=None,
     )
@@ -149,17 +168,20 @@ def _process(vlm: VLM, images: Sequence[Image.Image]) -> ProcessedImages:
     if family.features == "own":
         keys = tuple(key for key in out if key not in _TEXT_KEYS)
         facts(vlm)["token_keys"] = [key for key in ("token_type_ids", "mm_token_type_ids") if key in out]
-    elif unknown := sorted(set(out) - _TEXT_KEYS - set(keys) - set(family.ignored_keys)):
+    elif unknown := sorted(set(out) - _TEXT_KEYS - set(keys) - {*family.ignored_keys, family.count_key}):
         raise UserError(
             f"{vlm.source}: the processor returns {', '.join(unknown)}, which mmpo doesn't know for {family.name}",
             hint="leaving it out could change what the model sees; please report the model's name",
         )
-    tensors = {key: _tensor(out[key]) for key in keys if key in out}
+    tensors = {key: _tensor(out[key])[::copies] for key in keys if key in out}
     if family.features == "tiles":
         tensors[TILES] = torch.tensor([len(tensors[keys[0]])])
     if family.features == "own":
         tensors |= {key + ROWS: torch.tensor([len(value)]) for key, value in tensors.items()}
-    return ProcessedImages(tensors, [_placeholder(vlm, [int(token) for token in ids]) for ids in out["input_ids"]])
+    if family.count_key is not None:
+        tensors[SEVERAL] = torch.full((len(images),), int(several))
+    found = [_placeholder(vlm, [int(token) for token in ids]) for ids in out["input_ids"]]
+    return ProcessedImages(tensors, [ids[: len(ids) // copies] for ids in found])
 
 
 def _placeholder(vlm: VLM, ids: list[int]) -> list[int]:
@@ -194,8 +216,12 @@ def _zeros_like_last(part: Mapping[str, Tensor]) -> Tensor:
 
 
 def model_tensors(vlm: VLM, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors as the model's own forward takes them: without what mmpo notes beside them, videos stacked."""
-    plain = {key: value for key, value in tensors.items() if key not in (TILES, KINDS) and not key.endswith(ROWS)}
+    """One prompt's tensors as the model's own forward takes them: without what mmpo notes beside them, videos
+    stacked."""
+    plain = {key: value for key, value in tensors.items() if key not in NOTES and not key.endswith(ROWS)}
+    if vlm.family.count_key is not None and SEVERAL in tensors:
+        several = tensors[SEVERAL].tolist()
+        plain[vlm.family.count_key] = torch.tensor([len(several)] if any(several) else [1] * len(several))
     if vlm.family.video_keys and not vlm.family.grid_positions and (pixels := vlm.family.video_keys[0]) in plain:
         plain[pixels] = torch.stack(plain[pixels].split(tensors[pixels + ROWS].tolist()))
     return plain

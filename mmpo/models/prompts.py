@@ -16,7 +16,14 @@ from typing import Any, NamedTuple
 
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM
-from mmpo.models.processing import ProcessedImages, facts, margins, placeholders_for, process_images
+from mmpo.models.processing import (
+    ProcessedImages,
+    facts,
+    margins,
+    placeholder_among_several,
+    placeholders_for,
+    process_images,
+)
 
 __all__ = [
     "ProcessedImages",
@@ -48,7 +55,7 @@ def encode_prompt(
 
     `images` is the number of images (families with a fixed image size) or `ProcessedImages.placeholders` of the
     images in the order in which the messages show them. Raises `UserError` if the messages show another number of
-    images."""
+    images, or images that were prepared for a prompt with several alone, or the other way round."""
     return _encode_conversation(vlm, messages, images, add_generation_prompt).ids
 
 
@@ -110,8 +117,8 @@ def _encode_conversation(
             f"the prompt shows {shown} image(s) but {len(expansions)} were given",
             hint='every image needs one {"type": "image"} part, and the text must not contain the image token itself',
         )
-    if vlm.family.max_images is not None and len(expansions) > vlm.family.max_images:
-        raise UserError(f"{vlm.family.name} takes at most {vlm.family.max_images} image(s) a conversation, not {shown}")
+    if vlm.family.count_key is not None:
+        _check_company(vlm, [own for own in expansions if vlm.image_token_id in own])
     expanded: list[int] = []
     places: list[int] = []
     remaining = iter(expansions)
@@ -119,6 +126,17 @@ def _encode_conversation(
         places.append(len(expanded))
         expanded.extend(next(remaining) if token in visual else [token])
     return _Conversation(text, expanded, offsets, places)
+
+
+def _check_company(vlm: VLM, images: Sequence[Sequence[int]]) -> None:
+    """An image that was prepared for another company has other features, and no shape would show it."""
+    several = placeholder_among_several(vlm) if images else []
+    if any((list(own) == several) != (len(images) > 1) for own in images):
+        raise UserError(
+            f"{vlm.family.name} prepares the images of a prompt with several otherwise than one that is alone, and "
+            f"this prompt shows {len(images)}",
+            hint="process_images(…, several=True) for prompts with more than one image, and only for those",
+        )
 
 
 def encode_response(vlm: VLM, text: str, eos: bool = True) -> list[int]:

@@ -360,7 +360,7 @@ def score_responses(
     """Summed log-prob of each text as the answer to one conversation. The conversation is computed once."""
     if not texts:
         return []
-    processed = process_images(vlm, images)
+    processed = process_images(vlm, images, several=len(images) > 1)
     prompt = encode_prompt(vlm, messages, processed.placeholders)
     tree = response_tree(prompt, [encode_response(vlm, text) for text in texts], range(len(images)))
     features = encode_images(vlm, processed.tensors, frozen=True)

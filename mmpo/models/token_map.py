@@ -11,7 +11,7 @@ from mmpo.data.layouts.geometry import Box
 from mmpo.data.layouts.token_grid import TokenMap, View
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM
-from mmpo.models.processing import ProcessedImages
+from mmpo.models.processing import SEVERAL, ProcessedImages
 
 
 def token_map(vlm: VLM, size: tuple[int, int], processed: ProcessedImages, index: int) -> TokenMap:
@@ -20,7 +20,9 @@ def token_map(vlm: VLM, size: tuple[int, int], processed: ProcessedImages, index
     ids = np.array(processed.placeholders[index])
     count = int((ids == vlm.image_token_id).sum())
     kind = vlm.family.model_type
-    if kind in ("llava_next", "llava_next_video", "llava_onevision"):
+    if SEVERAL in processed.tensors and processed.tensors[SEVERAL][index]:
+        views = [_padded(size, math.isqrt(count))]  # LLaVA-OneVision; the last token is a line end
+    elif kind in ("llava_next", "llava_next_video", "llava_onevision"):
         views = _next(vlm, size, count)
     elif vlm.family.grid_positions:
         merge = vlm.config.vision_config.spatial_merge_size
@@ -49,6 +51,13 @@ def _whole(size: tuple[int, int], rows: int, columns: int, first: int = 0) -> Vi
     return View(_grid(first, rows, columns), Box(0, 0, *size))
 
 
+def _padded(size: tuple[int, int], side: int, first: int = 0) -> View:
+    """A square grid over a picture that was padded to a square, itself in the middle."""
+    edge = max(size)
+    x, y = (edge - size[0]) // 2, (edge - size[1]) // 2
+    return View(_grid(first, side, side), Box(-x, -y, edge - x, edge - y))
+
+
 def _single(vlm: VLM, size: tuple[int, int], count: int) -> View:
     """One square grid over a picture that was padded to a square, cropped in its middle, or stretched."""
     side = math.isqrt(count)
@@ -60,10 +69,8 @@ def _single(vlm: VLM, size: tuple[int, int], count: int) -> View:
     box = Box(0, 0, width, height)
     wanted = getattr(processor, "size", None) or {}
     if getattr(processor, "do_pad", False) and vlm.family.model_type == "llava":
-        edge = max(size)
-        x, y = (edge - width) // 2, (edge - height) // 2
-        box = Box(-x, -y, edge - x, edge - y)
-    elif getattr(processor, "do_center_crop", False) and wanted.get("shortest_edge"):
+        return _padded(size, side, first)
+    if getattr(processor, "do_center_crop", False) and wanted.get("shortest_edge"):
         short = wanted["shortest_edge"]
         scale = short / min(size)
         sized = [short if edge == min(size) else int(edge * scale) for edge in size]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmpo.errors import UserError
 from mmpo.models.families import Family, FeatureContainer
 from mmpo.models.loading import VLM
-from mmpo.models.processing import KINDS, ROWS, TILES, process_images
+from mmpo.models.processing import KINDS, NOTES, ROWS, SEVERAL, TILES, process_images
 from mmpo.models.unknown import Pixels
 
 
@@ -64,11 +64,11 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
         # float32 pixels must not meet a bfloat16 tower: cast at its door
         key: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
         for key, value in tensors.items()
-        if not key.endswith(ROWS) and key not in (TILES, KINDS)
+        if not key.endswith(ROWS) and key not in NOTES
     }
     stills = {key: value for key, value in inputs.items() if key not in vlm.family.video_keys}
     with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
-        encoded = _encode_stills(vlm, stills, tensors.get(TILES)) if stills else None
+        encoded = _encode_stills(vlm, stills, tensors) if stills else None
         if KINDS not in tensors:
             return encoded
         pixels = vlm.family.video_keys[0]
@@ -135,14 +135,33 @@ def _chosen(like: Any, encoded: Any, order: Sequence[int], container: FeatureCon
     return chosen
 
 
-def _encode_stills(vlm: VLM, inputs: Mapping[str, Tensor], tiles: Tensor | None) -> Any:
-    """All images in one tower call."""
+def _encode_stills(vlm: VLM, inputs: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> Any:
+    """All images in one tower call. `inputs` are the tower's arguments among `tensors`."""
+    several = tensors[SEVERAL].tolist() if SEVERAL in tensors else []
+    order: list[int] = []
+    if any(several):
+        order, counts = _by_company(several)
+        inputs = {key: value[order] for key, value in inputs.items()}
+        inputs[cast(str, vlm.family.count_key)] = counts
     encoded = cast(Any, vlm.backbone).get_image_features(**inputs, return_dict=True)
     features = encoded.pooler_output
-    if tiles is not None:  # [tiles, tokens, h] of all images, one after the other
-        features = [part.flatten(0, 1) for part in features.split(tiles.tolist())]
+    if TILES in tensors:  # [tiles, tokens, h] of all images, one after the other
+        features = [part.flatten(0, 1) for part in features.split(tensors[TILES].tolist())]
+    if order:
+        place = {image: k for k, image in enumerate(order)}
+        features = [features[place[image]] for image in range(len(several))]
     encoded.pooler_output = list(features)
     return _light(encoded)
+
+
+def _by_company(several: Sequence[int]) -> tuple[list[int], Tensor]:
+    """The order in which the tower takes images, and how many each prompt would show: first those that are alone in
+    theirs, then all others as if one prompt showed them. One that would be left alone comes twice."""
+    order = sorted(range(len(several)), key=lambda image: several[image])
+    if sum(several) == 1:
+        order.append(order[-1])
+    alone = list(several).count(0)
+    return order, torch.tensor([1] * alone + [len(order) - alone])
 
 
 def _encode_videos(vlm: VLM, inputs: Mapping[str, Tensor], rows: Sequence[int]) -> list[Any]:

@@ -212,7 +212,8 @@ class AuxiliaryCollator:
 
 def answer_batch(samples: Sequence[EncodedSample], store: ImageStore) -> AnswerBatch:
     """Samples as the scorer reads them; an image that several show is in the batch once."""
-    position = {key: i for i, key in enumerate(dict.fromkeys(key for sample in samples for key in sample.images))}
+    shown = [image for sample in samples for image in store.shown(sample.images)]
+    position = {image: i for i, image in enumerate(dict.fromkeys(shown))}
     turns = [
         (prompt, response, number, sample)
         for number, sample in enumerate(samples)
@@ -221,8 +222,8 @@ def answer_batch(samples: Sequence[EncodedSample], store: ImageStore) -> AnswerB
     return AnswerBatch(
         prompt_ids=[prompt.long() for prompt, *_ in turns],
         response_ids=[response.long() for _, response, *_ in turns],
-        image_index=[[position[key] for key in sample.images] for *_, sample in turns],
+        image_index=[[position[image] for image in store.shown(sample.images)] for *_, sample in turns],
         owner=[number for *_, number, _ in turns],
         image_inputs=pixel_tensors(store, list(position)),
-        image_tokens=[store.placeholder_tokens(key) for key in position],
+        image_tokens=[store.placeholder_tokens(*image) for image in position],
     )

@@ -35,7 +35,7 @@ from mmpo.models.prompts import encode_prompt, encode_response, prompt_words, re
 from mmpo.models.score import PairBatch
 from mmpo.models.sharing import LEAST_SHARED
 from mmpo.trainers.changes import changed_weights
-from mmpo.trainers.images import ImageStore, StoredImage
+from mmpo.trainers.images import ImageStore, ShownImage, StoredImage
 from mmpo.trainers.schedule import Part
 from mmpo.trainers.settings import TokenWeightSettings
 
@@ -332,12 +332,12 @@ def placeholders(vlm: VLM, store: ImageStore, images: Sequence[str]) -> int | li
     """What stands for the stored `images` in a prompt: their number where all take the same tokens."""
     if vlm.family.fixed_image_size:
         return len(images)
-    return [store.prepared(key).placeholders[0] for key in images]
+    return [store.prepared(*image).placeholders[0] for image in store.shown(images)]
 
 
-def pixel_tensors(store: ImageStore, images: Sequence[str]) -> dict[str, Tensor]:
+def pixel_tensors(store: ImageStore, images: Sequence[ShownImage]) -> dict[str, Tensor]:
     """The processor's tensors of several stored images, one image after the other. Empty for none."""
-    return join_images([store.prepared(key).tensors for key in images])
+    return join_images([store.prepared(*image).tensors for image in images])
 
 
 def _ids(ids: Sequence[int]) -> Tensor:
@@ -371,8 +371,8 @@ def _parts(row: EncodedPair, vlm: VLM) -> list[Part]:
 
 
 class PairCollator:
-    """Encoded pairs to one `PairBatch`: an image that several pairs show is in the batch once. `add_views` adds what
-    an objective compares with."""
+    """Encoded pairs to one `PairBatch`: an image that several pairs show is in the batch once (twice, where the family
+    prepares it otherwise beside others and some show it alone). `add_views` adds what an objective compares with."""
 
     def __init__(
         self, store: ImageStore, add_views: Callable[[PairBatch, Sequence[EncodedPair]], PairBatch] | None = None
@@ -381,12 +381,13 @@ class PairCollator:
 
     def __call__(self, rows: Sequence[EncodedPair]) -> dict[str, PairBatch]:
         """The batch under the name of the scorer's argument, as `Trainer` passes inputs on by name."""
-        position = {key: i for i, key in enumerate(dict.fromkeys(key for row in rows for key in row.all_images))}
+        shown = (self.store.shown(keys) for row in rows for keys in (row.images, row.rejected_images or ()))
+        position = {image: i for i, image in enumerate(dict.fromkeys(image for images in shown for image in images))}
         weighted = any(row.chosen_weights is not None or row.rejected_weights is not None for row in rows)
         split = any(row.rejected_prompt is not None for row in rows)
 
         def places(keys: tuple[str, ...]) -> list[int]:
-            return [position[key] for key in keys]
+            return [position[image] for image in self.store.shown(keys)]
 
         batch = PairBatch(
             ids=[row.id for row in rows],
@@ -402,7 +403,7 @@ class PairCollator:
             chosen_weights=[_weights(row.chosen_weights, row.chosen) for row in rows] if weighted else None,
             rejected_weights=[_weights(row.rejected_weights, row.rejected) for row in rows] if weighted else None,
             reference=[row.reference for row in rows if row.reference is not None] or None,
-            image_tokens=[self.store.placeholder_tokens(key) for key in position],
+            image_tokens=[self.store.placeholder_tokens(*image) for image in position],
         )
         return {"batch": batch if self.add_views is None else self.add_views(batch, rows)}
 

@@ -43,7 +43,7 @@ class Disturber:
     """Draws and replaces tokens of a prompt with its response."""
 
     def __init__(self, vlm: VLM, table: RelevanceTable, store: ImageStore, settings: DisturbanceSettings) -> None:
-        self._table, self._settings, self._size = table, settings, store.placeholder_tokens
+        self._table, self._settings, self._store = table, settings, store
         self._tokenizer = vlm.tokenizer
         self._visual = set(vlm.visual_token_ids)
         self._special = set(vlm.tokenizer.all_special_ids)
@@ -60,7 +60,8 @@ class Disturber:
 
     def __call__(self, row: EncodedPair, response: Tensor, rng: np.random.Generator) -> Disturbed:
         """The pair's prompt with one of its responses, disturbed."""
-        places = self._places(row.prompt.tolist(), [self._size(key) for key in row.images])
+        sizes = [self._store.placeholder_tokens(*image) for image in self._store.shown(row.images)]
+        places = self._places(row.prompt.tolist(), sizes)
         prompt_units = len(places)
         rows = sum(int(row.prompt[start]) in self._visual for start, _ in places)
         places += [(len(row.prompt) + k, len(row.prompt) + k + 1) for k in range(len(response))]

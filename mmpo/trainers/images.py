@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -38,6 +39,13 @@ class StoredImage:
         return image
 
 
+class ShownImage(NamedTuple):
+    """An image as a prompt shows it: `among_several` where the family prepares it otherwise beside others."""
+
+    key: str
+    among_several: bool = False
+
+
 class ImageStore:
     """Encoded images by content, and a bounded cache of what the processor makes of them.
 
@@ -54,8 +62,8 @@ class ImageStore:
         self._sources: dict[str, tuple[bytes | str | StoredImage, Path | None]] = {}
         self._limits: dict[str, int] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
-        self._prepared: dict[str, ProcessedImages] = {}
-        self._tokens: dict[str, int] = {}
+        self._prepared: dict[ShownImage, ProcessedImages] = {}
+        self._tokens: dict[ShownImage, int] = {}
         self._contents: dict[str, str] = {}
         self.scaled: set[str] = set()
 
@@ -127,16 +135,22 @@ class ImageStore:
         self.scaled.add(key)
         return scaled_down(picture, limit)
 
-    def prepared(self, key: str) -> ProcessedImages:
-        """One image as the processor made it. Raises `Quarantined` if it can't be decoded."""
-        if key in self._prepared:
-            return self._prepared[key]
-        image = process_images(self._vlm, [self.picture(key)])
-        self._tokens[key] = self._count(image)
+    def shown(self, keys: Sequence[str]) -> tuple[ShownImage, ...]:
+        """The images of one prompt."""
+        several = len(keys) > 1 and self._vlm.family.count_key is not None
+        return tuple(ShownImage(key, several) for key in keys)
+
+    def prepared(self, key: str, among_several: bool = False) -> ProcessedImages:
+        """One image as the processor made it (see `shown`). Raises `Quarantined` if it can't be decoded."""
+        place = ShownImage(key, among_several)
+        if place in self._prepared:
+            return self._prepared[place]
+        image = process_images(self._vlm, [self.picture(key)], several=among_several)
+        self._tokens[place] = self._count(image)
         size = sum(tensor.nbytes for tensor in image.tensors.values())
         if size <= self._room:
             self._room -= size
-            self._prepared[key] = image
+            self._prepared[place] = image
         return image
 
     def content(self, key: str) -> str:
@@ -152,11 +166,12 @@ class ImageStore:
             self._contents[key] = f"{name}@{limit}" if over else name
         return self._contents[key]
 
-    def placeholder_tokens(self, key: str) -> int:
+    def placeholder_tokens(self, key: str, among_several: bool = False) -> int:
         """How many placeholder tokens the image takes in a prompt."""
-        if key not in self._tokens:
-            self._tokens[key] = self._count(self.prepared(key))
-        return self._tokens[key]
+        place = ShownImage(key, among_several)
+        if place not in self._tokens:
+            self._tokens[place] = self._count(self.prepared(*place))
+        return self._tokens[place]
 
     def _count(self, image: ProcessedImages) -> int:
         visual = self._vlm.visual_token_ids
@@ -176,7 +191,8 @@ class ImageStore:
                 self.scaled.add(key)
             return None
 
-        wanted = [key for key in (self._sources if keys is None else keys) if key not in self._prepared]
+        decoded = {place.key for place in self._prepared}
+        wanted = [key for key in (self._sources if keys is None else keys) if key not in decoded]
         result: dict[str, Quarantined] = {}
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             for start in range(0, len(wanted), CHECKED_TOGETHER):

@@ -50,8 +50,8 @@ class Sampler:
 
     def _answers(self) -> list[str]:
         groups = [
-            PromptGroup([question.ids], pixel_tensors(self._store, question.images), len(question.images))
-            for question in self._questions
+            PromptGroup([q.ids], pixel_tensors(self._store, self._store.shown(q.images)), len(q.images))
+            for q in self._questions
         ]
         limit = self._max_new_tokens
         with answering(self._vlm.model):

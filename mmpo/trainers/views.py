@@ -65,7 +65,7 @@ class ViewMaker:
         if any(CORRUPTED in name for name in self.names):
             assert self.corrupt is not None
             made = [
-                [self.corrupt(key, rng) for key in row.images]
+                [self.corrupt(image.key, rng, image.among_several) for image in self.store.shown(row.images)]
                 for row in rows
                 for rng in [generator(self.seed, row.id, row.visit)]
             ]
@@ -119,9 +119,10 @@ class ViewMaker:
     def _twin_views(self, batch: PairBatch, rows: Sequence[EncodedPair]) -> tuple[PairBatch, dict[str, View]]:
         assert self.twins is not None
         twins = [self.twins[row.id] for row in rows]
-        made = [[self.store.prepared(key) for key in twin.images] for twin in twins]
+        shown = [self.store.shown(twin.images) for twin in twins]
+        made = [[self.store.prepared(*image) for image in images] for images in shown]
         batch, index = _with_images(
-            batch, made, [[self.store.placeholder_tokens(key) for key in twin.images] for twin in twins]
+            batch, made, [[self.store.placeholder_tokens(*image) for image in images] for images in shown]
         )
         prompts, answers = [twin.prompt.long() for twin in twins], [twin.chosen.long() for twin in twins]
         return batch, {
@@ -174,14 +175,14 @@ class ImageCorrupter:
         if self.corruption.kind == OTHER and len(set(self.others)) < 2:
             raise UserError("the corruption `other` needs at least two different images")
 
-    def __call__(self, key: str, rng: np.random.Generator) -> ProcessedImages:
+    def __call__(self, key: str, rng: np.random.Generator, among_several: bool = False) -> ProcessedImages:
         picture = self.store.picture(key)
         if self.corruption.kind in (OTHER, NEAREST):
             found = self.similar[key] if self.corruption.kind == NEAREST else key
             while found == key:
                 found = self.others[int(rng.integers(len(self.others)))]
             picture = self.store.picture(found).resize(picture.size)
-        made = process_images(self.vlm, [self.corruption.picture(picture, rng)])
+        made = process_images(self.vlm, [self.corruption.picture(picture, rng)], several=among_several)
         tensors = {
             name: self._corrupted(value, rng)
             if name.startswith("pixel_values") and value.is_floating_point()

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from mmpo.models.loading import VLM
+from mmpo.models.processing import ProcessedImages, join_images
 from mmpo.models.prompts import encode_prompt, encode_response, process_images
 from mmpo.models.score import PairBatch, PairLogps
 from tests.tiny import tiny_image, user
@@ -33,10 +34,15 @@ PICTURES = [tiny_image(0), tiny_image(1, (30, 60)), tiny_image(2, (64, 28))]
 
 
 def mixed_batch(vlm: VLM, *, across: bool = True) -> PairBatch:
-    """What a batch can hold at once: pairs about different images and one image, several images (where the family
-    takes them), no image, and a rejected side that sees another image. `across` lets pairs share with each other."""
+    """What a batch can hold at once: pairs about different images and one image, several images (prepared once more
+    where the family does so beside others), no image, and a rejected side that sees another image. `across` lets pairs
+    share with each other."""
     images = process_images(vlm, PICTURES)
-    several = [1, 0] if vlm.family.max_images != 1 else [1]
+    several = [1, 0]
+    if vlm.family.count_key is not None:
+        beside = process_images(vlm, [PICTURES[1], PICTURES[0]], several=True)
+        tensors = join_images([images.tensors, beside.tensors])
+        images, several = ProcessedImages(tensors, images.placeholders + beside.placeholders), [3, 4]
     shown = [[0], [0], [1], several, []]
     texts = ["Is there a dog?", "What colour is the ball?", "Describe the image.", "How many people?", "Hello"]
     other: list[list[int] | None] = [None, None, [2], None, None]

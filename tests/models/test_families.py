@@ -44,19 +44,17 @@ def test_every_record_has_a_tiny_model_and_a_row_in_the_docs() -> None:
     rows = [line.split("|") for line in page.splitlines() if line.startswith("| ") and "`" in line.split("|")[2]]
     for family in FAMILIES.values():
         [row] = [row for row in rows if f"`{family.model_type}`" in row[2] and not row[1].startswith(" Pixtral")]
-        assert (row[4].strip() == "one") == (family.max_images == 1), family.name
-        assert (row[5].strip() == "yes") == bool(family.video_keys), family.name
+        assert (row[4].strip() == "yes") == bool(family.video_keys), family.name
         assert (row[3].strip() == "fixed") == family.fixed_image_size, family.name
-        assert (row[6].strip() == "yes") == (family.blocks == "none"), family.name
+        assert (row[5].strip() == "yes") == (family.blocks == "none"), family.name
 
 
 @families
 def test_prompts_and_log_probs_are_the_models_own(name: str, policy: VLM) -> None:
-    """Independent of layout, positions, masks, injection and head."""
-    several = [1, 0] if policy.family.max_images != 1 else [1]
-    for shown in ([0], several):
+    """Independent of layout, positions, masks, injection and head; one, two and three images."""
+    for shown in ([0], [1, 0], [0, 2, 1]):
         messages, pictures = user("Is there a dog?", len(shown)), [PICTURES[i] for i in shown]
-        processed = process_images(policy, pictures)
+        processed = process_images(policy, pictures, several=len(shown) > 1)
         prompt = encode_prompt(policy, messages, processed.placeholders)
         chosen, rejected = (encode_response(policy, text) for text in ("Yes, there is a dog", "No cat"))
         batch = PairBatch(

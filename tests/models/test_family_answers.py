@@ -27,21 +27,21 @@ SHARED = [name for name in TINY if name not in ALONE]
 
 
 def group_about(vlm: VLM, *pictures: int) -> PromptGroup:
-    processed = process_images(vlm, [PICTURES[i] for i in pictures])
+    processed = process_images(vlm, [PICTURES[i] for i in pictures], several=len(pictures) > 1)
     prompts = [encode_prompt(vlm, user(text, len(pictures)), processed.placeholders) for text in QUESTIONS[:3]]
     return PromptGroup(prompts, processed.tensors, len(pictures))
 
 
-def ordinary(vlm: VLM, picture: int, text: str, limit: int) -> list[int]:
+def ordinary(vlm: VLM, pictures: tuple[int, ...], text: str, limit: int) -> list[int]:
     """Processor and `model.generate`, as any user of transformers would write it."""
+    shown = [PICTURES[i] for i in pictures]
     if vlm.family.template is not None:
-        inputs = vlm.processor(images=PICTURES[picture], text="<image>" + text, return_tensors="pt")
+        inputs = vlm.processor(images=[shown], text=["<image>" * len(shown) + text], return_tensors="pt")
         inputs.pop("labels")
     else:
-        prompt = vlm.processor.apply_chat_template(user(text), tokenize=False, add_generation_prompt=True)
-        inputs = vlm.processor(
-            images=[[PICTURES[picture]]], text=[prompt], add_special_tokens=False, return_tensors="pt"
-        )
+        messages = user(text, len(shown))
+        prompt = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        inputs = vlm.processor(images=[shown], text=[prompt], add_special_tokens=False, return_tensors="pt")
     inputs = {"pixel_values" if key == "pixel_values_images" else key: value for key, value in inputs.items()}
     if getattr(vlm.config.get_text_config(), "attn_logit_softcapping", None) is not None:
         vlm.base.set_attn_implementation({"text_config": "eager"})
@@ -52,9 +52,7 @@ def ordinary(vlm: VLM, picture: int, text: str, limit: int) -> list[int]:
 @pytest.mark.parametrize("name", SHARED)
 def test_shared_generation_equals_one_by_one(name: str) -> None:
     vlm = TINY[name]()
-    groups = [group_about(vlm, 0), group_about(vlm, 1)]
-    if vlm.family.max_images != 1:
-        groups.append(group_about(vlm, 2, 0))
+    groups = [group_about(vlm, 0), group_about(vlm, 1), group_about(vlm, 2, 0)]
     tokens = assert_same(vlm, groups, limit=8)
     assert len({tuple(row) for row in tokens}) > 1
 
@@ -62,17 +60,18 @@ def test_shared_generation_equals_one_by_one(name: str) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_answers_are_those_of_generate(name: str) -> None:
     vlm = TINY[name]()
+    shown = [(0,), (1,), (2, 0)]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", RuntimeWarning)
         engine = AnswerEngine(vlm, max_new_tokens=6)
-        answers = list(engine.answer([(PICTURES[i], QUESTIONS[:2]) for i in (0, 1)]))
+        answers = list(engine.answer([([PICTURES[i] for i in own], QUESTIONS[:2]) for own in shown]))
     notices = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
     assert [n for n in notices if "one by one" in n] == (notices if name in ALONE - REPEATED else [])
     assert [n for n in notices if "copy of its image's cache" in n] == (notices if name in REPEATED else [])
     assert bool(engine.why_not_shared) == (name in ALONE) and engine.repeats == (name in REPEATED)
     if name in REPEATED:
         assert engine.checks[-1].asked == 3 and not engine.checks[-1].different
-    expected = [ordinary(vlm, i, text, 6) for i in (0, 1) for text in QUESTIONS[:2]]
+    expected = [ordinary(vlm, own, text, 6) for own in shown for text in QUESTIONS[:2]]
     for answer, tokens in zip(answers, expected, strict=True):
         assert list(answer.token_ids) == tokens or answer.margin < 1e-4
 

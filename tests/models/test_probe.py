@@ -25,7 +25,7 @@ ALONE = {"gemma3", "paligemma", "paligemma2", "mistral3-window"}
 
 
 def group_of(vlm: VLM, questions: list[str], pictures: list) -> PromptGroup:  # type: ignore[type-arg]
-    processed = process_images(vlm, pictures)
+    processed = process_images(vlm, pictures, several=len(pictures) > 1)
     prompts = [encode_prompt(vlm, user(text, len(pictures)), processed.placeholders) for text in questions]
     return PromptGroup(prompts, processed.tensors, len(pictures))
 
@@ -63,7 +63,7 @@ def test_watched_attention_is_that_of_eager_attention(name: str, predictive: boo
     spec = ProbeSpec((0, 1), predictive=predictive)
     one, two = group_of(vlm, QUESTIONS, PICTURES[:1]), group_of(vlm, QUESTIONS[:1], PICTURES[1:2])
     groups = [one, two]
-    if vlm.family.max_images != 1 and vlm.family.blocks == "none":
+    if vlm.family.blocks == "none":
         groups.append(group_of(vlm, QUESTIONS[:1], [PICTURES[2], PICTURES[0]]))
     with answering(vlm.model):
         if name not in ALONE:

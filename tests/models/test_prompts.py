@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -83,13 +81,6 @@ def test_image_counts_must_agree(vlm: VLM) -> None:
         encode_prompt(vlm, user("Hi", 1), 2)
     with pytest.raises(UserError, match=r"shows 2 image\(s\) but 1"):
         encode_prompt(vlm, user("an <image> in the text", 1), 1)
-
-
-def test_families_limit_the_number_of_images(vlm: VLM) -> None:
-    one = replace(vlm, family=replace(vlm.family, max_images=1))
-    assert encode_prompt(one, user("Hi", 1), 1)
-    with pytest.raises(UserError, match="at most 1 image"):
-        encode_prompt(one, user("Hi", 2), 2)
 
 
 def test_no_images() -> None:

@@ -36,22 +36,22 @@ def local(vlm: VLM) -> VLM:
     return vlm
 
 
-def features(vlm: VLM, picture: Image.Image) -> torch.Tensor:
-    processed = process_images(vlm, [picture])
+def features(vlm: VLM, picture: Image.Image, several: bool = False) -> torch.Tensor:
+    processed = process_images(vlm, [picture], several=several)
     with torch.no_grad():
         encoded = encode_images(vlm, processed.tensors, frozen=True)
     assert encoded is not None
     return encoded.pooler_output[0]
 
 
-@pytest.mark.parametrize("name", MAPPED)
+@pytest.mark.parametrize(("name", "several"), [*((name, False) for name in MAPPED), ("llava_onevision", True)])
 @pytest.mark.parametrize("size", SIZES)
-def test_tokens_change_where_the_map_says(name: str, size: tuple[int, int]) -> None:
+def test_tokens_change_where_the_map_says(name: str, several: bool, size: tuple[int, int]) -> None:
     vlm = local(TINY[name]())
     picture = tiny_image(1, size)
-    processed = process_images(vlm, [picture])
+    processed = process_images(vlm, [picture], several=several)
     places = token_map(vlm, size, processed, 0)
-    plain = features(vlm, picture)
+    plain = features(vlm, picture, several)
     assert len(plain) == places.count
     assert len(np.concatenate([view.tokens.ravel() for view in places.views])) == places.real.sum()
     width, height = size
@@ -59,7 +59,7 @@ def test_tokens_change_where_the_map_says(name: str, size: tuple[int, int]) -> N
         x, y = left * width // 2, top * height // 2
         pixels = np.array(picture)
         pixels[y : y + height // 2, x : x + width // 2] = np.random.default_rng(2).integers(0, 256, 3)
-        change = (features(vlm, Image.fromarray(pixels)) - plain).norm(dim=-1).numpy()
+        change = (features(vlm, Image.fromarray(pixels), several) - plain).norm(dim=-1).numpy()
         weights = places.weights(Box(x, y, x + width // 2, y + height // 2))
         inside, outside = weights > 0.9, (weights < 0.01) & places.real
         if inside.any() and outside.any():  # a crop may leave nothing of a quarter, one token may stand for all

@@ -25,7 +25,7 @@ from mmpo.models.attention import CallPlan, TreePlan, dense_attention_mask
 from mmpo.models.layout import Segment, TreeBatch, pack, response_tree
 from mmpo.models.loading import VLM
 from mmpo.models.positions import Counted
-from mmpo.models.processing import process_images
+from mmpo.models.processing import join_images, process_images
 from mmpo.models.prompts import encode_prompt, encode_response
 from mmpo.models.score import PairBatch, PairScorer, plain_rows, rules_of, segment_logps, shared_row
 from mmpo.models.tree import CAUSAL
@@ -43,7 +43,7 @@ def error(vlm: VLM, shown: tuple[int, ...] = (1,)) -> float:
     """Worst difference (nats) of shared scoring and the model called by hand, over both sides of a pair."""
     pictures = [PICTURES[i] for i in shown]
     messages = user("Is there a dog?", len(shown))
-    images = process_images(vlm, pictures)
+    images = process_images(vlm, pictures, several=len(shown) > 1)
     prompt = encode_prompt(vlm, messages, images.placeholders)
     sides = [encode_response(vlm, text) for text in (CHOSEN, REJECTED)]
     batch = PairBatch(
@@ -363,6 +363,42 @@ def test_what_the_model_is_given(name: str) -> None:
     assert not {"inputs_embeds", "pixel_values", "pixel_values_videos"} & set(given)
     assert given["attention_mask"].ndim == 4
     assert given["position_ids"].shape[:-1] == ((3, 1) if vlm.family.grid_positions else (1,))
+
+
+def test_an_image_that_was_prepared_for_another_company() -> None:
+    """transformers: LLaVA-OneVision tiles the only image of a prompt, and shows each of several as one view. Its
+    processor, given a flat list of images, takes each for the only one."""
+    vlm = TINY["llava_onevision"]()
+    alone, beside = (process_images(vlm, PICTURES[:2], several=several) for several in (False, True))
+    assert [len(ids) for ids in beside.placeholders] == [17, 17] < [len(ids) for ids in alone.placeholders]
+    encode_prompt(vlm, user("?", 2), beside.placeholders)
+    encode_prompt(vlm, user("?", 1), alone.placeholders[:1])
+    for wrong in (alone.placeholders, beside.placeholders[:1], [alone.placeholders[0], beside.placeholders[1]]):
+        with pytest.raises(UserError, match=f"shows {len(wrong)}"):
+            encode_prompt(vlm, user("?", len(wrong)), wrong)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_features_of_images_beside_others(number: int) -> None:
+    """Whatever else the tower sees in the same call, and in whatever order."""
+    vlm = TINY["llava_onevision"]()
+    alone = process_images(vlm, PICTURES)
+    beside = process_images(vlm, PICTURES[:number], several=True)
+    expected = encode_images(vlm, alone.tensors, frozen=True).pooler_output
+    count = torch.tensor([max(2, number)])
+    pictures = PICTURES[:number] if number > 1 else [PICTURES[0]] * 2
+    out = vlm.processor(text=["<image>" * len(pictures)], images=[pictures], return_tensors="pt")
+    inputs = {key: out[key] for key in ("pixel_values", "image_sizes")}
+    backbone: Any = vlm.backbone
+    with torch.no_grad():
+        own = backbone.get_image_features(**inputs, batch_num_images=count, return_dict=True).pooler_output
+    together = join_images([beside.tensors, alone.tensors])
+    found = encode_images(vlm, together, frozen=True).pooler_output
+    for feature, wanted in zip(found, [*own[:number], *expected], strict=True):
+        torch.testing.assert_close(feature, wanted, rtol=0, atol=1e-5)
+    only = encode_images(vlm, beside.tensors, frozen=True).pooler_output
+    for feature, wanted in zip(only, own[:number], strict=True):
+        torch.testing.assert_close(feature, wanted, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -158,9 +158,9 @@ def test_a_broken_image_is_named_whatever_the_limits(vlm: VLM) -> None:
 def test_image_tokens_are_counted_without_preparing_again(vlm: VLM, monkeypatch: pytest.MonkeyPatch) -> None:
     store = ImageStore(vlm, 0)
     rows, _ = encode(vlm, make_pairs(4), store)
-    calls: list[str] = []
+    calls: list[Any] = []
     honest = ImageStore.prepared
-    monkeypatch.setattr(ImageStore, "prepared", lambda self, key: calls.append(key) or honest(self, key))
+    monkeypatch.setattr(ImageStore, "prepared", lambda self, *image: calls.append(image) or honest(self, *image))
     PairCollator(store)(rows.rows)
     assert len(calls) == 2  # two distinct images
 

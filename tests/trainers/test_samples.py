@@ -28,7 +28,7 @@ def test_answers_are_those_of_generate_with_and_without_the_adapter() -> None:
         out = vlm.model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            **pixel_tensors(store, pair.images),
+            **pixel_tensors(store, store.shown(pair.images)),
             max_new_tokens=8,
             do_sample=False,
         )

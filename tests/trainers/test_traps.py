@@ -9,22 +9,26 @@ from typing import Any
 import pytest
 import torch
 
+from mmpo.data.corruption import Corruption
 from mmpo.data.images import encode_image, load_image
 from mmpo.data.pair import PreferencePair
 from mmpo.models.loading import VLM
+from mmpo.models.processing import SEVERAL as SEVERAL_IMAGES
 from mmpo.models.processing import process_images
 from mmpo.models.score import PairBatch, PairScorer, shared_row
 from mmpo.models.vision import vision_modules
 from mmpo.objectives import build_objective
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
+from mmpo.trainers.views import ImageCorrupter, ViewMaker
 from tests.models.pairs import PICTURES, by_hand
+from tests.models.test_families import count_tower_calls
 from tests.tiny import add_lora, user
 from tests.tiny_families import TINY
 from tests.trainers.material import make_pairs
 
 CHOSEN, REJECTED = "Yes, there is a dog on the left.", "No, there is no cat"
-SEVERAL = [name for name in TINY if name not in ("llava_onevision", "paligemma", "paligemma2")]
+SEVERAL = [name for name in TINY if name not in ("paligemma", "paligemma2")]
 
 
 def answer(text: str) -> list[dict[str, Any]]:
@@ -66,6 +70,43 @@ def test_images_stay_with_their_pair_and_in_their_order(name: str) -> None:
     if name == "llava":  # images of equal numbers of tokens: nothing in the model would notice
         mixed = replace(batch, image_index=[[0, 1], [0, 1], [1]])
         assert error(vlm, mixed, 1, [1, 0], "Question 1?") > 1e-3
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_picture_alone_and_beside_others(name: str) -> None:
+    """LLaVA-OneVision sees a picture in tiles where it is the only one of a prompt, and whole beside others: a batch
+    holds both. One, two and three images, and one image twice."""
+    vlm = add_lora(TINY[name]())
+    shown = [[0], [0, 1], [1], [2, 0, 1], [0, 0]]
+    pairs = [pair(f"p{k}", images, f"Question {k}?") for k, images in enumerate(shown)]
+    _, batch = collated(vlm, pairs)
+    company = vlm.family.count_key is not None
+    distinct = {(image, company and len(images) > 1) for images in shown for image in images}
+    assert batch.image_tokens is not None and len(batch.image_tokens) == len(distinct) == (5 if company else 3)
+    calls = count_tower_calls(vlm)
+    with torch.no_grad():
+        found = PairScorer(vlm, sharing="on").train()(batch)
+    assert calls == [1]
+    assert torch.equal(found.chosen.policy, found.chosen.reference)
+    assert torch.equal(found.rejected.policy, found.rejected.reference)
+    vlm.model.eval()
+    for number, images in enumerate(shown):
+        assert error(vlm, batch, number, images, f"Question {number}?") < 3e-5
+    _, twice = collated(vlm, pairs[-1:])  # of each image only what stands beside others
+    assert error(vlm, twice, 0, [0, 0], "Question 4?") < 3e-5
+
+
+def test_corrupted_pictures_keep_their_company() -> None:
+    vlm = TINY["llava_onevision"]()
+    store = ImageStore(vlm, 2**24)
+    rows = encode_pairs(vlm, [pair("one", [0]), pair("two", [0, 1])], store)
+    corrupt = ImageCorrupter(vlm, store, Corruption("other"), rows.rows[1].images)
+    batch = PairCollator(store, ViewMaker(store, ["chosen_corrupted"], corrupt=corrupt).add)(rows.rows)["batch"]
+    index = batch.views["chosen_corrupted"].image_index
+    assert batch.image_inputs[SEVERAL_IMAGES][[k for own in index for k in own]].tolist() == [0, 1, 1]
+    with torch.no_grad():
+        found = PairScorer(vlm, sharing="on", reference="none")(batch)
+    assert (found.views["chosen_corrupted"].policy_sum - found.chosen.policy_sum).abs().min() > 1e-4
 
 
 @pytest.mark.parametrize("name", TINY)
