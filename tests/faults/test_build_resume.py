@@ -119,15 +119,18 @@ def test_killed_at_twenty_random_moments(
     settings: BuildSettings, whole: tuple[dict[str, bytes], float], tmp_path: Path
 ) -> None:
     """Twenty builds, one death each, anywhere from the first file to the last, and another one while it goes on."""
-    deaths, left_behind = 0, set()
+    left_behind = set()
     for seed in range(20):
         rng, folder = random.Random(seed), tmp_path / str(seed)
-        deaths += run_killed(settings, folder, after=rng.random() * whole[1])
+        after = rng.random() * whole[1]
+        while not run_killed(settings, folder, after=after):  # it was done before: the machine has become faster
+            shutil.rmtree(folder)
+            after *= 0.7
         left_behind.add(frozenset(files(folder)))
         run_killed(settings, folder, after=rng.random() * whole[1] / 2)
         build(settings, folder)
         assert files(folder) == whole[0], seed
-    assert deaths >= 15 and len(left_behind) >= 4, "killed on the way, at different points of it"
+    assert len(left_behind) >= 4, "killed at different points of the way"
 
 
 def test_leftovers_of_a_death_do_not_matter(
