@@ -112,6 +112,7 @@ def test_a_build_on_a_bad_day(bad: tuple[Path, Record], model: Path, world: Path
     assert not any(CUT_OFF in pair.chosen_text for pair in pairs)
 
 
+@pytest.mark.slow
 def test_killed_on_a_bad_day_it_ends_with_the_same_bytes(
     bad: tuple[Path, Record], model: Path, world: Path, tmp_path: Path
 ) -> None:
