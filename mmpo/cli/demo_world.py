@@ -7,8 +7,9 @@ like the others. Only the command line knows the demo; below it a recipe's demo 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 from mmpo.pipeline import section_settings
@@ -40,28 +41,16 @@ class DemoWorld:
 
     @staticmethod
     def names(run: Path) -> dict[str, Callable[[], str]]:
-        """The values of `${demo.world}` and `${demo.model}` for a run in the folder `run`."""
+        """The values of `${demo.world}`, `${demo.model}` and the other models for a run in the folder `run`."""
 
-        def model() -> str:
-            from mmpo.demo import model_path
-
-            return str(model_path())
-
-        def radiology_model() -> str:
-            from mmpo.demo.radiology import model_path
-
-            return str(model_path())
-
-        def video_model() -> str:
-            from mmpo.demo.video import model_path
-
-            return str(model_path())
+        def shipped(module: str) -> Callable[[], str]:
+            return lambda: str(import_module(module).model_path())
 
         return {
             "demo.world": lambda: str(run / WORLD),
-            "demo.model": model,
-            "demo.radiology_model": radiology_model,
-            "demo.video_model": video_model,
+            "demo.model": shipped("mmpo.demo"),
+            "demo.radiology_model": shipped("mmpo.demo.radiology"),
+            "demo.video_model": shipped("mmpo.demo.video"),
         }
 
     def draw(self, run: RunFolder, recipe: Recipe) -> None:
@@ -86,3 +75,38 @@ class DemoWorld:
             return splits
 
         run.step(WORLD).do({"seed": recipe.seed, "splits": splits}, work)
+
+
+def run_demo(
+    recipe: str,
+    typed: Sequence[str],
+    *,
+    seed: int,
+    quick: bool,
+    out: Path | None,
+    resume: bool,
+    model: Path | None = None,
+    settings: Sequence[str] = (),
+) -> None:
+    """Run a demo's recipe. `typed` is the command without the options that all demos have, `settings` are changes of
+    the recipe."""
+    from mmpo.cli.running import run_recipe
+
+    run_recipe(
+        recipe,
+        settings=[
+            f"seed={seed}",
+            *(QUICK_SETTINGS if quick else ()),
+            *([f"model={model}"] if model else ()),
+            *settings,
+        ],
+        out=out,
+        resume=resume,
+        demo=DemoWorld(QUICK_SPLITS if quick else SPLITS),
+        typed=[
+            *typed,
+            *(["--seed", str(seed)] if seed else ()),
+            *(["--model", str(model)] if model else ()),
+            *(["--quick"] if quick else ()),
+        ],
+    )

@@ -30,14 +30,6 @@ def demo(
       mmpo demo --quick --out runs/try
       mmpo demo --seed 1
     """
-    from mmpo.cli.demo_world import QUICK_SETTINGS, QUICK_SPLITS, SPLITS, DemoWorld
-    from mmpo.cli.running import run_recipe
+    from mmpo.cli.demo_world import run_demo
 
-    run_recipe(
-        "demo",
-        settings=[f"seed={seed}", *(QUICK_SETTINGS if quick else ())],
-        out=out,
-        resume=resume,
-        demo=DemoWorld(QUICK_SPLITS if quick else SPLITS),
-        typed=["mmpo", "demo", *(["--seed", str(seed)] if seed else []), *(["--quick"] if quick else [])],
-    )
+    run_demo("demo", ["mmpo", "demo"], seed=seed, quick=quick, out=out, resume=resume)

@@ -33,22 +33,8 @@ def radiology(
       mmpo demo radiology
       mmpo demo radiology --standard --seed 1
     """
-    from mmpo.cli.demo_world import QUICK_SETTINGS, QUICK_SPLITS, SPLITS, DemoWorld
-    from mmpo.cli.running import run_recipe
+    from mmpo.cli.demo_world import run_demo
 
-    settings = [f"seed={seed}", *(QUICK_SETTINGS if quick else ())]
-    typed = ["mmpo", "demo", "radiology", *(["--seed", str(seed)] if seed else [])]
-    if model is not None:
-        settings.append(f"model={model}")
-        typed += ["--model", str(model)]
-    if standard:
-        settings.append("train.objective.subset_dpo.gamma=1.0")
-        typed.append("--standard")
-    run_recipe(
-        "radiology-demo",
-        settings=settings,
-        out=out,
-        resume=resume,
-        demo=DemoWorld(QUICK_SPLITS if quick else SPLITS),
-        typed=[*typed, *(["--quick"] if quick else [])],
-    )
+    typed = ["mmpo", "demo", "radiology", *(["--standard"] if standard else [])]
+    settings = ["train.objective.subset_dpo.gamma=1.0"] if standard else []
+    run_demo("radiology-demo", typed, seed=seed, quick=quick, out=out, resume=resume, model=model, settings=settings)

@@ -33,19 +33,6 @@ def video(
       mmpo demo video
       mmpo demo video --quick --out runs/try-video
     """
-    from mmpo.cli.demo_world import QUICK_SETTINGS, QUICK_SPLITS, SPLITS, DemoWorld
-    from mmpo.cli.running import run_recipe
+    from mmpo.cli.demo_world import run_demo
 
-    settings = [f"seed={seed}", *(QUICK_SETTINGS if quick else ())]
-    typed = ["mmpo", "demo", "video", *(["--seed", str(seed)] if seed else [])]
-    if model is not None:
-        settings.append(f"model={model}")
-        typed += ["--model", str(model)]
-    run_recipe(
-        "video-demo",
-        settings=settings,
-        out=out,
-        resume=resume,
-        demo=DemoWorld(QUICK_SPLITS if quick else SPLITS),
-        typed=[*typed, *(["--quick"] if quick else [])],
-    )
+    run_demo("video-demo", ["mmpo", "demo", "video"], seed=seed, quick=quick, out=out, resume=resume, model=model)
