@@ -391,36 +391,40 @@ class AnswerEngine:
                 self._cannot_share(str(reason))
             else:
                 results = [continuation for group in shared for continuation in group]
-                if self._sharing == "on" or off in self._checked:
+                different = None if self._sharing == "on" else self._different(results, alone, off)
+                if different is None:
                     return results
-                self._checked.add(off)
-                check = SelfCheck.run(results, alone, self._check_size, self.vlm.dtype)
-                self.checks.append(check)
-                if not check.different:
-                    return results
-                self._cannot_share(
-                    f"the self-check found other answers than one by one: {check.different[0]}", copies=False
-                )
+                self._cannot_share(f"the self-check found other answers than one by one: {different}", copies=False)
         if self.repeats and probe is None:
             results, row = [], 0
             for group in groups:
                 past = prefill_images(self.vlm, group)
                 results += [alone(row + index, past)[0] for index in range(len(group.prompts))]
                 row += len(group.prompts)
-            if off in self._checked:
-                return results
-            self._checked.add(off)
-            check = SelfCheck.run(results, alone, self._check_size, self.vlm.dtype)
-            self.checks.append(check)
-            if not check.different:
+            different = self._different(results, alone, off)
+            if different is None:
                 return results
             self.repeats = False
             warnings.warn(
-                f"{self.vlm.source}: a copied cache gives other answers: {check.different[0]}. Answering one by one.",
+                f"{self.vlm.source}: a copied cache gives other answers: {different}. Answering one by one.",
                 RuntimeWarning,
                 stacklevel=3,
             )
         return [alone(row)[0] for row in range(len(flat))]
+
+    def _different(
+        self,
+        results: Sequence[Continuation],
+        alone: Callable[[int], tuple[Continuation, list[torch.Tensor]]],
+        off: bool,
+    ) -> str | None:
+        """The first of the results that is another one alone. Looked at once with the adapter and once without."""
+        if off in self._checked:
+            return None
+        self._checked.add(off)
+        check = SelfCheck.run(results, alone, self._check_size, self.vlm.dtype)
+        self.checks.append(check)
+        return check.different[0] if check.different else None
 
     def _cannot_share(self, reason: str, *, copies: bool = True) -> None:
         message = f"{self.vlm.source}: questions can't share their image's work: {reason}"
