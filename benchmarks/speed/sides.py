@@ -98,7 +98,7 @@ def trl_side(setting: Setting) -> Side:
         batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(rows))])
         loss = trainer.training_step(trainer.model, batch)
         trainer.model.zero_grad(set_to_none=True)
-        return float(loss)
+        return loss.item()
 
     return Side(step, VLM(trainer.model, vlm.processor, vlm.family, vlm.source))
 
@@ -175,7 +175,7 @@ def mmpo_side(setting: Setting, cached: bool = False) -> Side:
         metrics = torch.stack([term.mean for term in objective.metrics(logps).values()]).tolist()
         assert all(value == value for value in metrics)
         vlm.model.zero_grad(set_to_none=True)
-        return float(loss)
+        return loss.item()
 
     return Side(step, vlm)
 
@@ -229,7 +229,7 @@ def bound_side(setting: Setting, cached: bool = False) -> Side:
             loss = loss_of(features)
         loss.backward()
         vlm.model.zero_grad(set_to_none=True)
-        return float(loss)
+        return loss.item()
 
     return Side(step, vlm)
 

@@ -34,6 +34,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from mmpo.errors import UserError
 from mmpo.models.kernels import Marks, Sequences, flex_attention, varlen_attention
+from mmpo.models.lean import made_again
 
 TREE_ATTENTION = "mmpo_tree"
 
@@ -164,7 +165,8 @@ def tree_attention(
                     bias: Tensor = causal_lower_right(call.queries, call.width)
                 else:
                     bias = tree_plan.mask(tree, number, q, near=near)
-                out = attend(q, k, v, attn_mask=bias, **options)
+                with made_again([k, v], partial(_copied, tree_key.detach(), tree_value.detach(), call.ranges)):
+                    out = attend(q, k, v, attn_mask=bias, **options)
             outputs.append(out.transpose(1, 2))
     return (outputs[0].contiguous() if len(outputs) == 1 else torch.cat(outputs, dim=1)), None
 
@@ -215,6 +217,10 @@ def use_tree_attention(model: PreTrainedModel) -> None:
 def _gather(tensor: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
     parts = [tensor[:, :, start:end] for start, end in ranges]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+
+def _copied(key: Tensor, value: Tensor, ranges: Sequence[tuple[int, int]]) -> list[Tensor]:
+    return [_gather(key, ranges), _gather(value, ranges)]
 
 
 AttentionInterface.register(TREE_ATTENTION, tree_attention)

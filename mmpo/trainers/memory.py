@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mmpo.errors import UserError
+from mmpo.models.lean import watching_kept
 from mmpo.models.loading import VLM
 from mmpo.models.logprob import CHUNK_ELEMENTS
 from mmpo.models.score import PairBatch, PairScorer
@@ -63,7 +64,7 @@ def estimate_memory(vlm: VLM, scorer: PairScorer, batch: PairBatch, tokens: int,
     """
     trained = [p for p in vlm.model.parameters() if p.requires_grad]
     layers = len(vlm.base.get_decoder().layers)
-    checkpointing = bool(getattr(vlm.base, "is_gradient_checkpointing", False))
+    checkpointing = bool(getattr(vlm.base, "is_activation_checkpointing", False))
     kept = kept_bytes(scorer, batch)
     whole = kept
     if checkpointing:
@@ -87,17 +88,16 @@ def kept_bytes(scorer: PairScorer, batch: PairBatch) -> int:
     own = {tensor.untyped_storage().data_ptr() for tensor in _stored(scorer._vlm)}
     kept: dict[int, int] = {}
 
-    def pack(tensor: Tensor) -> Tensor:
+    def see(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
     training = scorer.training
     scorer.train()
     try:
         # Nothing is freed before the end: the graph holds on to every tensor, so no address comes twice.
-        with _random_state(scorer), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with _random_state(scorer), watching_kept(see):
             held = scorer(batch)
         del held
     finally:
