@@ -42,6 +42,19 @@ AnyBuildSettings = Annotated[
 """The `build` section of a recipe."""
 
 
+def settings_class(section: Any) -> type[BaseModel]:
+    """The settings of the builder that a section asks for (of the default one where there is none of that name)."""
+    return _SETTINGS.get(builder_of(section), BuildSettings)
+
+
+_SETTINGS: dict[str, type[BaseModel]] = {
+    DEFAULT: BuildSettings,
+    "video_rewards": VideoRewardSettings,
+    "radiology": RadiologySettings,
+    "mia": MiaSettings,
+}
+
+
 def build(settings: BaseModel, run_dir: Path) -> BaseModel:
     """Run the builder that `settings` are for."""
     module, _, function = BUILDERS[builder_of(settings)].partition(":")

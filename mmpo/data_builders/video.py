@@ -16,8 +16,8 @@ from typing import Any
 from mmpo.chat import ChatModel, ChatRequest
 from mmpo.chat.templates import render
 from mmpo.data.video import Limits, read_frames
+from mmpo.data.video.clip import Clip
 from mmpo.data.video.items import QA, VideoItem
-from mmpo.data.video.pairs import encoded
 from mmpo.data.video.replies import Reward, read_questions
 from mmpo.data_builders.video_judging import Candidate, Rewarder, settled
 from mmpo.data_builders.video_pairs import choose, normalized
@@ -40,11 +40,10 @@ class Answered:
 
 @dataclass
 class Watched:
-    """One video of a unit: its frames as files, what is said about it, its questions, its pairs without frames."""
+    """One video of a unit: its frames, what is said about it, its questions, its pairs without frames."""
 
     item: VideoItem
-    frames: list[bytes]
-    times: list[float]
+    clip: Clip
     indices: list[int]
     backend: str
     caption: str = ""
@@ -111,7 +110,7 @@ class VideoBuilder:
         except Quarantined as error:
             return error
         tally.backends[frames.report.backend] += 1
-        return Watched(item, encoded(frames), list(frames.times), list(frames.indices), frames.report.backend)
+        return Watched(item, Clip.of(frames), list(frames.indices), frames.report.backend)
 
     def _captioned(self, videos: Sequence[Watched | Quarantined]) -> list[Watched | Quarantined]:
         """Every video with a caption that is long enough to be evidence."""
@@ -120,8 +119,8 @@ class VideoBuilder:
         if missing and self.captioner is not None:
             requests = [
                 ChatRequest.ask(
-                    render(self.settings.caption_template, frames=len(video.frames), times=video.times),
-                    images=tuple(video.frames),
+                    render(self.settings.caption_template, frames=len(video.clip.frames), times=list(video.clip.times)),
+                    images=video.clip.frames,
                 )
                 for video in missing
             ]
@@ -184,7 +183,7 @@ class VideoBuilder:
         """K answers to every question, one prefill each; answers that can't be used are left out here."""
         asked = [(video, question) for video in videos for question in video.questions]
         samples = self.engine.sample_many(
-            [(list(video.frames), question.qa.question) for video, question in asked],
+            [(video.clip, question.qa.question) for video, question in asked],
             self.settings.samples,
             temperature=self.settings.temperature,
             top_p=self.settings.top_p,

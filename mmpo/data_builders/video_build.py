@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mmpo
 from mmpo.chat import open_chat
@@ -111,6 +111,7 @@ def _builder(
     vlm = load_vlm(
         settings.model,
         dtype=settings.dtype,
+        video_input=settings.video_input,
         trust_remote_code=settings.trust_remote_code,
         allow_network=settings.allow_network,
     )
@@ -123,11 +124,11 @@ def _outcome(run_dir: Path, unit: int, place: int, video: Watched | Quarantined)
     if isinstance(video, Quarantined):
         return {"pairs": [], "stage": video.stage, "reason": video.reason, "detail": video.detail}
     names = []
-    for number, frame in enumerate(video.frames):
+    for number, frame in enumerate(video.clip.frames):
         name = f"frames/{unit:05d}/{place:04d}-{number:03d}.jpeg"
-        write_bytes(run_dir / name, frame)
+        write_bytes(run_dir / name, cast(bytes, frame))  # as `Clip.of` makes them
         names.append(name)
-    return {"pairs": video.pairs, "frames": names, "times": video.times}
+    return {"pairs": video.pairs, "frames": names, "times": list(video.clip.times)}
 
 
 def _assemble(recipe: dict[str, Any], run_dir: Path, items: list[VideoItem], units: list[Path]) -> VideoBuildResult:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from mmpo.chat import ChatSettings
+from mmpo.data.video_input import VIDEO_INPUT, VideoInput
 
 
 class _Settings(BaseModel):
@@ -66,6 +67,7 @@ class VideoRewardSettings(_Settings):
     limit: int | None = Field(None, ge=1, description="Use only so many videos, the first ones of the file.")
 
     frames: FrameSettings = Field(default_factory=FrameSettings, description="Which frames the model sees.")
+    video_input: VideoInput = Field("auto", description=VIDEO_INPUT)
     captioner: ChatSettings | None = Field(
         None,
         description="A vision model that writes missing captions from the frames; without it such videos drop out.",

@@ -111,7 +111,7 @@ def _ask_model(
     from mmpo.models.answer import AnswerEngine
     from mmpo.models.loading import load_vlm
 
-    vlm = load_vlm(settings.model, adapter=settings.adapter, dtype=settings.dtype)
+    vlm = load_vlm(settings.model, adapter=settings.adapter, dtype=settings.dtype, video_input=settings.video_input)
     engine = AnswerEngine(vlm, token_budget=settings.tokens_per_batch)
     for state, asks in missing.items():
         label = f"asking, {state}" if len(missing) > 1 else "asking"

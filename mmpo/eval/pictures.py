@@ -9,13 +9,15 @@ from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 from mmpo.data.annotations import AnnotatedImage, read_annotations
 from mmpo.data.images import inside, load_image
 from mmpo.data.video import read_frames
-from mmpo.data.video.pairs import encoded
+from mmpo.data.video.clip import Clip
 from mmpo.errors import Quarantined, UserError
 from mmpo.eval.answers import file_fingerprint
 from mmpo.eval.protocol import Ask, FrameChoice
@@ -43,6 +45,7 @@ class Pictures:
     def __init__(self, settings: EvalSettings) -> None:
         self.rejected: list[Unusable] = []
         self.annotated: list[AnnotatedImage] | None = None
+        self._settings = settings
         self._root = settings.images
         self._known: dict[Place, str | Quarantined] = {}
         if settings.annotations is not None:
@@ -57,8 +60,18 @@ class Pictures:
                     hint=f"are they in {self._root}?",
                 )
 
+    @cached_property
+    def native(self) -> bool:
+        """Whether the model gets videos as videos. Raises UserError where it can't and must."""
+        from mmpo.models.loading import family_in, takes_videos
+
+        return takes_videos(family_in(self._settings.model), self._settings.video_input)
+
     def look_at(self, asks: Iterable[Ask]) -> None:
         """Open the images and videos of these asks that are not known yet."""
+        asks = list(asks)
+        if any(ask.frames is not None for ask in asks):
+            _ = self.native  # asked here, not in each of the threads below
         wanted = dict.fromkeys((ask.root, path, ask.frames) for ask in asks for path in ask.paths)
         self._check([place for place in wanted if place not in self._known], {})
 
@@ -68,17 +81,18 @@ class Pictures:
         return next((reason for reason in found if isinstance(reason, Quarantined)), None)
 
     def fingerprint(self, ask: Ask) -> str:
-        """SHA-256 of the ask's image file, or of the frames it shows (several joined by +); empty without an image."""
+        """SHA-256 of the ask's image file, or of the frames it shows (several joined by +); empty without an image. A
+        video that is shown as one has another than its frames as images, and its times are in it."""
         return "+".join(str(self._known[ask.root, path, ask.frames]) for path in ask.paths)
 
-    def shown(self, ask: Ask) -> list[Path | bytes]:
-        """What the ask shows: its images' files, which lie below its root, or the frames of its video; or nothing."""
+    def shown(self, ask: Ask) -> list[Path | Clip]:
+        """What the ask shows: its images' files, which lie below its root, or its video; or nothing."""
         if ask.image is None:
             return []
         folder = self._folder(ask.root)
         if ask.frames is None:
             return [inside(folder, path) for path in ask.paths]
-        return [*_frames(ask.image, folder, ask.frames)]
+        return [_clip(ask.image, folder, ask.frames)]
 
     def _folder(self, root: str | None) -> Path:
         if root is None and self._root is None:
@@ -91,7 +105,7 @@ class Pictures:
             try:
                 folder = self._folder(root)
                 if frames is not None:
-                    return hashlib.sha256(b"".join(_frames(path, folder, frames))).hexdigest()
+                    return _clip_fingerprint(_clip(path, folder, frames), self.native)
                 load_image(path, root=folder)
                 return file_fingerprint(inside(folder, path))
             except Quarantined as reason:
@@ -105,9 +119,18 @@ class Pictures:
                     self.rejected.append(Unusable(ids.get(place[1], place[1]), place[1], found))
 
 
-def _frames(path: str, folder: Path, choice: FrameChoice) -> list[bytes]:
-    """The chosen frames of a video below `folder`, as image files. Raises a `VideoError`."""
-    return encoded(read_frames(path, num=choice.num, sampling=choice.sampling, max_side=choice.max_side, root=folder))
+def _clip(path: str, folder: Path, choice: FrameChoice) -> Clip:
+    """The chosen frames of a video below `folder`. Raises a `VideoError`."""
+    return Clip.of(read_frames(path, num=choice.num, sampling=choice.sampling, max_side=choice.max_side, root=folder))
+
+
+def _clip_fingerprint(clip: Clip, native: bool) -> str:
+    digest = hashlib.sha256()
+    for frame in clip.frames:
+        digest.update(cast(bytes, frame))  # as `Clip.of` makes them
+    if native:
+        digest.update(f"video at {clip.times}".encode())
+    return digest.hexdigest()
 
 
 def _listed(settings: EvalSettings) -> list[AnnotatedImage]:

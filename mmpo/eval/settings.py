@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from mmpo.chat.settings import ChatSettings
+from mmpo.data.video_input import VIDEO_INPUT, VideoInput
 from mmpo.eval.amber_settings import AmberSettings
 from mmpo.eval.chair_settings import ChairSettings
 from mmpo.eval.hallusionbench_settings import HallusionBenchSettings
@@ -95,6 +96,7 @@ class EvalSettings(Section):
     temporal: TemporalSettings = Field(
         default_factory=TemporalSettings, description="VideoHallucer and TempCompass: short answers about videos."
     )
+    video_input: VideoInput = Field(default="auto", description=VIDEO_INPUT)
     radiology: RadiologyEvalSettings = Field(
         default_factory=RadiologyEvalSettings, description="Hallucinated earlier exams in radiology reports."
     )

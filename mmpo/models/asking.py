@@ -1,4 +1,4 @@
-"""What is asked of the answering engine: images, prompts, questions; and the images made ready for the model."""
+"""What is asked of the answering engine: images, clips, prompts, questions; all of it made ready for the model."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from typing import Any, TypeAlias
 from PIL import Image
 
 from mmpo.data.images import load_image
+from mmpo.data.video.clip import Clip
+from mmpo.data.video.pairs import in_order, with_frames
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.loading import VLM
+from mmpo.models.processing import join_images, process_video
 from mmpo.models.prompts import ProcessedImages, encode_prompt, process_images
 
-ImageSource: TypeAlias = Image.Image | bytes | str | Path
+ImageSource: TypeAlias = Image.Image | bytes | str | Path | Clip
 Images: TypeAlias = ImageSource | Sequence[ImageSource]
-# A user's text, shown after the images; or whole messages whose image parts show the images in order.
+# A user's text, shown after the images; or whole messages whose image and video parts show them in order.
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 
@@ -48,14 +51,18 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Shown:
-    """Images that prompts are about, decoded and processed; `digest` identifies their pixels."""
+    """Images that prompts are about, decoded and processed; `digest` identifies their pixels (and a video's times).
+    `clips` are the numbers of frames of the clips among them, `kinds` says for each source what it is."""
 
     processed: ProcessedImages
     digest: str
+    kinds: tuple[str, ...]
+    clips: tuple[int, ...] = ()
 
 
 class Gallery:
-    """Decodes and processes images. Remembers the last few, so prompts in a row about one image cost it once."""
+    """Decodes and processes images. Remembers the last few, so prompts in a row about one image cost it once. A clip is
+    shown as a video or, where the model takes none, as a list of images."""
 
     def __init__(self, vlm: VLM, root: str | Path | None, remembered: int = 16) -> None:
         self._vlm, self._root, self._remembered = vlm, root, remembered
@@ -81,19 +88,49 @@ class Gallery:
     def encode(self, prompt: Prompt, shown: Shown) -> list[int]:
         """Token ids of a prompt about these images, placeholders expanded, ready for the answer."""
         if isinstance(prompt, str):
-            content = [{"type": "image"}] * len(shown.processed) + [{"type": "text", "text": prompt}]
+            content = [*({"type": kind} for kind in shown.kinds), {"type": "text", "text": prompt}]
             prompt = [{"role": "user", "content": content}]
+        stills = len(shown.kinds) - len(shown.clips)
+        order = in_order(prompt, ["image"] * stills, ["video"] * len(shown.clips))
+        if tuple(order) != shown.kinds:
+            raise UserError(
+                f"the prompt shows {', '.join(order)}, but given were {', '.join(shown.kinds)}",
+                hint="give images and clips in the order in which the prompt shows them",
+            )
+        if shown.clips and not self._vlm.takes_videos:
+            prompt = with_frames(prompt, shown.clips)
         return encode_prompt(self._vlm, prompt, shown.processed.placeholders)
 
     def _process(self, sources: Sequence[ImageSource]) -> Shown:
-        pictures = [
-            source.convert("RGB") if isinstance(source, Image.Image) else load_image(source, root=self._root)
+        clips = [source for source in sources if isinstance(source, Clip)]
+        kinds = tuple("video" if isinstance(source, Clip) else "image" for source in sources)
+        lists = [
+            [self._picture(one) for one in (source.frames if isinstance(source, Clip) else [source])]
             for source in sources
         ]
         digest = hashlib.blake2b(digest_size=16)
-        for picture in pictures:
+        for picture in (picture for own in lists for picture in own):
             digest.update(repr(picture.size).encode() + picture.tobytes())
-        return Shown(process_images(self._vlm, pictures, several=len(pictures) > 1), digest.hexdigest())
+        counts = tuple(len(clip.frames) for clip in clips)
+        if not clips or not self._vlm.takes_videos:
+            pictures = [picture for own in lists for picture in own]
+            processed = process_images(self._vlm, pictures, several=len(pictures) > 1)
+            return Shown(processed, digest.hexdigest(), kinds, counts)
+        digest.update(repr([kinds, *(clip.times for clip in clips)]).encode())
+        several = kinds.count("image") > 1
+        parts = [
+            process_video(self._vlm, own, source.times)
+            if isinstance(source, Clip)
+            else process_images(self._vlm, own, several=several)
+            for source, own in zip(sources, lists, strict=True)
+        ]
+        processed = ProcessedImages(
+            join_images([part.tensors for part in parts]), [part.placeholders[0] for part in parts]
+        )
+        return Shown(processed, digest.hexdigest(), kinds, counts)
+
+    def _picture(self, source: Image.Image | bytes | str | Path) -> Image.Image:
+        return source.convert("RGB") if isinstance(source, Image.Image) else load_image(source, root=self._root)
 
 
 def group_by_image(questions: Iterable[Question]) -> list[tuple[Images, list[Question]]]:
@@ -111,7 +148,7 @@ def flat(asked: Asked) -> Iterator[tuple[Question, Pictures]]:
     pictures: Pictures | None = None
     for item in asked:
         images, questions = (item.image, [item]) if isinstance(item, Question) else item
-        if pictures is None or images is not pictures.images or not isinstance(images, bytes | str | Path):
+        if pictures is None or images is not pictures.images or not isinstance(images, bytes | str | Path | Clip):
             pictures = None if images is None else Pictures(images)
         for question in questions:
             if not isinstance(question, Question):
@@ -128,7 +165,7 @@ def flat(asked: Asked) -> Iterator[tuple[Question, Pictures]]:
 
 def as_list(images: Images) -> list[ImageSource]:
     """One image or several, as a list."""
-    if isinstance(images, Image.Image | bytes | str | Path):
+    if isinstance(images, Image.Image | bytes | str | Path | Clip):
         return [images]
     return list(images)
 
@@ -139,6 +176,8 @@ def source_key(source: ImageSource) -> Hashable:
         return source.mode, source.size, hashlib.blake2b(source.tobytes(), digest_size=16).digest()
     if isinstance(source, bytes):
         return hashlib.blake2b(source, digest_size=16).digest()
+    if isinstance(source, Clip):
+        return tuple(map(source_key, source.frames)), source.times
     return str(source)
 
 

@@ -31,7 +31,7 @@ class Family:
     no model of the family reads. `fixed_image_size` means that every image takes the same number of tokens.
     `count_key` names the tower's argument that says how many images each prompt shows, in families that prepare an
     image otherwise beside others than alone. `video_keys` and `video_features` are the same for videos; a family
-    without `video_keys` takes frames as images. `softcap` means that the head's logits go through the text
+    without `video_keys` gets frames as images. `softcap` means that the head's logits go through the text
     configuration's `final_logit_softcapping`. `template` is the chat template for checkpoints that ship none.
     `sharing` is False for a family that must run one row per response; `why_not` then tells why.
     """

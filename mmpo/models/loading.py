@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from peft import PeftModel
@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from mmpo.data.video_input import VideoInput
 from mmpo.errors import UserError
 from mmpo.models.families import Family, family_of
 
@@ -37,13 +38,15 @@ _NOT_QUANTIZED = r"(?!.*(?:language_model|text_model)\.layers\.).*"
 class VLM:
     """A loaded vision-language model with everything needed to feed it.
 
-    `model` is the Hugging Face model, or the peft model around it; `source` is the folder or hub name it came from.
+    `model` is the Hugging Face model, or the peft model around it; `source` is the folder or hub name it came from;
+    `video_input` says how it gets videos.
     """
 
     model: PreTrainedModel | PeftModel
     processor: Any
     family: Family
     source: str
+    video_input: VideoInput = "auto"
     _adapters: tuple[tuple[str, ...], list[Any]] | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
@@ -116,6 +119,11 @@ class VLM:
         return self.image_token_id, int(self.config.video_token_id)
 
     @property
+    def takes_videos(self) -> bool:
+        """Whether a video is shown as one; else its frames are shown as images."""
+        return takes_videos(self.family, self.video_input)
+
+    @property
     def softcap(self) -> float | None:
         """The bound that the family's head puts on logits."""
         return getattr(self.config.get_text_config(), "final_logit_softcapping", None) if self.family.softcap else None
@@ -152,6 +160,7 @@ def load_vlm(
     dtype: DType = "float32",
     quantize: Quantization = "none",
     device: str | torch.device | None = None,
+    video_input: VideoInput = "auto",
     trust_remote_code: bool = False,
     allow_network: bool = False,
 ) -> VLM:
@@ -163,12 +172,8 @@ def load_vlm(
     """
     source = str(source)
     common: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": not allow_network}
-    _check_folder(source)
-    try:
-        config = AutoConfig.from_pretrained(source, **common)
-    except (OSError, ValueError) as error:
-        raise _missing(source, error, allow_network) from error
-    family = family_of(config)
+    config, family = _described(source, allow_network, common)
+    takes_videos(family, video_input)  # before the weights: it may be refused
     device = torch.device(device or default_device())
     weights: dict[str, Any] = {"dtype": _torch_dtype(dtype)}
     if quantize != "none":
@@ -192,7 +197,22 @@ def load_vlm(
     if quantize == "none":
         model.to(device)
     model.eval()
-    return VLM(model=model, processor=processor, family=family, source=source)
+    return VLM(model=model, processor=processor, family=family, source=source, video_input=video_input)
+
+
+def takes_videos(family: Family, video_input: VideoInput) -> bool:
+    """Whether a model of this family gets videos as videos. Raises `UserError` where it can't and must."""
+    if video_input not in get_args(VideoInput):
+        raise UserError(f"video_input={video_input!r}", hint=f"one of {', '.join(get_args(VideoInput))}")
+    if video_input == "native" and not family.video_keys:
+        raise UserError(f"{family.name} takes no videos", hint="video_input: frames shows them as lists of images")
+    return bool(family.video_keys) and video_input != "frames"
+
+
+def family_in(source: str | Path, *, trust_remote_code: bool = False) -> Family:
+    """The family of a model on this machine, from its configuration alone."""
+    common = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    return _described(str(source), False, common)[1]
 
 
 def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
@@ -248,6 +268,16 @@ def _torch_dtype(dtype: DType) -> torch.dtype | str:
     if dtype not in known:
         raise UserError(f"unknown dtype {dtype!r}", hint=f"one of {', '.join(known)}")
     return known[dtype]
+
+
+def _described(source: str, allow_network: bool, common: dict[str, Any]) -> tuple[Any, Family]:
+    """A model's configuration and family."""
+    _check_folder(source)
+    try:
+        config = AutoConfig.from_pretrained(source, **common)
+    except (OSError, ValueError) as error:
+        raise _missing(source, error, allow_network) from error
+    return config, family_of(config)
 
 
 def _check_folder(source: str) -> None:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmpo.errors import UserError
+from mmpo.errors import Quarantined, UserError
 from mmpo.models.loading import VLM
 
 TILES = "image_tiles"
@@ -68,11 +68,15 @@ def process_images(vlm: VLM, images: Sequence[Image.Image], *, several: bool = F
 
 def process_video(vlm: VLM, frames: Sequence[Image.Image], times: Sequence[float]) -> ProcessedImages:
     """Prepare one video: sampled frames in order, with their times in seconds. It counts as one image wherever images
-    are numbered, and `{"type": "video"}` shows it in a message. Raises `UserError` for a family without videos."""
+    are numbered, and `{"type": "video"}` shows it in a message. Raises `UserError` for a family without videos, and
+    `Quarantined` for frames of different sizes."""
     if not vlm.family.video_keys:
         raise UserError(f"{vlm.family.name} takes no videos", hint="show the frames as images")
     if not frames or len(frames) != len(times):
         raise UserError(f"{len(frames)} frames with {len(times)} times", hint="give every frame its time in seconds")
+    if other := next((frame.size for frame in frames if frame.size != frames[0].size), None):
+        sizes = " and ".join(f"{width} x {height}" for width, height in (frames[0].size, other))
+        raise Quarantined("decode", "uneven_frames", f"one video has frames of {sizes}")
     span = times[-1] - times[0]
     rate = (len(times) - 1) / span if span > 0 else 1.0
     # Processors think in frame numbers of the source; at a thousand frames a second these are the times themselves.

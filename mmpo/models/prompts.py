@@ -53,9 +53,10 @@ def encode_prompt(
 ) -> list[int]:
     """Token ids of a conversation, with image placeholders expanded.
 
-    `images` is the number of images (families with a fixed image size) or `ProcessedImages.placeholders` of the
-    images in the order in which the messages show them. Raises `UserError` if the messages show another number of
-    images, or images that were prepared for a prompt with several alone, or the other way round."""
+    `images` is the number of images (families with a fixed image size) or `ProcessedImages.placeholders` of the images
+    and videos in the order in which the messages show them; the token row has the same. Raises `UserError` if the
+    messages show another number of images, or images that were prepared for a prompt with several alone, or the other
+    way round."""
     return _encode_conversation(vlm, messages, images, add_generation_prompt).ids
 
 
@@ -113,6 +114,12 @@ def _encode_conversation(
     if vlm.family.video_keys:
         visual.add(vlm.tokenizer.convert_tokens_to_ids(vlm.processor.video_token))
     if (shown := sum(token in visual for token in ids)) != len(expansions):
+        parts = [part["type"] for message in messages for part in _structured(message)["content"]]
+        if shown < len(expansions) and "video" in parts:
+            raise UserError(
+                f"{vlm.source}: the chat template leaves out the prompt's videos",
+                hint="use the model's own template, or video_input: frames",
+            )
         raise UserError(
             f"the prompt shows {shown} image(s) but {len(expansions)} were given",
             hint='every image needs one {"type": "image"} part, and the text must not contain the image token itself',

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mmpo.errors import UserError
-from mmpo.recipes.schema import SECTIONS, Recipe, validate
+from mmpo.recipes.schema import Recipe, keys_of, validate
 from mmpo.recipes.source import Source, dump, get, nearest, override, parse, resolve
 
 FOLDER = Path(__file__).parent
@@ -19,10 +19,12 @@ FOLDER = Path(__file__).parent
 OUTPUTS = {"build.pairs": "build/pairs", "train.adapter": "train/adapter"}
 """What a step leaves for later ones: reference name, and place in the run folder."""
 
+_TOP = {name: f"${{{name}}}" for name in ("model", "seed", "video_input")}
+
 FOLLOWS = {
-    "build": {"model": "${model}", "seed": "${seed}"},
-    "train": {"model": "${model}", "seed": "${seed}", "pairs": "${build.pairs}"},
-    "eval": {"model": "${model}", "seed": "${seed}", "adapter": "${train.adapter}"},
+    "build": _TOP,
+    "train": {**_TOP, "pairs": "${build.pairs}"},
+    "eval": {**_TOP, "adapter": "${train.adapter}"},
 }
 """What a section takes over where it says nothing itself: from the recipe's top and from the sections before it."""
 
@@ -93,7 +95,7 @@ def _fill_in(source: Source) -> None:
             continue
         for key, reference in defaults.items():
             above = reference.strip("${}").partition(".")[0]
-            if key in SECTIONS[section].model_fields and key not in data and source.data.get(above) is not None:
+            if key in keys_of(section, data) and key not in data and source.data.get(above) is not None:
                 data[key] = reference
 
 

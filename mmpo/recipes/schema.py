@@ -6,7 +6,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmpo.data_builders.builders import BUILDERS, AnyBuildSettings
+from mmpo.data.video_input import VIDEO_INPUT, VideoInput
+from mmpo.data_builders.builders import BUILDERS, AnyBuildSettings, settings_class
 from mmpo.data_builders.settings import BuildSettings
 from mmpo.errors import UserError
 from mmpo.eval.settings import EvalSettings
@@ -25,6 +26,7 @@ class Recipe(BaseModel):
     description: str = Field("", description="One line for `mmpo recipe list`.")
     seed: int = Field(0, ge=0, description="Seed of every section that has none of its own.")
     model: str | None = Field(None, description="Model folder or hub name of every section that has none of its own.")
+    video_input: VideoInput | None = Field(None, description=VIDEO_INPUT)
     build: AnyBuildSettings | None = None
     train: TrainSettings | None = None
     eval: EvalSettings | None = None
@@ -35,6 +37,11 @@ class Recipe(BaseModel):
 
 
 SECTIONS: dict[str, type[BaseModel]] = {"build": BuildSettings, "train": TrainSettings, "eval": EvalSettings}
+
+
+def keys_of(section: str, data: Any) -> set[str]:
+    """The keys that a section may have; a build's depend on its builder."""
+    return set((settings_class(data) if section == "build" else SECTIONS[section]).model_fields)
 
 
 def validate(source: Source) -> Recipe:

@@ -23,14 +23,16 @@ from mmpo.data.convert.llava import turns_in
 from mmpo.data.convert.media import below, images_of
 from mmpo.data.convert.rows import read_rows
 from mmpo.data.convert.texts import Turn, bad, messages_of, need
+from mmpo.data.pair import Video
 from mmpo.data.reader import read_pairs, shard_paths
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.loading import VLM
 from mmpo.models.pairs import AnswerBatch, PairBatch
 from mmpo.models.prompts import encode_response
 from mmpo.progress import track
-from mmpo.trainers.collate import EncodedPair, EncodedPairs, OnReject, pixel_tensors, prompt_ids
+from mmpo.trainers.collate import EncodedPair, EncodedPairs, OnReject
 from mmpo.trainers.images import ImageStore
+from mmpo.trainers.media import Media, pixel_tensors, prompt_ids
 from mmpo.trainers.schedule import Schedule
 from mmpo.trainers.settings import AuxiliarySettings
 
@@ -39,11 +41,12 @@ STAGE = "auxiliary"
 
 @dataclass(frozen=True)
 class Sample:
-    """One conversation about some images: for each answer the messages before it and its text."""
+    """One conversation about some images and videos: for each answer the messages before it and its text."""
 
     id: str
     answers: tuple[tuple[list[dict[str, Any]], str], ...]
     images: tuple[bytes | str, ...]
+    videos: tuple[Video, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ def read_samples(settings: AuxiliarySettings) -> Iterator[Sample | tuple[str, Qu
     used comes as its place and the reason."""
     if settings.data.is_dir() and shard_paths(settings.data, "train"):
         for pair in read_pairs(settings.data):
-            yield Sample(pair.id, ((pair.prompt, pair.chosen_text),), tuple(pair.images))
+            yield Sample(pair.id, ((pair.prompt, pair.chosen_text),), tuple(pair.images), tuple(pair.videos or ()))
         return
     root = settings.image_root
     for row in read_rows(settings.data):
@@ -156,13 +159,15 @@ def encode_samples(
 
 
 def _encoded(vlm: VLM, store: ImageStore, sample: Sample, root: Path, limit: int | None) -> EncodedSample:
-    images = tuple(store.add(source, root) for source in sample.images)
+    media = Media(vlm, store, sample.videos, root=root)
+    images = media.keys(sample.answers[-1][0], sample.images)
     if broken := store.broken([key for key in images if not vlm.family.fixed_image_size]):
         raise next(iter(broken.values()))  # the prompt can't be made without the picture
     positions = getattr(vlm.config.get_text_config(), "max_position_embeddings", None)
     prompts, responses = [], []
     for messages, text in sample.answers:
-        shown = sum(part["type"] == "image" for message in messages for part in message["content"])
+        messages = media.prompt(messages)
+        shown = sum(part["type"] != "text" for message in messages for part in message["content"])
         prompt = prompt_ids(vlm, store, messages, images[:shown])
         response = encode_response(vlm, text)[:limit]
         if positions and len(prompt) + len(response) > positions:

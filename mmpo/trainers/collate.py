@@ -27,15 +27,14 @@ from torch import Tensor
 
 from mmpo.data.pair import PreferencePair, check_spans, join_text
 from mmpo.data.reader import PairDataset
-from mmpo.data.video.pairs import frames_as_images
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.loading import VLM
-from mmpo.models.processing import join_images
-from mmpo.models.prompts import encode_prompt, encode_response, prompt_words, response_offsets, token_weights
+from mmpo.models.prompts import encode_response, prompt_words, response_offsets, token_weights
 from mmpo.models.score import PairBatch
 from mmpo.models.sharing import LEAST_SHARED
 from mmpo.trainers.changes import changed_weights
-from mmpo.trainers.images import ImageStore, ShownImage, StoredImage
+from mmpo.trainers.images import ImageStore
+from mmpo.trainers.media import Media, pixel_tensors, placeholders, prompt_ids
 from mmpo.trainers.schedule import Part
 from mmpo.trainers.settings import TokenWeightSettings
 
@@ -198,16 +197,15 @@ class _Encoder:
         self.truncated = 0
 
     def __call__(self, pair: PreferencePair, number: int) -> EncodedPair:
-        dataset = self.dataset if not pair.videos else None  # frames would be sampled again each time
-
-        def stored(column: str, sources: Sequence[bytes | str]) -> tuple[str, ...]:
-            places = [StoredImage(dataset, number, column, k) if dataset else None for k in range(len(sources))]
-            keys = [self.store.add(s, self.root, at=at) for s, at in zip(sources, places, strict=True)]
-            return self.store.fitted(keys, self.limits.pixels)
-
-        pair = frames_as_images(pair, self.root)
         if not pair.chosen_text or not pair.rejected_text:
             raise Quarantined(STAGE, "empty_response", "a response has no text")
+        media = Media(self.vlm, self.store, pair.videos, root=self.root, dataset=self.dataset, row=number)
+
+        def stored(column: str, sources: Sequence[bytes | str]) -> tuple[str, ...]:
+            return self.store.fitted(media.keys(shown, sources, column), self.limits.pixels)
+
+        shown = pair.prompt
+        pair = replace(pair, prompt=media.prompt(pair.prompt))
         images = stored("images", pair.images)
         context = join_text(pair.prompt[-1:]) if pair.prompt[-1]["role"] == "assistant" else ""
         if context:  # an answer that both responses continue
@@ -262,7 +260,8 @@ class _Encoder:
 
     def _prompt(self, pair: PreferencePair, images: tuple[str, ...]) -> Tensor:
         # Where the number of image tokens depends on the image, prompts with the same words still differ.
-        sizes = len(images) if self.vlm.family.fixed_image_size else images
+        fixed = self.vlm.family.fixed_image_size and not any(map(self.store.is_clip, images))
+        sizes = len(images) if fixed else images
         key = json.dumps([pair.prompt, sizes], sort_keys=True)
         if key not in self.prompts:
             try:
@@ -321,23 +320,6 @@ class _Encoder:
             return None
         check_spans(spans, pair.chosen_text, f"pair {pair.id}: `image_weights`")
         return self._weights(context, shared, pair.chosen_text, spans, length)
-
-
-def prompt_ids(vlm: VLM, store: ImageStore, messages: Sequence[dict[str, Any]], images: Sequence[str]) -> list[int]:
-    """Token ids of a prompt that shows the stored `images`."""
-    return encode_prompt(vlm, messages, placeholders(vlm, store, images))
-
-
-def placeholders(vlm: VLM, store: ImageStore, images: Sequence[str]) -> int | list[list[int]]:
-    """What stands for the stored `images` in a prompt: their number where all take the same tokens."""
-    if vlm.family.fixed_image_size:
-        return len(images)
-    return [store.prepared(*image).placeholders[0] for image in store.shown(images)]
-
-
-def pixel_tensors(store: ImageStore, images: Sequence[ShownImage]) -> dict[str, Tensor]:
-    """The processor's tensors of several stored images, one image after the other. Empty for none."""
-    return join_images([store.prepared(*image).tensors for image in images])
 
 
 def _ids(ids: Sequence[int]) -> Tensor:

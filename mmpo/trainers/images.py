@@ -1,16 +1,17 @@
-"""The images of a set of pairs: each kept once, decoded and prepared when a batch needs it."""
+"""The images of a set of pairs, and their videos: each kept once, decoded and prepared when a batch needs it."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
@@ -18,41 +19,52 @@ from mmpo.data.images import load_image, read_image
 from mmpo.data.reader import PairDataset
 from mmpo.errors import Quarantined
 from mmpo.models.loading import VLM
-from mmpo.models.prompts import ProcessedImages, process_images
+from mmpo.models.processing import ProcessedImages, process_images, process_video
 
 CHECKED_TOGETHER = 64  # images whose bytes are in memory together while all are looked through
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """An image that stays in its data set on disk: `dataset[row]`, its `column` (images or rejected_images), `place`
-    in the list."""
+    """An image that stays in its data set on disk: `dataset[row]`, its `column` (images, rejected_images or videos),
+    `place` in the list; of a frame its video's place and its own."""
 
     dataset: PairDataset
     row: int
     column: str
-    place: int
+    place: tuple[int, ...]
 
     def read(self) -> bytes:
         """The encoded bytes. A few rows around it are read with it, so reading in order is quick."""
-        image: bytes = getattr(self.dataset[self.row], self.column)[self.place]
+        found = getattr(self.dataset[self.row], self.column)[self.place[0]]
+        image: bytes = found["frames"][self.place[1]] if self.column == "videos" else found
         return image
 
 
+class StoredClip(NamedTuple):
+    """A video: the keys of its frames, which are images of the store, and their times."""
+
+    frames: tuple[str, ...]
+    times: tuple[float, ...]
+
+
 class ShownImage(NamedTuple):
-    """An image as a prompt shows it: `among_several` where the family prepares it otherwise beside others."""
+    """An image or a clip as a prompt shows it: `among_several` where the family prepares an image otherwise beside
+    others."""
 
     key: str
     among_several: bool = False
 
 
 class ImageStore:
-    """Encoded images by content, and a bounded cache of what the processor makes of them.
+    """Encoded images by content, and a bounded cache of what the processor makes of them. A clip is a video made of
+    such images; it has a key like an image and takes the place of one.
 
     Encoded bytes are read from the data set or file they lie in when needed; only those that lie nowhere else are kept
     in memory, once per distinct image. Prepared tensors are kept until `cache_bytes` are used, then prepared again each
-    time: every epoch visits every image once, so replacing entries of a full cache would only lose hits. An image of
-    more than `max_pixels` is scaled down to that before anything else sees it; `scaled` holds the keys of those.
+    time: every epoch visits every image once, so replacing entries of a full cache would only lose hits. An image, or a
+    clip's frame, of more than `max_pixels` is scaled down to that before anything else sees it; `scaled` holds the keys
+    of those.
     """
 
     def __init__(self, vlm: VLM, cache_bytes: int, max_pixels: int | None = None) -> None:
@@ -60,6 +72,7 @@ class ImageStore:
         self._room = cache_bytes
         self._max_pixels = max_pixels
         self._sources: dict[str, tuple[bytes | str | StoredImage, Path | None]] = {}
+        self._clips: dict[str, StoredClip] = {}
         self._limits: dict[str, int] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._prepared: dict[ShownImage, ProcessedImages] = {}
@@ -83,6 +96,28 @@ class ImageStore:
             self._sources.setdefault(key, (source, root))
         return key
 
+    def add_clip(self, frames: Sequence[str], times: Sequence[float]) -> str:
+        """Register a video by the keys of its frames, and return its key. The same frames at the same times get the
+        same one."""
+        clip = StoredClip(tuple(frames), tuple(times))
+        key = "clip:" + hashlib.blake2b(json.dumps(clip).encode(), digest_size=16).hexdigest()
+        self._clips[key] = clip
+        return key
+
+    def is_clip(self, key: str) -> bool:
+        return key in self._clips
+
+    def kind(self, key: str) -> Literal["image", "video"]:
+        """The prompt part that shows it."""
+        return "video" if key in self._clips else "image"
+
+    def clip(self, key: str) -> StoredClip:
+        return self._clips[key]
+
+    def stills(self, key: str) -> tuple[str, ...]:
+        """The keys of a clip's frames; an image is its own."""
+        return self._clips[key].frames if key in self._clips else (key,)
+
     def source(self, key: str) -> tuple[bytes | str, Path | None]:
         """The encoded bytes of an image, or its path and the root of that path."""
         source, root = self._sources[key]
@@ -94,14 +129,21 @@ class ImageStore:
         return self._within(key, load_image(source, root=root))
 
     def fitted(self, keys: Sequence[str], pixels: int | None) -> tuple[str, ...]:
-        """Keys of the same images, all scaled down alike where together they have more than `pixels`. Raises
-        `Quarantined` for an image that can't be opened."""
+        """Keys of the same images and clips, all scaled down alike where together they have more than `pixels`; a clip
+        has those of its frames. Raises `Quarantined` for an image that can't be opened."""
         if pixels is None or not keys:
             return tuple(keys)
-        own = [min(math.prod(self.size(key)), self._limit(key) or math.inf) for key in keys]
-        if (total := sum(own)) <= pixels:
+        stills = [still for key in keys for still in self.stills(key)]
+        own = {key: min(math.prod(self.size(key)), self._limit(key) or math.inf) for key in stills}
+        if (total := sum(own[key] for key in stills)) <= pixels:
             return tuple(keys)
-        return tuple(self._limited(key, int(size * pixels / total)) for key, size in zip(keys, own, strict=True))
+        limited = {key: self._limited(key, int(size * pixels / total)) for key, size in own.items()}
+        return tuple(
+            self.add_clip([limited[frame] for frame in clip.frames], clip.times)
+            if (clip := self._clips.get(key))
+            else limited[key]
+            for key in keys
+        )
 
     def size(self, key: str) -> tuple[int, int]:
         """Width and height as the file has them. Raises `Quarantined` if it can't be opened."""
@@ -136,16 +178,21 @@ class ImageStore:
         return scaled_down(picture, limit)
 
     def shown(self, keys: Sequence[str]) -> tuple[ShownImage, ...]:
-        """The images of one prompt."""
-        several = len(keys) > 1 and self._vlm.family.count_key is not None
-        return tuple(ShownImage(key, several) for key in keys)
+        """The images and clips of one prompt. A clip does not count as company."""
+        stills = [key for key in keys if key not in self._clips]
+        several = len(stills) > 1 and self._vlm.family.count_key is not None
+        return tuple(ShownImage(key, several and key not in self._clips) for key in keys)
 
     def prepared(self, key: str, among_several: bool = False) -> ProcessedImages:
-        """One image as the processor made it (see `shown`). Raises `Quarantined` if it can't be decoded."""
+        """One image or clip as the processor made it (see `shown`). Raises `Quarantined` if it can't be decoded."""
         place = ShownImage(key, among_several)
         if place in self._prepared:
             return self._prepared[place]
-        image = process_images(self._vlm, [self.picture(key)], several=among_several)
+        pictures = [self.picture(still) for still in self.stills(key)]
+        if clip := self._clips.get(key):
+            image = process_video(self._vlm, pictures, clip.times)
+        else:
+            image = process_images(self._vlm, pictures, several=among_several)
         self._tokens[place] = self._count(image)
         size = sum(tensor.nbytes for tensor in image.tensors.values())
         if size <= self._room:
@@ -154,7 +201,11 @@ class ImageStore:
         return image
 
     def content(self, key: str) -> str:
-        """A name for the encoded bytes of the image, wherever they lie, and the limit that it is scaled down to."""
+        """A name for the encoded bytes of the image, wherever they lie, and the limit that it is scaled down to; of a
+        clip one for those of its frames, and their times."""
+        if clip := self._clips.get(key):
+            parts = [[self.content(frame) for frame in clip.frames], clip.times]
+            return "clip:" + hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
         if key not in self._contents:
             source, root = self._sources[key]
             name = key.partition("@")[0]
@@ -167,7 +218,7 @@ class ImageStore:
         return self._contents[key]
 
     def placeholder_tokens(self, key: str, among_several: bool = False) -> int:
-        """How many placeholder tokens the image takes in a prompt."""
+        """How many placeholder tokens the image or clip takes in a prompt."""
         place = ShownImage(key, among_several)
         if place not in self._tokens:
             self._tokens[place] = self._count(self.prepared(*place))
@@ -178,7 +229,8 @@ class ImageStore:
         return sum(token in visual for token in image.placeholders[0])
 
     def broken(self, keys: Iterable[str] | None = None) -> dict[str, Quarantined]:
-        """Decode every image once and return the failures. A broken image must not end a run that is hours old."""
+        """Decode every image once and return the failures; a clip fails with its first broken frame. A broken image
+        must not end a run that is hours old."""
 
         def failure(key: str, found: tuple[bytes | str, Path | None]) -> Quarantined | None:
             source, root = found
@@ -191,8 +243,10 @@ class ImageStore:
                 self.scaled.add(key)
             return None
 
-        decoded = {place.key for place in self._prepared}
-        wanted = [key for key in (self._sources if keys is None else keys) if key not in decoded]
+        decoded = {still for place in self._prepared for still in self.stills(place.key)}
+        asked = [*self._sources, *self._clips] if keys is None else list(keys)
+        stills = dict.fromkeys(still for key in asked for still in self.stills(key))
+        wanted = [key for key in stills if key not in decoded]
         result: dict[str, Quarantined] = {}
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             for start in range(0, len(wanted), CHECKED_TOGETHER):
@@ -201,6 +255,9 @@ class ImageStore:
                     failure, keys, [self.source(key) for key in keys]
                 )  # read here: a data set has one reader
                 result.update((key, error) for key, error in zip(keys, errors, strict=True) if error is not None)
+        for key in filter(self.is_clip, asked):
+            if first := next((result[frame] for frame in self.stills(key) if frame in result), None):
+                result[key] = first
         return result
 
 

@@ -111,8 +111,11 @@ class ClipEmbedder:
         self.identity = f"clip:{folder_fingerprint(model_folder(folder))}:{template}"
 
     def images(self, keys: Sequence[str]) -> Tensor:
-        pictures = [self.store.picture(key) for key in keys]
-        return _pooled(self.model.get_image_features(**self.processor(images=pictures, return_tensors="pt")))
+        """A clip's is the mean of its frames'."""
+        stills = [self.store.stills(key) for key in keys]
+        pictures = [self.store.picture(key) for own in stills for key in own]
+        found = _pooled(self.model.get_image_features(**self.processor(images=pictures, return_tensors="pt")))
+        return torch.stack([own.float().mean(0) for own in found.split([len(own) for own in stills])])
 
     def words(self, words: Sequence[str]) -> Tensor:
         texts = [self.template.replace("{}", word) for word in words]

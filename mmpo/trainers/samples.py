@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from mmpo.models.generate import PromptGroup, answering, generate_alone, generate_shared
 from mmpo.models.loading import VLM
 from mmpo.models.shared_cache import SharingUnsupported
-from mmpo.trainers.collate import EncodedPair, pixel_tensors, prompt_ids
+from mmpo.trainers.collate import EncodedPair
 from mmpo.trainers.images import ImageStore
+from mmpo.trainers.media import pixel_tensors, prompt_ids
 from mmpo.trainers.settings import SampleSettings
 
 
@@ -65,12 +66,12 @@ class Sampler:
 
 def _questions(vlm: VLM, store: ImageStore, pair: EncodedPair, prompts: Sequence[str] | None) -> list[_Question]:
     if prompts is None:
-        words = [token for token in pair.prompt.tolist() if token != vlm.image_token_id]
+        words = [token for token in pair.prompt.tolist() if token not in vlm.visual_token_ids]
         text = " ".join(vlm.tokenizer.decode(words, skip_special_tokens=True).split())
         return [_Question(pair.id, text, pair.prompt.tolist(), pair.images)]
     questions = []
     for prompt in prompts:
-        content = [*({"type": "image"} for _ in pair.images), {"type": "text", "text": prompt}]
+        content = [*({"type": store.kind(key)} for key in pair.images), {"type": "text", "text": prompt}]
         ids = prompt_ids(vlm, store, [{"role": "user", "content": content}], pair.images)
         questions.append(_Question(pair.id, prompt, ids, pair.images))
     return questions

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from mmpo.data.video_input import VIDEO_INPUT, VideoInput
+
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
@@ -246,6 +248,7 @@ class TrainSettings(_Settings):
             "nf4: the language model's frozen weights in four bits (QLoRA), for less memory; the adapter stays float32."
         ),
     )
+    video_input: VideoInput = Field(default="auto", description=VIDEO_INPUT)
     gradient_checkpointing: bool = Field(
         default=False, description="Recompute activations in the backward pass: less memory, slower."
     )

@@ -82,6 +82,7 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
         dtype=settings.dtype,
         quantize=settings.quantize,
         device=state.device,
+        video_input=settings.video_input,
         trust_remote_code=settings.trust_remote_code,
         allow_network=settings.allow_network,
     )

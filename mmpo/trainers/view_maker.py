@@ -43,7 +43,9 @@ def view_maker(
         if wanted.kind == NEAREST:
             table = _table(wanted.relevance, "{}", vlm, store, settings.pairs)
             table.fill(images, ())
-            similar = table.nearest(images)
+            for kind in ("image", "video"):
+                if own := [key for key in images if store.kind(key) == kind]:
+                    similar |= table.nearest(own)
         corrupt = ImageCorrupter(vlm, store, corruption, images, similar)
     if any(PERTURBED in name for name in names):
         perturb = _perturber(settings.perturbation or PerturbationSettings(), vlm, store, settings.pairs, rows)

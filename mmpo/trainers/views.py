@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mmpo.data.corruption import NEAREST, OTHER, Corruption, generator
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM
 from mmpo.models.pairs import PairBatch, View
-from mmpo.models.processing import ProcessedImages, join_images, process_images
+from mmpo.models.processing import ProcessedImages, join_images, process_images, process_video
 from mmpo.trainers.collate import EncodedPair
 from mmpo.trainers.disturb import Disturbed, Disturber
 from mmpo.trainers.images import ImageStore
@@ -163,7 +164,11 @@ def _with_images(
 @dataclass
 class ImageCorrupter:
     """Corrupted images, prepared for the tower and as large as the originals, so that prompts keep their length.
-    `others` are the images that `other` draws from, `similar` says for each image which `nearest` takes."""
+    `others` are the images that `other` draws from, `similar` says for each image which `nearest` takes.
+
+    A clip stays a clip with its times: all its frames are cropped, turned or masked alike, or those of another clip
+    take their place.
+    """
 
     vlm: VLM
     store: ImageStore
@@ -172,17 +177,24 @@ class ImageCorrupter:
     similar: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.corruption.kind == OTHER and len(set(self.others)) < 2:
-            raise UserError("the corruption `other` needs at least two different images")
+        self._others = {
+            kind: [key for key in self.others if self.store.kind(key) == kind] for kind in ("image", "video")
+        }
+        if self.corruption.kind == OTHER and (
+            not self.others or any(len(set(own)) == 1 for own in self._others.values())
+        ):
+            raise UserError("the corruption `other` needs at least two different images, or two different videos")
 
     def __call__(self, key: str, rng: np.random.Generator, among_several: bool = False) -> ProcessedImages:
-        picture = self.store.picture(key)
+        pictures = [self.store.picture(still) for still in self.store.stills(key)]
         if self.corruption.kind in (OTHER, NEAREST):
-            found = self.similar[key] if self.corruption.kind == NEAREST else key
-            while found == key:
-                found = self.others[int(rng.integers(len(self.others)))]
-            picture = self.store.picture(found).resize(picture.size)
-        made = process_images(self.vlm, [self.corruption.picture(picture, rng)], several=among_several)
+            pictures = self._of_another(key, pictures, rng)
+        if self.store.is_clip(key):
+            drawn = rng.integers(2**63)
+            alike = [self.corruption.picture(frame, np.random.default_rng(drawn)) for frame in pictures]
+            made = process_video(self.vlm, alike, self.store.clip(key).times)
+        else:
+            made = process_images(self.vlm, [self.corruption.picture(pictures[0], rng)], several=among_several)
         tensors = {
             name: self._corrupted(value, rng)
             if name.startswith("pixel_values") and value.is_floating_point()
@@ -190,6 +202,16 @@ class ImageCorrupter:
             for name, value in made.tensors.items()
         }
         return replace(made, tensors=tensors)
+
+    def _of_another(self, key: str, pictures: Sequence[Image.Image], rng: np.random.Generator) -> list[Image.Image]:
+        """As many pictures of another image or clip, as large as these; a clip's evenly over its frames."""
+        others = self._others[self.store.kind(key)]
+        found = self.similar[key] if self.corruption.kind == NEAREST else key
+        while found == key:
+            found = others[int(rng.integers(len(others)))]
+        stills = self.store.stills(found)
+        places = np.linspace(0, len(stills) - 1, len(pictures)).round().astype(int)
+        return [self.store.picture(stills[place]).resize(own.size) for place, own in zip(places, pictures, strict=True)]
 
     def _corrupted(self, pixels: Tensor, rng: np.random.Generator) -> Tensor:
         return torch.from_numpy(self.corruption.tensor(pixels.numpy(), rng))

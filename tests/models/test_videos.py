@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers.utils import is_torchvision_available
 
-from mmpo.errors import UserError
+from mmpo.errors import Quarantined, UserError
 from mmpo.models.answer import AnswerEngine
-from mmpo.models.families import FAMILIES
 from mmpo.models.generate import PromptGroup
 from mmpo.models.loading import VLM
 from mmpo.models.processing import ProcessedImages, join_images, model_tensors, process_video, video_tensors
@@ -19,9 +19,9 @@ from mmpo.models.score import PairBatch, PairScorer
 from tests.models.pairs import PICTURES, gradients, worst_relative
 from tests.models.test_generate import assert_same
 from tests.tiny import add_lora, tiny_image
-from tests.tiny_families import TINY, with_real_videos
+from tests.tiny_families import TINY
+from tests.tiny_videos import VIDEO, small_processor, video_model, with_video
 
-VIDEO = [family.model_type for family in FAMILIES.values() if family.video_keys]
 CHOSEN, REJECTED = "Yes, there is a dog", "No cat"
 
 
@@ -52,27 +52,6 @@ def video(vlm: VLM, frames: int, seed: int = 0) -> ProcessedImages:
 
 def message(*kinds: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": [*({"type": kind} for kind in kinds), {"type": "text", "text": "What is it?"}]}]
-
-
-def with_video(template: str) -> str:
-    """The tiny templates write images only; a video goes where an image would, by its own token."""
-    for image, clip in (
-        ("<|image_pad|>", "<|video_pad|>"),
-        ("<image>", "<video>"),
-    ):
-        if image in template:
-            begin = "{% for part in message['content'] if part['type'] == 'image' %}<image>\n{% endfor %}"
-            both = (
-                "{% for part in message['content'] if part['type'] != 'text' %}"
-                "{% if part['type'] == 'video' %}<video>{% else %}<image>{% endif %}\n{% endfor %}"
-            )
-            if begin in template:
-                return template.replace(begin, both)
-            piece = template[template.index("{% if part['type'] == 'image' %}") :]
-            shown = piece[len("{% if part['type'] == 'image' %}") : piece.index("{% else %}")]
-            clipped = "{% elif part['type'] == 'video' %}" + shown.replace(image, clip)
-            return template.replace(shown + "{% else %}", shown + clipped + "{% else %}", 1)
-    raise AssertionError(template)
 
 
 @pytest.fixture
@@ -154,16 +133,68 @@ def test_families_without_videos_say_so() -> None:
         process_video(TINY["video_llava"](), PICTURES, [0.0, 1.0])
 
 
-@pytest.mark.skipif(not is_torchvision_available(), reason="the families' video processors need torchvision")
+def real(vlm: VLM, size: tuple[int, int] = (28, 28)) -> ProcessedImages:
+    return process_video(vlm, [tiny_image(i, size) for i in range(4)], [1.0, 1.5, 2.0, 2.5])
+
+
 @pytest.mark.parametrize("name", VIDEO)
-def test_the_familys_own_video_processor(name: str) -> None:
-    """Frames with their times through the real processor: as many placeholders as features, in any family."""
-    vlm = with_real_videos(TINY[name]())
-    vlm.processor.chat_template = with_video(vlm.processor.chat_template)
-    clip = process_video(vlm, [tiny_image(i, (28, 28)) for i in range(4)], [1.0, 1.5, 2.0, 2.5])
+def test_frames_with_their_times(name: str) -> None:
+    """Through the processor: as many placeholders as features, in any family."""
+    vlm = video_model(name)
+    clip = real(vlm)
     prompt = encode_prompt(vlm, message("video"), clip.placeholders)
     sides = [encode_response(vlm, text) for text in (CHOSEN, REJECTED)]
     batch = PairBatch(["a"], *([torch.tensor(ids)] for ids in (prompt, *sides)), clip.tensors, [[0]])  # type: ignore[misc]
     assert PairScorer(vlm, sharing="on", reference="none")(batch).chosen.policy.isfinite().all()
     if name == "qwen3_vl":
         assert "<1.2 seconds>" in vlm.tokenizer.decode(clip.placeholders[0])
+    if name == "qwen2_5_vl":
+        assert clip.tensors["second_per_grid_ts"].tolist() == pytest.approx([1.0])
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_the_prompt_is_the_processors_own(name: str) -> None:
+    """An image and a video between words: the ids that the processor makes of the whole conversation."""
+    vlm = video_model(name)
+    clip, still = real(vlm), process_images(vlm, PICTURES[1:2])
+    messages = message("image", "video")
+    ids = encode_prompt(vlm, messages, [*still.placeholders, *clip.placeholders])
+    text = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    metadata = {"total_num_frames": 4, "fps": 2.0, "frames_indices": [2, 3, 4, 5]}
+    own = vlm.processor(
+        text=[text],
+        images=[PICTURES[1]],
+        videos=[np.stack([np.asarray(tiny_image(i, (28, 28))) for i in range(4)])],
+        video_metadata=[metadata],
+        do_sample_frames=False,
+        add_special_tokens=False,
+    )
+    assert ids == list(own["input_ids"][0])
+
+
+@pytest.mark.parametrize("name", VIDEO)
+def test_a_template_without_videos_is_named(name: str) -> None:
+    vlm = video_model(name)
+    clip = real(vlm)
+    vlm.processor.chat_template = TINY[name]().processor.chat_template
+    with pytest.raises(UserError, match="leaves out the prompt's videos") as caught:
+        encode_prompt(vlm, message("video"), clip.placeholders)
+    assert "video_input: frames" in str(caught.value.hint)
+
+
+def test_frames_of_two_sizes_are_no_video() -> None:
+    with pytest.raises(Quarantined, match="frames of 28 x 28 and 20 x 28"):
+        process_video(TINY["llava_next_video"](), [tiny_image(0, (28, 28)), tiny_image(1, (20, 28))], [0.0, 1.0])
+
+
+@pytest.mark.skipif(not is_torchvision_available(), reason="the families' video processors need torchvision")
+@pytest.mark.parametrize("name", VIDEO)
+def test_the_tests_own_processors_are_like_the_families(name: str) -> None:
+    vlm = video_model(name)
+    size = (24, 16) if vlm.family.grid_positions else (28, 28)
+    theirs = real(vlm, size)
+    vlm.processor.video_processor = small_processor(vlm)
+    ours = real(vlm, size)
+    assert ours.placeholders == theirs.placeholders and ours.tensors.keys() == theirs.tensors.keys()
+    for key, value in theirs.tensors.items():
+        torch.testing.assert_close(ours.tensors[key], value, rtol=0, atol=1e-5)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from mmpo.trainers.collate import encode_pairs, pixel_tensors
+from mmpo.trainers.collate import encode_pairs
 from mmpo.trainers.images import ImageStore
+from mmpo.trainers.media import pixel_tensors
 from mmpo.trainers.samples import Sampler
 from mmpo.trainers.settings import SampleSettings
 from tests.tiny import add_lora, tiny_llava

@@ -1,73 +1,61 @@
-"""Videos in preference pairs: frames as encoded images with their times, and as images for models without a video
-input."""
+"""Videos in preference pairs: sampled frames with their times, in the places where the prompt shows them."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from PIL import Image
-
-from mmpo.data.images import encode_image
-from mmpo.data.pair import Message, PreferencePair, Video
+from mmpo.data.pair import Message, Video
+from mmpo.data.video.clip import Clip
 from mmpo.data.video.read import read_frames
-from mmpo.data.video.records import Frames
+from mmpo.errors import UserError
+
+T = TypeVar("T")
 
 FRAMES = 8
 """Frames of a video that a pair names only by its path: LLaVA-Hound's number."""
 
 
-def encoded(frames: Frames, format: str = "JPEG") -> list[bytes]:
-    """The frames as image files; equal frames give equal bytes."""
-    return [encode_image(Image.fromarray(frame), format) for frame in frames.array]
-
-
-def frames_as_images(pair: PreferencePair, root: str | Path | None = None, num: int = FRAMES) -> PreferencePair:
-    """The pair with each video part of its prompt replaced by one image part a frame, in order.
-
-    A video given by its path (below `root`) is sampled at `num` frames. Raises a `VideoError` where it can't be read.
-    A pair without videos is returned as it is.
-    """
-    if not pair.videos:
-        return pair
-    videos = [_frames(video, root, num) for video in pair.videos]
-    prompt, images = _expanded(pair.prompt, list(pair.images), videos)
-    rejected = pair.rejected_images
-    return replace(
-        pair,
-        prompt=prompt,
-        images=images,
-        rejected_images=None if rejected is None else _expanded(pair.prompt, list(rejected), videos)[1],
-        videos=None,
-    )
-
-
-def _frames(video: Video, root: str | Path | None, num: int) -> list[bytes | str]:
+def clip_of(video: Video, root: str | Path | None = None, num: int = FRAMES) -> Clip:
+    """The frames of a pair's video; one given by its path (below `root`) is sampled at `num` frames. Raises a
+    `VideoError` where it can't be read."""
     if video.get("frames"):
-        return list(video["frames"])
+        return Clip(tuple(video["frames"]), tuple(video["times"]))
     if root is None:
-        return list(encoded(read_frames(video["path"], num=num)))
-    return list(encoded(read_frames(video["path"], num=num, root=root)))
+        return Clip.of(read_frames(video["path"], num=num))
+    return Clip.of(read_frames(video["path"], num=num, root=root))
 
 
-def _expanded(
-    prompt: list[Message], images: list[bytes | str], videos: list[list[bytes | str]]
-) -> tuple[list[Message], list[bytes | str]]:
-    shown: list[bytes | str] = []
-    next_image, next_video = iter(images), iter(videos)
-    messages: list[Message] = []
-    for message in prompt:
-        content: list[dict[str, Any]] = []
-        for part in message["content"]:
-            if part["type"] == "image":
-                shown.append(next(next_image))
-                content.append(part)
-            elif part["type"] == "video":
-                frames = next(next_video)
-                shown += frames
-                content += [{"type": "image"} for _ in frames]
-            else:
-                content.append(part)
-        messages.append({**message, "content": content})
-    return messages, shown
+def in_order(prompt: Sequence[Mapping[str, Any]], images: Sequence[T], videos: Sequence[T]) -> list[T]:
+    """Images and videos in the order in which the prompt shows them. Raises `UserError` for another number of them
+    than it has parts."""
+    waiting = {"image": iter(images), "video": iter(videos)}
+    kinds = [part["type"] for part in _parts(prompt) if part["type"] in waiting]
+    for kind, given in (("image", images), ("video", videos)):
+        if (shown := kinds.count(kind)) != len(given):
+            raise UserError(
+                f"the prompt shows {shown} {kind}(s) but {len(given)} were given",
+                hint=f'every {kind} needs one {{"type": "{kind}"}} part',
+            )
+    return [next(waiting[kind]) for kind in kinds]
+
+
+def with_frames(prompt: Sequence[Mapping[str, Any]], frames: Sequence[int]) -> list[Message]:
+    """The prompt with its k-th video part replaced by `frames[k]` image parts."""
+    counts = iter(frames)
+
+    def shown(part: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return [{"type": "image"} for _ in range(next(counts))] if part["type"] == "video" else [dict(part)]
+
+    return [{**message, "content": [own for part in _content(message) for own in shown(part)]} for message in prompt]
+
+
+def _parts(prompt: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    return (part for message in prompt for part in _content(message))
+
+
+def _content(message: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The parts of a message; a plain text is one."""
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content

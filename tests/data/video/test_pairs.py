@@ -8,8 +8,9 @@ import pytest
 from mmpo.data.images import load_image
 from mmpo.data.pair import PreferencePair, text_message, validate
 from mmpo.data.video import CorruptVideo, read_frames
-from mmpo.data.video.pairs import encoded, frames_as_images
-from mmpo.errors import Quarantined
+from mmpo.data.video.clip import Clip
+from mmpo.data.video.pairs import clip_of, in_order, with_frames
+from mmpo.errors import Quarantined, UserError
 from tests.data.video.clips import number_of
 
 
@@ -28,27 +29,42 @@ def pair(video: dict[str, object], **fields: object) -> PreferencePair:
 
 
 def test_frames_take_the_place_of_the_video() -> None:
-    expanded = frames_as_images(pair({"frames": [b"1", b"2"], "times": [0.0, 0.5]}, rejected_images=[b"other"]))
-    assert expanded.images == [b"still", b"1", b"2"] and expanded.videos is None
-    assert expanded.rejected_images == [b"other", b"1", b"2"]
-    assert [part["type"] for part in expanded.prompt[0]["content"]] == ["image", "image", "image", "text"]
-    validate(expanded)
-    plain = PreferencePair.simple(id="1", image=b"x", question="?", chosen="a", rejected="b")
-    assert frames_as_images(plain) is plain
+    given = pair({"frames": [b"1", b"2"], "times": [0.0, 0.5]})
+    prompt = with_frames(given.prompt, [2])
+    assert [part["type"] for part in prompt[0]["content"]] == ["image", "image", "image", "text"]
+    assert [part["type"] for part in given.prompt[0]["content"]] == ["image", "video", "text"]
+    assert clip_of((given.videos or [])[0]) == Clip((b"1", b"2"), (0.0, 0.5))
+
+
+def test_images_and_videos_in_the_order_of_the_prompt() -> None:
+    kinds = ("video", "image", "text", "video", "image")
+    content = [{"type": kind, **({"text": "and"} if kind == "text" else {})} for kind in kinds]
+    prompt = [{"role": "user", "content": content}]
+    assert in_order(prompt, ["a", "b"], ["v", "w"]) == ["v", "a", "w", "b"]
+    assert [part["type"] for part in with_frames(prompt, [1, 2])[0]["content"]] == [
+        *("image", "image", "text", "image", "image", "image")
+    ]
+    assert in_order([{"role": "user", "content": "only words"}], [], []) == []
+    with pytest.raises(UserError, match=r"shows 2 video\(s\) but 1"):
+        in_order(prompt, ["a", "b"], ["v"])
 
 
 def test_a_path_is_sampled(clip: Path) -> None:
-    expanded = frames_as_images(pair({"path": clip.name}), clip.parent, num=4)
-    shown = [number_of(np.asarray(load_image(image))) for image in expanded.images[1:]]
-    assert shown == list(read_frames(clip, num=4).indices)
-    assert expanded.images[1:] == encoded(read_frames(clip, num=4))
+    found = clip_of({"path": clip.name}, clip.parent, num=4)
+    frames = read_frames(clip, num=4)
+    assert found == Clip.of(frames) and found.times == frames.times
+    assert [number_of(np.asarray(load_image(frame))) for frame in found.frames] == list(frames.indices)
+
+
+def test_a_clip_has_a_time_for_every_frame() -> None:
+    for frames, times in (((), ()), ((b"1", b"2"), (0.0,))):
+        with pytest.raises(UserError, match="frames with"):
+            Clip(frames, times)
 
 
 def test_a_video_that_can_not_be_read_is_quarantined(clip: Path, tmp_path: Path) -> None:
     (tmp_path / "cut.mp4").write_bytes(clip.read_bytes()[:2000])
     with pytest.raises(CorruptVideo):
-        frames_as_images(pair({"path": "cut.mp4"}), tmp_path)
+        clip_of({"path": "cut.mp4"}, tmp_path)
     with pytest.raises(Quarantined, match="path_escape"):
-        frames_as_images(
-            PreferencePair(**{**vars(pair({"path": "x.mp4"})), "videos": [{"path": "../x.mp4"}]}), tmp_path
-        )
+        clip_of({"path": "../x.mp4"}, tmp_path)
