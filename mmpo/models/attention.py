@@ -34,6 +34,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from mmpo.errors import UserError
 from mmpo.models.kernels import Marks, Sequences, flex_attention, varlen_attention
+from mmpo.models.last_layer import rows_read
 from mmpo.models.lean import made_again
 
 TREE_ATTENTION = "mmpo_tree"
@@ -58,7 +59,8 @@ class CallPlan:
 class TreePlan:
     """The calls of every tree of a packed row; `lengths` are the trees' token counts, `longest` is the longest path,
     `window` the sliding window that the calls' `near` masks are made for. With `marks` the row goes through
-    FlexAttention instead, with `sequences` through a variable-length kernel; `calls` is then empty."""
+    FlexAttention instead, with `sequences` through a variable-length kernel; `calls` is then empty. `read` [n] are the
+    rows whose last hidden states are asked for (None: all), `unread` how many of each tree's first rows are not."""
 
     lengths: list[int]
     calls: list[list[CallPlan]]
@@ -66,7 +68,11 @@ class TreePlan:
     window: int | None = None
     marks: Marks | None = None
     sequences: Sequences | None = None
-    _masks: dict[tuple[int, int, bool, torch.dtype, torch.device], Tensor] = field(default_factory=dict, repr=False)
+    read: Tensor | None = None
+    unread: list[int] = field(default_factory=list)
+    _masks: dict[tuple[int, int, bool, int, torch.dtype, torch.device], Tensor] = field(
+        default_factory=dict, repr=False
+    )
 
     def to(self, device: torch.device | str) -> TreePlan:
         for calls in self.calls:
@@ -75,6 +81,7 @@ class TreePlan:
                 call.near = call.near.to(device) if call.near is not None else None
         self.marks = self.marks.to(device) if self.marks is not None else None
         self.sequences = self.sequences.to(device) if self.sequences is not None else None
+        self.read = self.read.to(device) if self.read is not None else None
         return self
 
     def cuts(self, window: int | None) -> bool:
@@ -92,14 +99,18 @@ class TreePlan:
     def query_splits(self) -> list[int]:
         return [call.queries for calls in self.calls for call in calls]
 
-    def mask(self, tree: int, number: int, like: Tensor, *, near: bool = False) -> Tensor:
-        """The additive mask of one call in the dtype and on the device of `like`, built once and used by all layers."""
-        key = (tree, number, near, like.dtype, like.device)
+    def mask(self, tree: int, number: int, like: Tensor, *, near: bool = False, skip: int = 0) -> Tensor:
+        """The additive mask of one call, without its first `skip` queries, in the dtype and on the device of `like`;
+        built once and used by all layers."""
+        key = (tree, number, near, skip, like.dtype, like.device)
         if key not in self._masks:
             call = self.calls[tree][number]
             mask = call.near if near else call.mask
+            width = call.width or call.queries
             if mask is None:
-                mask = torch.full((call.queries, call.width), float("-inf")).triu(call.width - call.queries + 1)
+                mask = torch.full((call.queries - skip, width), float("-inf")).triu(width - call.queries + skip + 1)
+            else:
+                mask = mask[skip:]
             self._masks[key] = mask.to(like.device, like.dtype)
         return self._masks[key]
 
@@ -146,27 +157,32 @@ def tree_attention(
         key, value, shared_heads = repeat_kv(key, repeats), repeat_kv(value, repeats), False
     options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling, "enable_gqa": shared_heads}
     queries = iter(query.split(tree_plan.query_splits, dim=2))
+    pruned = rows_read(module) is not None
     outputs = []
     for tree, (tree_key, tree_value) in enumerate(
         zip(key.split(tree_plan.lengths, dim=2), value.split(tree_plan.lengths, dim=2), strict=True)
     ):
         for number, call in enumerate(tree_plan.calls[tree]):
             q = next(queries)
+            skip = min(tree_plan.unread[tree], call.queries - 1) if pruned and number == 0 else 0
+            q = q[:, :, skip:]
             near = windowed and call.near is not None
             plain = call.mask is None and not near
             if not call.ranges:
                 k, v = tree_key[:, :, : call.queries], tree_value[:, :, : call.queries]
             else:
                 k, v = _gather(tree_key, call.ranges), _gather(tree_value, call.ranges)
-            if plain and not call.ranges:
+            if plain and not call.ranges and not skip:
                 out = attend(q, k, v, is_causal=True, **options)
             else:
                 if plain and query.is_cuda and softcap is None:
-                    bias: Tensor = causal_lower_right(call.queries, call.width)
+                    bias: Tensor = causal_lower_right(q.shape[2], k.shape[2])
                 else:
-                    bias = tree_plan.mask(tree, number, q, near=near)
+                    bias = tree_plan.mask(tree, number, q, near=near, skip=skip)
                 with made_again([k, v], partial(_copied, tree_key.detach(), tree_value.detach(), call.ranges)):
                     out = attend(q, k, v, attn_mask=bias, **options)
+            if skip:
+                outputs.append(out.new_zeros(out.shape[0], skip, out.shape[1], out.shape[3]))
             outputs.append(out.transpose(1, 2))
     return (outputs[0].contiguous() if len(outputs) == 1 else torch.cat(outputs, dim=1)), None
 

@@ -160,12 +160,15 @@ def pack(
                 lengths.append(len(segment.ids))
                 steps = path(tree, node)
                 spans.append([(offset + start[s], offset + start[s] + len(tree[s].ids)) for s in steps])
+    plan = _plan(trees, rules, backend)
+    plan.read = torch.tensor(sorted(set(predictors)), dtype=torch.long)
+    plan.unread = _unread(plan.lengths, plan.read.tolist())
     return TreeBatch(
         input_ids=torch.tensor([ids]),
         position_ids=torch.cat(places, dim=-1).unsqueeze(-2),
         # A 4-D mask goes through the model unread; anything else makes it build masks of its own from the positions.
         attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
-        plan=_plan(trees, rules, backend),
+        plan=plan,
         predictors=torch.tensor(predictors, dtype=torch.long),
         targets=torch.tensor(targets, dtype=torch.long),
         own=torch.tensor(scored, dtype=torch.long),
@@ -173,6 +176,15 @@ def pack(
         image_order=images,
         spans=spans,
     )
+
+
+def _unread(lengths: Sequence[int], read: Sequence[int]) -> list[int]:
+    """How many of each tree's first rows are not among `read`."""
+    start, found = 0, []
+    for length in lengths:
+        found.append(next((row - start for row in read if start <= row < start + length), length))
+        start += length
+    return found
 
 
 def _plan(trees: Sequence[Tree], rules: Rules, backend: Backend) -> TreePlan:

@@ -19,6 +19,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -27,6 +28,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from transformers import PreTrainedModel
+
+from mmpo.models.last_layer import has_own_forward, only_read
 
 Pack = Callable[[Tensor], Any]
 
@@ -107,6 +110,8 @@ def _is_gated(module: nn.Module) -> bool:
     """Whether the layer's own code is down(act(gate(x)) * up(x)), and nothing else."""
     if not all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return False
+    if not has_own_forward(module, _feed_forward):
+        return False
     try:
         own: Any = ast.parse(textwrap.dedent(inspect.getsource(type(module).forward))).body[0]
     except (OSError, TypeError, SyntaxError):  # a layer without source
@@ -115,6 +120,10 @@ def _is_gated(module: nn.Module) -> bool:
 
 
 def _feed_forward(self: Any, x: Tensor) -> Tensor:
+    return only_read(self, partial(_gated, self), x)
+
+
+def _gated(self: Any, x: Tensor) -> Tensor:
     gate, up = self.gate_proj(x), self.up_proj(x)
     if not (_on.get() and torch.is_grad_enabled() and gate.requires_grad):
         return self.down_proj(self.act_fn(gate) * up)

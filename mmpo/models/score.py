@@ -28,6 +28,7 @@ from mmpo.models.backends import Attention, choose_attention
 from mmpo.models.divergence import token_kl
 from mmpo.models.hidden import capture, places
 from mmpo.models.layout import Backend, Rules, Tree, TreeBatch, pack, response_tree, unshared
+from mmpo.models.last_layer import read_last_layer_only_where_needed
 from mmpo.models.lean import keep_less_in_feed_forward, keeping_less
 from mmpo.models.loading import VLM
 from mmpo.models.logprob import token_logps
@@ -118,6 +119,7 @@ class PairScorer(nn.Module):
             self.reference_model.requires_grad_(False).eval()
         if not self._unknown:
             keep_less_in_feed_forward(vlm.base.get_decoder())
+            read_last_layer_only_where_needed(vlm.base.get_decoder())
         if self.shared:
             use_tree_attention(vlm.base)
             if self.reference_model is not None:
@@ -321,6 +323,8 @@ def segment_logps(
 ) -> SegmentLogps:
     """Log-probs of every scored token of a layout; `features` come from `encode_images`. `hidden` names further states
     to return, `states` keeps those that the tokens were predicted from, and the first choices."""
+    if hidden is not None and layout.plan is not None:
+        layout.plan.read = None  # states of other tokens may be asked for
     with capture(vlm, hidden) as captured, keeping_less(vlm.base):
         if vlm.family.features == "own":
             rows = unknown.hidden_states(vlm, layout, features)

@@ -124,11 +124,11 @@ def aligned_at_the_first_key(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
     """SDPA's `is_causal` where there are more keys than queries: response tokens see only the prompt's beginning."""
     honest = TreePlan.mask
 
-    def top_left(plan: TreePlan, tree: int, number: int, like: torch.Tensor, *, near: bool = False) -> torch.Tensor:
+    def top_left(plan: TreePlan, tree: int, number: int, like: torch.Tensor, **more: Any) -> torch.Tensor:
         call = plan.calls[tree][number]
-        if near or call.mask is not None:
-            return honest(plan, tree, number, like, near=near)
-        return torch.full((call.queries, call.width), float("-inf")).triu(1)
+        if more["near"] or call.mask is not None:
+            return honest(plan, tree, number, like, **more)
+        return torch.full((call.queries - more["skip"], call.width or call.queries), float("-inf")).triu(1)
 
     patch.setattr(TreePlan, "mask", top_left)
 
