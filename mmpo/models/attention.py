@@ -59,8 +59,9 @@ class CallPlan:
 class TreePlan:
     """The calls of every tree of a packed row; `lengths` are the trees' token counts, `longest` is the longest path,
     `window` the sliding window that the calls' `near` masks are made for. With `marks` the row goes through
-    FlexAttention instead, with `sequences` through a variable-length kernel; `calls` is then empty. `read` [n] are the
-    rows whose last hidden states are asked for (None: all), `unread` how many of each tree's first rows are not."""
+    FlexAttention instead, with `sequences` through a variable-length kernel; `calls` is then empty. `read` are the
+    rows whose last hidden states are asked for (None: all): scored tokens and what predicts them; `unread` says how
+    many of each tree's first rows are not."""
 
     lengths: list[int]
     calls: list[list[CallPlan]]

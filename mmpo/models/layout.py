@@ -161,7 +161,7 @@ def pack(
                 steps = path(tree, node)
                 spans.append([(offset + start[s], offset + start[s] + len(tree[s].ids)) for s in steps])
     plan = _plan(trees, rules, backend)
-    plan.read = torch.tensor(sorted(set(predictors)), dtype=torch.long)
+    plan.read = torch.tensor(sorted({*predictors, *scored}), dtype=torch.long)
     plan.unread = _unread(plan.lengths, plan.read.tolist())
     return TreeBatch(
         input_ids=torch.tensor([ids]),

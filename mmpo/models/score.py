@@ -323,8 +323,8 @@ def segment_logps(
 ) -> SegmentLogps:
     """Log-probs of every scored token of a layout; `features` come from `encode_images`. `hidden` names further states
     to return, `states` keeps those that the tokens were predicted from, and the first choices."""
-    if hidden is not None and layout.plan is not None:
-        layout.plan.read = None  # states of other tokens may be asked for
+    if layout.plan is not None and hidden is not None and hidden.span == "sequence":
+        layout.plan.read = None  # the states of other tokens are asked for
     with capture(vlm, hidden) as captured, keeping_less(vlm.base):
         if vlm.family.features == "own":
             rows = unknown.hidden_states(vlm, layout, features)
