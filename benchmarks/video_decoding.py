@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -114,13 +115,13 @@ def throughput(clips: list[Path], num: int, rounds: int) -> list[dict[str, objec
     return rows
 
 
-def memory(clips: list[Path], count: int, num: int) -> None:
+def memory(clips: list[Path], count: int, num: int) -> list[dict[str, object]]:
     """Resident memory of this process and number of open handles, while `count` clips are read."""
 
     def resident() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
-    marks = []
+    marks: list[dict[str, Any]] = []
     for number in range(count):
         read_frames(clips[number % len(clips)], num=num)
         if number % max(count // 10, 1) == 0 or number == count - 1:
@@ -130,6 +131,7 @@ def memory(clips: list[Path], count: int, num: int) -> None:
             print(json.dumps(marks[-1]))
     tail = [mark["MiB"] for mark in marks[len(marks) // 5 :]]
     print(json.dumps({"growth_MiB_after_the_first_fifth": round(max(tail) - tail[0], 1)}))
+    return marks
 
 
 def main() -> None:
@@ -151,9 +153,9 @@ def main() -> None:
             info = probe(path)
             print(f"# {path.name}: {info.width}x{info.height}, {info.n_frames} frames, {info.key_frames} key frames")
         if arguments.memory:
-            memory(clips, arguments.memory, arguments.num[0])
-            return
-        rows = [row for num in arguments.num for row in throughput(clips, num, arguments.rounds)]
+            rows = memory(clips, arguments.memory, arguments.num[0])
+        else:
+            rows = [row for num in arguments.num for row in throughput(clips, num, arguments.rounds)]
         if arguments.json:
             arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
 
