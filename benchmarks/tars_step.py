@@ -11,7 +11,9 @@ corruption included), reference with the adapter off, policy, loss, backward.
     tars 4          the same with the worst of four perturbations
     tars_official   the released code's: both disturbed, the chosen one of these about a noisy image, both clean
     … rows          the same loss, one ordinary row for every response, each with its own pass of the image through the
-                    tower: how the released code does it (whose reference encodes every image again; not counted here)
+                    tower: how the released code does it. It also computes a sixth row, the rejected answer about the
+                    noisy image, which no term reads; so does `tars_official rows`. (Its reference encodes every image
+                    again; not counted here.)
 
 Steps are interleaved and ratios taken round by round, so that other load on the machine meets all alike. Contenders
 that compute the same loss must agree on its value.
@@ -79,6 +81,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "tars_official": {"tars_official": {"layer": 1}},
 }
 ROWS = " rows"
+NEVER_READ = "rejected_disturbed_corrupted"
+"""The released code's sixth row."""
 CONTENDERS = ["dpo", "tars", "tars rows", "tars 4", "tars_official", "tars_official rows"]
 
 Step = Callable[[], float]
@@ -132,8 +136,10 @@ def contender(ground: Ground, name: str) -> Step:
         }
     )
     maker = view_maker(settings, objective, ground.vlm, ground.store, ground.pairs.rows)
-    collate = PairCollator(ground.store, maker.add if maker is not None else None)
     separate = name.endswith(ROWS)
+    if separate and maker is not None and name.startswith("tars_official"):
+        maker.names = (*maker.names, NEVER_READ)
+    collate = PairCollator(ground.store, maker.add if maker is not None else None)
     scorer = PairScorer(ground.vlm, sharing="off" if separate else "on", hidden=objective.hidden, kl=objective.needs_kl)
     scorer.train()
 
