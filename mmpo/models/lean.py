@@ -7,6 +7,9 @@ Two such make up a third of what a decoder layer with an adapter on every linear
   act(gate), both from gate and up;
 * in attention over trees, the keys and values of a branch behind its prompt, copied together from the row's.
 
+And under autocast an adapter in float32 casts its input up and each of its products casts it down again, every time
+into a copy that is kept: the input as it is does as well.
+
 What is computed is the same, bit for bit. With activation checkpointing nothing of this happens: a layer then keeps
 nothing but its input, and what is held here would stay beside it.
 """
@@ -24,6 +27,7 @@ from types import MethodType
 from typing import Any
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
@@ -104,6 +108,20 @@ def keep_less_in_feed_forward(model: nn.Module) -> int:
     for module in found:
         module.forward = MethodType(_feed_forward, module)
     return len(found)
+
+
+def keep_less_in_adapters(model: nn.Module) -> None:
+    """Under autocast, let adapters take inputs that have its dtype as they are."""
+    for module in model.modules():
+        if isinstance(module, BaseTunerLayer) and hasattr(module, "_cast_input_dtype"):
+            vars(module)["_cast_input_dtype"] = MethodType(_cast_input, module)
+
+
+def _cast_input(self: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and x.dtype == torch.get_autocast_dtype(kind):
+        return x
+    return type(self)._cast_input_dtype(self, x, dtype)
 
 
 def _is_gated(module: nn.Module) -> bool:

@@ -27,9 +27,9 @@ from mmpo.models.attention import use_tree_attention
 from mmpo.models.backends import Attention, choose_attention
 from mmpo.models.divergence import token_kl
 from mmpo.models.hidden import capture, places
-from mmpo.models.layout import Backend, Rules, Tree, TreeBatch, pack, response_tree, unshared
 from mmpo.models.last_layer import read_last_layer_only_where_needed
-from mmpo.models.lean import keep_less_in_feed_forward, keeping_less
+from mmpo.models.layout import Backend, Rules, Tree, TreeBatch, pack, response_tree, unshared
+from mmpo.models.lean import keep_less_in_adapters, keep_less_in_feed_forward, keeping_less
 from mmpo.models.loading import VLM
 from mmpo.models.logprob import token_logps
 from mmpo.models.pairs import AnswerBatch, Hidden, PairBatch, PairLogps, ResponseLogps, View
@@ -119,6 +119,7 @@ class PairScorer(nn.Module):
             self.reference_model.requires_grad_(False).eval()
         if not self._unknown:
             keep_less_in_feed_forward(vlm.base.get_decoder())
+            keep_less_in_adapters(vlm.base.get_decoder())
             read_last_layer_only_where_needed(vlm.base.get_decoder())
         if self.shared:
             use_tree_attention(vlm.base)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mmpo.models import lean, score
 from mmpo.models.lean import keep_less_in_feed_forward, keeping_less, made_again, watching_kept
 from mmpo.models.score import PairScorer
-from tests.models.pairs import mixed_batch
+from tests.models.pairs import mixed_batch, pair_batch
 from tests.tiny import add_lora
 from tests.tiny_families import TINY
 
@@ -50,6 +50,28 @@ def test_every_family_keeps_less_for_the_same_gradients(name: str, monkeypatch: 
         assert torch.equal(less[key], gradient), key
         assert gradient.abs().sum() > 0 or "lora" not in key
     assert kept_less < 0.9 * kept_plain
+
+
+def test_adapters_keep_no_copies_under_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bfloat16 weights and an adapter in float32, as training on a GPU has them."""
+    vlm = add_lora(TINY["llava"](), spread=0.1)
+    for name, parameter in vlm.model.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.bfloat16()
+    batch = mixed_batch(vlm)
+    found = []
+    for cast in (True, False):
+        if not cast:
+            monkeypatch.setattr(score, "keep_less_in_adapters", lambda model: None)
+            for module in vlm.model.modules():
+                vars(module).pop("_cast_input_dtype", None)
+        scorer = PairScorer(vlm, sharing="on")
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(measured(scorer, batch))
+    (less, kept_less), (plain, kept_plain) = found
+    assert all(torch.equal(less[key], gradient) for key, gradient in plain.items())
+    assert kept_less < 0.85 * kept_plain
+    assert PairScorer(vlm, sharing="on", reference="none")(pair_batch(vlm)) is not None  # without autocast it casts
 
 
 def test_with_checkpointing_nothing_is_held_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
