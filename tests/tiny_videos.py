@@ -103,9 +103,12 @@ def small_processor(vlm: VLM) -> FrameVideos:
     return FrameVideos()
 
 
-def save_video_model(name: str, folder: Path, **text: Any) -> Path:
-    """The model in a folder that `load_vlm` opens, inside `openable` where torchvision is missing."""
+def save_video_model(name: str, folder: Path, *, brief: bool = False, **text: Any) -> Path:
+    """The model in a folder that `load_vlm` opens, inside `openable` where torchvision is missing. A `brief` one ends
+    its answers at any of a hundred tokens, and so within a few."""
     vlm = video_model(name, **text)
+    if brief:
+        vlm.model.generation_config.eos_token_id = [vlm.eos_id, *range(150, 250)]
     vlm.model.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
     return folder

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,22 @@ import pytest
 
 from mmpo.data.card import read_card
 from mmpo.data.shards import read_pairs
+from mmpo.data.video import read_frames
+from mmpo.data.video.clip import Clip
 from mmpo.data.video.items import read_videos
+from mmpo.data.video.replies import Reward
 from mmpo.data_builders import units
 from mmpo.data_builders.builders import build
+from mmpo.data_builders.video import VideoBuilder, Watched
+from mmpo.data_builders.video_judging import Candidate
 from mmpo.data_builders.video_pairs import choose, normalized
 from mmpo.data_builders.video_settings import VideoRewardSettings
-from mmpo.errors import UserError
+from mmpo.errors import Quarantined, UserError
 from tests.chat.server import ChatServer
 from tests.data.video import clips
+from tests.tiny_videos import openable, save_video_model
+
+__all__ = ["openable"]
 
 # ---- which answers become a pair
 
@@ -288,3 +298,44 @@ def test_a_recipe_names_the_builder(videos: Path, tmp_path: Path) -> None:
     recipe.write_text(f"model: some/model\nbuild:\n  builder: video_rewards\n  videos: {videos}\n  sampels: 4\n")
     with pytest.raises(UserError, match="did you mean samples"):
         load(str(recipe), run=tmp_path)
+
+
+class Lengths:
+    """Rewards answers by what they say and notes them: some of a question are good, some are bad."""
+
+    identity = "the letters of an answer"
+
+    def __init__(self) -> None:
+        self.seen: list[Candidate] = []
+
+    def rewards(self, candidates: Sequence[Candidate]) -> list[Reward | Quarantined]:
+        self.seen += candidates
+        return [Reward(1 + sum(candidate.text.encode()) % 5, "by its letters", "") for candidate in candidates]
+
+
+@pytest.mark.parametrize("mode", ["native", "frames"])
+def test_the_model_samples_about_videos_as_it_gets_them(
+    mode: Any, videos: Path, tmp_path: Path, openable: None
+) -> None:
+    """The builder's answers are the engine's on the clip; the two ways of showing it give others."""
+    from mmpo.models.answer import AnswerEngine
+    from mmpo.models.loading import load_vlm
+
+    model = save_video_model("llava_next_video", tmp_path / "model", brief=True)
+    settings = settings_for(videos, model, video_input=mode, max_new_tokens=40, samples=12, threshold=3)
+    vlm = load_vlm(model, video_input=mode, device="cpu")
+    rewarder = Lengths()
+    engine = AnswerEngine(vlm, max_new_tokens=settings.max_new_tokens)
+    item = read_videos(videos)[0]
+    outcomes, _ = VideoBuilder(settings, engine, rewarder, "test").build([item])
+    frames = read_frames(item.video, num=3, max_side=48, root=item.root)
+    assert isinstance(outcomes[0], Watched) and outcomes[0].clip == Clip.of(frames)
+    shown: Any = Clip.of(frames) if mode == "native" else list(Clip.of(frames).frames)
+    for qa in item.qa:
+        drawn = AnswerEngine(vlm).samples(
+            shown, qa.question, 12, temperature=1.5, top_p=settings.top_p, max_new_tokens=40, seed=settings.seed
+        )
+        told = [candidate.text for candidate in rewarder.seen if candidate.question == qa.question]
+        assert told and set(told) <= set(drawn)
+        other = replace(vlm, video_input="frames" if mode == "native" else "native")
+        assert AnswerEngine(other).samples(Clip.of(frames), qa.question, 12, seed=settings.seed) != drawn

@@ -8,12 +8,19 @@ from typing import Any
 
 import pytest
 
+from mmpo.data.video import read_frames
+from mmpo.data.video.clip import Clip
 from mmpo.errors import UserError
 from mmpo.eval.harness import evaluate
 from mmpo.eval.settings import EvalSettings
+from mmpo.models.answer import AnswerEngine
+from mmpo.models.loading import load_vlm
 from tests.chat.server import ChatServer
 from tests.data.video import clips
 from tests.tiny import add_lora, save_tiny_llava, tiny_llava
+from tests.tiny_videos import openable, save_video_model
+
+__all__ = ["openable"]
 
 CAPTION = (
     "A cat enters from the left while a cup stands still in the middle of a grey room with a red box in it, all quiet."
@@ -132,3 +139,46 @@ def test_what_is_missing_is_said(world: Path, model: tuple[Path, Path], tmp_path
     ):
         with pytest.raises(UserError, match=says):
             evaluate(settings(model, **changes), tmp_path)
+
+
+def test_videos_are_asked_about_as_the_model_gets_them(world: Path, tmp_path: Path, openable: None) -> None:
+    """Natively the answers are the engine's on clips; the other way of showing them never finds these in a cache."""
+    model = save_video_model("qwen2_5_vl", tmp_path / "model")
+    cards, keys = {}, {}
+    for mode in ("native", "frames", "auto"):
+        chosen = EvalSettings.model_validate(
+            {
+                "model": str(model),
+                "video_input": mode,
+                "cache": str(tmp_path / "cache"),
+                "dtype": "float32",
+                "bootstrap": {"samples": 200},
+                "benchmarks": ["temporal"],
+                "temporal": {
+                    "questions": str(world / "hallucer.json"),
+                    "videos": str(world),
+                    "frames": {"num": 4, "max_side": 40},
+                    "max_new_tokens": 4,
+                },
+            }
+        )
+        cards[mode] = evaluate(chosen, tmp_path / mode)
+        rows = [json.loads(line) for line in (tmp_path / mode / "answers.jsonl").read_text().splitlines()]
+        keys[mode] = {row["key"]: row["answer"] for row in rows}
+        assert len(rows) == 2, "the two clips are the same video under two names"
+        if mode != "auto":
+            clips_of = {name: read_frames(world / name, num=4, max_side=40) for name in ("v0.mp4", "v1.mp4")}
+            vlm = load_vlm(model, video_input=mode, device="cpu")
+            for row in rows:
+                given = Clip.of(clips_of[row["image"]])
+                shown: Any = given if mode == "native" else list(given.frames)
+                (answer,) = AnswerEngine(vlm, max_new_tokens=4).answer([(shown, [row["prompt"]])])
+                assert (answer.text, pytest.approx(answer.p_yes, abs=1e-5)) == (row["answer"], row["p_yes"])
+    assert not set(keys["native"]) & set(keys["frames"]) and keys["auto"] == keys["native"]
+    assert not (tmp_path / "auto" / "engine.json").exists(), "everything was in the cache"
+
+
+def test_a_model_without_videos_is_not_made_to_take_them(world: Path, model: tuple[Path, Path], tmp_path: Path) -> None:
+    temporal = {"questions": str(world / "hallucer.json"), "videos": str(world)}
+    with pytest.raises(UserError, match="LLaVA takes no videos"):
+        evaluate(settings(model, benchmarks=["temporal"], temporal=temporal, video_input="native"), tmp_path)
