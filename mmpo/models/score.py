@@ -117,14 +117,13 @@ class PairScorer(nn.Module):
             )
         if self.reference_model is not None:
             self.reference_model.requires_grad_(False).eval()
-        if not self._unknown:
-            keep_less_in_feed_forward(vlm.base.get_decoder())
-            keep_less_in_adapters(vlm.base.get_decoder())
-            read_last_layer_only_where_needed(vlm.base.get_decoder())
-        if self.shared:
-            use_tree_attention(vlm.base)
-            if self.reference_model is not None:
-                use_tree_attention(self._reference_vlm.base)
+        for base in {id(one.base): one.base for one in (vlm, self._reference_vlm)}.values():
+            if not self._unknown:
+                keep_less_in_feed_forward(base.get_decoder())
+                keep_less_in_adapters(base.get_decoder())
+                read_last_layer_only_where_needed(base.get_decoder())
+            if self.shared:
+                use_tree_attention(base)
 
     def forward(self, batch: PairBatch) -> PairLogps:
         shared = batch.shared(self._vlm.visual_token_ids, whole_prompts=self._vlm.family.blocks == "prompt")
