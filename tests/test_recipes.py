@@ -82,6 +82,42 @@ def test_ha_dpo_s_published_settings(name: str) -> None:
     assert tokens is None or train.max_response_tokens == tokens
 
 
+def test_llava_hound_s_published_settings() -> None:
+    """The script of the published DPO run and the paper's section 3: 4 pairs on 8 devices, 4 times accumulated."""
+    recipe = load("video-7b", run=RUN, inputs=INPUTS)
+    build, train, evaluation = recipe.build, recipe.train, recipe.eval
+    assert (build.frames.num, build.frames.sampling, build.frames.max_side) == (8, "linspace_trunc", 336)
+    assert (build.samples, build.temperature, build.top_p) == (6, 1.0, 0.95)
+    assert (build.threshold, build.pairs_per_question, build.pick, build.min_gap) == (3, 1, "random", 0)
+    assert build.judge.by == "model" and build.judge.max_words == 256
+    assert train.objective == {"dpo": {"beta": 0.1}}
+    assert (train.epochs, train.batch_size * train.accumulation, train.max_tokens) == (3, 128, 2048)
+    assert (train.scheduler, train.warmup, train.weight_decay, train.dtype) == ("linear", 0.1, 0.0, "bfloat16")
+    assert evaluation.video_qa.frames.model_dump() == {"num": 8, "sampling": "linspace_trunc", "max_side": 336}
+    assert build.video_input == train.video_input == evaluation.video_input == "native"
+    assert build.model == train.model == evaluation.model == "llava-hf/LLaVA-NeXT-Video-7B-hf"
+
+
+def test_one_key_says_how_videos_are_shown() -> None:
+    """It goes down to the sections that show any, and to no other; a section may still say otherwise."""
+    text = """\
+name: mine
+model: m
+video_input: frames
+build: {builder: video_rewards, videos: v.jsonl}
+train: {}
+eval: {benchmarks: [video_qa]}
+"""
+    recipe = checked(text)
+    assert recipe.build.video_input == recipe.train.video_input == recipe.eval.video_input == "frames"
+    recipe = checked(text, "eval.video_input=native")
+    assert recipe.train.video_input == "frames" and recipe.eval.video_input == "native"
+    assert checked(text.replace("video_input: frames\n", "")).train.video_input == "auto"
+    assert "video_input" in mistake(text.replace(": frames", ": both"))
+    pictures = checked("name: x\nmodel: m\nvideo_input: frames\nbuild: {annotations: a.json}\ntrain: {}\n")
+    assert pictures.train.video_input == "frames" and not hasattr(pictures.build, "video_input")
+
+
 def test_the_demo_recipe_connects_its_sections() -> None:
     recipe = load("demo", run=RUN, inputs=INPUTS)
     assert recipe.sections() == ("build", "train", "eval")

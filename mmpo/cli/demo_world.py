@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
+from mmpo.errors import UserError
 from mmpo.pipeline import section_settings
 from mmpo.recipes import Recipe
 from mmpo.runs import RunFolder
@@ -89,8 +90,11 @@ def run_demo(
     settings: Sequence[str] = (),
 ) -> None:
     """Run a demo's recipe. `typed` is the command without the options that all demos have, `settings` are changes of
-    the recipe."""
+    the recipe. Raises UserError for a `model` that is no folder of a model, before anything is drawn."""
     from mmpo.cli.running import run_recipe
+
+    if model is not None and not (model / "config.json").is_file():
+        raise UserError(f"{model}: not a model folder (no config.json)", hint="leave --model out for the shipped model")
 
     run_recipe(
         recipe,

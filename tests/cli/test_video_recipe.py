@@ -66,3 +66,10 @@ def test_the_whole_road(mode: str, here: Path, mmpo: Invoke, openable: None) -> 
     assert json.loads((here / "run/train/settings.json").read_text())["video_input"] == mode
     card = json.loads((here / "run/eval/scorecard.json").read_text())
     assert {row["metric"] for row in card["rows"]} >= {"accuracy", "score"}
+
+
+@pytest.mark.parametrize("demo", ["video", "radiology"])
+def test_a_demo_with_a_wrong_model_draws_nothing(demo: str, here: Path, mmpo: Invoke) -> None:
+    done = mmpo("demo", demo, "--model", "nowhere", "--out", "run")
+    assert done.exit_code == 2 and "nowhere: not a model folder" in done.stderr
+    assert not (here / "run").exists()
