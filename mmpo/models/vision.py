@@ -52,6 +52,11 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
     The result is the encoder's own, with `pooler_output` a list of `[tokens, h]`, one entry an image. Of a model
     without a record it is just the pixels: the model encodes them itself.
     """
+    if KINDS in tensors and shards_are_gathered(vlm):
+        raise UserError(
+            "a tower cut up between processes is called by all of them alike, and each video is a call of its own",
+            hint="video_input: frames, or ZeRO-2, which leaves the tower whole",
+        )
     if not tensors and shards_are_gathered(vlm):
         # A process that doesn't call the tower while others do would leave them waiting for its share of the weights.
         tensors = process_images(vlm, [Image.new("RGB", (32, 32))]).tensors

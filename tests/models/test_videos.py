@@ -16,6 +16,7 @@ from mmpo.models.loading import VLM
 from mmpo.models.processing import ProcessedImages, join_images, model_tensors, process_video, video_tensors
 from mmpo.models.prompts import encode_prompt, encode_response, process_images
 from mmpo.models.score import PairBatch, PairScorer
+from mmpo.models.vision import encode_images
 from tests.models.pairs import PICTURES, gradients, worst_relative
 from tests.models.test_generate import assert_same
 from tests.tiny import add_lora, tiny_image
@@ -180,6 +181,16 @@ def test_a_template_without_videos_is_named(name: str) -> None:
     with pytest.raises(UserError, match="leaves out the prompt's videos") as caught:
         encode_prompt(vlm, message("video"), clip.placeholders)
     assert "video_input: frames" in str(caught.value.hint)
+
+
+def test_a_tower_cut_up_between_processes_takes_no_video() -> None:
+    """Under ZeRO-3 (whose parameters have a `ds_id`) a process with more videos than another would wait for ever."""
+    vlm = video_model("llava_onevision")
+    clip = real(vlm)
+    for parameter in vlm.backbone.vision_tower.parameters():
+        parameter.ds_id = 0
+    with pytest.raises(UserError, match="each video is a call of its own"):
+        encode_images(vlm, clip.tensors, frozen=True)
 
 
 def test_frames_of_two_sizes_are_no_video() -> None:
