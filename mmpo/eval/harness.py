@@ -110,6 +110,7 @@ def _score(
         for state, given in replies.items():
             near_ties += _near_ties(name, state, scored[state], given)
         conventions += benchmark.conventions
+    conventions += pictures.conventions
     _write_lines(run_dir / "near_ties.jsonl", near_ties)
     conventions.append(
         f"intervals: 95%; Wilson's for shares of images or single answers, else percentiles of {bootstrap.samples:,} "

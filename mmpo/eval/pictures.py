@@ -40,10 +40,12 @@ class Unusable:
 
 
 class Pictures:
-    """The usable images, by root and path. `annotated` are those of the annotation file (None without one)."""
+    """The usable images, by root and path. `annotated` are those of the annotation file (None without one),
+    `conventions` what a scorecard says about how they are shown."""
 
     def __init__(self, settings: EvalSettings) -> None:
         self.rejected: list[Unusable] = []
+        self.conventions: list[str] = []
         self.annotated: list[AnnotatedImage] | None = None
         self._settings = settings
         self._root = settings.images
@@ -70,8 +72,8 @@ class Pictures:
     def look_at(self, asks: Iterable[Ask]) -> None:
         """Open the images and videos of these asks that are not known yet."""
         asks = list(asks)
-        if any(ask.frames is not None for ask in asks):
-            _ = self.native  # asked here, not in each of the threads below
+        if any(ask.frames is not None for ask in asks) and self.native:  # asked before the threads below are
+            self.conventions = ["videos: shown as videos, with the times of their frames; as images the numbers differ"]
         wanted = dict.fromkeys((ask.root, path, ask.frames) for ask in asks for path in ask.paths)
         self._check([place for place in wanted if place not in self._known], {})
 

@@ -174,6 +174,8 @@ def test_videos_are_asked_about_as_the_model_gets_them(world: Path, tmp_path: Pa
                 shown: Any = given if mode == "native" else list(given.frames)
                 (answer,) = AnswerEngine(vlm, max_new_tokens=4).answer([(shown, [row["prompt"]])])
                 assert (answer.text, pytest.approx(answer.p_yes, abs=1e-5)) == (row["answer"], row["p_yes"])
+    said = {mode: "shown as videos" in " ".join(card.conventions) for mode, card in cards.items()}
+    assert said == {"native": True, "frames": False, "auto": True}
     assert not set(keys["native"]) & set(keys["frames"]) and keys["auto"] == keys["native"]
     assert not (tmp_path / "auto" / "engine.json").exists(), "everything was in the cache"
 
