@@ -128,7 +128,7 @@ def _is_gated(module: nn.Module) -> bool:
     """Whether the layer's own code is down(act(gate(x)) * up(x)), and nothing else."""
     if not all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return False
-    if not has_own_forward(module, _feed_forward):
+    if not has_own_forward(module, _feed_forward) or type(module.act_fn).__name__ not in _DERIVATIVES:
         return False
     try:
         own: Any = ast.parse(textwrap.dedent(inspect.getsource(type(module).forward))).body[0]
@@ -164,8 +164,15 @@ class _Gated(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         gate, up = ctx.saved_tensors
-        with torch.enable_grad():
-            gate = gate.detach().requires_grad_()
-            activated = ctx.act(gate)
-        (into_gate,) = torch.autograd.grad(activated, gate, grad * up)
-        return into_gate, grad * activated.detach(), None
+        return _DERIVATIVES[type(ctx.act).__name__](grad * up, gate), grad * ctx.act(gate), None
+
+
+_aten = torch.ops.aten
+_DERIVATIVES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "SiLU": _aten.silu_backward,
+    "SiLUActivation": _aten.silu_backward,
+    "GELUTanh": partial(_aten.gelu_backward, approximate="tanh"),
+    "PytorchGELUTanh": partial(_aten.gelu_backward, approximate="tanh"),
+    "GELUActivation": _aten.gelu_backward,
+}
+"""(incoming gradient, gate) -> the gradient of act at the gate: the kernels that autograd itself calls."""

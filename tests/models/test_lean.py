@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.activations import ACT2FN
 
 from mmpo.models import lean, score
 from mmpo.models.lean import keep_less_in_feed_forward, keeping_less, made_again, watching_kept
@@ -94,7 +95,9 @@ def test_with_checkpointing_nothing_is_held_beside_it(monkeypatch: pytest.Monkey
 def test_the_gated_product_in_float64() -> None:
     torch.manual_seed(0)
     gate, up = (torch.randn(3, 5, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    for act in (F.silu, lambda x: F.gelu(x, approximate="tanh"), F.relu):
+    for name in ("silu", "gelu_pytorch_tanh", "gelu"):
+        act = ACT2FN[name]
+        assert type(act).__name__ in lean._DERIVATIVES
         assert torch.autograd.gradcheck(lambda g, u, act=act: lean._Gated.apply(g, u, act), (gate, up))
 
 
@@ -136,4 +139,20 @@ def test_other_layers_are_left_alone() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.down_proj(self.act_fn(self.gate_proj(x)) + self.up_proj(x))
 
-    assert keep_less_in_feed_forward(nn.ModuleList([Scaled(), Parallel()])) == 0
+    class Cut(Scaled):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act_fn = nn.Hardshrink()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+    assert keep_less_in_feed_forward(nn.ModuleList([Scaled(), Parallel(), Cut()])) == 0
+
+
+def test_a_flop_counter_can_watch() -> None:
+    vlm = add_lora(TINY["llava"](), spread=0.1)
+    scorer = PairScorer(vlm, sharing="on")
+    with FlopCounterMode(display=False) as counter:
+        scorer(pair_batch(vlm)).chosen.policy.sum().backward()
+    assert counter.get_total_flops() > 0
