@@ -20,6 +20,7 @@ Shapes: a attention heads, g key-value heads, s row tokens, d head size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -54,6 +55,11 @@ class CallPlan:
     width: int = 0
     near: Tensor | None = None
 
+    @property
+    def in_place(self) -> bool:
+        """Whether keys are better read where they are, what lies between hidden by the mask, than copied together."""
+        return bool(self.ranges) and 5 * self.width >= 4 * self.ranges[-1][1]
+
 
 @dataclass
 class TreePlan:
@@ -71,7 +77,7 @@ class TreePlan:
     sequences: Sequences | None = None
     read: Tensor | None = None
     unread: list[int] = field(default_factory=list)
-    _masks: dict[tuple[int, int, bool, int, torch.dtype, torch.device], Tensor] = field(
+    _masks: dict[tuple[int, int, bool, int, bool, torch.dtype, torch.device], Tensor] = field(
         default_factory=dict, repr=False
     )
 
@@ -100,10 +106,12 @@ class TreePlan:
     def query_splits(self) -> list[int]:
         return [call.queries for calls in self.calls for call in calls]
 
-    def mask(self, tree: int, number: int, like: Tensor, *, near: bool = False, skip: int = 0) -> Tensor:
+    def mask(
+        self, tree: int, number: int, like: Tensor, *, near: bool = False, skip: int = 0, in_place: bool = False
+    ) -> Tensor:
         """The additive mask of one call, without its first `skip` queries, in the dtype and on the device of `like`;
-        built once and used by all layers."""
-        key = (tree, number, near, skip, like.dtype, like.device)
+        `in_place` over the row's keys up to the last of its ranges. Built once and used by all layers."""
+        key = (tree, number, near, skip, in_place, like.dtype, like.device)
         if key not in self._masks:
             call = self.calls[tree][number]
             mask = call.near if near else call.mask
@@ -112,6 +120,11 @@ class TreePlan:
                 mask = torch.full((call.queries - skip, width), float("-inf")).triu(width - call.queries + skip + 1)
             else:
                 mask = mask[skip:]
+            if in_place:
+                parts = mask.split([last - first for first, last in call.ranges], dim=1)
+                mask = mask.new_full((len(mask), call.ranges[-1][1]), float("-inf"))
+                for (first, last), part in zip(call.ranges, parts, strict=True):
+                    mask[:, first:last] = part
             self._masks[key] = mask.to(like.device, like.dtype)
         return self._masks[key]
 
@@ -169,18 +182,22 @@ def tree_attention(
             q = q[:, :, skip:]
             near = windowed and call.near is not None
             plain = call.mask is None and not near
-            if not call.ranges:
-                k, v = tree_key[:, :, : call.queries], tree_value[:, :, : call.queries]
-            else:
+            in_place = call.in_place and not query.is_cuda  # there, without a mask, the quick kernel is worth a copy
+            copied = len(call.ranges) > 1 and not in_place
+            if copied:
                 k, v = _gather(tree_key, call.ranges), _gather(tree_value, call.ranges)
+            else:
+                end = call.ranges[-1][1] if call.ranges else call.queries  # a path begins with the root, at 0
+                k, v = tree_key[:, :, :end], tree_value[:, :, :end]
             if plain and not call.ranges and not skip:
                 out = attend(q, k, v, is_causal=True, **options)
             else:
                 if plain and query.is_cuda and softcap is None:
                     bias: Tensor = causal_lower_right(q.shape[2], k.shape[2])
                 else:
-                    bias = tree_plan.mask(tree, number, q, near=near, skip=skip)
-                with made_again([k, v], partial(_copied, tree_key.detach(), tree_value.detach(), call.ranges)):
+                    bias = tree_plan.mask(tree, number, q, near=near, skip=skip, in_place=in_place)
+                again = partial(_copied, tree_key.detach(), tree_value.detach(), call.ranges)
+                with made_again([k, v], again) if copied else nullcontext():
                     out = attend(q, k, v, attn_mask=bias, **options)
             if skip:
                 outputs.append(out.new_zeros(out.shape[0], skip, out.shape[1], out.shape[3]))
@@ -232,8 +249,7 @@ def use_tree_attention(model: PreTrainedModel) -> None:
 
 
 def _gather(tensor: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
-    parts = [tensor[:, :, start:end] for start, end in ranges]
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+    return torch.cat([tensor[:, :, start:end] for start, end in ranges], dim=2)
 
 
 def _copied(key: Tensor, value: Tensor, ranges: Sequence[tuple[int, int]]) -> list[Tensor]:

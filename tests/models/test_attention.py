@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mmpo.models import tree as tree_module
-from mmpo.models.attention import dense_attention_mask, use_tree_attention
+from mmpo.models.attention import CallPlan, dense_attention_mask, use_tree_attention
 from mmpo.models.layout import Segment, pack, response_tree, visibility
 from mmpo.models.loading import VLM
 from tests.tiny import tiny_llava
@@ -50,10 +50,12 @@ def hidden_states(vlm: VLM, trees: list, *, dense: bool) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", TREES)
 @pytest.mark.parametrize("call_queries", [512, 1])
+@pytest.mark.parametrize("in_place", [True, False], ids=["in place", "copied"])
 def test_tree_calls_equal_the_dense_mask(
-    vlm: VLM, name: str, call_queries: int, monkeypatch: pytest.MonkeyPatch
+    vlm: VLM, name: str, call_queries: int, in_place: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tree_module, "CALL_QUERIES", call_queries)
+    monkeypatch.setattr(CallPlan, "in_place", property(lambda call: in_place and bool(call.ranges)))
     weight = vlm.base.get_decoder().layers[0].self_attn.k_proj.weight
     outputs, gradients = [], []
     for dense in (False, True):

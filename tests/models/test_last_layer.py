@@ -12,8 +12,9 @@ from torch import nn
 
 from mmpo.models import score
 from mmpo.models.last_layer import read_last_layer_only_where_needed
+from mmpo.models.layout import response_tree
 from mmpo.models.pairs import Hidden
-from mmpo.models.score import PairScorer
+from mmpo.models.score import PairScorer, segment_logps, shared_row
 from tests.models.pairs import gradients, mixed_batch, worst_relative
 from tests.tiny import add_lora
 from tests.tiny_families import TINY
@@ -68,6 +69,22 @@ def test_the_same_numbers_in_every_family(name: str, monkeypatch: pytest.MonkeyP
     assert seen["last keys"] == seen["before up"] == seen["before out"] == [tokens] * 2
     # Besides each scored token what predicts the first of its response.
     assert seen["last up"] == seen["last out"] and max(seen["last up"]) <= scored + 2 * len(batch) < tokens / 2
+
+
+def test_one_response_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole tree is one causal call, whose first queries are left out."""
+    vlm = add_lora(TINY["llava"](), spread=0.1)
+    PairScorer(vlm, sharing="on")
+    tree = response_tree(range(10, 40), [range(50, 58)])
+    found = []
+    for read in (True, False):
+        layout = shared_row(vlm, [tree])
+        assert layout.plan is not None and layout.plan.unread == [29]
+        layout.plan.read = layout.plan.read if read else None
+        logps = segment_logps(vlm, layout, None).logps
+        weight = vlm.base.get_decoder().layers[0].self_attn.k_proj.lora_B["default"].weight
+        found.append((logps.detach(), torch.autograd.grad(logps.sum(), weight)[0]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("span", ["response", "sequence"])

@@ -126,7 +126,7 @@ def aligned_at_the_first_key(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
 
     def top_left(plan: TreePlan, tree: int, number: int, like: torch.Tensor, **more: Any) -> torch.Tensor:
         call = plan.calls[tree][number]
-        if more["near"] or call.mask is not None:
+        if more["near"] or call.mask is not None or more["in_place"]:
             return honest(plan, tree, number, like, **more)
         return torch.full((call.queries - more["skip"], call.width or call.queries), float("-inf")).triu(1)
 
