@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -168,14 +169,23 @@ def test_an_unforeseen_error_points_to_the_log(
 def test_ctrl_c_says_how_to_continue_and_continuing_works(mmpo: Invoke, recipe: Path, here: Path) -> None:
     words = ["run", str(recipe), "--out", "out", "--set", "train.max_steps=4000", "--set", "train.save_steps=2"]
     with (here / "stdout").open("w") as stdout, (here / "stderr").open("w") as stderr:
-        process = subprocess.Popen([sys.executable, "-m", "mmpo", *words], cwd=here, stdout=stdout, stderr=stderr)
-        checkpoints = here / "out/train/checkpoints"
-        patience = time.monotonic() + 300  # on an idle machine it takes seconds
-        while not (checkpoints.is_dir() and any(checkpoints.iterdir())):
-            assert process.poll() is None and time.monotonic() < patience, (here / "stderr").read_text()
-            time.sleep(0.1)
-        os.kill(process.pid, signal.SIGINT)
-        assert process.wait(timeout=60) == 130
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mmpo", *words],
+            cwd=here,
+            stdout=stdout,
+            stderr=stderr,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # tests in the background inherit SIG_IGN
+        )
+        try:
+            checkpoints = here / "out/train/checkpoints"
+            patience = time.monotonic() + 300  # on an idle machine it takes seconds
+            while not (checkpoints.is_dir() and any(checkpoints.iterdir())):
+                assert process.poll() is None and time.monotonic() < patience, (here / "stderr").read_text()
+                time.sleep(0.1)
+            os.kill(process.pid, signal.SIGINT)
+            assert process.wait(timeout=60) == 130
+        finally:
+            process.kill()
     said = (here / "stderr").read_text()
     assert "Traceback" not in said
     command = said.partition("continue with: ")[2].strip().split()

@@ -121,7 +121,8 @@ def test_evaluation_is_exact_for_any_batch_size(tmp_path: Path) -> None:
     assert found[0]["eval_loss"] != pytest.approx(0.6931, abs=1e-3)
     for metrics in found[1:]:
         for name in set(found[0]) - {"eval_runtime"}:
-            assert metrics[name] == pytest.approx(found[0][name], rel=1e-5), name
+            # Rewards are small differences of log-probs in the hundreds.
+            assert metrics[name] == pytest.approx(found[0][name], rel=1e-5, abs=5e-6), name
     names = (
         "rewards/chosen",
         "rewards/rejected",
