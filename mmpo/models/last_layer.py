@@ -29,18 +29,17 @@ def read_last_layer_only_where_needed(decoder: nn.Module) -> bool:
     """Prepare the last layer for plans that name rows; whether it could be. Its feed-forward layer then has to ask
     `only_read`, as those of `mmpo.models.lean` do."""
     layer: Any = decoder.layers[-1]  # type: ignore[index]
-    attention = getattr(layer, "self_attn", None)
-    parts = [attention, getattr(attention, "o_proj", None), getattr(layer, "mlp", None)]
-    if not all(isinstance(part, nn.Module) for part in parts):
+    attention: Any = getattr(layer, "self_attn", None)
+    projection: Any = getattr(attention, "o_proj", None)
+    mlp: Any = getattr(layer, "mlp", None)
+    if not all(isinstance(part, nn.Module) for part in (attention, projection, mlp)):
+        return False
+    if not (has_own_forward(attention, _attend) and has_own_forward(projection, _project)):
         return False
     reading = getattr(attention, "reading", None) or Reading()
-    for part, forward in zip(parts, (_attend, _project, None), strict=True):
-        if forward is not None and not has_own_forward(part, forward):
-            return False
-    for part, forward in zip(parts, (_attend, _project, None), strict=True):
-        part.reading = reading  # type: ignore[union-attr]
-        if forward is not None:
-            part.forward = MethodType(forward, part)  # type: ignore[union-attr]
+    attention.reading = projection.reading = mlp.reading = reading
+    attention.forward = MethodType(_attend, attention)
+    projection.forward = MethodType(_project, projection)
     return True
 
 
