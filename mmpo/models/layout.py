@@ -134,9 +134,10 @@ def pack(
     lengths: list[int] = []
     spans: list[list[tuple[int, int]]] = []
     images: list[int] = []
+    unread: list[int] = []
     for tree in trees:
         validate_tree(tree)
-        offset = len(ids)
+        offset, before = len(ids), len(predictors)
         order = depth_first(tree)
         start = row_starts(tree, order)
         follows = [positions.first] * len(tree)  # the position that comes after each segment
@@ -160,9 +161,10 @@ def pack(
                 lengths.append(len(segment.ids))
                 steps = path(tree, node)
                 spans.append([(offset + start[s], offset + start[s] + len(tree[s].ids)) for s in steps])
+        unread.append(min(predictors[before:], default=len(ids)) - offset)
     plan = _plan(trees, rules, backend)
     plan.read = torch.tensor(sorted({*predictors, *scored}), dtype=torch.long)
-    plan.unread = _unread(plan.lengths, plan.read.tolist())
+    plan.unread = unread
     return TreeBatch(
         input_ids=torch.tensor([ids]),
         position_ids=torch.cat(places, dim=-1).unsqueeze(-2),
@@ -176,15 +178,6 @@ def pack(
         image_order=images,
         spans=spans,
     )
-
-
-def _unread(lengths: Sequence[int], read: Sequence[int]) -> list[int]:
-    """How many of each tree's first rows are not among `read`."""
-    start, found = 0, []
-    for length in lengths:
-        found.append(next((row - start for row in read if start <= row < start + length), length))
-        start += length
-    return found
 
 
 def _plan(trees: Sequence[Tree], rules: Rules, backend: Backend) -> TreePlan:

@@ -324,7 +324,7 @@ def segment_logps(
     """Log-probs of every scored token of a layout; `features` come from `encode_images`. `hidden` names further states
     to return, `states` keeps those that the tokens were predicted from, and the first choices."""
     if layout.plan is not None and hidden is not None and hidden.span == "sequence":
-        layout.plan.read = None  # the states of other tokens are asked for
+        layout = replace(layout, plan=replace(layout.plan, read=None))  # the states of other tokens are asked for
     with capture(vlm, hidden) as captured, keeping_less(vlm.base):
         if vlm.family.features == "own":
             rows = unknown.hidden_states(vlm, layout, features)

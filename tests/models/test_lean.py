@@ -72,7 +72,8 @@ def test_adapters_keep_no_copies_under_autocast(monkeypatch: pytest.MonkeyPatch)
     (less, kept_less), (plain, kept_plain) = found
     assert all(torch.equal(less[key], gradient) for key, gradient in plain.items())
     assert kept_less < 0.85 * kept_plain
-    assert PairScorer(vlm, sharing="on", reference="none")(pair_batch(vlm)) is not None  # without autocast it casts
+    # Without autocast an adapter still casts what it gets, and what it gives back.
+    assert PairScorer(vlm, sharing="on", reference="none")(pair_batch(vlm)).chosen.policy.isfinite().all()
 
 
 def test_with_checkpointing_nothing_is_held_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
