@@ -16,6 +16,7 @@ from mmpo.chat.cache import ReplyCache
 from mmpo.chat.protocol import ChatReply, ChatRequest, request_key
 from mmpo.chat.settings import ChatSettings
 from mmpo.data.fingerprints import folder_fingerprint, model_folder
+from mmpo.data.plain_text import PlainText
 from mmpo.errors import Quarantined, UserError
 from mmpo.progress import task
 
@@ -78,14 +79,20 @@ class LocalChat:
     def _tokens(self, request: ChatRequest) -> list[int]:
         if request.images:
             raise Quarantined(STAGE, "images_unsupported", "a local text model sees no images; use a server")
-        messages = [{"role": role, "content": text} for role, text in request.messages]
+        plain = self._plain_text
+        messages = [{"role": role, "content": plain.hide(text)} for role, text in request.messages]
         tokenizer = self._tokenizer
         try:
             text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         except Exception as error:  # templates raise what they like, e.g. where there may be no system message
             raise Quarantined(STAGE, "no_chat_template", str(error)[:200]) from None
         try:
-            tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+            if not plain.has_marks(text):
+                tokens = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+            elif tokenizer.is_fast:
+                tokens = plain.encode(text).ids
+            else:
+                raise ValueError("the text holds a special token of this model, which has no fast tokenizer")
         except (UnicodeError, TypeError, ValueError) as error:  # half a surrogate pair, which UTF-8 can't hold
             raise Quarantined(STAGE, "bad_request", str(error)[:200]) from None
         limit = getattr(self._model.config, "max_position_embeddings", None)
@@ -135,6 +142,10 @@ class LocalChat:
                 f"{self.settings.model}: the tokenizer has no chat template", hint="use an instruction-tuned model"
             )
         return tokenizer
+
+    @cached_property
+    def _plain_text(self) -> PlainText:
+        return PlainText(self._tokenizer)
 
     @cached_property
     def _model(self) -> Any:

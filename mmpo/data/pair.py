@@ -101,6 +101,12 @@ def content_parts(messages: Sequence[Mapping[str, Any]], kind: str) -> Iterator[
                 yield part
 
 
+def placeholder_in(text: str) -> str:
+    """The media tag in `text`, else nothing. No pair may hold one in its text: whoever reads the dataset would look for
+    a picture there. Models do write them."""
+    return next((tag for tag in PLACEHOLDERS if tag in text), "")
+
+
 def join_text(messages: Sequence[Mapping[str, Any]]) -> str:
     return "".join(part["text"] for part in content_parts(messages, "text"))
 
@@ -163,9 +169,8 @@ def _check_messages(messages: Any, column: str, where: str, *, roles: tuple[str,
                 raise UserError(f"{at}: a text part needs a string `text`, got {_short(part)}")
             if not _is_unicode(part["text"]):
                 raise UserError(f"{at}: {_short(part['text'])} holds half a character", hint=HALF_CHARACTER_HINT)
-            for tag in PLACEHOLDERS:
-                if tag in part["text"]:
-                    raise UserError(f"{at}: the text contains {tag!r}", hint=NO_PLACEHOLDER_HINT)
+            if tag := placeholder_in(part["text"]):
+                raise UserError(f"{at}: the text contains {tag!r}", hint=NO_PLACEHOLDER_HINT)
 
 
 def _check_media(pair: PreferencePair, where: str) -> None:

@@ -14,7 +14,7 @@ from mmpo.data.annotations import begins_with_list
 from mmpo.data.layouts.geometry import Layout
 from mmpo.data.layouts.mixing import Distinct, companions, quotas, shuffled
 from mmpo.data.layouts.prompts import has_box
-from mmpo.data.pair import is_relative_path
+from mmpo.data.pair import is_relative_path, placeholder_in
 from mmpo.data.visual_genome import stream_list
 from mmpo.data_builders.mia_settings import CollageSettings, MiaSettings
 from mmpo.errors import Quarantined, UserError
@@ -131,6 +131,8 @@ def _record(row: Any, where: str, number: str) -> Record:
         raise Quarantined("record", "empty_text")
     if said[0].count("<image>") > 1:
         raise Quarantined("record", "image_count")
+    if placeholder_in(said[0].replace("<image>", "")) or placeholder_in(said[1]):
+        raise Quarantined("record", "image_tag")
     return Record(str(row.get("id", number)), image, said[0], said[1].strip(), any(map(has_box, said)))
 
 

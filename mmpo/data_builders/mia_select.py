@@ -11,6 +11,7 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
+from mmpo.data.pair import placeholder_in
 from mmpo.data_builders.mia_ratio import chosen_part
 from mmpo.data_builders.mia_settings import AttentionSettings, SelectionSettings
 
@@ -47,6 +48,8 @@ def verdict(candidate: Mapping[str, Any], attention: AttentionSettings, selectio
     chosen, rejected = candidate["chosen"], candidate["rejected"]
     if not rejected.strip():
         return "empty"
+    if placeholder_in(chosen) or placeholder_in(rejected):
+        return "image_tag"
     if chosen == rejected:
         return "equal"
     if selection.drop_right and opening(chosen) == opening(rejected) != "":

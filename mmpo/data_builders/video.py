@@ -15,9 +15,10 @@ from typing import Any
 
 from mmpo.chat import ChatModel, ChatRequest
 from mmpo.chat.templates import render
+from mmpo.data.pair import placeholder_in
 from mmpo.data.video import Limits, read_frames
 from mmpo.data.video.clip import Clip
-from mmpo.data.video.items import QA, VideoItem
+from mmpo.data.video.items import QA, VideoItem, without_tags
 from mmpo.data.video.replies import Reward, read_questions
 from mmpo.data_builders.video_judging import Candidate, Rewarder, settled
 from mmpo.data_builders.video_pairs import choose, normalized
@@ -167,7 +168,7 @@ class VideoBuilder:
                 result.append(one)
                 continue
             pairs, failed = written.get(id(one), ([], None))
-            questions = one.item.qa or tuple(QA(question, answer) for question, answer in pairs)
+            questions = one.item.qa or tuple(QA(without_tags(question), answer) for question, answer in pairs)
             if failed is not None:
                 result.append(failed)
             elif not questions:
@@ -199,6 +200,8 @@ class VideoBuilder:
                     tally.answers["empty"] += 1
                 elif answer.truncated:
                     tally.answers["cut_off"] += 1
+                elif placeholder_in(answer.text):
+                    tally.answers["image_tag"] += 1
                 elif same in seen:
                     tally.answers["duplicate"] += 1
                 else:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from mmpo.errors import UserError
+from mmpo.models.loading import VLM
 
 
 class Chooser(Protocol):
@@ -92,6 +93,44 @@ def stream_seed(*parts: object) -> int:
     """A 63-bit seed from anything with a stable text form, the same on every machine."""
     digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+class RepetitionPenalty:
+    """The `repetition_penalty` of a model's generation settings (Keskar et al. 2019, section 4.1, in the form of
+    `generate`): the logit of a token that stands in the row's prompt or answer is divided by it where it is positive,
+    multiplied where it is negative. Qwen2.5-VL ships with 1.05."""
+
+    def __init__(self, penalty: float, prompts: Sequence[Sequence[int]], device: torch.device | str) -> None:
+        self.penalty = penalty
+        distinct = [sorted(set(prompt)) for prompt in prompts]
+        width = max(map(len, distinct))
+        padded = [own + own[:1] * (width - len(own)) for own in distinct]  # to name a token twice changes nothing
+        self._seen = torch.tensor(padded, device=device)
+
+    @classmethod
+    def of(cls, vlm: VLM, prompts: Sequence[Sequence[int]]) -> RepetitionPenalty | None:
+        """None where the model asks for none."""
+        penalty = repetition_penalty(vlm)
+        return None if penalty == 1.0 else cls(penalty, prompts, vlm.device)
+
+    def apply(self, logits: Tensor) -> Tensor:
+        """[n, v], a new tensor, for the rows that are left."""
+        own = logits.gather(1, self._seen)
+        return logits.scatter(1, self._seen, torch.where(own < 0, own * self.penalty, own / self.penalty))
+
+    def chosen(self, tokens: Tensor) -> None:
+        """The next token of every row, [n]."""
+        self._seen = torch.cat([self._seen, tokens[:, None]], dim=1)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+        self._seen = self._seen[list(rows)]
+
+
+def repetition_penalty(vlm: VLM) -> float:
+    """What the model's generation settings ask for; 1 where they ask for nothing."""
+    asked = getattr(vlm.base.generation_config, "repetition_penalty", None)
+    return 1.0 if asked is None else float(asked)
 
 
 class ChooserProcessor(LogitsProcessor):

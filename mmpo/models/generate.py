@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
-from mmpo.models.choosing import Chooser, ChooserProcessor, FirstReader, Greedy
+from mmpo.models.choosing import Chooser, ChooserProcessor, FirstReader, Greedy, RepetitionPenalty
 from mmpo.models.layout import Segment
 from mmpo.models.loading import VLM
 from mmpo.models.positions import positions_of, token_types_of
@@ -103,7 +103,8 @@ def generate_shared(
         plan = _Plan(vlm, groups)
         _prefill_prefixes(vlm, plan, cache)
         logits, positions = _prefill_rows(vlm, plan, cache)
-        rows = _decode(vlm, logits, positions, cache, chooser, reader, max_new_tokens)
+        penalty = RepetitionPenalty.of(vlm, prompts)
+        rows = _decode(vlm, logits, positions, cache, chooser, penalty, reader, max_new_tokens)
     if sums is not None and isinstance(chooser, Confidence):
         for number, row in enumerate(rows):
             _note(row, sums, number, chooser.top[number])
@@ -283,6 +284,7 @@ def _decode(
     positions: Tensor,
     cache: SharedCache,
     chooser: Chooser,
+    penalty: RepetitionPenalty | None,
     reader: FirstReader | None,
     max_new_tokens: int,
 ) -> list[Continuation]:
@@ -295,7 +297,9 @@ def _decode(
     batch = list(range(len(rows)))  # row numbers in the cache's order; finished rows may still be among them
     done: set[int] = set()
     for step in range(max_new_tokens):
-        tokens, leads = _best(chooser.scores(logits, batch))
+        tokens, leads = _best(chooser.scores(logits if penalty is None else penalty.apply(logits), batch))
+        if penalty is not None:
+            penalty.chosen(tokens)
         for number, token, lead in zip(batch, tokens.tolist(), leads.tolist(), strict=True):
             if number in done:
                 continue
@@ -308,6 +312,8 @@ def _decode(
         live = [place for place, number in enumerate(batch) if number not in done]
         if 8 * (len(batch) - len(live)) >= len(batch):
             cache.keep(live)
+            if penalty is not None:
+                penalty.keep(live)
             batch = [batch[place] for place in live]
             tokens, positions = tokens[live], positions[..., live]
             live = list(range(len(live)))

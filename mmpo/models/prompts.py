@@ -1,11 +1,12 @@
 """From messages, images and response texts to token ids and pixel tensors.
 
-Three rules keep training, scoring and generation consistent:
+Four rules keep training, scoring and generation consistent:
 
 * The number of placeholders an image takes is asked of the processor, never computed here.
 * A response is tokenized in the place where the model will write it: after the chat template's generation prompt. Its
   ids therefore are the ids that generation would produce.
 * A response ends with the end-of-sequence token exactly once.
+* Text never turns into special tokens: only the chat template writes those, and only an image part shows an image.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mmpo.data.plain_text import Encoded, PlainText
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM
 from mmpo.models.processing import (
@@ -109,7 +111,7 @@ def _encode_conversation(
     written = vlm.processor.image_token  # by the template, for an image; Gemma 3's placeholders are another token
     if expansions and any(around := margins(vlm)):
         text = text.replace(written, around[0] + written + around[1])
-    ids, offsets = _tokenize_conversation(vlm, text)
+    text, ids, offsets = _tokenize_conversation(vlm, text)
     visual = {vlm.tokenizer.convert_tokens_to_ids(written)}
     if vlm.family.video_keys:
         visual.add(vlm.tokenizer.convert_tokens_to_ids(vlm.processor.video_token))
@@ -122,7 +124,7 @@ def _encode_conversation(
             )
         raise UserError(
             f"the prompt shows {shown} image(s) but {len(expansions)} were given",
-            hint='every image needs one {"type": "image"} part, and the text must not contain the image token itself',
+            hint='every image needs one {"type": "image"} part',
         )
     if vlm.family.count_key is not None:
         _check_company(vlm, [own for own in expansions if vlm.image_token_id in own])
@@ -170,16 +172,17 @@ def token_weights(offsets: Offsets, spans: Sequence[Mapping[str, Any]], default:
 
 
 def _encode_response(vlm: VLM, text: str, eos: bool) -> tuple[list[int], Offsets]:
-    tokenizer = vlm.tokenizer
+    plain = plain_text(vlm)
     head, lead, tail = _response_frame(vlm)
-    head_ids = facts(vlm).setdefault("head_ids", tokenizer(head, add_special_tokens=False).input_ids)
-    full = tokenizer(head + lead + text + tail, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets, shift = list(full.input_ids), list(full.offset_mapping), len(head) + len(lead)
+    head_ids = facts(vlm).setdefault("head_ids", plain.encode(head).ids)
+    answer = plain.hide(text)
+    full = plain.encode(head + lead + answer + tail)
+    ids, offsets, shift = full.ids, full.offsets, len(head) + len(lead)
     if ids[: len(head_ids)] == head_ids:
         ids, offsets = ids[len(head_ids) :], offsets[len(head_ids) :]
     else:  # the tokenizer merges across the border; generation starts a fresh token there, so do we
-        alone = tokenizer(lead + text + tail, add_special_tokens=False, return_offsets_mapping=True)
-        ids, offsets, shift = list(alone.input_ids), list(alone.offset_mapping), len(lead)
+        alone = plain.encode(lead + answer + tail)
+        ids, offsets, shift = alone.ids, alone.offsets, len(lead)
     offsets = [(min(max(a - shift, 0), len(text)), min(max(b - shift, 0), len(text))) for a, b in offsets]
     ended = bool(ids) and ids[-1] in {vlm.eos_id, *vlm.end_ids}
     if ended and not eos:
@@ -211,11 +214,33 @@ def _render(vlm: VLM, messages: Sequence[Message], *, add_generation_prompt: boo
             f"{vlm.source}: the processor has no chat template", hint="add chat_template.jinja to the model folder"
         )
     return vlm.processor.apply_chat_template(
-        [_structured(message) for message in messages],
+        _hidden(plain_text(vlm), messages),
         chat_template=template if isinstance(template, str) else None,
         tokenize=False,
         add_generation_prompt=add_generation_prompt,
     )
+
+
+def plain_text(vlm: VLM) -> PlainText:
+    """What keeps people's text apart from this model's special tokens."""
+    cache = facts(vlm)
+    if "plain_text" not in cache:
+        names = ("image_token", "video_token", "audio_token")
+        written = [token for name in names if isinstance(token := getattr(vlm.processor, name, None), str)]
+        ends = vlm.tokenizer.convert_ids_to_tokens(sorted({vlm.eos_id, *vlm.end_ids}))
+        cache["plain_text"] = PlainText(vlm.tokenizer, [*written, *ends])
+    found: PlainText = cache["plain_text"]
+    return found
+
+
+def _hidden(plain: PlainText, messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Structured messages whose texts hold marks for what looks like a special token."""
+    structured = [_structured(message) for message in messages]
+    for message in structured:
+        parts = [part for part in message["content"] if part["type"] == "text"]
+        for part, text in zip(parts, plain.hide_parts([part["text"] for part in parts]), strict=True):
+            part["text"] = text
+    return structured
 
 
 def _structured(message: Message) -> dict[str, Any]:
@@ -224,12 +249,12 @@ def _structured(message: Message) -> dict[str, Any]:
     return {"role": message["role"], "content": parts}
 
 
-def _tokenize_conversation(vlm: VLM, text: str) -> tuple[list[int], Offsets]:
+def _tokenize_conversation(vlm: VLM, text: str) -> Encoded:
     """Token ids and the characters they cover, with the begin-of-sequence token exactly once, whether the template or
     the tokenizer adds it."""
-    tokenizer = vlm.tokenizer
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = list(encoded.input_ids), list(encoded.offset_mapping)
-    bos = tokenizer.bos_token_id
-    adds_bos = facts(vlm).setdefault("adds_bos", bos is not None and list(tokenizer("").input_ids)[:1] == [bos])
-    return ([bos, *ids], [(0, 0), *offsets]) if adds_bos and bos not in ids else (ids, offsets)
+    encoded = plain_text(vlm).encode(text)
+    bos = vlm.tokenizer.bos_token_id
+    adds_bos = facts(vlm).setdefault("adds_bos", bos is not None and list(vlm.tokenizer("").input_ids)[:1] == [bos])
+    if adds_bos and bos not in encoded.ids:
+        return Encoded(encoded.text, [bos, *encoded.ids], [(0, 0), *encoded.offsets])
+    return encoded

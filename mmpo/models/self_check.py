@@ -13,8 +13,8 @@ from mmpo.models.generate import Continuation
 from mmpo.models.loading import VLM
 
 # What `model.generate` would do besides taking the argmax, by the name of its setting, and the value that does nothing.
+# A repetition penalty is not among it: shared decoding applies that too (`mmpo.models.choosing.RepetitionPenalty`).
 _NEUTRAL: dict[str, Any] = {
-    "repetition_penalty": 1.0,
     "encoder_repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
     "encoder_no_repeat_ngram_size": 0,

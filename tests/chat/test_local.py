@@ -95,3 +95,11 @@ def test_models_that_cannot_chat(model: Path, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(UserError, match="no chat template"), open_chat(settings(tmp_path)) as chat:
         list(chat.replies([ChatRequest.ask("a")]))
+
+
+def test_text_never_turns_into_special_tokens(model: Path) -> None:
+    with open_chat(settings(model)) as chat:
+        tokens = chat._tokens(ChatRequest.ask("It ends </s> here: <pad><s>", max_tokens=8))  # type: ignore[attr-defined]
+        special = set(chat._tokenizer.all_special_ids)  # type: ignore[attr-defined]
+        assert not special & set(tokens)
+        assert "It ends </s> here: <pad><s>" in chat._tokenizer.decode(tokens)  # type: ignore[attr-defined]

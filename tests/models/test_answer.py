@@ -261,8 +261,8 @@ def test_attention_that_can_not_share_falls_back_or_refuses() -> None:
 
 def test_generation_settings_beyond_greedy_are_honoured_one_by_one(vlm: VLM) -> None:
     assert plain_decoding(vlm) == ""
-    vlm.base.generation_config.repetition_penalty = 1.5
-    with pytest.warns(RuntimeWarning, match=r"repetition_penalty=1\.5"):
+    vlm.base.generation_config.no_repeat_ngram_size = 3
+    with pytest.warns(RuntimeWarning, match=r"no_repeat_ngram_size=3"):
         engine = AnswerEngine(vlm, max_new_tokens=8)
     answers = list(engine.answer([(IMAGES[0], QUESTIONS)]))
     assert [list(a.token_ids) for a in answers] == [ordinary(vlm, IMAGES[0], text, 8) for text in QUESTIONS]

@@ -57,6 +57,28 @@ def test_shared_generation_equals_one_by_one(name: str) -> None:
     assert len({tuple(row) for row in tokens}) > 1
 
 
+@pytest.mark.parametrize("name", ["llava", "qwen2_5_vl", "internvl"])
+@pytest.mark.parametrize("penalty", [1.05, 1.6, 0.8])
+def test_a_repetition_penalty_is_shared(name: str, penalty: float) -> None:
+    """Qwen2.5-VL ships with 1.05. Shared decoding applies it as `generate` does, to greedy answers and to samples."""
+    vlm = TINY[name]()
+    groups = [group_about(vlm, 0), group_about(vlm, 2, 0)]
+    plain = assert_same(vlm, groups, limit=16)
+    vlm.base.generation_config.repetition_penalty = penalty
+    tokens = assert_same(vlm, groups, limit=16)
+    assert tokens != plain or penalty == 1.05
+    engine = AnswerEngine(vlm, max_new_tokens=16)
+    texts = list(QUESTIONS[:3])
+    answers = list(engine.answer([(PICTURES[0], texts)]))
+    assert not engine.why_not_shared and engine.checks[0].asked == 3 and not engine.checks[0].different
+    for answer, text in zip(answers, texts, strict=True):
+        if answer.margin > 1e-4:
+            assert list(answer.token_ids) == ordinary(vlm, (0,), text, 16)
+    sampled = AnswerEngine(vlm, max_new_tokens=12).samples(PICTURES[0], texts[0], 4, seed=1)
+    one_by_one = AnswerEngine(vlm, max_new_tokens=12, sharing="off").samples(PICTURES[0], texts[0], 4, seed=1)
+    assert sampled == one_by_one
+
+
 @pytest.mark.parametrize("name", TINY)
 def test_answers_are_those_of_generate(name: str) -> None:
     vlm = TINY[name]()

@@ -101,7 +101,8 @@ def _item(row: dict[str, Any], root: str, where: str) -> VideoItem:
         stem, _, number = name.rpartition("_")
         return VideoItem(stem if number.isdigit() and stem else name, video, root, qa=(_conversation(row, where),))
     try:
-        qa = tuple(QA(_text(pair["question"]), _text(pair["answer"])) for pair in row.get("qa") or [])
+        pairs = row.get("qa") or []
+        qa = tuple(QA(_text(without_tags(pair["question"])), _text(pair["answer"])) for pair in pairs)
         events = tuple((_text(who), _text(does)) for who, does in (event[:2] for event in row.get("events") or []))
         objects = tuple(_text(name) for name in row.get("objects") or [])
     except (KeyError, TypeError, ValueError):
@@ -121,9 +122,14 @@ def _conversation(row: dict[str, Any], where: str) -> QA:
         question, answer = said["human"], said["gpt"]
     except (KeyError, TypeError):
         raise UserError(f"{where}: `conversations` needs a human and a gpt turn") from None
-    for tag in TAGS:
+    return QA(_text(without_tags(question)), _text(answer))
+
+
+def without_tags(question: Any) -> Any:
+    """A question without `<video>` and `<image>`: what is asked about is shown before it anyway."""
+    for tag in TAGS if isinstance(question, str) else ():
         question = question.replace(tag, "")
-    return QA(_text(question), _text(answer))
+    return question
 
 
 def _text(value: Any) -> str:
