@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 import transformers
 from transformers import (
@@ -64,7 +65,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from mmpo.models.families import family_of
+from mmpo.models.families import FAMILIES, family_of, too_old
 from mmpo.models.loading import VLM
 from tests.tiny import CHAT_TEMPLATE, tiny_llava, tiny_tokenizer
 
@@ -160,6 +161,8 @@ def clip() -> CLIPVisionConfig:
 
 def made(config: Any, processor: Any, seed: int = 0) -> VLM:
     """The model class that AutoModel finds for `config`, with random weights everywhere."""
+    if (family := FAMILIES.get(config.model_type)) and too_old(family):
+        pytest.skip(f"{family.name} needs transformers {family.since}")
     torch.manual_seed(seed)
     model = AutoModelForImageTextToText.from_config(config).eval()
     for name, parameter in model.named_parameters():

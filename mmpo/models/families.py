@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import transformers
+from packaging.version import Version
 from transformers import PreTrainedConfig
 
 from mmpo.errors import UserError
@@ -33,6 +35,7 @@ class Family:
     image otherwise beside others than alone. `video_keys` and `video_features` are the same for videos; a family
     without `video_keys` gets frames as images. `softcap` means that the head's logits go through the text
     configuration's `final_logit_softcapping`. `template` is the chat template for checkpoints that ship none.
+    `since` is the first version of transformers whose code of the family mmpo agrees with, where that is not the floor.
     `sharing` is False for a family that must run one row per response; `why_not` then tells why.
     """
 
@@ -50,6 +53,7 @@ class Family:
     video_features: FeatureContainer = "tensor"
     softcap: bool = False
     template: str | None = None
+    since: str = ""
     sharing: bool = True
     why_not: str = ""
 
@@ -94,14 +98,21 @@ FAMILIES: dict[str, Family] = {
             count_key="batch_num_images",
             video_keys=_CLIP,
         ),
-        Family("LLaVA-NeXT-Video", "llava_next_video", pixel_keys=_SIZED, fixed_image_size=False, video_keys=_CLIP),
-        Family("Video-LLaVA", "video_llava", features="tensor", video_keys=_CLIP),
+        Family(
+            "LLaVA-NeXT-Video",
+            "llava_next_video",
+            pixel_keys=_SIZED,
+            fixed_image_size=False,
+            video_keys=_CLIP,
+            since="5.23",
+        ),
+        Family("Video-LLaVA", "video_llava", features="tensor", video_keys=_CLIP, since="5.23"),
         _qwen("Qwen2-VL", "qwen2_vl"),
         _qwen("Qwen2.5-VL", "qwen2_5_vl", "second_per_grid_ts"),
         _qwen("Qwen3-VL", "qwen3_vl"),
         Family("InternVL", "internvl", features="tiles", fixed_image_size=False),
-        Family("Idefics3", "idefics3", pixel_keys=_MASKED, fixed_image_size=False),
-        Family("SmolVLM", "smolvlm", pixel_keys=_MASKED, fixed_image_size=False),
+        Family("Idefics3", "idefics3", pixel_keys=_MASKED, fixed_image_size=False, since="5.23"),
+        Family("SmolVLM", "smolvlm", pixel_keys=_MASKED, fixed_image_size=False, since="5.23"),
         Family("Mistral 3", "mistral3", pixel_keys=_SIZED, fixed_image_size=False),
         Family("Gemma 3", "gemma3", blocks="images", features="tensor", ignored_keys=("num_crops",)),
         Family(
@@ -112,6 +123,7 @@ FAMILIES: dict[str, Family] = {
             features="tensor",
             ignored_keys=("labels",),
             softcap=True,
+            since="5.23",  # before, its code left Gemma 2's cap out
             template=_PALIGEMMA_TEMPLATE,
         ),
     )
@@ -131,6 +143,11 @@ REFUSED: dict[str, str] = {
 _SEQUENTIAL_LAYERS = ("linear_attention", "mamba", "conv", "recurrent", "rwkv", "hybrid")
 
 
+def too_old(family: Family) -> bool:
+    """Whether the installed transformers is older than the family's record wants."""
+    return bool(family.since) and Version(transformers.__version__) < Version(family.since)
+
+
 def family_of(config: PreTrainedConfig | Any) -> Family:
     """The record for a model's configuration. A vision-language model without a record gets one that shares nothing
     and leaves everything to the model's own code. Raises `UserError` for a model that mmpo must refuse."""
@@ -148,7 +165,13 @@ def family_of(config: PreTrainedConfig | Any) -> Family:
         raise UserError(f"{model_type} can't be used: {REFUSED[model_type]}", hint=supported)
     if model_type in FAMILIES:
         vision_type = getattr(getattr(config, "vision_config", None), "model_type", None)
-        return PIXTRAL if (model_type, vision_type) == ("llava", "pixtral") else FAMILIES[model_type]
+        family = PIXTRAL if (model_type, vision_type) == ("llava", "pixtral") else FAMILIES[model_type]
+        if too_old(family):
+            raise UserError(
+                f"{family.name} needs transformers {family.since} or later (this is {transformers.__version__})",
+                hint="pip install --upgrade transformers",
+            )
+        return family
     if getattr(config, "vision_config", None) is None or getattr(config, "is_encoder_decoder", False):
         raise UserError(f"model type {model_type!r} is not supported", hint=supported)
     return Family(

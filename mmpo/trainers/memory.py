@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mmpo.errors import UserError
+from mmpo.models.compat import enable_checkpointing, is_checkpointing
 from mmpo.models.lean import watching_kept
 from mmpo.models.loading import VLM
 from mmpo.models.logprob import CHUNK_ELEMENTS
@@ -64,13 +65,13 @@ def estimate_memory(vlm: VLM, scorer: PairScorer, batch: PairBatch, tokens: int,
     """
     trained = [p for p in vlm.model.parameters() if p.requires_grad]
     layers = len(vlm.base.get_decoder().layers)
-    checkpointing = bool(getattr(vlm.base, "is_activation_checkpointing", False))
+    checkpointing = is_checkpointing(vlm.base)
     kept = kept_bytes(scorer, batch)
     whole = kept
     if checkpointing:
         vlm.base.gradient_checkpointing_disable()
         whole = kept_bytes(scorer, batch)
-        vlm.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(vlm.base)
     scale = largest / tokens
     layer = int(whole / layers * scale)
     # In backward a layer's gradients are as large as what it kept; checkpointing first makes that anew.

@@ -31,6 +31,7 @@ from transformers.trainer_callback import PrinterCallback
 from mmpo.data.atomic import read_json, write_json
 from mmpo.data.shards import PairDataset, Rejects, read_pairs
 from mmpo.errors import UserError
+from mmpo.models.compat import enable_checkpointing
 from mmpo.models.loading import VLM, load_vlm
 from mmpo.models.score import PairBatch, PairScorer
 from mmpo.models.vision import vision_is_frozen
@@ -93,7 +94,7 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     torch.manual_seed(settings.seed)
     vlm = add_lora(vlm, settings.lora)
     if settings.gradient_checkpointing:
-        vlm.base.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        enable_checkpointing(vlm.base)
 
     store = ImageStore(vlm, settings.image_cache_mb * 2**20, settings.max_pixels)
     rejects_file = run_dir / "rejects.jsonl" if state.is_main_process else None
