@@ -13,6 +13,7 @@ Killed at any moment and run again, a build goes on behind its last unit and end
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -59,15 +60,10 @@ from mmpo.errors import Quarantined, UserError
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.loading import load_vlm
 from mmpo.progress import task
+from mmpo.resuming import deciding
 
 logger = logging.getLogger("mmpo.build")
 
-# Settings that don't change what is built: where and how fast text models are reached is among them.
-_REACHED = {
-    "base_url", "api_key_env", "concurrency", "timeout", "retries", "first_wait", "longest_wait", "give_up_after",
-    "batch_size",
-}  # fmt: skip
-FREE: dict[str, Any] = {"allow_network": True, "judge": _REACHED, "writer": _REACHED, "qa": {"writer": _REACHED}}
 CALLED = {
     "mmpo": "mmpo version", "annotated": "annotations", "model": "content of the model's files",
     "templates": "prompt of a text model",
@@ -93,7 +89,7 @@ def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -
     if not images:
         left_out = ", ".join(f"{count} {reason}" for reason, count in choice.items() if reason not in ("in", "chosen"))
         raise UserError(f"{settings.annotations}: no image fits `choose` ({left_out})")
-    recipe = settings.model_dump(mode="json", exclude=FREE)
+    recipe = deciding(settings)
     model = _model_fingerprint(settings, run_dir)
     source = {
         "settings": recipe,
@@ -174,7 +170,7 @@ def _text_models(settings: BuildSettings, replies: Path, stack: ExitStack) -> Te
     def chat(wanted: ChatSettings) -> ChatModel:
         key = wanted.model_dump_json()
         if key not in opened:
-            cache_file = replies / f"{digest(key.encode())}.jsonl"
+            cache_file = replies / f"{digest(json.dumps(deciding(wanted), sort_keys=True).encode())}.jsonl"
             opened[key] = stack.enter_context(open_chat(wanted, cache_file))
         return opened[key]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -80,6 +80,8 @@ CheckName = Literal["objects", "counts", "colors", "positions"]
 
 class BuildSettings(_Settings):
     """Preference pairs from annotated images: what the model says against what it should have said (after HA-DPO)."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["hallucination_pairs"] = Field("hallucination_pairs", description="Which pairs to build.")
     model: str = Field(description="Folder or hub name of the model that will be trained; it writes the descriptions.")

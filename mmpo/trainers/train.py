@@ -36,6 +36,7 @@ from mmpo.models.score import PairBatch, PairScorer
 from mmpo.models.vision import vision_is_frozen
 from mmpo.objectives import Objective, build_objective
 from mmpo.progress import track
+from mmpo.resuming import has_work
 from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import Samples, encode_samples
 from mmpo.trainers.callbacks import MetricsFile, Progress, SamplesFile
@@ -325,7 +326,7 @@ def _open_folder(settings: TrainSettings, run_dir: Path) -> None:
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
         shutil.rmtree(run_dir / "adapter", ignore_errors=True)
     elif file.exists():
-        before = read_json(file)
+        before = read_json(file) if has_work(run_dir) else given
         changed = [key for key in given if key not in settings.FREE and before.get(key) != given[key]]
         if changed:
             what = ", ".join(f"{key} ({before.get(key)} → {given[key]})" for key in changed)
