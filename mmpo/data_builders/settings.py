@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.data_builders.style import StyleReport
@@ -81,6 +88,16 @@ class QuestionSettings(_Settings):
         ge=1,
         description="With `writer`: most questions that it makes about an image (4.3 in HA-DPO's MiniGPT-4 set).",
     )
+
+    @field_validator("balance", mode="wrap")
+    @classmethod
+    def _one_kind(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        """One message about what was meant, not one for each kind of value."""
+        if isinstance(value, (AnswerWeights, dict)):
+            return AnswerWeights.model_validate(value)
+        if value not in ("equal", "none"):
+            raise ValueError("must be equal, none, or weights such as {no: 10, yes: 1}")
+        return handler(value)
 
     def weights(self) -> dict[bool, float] | None:
         """`balance` as weights of pairs whose right answer is yes (True) and no (False); None for as they come."""

@@ -29,6 +29,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from mmpo.data.atomic import read_json, write_json
+from mmpo.data.image_digests import digests_of_pairs, write_digests
 from mmpo.data.shards import PairDataset, Rejects, read_pairs
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM, load_vlm
@@ -162,7 +163,10 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     memory = _memory(vlm, trainer, state)
     with progress:
         trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from is not None else None)
-    return _finish(trainer, run_dir, everything, eval_pairs, resumed_from, len(store.scaled), memory)
+    result = _finish(trainer, run_dir, everything, eval_pairs, resumed_from, len(store.scaled), memory)
+    if trainer.args.should_save:  # so that an evaluation of the adapter knows what it was trained on
+        write_digests(run_dir / "adapter", digests_of_pairs(settings.pairs))
+    return result
 
 
 def _memory(vlm: VLM, trainer: PreferenceTrainer, state: PartialState) -> MemoryEstimate | None:
