@@ -24,7 +24,7 @@ def deciding(settings: BaseModel) -> dict[str, Any]:
 
 def _kept(value: Any, data: Any) -> Any:
     if isinstance(value, BaseModel):
-        free = getattr(type(value), "FREE", frozenset())
+        free: frozenset[str] = getattr(type(value), "FREE", frozenset())
         return {key: _kept(getattr(value, key), item) for key, item in data.items() if key not in free}
     if isinstance(value, Mapping):
         return {key: _kept(item, data[key]) for key, item in zip(data, value.values(), strict=True)}

@@ -73,8 +73,9 @@ def read_annotations(
 
     `images` is the folder that image paths are relative to; the annotation file's own folder by default. `captions` is
     a COCO captions file to go with a COCO instances file. A COCO file's category names are added to `categories`, where
-    given, with the first image. Every image has an id of its own, as text: `1` and `"1"` are one id twice. Images that are listed but missing on disk are yielded too:
-    opening them is what quarantines them. UserError names the file and the row of anything malformed.
+    given, with the first image. Every image has an id of its own, as text: `1` and `"1"` are one id twice. Images that
+    are listed but missing on disk are yielded too: opening them is what quarantines them. UserError names the file and
+    the row of anything malformed.
 
     Rows: `{"image": "a.jpg", "id"?: …, "objects"?: ["dog", {"name": "cat", "bbox"?: [x, y, w, h],
     "attributes"?: {…}}], "captions"?: ["…"], "regions"?: ["a dog", {"phrase": "a cat", "bbox"?: [x, y, w, h]}],
@@ -197,9 +198,7 @@ def _line_object(item: Any, where: str) -> AnnotatedObject:
     )
 
 
-def _read_coco(
-    path: Path, root: Path, captions_path: Path | None, categories: list[str]
-) -> Iterator[AnnotatedImage]:
+def _read_coco(path: Path, root: Path, captions_path: Path | None, categories: list[str]) -> Iterator[AnnotatedImage]:
     data = _coco_file(path, ("images", "annotations", "categories"))
     names: dict[str, str] = {}
     for where, category in _records(data, "categories", path):

@@ -19,7 +19,7 @@ from mmpo.data.reader import read_pairs
 from mmpo.errors import Quarantined, UserError
 
 FILE = "images.sha256"
-"""Beside pairs, and in the folder of an adapter that was trained on them: one digest a line, sorted. The name ends in no
+"""Beside pairs, and in the folder of an adapter that was trained on them: one digest a line, sorted. The name has no
 suffix of a model's files, so an adapter's fingerprint does not change with it."""
 BLOCK = 256
 

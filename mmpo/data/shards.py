@@ -89,8 +89,8 @@ class PairWriter:
         return self.counts.sources
 
     def add(self, *pairs: PreferencePair) -> None:
-        """The pairs, at least one, that one source gave. UserError for a pair that breaks a rule of the schema, or whose
-        id another one of the split has."""
+        """The pairs, at least one, that one source gave. UserError for a pair that breaks a rule of the schema, or has
+        another one's id."""
         if not pairs:
             raise ValueError("a source without a pair is one to `reject`")
         whole = [self._embedded(pair) for pair in pairs]

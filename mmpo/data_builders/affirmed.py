@@ -1,9 +1,9 @@
-"""Does the evidence support what a yes/no answer says? The chosen side of a question pair must pass, or there is no pair.
+"""Does the evidence support what a yes/no answer says? The chosen side of a question pair must pass, or there is none.
 
-An answer is read as descriptions are (`detect`, `checks`) and held to more, for it is short and learnt as the truth: every
-word beyond the usual frame (`there is`, `in the image`) must be supported; an object may be called by the name of its
-class or as the annotation calls it, not by any synonym (a `woman` is a person, a person is not always a woman); and a
-plural needs several.
+An answer is read as descriptions are (`detect`, `checks`) and held to more, for it is short and learnt as the truth:
+every word beyond the usual frame (`there is`, `in the image`) must be supported; an object may be called by the name of
+its class or as the annotation calls it, not by any synonym (a `woman` is a person, a person is not always a woman); and
+a plural needs several.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from mmpo.data.function_words import NUMBERS
 from mmpo.data.vocabulary import Mention, ObjectVocabulary
 from mmpo.data.words import PAIRED, PLURAL, UNCHANGED, plurals
-from mmpo.data_builders import lexicon as lx
 from mmpo.data_builders.checks import checks_for
 from mmpo.data_builders.detect import Truth, claimed, split_sentences
 
@@ -31,25 +30,28 @@ _NEGATOR = re.compile(r"\b(?:no|not|cannot|without|neither|nor|none|never|\w+n['
 _DENIED_BEHIND = re.compile(r"\s+(?:is|are|was|were|does|do|did|can)(?:\s*not|n['’]t)\b", re.I)
 _SCOPE_ENDS = re.compile(rf"\band\s+(?:an?|the|some|{'|'.join(NUMBERS)}|\d+)\b", re.I)
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
-_FRAME = frozenset(
-    """a an the some any one this that these those it there here i we you what which and or is are be being also indeed
-    do does not no don't doesn't isn't aren't cannot can can't see find spot notice seen visible present shown yes
-    there's that's it's neither nor without never none""".split()
-)  # fmt: skip
-_SHOWS = frozenset(
-    """image picture photo photograph scene view frame shot show shows contain contains depict depicts feature features
-    has have include includes""".split()
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_FRAME = _words(
+    "a an the some any one this that these those it there here i we you what which and or is are be being also indeed "
+    "do does not no don't doesn't isn't aren't cannot can can't see find spot notice seen visible present shown yes "
+    "there's that's it's neither nor without never none"
+)
+_SHOWS = _words(
+    "image picture photo photograph scene view frame shot show shows contain contains depict depicts feature features "
+    "has have include includes"
 )
 """The picture and what it does; behind an object these words would say something about that."""
-_MEASURES = frozenset("pair couple group bunch herd flock crowd row set lot lots number cluster stack pile".split())
 _LEAST = {"several": 3, "many": 3, "numerous": 3, "various": 2, "multiple": 2, "few": 2} | {
     "group": 2, "bunch": 3, "herd": 3, "flock": 3, "crowd": 3, "row": 2, "set": 2, "lot": 3, "lots": 3, "number": 2,
     "cluster": 2, "stack": 2, "pile": 2, "pair": 2, "couple": 2, "both": 2,
 }  # fmt: skip
 """Words of number that stand before an object, with how many there must be at least."""
-_COUNTED = re.compile(
-    rf"(?:\b(?:an?|the)\s+)?\b({'|'.join(_LEAST)})\s+(?:of\s+)?(?:the\s+|different\s+)?$", re.I
-)
+_COUNTED = re.compile(rf"(?:\b(?:an?|the)\s+)?\b({'|'.join(_LEAST)})\s+(?:of\s+)?(?:the\s+|different\s+)?$", re.I)
 
 
 class EvidenceReader:
@@ -68,8 +70,8 @@ class EvidenceReader:
         return UNSUPPORTED if UNSUPPORTED in reasons else UNDECIDABLE if reasons else ""
 
     def question(self, text: str, yes: bool, name: str, truth: Truth) -> str:
-        """Why a question can't be asked with this answer as the right one. `Yes` affirms all that the question says, `no`
-        denies it; what no class is called, and nobody spoke of, may be denied."""
+        """Why a question can't be asked with this answer as the right one. `Yes` affirms all that the question says,
+        `no` denies it; what no class is called, and nobody spoke of, may be denied."""
         if _NEGATOR.search(text):
             return UNDECIDABLE
         affirmed = self.answer(text, truth)
@@ -113,7 +115,11 @@ class EvidenceReader:
             if mention.word.lower() in PAIRED and counted and counted[1].lower() == "pair":
                 several = 1
             exact = {start + mention.start} <= covered  # a number that was checked
-            if several > 1 and not exact and not self._are_there(mention, several, counted[1] if counted else "", truth):
+            if (
+                several > 1
+                and not exact
+                and not self._are_there(mention, several, counted[1] if counted else "", truth)
+            ):
                 yield UNDECIDABLE
         if name and not self.vocabulary.find(name):
             for match in re.finditer("|".join(map(re.escape, (name, *plurals(name)))), clause, re.I):
@@ -151,10 +157,11 @@ class EvidenceReader:
         return last in PLURAL or self._base(mention) != mention.word.lower()
 
     def _are_there(self, mention: Mention, several: int, word: str, truth: Truth) -> bool:
+        """Are there so many? `word` is how the number was said."""
         marked = truth.objects.get(mention.name, ())
         if any(item.attributes.get("crowd") for item in marked):
-            return word.lower() not in ("pair", "couple", "both")
-        if word.lower() in ("pair", "couple", "both"):
+            return word not in ("pair", "couple", "both")
+        if word in ("pair", "couple", "both"):
             return len(marked) == 2
         told = (o for o in self._told(truth) if o.name == mention.name)
         return len(marked) >= several or (several == 2 and any(self._is_plural("", o) for o in told))

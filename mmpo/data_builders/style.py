@@ -65,7 +65,9 @@ class StyleReport(BaseModel):
     longer_by: float = Field(description="Mean of chosen minus rejected, in words.")
     longer_by_low: float
     longer_by_high: float
-    separable: bool = Field(description=f"Wording beyond the edits separates the sides: its AUROC is above {SEPARABLE}.")
+    separable: bool = Field(
+        description=f"Wording beyond the edits separates the sides: its AUROC is above {SEPARABLE}."
+    )
 
     def line(self) -> str:
         """One line for people."""
@@ -149,12 +151,12 @@ def without_objects(text: str, vocabulary: ObjectVocabulary) -> str:
 
 
 def without_edits(chosen: str, rejected: str) -> tuple[str, str]:
-    """Two blanked texts without the edits: stretches with an object that stand on one side alone, or have less than three
-    words for them on the other (`is` becomes `are`, a comma `and`)."""
-    sides = [re.findall(r"[\w*]+|[^\w\s]", text) for text in (chosen, rejected)]
+    """Two blanked texts without the edits: stretches with an object that stand on one side alone, or have less than
+    three words for them on the other (`is` becomes `are`, a comma `and`)."""
+    first, second = (re.findall(r"[\w*]+|[^\w\s]", text) for text in (chosen, rejected))
     kept: tuple[list[str], list[str]] = ([], [])
-    for kind, *ends in SequenceMatcher(None, *sides, autojunk=False).get_opcodes():
-        parts = sides[0][ends[0] : ends[1]], sides[1][ends[2] : ends[3]]
+    for kind, *ends in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+        parts = first[ends[0] : ends[1]], second[ends[2] : ends[3]]
         if kind == "equal" or "*" not in (*parts[0], *parts[1]) or min(map(len, parts)) >= 3:
             for words, part in zip(kept, parts, strict=True):
                 words += part

@@ -128,8 +128,8 @@ class Overlap(_Record):
         if not self.shared:
             return ""
         return (
-            f"SHARED IMAGES: {self.shared:,} of the {self.images:,} images asked about are in the pairs that were built "
-            "to train on. What was learnt by heart looks like an improvement there: evaluate on other images"
+            f"SHARED IMAGES: {self.shared:,} of the {self.images:,} images asked about are in the pairs that were "
+            "built to train on. What was learnt by heart looks like an improvement there: evaluate on other images"
         )
 
 

@@ -1,4 +1,4 @@
-"""An evaluation on pictures that the pairs hold says so, on screen and in the scorecard, whatever the files are called."""
+"""An evaluation on pictures that the pairs hold says so, on screen and in the scorecard, whatever the files' names."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def warned(result: object, folder: Path, shared: int) -> None:
     assert any(said in warning for warning in card["warnings"]) is bool(shared)
 
 
-def test_in_one_recipe_and_later_on_the_adapter(mmpo: Invoke, recipe: Path, photos: Path, pairs: Path, here: Path) -> None:
+def test_in_one_recipe_and_later_on_the_adapter(
+    mmpo: Invoke, recipe: Path, photos: Path, pairs: Path, here: Path
+) -> None:
     some = recipe_with(recipe, other_photos(photos, here / "some", 3))
     result = mmpo("run", some, "--out", "out")
     assert result.exit_code == 0, result.output
@@ -79,7 +81,11 @@ def test_a_build_beside_the_evaluation(
     (here / "world/annotations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     file = recipe_with(recipe, other_photos(here / "world", here / "some", 2))
     data = yaml.safe_load(file.read_text())
-    data = {"model": str(parrot_folder), "build": {"annotations": str(world), "prompts": [DESCRIBE]}, "eval": data["eval"]}
+    data = {
+        "model": str(parrot_folder),
+        "build": {"annotations": str(world), "prompts": [DESCRIBE]},
+        "eval": data["eval"],
+    }
     file.write_text(yaml.safe_dump(data))
     result = mmpo("run", file, "--out", "out")
     assert result.exit_code == 0, result.output

@@ -207,7 +207,9 @@ def test_fast_enough_for_every_caption() -> None:
 def test_categories_of_a_file_with_cocos_words() -> None:
     words = ObjectVocabulary.from_categories(["Dog", "man", "person", "Traffic_Light", "gizmo", "dog"])
     assert words.names == ("Dog", "man", "person", "Traffic_Light", "gizmo")
-    named = [(mention.word, mention.name) for mention in words.find("A man and a woman walk two puppies at a stoplight.")]
+    named = [
+        (mention.word, mention.name) for mention in words.find("A man and a woman walk two puppies at a stoplight.")
+    ]
     assert named == [("man", "man"), ("woman", "person"), ("puppies", "Dog"), ("stoplight", "Traffic_Light")]
     assert words.name_of("dogs") == "Dog" and words.name_of("cat") is None
     assert not words.find("the dog house")

@@ -52,7 +52,8 @@ YARD = truth(
         "Yes, the image shows a cat and a dog.", "Yes, there is a sheep.", "Yes, a couple of dogs are visible.",
         "No", "No.", "No, there is no ball.", "No, there is no ball or car in the image.", "No ball.",
         "No, I don't see a ball.", "No, the image does not contain a car.", "No, a car is not visible.",
-        "No, there isn't any ball, but there is a cat.", "No, I cannot see any car.", "No, there are no balls.", "No, there is a dog.",
+        "No, there isn't any ball, but there is a cat.", "No, I cannot see any car.",
+        "No, there are no balls.", "No, there is a dog.",
     ],
 )  # fmt: skip
 def test_supported(text: str) -> None:
@@ -80,7 +81,8 @@ def test_contradicted(text: str) -> None:
         "Yes, there is a wolf.", "Yes, there is a kitten.", "Yes, there is a man.", "Yes, there are cats.",
         "Yes, there are several dogs.", "Yes, there are people.", "Yes, a group of people.", "Yes, there are sheep.",
         "Yes, there is a flock of sheep.", "Yes, there is a pair of cats.", "Yes, there is a sleeping dog.",
-        "Yes, there is a cat on a table.", "Yes, a cat with a dog.", "Yes, there is a big cat.", "Yes, the cat has a dog.",
+        "Yes, there is a cat on a table.", "Yes, a cat with a dog.", "Yes, there is a big cat.",
+        "Yes, the cat has a dog.",
         "Yes, there are five cows.", "No, there is no wolf.", "No, it is a bear.", "Yes, a couple of cows.",
     ],
 )  # fmt: skip

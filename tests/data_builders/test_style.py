@@ -88,7 +88,10 @@ def test_weighted_auroc_is_the_usual_one() -> None:
 def test_edits_are_no_style() -> None:
     """An object was taken out, and nothing else: style and length tell the sides apart, and it says nothing."""
     report = probe(
-        pairs("A sunny yard, in which a {} sleeps near a wall.", "A sunny yard, in which a {} sleeps near a wall with a {}."),
+        pairs(
+            "A sunny yard, in which a {} sleeps near a wall.",
+            "A sunny yard, in which a {} sleeps near a wall with a {}.",
+        ),
         WORDS,
     )
     assert report is not None and report.style.auroc > 0.9 and report.length.auroc == 1.0
