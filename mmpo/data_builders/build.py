@@ -282,7 +282,10 @@ def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, cho
 
 def _warnings(settings: BuildSettings, counts: dict[str, dict[str, int]], vocabulary: ObjectVocabulary) -> list[str]:
     """Where the vocabulary and what is to be checked don't meet."""
-    remedy = "set build.vocabulary to `coco` or to a file with the words for your objects"
+    file = "a file with the words for your objects"
+    remedy = f"set build.vocabulary to `coco` or to {file}"
+    if settings.vocabulary == "coco":
+        remedy = f"leave build.vocabulary out, or set it to {file}"
     known = f"of the {len(vocabulary):,} that the vocabulary knows ({', '.join(vocabulary.names[:5])}, …)"
     warnings = []
     images, descriptions = counts["images"], counts["descriptions"]
