@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from mmpo.errors import UserError
 from mmpo.recipes import Recipe, dump
+from mmpo.resuming import deciding
 from mmpo.runs import RunFolder, process_count
 
 STAGES = {
@@ -64,13 +65,12 @@ def starts_over(recipe: Recipe, section: str) -> bool:
 
 
 def section_settings(recipe: Recipe, section: str) -> dict[str, Any]:
-    """The section as plain data, defaults included, without what decides no result (`FREE` in its settings)."""
+    """The section as plain data, defaults included, without what decides no result (see `mmpo.resuming`)."""
     settings = getattr(recipe, section)
     if settings is None:
         have = ", ".join(recipe.sections()) or "no section"
         raise UserError(f"the recipe {recipe.name} has no `{section}:` section", hint=f"it has: {have}")
-    data: dict[str, Any] = settings.model_dump(mode="json", exclude=set(getattr(type(settings), "FREE", ())))
-    return data
+    return deciding(settings)
 
 
 def as_mapping(result: Any) -> dict[str, Any]:

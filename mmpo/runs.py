@@ -27,6 +27,7 @@ from typing import Any, Literal
 import mmpo
 from mmpo.data.atomic import write_json, write_text
 from mmpo.errors import UserError
+from mmpo.resuming import has_work
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "pillow")
 State = Literal["absent", "started", "complete"]
@@ -125,9 +126,10 @@ class Step:
         return sorted(set(named) - {self.name})
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Raises UserError if this step was begun with other settings, or from earlier steps made otherwise."""
+        """Raises UserError if this step was begun with other settings, or from earlier steps made otherwise. One that
+        failed before it did anything was not begun."""
         record = self.record()
-        if not record:
+        if not record or (record.get("state") == "started" and not has_work(self.path)):
             return
         remedy = f"take another --out, or delete {self.path} to make it again"
         changed = differences(record["settings"], self._portable(settings), self.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -11,6 +11,14 @@ class ChatSettings(BaseModel):
     """A text model: behind an OpenAI-compatible server, or loaded here."""
 
     model_config = ConfigDict(extra="forbid")
+
+    FREE: ClassVar[frozenset[str]] = frozenset(
+        {
+            "base_url", "api_key_env", "cache_name", "concurrency", "timeout", "retries", "first_wait", "longest_wait",
+            "give_up_after", "batch_size",
+        }
+    )  # fmt: skip
+    """Where and how fast the model is reached: work may go on with other values (see `mmpo.resuming`)."""
 
     backend: Literal["server", "local"] = Field(
         description="`server`: any OpenAI-compatible one (vLLM, `transformers serve`, hosted). `local`: a transformers "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections import Counter
@@ -69,6 +70,7 @@ def draw_pairs(folder: Path, ids: Sequence[str], out: Path) -> dict[str, Any]:
     from mmpo.data_builders.mia_draw import draw, page
 
     wanted = dict.fromkeys(ids)
+    taken: set[str] = set()
     rows: list[dict[str, Any]] = []
     for pair in read_pairs(folder):
         if pair.id not in wanted:
@@ -76,6 +78,9 @@ def draw_pairs(folder: Path, ids: Sequence[str], out: Path) -> dict[str, Any]:
         del wanted[pair.id]
         png = draw(pair, root=folder)
         name = re.sub(r"[^\w.-]+", "_", pair.id).lstrip(".") or "pair"
+        if name.casefold() in taken:  # other ids may come to the same name, and file systems may not tell A from a
+            name = f"{name}-{hashlib.sha256(pair.id.encode(errors='surrogatepass')).hexdigest()[:8]}"
+        taken.add(name.casefold())
         files = [write_bytes(out / f"{name}.png", png), write_text(out / f"{name}.html", page(pair, png))]
         rows.append({"id": pair.id, "files": ", ".join(map(str, files)), **(pair.scores or {})})
         if not wanted:

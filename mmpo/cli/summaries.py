@@ -21,6 +21,8 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
         for kind, table in result["counts"].items():
             lost = _losses(table)
             console.line(f"no pair from {table['in']:,} {kind}: {lost or 'nothing came in'}")
+        for warning in result.get("warnings", ()):
+            console.line(f"warning: {warning}")
         return
     builders = {"video_rewards": _video_build, "radiology": _radiology_build, "mia": _mia_build}
     sources = builders.get(result.get("builder", ""), _hallucination_build)(result)
@@ -37,7 +39,7 @@ def _hallucination_build(result: Mapping[str, Any]) -> str:
     console.line(
         f"{result['description_pairs']:,} pairs about a hallucination, {result['omission_pairs']:,} about an "
         f"omission (chosen {result['chosen_words']:.1f} words, rejected {result['rejected_words']:.1f}), "
-        f"{result['question_pairs']:,} yes/no pairs, "
+        f"{result['question_pairs']:,} yes/no pairs{_answers(result)}, "
         f"from {result['images_used']:,} of {result['images']:,} images"
     )
     counts = result["counts"]
@@ -50,6 +52,13 @@ def _hallucination_build(result: Mapping[str, Any]) -> str:
 
         console.line(StyleReport.model_validate(result["style"]).line())
     return "images"
+
+
+def _answers(result: Mapping[str, Any]) -> str:
+    """How the right answers of yes/no pairs are spread; nothing for a result that does not say."""
+    answers = result.get("question_answers") or {}
+    said = ", ".join(f"{answer} in {count:,}" for answer, count in answers.items())
+    return f" (right answer {said})" if said and result["question_pairs"] else ""
 
 
 def _pairs_made(result: Mapping[str, Any], sources: str) -> str:

@@ -62,14 +62,20 @@ class AnnotatedImage:
 
 
 def read_annotations(
-    path: str | Path, images: str | Path | None = None, *, captions: str | Path | None = None
+    path: str | Path,
+    images: str | Path | None = None,
+    *,
+    captions: str | Path | None = None,
+    categories: list[str] | None = None,
 ) -> Iterator[AnnotatedImage]:
     """Read COCO instances, Visual Genome or a list of rows (`.json`), or rows as JSON Lines (`.jsonl`), one image after
     another, in the order of the file. Visual Genome is named by its `image_data.json` (see `visual_genome`).
 
     `images` is the folder that image paths are relative to; the annotation file's own folder by default. `captions` is
-    a COCO captions file to go with a COCO instances file. Images that are listed but missing on disk are yielded too:
-    opening them is what quarantines them. UserError names the file and the row of anything malformed.
+    a COCO captions file to go with a COCO instances file. A COCO file's category names are added to `categories`, where
+    given, with the first image. Every image has an id of its own, as text: `1` and `"1"` are one id twice. Images that
+    are listed but missing on disk are yielded too: opening them is what quarantines them. UserError names the file and
+    the row of anything malformed.
 
     Rows: `{"image": "a.jpg", "id"?: …, "objects"?: ["dog", {"name": "cat", "bbox"?: [x, y, w, h],
     "attributes"?: {…}}], "captions"?: ["…"], "regions"?: ["a dog", {"phrase": "a cat", "bbox"?: [x, y, w, h]}],
@@ -94,7 +100,8 @@ def read_annotations(
         if isinstance(first, dict):
             rows = enumerate(stream_list(path))
             return _rows(((f"{path}: row {number}", f"row {number}", row) for number, row in rows), root)
-    return _read_coco(path, root, Path(captions) if captions is not None else None)
+    beside = Path(captions) if captions is not None else None
+    return _read_coco(path, root, beside, [] if categories is None else categories)
 
 
 def begins_with_list(path: str | Path) -> bool:
@@ -143,7 +150,7 @@ def _rows(rows: Iterable[tuple[str, str, Any]], root: Path) -> Iterator[Annotate
         if not isinstance(row, dict):
             raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}")
         name = _string(row.get("image"), f"{where}: `image`")
-        identity = str(row.get("id", name))
+        identity = name if row.get("id") is None else _key(row, "id", where)
         if identity in seen:
             raise UserError(f"{where}: id {identity!r} is in {seen[identity]} too", hint="give each row its own")
         seen[identity] = place
@@ -191,32 +198,36 @@ def _line_object(item: Any, where: str) -> AnnotatedObject:
     )
 
 
-def _read_coco(path: Path, root: Path, captions_path: Path | None) -> Iterator[AnnotatedImage]:
+def _read_coco(path: Path, root: Path, captions_path: Path | None, categories: list[str]) -> Iterator[AnnotatedImage]:
     data = _coco_file(path, ("images", "annotations", "categories"))
-    names: dict[Any, str] = {}
+    names: dict[str, str] = {}
     for where, category in _records(data, "categories", path):
-        names[_key(category, "id", where)] = _string(category.get("name"), f"{where}: `name`")
-    images: dict[Any, Mapping[str, Any]] = {}
+        key, name = _key(category, "id", where), _string(category.get("name"), f"{where}: `name`")
+        if names.setdefault(key, name) != name:
+            raise UserError(f"{where}: category id {key} is {names[key]!r} and {name!r}", hint="ids must differ")
+    categories += names.values()
+    images: dict[str, Mapping[str, Any]] = {}
     for where, image in _records(data, "images", path):
         key = _key(image, "id", where)
         if key in images:
-            raise UserError(f"{where}: image id {key} is used twice")
+            raise UserError(
+                f"{where}: image id {key} is used twice", hint='ids are compared as text: 1 and "1" are the same'
+            )
         _string(image.get("file_name"), f"{where}: `file_name`")
         images[key] = image
-    objects: dict[Any, list[AnnotatedObject]] = {}
+    objects: dict[str, list[AnnotatedObject]] = {}
     for where, annotation in _records(data, "annotations", path):
         owner = _known(_key(annotation, "image_id", where), images, "image", where)
         name = names[_known(_key(annotation, "category_id", where), names, "category", where)]
         objects.setdefault(owner, []).append(_coco_object(annotation, name, where))
-    captions: dict[Any, list[str]] = {}
+    captions: dict[str, list[str]] = {}
     if captions_path is not None:
         for where, annotation in _records(_coco_file(captions_path, ("annotations",)), "annotations", captions_path):
             text = _string(annotation.get("caption"), f"{where}: `caption`")
             captions.setdefault(_key(annotation, "image_id", where), []).append(text.strip())
-    for where, image in _records(data, "images", path):
-        key = image["id"]
+    for (where, image), key in zip(_records(data, "images", path), images, strict=True):
         yield AnnotatedImage(
-            id=str(key),
+            id=key,
             path=image["file_name"],
             root=root,
             width=_size(image.get("width"), f"{where}: `width`"),
@@ -255,16 +266,17 @@ def _records(data: Mapping[str, Any], key: str, path: Path) -> Iterator[tuple[st
         yield where, record
 
 
-def _key(record: Mapping[str, Any], key: str, where: str) -> Any:
+def _key(record: Mapping[str, Any], key: str, where: str) -> str:
+    """An id as text, as pairs and answers carry it: files write one id as a number here and as a string there."""
     value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
+    if not (is_number(value) or (isinstance(value, str) and value.strip())):
         raise UserError(f"{where}: `{key}` must be a number or a string, got {value!r}")
-    return value
+    return str(value)
 
 
-def _known(key: Any, known: Mapping[Any, Any], kind: str, where: str) -> Any:
+def _known(key: str, known: Mapping[str, Any], kind: str, where: str) -> str:
     if key not in known:
-        raise UserError(f"{where}: {kind} {key!r} is not in the file")
+        raise UserError(f"{where}: {kind} {key} is not in the file")
     return key
 
 

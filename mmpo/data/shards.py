@@ -74,6 +74,7 @@ class PairWriter:
         self.counts = Counts()
         self._scores = None if scores is None else tuple(scores)
         self._rows: list[PreferencePair] = []
+        self._ids: set[str] = set()
         self._bytes = 0
         self._shards = 0
         (self.folder / "data").mkdir(parents=True, exist_ok=True)
@@ -88,12 +89,16 @@ class PairWriter:
         return self.counts.sources
 
     def add(self, *pairs: PreferencePair) -> None:
-        """The pairs, at least one, that one source gave. UserError for a pair that breaks a rule of the schema."""
+        """The pairs, at least one, that one source gave. UserError for a pair that breaks a rule of the schema, or has
+        another one's id."""
         if not pairs:
             raise ValueError("a source without a pair is one to `reject`")
         whole = [self._embedded(pair) for pair in pairs]
         for number, pair in enumerate(whole):
             validate(pair, f"{self.folder}: {self.split} row {self.counts.pairs + number}")
+            if pair.id in self._ids:
+                raise UserError(f"{self.folder}: a second pair is called {pair.id!r}", hint="ids must differ")
+            self._ids.add(pair.id)
             if self._scores is not None:
                 check_scores(pair, self._scores)
         self._rows += whole
@@ -172,6 +177,7 @@ class PairWriter:
                     raise UserError(f"{path}: was built by another recipe", hint=NEW_FOLDER)
                 self.counts.sources, self.counts.rejected = int(stamp[b"mmpo.sources"]), int(stamp[b"mmpo.rejected"])
                 self.counts.pairs += file.metadata.num_rows
+                self._ids.update(file.read(columns=["id"])["id"].to_pylist())
                 names = _score_names(file.schema_arrow)
             if self._scores is None:
                 self._scores = names

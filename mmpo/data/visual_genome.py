@@ -57,7 +57,7 @@ def read_visual_genome(path: str | Path, images: str | Path | None = None) -> It
         if not isinstance(record, dict):
             raise UserError(f"{where}: expected an object, got {record!r}")
         data = record.get("image", {}) if whole else record
-        key = str(data.get("image_id", record.get("image_id")))
+        key = _id(data.get("image_id", record.get("image_id")), where)
         if key in seen:
             raise UserError(f"{where}: image {key} is listed twice")
         seen.add(key)
@@ -113,8 +113,18 @@ def _beside(path: Path) -> dict[str, dict[str, Any]]:
         for number, record in enumerate(stream_list(file)):
             if not isinstance(record, dict) or kind not in record:
                 raise UserError(f"{file}: record {number}: expected an object with `{kind}`")
-            found.setdefault(str(record.get("image_id", record.get("id"))), {})[kind] = record
+            key = _id(record.get("image_id", record.get("id")), f"{file}: record {number}")
+            if kind in found.setdefault(key, {}):
+                raise UserError(f"{file}: record {number}: image {key} is listed twice")
+            found[key][kind] = record
     return found
+
+
+def _id(value: Any, where: str) -> str:
+    """An image's id as text: `1` and `"1"` are the same."""
+    if not (is_number(value) or (isinstance(value, str) and value.strip())):
+        raise UserError(f"{where}: `image_id` must be a number or a string, got {value!r}")
+    return str(value)
 
 
 def _image(data: Mapping[str, Any], key: str, parts: Mapping[str, Any], root: Path, where: str) -> AnnotatedImage:

@@ -87,6 +87,20 @@ class ObjectVocabulary:
         return cls({name: () for name in names})
 
     @classmethod
+    def from_categories(cls, names: Iterable[str]) -> ObjectVocabulary:
+        """The categories of an annotation file. One that is called like a COCO class has that class's synonyms, but for
+        words that are categories themselves; names that differ in case alone are one class.
+        """
+        classes: dict[str, str] = {}
+        for name in names:
+            classes.setdefault(_plain(name), name)
+        known = coco().synonyms
+        synonyms = {
+            name: [word for word in known.get(plain, ()) if word not in classes] for plain, name in classes.items()
+        }
+        return cls(synonyms, ignore=coco().ignored if any(synonyms.values()) else ())
+
+    @classmethod
     def from_file(cls, path: str | Path, *, chair_merges: bool = False) -> ObjectVocabulary:
         """A synonym file: CHAIR's lines of `name, synonym, …`, or a JSON or YAML map `{name: [synonym, …]}`."""
         path = Path(path)

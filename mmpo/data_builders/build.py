@@ -13,9 +13,10 @@ Killed at any moment and run again, a build goes on behind its last unit and end
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache
@@ -59,15 +60,10 @@ from mmpo.errors import Quarantined, UserError
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.loading import load_vlm
 from mmpo.progress import task
+from mmpo.resuming import deciding
 
 logger = logging.getLogger("mmpo.build")
 
-# Settings that don't change what is built: where and how fast text models are reached is among them.
-_REACHED = {
-    "base_url", "api_key_env", "concurrency", "timeout", "retries", "first_wait", "longest_wait", "give_up_after",
-    "batch_size",
-}  # fmt: skip
-FREE: dict[str, Any] = {"allow_network": True, "judge": _REACHED, "writer": _REACHED, "qa": {"writer": _REACHED}}
 CALLED = {
     "mmpo": "mmpo version", "annotated": "annotations", "model": "content of the model's files",
     "templates": "prompt of a text model",
@@ -84,16 +80,19 @@ def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -
     or what is in `run_dir`. Images that can't be used end in `pairs/rejects.jsonl`, never in an error.
     """
     run_dir = Path(run_dir)
-    annotated = list(read_annotations(settings.annotations, settings.images, captions=settings.captions))
+    categories: list[str] = []
+    annotated = list(
+        read_annotations(settings.annotations, settings.images, captions=settings.captions, categories=categories)
+    )
     if not annotated:
         raise UserError(f"{settings.annotations}: no images are listed there")
-    vocabulary = read_vocabulary(settings, annotated)
+    vocabulary = read_vocabulary(settings, annotated, categories)
     chosen, choice = choose_images(annotated, settings.choose, Detector(vocabulary), settings.seed)
     images = chosen[: settings.limit]
     if not images:
         left_out = ", ".join(f"{count} {reason}" for reason, count in choice.items() if reason not in ("in", "chosen"))
         raise UserError(f"{settings.annotations}: no image fits `choose` ({left_out})")
-    recipe = settings.model_dump(mode="json", exclude=FREE)
+    recipe = deciding(settings)
     model = _model_fingerprint(settings, run_dir)
     source = {
         "settings": recipe,
@@ -174,7 +173,7 @@ def _text_models(settings: BuildSettings, replies: Path, stack: ExitStack) -> Te
     def chat(wanted: ChatSettings) -> ChatModel:
         key = wanted.model_dump_json()
         if key not in opened:
-            cache_file = replies / f"{digest(key.encode())}.jsonl"
+            cache_file = replies / f"{digest(json.dumps(deciding(wanted), sort_keys=True).encode())}.jsonl"
             opened[key] = stack.enter_context(open_chat(wanted, cache_file))
         return opened[key]
 
@@ -183,16 +182,20 @@ def _text_models(settings: BuildSettings, replies: Path, stack: ExitStack) -> Te
     return TextModels(
         Judge(chat(settings.judge), prompts.judge) if settings.judge else None,
         Rewriter(chat(settings.writer), prompts.writer) if settings.writer else None,
-        QuestionMaker(chat(maker), prompts.questions) if maker else None,
+        QuestionMaker(chat(maker), prompts.questions, settings.qa.written_per_image) if maker and settings.qa else None,
     )
 
 
-def read_vocabulary(settings: BuildSettings, images: list[AnnotatedImage]) -> ObjectVocabulary:
-    """The vocabulary that the settings name; else the annotated names."""
+def read_vocabulary(
+    settings: BuildSettings, images: list[AnnotatedImage], categories: Sequence[str] = ()
+) -> ObjectVocabulary:
+    """The vocabulary that the settings name; else a COCO file's `categories`, else the annotated names."""
     if settings.vocabulary == "coco":
         return coco()
     if settings.vocabulary is not None:
         return ObjectVocabulary.from_file(settings.vocabulary)
+    if categories:
+        return ObjectVocabulary.from_categories(categories)
     names = sorted({name for image in images for name in image.object_names})
     if not names:
         raise UserError(f"{settings.annotations}: no image has annotated objects, so nothing can be checked")
@@ -234,8 +237,14 @@ def _assemble(
     )
     result = _result(total, writer, len(images), choice)
     result.style = probe(sides, vocabulary, seed=settings.seed)
+    result.warnings = _warnings(settings, counts=result.counts, vocabulary=vocabulary)
     writer.close(title="Hallucination pairs", notes=_notes(result))
     return result
+
+
+def answers_line(answers: Mapping[str, int]) -> str:
+    """`no in 1,403, yes in 141`"""
+    return ", ".join(f"{answer} in {count:,}" for answer, count in answers.items())
 
 
 def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, choice: dict[str, int]) -> BuildResult:
@@ -266,8 +275,29 @@ def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, cho
         chosen_words=share(totals["chosen_words"], texts),
         rejected_words=share(totals["rejected_words"], texts),
         yes_share=share(totals["yes"], asked),
+        question_answers={"no": asked - totals["yes"], "yes": totals["yes"]},
         hallucinating_share=share(totals["hallucinating"], counts["descriptions"].get("in", 0)),
     )
+
+
+def _warnings(settings: BuildSettings, counts: dict[str, dict[str, int]], vocabulary: ObjectVocabulary) -> list[str]:
+    """Where the vocabulary and what is to be checked don't meet."""
+    file = "a file with the words for your objects"
+    remedy = f"set build.vocabulary to `coco` or to {file}"
+    if settings.vocabulary == "coco":
+        remedy = f"leave build.vocabulary out, or set it to {file}"
+    known = f"of the {len(vocabulary):,} that the vocabulary knows ({', '.join(vocabulary.names[:5])}, …)"
+    warnings = []
+    images, descriptions = counts["images"], counts["descriptions"]
+    if (unknown := images.get("annotation: unknown_objects", 0)) * 2 > images["in"]:
+        warnings.append(f"{unknown:,} of {images['in']:,} images have no annotated object {known}; {remedy}")
+    unnamed = descriptions.get("no_known_object", 0)
+    if settings.judge is None and unnamed * 2 > descriptions["in"]:
+        warnings.append(
+            f"{unnamed:,} of {descriptions['in']:,} descriptions name no object {known}, so nothing in them can be "
+            f"checked; {remedy}"
+        )
+    return warnings
 
 
 def _notes(result: BuildResult) -> str:
@@ -275,7 +305,8 @@ def _notes(result: BuildResult) -> str:
     return (
         f"{result.description_pairs} description pairs and {result.omission_pairs} about an omission (chosen "
         f"{result.chosen_words} words, rejected {result.rejected_words}), {result.question_pairs} yes/no pairs "
-        f"(right answer yes in {result.yes_share:.0%}).\n\n"
+        f"(right answer {answers_line(result.question_answers)}).\n\n"
+        + "".join(f"Warning: {warning}.\n\n" for warning in result.warnings)
         + (f"Style probe of the description pairs: {result.style.line()}.\n\n" if result.style else "")
         + count_table(result.counts)
     )

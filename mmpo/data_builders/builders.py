@@ -56,7 +56,12 @@ _SETTINGS: dict[str, type[BaseModel]] = {
 
 
 def build(settings: BaseModel, run_dir: Path) -> BaseModel:
-    """Run the builder that `settings` are for."""
+    """Run the builder that `settings` are for, and note which pictures are in its pairs."""
+    from mmpo.data.image_digests import digests_of_pairs, read_digests, write_digests
+
     module, _, function = BUILDERS[builder_of(settings)].partition(":")
     result: BaseModel = getattr(import_module(module), function)(settings, run_dir)
+    pairs = Path(run_dir) / result.model_dump()["pairs"]
+    if pairs.is_dir() and read_digests(pairs) is None:
+        write_digests(pairs, digests_of_pairs(pairs))
     return result

@@ -19,6 +19,7 @@ from typing import Any
 from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.images import load_image, read_image
 from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.data_builders.affirmed import EvidenceReader
 from mmpo.data_builders.detect import Detector, Truth
 from mmpo.data_builders.drafts import Draft, Drafter, Side, mistaken, named, provenance_of, whole_sentences
 from mmpo.data_builders.hearing import Listener, Said
@@ -97,6 +98,7 @@ class HallucinationBuilder:
         self.common = common
         self.drafter = Drafter(settings, vocabulary, models.judge, models.rewriter)
         self.objects = Detector(vocabulary)
+        self.evidence = EvidenceReader(vocabulary)
         self.maker = models.questions
         self.version = version
 
@@ -280,8 +282,10 @@ class HallucinationBuilder:
         ]
         answers = self.listener.answers(unit, groups, qa.max_new_tokens)
         whole = [(q, text) for q, (text, truncated) in zip(asked, answers, strict=True) if not truncated]
-        judged = judge(whole)
-        kept, dropped = select(judged, keep_right_share=qa.keep_right_share, seed=self.settings.seed)
+        judged = judge(whole, lambda item, text: self.evidence.answer(text, by_id[item.id].truth, item.name))
+        kept, dropped = select(
+            judged, keep_right_share=qa.keep_right_share, seed=self.settings.seed, weights=qa.weights()
+        )
         tally.questions["in"] += len(asked)
         tally.questions["paired"] += len(kept)
         tally.questions["unfinished"] += len(asked) - len(whole)
@@ -309,32 +313,36 @@ class HallucinationBuilder:
         ]
 
     def _made_questions(self, sources: Sequence[Source], best: dict[str, Draft], tally: Tally) -> list[list[Asked]]:
-        """A text model's question about each image that has a description pair; one whose answer says that an object is
-        there that nobody marked is not asked.
+        """A text model's questions about each image that has a description pair; one whose answer the evidence does not
+        support, or can't tell, is not asked, and none is asked twice.
         """
         assert self.maker is not None
         drafts = {key: self.drafter.pairings(draft)[0][0] for key, draft in best.items()}
         sides = [(best[key].chosen[i].text, best[key].rejected[j].text) for key, (i, j) in drafts.items()]
         made = dict(zip(drafts, self.maker.make(sides), strict=True))
-        vocabulary = self.drafter.vocabulary
         chosen: list[list[Asked]] = []
-        for number, source in enumerate(sources):
+        template = 0
+        for source in sources:
             chosen.append([])
-            question = made.get(source.image.id)
-            if question is None:
-                continue
-            if isinstance(question, Quarantined):
-                reason = f"{question.stage}: {question.reason}"
-            elif question.yes and (vocabulary.name_of(question.object) or "") not in source.truth.names:
-                reason = "answer_unsupported"
-            else:
-                # Every question has wording of its own: answers to others say nothing about how this one is answered.
-                name = question.object
-                asked = Asked(f"{source.image.id}/q0", question.question, -1 - number, name, question.yes)
-                chosen[-1].append(asked)
-                continue
-            tally.questions["in"] += 1
-            tally.questions[reason] += 1
+            found = made.get(source.image.id, [])
+            seen: set[str] = set()
+            for question in [found] if isinstance(found, Quarantined) else found:
+                if isinstance(question, Quarantined):
+                    reason = f"{question.stage}: {question.reason}"
+                elif (text := question.question.casefold()) in seen:
+                    reason = "question_repeated"
+                else:
+                    seen.add(text)
+                    unfit = self.evidence.question(question.question, question.yes, question.object, source.truth)
+                    reason = f"answer_{unfit}" if unfit else ""
+                    if not unfit:
+                        # Each has wording of its own: answers to others say nothing about how this one is answered.
+                        template -= 1
+                        name = f"{source.image.id}/q{len(chosen[-1])}"
+                        chosen[-1].append(Asked(name, question.question, template, question.object, question.yes))
+                if reason:
+                    tally.questions["in"] += 1
+                    tally.questions[reason] += 1
         return chosen
 
     def _question_row(self, source: Source, item: Judged) -> dict[str, Any]:

@@ -48,6 +48,7 @@ from mmpo.models.answer import AnswerEngine
 from mmpo.models.interleaved import keeps_order
 from mmpo.models.loading import load_vlm
 from mmpo.progress import task
+from mmpo.resuming import deciding
 
 logger = logging.getLogger("mmpo.build")
 
@@ -68,7 +69,7 @@ def build(settings: MiaSettings, run_dir: Path) -> MiaBuildResult:
     run_dir = Path(run_dir)
     root = _root(settings)
     items, records = _planned(settings)
-    recipe = settings.model_dump(mode="json", exclude=set(settings.FREE))
+    recipe = deciding(settings)
     finished = (run_dir / RESULT).exists()
     source = {
         "settings": {key: value for key, value in recipe.items() if key != "selection"},
@@ -139,7 +140,7 @@ def reselect(run_dir: Path, out: Path, changes: Mapping[str, Any]) -> MiaBuildRe
     paths = unit_paths(Path(run_dir) / "units", len(items), settings.shard_size)
     if missing := [path for path in paths if not path.exists()]:
         raise UserError(f"{run_dir}: the build is not complete ({missing[0].name} is missing)", hint="finish it first")
-    recipe = settings.model_dump(mode="json", exclude=set(settings.FREE))
+    recipe = deciding(settings)
     maker = PictureMaker(settings, _root(settings))
     return _assemble(settings, recipe, None, items, records, paths, maker, out=Path(out))
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from types import MappingProxyType
 
 from mmpo.data.words import article
 
@@ -39,15 +40,20 @@ class Asked:
     present: bool
 
 
+Unfit = Callable[[Asked, str], str]
+"""Why an answer to a question can't be the chosen side; empty where it can (see `affirmed`)."""
+
+
 @dataclass(frozen=True)
 class Judged:
-    """A question with the model's answer, and the two sides it gives."""
+    """A question with the model's answer, and the two sides it gives; `why_not` where they make no pair."""
 
     asked: Asked
     answer: str
     right: bool
     chosen: str
     rejected: str
+    why_not: str = ""
 
 
 class CoOccurrence:
@@ -114,14 +120,18 @@ class AnswerForms:
             form = _opened(answer, asked.name)
             if said is not None and form is not None:
                 seen.setdefault((asked.template, said), Counter())[form] += 1
-        self._best = {key: min(forms, key=lambda form: (-forms[form], form)) for key, forms in seen.items()}
+        self._best = {key: sorted(forms, key=lambda form: (-forms[form], form)) for key, forms in seen.items()}
 
     def word(self, asked: Asked, yes: bool, other_side: str) -> str:
         """The answer `yes` or no to a question, in the model's form; where it never gave one, `other_side` turned
         around.
         """
-        form = self._best.get((asked.template, yes))
-        return turned(other_side, asked.name) if form is None else _filled(form, asked.name)
+        return self.words(asked, yes, other_side)[0]
+
+    def words(self, asked: Asked, yes: bool, other_side: str) -> list[str]:
+        """The same in all of the model's forms, the commonest first, and last `other_side` turned around."""
+        forms = self._best.get((asked.template, yes), [])
+        return [*(_filled(form, asked.name) for form in forms), turned(other_side, asked.name)]
 
 
 def _opened(answer: str, name: str) -> str | None:
@@ -152,8 +162,10 @@ def turned(answer: str, name: str) -> str:
     return word + ("." if answer.rstrip().endswith(".") else "")
 
 
-def judge(answered: Sequence[tuple[Asked, str]]) -> list[Judged]:
-    """Sort answers into right and wrong, and word the other side. Answers that are neither yes nor no are left out."""
+def judge(answered: Sequence[tuple[Asked, str]], unfit: Unfit = lambda asked, text: "") -> list[Judged]:
+    """Sort answers into right and wrong, and word the other side. Answers that are neither yes nor no are left out. A
+    chosen side that `unfit` gives a reason against is worded in another of the model's forms, if one will do.
+    """
     forms = AnswerForms(answered)
     judged = []
     for asked, answer in answered:
@@ -161,38 +173,65 @@ def judge(answered: Sequence[tuple[Asked, str]]) -> list[Judged]:
         if said is None:
             continue
         right = said == asked.present
-        other = forms.word(asked, not said, answer)
-        judged.append(Judged(asked, answer, right, *((answer, other) if right else (other, answer))))
+        if right:
+            chosen, rejected = answer, forms.word(asked, not said, answer)
+        else:
+            worded = forms.words(asked, not said, answer)
+            chosen, rejected = next((text for text in worded if not unfit(asked, text)), worded[0]), answer
+        judged.append(Judged(asked, answer, right, chosen, rejected, unfit(asked, chosen)))
     return judged
 
 
-def select(judged: Sequence[Judged], *, keep_right_share: float, seed: int) -> tuple[list[Judged], Counter[str]]:
-    """The question pairs to keep, as many with yes as with no on the chosen side, and why the others go.
+def select(
+    judged: Sequence[Judged],
+    *,
+    keep_right_share: float,
+    seed: int,
+    weights: Mapping[bool, float] | None = MappingProxyType({True: 1.0, False: 1.0}),
+) -> tuple[list[Judged], Counter[str]]:
+    """The question pairs to keep, and why the others go. `weights` are the wanted parts of pairs whose chosen side says
+    yes (True) and no (False): equal ones by default, None for as they come.
 
     All wrong answers are kept if the right ones can balance them: otherwise a policy would learn to say one word.
-    Then a share of the remaining right answers joins, equally from both sides.
+    Then a share of the remaining right answers joins, in the same proportion.
     """
     rng = random.Random(f"{seed}/select/{judged[0].asked.id if judged else ''}")
+    fit = [item for item in judged if not item.why_not]
     pools: dict[tuple[bool, bool], list[Judged]] = {
         (right, yes): [] for right in (True, False) for yes in (True, False)
     }
-    for item in judged:
+    for item in fit:
         pools[item.right, item.asked.present].append(item)
     for pool in pools.values():
         rng.shuffle(pool)
-    rights = len(pools[True, True]) + len(pools[True, False])
     sides = {yes: list(pools[False, yes]) for yes in (True, False)}
-    target = max(len(side) for side in sides.values())
-    for yes, side in sides.items():
-        while len(side) < target and pools[True, yes]:
-            side.append(pools[True, yes].pop())
-    extra = min(round(keep_right_share * rights) // 2, len(pools[True, True]), len(pools[True, False]))
-    for yes, side in sides.items():
-        side += pools[True, yes][:extra]
-    size = min(len(side) for side in sides.values())
-    kept = {item.asked.id for side in sides.values() for item in side[:size]}
-    dropped: Counter[str] = Counter()
-    for item in judged:
+    if weights is None:
+        for yes, side in sides.items():
+            side += pools[True, yes][: round(keep_right_share * len(pools[True, yes]))]
+    else:
+        _balance(sides, {yes: pools[True, yes] for yes in sides}, weights, keep_right_share)
+    kept = {item.asked.id for side in sides.values() for item in side}
+    dropped: Counter[str] = Counter(f"chosen_{item.why_not}" for item in judged if item.why_not)
+    for item in fit:
         if item.asked.id not in kept:
             dropped["answered_rightly" if item.right else "unbalanced"] += 1
-    return [item for item in judged if item.asked.id in kept], dropped
+    return [item for item in fit if item.asked.id in kept], dropped
+
+
+def _balance(
+    sides: dict[bool, list[Judged]], right: dict[bool, list[Judged]], weights: Mapping[bool, float], share: float
+) -> None:
+    """Fill up `sides`, which hold the wrong answers, from the `right` ones, then cut both down to the weights."""
+    parts = {yes: weight for yes, weight in weights.items() if weight}
+    rights = sum(map(len, right.values()))
+    target = max(len(sides[yes]) / part for yes, part in parts.items())
+    for yes, part in parts.items():
+        wanted = round(target * part) - len(sides[yes])
+        sides[yes] += right[yes][: max(wanted, 0)]
+        del right[yes][: max(wanted, 0)]
+    extra = min(round(share * rights) / sum(parts.values()), *(len(right[yes]) / part for yes, part in parts.items()))
+    for yes, part in parts.items():
+        sides[yes] += right[yes][: int(extra * part + 1e-9)]
+    size = min(len(sides[yes]) / part for yes, part in parts.items())
+    for yes in sides:
+        del sides[yes][round(size * weights[yes]) :]

@@ -45,12 +45,12 @@ from mmpo.radiology.lines import split_lines
 from mmpo.radiology.masks import relevant_spans, weight_spans
 from mmpo.radiology.privacy import check_endpoint
 from mmpo.radiology.reports import RadiologyReport, Rejected, read_reports
+from mmpo.resuming import deciding
 
 if TYPE_CHECKING:
     from mmpo.models.answer import AnswerEngine
 
 logger = logging.getLogger("mmpo.build")
-FREE = frozenset({"allow_network"})
 RESULT = "build_result.json"
 TOKEN_BUDGET = 16384
 
@@ -76,7 +76,7 @@ def build(settings: RadiologySettings, run_dir: Path) -> RadiologyBuildResult:
         raise UserError(f"{settings.reports}: no reports in it")
     marked = any(isinstance(one, RadiologyReport) and one.credentialed for one in sources)
     check_endpoint(settings.editor.model, settings.credentialed or marked)
-    recipe = settings.model_dump(mode="json", exclude=set(FREE))
+    recipe = deciding(settings)
     check_source(run_dir, {"settings": recipe, "mmpo": mmpo.__version__, "reports read": _digest(sources)})
     if (run_dir / RESULT).exists():
         return RadiologyBuildResult.model_validate(read_json(run_dir / RESULT))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -38,6 +38,8 @@ class EditorSettings(_Settings):
 class RadiologySettings(_Settings):
     """Preference pairs against references to earlier exams (after Banerjee et al. 2024, arXiv 2406.06496). The paper's
     own filters and settings are not public: the defaults here are ours."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["radiology"] = Field(description="Which pairs to build.")
     reports: Path = Field(description="Reports: .csv, .tsv, .jsonl, or a folder in MIMIC-CXR's layout.")

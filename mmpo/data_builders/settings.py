@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.data_builders.style import StyleReport
@@ -20,6 +27,19 @@ DESCRIPTION_PROMPTS = (
 
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class AnswerWeights(_Settings):
+    """How often no and yes are the right answers, as weights: {no: 10, yes: 1} is ten to one."""
+
+    no: float = Field(ge=0, allow_inf_nan=False, strict=True, description="Weight of pairs whose chosen side says no.")
+    yes: float = Field(ge=0, allow_inf_nan=False, strict=True, description="Weight of those that say yes.")
+
+    @model_validator(mode="after")
+    def _not_both_zero(self) -> AnswerWeights:
+        if not self.no and not self.yes:
+            raise ValueError("one of `no` and `yes` must be above 0")
+        return self
 
 
 class QuestionSettings(_Settings):
@@ -40,6 +60,13 @@ class QuestionSettings(_Settings):
             "Share of the questions answered rightly that become pairs too, besides those that balance yes and no."
         ),
     )
+    balance: Literal["equal", "none"] | AnswerWeights = Field(
+        default="equal",
+        description=(
+            "How often yes and no are the right answers: `equal`; `none`, as they come; or weights such as "
+            "{no: 10, yes: 1} (HA-DPO's LLaVA set has 1,403 no to 141 yes). Kept within each unit of work, rounded."
+        ),
+    )
     templates: list[str] = Field(
         default=["Is there {article} {object} in the image?"],
         min_length=1,
@@ -56,6 +83,27 @@ class QuestionSettings(_Settings):
             "objects, absent ones by what they usually come with."
         ),
     )
+    written_per_image: int = Field(
+        default=4,
+        ge=1,
+        description="With `writer`: most questions that it makes about an image (4.3 in HA-DPO's MiniGPT-4 set).",
+    )
+
+    @field_validator("balance", mode="wrap")
+    @classmethod
+    def _one_kind(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        """One message about what was meant, not one for each kind of value."""
+        if isinstance(value, (AnswerWeights, dict)):
+            return AnswerWeights.model_validate(value)
+        if value not in ("equal", "none"):
+            raise ValueError("must be equal, none, or weights such as {no: 10, yes: 1}")
+        return handler(value)
+
+    def weights(self) -> dict[bool, float] | None:
+        """`balance` as weights of pairs whose right answer is yes (True) and no (False); None for as they come."""
+        if isinstance(self.balance, AnswerWeights):
+            return {True: self.balance.yes, False: self.balance.no}
+        return {True: 1.0, False: 1.0} if self.balance == "equal" else None
 
 
 class ChoiceSettings(_Settings):
@@ -81,6 +129,8 @@ CheckName = Literal["objects", "counts", "colors", "positions"]
 class BuildSettings(_Settings):
     """Preference pairs from annotated images: what the model says against what it should have said (after HA-DPO)."""
 
+    FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
+
     builder: Literal["hallucination_pairs"] = Field("hallucination_pairs", description="Which pairs to build.")
     model: str = Field(description="Folder or hub name of the model that will be trained; it writes the descriptions.")
     annotations: Path = Field(
@@ -99,7 +149,8 @@ class BuildSettings(_Settings):
         None,
         description=(
             "Object classes and their synonyms: a file (CHAIR's synonym format, JSON or YAML), or `coco`. "
-            "Left out: the annotated names, without synonyms."
+            "Left out: all `categories` of a COCO file, with COCO's synonyms where they are called like COCO's; of "
+            "other files the annotated names, without synonyms."
         ),
     )
     choose: ChoiceSettings = Field(
@@ -244,7 +295,11 @@ class BuildResult(BaseModel):
     chosen_words: float = Field(description="Mean length of the chosen sides that are descriptions, in words.")
     rejected_words: float = Field(description="Mean length of the rejected ones.")
     yes_share: float = Field(description="Share of the question pairs whose right answer is yes.")
+    question_answers: dict[str, int] = Field(
+        default={}, description="How many question pairs have no and yes as the right answer."
+    )
     hallucinating_share: float = Field(description="Share of the model's own descriptions with a mistake.")
+    warnings: list[str] = Field(default=[], description="What to know before training on these pairs.")
     style: StyleReport | None = Field(
         default=None,
         description="How well style alone tells the sides of the description pairs apart; None for too few.",

@@ -6,6 +6,8 @@ one fold, and asked with and without the words that carry the truth:
 
     style    length, punctuation, word and character n-grams of the texts with every object word blanked out
     wording  which of these n-grams occur, not how often: how things are said, whatever the number of things
+    beyond   wording, without the stretches in which only one side names something: what taking an object out, or
+             putting one in, does not account for
     length   nothing but the number of words
     all      style with the object words: these may tell the sides apart, that is what the pairs are about
 """
@@ -16,6 +18,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import partial
 from typing import Any
 
@@ -29,7 +32,8 @@ FOLDS = 5
 MAX_PAIRS = 3000
 RESAMPLES = 1000
 SEPARABLE = 0.6
-"""The probe warns where the lower end of the style AUROC's interval is above this (0.5 is chance)."""
+"""The probe warns where the lower end of the interval of `beyond` is above this (0.5 is chance). Style and length of
+sides that differ by an edit are told apart as well, by the edit: that says nothing about who wrote them."""
 
 _MARKS = ".,;:!?-()\"'\n"
 _NUMBER = re.compile(rf"\b(?:an?|{'|'.join(lx.NUMBERS)}|several|some|\d+)\b", re.I)
@@ -53,22 +57,33 @@ class StyleReport(BaseModel):
     images: int
     style: Separation = Field(description="Surface features without object words.")
     wording: Separation = Field(description="Which n-grams occur without object words; no counts, no length.")
-    all: Separation = Field(description="The same with object words.")
+    beyond: Separation | None = Field(
+        default=None, description="Wording where both sides speak of the same; edits of objects are left out."
+    )
+    all: Separation = Field(description="Surface features with object words.")
     length: Separation = Field(description="Number of words alone.")
     longer_by: float = Field(description="Mean of chosen minus rejected, in words.")
     longer_by_low: float
     longer_by_high: float
-    separable: bool = Field(description=f"Style alone separates the sides: its AUROC is above {SEPARABLE}.")
+    separable: bool = Field(
+        description=f"Wording beyond the edits separates the sides: its AUROC is above {SEPARABLE}."
+    )
 
     def line(self) -> str:
         """One line for people."""
         text = (
             f"style alone tells chosen from rejected with AUROC {self.style.auroc:.2f} "
             f"[{self.style.auroc_low:.2f}, {self.style.auroc_high:.2f}] (wording alone {self.wording.auroc:.2f}, "
-            f"length alone {self.length.auroc:.2f}); "
+            + (f"beyond the edits {self.beyond.auroc:.2f}, " if self.beyond else "")
+            + f"length alone {self.length.auroc:.2f}); "
             f"chosen is {abs(self.longer_by):.1f} words {'longer' if self.longer_by >= 0 else 'shorter'}"
         )
-        return f"{text}. WARNING: a policy can learn style instead of truth" if self.separable else text
+        if not self.separable:
+            return text
+        return (
+            f"{text}. WARNING: the sides are worded differently where they say the same, so a policy can learn style "
+            "instead of truth; let one `writer` word both"
+        )
 
 
 @dataclass(frozen=True)
@@ -96,15 +111,17 @@ def probe(pairs: Iterable[Sides], vocabulary: ObjectVocabulary, *, seed: int = 0
     groups = np.repeat([place[pair.image] for pair in pairs], 2)
     words = np.array([len(text.split()) for text in texts], dtype=float)
     blank = [without_objects(text, vocabulary) for text in texts]
+    alike = [text for sides in zip(blank[0::2], blank[1::2], strict=True) for text in without_edits(*sides)]
     weights = _resamples(len(images), seed)[:, groups]
     columns = _Columns(words[:, None])
     features: list[Callable[[np.ndarray], Callable[[np.ndarray], Any]]] = [
         partial(_surface, texts=blank),
         partial(_surface, texts=blank, counted=False),
+        partial(_surface, texts=alike, counted=False),
         partial(_surface, texts=texts),
         lambda fitted: columns,
     ]
-    style, wording, everything, length = (
+    style, wording, beyond, everything, length = (
         _separation(_out_of_fold(kind, labels, groups), labels, weights) for kind in features
     )
     longer = words[0::2] - words[1::2]
@@ -115,12 +132,13 @@ def probe(pairs: Iterable[Sides], vocabulary: ObjectVocabulary, *, seed: int = 0
         images=len(images),
         style=style,
         wording=wording,
+        beyond=beyond,
         all=everything,
         length=length,
         longer_by=round(float(longer.mean()), 4),
         longer_by_low=round(float(low), 4),
         longer_by_high=round(float(high), 4),
-        separable=style.auroc_low > SEPARABLE,
+        separable=beyond.auroc_low > SEPARABLE,
     )
 
 
@@ -130,6 +148,19 @@ def without_objects(text: str, vocabulary: ObjectVocabulary) -> str:
         before = re.sub(r"(?:\b[\w-]+\s+){0,2}$", _blank_description, text[: mention.start])
         text = f"{before}*{text[mention.end :]}"
     return text
+
+
+def without_edits(chosen: str, rejected: str) -> tuple[str, str]:
+    """Two blanked texts without the edits: stretches with an object that stand on one side alone, or have less than
+    three words for them on the other (`is` becomes `are`, a comma `and`)."""
+    first, second = (re.findall(r"[\w*]+|[^\w\s]", text) for text in (chosen, rejected))
+    kept: tuple[list[str], list[str]] = ([], [])
+    for kind, *ends in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
+        parts = first[ends[0] : ends[1]], second[ends[2] : ends[3]]
+        if kind == "equal" or "*" not in (*parts[0], *parts[1]) or min(map(len, parts)) >= 3:
+            for words, part in zip(kept, parts, strict=True):
+                words += part
+    return " ".join(kept[0]), " ".join(kept[1])
 
 
 def _blank_description(match: re.Match[str]) -> str:

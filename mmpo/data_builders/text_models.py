@@ -81,15 +81,19 @@ class Rewriter:
 
 
 class QuestionMaker:
-    """Turns a right and a wrong description into a yes/no question."""
+    """Turns a right and a wrong description into up to `count` yes/no questions."""
 
-    def __init__(self, chat: ChatModel, template: str) -> None:
-        self.chat, self.template = chat, template
+    def __init__(self, chat: ChatModel, template: str, count: int = 1) -> None:
+        self.chat, self.template, self.count = chat, template, count
 
-    def make(self, pairs: Sequence[tuple[str, str]]) -> list[Made | Quarantined]:
-        prompts = [render(self.template, chosen=chosen, rejected=rejected) for chosen, rejected in pairs]
-        replies = self.chat.replies((ChatRequest.ask(p, max_tokens=256) for p in prompts), label="making questions")
-        return [_read(reply, "questions", read_question) for reply in replies]
+    def make(self, pairs: Sequence[tuple[str, str]]) -> list[list[Made | Quarantined] | Quarantined]:
+        """For each pair its questions, in the order of the reply, or why there are none."""
+        prompts = [
+            render(self.template, chosen=chosen, rejected=rejected, count=self.count) for chosen, rejected in pairs
+        ]
+        requests = (ChatRequest.ask(prompt, max_tokens=256 * self.count) for prompt in prompts)
+        replies = self.chat.replies(requests, label="making questions")
+        return [_read(reply, "questions", read_questions, self.count) for reply in replies]
 
 
 def region_lines(image: AnnotatedImage) -> list[str]:
@@ -144,6 +148,21 @@ def read_list(reply: str, variants: int) -> list[str]:
     if not items:
         raise Quarantined("rewrite", "no_list", reply[:200])
     return items
+
+
+def read_questions(reply: str, count: int) -> list[Made | Quarantined]:
+    """The first `count` questions of a reply, each with its answer and object; Quarantined for one that is not whole.
+    Raises Quarantined for a reply without any question."""
+    starts = [match.start() for match in _FIELD.finditer(reply) if match[1].lower() == "question"]
+    if not starts:
+        raise Quarantined("questions", "no_question", reply[:200])
+    found: list[Made | Quarantined] = []
+    for start, end in zip(starts[:count], [*starts[1:], len(reply)], strict=False):
+        try:
+            found.append(read_question(reply[start:end]))
+        except Quarantined as error:
+            found.append(error)
+    return found
 
 
 def read_question(reply: str) -> Made:

@@ -14,6 +14,7 @@ from mmpo.data.atomic import read_json, remove_leftovers, write_json
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import UserError
 from mmpo.progress import task
+from mmpo.resuming import has_work
 
 T = TypeVar("T")
 SOURCE = "source.json"
@@ -73,11 +74,11 @@ def pair_of_row(row: Mapping[str, Any], picture: bytes) -> PreferencePair:
 
 
 def check_source(run_dir: Path, source: Mapping[str, Any], called: Mapping[str, str] | None = None) -> None:
-    """Write `source.json`, or compare with the one that is there. UserError for a folder that was begun otherwise;
+    """Write `source.json`, or compare with the one that is there. UserError for a folder with work begun otherwise;
     `source` is a map of settings, versions and digests, one level deep below `settings`. `called` says what people call
     some of its keys; one that is also the name of a setting needs that, or would stand in its place."""
     path = run_dir / SOURCE
-    if not path.exists():
+    if not path.exists() or not has_work(run_dir):
         write_json(path, source)
         return
     old, new = _flat(read_json(path), called or {}), _flat(source, called or {})

@@ -47,10 +47,10 @@ from mmpo.errors import Quarantined, UserError
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.loading import load_vlm
 from mmpo.progress import task
+from mmpo.resuming import deciding
 
 logger = logging.getLogger("mmpo.build")
 
-FREE = frozenset({"allow_network"})
 TOKEN_BUDGET = 16384
 RESULT = "build_result.json"
 LENGTH_RATIO = (0.8, 1.25)
@@ -73,7 +73,7 @@ def build(settings: VideoRewardSettings, run_dir: Path) -> VideoBuildResult:
             f"{settings.videos}: no video has `objects` or `events`, so rules can't judge",
             hint="annotate the videos, or set judge: {by: model, model: {backend: server, …}}",
         )
-    recipe = settings.model_dump(mode="json", exclude=set(FREE))
+    recipe = deciding(settings)
     digests = {name: file_digest(path) for name in ("videos", "captions") if (path := getattr(settings, name))}
     source = {"settings": recipe, "mmpo": mmpo.__version__, **{f"content of {name}": d for name, d in digests.items()}}
     check_source(run_dir, source)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -56,6 +56,8 @@ class JudgeSettings(_Settings):
 
 class VideoRewardSettings(_Settings):
     """Preference pairs about videos from rewards of sampled answers (after LLaVA-Hound-DPO, arXiv 2404.01258)."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["video_rewards"] = Field(description="Which pairs to build.")
     model: str = Field(description="Folder or hub name of the model that will be trained; it answers the questions.")

@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmpo.data.atomic import write_json, write_text
+from mmpo.data.image_digests import read_digests
 from mmpo.errors import UserError
 from mmpo.eval.benchmarks import BENCHMARKS, material
 from mmpo.eval.collecting import Replies, collect_replies, engine_notes
 from mmpo.eval.compare import Bootstrap, adjusted, compare, compare_categories
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Ask, Benchmark, Part, Reply
-from mmpo.eval.scorecard import Category, Counts, Row, Scorecard
+from mmpo.eval.scorecard import Category, Counts, Overlap, Row, Scorecard
 from mmpo.eval.settings import EvalSettings
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,15 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
     benchmarks: dict[str, Benchmark] = {name: BENCHMARKS[name](ready, kept) for name in settings.benchmarks}
     asks = list(dict.fromkeys(ask for benchmark in benchmarks.values() for ask in benchmark.asks()))
     pictures.look_at(asks)
+    overlap = _overlap(settings, run_dir, pictures, asks)
     left_out = [note for name, benchmark in benchmarks.items() if (note := _left_out(name, benchmark, pictures))]
 
     replies = collect_replies([ask for ask in asks if not pictures.problem(ask)], pictures, settings, run_dir)
     for name, benchmark in benchmarks.items():
         benchmark.write(run_dir / name, replies)  # type: ignore[arg-type]
-    card = _score(settings, benchmarks, replies, pictures, left_out, run_dir)
+    loud = [overlap.warning()] if overlap is not None and overlap.shared else []
+    card = _score(settings, benchmarks, replies, pictures, [*loud, *left_out], run_dir)
+    card = card.model_copy(update={"overlap": overlap})
     rejects = [
         {"id": image.id, "path": image.path, "stage": image.reason.stage, "reason": image.reason.reason,
          "detail": image.reason.detail}
@@ -65,6 +69,22 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
     write_text(run_dir / "scorecard.md", card.to_markdown())
     write_json(run_dir / "scorecard.json", card.model_dump(mode="json"))
     return card
+
+
+def _overlap(settings: EvalSettings, run_dir: Path, pictures: Pictures, asks: Sequence[Ask]) -> Overlap | None:
+    """The images that the evaluation shares with the pairs of its adapter, and with those built in the same run."""
+    places = [run_dir.parent / "build" / "pairs"]
+    if settings.adapter is not None:
+        adapter = Path(settings.adapter)
+        places += [adapter, adapter.parent.parent / "build" / "pairs"]
+    known = [digests for place in places if (digests := read_digests(place)) is not None]
+    if not known:
+        return None
+    shown = pictures.digests(asks)
+    overlap = Overlap(images=len(shown), shared=len(shown & frozenset[str]().union(*known)))
+    if overlap.shared:  # before hours of asking, too
+        log.warning("%s", overlap.warning())
+    return overlap
 
 
 def _left_out(name: str, benchmark: Benchmark, pictures: Pictures) -> str:

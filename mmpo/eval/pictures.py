@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 from mmpo.data.annotations import AnnotatedImage, read_annotations
+from mmpo.data.image_digests import frames_digest, pixel_digest
 from mmpo.data.images import inside, load_image
 from mmpo.data.video import read_frames
 from mmpo.data.video.clip import Clip
@@ -50,6 +51,7 @@ class Pictures:
         self._settings = settings
         self._root = settings.images
         self._known: dict[Place, str | Quarantined] = {}
+        self._pixels: dict[Place, str] = {}
         if settings.annotations is not None:
             listed = _listed(settings)
             self._root = str(listed[0].root)
@@ -82,6 +84,11 @@ class Pictures:
         found = (self._known[ask.root, path, ask.frames] for path in ask.paths)
         return next((reason for reason in found if isinstance(reason, Quarantined)), None)
 
+    def digests(self, asks: Iterable[Ask]) -> set[str]:
+        """The pictures and clips that these asks show, by their pixels (see `mmpo.data.image_digests`)."""
+        places = {(ask.root, path, ask.frames) for ask in asks for path in ask.paths}
+        return {self._pixels[place] for place in places if place in self._pixels}
+
     def fingerprint(self, ask: Ask) -> str:
         """SHA-256 of the ask's image file, or of the frames it shows (several joined by +); empty without an image. A
         video that is shown as one has another than its frames as images, and its times are in it."""
@@ -107,8 +114,11 @@ class Pictures:
             try:
                 folder = self._folder(root)
                 if frames is not None:
-                    return _clip_fingerprint(_clip(path, folder, frames), self.native)
-                load_image(path, root=folder)
+                    clip = _clip(path, folder, frames)
+                    shown = (pixel_digest(load_image(cast(bytes, frame))) for frame in clip.frames)
+                    self._pixels[place] = frames_digest(shown)
+                    return _clip_fingerprint(clip, self.native)
+                self._pixels[place] = pixel_digest(load_image(path, root=folder))
                 return file_fingerprint(inside(folder, path))
             except Quarantined as reason:
                 return reason

@@ -117,6 +117,22 @@ class Counts(_Record):
     near_ties: int | None = None
 
 
+class Overlap(_Record):
+    """How many of the `images` (and clips) asked about are, pixel by pixel, in the pairs that were trained on."""
+
+    images: int
+    shared: int
+
+    def warning(self) -> str:
+        """What to think of it; empty where no image is shared."""
+        if not self.shared:
+            return ""
+        return (
+            f"SHARED IMAGES: {self.shared:,} of the {self.images:,} images asked about are in the pairs that were "
+            "built to train on. What was learnt by heart looks like an improvement there: evaluate on other images"
+        )
+
+
 class Scorecard(_Record):
     """An evaluation's result. Fractions, not percentages. Print it with rich, or take `to_markdown()`."""
 
@@ -128,6 +144,9 @@ class Scorecard(_Record):
     conventions: list[str]
     warnings: list[str]
     quarantined: dict[str, int] = Field(description="Images that could not be used, by reason.")
+    overlap: Overlap | None = Field(
+        default=None, description="Images shared with the pairs trained on; None where these are not known."
+    )
 
     def row(self, benchmark: str, metric: str, split: str | None = None) -> Row:
         """The row of a metric. Raises KeyError where the scorecard has none."""
@@ -186,7 +205,8 @@ class Scorecard(_Record):
                 table.add_row(*cells)
         yield table
         for warning in self.warnings:
-            yield Text(f"! {warning}", style="yellow")
+            loud = self.overlap is not None and warning == self.overlap.warning()
+            yield Text(f"! {warning}", style="bold red" if loud else "yellow")
         clear = [c for c in self.categories if c.q is not None and c.q < SIGNIFICANT]
         found = f", {len(clear)} of them changed (q < {SIGNIFICANT})" if self.compared else ""
         categories = [f"{len(self.categories)} categories{found}: see scorecard.md"] if self.categories else []

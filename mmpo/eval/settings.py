@@ -54,7 +54,7 @@ class BootstrapSettings(Section):
 class EvalSettings(Section):
     """One evaluation: a model (and adapter), asked about annotated images or published questions."""
 
-    FREE: ClassVar[tuple[str, ...]] = ("cache",)
+    FREE: ClassVar[frozenset[str]] = frozenset({"cache"})
 
     model: str = Field(description="Model folder, or a Hugging Face id that is already in the local cache.")
     adapter: str | None = Field(

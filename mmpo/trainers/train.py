@@ -29,6 +29,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from mmpo.data.atomic import read_json, write_json
+from mmpo.data.image_digests import digests_of_pairs, write_digests
 from mmpo.data.shards import PairDataset, Rejects, read_pairs
 from mmpo.errors import UserError
 from mmpo.models.compat import enable_checkpointing
@@ -37,6 +38,7 @@ from mmpo.models.score import PairBatch, PairScorer
 from mmpo.models.vision import vision_is_frozen
 from mmpo.objectives import Objective, build_objective
 from mmpo.progress import track
+from mmpo.resuming import has_work
 from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import Samples, encode_samples
 from mmpo.trainers.callbacks import MetricsFile, Progress, SamplesFile
@@ -162,7 +164,10 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     memory = _memory(vlm, trainer, state)
     with progress:
         trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from is not None else None)
-    return _finish(trainer, run_dir, everything, eval_pairs, resumed_from, len(store.scaled), memory)
+    result = _finish(trainer, run_dir, everything, eval_pairs, resumed_from, len(store.scaled), memory)
+    if trainer.args.should_save:  # so that an evaluation of the adapter knows what it was trained on
+        write_digests(run_dir / "adapter", digests_of_pairs(settings.pairs))
+    return result
 
 
 def _memory(vlm: VLM, trainer: PreferenceTrainer, state: PartialState) -> MemoryEstimate | None:
@@ -326,7 +331,7 @@ def _open_folder(settings: TrainSettings, run_dir: Path) -> None:
         shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
         shutil.rmtree(run_dir / "adapter", ignore_errors=True)
     elif file.exists():
-        before = read_json(file)
+        before = read_json(file) if has_work(run_dir) else given
         changed = [key for key in given if key not in settings.FREE and before.get(key) != given[key]]
         if changed:
             what = ", ".join(f"{key} ({before.get(key)} → {given[key]})" for key in changed)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from mmpo.data.shards import read_pairs
+from mmpo.data.shards import PairWriter, read_pairs
 from mmpo.data_builders.mia_build import build
 from mmpo.data_builders.mia_draw import density, draw
 from mmpo.data_builders.mia_ratio import packed
@@ -55,6 +56,17 @@ def test_a_pair_is_drawn(built: Path, mmpo: Invoke, here: Path) -> None:
     missing = mmpo("inspect", pairs, "--id", "nine", "--out", here / "drawn")
     assert missing.exit_code == 2 and "no pair has the id" in missing.stderr
     assert mmpo("inspect", pairs, "--id", "1/sequence").exit_code == 2
+
+
+def test_ids_that_look_alike_as_file_names_are_drawn_apart(built: Path, mmpo: Invoke, here: Path) -> None:
+    pairs = list(read_pairs(built / "build" / "pairs"))[:3]
+    with PairWriter(here / "alike", recipe={}) as writer:
+        writer.add(*(replace(pair, id=name) for pair, name in zip(pairs, ("a/1", "A_1", "a 1"), strict=True)))
+    done = mmpo(
+        "inspect", here / "alike", *(f"--id={n}" for n in ("a/1", "A_1", "a 1")), "--out", here / "drawn", "--json"
+    )
+    assert done.exit_code == 0, done.stderr
+    assert len({file.name.casefold() for file in (here / "drawn").glob("*.png")}) == 3
 
 
 def test_selecting_again(built: Path, mmpo: Invoke, here: Path) -> None:

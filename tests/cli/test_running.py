@@ -236,3 +236,11 @@ def test_bars_report_progress_on_a_terminal() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert console.duration(seconds) == text
+
+
+def test_a_step_that_failed_before_any_work_is_corrected_in_its_folder(mmpo: Invoke, recipe: Path, here: Path) -> None:
+    wrong = mmpo("train", recipe, "--out", "out", "--set", "train.model=nowhere")
+    assert wrong.exit_code == 2, wrong.output
+    assert mmpo("train", recipe, "--out", "out", "--set", "train.max_steps=1").exit_code == 0
+    later = mmpo("train", recipe, "--out", "out")
+    assert later.exit_code == 2 and "other settings: train.max_steps: 1 -> 2" in later.stderr

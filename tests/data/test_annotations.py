@@ -82,7 +82,10 @@ def changed(path: list[Any], value: Any) -> dict[str, Any]:
         (changed(["images"], {}), "`images` must be a list, got dict"),
         (changed(["images", 1], 3), "images[1]: expected an object"),
         (changed(["images", 1, "id"], 9), "images[1]: image id 9 is used twice"),
+        (changed(["images", 1, "id"], "9"), "images[1]: image id 9 is used twice"),
+        (changed(["categories", 1, "id"], "1"), "categories[1]: category id 1 is 'person' and 'dog'"),
         (changed(["images", 1, "id"], None), "images[1]: `id` must be"),
+        (changed(["images", 1, "id"], " "), "images[1]: `id` must be"),
         (changed(["images", 0, "file_name"], ""), "images[0]: `file_name` must be"),
         (changed(["images", 0, "width"], -4), "images[0]: `width` must be"),
         (changed(["annotations", 2, "category_id"], 99), "annotations[2]: category 99 is not in the file"),
@@ -99,6 +102,27 @@ def test_odd_coco_files_are_named(tmp_path: Path, data: Any, message: str) -> No
     with pytest.raises(UserError) as caught:
         list(read_annotations(path))
     assert message in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_an_id_is_one_whether_number_or_text(tmp_path: Path) -> None:
+    """Tools write ids as numbers in one file and as text in the next; nothing is lost or doubled for it."""
+    mixed = changed(["annotations", 0, "image_id"], "4")
+    mixed["annotations"][0]["category_id"] = "18"
+    captions = write(tmp_path / "captions.json", {"annotations": [{"image_id": "9", "caption": "A man."}]})
+    names: list[str] = []
+    first, second, _ = read_annotations(
+        write(tmp_path / "a.json", mixed), tmp_path, captions=captions, categories=names
+    )
+    assert first.captions == ("A man.",) and len(second.objects) == 3
+    assert names == ["person", "dog"]
+    path = write(tmp_path / "a.jsonl", '{"image": "a.png", "id": 1}\n{"image": "b.png", "id": "1"}\n')
+    with pytest.raises(UserError, match="id '1' is in line 1 too"):
+        list(read_annotations(path))
+    write(path, '{"image": "a.png", "id": null}\n{"image": "b.png", "id": null}\n')
+    assert [image.id for image in read_annotations(path)] == ["a.png", "b.png"]
+    write(path, '{"image": "a.png", "id": [1]}\n')
+    with pytest.raises(UserError, match="`id` must be a number or a string"):
+        list(read_annotations(path))
 
 
 def test_json_lines(tmp_path: Path) -> None:

@@ -186,3 +186,12 @@ def test_a_shard_also_closes_by_size(tmp_path: Path, monkeypatch: pytest.MonkeyP
         for number in range(7):
             writer.add(make_pair(number))
     assert len(list((tmp_path / "data").iterdir())) == 3
+
+
+def test_two_pairs_of_one_id_are_refused(tmp_path: Path) -> None:
+    writer = PairWriter(tmp_path, rows_per_shard=1)
+    writer.add(make_pair(0))
+    with pytest.raises(UserError, match="second pair is called"):
+        writer.add(make_pair(0))
+    with pytest.raises(UserError, match="second pair is called"):  # also by a run that goes on
+        PairWriter(tmp_path, rows_per_shard=1).add(make_pair(0))

@@ -84,6 +84,11 @@ def test_shr_images(published_data: Path) -> None:
     [
         ({"image_data": image_data(1)}, "neither objects.json nor region_descriptions.json"),
         ({"image_data": image_data(1, 1), "objects": []}, "image 1 is listed twice"),
+        (
+            {"image_data": image_data(1), "objects": [{"image_id": n, "objects": []} for n in (1, "1")]},
+            "record 1: image 1 is listed twice",
+        ),
+        ({"image_data": [image_data(1)[0] | {"image_id": None}], "objects": []}, "`image_id` must be"),
         ({"image_data": [image_data(1)[0] | {"url": ""}], "objects": []}, "`url` must be"),
         ({"image_data": [image_data(1)[0] | {"width": 0}], "objects": []}, "numbers of pixels"),
         ({"image_data": image_data(1), "objects": [{"image_id": 1}]}, "record 0: expected an object with `objects`"),

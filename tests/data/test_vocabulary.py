@@ -202,3 +202,18 @@ def test_fast_enough_for_every_caption() -> None:
     for _ in range(300):
         assert len(coco().find(caption)) == 12
     assert time.process_time() - started < 1
+
+
+def test_categories_of_a_file_with_cocos_words() -> None:
+    words = ObjectVocabulary.from_categories(["Dog", "man", "person", "Traffic_Light", "gizmo", "dog"])
+    assert words.names == ("Dog", "man", "person", "Traffic_Light", "gizmo")
+    named = [
+        (mention.word, mention.name) for mention in words.find("A man and a woman walk two puppies at a stoplight.")
+    ]
+    assert named == [("man", "man"), ("woman", "person"), ("puppies", "Dog"), ("stoplight", "Traffic_Light")]
+    assert words.name_of("dogs") == "Dog" and words.name_of("cat") is None
+    assert not words.find("the dog house")
+    everything = ObjectVocabulary.from_categories(coco().names)
+    assert everything.entries == coco().entries and everything.ignored == coco().ignored
+    plain = ObjectVocabulary.from_categories(["widget"])
+    assert plain.synonyms == {"widget": ("widget",)} and not plain.ignored

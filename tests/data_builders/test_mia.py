@@ -36,8 +36,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_records(tmp_path_factory.mktemp("mia"))
+
+
+def write_records(folder: Path) -> Path:
     """Records about pictures in every mode, one of a single pixel, one truncated, one missing."""
-    folder = tmp_path_factory.mktemp("mia")
     (folder / "a").mkdir()
     rows = []
     for number, mode in enumerate(["RGB", "L", "P", "CMYK", "RGBA", "LA", "1", "RGB", "RGB", "RGB"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from mmpo.data_builders.questions import (
     AnswerForms,
@@ -14,6 +15,7 @@ from mmpo.data_builders.questions import (
     select,
     turned,
 )
+from mmpo.data_builders.settings import QuestionSettings
 
 COMMON = CoOccurrence(
     [frozenset(names) for names in (["cup", "fork"], ["cup", "fork", "knife"], ["dog", "ball"], ["cup"])]
@@ -128,3 +130,50 @@ def test_selection_is_balanced(counts: tuple[int, int, int, int], share: float, 
     assert sum(item.asked.present for item in chosen) * 2 == kept
     assert len(chosen) + sum(dropped.values()) == len(judged)
     assert chosen == select(judged, keep_right_share=share, seed=3)[0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "weights", "share", "kept"),  # counts: wrong no, wrong yes, right no, right yes; kept: no, yes
+    [
+        ((20, 2, 4, 9), {False: 10, True: 1}, 0.0, (20, 2)),
+        ((20, 0, 4, 9), {False: 10, True: 1}, 0.0, (20, 2)),  # two right yes answers join
+        ((6, 1, 4, 9), {False: 1, True: 1}, 0.5, (9, 9)),
+        ((6, 1, 4, 9), {False: 0.5, True: 0.5}, 0.5, (9, 9)),
+        ((4, 4, 0, 0), {False: 3, True: 1}, 0.0, (4, 1)),
+        ((4, 4, 0, 0), {False: 1, True: 0}, 0.0, (4, 0)),
+        ((6, 1, 4, 8), None, 0.0, (6, 1)),
+        ((6, 1, 4, 8), None, 0.5, (8, 5)),
+        ((0, 0, 0, 0), {False: 3, True: 1}, 1.0, (0, 0)),
+    ],
+)
+def test_selection_keeps_the_weights(
+    counts: tuple[int, int, int, int], weights: dict[bool, float] | None, share: float, kept: tuple[int, int]
+) -> None:
+    judged = judge(many(*counts))
+    chosen, dropped = select(judged, keep_right_share=share, seed=3, weights=weights)
+    yes = sum(item.asked.present for item in chosen)
+    assert (len(chosen) - yes, yes) == kept
+    assert len(chosen) + sum(dropped.values()) == len(judged)
+
+
+def test_the_published_shares_can_be_asked_for() -> None:
+    """HA-DPO's LLaVA set: 1,403 no to 141 yes. From ample answers the share is met."""
+    settings = QuestionSettings.model_validate({"balance": {"no": 1403, "yes": 141}})
+    judged = judge(many(300, 300, 300, 300))
+    chosen, _ = select(judged, keep_right_share=0.25, seed=0, weights=settings.weights())
+    yes = sum(item.asked.present for item in chosen)
+    assert abs(yes / len(chosen) - 141 / 1544) < 0.005 and len(chosen) > 300
+
+
+@pytest.mark.parametrize(
+    "balance",
+    [
+        "even", 1, {"no": 1}, {"no": 1, "yes": -1}, {"no": 0, "yes": 0}, {"no": "1", "yes": 1}, {"no": True, "yes": 1},
+        {"no": float("nan"), "yes": 1}, {"no": float("inf"), "yes": 1}, {"no": 1, "yes": 1, "maybe": 1}, [1, 1], None,
+    ],
+)  # fmt: skip
+def test_balances_that_are_none(balance: object) -> None:
+    with pytest.raises(ValidationError):
+        QuestionSettings.model_validate({"balance": balance})
+    assert QuestionSettings.model_validate({"balance": "none"}).weights() is None
+    assert QuestionSettings().weights() == {True: 1.0, False: 1.0}

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.data_builders.style import Sides, _separation, probe, without_objects
+from mmpo.data_builders.style import Sides, _separation, probe, without_edits, without_objects
 
 WORDS = ObjectVocabulary({name: [] for name in ("dog", "cat", "cup", "car", "bird", "horse", "wine glass")})
 NAMES = [name for name in WORDS.names if " " not in name]
@@ -83,3 +83,36 @@ def test_weighted_auroc_is_the_usual_one() -> None:
     assert found.auroc == pytest.approx(roc_auc_score(labels, scores), abs=1e-4)
     again = [roc_auc_score(labels, scores, sample_weight=row) for row in weights[1:]]
     assert found.auroc_low == pytest.approx(np.percentile(again, 2.5), abs=1e-4)
+
+
+def test_edits_are_no_style() -> None:
+    """An object was taken out, and nothing else: style and length tell the sides apart, and it says nothing."""
+    report = probe(
+        pairs(
+            "A sunny yard, in which a {} sleeps near a wall.",
+            "A sunny yard, in which a {} sleeps near a wall with a {}.",
+        ),
+        WORDS,
+    )
+    assert report is not None and report.style.auroc > 0.9 and report.length.auroc == 1.0
+    assert report.beyond is not None and report.beyond.auroc == 0.5
+    assert not report.separable and "WARNING" not in report.line() and "beyond the edits 0.50" in report.line()
+
+
+def test_another_writer_is_seen_beside_edits() -> None:
+    for chosen in ("The image contains a {}.", "In this picture one can make out a {} and little else."):
+        report = probe(pairs(chosen, "A sunny yard, in which a {} sleeps near a wall with a {}."), WORDS)
+        assert report is not None and report.separable and "let one `writer` word both" in report.line()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "left"),
+    [
+        ("There is a *.", "There is a * and a *.", ("There is a * .", "There is a * .")),
+        ("There is a *.", "Here is a *.", ("There is a * .", "Here is a * .")),
+        ("A * sits.", "A * sits. In all, calm.", ("A * sits .", "A * sits . In all , calm .")),
+        ("", "", ("", "")),
+    ],
+)
+def test_without_edits(chosen: str, rejected: str, left: tuple[str, str]) -> None:
+    assert without_edits(chosen, rejected) == left

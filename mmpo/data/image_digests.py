@@ -1,0 +1,89 @@
+"""Which pictures a set of pairs holds, by their pixels: so that an evaluation notices those it was trained on.
+
+Pixels are compared, not files: the same picture counts under another name, with other metadata, or packed anew without
+loss, as a build packs what not every reader decodes alike. A picture that was scaled or compressed anew is another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from mmpo.data.atomic import write_text
+from mmpo.data.images import load_image
+from mmpo.data.reader import read_pairs
+from mmpo.errors import Quarantined, UserError
+
+FILE = "images.sha256"
+"""Beside pairs, and in the folder of an adapter that was trained on them: one digest a line, sorted. The name has no
+suffix of a model's files, so an adapter's fingerprint does not change with it."""
+BLOCK = 256
+
+
+def pixel_digest(image: Image.Image) -> str:
+    """Of an RGB image as `load_image` gives it: its size and pixels, 32 hexadecimal digits of SHA-256."""
+    digest = hashlib.sha256(f"{image.width}x{image.height}".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()[:32]
+
+
+def frames_digest(digests: Iterable[str]) -> str:
+    """Of a video: the digests of the frames shown, in order."""
+    return hashlib.sha256("+".join(digests).encode()).hexdigest()[:32]
+
+
+def digests_of_pairs(folder: str | Path) -> frozenset[str]:
+    """The pictures and shown clips of the training split, read from the file beside the pairs or, without one, from
+    the pairs. What can't be decoded, and videos that are not stored as frames, have none. UserError without pairs."""
+    folder = Path(folder)
+    kept = read_digests(folder)
+    return frozenset(_from_pairs(folder)) if kept is None else kept
+
+
+def read_digests(folder: Path) -> frozenset[str] | None:
+    """What `write_digests` wrote; None where there is nothing."""
+    try:
+        return frozenset((folder / FILE).read_text(encoding="ascii").split())
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder / FILE} can't be read: {error}", hint="delete it; it is made anew") from None
+
+
+def write_digests(folder: Path, digests: Iterable[str]) -> None:
+    write_text(folder / FILE, "".join(f"{digest}\n" for digest in sorted(digests)))
+
+
+def _from_pairs(folder: Path) -> Iterator[str]:
+    def digest(source: bytes | str) -> str:
+        try:
+            return pixel_digest(load_image(source, root=folder))
+        except Quarantined:
+            return ""
+
+    seen: set[bytes] = set()
+    waiting: list[tuple[bytes | str, ...]] = []
+    with ThreadPoolExecutor() as pool:
+
+        def done() -> Iterator[str]:
+            singles = pool.map(digest, (source for group in waiting for source in group))
+            for group in waiting:
+                found = [next(singles) for _ in group]
+                if all(found):
+                    yield found[0] if len(found) == 1 else frames_digest(found)
+            waiting.clear()
+
+        for pair in read_pairs(folder):
+            clips = [tuple(video.get("frames") or ()) for video in pair.videos or ()]
+            for group in [*((image,) for image in pair.images), *filter(None, clips)]:
+                key = hashlib.sha256(b"\0".join(s if isinstance(s, bytes) else s.encode() for s in group)).digest()
+                if key not in seen:
+                    seen.add(key)
+                    waiting.append(group)
+            if len(waiting) >= BLOCK:
+                yield from done()
+        yield from done()
