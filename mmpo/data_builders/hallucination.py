@@ -18,6 +18,7 @@ from typing import Any
 
 from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.images import load_image, read_image
+from mmpo.data.pair import placeholder_in
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.data_builders.affirmed import EvidenceReader
 from mmpo.data_builders.detect import Detector, Truth
@@ -182,6 +183,8 @@ class HallucinationBuilder:
             draft = Draft(f"{source.image.id}/{sample}", source.image, source.size, source.truth, text)
             if not text:
                 draft.why_not = "unfinished" if truncated else "empty"
+            elif placeholder_in(text):
+                draft.why_not = "image_tag"
             elif text in seen:
                 draft.why_not = "duplicate"
             seen.add(text)
@@ -281,14 +284,16 @@ class HallucinationBuilder:
             if questions
         ]
         answers = self.listener.answers(unit, groups, qa.max_new_tokens)
-        whole = [(q, text) for q, (text, truncated) in zip(asked, answers, strict=True) if not truncated]
+        ended = [(q, text) for q, (text, truncated) in zip(asked, answers, strict=True) if not truncated]
+        whole = [(q, text) for q, text in ended if not placeholder_in(text)]
         judged = judge(whole, lambda item, text: self.evidence.answer(text, by_id[item.id].truth, item.name))
         kept, dropped = select(
             judged, keep_right_share=qa.keep_right_share, seed=self.settings.seed, weights=qa.weights()
         )
         tally.questions["in"] += len(asked)
         tally.questions["paired"] += len(kept)
-        tally.questions["unfinished"] += len(asked) - len(whole)
+        tally.questions["unfinished"] += len(asked) - len(ended)
+        tally.questions["image_tag"] += len(ended) - len(whole)
         tally.questions["neither_yes_nor_no"] += len(whole) - len(judged)
         tally.questions.update(dropped)
         tally.totals["yes"] += sum(item.asked.present for item in kept)
@@ -331,6 +336,8 @@ class HallucinationBuilder:
                     reason = f"{question.stage}: {question.reason}"
                 elif (text := question.question.casefold()) in seen:
                     reason = "question_repeated"
+                elif placeholder_in(text):
+                    reason = "question_image_tag"
                 else:
                     seen.add(text)
                     unfit = self.evidence.question(question.question, question.yes, question.object, source.truth)

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from mmpo.data.reader import read_pairs
-from mmpo.data_builders import mia_build, video_build
+from mmpo.data_builders import build, mia_build, video_build
 from mmpo.data_builders.mia_settings import MiaSettings
+from mmpo.data_builders.settings import BuildSettings
 from mmpo.data_builders.video_settings import VideoRewardSettings
 from tests.data.video import clips
 from tests.data_builders import parrot
@@ -68,3 +69,20 @@ def test_video(model: Path, tmp_path: Path) -> None:
     answers = result.counts["answers"]
     assert answers["in"] == 18 == sum(answers.values()) - 18
     assert answers["image_tag"] > 0
+
+
+def test_hallucination(tmp_path: Path) -> None:
+    description = (parrot.DESCRIBE, "There is an <image> of a cat.")
+    says = [description, *((text, "Yes </s>, an <image> dog.") for text in ASKED)]
+    model = parrot.save(parrot.teach(says), tmp_path / "model")
+    settings = BuildSettings.model_validate(
+        {
+            "model": str(model), "annotations": parrot.write_world(tmp_path / "world", 6), "prompts": [parrot.DESCRIBE],
+            "qa": {"questions_per_image": 4}, "max_new_tokens": 32,
+        }
+    )  # fmt: skip
+    result = build.build(settings, tmp_path / "run")
+    for table in result.counts.values():
+        assert table["in"] == sum(table.values()) - table["in"]
+    assert result.counts["descriptions"]["image_tag"] > 0
+    assert result.counts["questions"]["image_tag"] > 0
