@@ -26,7 +26,8 @@ def read_objects(text: str, mode: Mode) -> list[str] | None:
     """The names in a reply; None where it holds no list.
 
     strict, as the script: the reply as JSON, else, where it holds `["`, its last line; a map's keys and a text's
-    letters pass for a list. tolerant: a list of names, also the last one anywhere in it, without a thinking model's notes.
+    letters pass for a list. tolerant: a list of names, also the last one anywhere in it, without a thinking model's
+    notes.
     """
     if mode == "strict":
         return _strict_list(text)

@@ -104,7 +104,8 @@ class Category(_Record):
 
 class Counts(_Record):
     """What one number rests on: images, questions (or descriptions), how many answers could not be read or were cut
-    off, and how many yes/no answers were so close that another number format may turn them (None: not known).
+    off, whether none could be read, and how many yes/no answers were so close that another number format may turn them
+    (None: not known).
     """
 
     benchmark: str
@@ -115,6 +116,7 @@ class Counts(_Record):
     unparsed: int | None
     truncated: int
     near_ties: int | None = None
+    unreadable: bool = False
 
 
 class Scorecard(_Record):
@@ -213,13 +215,14 @@ class Scorecard(_Record):
         name = LABELS.get(row.metric, row.metric) + ARROWS[row.better]
         if not self.compared:
             return [name, _estimate(row.after, row.percent)]
-        change = "" if row.change is None else _signed(row.change, row.percent)
+        known = row.change is not None and row.after.defined and (row.before is None or row.before.defined)
+        change = _signed(row.change, row.percent) if row.change is not None and known else ""
         return [
             name,
             "" if row.before is None else _estimate(row.before, row.percent),
             _estimate(row.after, row.percent),
             change,
-            "" if row.change is None else _test(row, row.change),
+            _test(row, row.change) if row.change is not None and known else "",
         ]
 
     def _category_lines(self) -> list[str]:

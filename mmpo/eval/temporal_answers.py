@@ -63,6 +63,7 @@ def _score(kind: Kind, request: ScoreRequest) -> Scored:
         read=len(questions),
         scored=len(scored),
         unparsed=unread,
+        readable_of=len(scored) - missing,
         quarantined={NO_RATING: len(captions)} if captions else {},
         warnings=notes,
     )

@@ -164,8 +164,6 @@ def test_limit_and_compare_none(world: Path, tmp_path: Path) -> None:
     [
         ({"adapter": "nowhere"}, "nowhere: no such adapter folder"),
         ({"model": "no/such/model/folder"}, "no such model folder"),
-        ({"pope": {"images": 11}}, "10 of 10 images have at least 3 different objects, 11 were asked for"),
-        ({"pope": {"questions_per_image": 8}}, "0 of 10 images have at least 4"),
         ({"annotations": "none.jsonl"}, "none.jsonl: no such annotation file"),
         ({"chair": {"vocabulary": "none.txt"}}, "none.txt"),
     ],
@@ -189,3 +187,31 @@ def test_annotations_that_give_nothing(world: Path, tmp_path: Path, rows: list[d
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=message):
         evaluate(settings(world, annotations=str(path)), tmp_path / "run")
+
+
+def test_pope_on_few_images_reduces_and_says_so(world: Path, tmp_path: Path) -> None:
+    """More images or questions than there are: fewer, with a warning on top of the scorecard, never the end."""
+    card = evaluate(settings(world, benchmarks=["pope"], pope={"images": 11, "questions_per_image": 8}), tmp_path)
+    assert card.warnings[0] == "POPE: 6 questions an image instead of 8: no image has more objects"
+    assert card.warnings[1].startswith("POPE: only 10 of 10 images qualify") and "11 were asked for" in card.warnings[1]
+    assert {count.questions for count in card.counts if count.split == "random"} == {60}
+    assert card.warnings[1] in (tmp_path / "scorecard.md").read_text()
+
+
+def test_two_of_eleven_images_is_loud_and_none_is_skipped(world: Path, tmp_path: Path) -> None:
+    rows = [{"image": f"{n}.png", "objects": ["dog"] if n else ["cat", "cup", "bus"]} for n in range(9)]
+    rows[1]["objects"] = ["book", "chair", "bed"]
+    annotations = tmp_path / "few.jsonl"
+    annotations.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    card = evaluate(settings(world, annotations=str(annotations), benchmarks=["pope"]), tmp_path / "few")
+    assert (
+        card.warnings[0].startswith("POPE: only 2 of 9 images qualify") and "12 questions a split" in card.warnings[0]
+    )
+    for row in rows:
+        row["objects"] = ["dog"]
+    annotations.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    card = evaluate(settings(world, annotations=str(annotations), benchmarks=["pope", "chair"]), tmp_path / "none")
+    assert {row.benchmark for row in card.rows} == {"chair"}
+    assert "POPE: none of 9 images" in card.warnings[0] and card.warnings[0].endswith("it is skipped")
+    with pytest.raises(UserError, match="POPE: none of 9 images"):
+        evaluate(settings(world, annotations=str(annotations), benchmarks=["pope"]), tmp_path / "alone")
