@@ -215,3 +215,24 @@ def test_two_of_eleven_images_is_loud_and_none_is_skipped(world: Path, tmp_path:
     assert "POPE: none of 9 images" in card.warnings[0] and card.warnings[0].endswith("it is skipped")
     with pytest.raises(UserError, match="POPE: none of 9 images"):
         evaluate(settings(world, annotations=str(annotations), benchmarks=["pope"]), tmp_path / "alone")
+
+
+@pytest.mark.parametrize("lost", [(1, 2), (0, 3), (2, 7)])
+def test_a_resumed_run_gives_the_same_probabilities_to_the_last_digit(
+    world: Path, finished: Path, tmp_path: Path, lost: tuple[int, int]
+) -> None:
+    """Batches are formed over all questions, so that the rest is computed in the same company as before."""
+    first, every = lost
+    run = shutil.copytree(finished, tmp_path / "run")
+    rows = answers_in(run)
+    kept = [row for number, row in enumerate(rows) if number % every != first % every]
+    (run / "answers.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+    (run / "scorecard.json").unlink()
+    evaluate(settings(world), run)
+    again = answers_in(run)
+    assert len(again) == len(rows), "what was there is not asked again"
+    names = ("p_yes", "margin", "answer")
+    assert {row["key"]: [row[n] for n in names] for row in again} == {
+        row["key"]: [row[n] for n in names] for row in rows
+    }
+    assert (run / "scorecard.json").read_bytes() == (finished / "scorecard.json").read_bytes()
