@@ -184,7 +184,7 @@ class Scorecard(_Record):
             yield Text(line, style="bold", overflow="fold")
         yield Text()
         forms = (self._table(narrow) for narrow in (False, True))
-        yield next((table for table in forms if _width(table) <= options.max_width), None) or self._list()
+        yield next((table for table in forms if table_width(table) <= options.max_width), None) or self._list()
         for warning in self.warnings:
             yield Text(f"! {warning}", style="yellow", overflow="fold")
         clear = [c for c in self.categories if c.q is not None and c.q < SIGNIFICANT]
@@ -291,7 +291,7 @@ class Scorecard(_Record):
         return lines
 
 
-def _width(table: Table) -> int:
+def table_width(table: Table) -> int:
     """Columns that a table takes where it has all the room it wants; its title may wrap."""
     title, table.title = table.title, None
     wanted = Console(width=10_000).measure(table).maximum
