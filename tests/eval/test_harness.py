@@ -136,6 +136,10 @@ def test_a_killed_run_continues(world: Path, finished: Path, tmp_path: Path) -> 
     evaluate(chosen, tmp_path)
     assert (tmp_path / "scorecard.json").read_bytes() == (finished / "scorecard.json").read_bytes()
     assert len(answers_in(tmp_path)) == len(answers_in(finished))
+    evaluate(chosen, tmp_path / "whole")
+    assert {row["key"]: row["p_yes"] for row in answers_in(tmp_path)} == {
+        row["key"]: row["p_yes"] for row in answers_in(tmp_path / "whole")
+    }, "to the last digit, in the same small batches"
 
 
 def test_another_adapter_under_the_same_name_is_asked_again(world: Path, finished: Path, tmp_path: Path) -> None:
