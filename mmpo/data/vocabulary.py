@@ -69,6 +69,8 @@ class ObjectVocabulary:
             raise UserError("the vocabulary has no classes")
         self.chair_merges = chair_merges
         self.ignored = tuple(map(_plain, ignore))
+        self.capitals: dict[str, str] = {}
+        """Entries of a synonym list that has them in capitals (`iphone`), as it writes them (`iPhone`)."""
         self.synonyms: dict[str, tuple[str, ...]] = {}
         self._name_of: dict[str, str] = {}
         for name, synonyms in classes.items():
@@ -111,9 +113,13 @@ class ObjectVocabulary:
         as_map = path.suffix in (".json", ".yaml", ".yml")
         classes = _read_map(path, text) if as_map else _read_lines(path, text, chair_merges)
         try:
-            return cls(classes, chair_merges=chair_merges)
+            vocabulary = cls(classes, chair_merges=chair_merges)
         except UserError as error:
             raise UserError(f"{path}: {error.message}") from None
+        if not as_map:
+            words = (word for name, synonyms in classes.items() for word in (name, *synonyms))
+            vocabulary.capitals = {_plain(word): word for word in words if word != word.lower()}
+        return vocabulary
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -159,6 +159,8 @@ def score_amber(request: ScoreRequest) -> Scored:
         exact["AMBER_score"] = amber.amber_score(exact["CHAIR"], exact["discriminative"]["all"]["F1"])
     if not described and not asked:
         raise UserError(f"{request.answers} has no response that select={select} takes")
+    if described and asked and unparsed == len(asked):
+        warnings.append("none of the yes/no answers could be read: their numbers say nothing; try --parser first-word")
     metrics["exact"] = exact
     used = len(described) + len(asked)
     return Scored(

@@ -12,6 +12,7 @@ from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.errors import UserError
 from mmpo.eval import chair
 from mmpo.eval.compare import intervals
+from mmpo.eval.image_ids import by_names
 from mmpo.eval.object_words import WORDS, object_reader
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 
@@ -102,6 +103,7 @@ def score_chair(request: ScoreRequest) -> Scored:
         published_rules=rules,
         captions=options.get("captions"),
     )
+    truth = by_names(located, truth)
     unknown = next((image for image in located if image not in truth), None)
     if unknown is not None:
         raise UserError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,7 +49,7 @@ def collect_replies(asks: Sequence[Ask], pictures: Pictures, settings: EvalSetti
     with ExitStack() as stack:
         answers = stack.enter_context(AnswerLog(run_dir / "answers.jsonl"))
         cache = stack.enter_context(AnswerCache(Path(settings.cache))) if settings.cache else None
-        missing: dict[State, list[Ask]] = {}
+        every: dict[State, list[Ask]] = {}
         for state in states:
             wanted: dict[str, Ask] = {}
             for ask in asks:
@@ -57,9 +57,9 @@ def collect_replies(asks: Sequence[Ask], pictures: Pictures, settings: EvalSetti
             for key, ask in wanted.items():
                 if key not in answers and cache is not None and key in cache:
                     answers.add({**cache[key], **_names(state, ask)})
-            missing[state] = [ask for key, ask in wanted.items() if key not in answers]
-        if any(missing.values()):
-            _ask_model(missing, keys, pictures, settings, answers, cache, run_dir / ENGINE)
+            every[state] = list(wanted.values())
+        if any(keys[state, ask] not in answers for state, asks in every.items() for ask in asks):
+            _ask_model(every, keys, pictures, settings, answers, cache, run_dir / ENGINE)
         return {state: {ask: _reply(answers[keys[state, ask]]) for ask in asks} for state in states}
 
 
@@ -100,7 +100,7 @@ def _adapter_folder(adapter: str) -> Path:
 
 
 def _ask_model(
-    missing: Mapping[State, Sequence[Ask]],
+    every: Mapping[State, Sequence[Ask]],
     keys: Keys,
     pictures: Pictures,
     settings: EvalSettings,
@@ -113,11 +113,15 @@ def _ask_model(
 
     vlm = load_vlm(settings.model, adapter=settings.adapter, dtype=settings.dtype, video_input=settings.video_input)
     engine = AnswerEngine(vlm, token_budget=settings.tokens_per_batch)
-    for state, asks in missing.items():
-        label = f"asking, {state}" if len(missing) > 1 else "asking"
+    for state, asks in every.items():
+        known = {ask for ask in asks if keys[state, ask] in answers}
+        missing = len(asks) - len(known)
+        if not missing:
+            continue
+        label = f"asking, {state}" if len(every) > 1 else "asking"
         started, checked = time.monotonic(), len(engine.checks)
-        with engine.adapter_off() if state == "before" else nullcontext(), task(label, len(asks)) as running:
-            for number, (ask, answer) in enumerate(_answers(engine, asks, pictures)):
+        with engine.adapter_off() if state == "before" else nullcontext(), task(label, missing) as running:
+            for number, (ask, answer) in enumerate(_answers(engine, asks, known, pictures)):
                 row = {
                     "key": keys[state, ask],
                     **_names(state, ask),
@@ -132,8 +136,7 @@ def _ask_model(
                 running.advance()
                 if number == 0:
                     _record(record, state, engine, checked, 0, 0.0)
-        if asks:
-            _record(record, state, engine, checked, len(asks), time.monotonic() - started)
+        _record(record, state, engine, checked, missing, time.monotonic() - started)
 
 
 def _record(path: Path, state: State, engine: AnswerEngine, checked: int, asked: int, seconds: float) -> None:
@@ -151,8 +154,12 @@ def _record(path: Path, state: State, engine: AnswerEngine, checked: int, asked:
     write_json(path, {**states, state: old})
 
 
-def _answers(engine: AnswerEngine, asks: Sequence[Ask], pictures: Pictures) -> Iterator[tuple[Ask, Answer]]:
-    """Ask, all that concerns a picture together, and answers of one length limit together."""
+def _answers(
+    engine: AnswerEngine, asks: Sequence[Ask], known: Collection[Ask], pictures: Pictures
+) -> Iterator[tuple[Ask, Answer]]:
+    """Ask what is not `known`, all that concerns a picture together, and answers of one length limit together. The
+    engine's batches are formed over all asks, so that a stopped evaluation ends with the same digits.
+    """
     from mmpo.models.answer import Question
     from mmpo.models.interleaved import TAG, interleaved
 
@@ -170,5 +177,5 @@ def _answers(engine: AnswerEngine, asks: Sequence[Ask], pictures: Pictures) -> I
              [Question(numbers[ask], None, prompt(ask)) for ask in about])
             for about in by_image.values()
         )  # fmt: skip
-        for answer in engine.answer(groups, max_new_tokens=limit):
+        for answer in engine.answer(groups, max_new_tokens=limit, known=lambda id: asks[int(id)] in known):
             yield asks[int(answer.id)], answer

@@ -22,8 +22,8 @@ from mmpo.eval.benchmarks import BENCHMARKS, material
 from mmpo.eval.collecting import Replies, collect_replies, engine_notes
 from mmpo.eval.compare import Bootstrap, adjusted, compare, compare_categories
 from mmpo.eval.pictures import Pictures
-from mmpo.eval.protocol import Ask, Benchmark, Part, Reply
-from mmpo.eval.scorecard import Category, Counts, Overlap, Row, Scorecard
+from mmpo.eval.protocol import Ask, Benchmark, Material, NothingToAsk, Part, Reply
+from mmpo.eval.scorecard import Category, Counts, Estimate, Overlap, Row, Scorecard
 from mmpo.eval.settings import EvalSettings
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,13 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
     pictures = Pictures(settings)
     ready = None if pictures.annotated is None else material(pictures.annotated, settings)
     kept = settings if settings.cache else settings.model_copy(update={"cache": str(run_dir)})  # for judges' replies
-    benchmarks: dict[str, Benchmark] = {name: BENCHMARKS[name](ready, kept) for name in settings.benchmarks}
+    benchmarks, notes = _benchmarks(settings, ready, kept)
     asks = list(dict.fromkeys(ask for benchmark in benchmarks.values() for ask in benchmark.asks()))
     pictures.look_at(asks)
     overlap = _overlap(settings, run_dir, pictures, asks)
-    left_out = [note for name, benchmark in benchmarks.items() if (note := _left_out(name, benchmark, pictures))]
+    left_out = notes + [
+        note for name, benchmark in benchmarks.items() if (note := _left_out(name, benchmark, pictures))
+    ]
 
     replies = collect_replies([ask for ask in asks if not pictures.problem(ask)], pictures, settings, run_dir)
     for name, benchmark in benchmarks.items():
@@ -85,6 +87,26 @@ def _overlap(settings: EvalSettings, run_dir: Path, pictures: Pictures, asks: Se
     if overlap.shared:  # before hours of asking, too
         log.warning("%s", overlap.warning())
     return overlap
+
+
+def _benchmarks(
+    settings: EvalSettings, ready: Material | None, kept: EvalSettings
+) -> tuple[dict[str, Benchmark], list[str]]:
+    """The benchmarks, and what they warn of; one that has nothing to ask is skipped with a warning, unless it is the
+    only one.
+    """
+    made: dict[str, Benchmark] = {}
+    notes: list[str] = []
+    for name in settings.benchmarks:
+        try:
+            made[name] = BENCHMARKS[name](ready, kept)
+        except NothingToAsk as error:
+            if len(settings.benchmarks) == 1:
+                raise
+            notes.append(f"{error.message}; it is skipped")
+        else:
+            notes += getattr(made[name], "warnings", ())
+    return made, notes
 
 
 def _left_out(name: str, benchmark: Benchmark, pictures: Pictures) -> str:
@@ -121,7 +143,8 @@ def _score(
         own: list[Row] = []
         for number, after in enumerate(scored["after"]):
             before = scored["before"][number].tally if "before" in scored else None
-            own += compare(name, after.split, before, after.tally, bootstrap)
+            dumb = [state for state, parts in scored.items() if parts[number].unreadable]
+            own += [_blank(row, dumb) for row in compare(name, after.split, before, after.tally, bootstrap)]
             counts += [_counted(name, state, parts[number]) for state, parts in scored.items()]
             if not after.total:
                 unread += [w for state, parts in scored.items() for w in _unread(name, state, parts[number])]
@@ -151,7 +174,7 @@ def _score(
         counts=counts,
         categories=categories,
         conventions=conventions + how,
-        warnings=[*left_out, *engine_warnings, *unread, *_warnings(rows)],
+        warnings=[*left_out, *engine_warnings, *unread, *_warnings(rows, counts)],
         quarantined=dict(sorted(Counter(image.reason.reason for image in pictures.rejected).items())),
     )
 
@@ -173,11 +196,26 @@ def _near_ties(name: str, state: str, parts: Sequence[Part], given: Mapping[Ask,
     ]
 
 
+def _blank(row: Row, unreadable: Sequence[str]) -> Row:
+    """A row whose numbers are undefined for the states in which nothing could be read: a parser's default for every
+    answer is no result.
+    """
+    states: dict[str, Estimate] = {"after": row.after, **({} if row.before is None else {"before": row.before})}
+    return row.model_copy(
+        update={state: states[state].model_copy(update={"defined": False}) for state in unreadable if state in states}
+    )
+
+
 def _unread(benchmark: str, state: str, part: Part) -> list[str]:
     """A warning where many answers of a part got the parser's default."""
     if not part.unparsed or part.unparsed <= UNREAD_SHARE * part.questions:
         return []
     where = benchmark.upper() + (f" {part.split}" if part.split else "")
+    if part.unreadable:
+        return [
+            f"{where}, {state}: none of the {part.questions:,} answers could be read, so it has no numbers; look at "
+            f"answers.jsonl, and try another parser or prompt"
+        ]
     return [
         f"{where}, {state}: {part.unparsed:,} of {part.questions:,} answers could not be read; the number follows the "
         "parser's default for them"
@@ -193,14 +231,18 @@ def _counted(benchmark: str, state: str, part: Part) -> Counts:
         questions=part.questions,
         unparsed=part.unparsed,
         truncated=part.truncated,
+        unreadable=part.unreadable,
         near_ties=None if part.near_ties is None else len(part.near_ties),
     )
 
 
-def _warnings(rows: Sequence[Row]) -> list[str]:
+def _warnings(rows: Sequence[Row], counts: Sequence[Counts]) -> list[str]:
     """What a reader should know before believing a number."""
     warnings = []
+    silent = {(c.benchmark, c.split) for c in counts if c.unreadable}  # said already
     for row in rows:
+        if (row.benchmark, row.split) in silent:
+            continue
         where = row.benchmark.upper() + (f" {row.split}" if row.split else "")
         if not row.after.defined or (row.before is not None and not row.before.defined):
             warnings.append(f"{where}: {row.metric} is undefined (nothing to divide by) and counts as 0 in differences")

@@ -158,11 +158,13 @@ def score(
     parser: str = "official",
     *,
     p_yes: Sequence[float | None] = (),
+    positional: bool = False,
 ) -> dict[str, SubtaskResult]:
     """Score the answers (one a question, in order) by subtask, in the published order.
 
     Two questions of one image are a pair, wherever they stand. Raises UserError where an image has not exactly one
-    question answered by yes and one by no, or the numbers of questions and answers differ.
+    question answered by yes and one by no, or the numbers of questions and answers differ. `positional`: the images
+    are pairs of lines (whatever their labels), of which a subtask must have an even number.
     """
     if parser not in PARSERS:
         raise UserError(f"MME has no parser {parser!r}", hint=f"choose one of {', '.join(PARSERS)}")
@@ -178,15 +180,20 @@ def score(
             [verdicts[i] for i in places[subtask]],
             parser,
             [p_yes[i] for i in places[subtask]] if p_yes else (),
+            check_lines if positional else check_pairs,
         )
         for subtask in sorted(places, key=lambda name: (list(IMAGES).index(name) if name in IMAGES else 99, name))
     }
 
 
 def _score_subtask(
-    questions: Sequence[MmeQuestion], verdicts: Sequence[Verdict], parser: str, p_yes: Sequence[float | None]
+    questions: Sequence[MmeQuestion],
+    verdicts: Sequence[Verdict],
+    parser: str,
+    p_yes: Sequence[float | None],
+    check: Callable[[Sequence[MmeQuestion]], None],
 ) -> SubtaskResult:
-    check_pairs(questions)
+    check(questions)
     right = [verdict.label == question.label for verdict, question in zip(verdicts, questions, strict=True)]
     rows = np.zeros((len(questions), 5), dtype=np.int64)
     rows[:, _CORRECT], rows[:, _ALL] = right, 1
@@ -212,6 +219,16 @@ def _score_subtask(
             ranking=ranking(images, named, p_yes, [question.label == "yes" for question in questions]),
         ),
     )
+
+
+def check_lines(questions: Sequence[MmeQuestion]) -> None:
+    """Raises UserError where the lines of a subtask can't be taken two by two."""
+    if len(questions) % 2:
+        last = questions[-1]
+        raise UserError(
+            f"{last.where or last.subtask}: {last.subtask} has {len(questions)} lines, no pairs two by two",
+            hint="leave pairs=positional out, and the questions of an image are its pair",
+        )
 
 
 def check_pairs(questions: Sequence[MmeQuestion]) -> None:

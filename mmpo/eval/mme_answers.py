@@ -47,7 +47,8 @@ def score_mme(request: ScoreRequest) -> Scored:
             )
         questions = read_questions(request.questions)
         texts = join(questions, read_row_answers(request.answers))
-    results = score(_by_position(questions) if choice == "positional" else questions, texts, parser)
+    positional = choice == "positional"
+    results = score(_by_position(questions) if positional else questions, texts, parser, positional=positional)
     metrics, more = _metrics(results)
     return Scored(
         metrics=metrics,

@@ -14,6 +14,7 @@ from mmpo.errors import UserError
 from mmpo.eval import chair, judging
 from mmpo.eval.chair_answers import annotated_images
 from mmpo.eval.compare import intervals
+from mmpo.eval.image_ids import by_names
 from mmpo.eval.judging import Judgement, Mode
 from mmpo.eval.object_halbench import (
     ANSWERS,
@@ -105,6 +106,7 @@ def score_object_halbench(request: ScoreRequest) -> Scored:
     truth, reader, _ = objects_and_reader(
         request.annotations, choice, words=options.get("words", "noun-lemma"), captions=options.get("captions")
     )
+    truth = by_names((answer.image_id for answer in answers), truth)
     judgements: list[Judgement[list[str]]] = []
     if request.judge is None:
         kept, named = list(answers), named_in_words(answers, reader)

@@ -25,21 +25,33 @@ _ARTICLES = frozenset({"a", "an", "the"})
 def read_objects(text: str, mode: Mode) -> list[str] | None:
     """The names in a reply; None where it holds no list.
 
-    strict, as the script: the reply is a JSON list, else its last line is one. tolerant: also the last list of names
-    anywhere in it, without a thinking model's notes.
+    strict, as the script: the reply as JSON, else, where it holds `["`, its last line; a map's keys and a text's
+    letters pass for a list. tolerant: a list of names, also the last one anywhere in it, without a thinking model's
+    notes.
     """
-    cleaned = text.strip() if mode == "strict" else without_thinking(text)
-    lines = cleaned.splitlines()
-    candidates = [cleaned, *lines[-1:]]
-    if mode == "tolerant":
-        candidates += reversed(_LIST.findall(cleaned))
-    for candidate in candidates:
+    if mode == "strict":
+        return _strict_list(text)
+    cleaned = without_thinking(text)
+    for candidate in (cleaned, *cleaned.splitlines()[-1:], *reversed(_LIST.findall(cleaned))):
         try:
             value: Any = json.loads(candidate)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
             return [name.strip() for name in value if name.strip()]
+    return None
+
+
+def _strict_list(text: str) -> list[str] | None:
+    lines = text.strip().split("\n")
+    for candidate in (text, *(lines[-1:] if '["' in text else ())):
+        try:
+            value: Any = json.loads(candidate)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, (list, dict, str)) and all(isinstance(name, str) for name in value):
+            return [name.strip() for name in value if name.strip()]
+        return None
     return None
 
 
@@ -83,7 +95,7 @@ class NameMatcher:
     """
 
     def __init__(self, reader: BaseFormReader, names: Iterable[str]) -> None:
-        self._entries = reader.vocabulary.entries
+        self._entries, self._capitals = reader.vocabulary.entries, reader.vocabulary.capitals
         distinct = list(dict.fromkeys(names))
         tokens = [["a", *self._words(name)] for name in distinct]
         bases = list(reader.forms.bases(tokens))
@@ -92,7 +104,9 @@ class NameMatcher:
         else:
             tags = [["DT", *["NN"] * (len(row) - 1)] for row in tokens]
         self._strings = {
-            name: reader.phrases_in(lemmas) or _runs(lemmas, kinds)
+            name: reader.phrases_in(lemmas)
+            or self._as_written(name, lemmas)
+            or [run for run in _runs(lemmas, kinds) if run not in self._capitals]
             for name, lemmas, kinds in zip(distinct, bases, tags, strict=True)
         }
 
@@ -102,6 +116,15 @@ class NameMatcher:
         if "toilet" in strings and "seat" in strings:
             strings.remove("seat")
         return tuple((string, self._entries[string]) for string in strings if string in self._entries)
+
+    def _as_written(self, name: str, lemmas: Sequence[str]) -> list[str]:
+        """A name that as a whole is an entry which no text finds: with its capitals (`iPhone`), or of three words."""
+        words = name.split()
+        bare = " ".join(words[1:] if words[:1] and words[0].lower() in _ARTICLES else words)
+        if self._capitals.get(bare.lower()) == bare:
+            return [bare.lower()]
+        whole = " ".join(lemmas[1:])
+        return [whole] if len(lemmas) > 3 and whole in self._entries else []
 
     @staticmethod
     def _words(name: str) -> list[str]:

@@ -6,7 +6,7 @@ merge neighbours that make a phrase, drop "seat" beside "toilet", keep what the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Protocol, get_args
@@ -77,15 +77,22 @@ class RuleReader:
 
 class BaseFormReader:
     """The published steps. `phrases` maps words joined by spaces, as base forms, to the entry that they stand for; one
-    that is no entry of the vocabulary (`train track`) mentions nothing. `published` applies the toilet seat rule.
+    that is no entry of the vocabulary (`train track`) mentions nothing. `published` applies the toilet seat rule;
+    `unread` are entries that no text finds.
     """
 
     def __init__(
-        self, vocabulary: ObjectVocabulary, forms: BaseForms, phrases: Mapping[str, str], *, published: bool
+        self,
+        vocabulary: ObjectVocabulary,
+        forms: BaseForms,
+        phrases: Mapping[str, str],
+        *,
+        published: bool,
+        unread: Collection[str] = (),
     ) -> None:
         self.vocabulary, self.forms, self.published = vocabulary, forms, published
         self.identity = forms.identity
-        self._names = vocabulary.entries
+        self._names = {word: name for word, name in vocabulary.entries.items() if word not in unread}
         self._phrases: dict[str, list[tuple[tuple[str, ...], str]]] = {}
         spelt = {tuple(phrase.split()): entry for phrase, entry in phrases.items()}
         if not published:  # a phrase is found by its base forms too: `sports bag` is read as `sport bag`

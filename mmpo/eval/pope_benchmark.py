@@ -8,9 +8,11 @@ from pathlib import Path
 from mmpo.data.atomic import write_json
 from mmpo.errors import UserError
 from mmpo.eval import pope, pope_builder
-from mmpo.eval.protocol import Ask, Material, Part, Reply, near_ties, needed
+from mmpo.eval.protocol import Ask, Material, NothingToAsk, Part, Reply, near_ties, needed
 from mmpo.eval.settings import EvalSettings
 
+ENOUGH_IMAGES = 0.5
+"""Below this share of images that qualify the scorecard warns."""
 POPE_IMAGES = 500
 """How many images the published POPE splits have."""
 
@@ -24,6 +26,7 @@ class PopeBenchmark:
         self.settings = settings.pope
         self.root: str | None = None
         self.side_files: dict[str, object] = {}
+        self.warnings: list[str] = []
         self.splits: dict[str, list[pope.PopeQuestion]]
         if self.settings.questions:
             self.root = self.settings.image_folder or settings.images
@@ -41,13 +44,12 @@ class PopeBenchmark:
             self._build(needed(material, "pope", "eval.pope.questions"))
 
     def _build(self, material: Material) -> None:
-        positives = self.settings.questions_per_image // 2
         candidates = [pope_builder.ImageObjects(image.path, material.truth[image.path]) for image in material.images]
-        count = self.settings.images
-        if count is None:
-            fitting = sum(len(image.objects) >= positives for image in candidates)
-            count = min(fitting, POPE_IMAGES) if fitting else None
-        selected = pope_builder.select(candidates, count, positives=positives, seed=self.settings.seed)
+        positives, fitting = self._fitting(candidates)
+        asked = self.settings.images or POPE_IMAGES
+        draw = pope_builder.select(fitting, min(len(fitting), asked), positives=positives, seed=self.settings.seed)
+        selected = pope_builder.usable(draw, positives) or fitting  # a draw may lack the kinds that are to be absent
+        self._warn_of_few(len(candidates), len(fitting), len(selected), positives)
         built = pope_builder.build(
             selected,
             self.settings.splits,
@@ -62,13 +64,40 @@ class PopeBenchmark:
         self.splits = {split: made.questions for split, made in built.items()}
         self.conventions = [
             f"POPE: {len(selected)} of {len(candidates)} images (those with at least {positives} objects qualify), "
-            f"{self.settings.questions_per_image} questions each and split, seed {self.settings.seed}; "
-            + self._asking()
+            f"{2 * positives} questions each and split, seed {self.settings.seed}; " + self._asking()
         ]
         fallbacks = {split: made.fallbacks for split, made in built.items() if made.fallbacks}
         if fallbacks:
             drawn = ", ".join(f"{count} {split}" for split, count in fallbacks.items())
             self.conventions.append(f"POPE: negatives drawn at random because the ranking ran out: {drawn}")
+
+    def _fitting(self, candidates: Sequence[pope_builder.ImageObjects]) -> tuple[int, list[pope_builder.ImageObjects]]:
+        """How many objects an image are asked about, as many as set or as some image allows, and the images that allow
+        it. Raises NothingToAsk where none allows any.
+        """
+        for positives in range(self.settings.questions_per_image // 2, 0, -1):
+            if fitting := pope_builder.usable(candidates, positives):
+                return positives, fitting
+        raise NothingToAsk(
+            f"POPE: none of {len(candidates)} images has an annotated object beside kinds of objects that it lacks",
+            hint="annotate more kinds of objects in more images, or name published questions in eval.pope.questions",
+        )
+
+    def _warn_of_few(self, candidates: int, fitting: int, selected: int, positives: int) -> None:
+        """Say so where the questions are fewer than asked for, or rest on a small part of the images."""
+        wanted = self.settings.questions_per_image
+        if 2 * positives < wanted:
+            self.warnings.append(
+                f"POPE: {2 * positives} questions an image instead of {wanted}: no image has more objects"
+            )
+        too_few = self.settings.images is not None and selected < self.settings.images
+        if too_few or fitting < ENOUGH_IMAGES * candidates:
+            asked = f", {self.settings.images} were asked for" if too_few else ""
+            self.warnings.append(
+                f"POPE: only {fitting} of {candidates} images qualify (at least {positives} annotated kinds of objects "
+                f"there, as many absent){asked}; it rests on {selected} images, {2 * positives * selected} questions a "
+                "split"
+            )
 
     def asks(self) -> list[Ask]:
         return list(dict.fromkeys(self._ask(question) for questions in self.splits.values() for question in questions))

@@ -58,6 +58,19 @@ def select(
     return fitting if count is None else random.Random(f"{seed}:images").sample(fitting, count)
 
 
+def usable(images: Sequence[ImageObjects], positives: int) -> list[ImageObjects]:
+    """The images with at least `positives` objects of which at least as many other kinds are absent, the kinds being
+    those of the images that are kept.
+    """
+    kept = [ImageObjects(image.image, tuple(dict.fromkeys(image.objects))) for image in images]
+    while True:
+        kinds = len(frequencies(kept))
+        fewer = [image for image in kept if positives <= len(image.objects) <= kinds - positives]
+        if len(fewer) == len(kept):
+            return kept
+        kept = fewer
+
+
 def frequencies(images: Sequence[ImageObjects]) -> dict[str, int]:
     """How many of the images contain each object, in order of first appearance."""
     counts: dict[str, int] = {}

@@ -34,7 +34,7 @@ class PopeSettings(Section):
     images: int | None = Field(
         default=None,
         ge=1,
-        description="How many images to draw; an error if fewer qualify. Empty: all that qualify, at most 500.",
+        description="How many images to draw; a warning if fewer qualify. Empty: all that qualify, at most 500.",
     )
     article: Literal["fixed", "official"] = Field(
         default="fixed",

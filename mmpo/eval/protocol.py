@@ -68,12 +68,17 @@ class Reply:
     margin: float | None = None
 
 
+class NothingToAsk(UserError):
+    """A benchmark cannot ask anything about these images; the others of the evaluation still can."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One scored benchmark, or one split or category of it (`split` is its name).
 
     `truncated` and `unparsed` count answers (`unparsed` None: nothing is parsed). `total` marks a part that sums up
-    others, so that it is no category beside them. `near_ties` are asks from the function of that name.
+    others, so that it is no category beside them. `near_ties` are asks from the function of that name,
+    `readable_of` is what `unparsed` is counted of where that is not `questions`.
     """
 
     split: str | None
@@ -82,7 +87,14 @@ class Part:
     truncated: int
     unparsed: int | None = None
     total: bool = False
+    readable_of: int | None = None
     near_ties: Sequence[Ask] | None = None
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether not one answer could be read, so that the numbers say nothing."""
+        of = self.questions if self.readable_of is None else self.readable_of
+        return self.unparsed is not None and of > 0 and self.unparsed >= of
 
 
 NEAR_TIE = 0.25

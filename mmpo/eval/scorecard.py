@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmpo.errors import UserError
+from mmpo.eval.verdict import SIGNIFICANT, verdict
 
 LABELS = {
     "CHAIRi": "CHAIR_i",
@@ -33,9 +34,6 @@ LABELS = {
     "yes_bias": "bias to yes",
 }
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
-SIGNIFICANT = 0.05
-NARROW = 96
-"""Below this many columns the table puts intervals under their values."""
 
 
 class _Record(BaseModel):
@@ -104,7 +102,8 @@ class Category(_Record):
 
 class Counts(_Record):
     """What one number rests on: images, questions (or descriptions), how many answers could not be read or were cut
-    off, and how many yes/no answers were so close that another number format may turn them (None: not known).
+    off, whether none could be read, and how many yes/no answers were so close that another number format may turn them
+    (None: not known).
     """
 
     benchmark: str
@@ -115,6 +114,7 @@ class Counts(_Record):
     unparsed: int | None
     truncated: int
     near_ties: int | None = None
+    unreadable: bool = False
 
 
 class Overlap(_Record):
@@ -173,7 +173,17 @@ class Scorecard(_Record):
     def to_markdown(self) -> str:
         """The whole scorecard as a Markdown page."""
         header = self._header()
-        lines = ["# Scorecard", "", *self._title(), "", f"| {' | '.join(header)} |", "|" + " --- |" * len(header)]
+        found = [f"- {line}" for line in self.verdict()]
+        lines = [
+            "# Scorecard",
+            "",
+            *self._title(),
+            "",
+            *found,
+            "",
+            f"| {' | '.join(header)} |",
+            "|" + " --- |" * len(header),
+        ]
         for heading, rows in self._sections():
             lines.append("| " + " | ".join([f"**{heading}**"] + [""] * (len(header) - 1)) + " |")
             lines += ["| " + " | ".join(self._cells(row)) + " |" for row in rows]
@@ -188,7 +198,27 @@ class Scorecard(_Record):
         return "\n".join(lines) + "\n"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        narrow = options.max_width < NARROW
+        """The verdict, the table in the widest form that fits, warnings and counts; how to read them is in the file."""
+        for line in self.verdict():
+            yield Text(line, style="bold", overflow="fold")
+        yield Text()
+        forms = (self._table(narrow) for narrow in (False, True))
+        yield next((table for table in forms if table_width(table) <= options.max_width), None) or self._list()
+        for warning in self.warnings:
+            loud = self.overlap is not None and warning == self.overlap.warning()
+            yield Text(f"! {warning}", style="bold red" if loud else "yellow", overflow="fold")
+        clear = [c for c in self.categories if c.q is not None and c.q < SIGNIFICANT]
+        found = f", {len(clear)} of them changed (q < {SIGNIFICANT})" if self.compared else ""
+        categories = [f"{len(self.categories)} categories{found}: see scorecard.md"] if self.categories else []
+        for note in [*categories, *self._count_lines(), "how the numbers were made: scorecard.md"]:
+            yield Text(f"  {note}", style="dim", overflow="fold")
+
+    def verdict(self) -> list[str]:
+        """What was found, in three plain lines."""
+        return verdict(self)
+
+    def _table(self, narrow: bool) -> Table:
+        """The rows as a table; `narrow` puts intervals under their values."""
         title = "\n".join(self._title())
         table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False, box=SIMPLE_HEAD)
         for number, name in enumerate(self._header()):
@@ -203,15 +233,20 @@ class Scorecard(_Record):
                     good = (row.change.value > 0) == (row.better == "higher")
                     cells[3].stylize("green" if good else "red")
                 table.add_row(*cells)
-        yield table
-        for warning in self.warnings:
-            loud = self.overlap is not None and warning == self.overlap.warning()
-            yield Text(f"! {warning}", style="bold red" if loud else "yellow")
-        clear = [c for c in self.categories if c.q is not None and c.q < SIGNIFICANT]
-        found = f", {len(clear)} of them changed (q < {SIGNIFICANT})" if self.compared else ""
-        categories = [f"{len(self.categories)} categories{found}: see scorecard.md"] if self.categories else []
-        for note in [*categories, *self._count_lines(), *self.conventions]:
-            yield Text(f"  {note}", style="dim")
+        return table
+
+    def _list(self) -> Text:
+        """The rows as lines, for a terminal in which no table fits: nothing is ever cut off a number."""
+        lines = self._title()
+        for heading, rows in self._sections():
+            lines.append(heading)
+            for row in rows:
+                name, *cells = self._cells(row)
+                values = [
+                    f"{title.split(' [')[0]} {cell}" for title, cell in zip(self._header()[1:], cells, strict=True)
+                ]
+                lines += [f"  {name}", *(f"    {value}" for value in values)]
+        return Text("\n".join(lines), overflow="fold")
 
     def _title(self) -> list[str]:
         what = f"{self.adapter} on {self.model}" if self.adapter else self.model
@@ -233,13 +268,14 @@ class Scorecard(_Record):
         name = LABELS.get(row.metric, row.metric) + ARROWS[row.better]
         if not self.compared:
             return [name, _estimate(row.after, row.percent)]
-        change = "" if row.change is None else _signed(row.change, row.percent)
+        known = row.change is not None and row.after.defined and (row.before is None or row.before.defined)
+        change = _signed(row.change, row.percent) if row.change is not None and known else ""
         return [
             name,
             "" if row.before is None else _estimate(row.before, row.percent),
             _estimate(row.after, row.percent),
             change,
-            "" if row.change is None else _test(row, row.change),
+            _test(row, row.change) if row.change is not None and known else "",
         ]
 
     def _category_lines(self) -> list[str]:
@@ -275,7 +311,16 @@ class Scorecard(_Record):
         return lines
 
 
-def _number(value: float, percent: bool) -> str:
+def table_width(table: Table) -> int:
+    """Columns that a table takes where it has all the room it wants; its title may wrap."""
+    title, table.title = table.title, None
+    wanted = Console(width=10_000).measure(table).maximum
+    table.title = title
+    return wanted
+
+
+def number(value: float, percent: bool) -> str:
+    """A metric as it is shown: percentages with one digit, else two below ten."""
     if percent:
         return f"{100 * value:.1f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"  # lines, scores; words, tokens
@@ -284,25 +329,25 @@ def _number(value: float, percent: bool) -> str:
 def _estimate(estimate: Estimate, percent: bool) -> str:
     if not estimate.defined:
         return "undefined"
-    return f"{_number(estimate.value, percent)} [{_number(estimate.low, percent)}, {_number(estimate.high, percent)}]"
+    return f"{number(estimate.value, percent)} [{number(estimate.low, percent)}, {number(estimate.high, percent)}]"
 
 
 def _signed(change: Change, percent: bool) -> str:
-    value, low, high = (_sign(_number(bound, percent)) for bound in (change.value, change.low, change.high))
+    value, low, high = (_sign(number(bound, percent)) for bound in (change.value, change.low, change.high))
     return f"{value} [{low}, {high}]"
 
 
-def _sign(number: str) -> str:
-    if float(number) == 0:
-        return number.lstrip("-")
-    return number.replace("-", "−") if number.startswith("-") else f"+{number}"
+def _sign(text: str) -> str:
+    if float(text) == 0:
+        return text.lstrip("-")
+    return text.replace("-", "−") if text.startswith("-") else f"+{text}"
 
 
 def _test(row: Row, change: Change) -> str:
     """p, and in brackets q and, where p shows no difference, the smallest one that would show."""
     notes = [] if change.q is None else [f"q {_p(change.q)}"]
     if change.p >= SIGNIFICANT and row.better != "neither" and change.detectable is not None:
-        notes.append(f"≥{_number(change.detectable, row.percent)}")
+        notes.append(f"≥{number(change.detectable, row.percent)}")
     return _p(change.p) + (f" [{', '.join(notes)}]" if notes else "")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,7 +66,7 @@ class Scored:
     undefined number. Of `read` answers `scored` entered the numbers; `unparsed` of these hold nothing that the rule
     looks for and got its default. `quarantined` counts, by reason, answers that were left out, so that
     `read == scored + sum(quarantined.values())`. `intervals` has [low, high] of 95% under the names of `metrics`, where
-    there are any.
+    there are any. `readable_of` is what `unparsed` is counted of where that is not `scored` (sentences, say).
     """
 
     metrics: dict[str, Any]
@@ -76,6 +77,7 @@ class Scored:
     quarantined: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     intervals: dict[str, Any] = field(default_factory=dict)
+    readable_of: int | None = None
 
     def __post_init__(self) -> None:
         taken = {"benchmark", *(item.name for item in fields(self))} & self.metrics.keys()
@@ -87,6 +89,7 @@ class Scored:
     def as_json(self, benchmark: str) -> dict[str, Any]:
         """One JSON object: every metric under its name, and beside them what they rest on."""
         data = asdict(self)
+        del data["readable_of"]
         return {"benchmark": benchmark, **data.pop("metrics"), **data}
 
 
@@ -116,10 +119,33 @@ def scorer(
     """Register the decorated function as the scorer of the benchmark `name`."""
 
     def register(function: Callable[[ScoreRequest], Scored]) -> Callable[[ScoreRequest], Scored]:
-        SCORERS[name] = Scorer(name, function, parsers, needs, dict(options or {}))
+        SCORERS[name] = Scorer(name, partial(_readable, name, function, parsers), parsers, needs, dict(options or {}))
         return function
 
     return register
+
+
+def _readable(
+    name: str, function: Callable[[ScoreRequest], Scored], parsers: tuple[str, ...], request: ScoreRequest
+) -> Scored:
+    """What every scorer's result passes. Raises UserError where nothing at all could be read: a parser's default for
+    every answer is no result.
+    """
+    scored = function(request)
+    of = scored.scored if scored.readable_of is None else scored.readable_of
+    if of and scored.unparsed >= of:
+        rule = request.parser or next(iter(parsers), "")
+        others = [parser for parser in parsers if parser != rule]
+        hint = f"another --parser ({', '.join(others)})? " if others else ""
+        raise UserError(
+            f"{request.answers}: none of the {of:,} answers holds what {name}{f' ({rule})' if rule else ''} looks for, "
+            "so there is no number to print",
+            hint=hint + "look at a few answers: is it the right file?",
+        )
+    if not of and scored.read:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in scored.quarantined.items())
+        raise UserError(f"{request.answers}: none of the {scored.read:,} answers is scored ({reasons or 'all empty'})")
+    return scored
 
 
 def scorers() -> dict[str, Scorer]:

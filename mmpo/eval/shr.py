@@ -22,6 +22,8 @@ PROMPT = "Describe this image in detail."
 Class = Literal["hallucination", "correct", "cannot judge"]
 CLASSES: tuple[Class, ...] = ("hallucination", "correct", "cannot judge")
 
+STOP = "###"
+"""The published judge's stop sequence."""
 GRAMS = (1, 2, 3, 4)
 _DELETED = str.maketrans("", "", ".:\n?,")
 
@@ -62,20 +64,23 @@ _LINE = re.compile(
 def read_judgement(reply: str, count: int, mode: Mode) -> list[Class | None]:
     """The class of each of `count` sentences in a judge's reply.
 
-    strict (the published script): the non-empty lines after the first that holds "Judgement:", each without its first
-    space-separated token and up to the first colon; another number of lines voids all. tolerant: each line is found by
+    strict (the published script, `post_process_no_revise`): the lines after the first that holds "Judgement:", each
+    without its first space-separated token, those dropped that are empty then (so a line of one token, such as "```",
+    is no line), up to the first colon and exactly a class; another number of lines voids all. What follows the stop
+    sequence "###" a published reply never holds, and is cut off. tolerant: each line is found by
     its number, whatever surrounds the verdict; a number with two different verdicts is unparsed.
     """
     return _strict(reply, count) if mode == "strict" else _tolerant(reply, count)
 
 
 def _strict(reply: str, count: int) -> list[Class | None]:
-    lines = reply.split("\n")
-    start = next((number for number, line in enumerate(lines) if "Judgement:" in line), None)
-    found = [] if start is None else [line for line in lines[start + 1 :] if line.strip()]
+    lines = [line for line in reply.split(STOP)[0].split("\n") if line]
+    start = next((number for number, line in enumerate(lines) if "Judgement:" in line), len(lines))
+    stripped = (" ".join(line.split(" ")[1:]).strip() for line in lines[start + 1 :])
+    found = [line for line in stripped if line]
     if len(found) != count:
         return [None] * count
-    names = [" ".join(line.split(" ")[1:]).split(":")[0].strip().lower() for line in found]
+    names = [line.split(":")[0].lower() for line in found]
     return [next((known for known in CLASSES if known == name), None) for name in names]
 
 
@@ -98,10 +103,11 @@ def words(sentence: str) -> int:
 
 
 def gram_diversity(response: str, n: int) -> float | None:
-    """Distinct n-grams / n-grams of a response without . : ? , and line breaks. None below n words. Published as
+    """Distinct n-grams / n-grams of a response without . : ? , and line breaks (which joins the words
+    around a bare one), cut at any white space. None below n words. Published as
     `gram-n-repetition`: higher means less repetition.
     """
-    tokens = response.translate(_DELETED).split(" ")
+    tokens = response.translate(_DELETED).split()
     grams = [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
     return len(set(grams)) / len(grams) if grams else None
 

@@ -158,6 +158,7 @@ def _scored(
         read=len(first) + reasons.total(),
         scored=len(first),
         unparsed=unparsed,
+        readable_of=len(classes) or None,
         quarantined=dict(sorted(reasons.items())),
         warnings=warnings,
         intervals=_intervals(runs),

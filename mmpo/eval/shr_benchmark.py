@@ -47,7 +47,16 @@ class ShrBenchmark:
         given = [replies[ask] for ask in self.asks() if ask in replies]
         rows = self._judged(replies)
         unparsed = sum(name is None for row in rows for name in row.classes) if self.by_model else None
-        return [Part(None, shr.tally(rows), len(rows), sum(reply.truncated for reply in given), unparsed)]
+        return [
+            Part(
+                None,
+                shr.tally(rows),
+                len(rows),
+                sum(reply.truncated for reply in given),
+                unparsed,
+                readable_of=sum(len(row.classes) for row in rows),
+            )
+        ]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)

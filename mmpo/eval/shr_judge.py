@@ -31,17 +31,21 @@ def from_annotated(image: AnnotatedImage) -> ShrImage:
 
 
 def region_lines(image: ShrImage) -> list[str]:
-    """Each region once, with its box in percent of the image where size and box are known."""
+    """A line for each region as the published prompt has it: its left, top, right and bottom edge as fractions of the
+    image with two decimals at most, neither clipped nor de-duplicated, `[0.1, 0.0, 0.6, 1.0]: a dog`; the phrase alone
+    where size or box is not known. Regions without a phrase are left out.
+    """
     lines = []
     for region in image.regions:
+        if not region.phrase:
+            continue
         place = ""
         if region.box is not None and image.size is not None:
-            x, y, width, height = region.box
-            across, down = 100 / image.size[0], 100 / image.size[1]
-            edges = (x * across, y * down, (x + width) * across, (y + height) * down)
-            place = " [" + " ".join(str(min(100, max(0, round(edge)))) for edge in edges) + "]"
-        lines.append(region.phrase + place)
-    return list(dict.fromkeys(lines))
+            (x, y, width, height), (across, down) = region.box, image.size
+            edges = (x / across, y / down, (x + width) / across, (y + height) / down)
+            place = f"{[float(f'{edge:.2f}') for edge in edges]}: "
+        lines.append(place + region.phrase)
+    return lines
 
 
 def model_rows(

@@ -7,148 +7,112 @@ yes/no, multiple choice, caption matching and captioning; its mean is over quest
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from mmpo.errors import UserError
-from mmpo.eval.records import read_text
-from mmpo.eval.statistics import ratio
+from mmpo.eval import tempcompass, videohallucer
+from mmpo.eval.statistics import Array, ratio
 from mmpo.eval.tally import Metric, Tally
+from mmpo.eval.temporal_files import Kind, TemporalQuestion, read
+from mmpo.eval.videohallucer import LEADERBOARD, published_bias
+from mmpo.eval.videohallucer import first_word as first_yes_no
 
-Kind = Literal["videohallucer", "tempcompass"]
-SIDES = ("basic", "hallucination")
-PREDICTIONS = ("predict", "prediction", "pred")
-DIMENSIONS = ("action", "direction", "speed", "order", "attribute_change")
+__all__ = ["Kind", "TemporalQuestion", "first_yes_no", "is_right", "metrics", "read", "tally"]
 
-
-@dataclass(frozen=True)
-class TemporalQuestion:
-    """One question. `group` joins the two of a VideoHallucer pair, `category` is its set or dimension, `side` basic or
-    hallucination. `prediction` and `rating` (TempCompass: 0 or 1, by its own evaluation) are there in answer files."""
-
-    id: str
-    video: str
-    question: str
-    answer: str
-    category: str
-    group: str
-    side: str = ""
-    prediction: str | None = None
-    rating: float | None = None
+PARSERS: dict[Kind, tuple[str, ...]] = {
+    "videohallucer": ("official", "first-word"),
+    "tempcompass": ("official", "tolerant"),
+}
+"""The rules that read an answer: the published script's first, then ours."""
 
 
-def read(path: str | Path) -> tuple[Kind, list[TemporalQuestion]]:
-    """The questions of a file, or of a folder's JSON files, in either format. Raises UserError naming the place."""
-    path = Path(path)
-    files = sorted(path.glob("*.json")) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"{path} holds no .json files")
-    kinds: set[Kind] = set()
-    questions: list[TemporalQuestion] = []
-    for file in files:
-        try:
-            data = json.loads(read_text(file))
-        except ValueError as error:
-            raise UserError(f"{file}: not JSON ({error})") from None
-        prefix = f"{file.stem}/" if path.is_dir() else ""
-        if isinstance(data, list):
-            kinds.add("videohallucer")
-            questions += [q for i, row in enumerate(data) for q in _pair(row, file, i, prefix)]
-        elif isinstance(data, dict):
-            kinds.add("tempcompass")
-            questions += [q for video, dims in data.items() for q in _dimensions(video, dims, file, prefix)]
-        else:
-            raise UserError(f"{file}: neither VideoHallucer's list nor TempCompass's map")
-    if len(kinds) > 1:
-        raise UserError(f"{path} holds both VideoHallucer's and TempCompass's files", hint="score them apart")
-    return kinds.pop(), questions
-
-
-def _pair(row: Any, file: Path, number: int, prefix: str) -> list[TemporalQuestion]:
-    where = f"{file}:#{number + 1}"
-    if not isinstance(row, Mapping) or not all(isinstance(row.get(side), Mapping) for side in SIDES):
-        raise UserError(f"{where}: a VideoHallucer item holds `basic` and `hallucination`")
-    category = str(row.get("type") or file.stem)
-    return [_one(row[side], where, f"{prefix}{number}", category, side) for side in SIDES]
-
-
-def _one(part: Mapping[str, Any], where: str, group: str, category: str, side: str) -> TemporalQuestion:
-    try:
-        video, question, answer = str(part["video"]), str(part["question"]), str(part["answer"])
-    except KeyError as error:
-        raise UserError(f"{where}: `{side}` has no {error}") from None
-    if answer.strip().lower() not in ("yes", "no"):
-        raise UserError(f"{where}: the right answer of `{side}` is {answer!r}, not yes or no")
-    said = next((str(part[key]) for key in PREDICTIONS if part.get(key) is not None), None)
-    return TemporalQuestion(f"{group}/{side}", video, question, answer.strip().lower(), category, group, side, said)
-
-
-def _dimensions(video: str, dimensions: Any, file: Path, prefix: str) -> list[TemporalQuestion]:
-    if not isinstance(dimensions, Mapping):
-        raise UserError(f"{file}: {video}: expected a map of dimensions")
-    found = []
-    for dimension, rows in dimensions.items():
-        for number, row in enumerate(rows if isinstance(rows, list) else []):
-            where = f"{file}: {video}: {dimension} #{number + 1}"
-            if not isinstance(row, Mapping) or not isinstance(row.get("question", row.get("mc_question")), str):
-                raise UserError(f"{where}: no question")
-            said = next((str(row[key]) for key in PREDICTIONS if row.get(key) is not None), None)
-            rating = row.get("rating")
-            name = f"{prefix}{video}/{dimension}/{number}"
-            asked, answer = row.get("question", row.get("mc_question")), str(row.get("answer", ""))
-            value = float(rating) if isinstance(rating, (int, float)) else None
-            found.append(TemporalQuestion(name, video, asked, answer, str(dimension), name, "", said, value))
-    return found
-
-
-def first_yes_no(text: str) -> str | None:
-    """`yes` or `no`: the first of the two words in a text."""
-    match = re.search(r"\b(yes|no)\b", text.lower())
-    return match.group(1) if match else None
-
-
-def is_right(kind: Kind, question: TemporalQuestion) -> bool | None:
+def is_right(kind: Kind, question: TemporalQuestion, parser: str = "official") -> bool | None:
     """Whether the prediction is right; None where no rule reads it (which counts as wrong).
 
-    VideoHallucer: the first word yes or no. TempCompass: the file's own rating where it has one; else, as its script
-    without a language model: equal texts, yes or no at the beginning, a letter A to D alone or before a full stop or
-    bracket.
+    VideoHallucer: `official`, the right word anywhere; `first-word`, the first word yes or no. TempCompass: the file's
+    own rating where it has one; else `official`, its script's rule for the task without a language model; `tolerant`:
+    equal texts in any case, yes or no at the beginning, a letter A to D alone or before a full stop, bracket or colon,
+    captions matched as officially.
     """
-    said = (question.prediction or "").strip()
     if kind == "videohallucer":
+        said = (question.prediction or "").strip()
+        if parser == "official":
+            return videohallucer.official(said, question.answer)
         found = first_yes_no(said)
         return None if found is None else found == question.answer
     if question.rating is not None:
         return question.rating >= 1
-    if not said:
+    if parser == "tolerant" and (right := _tolerant(question)) is not None:
+        return right
+    rating = tempcompass.rate(_task(question), question.question, question.answer, question.prediction)
+    return None if rating is None else bool(rating)
+
+
+def _task(question: TemporalQuestion) -> tempcompass.Task:
+    known: tempcompass.Task | None = next((task for task in tempcompass.TASKS if task == question.part), None)
+    return known or tempcompass.task_of(Path(), question.question, question.answer)
+
+
+def _tolerant(question: TemporalQuestion) -> bool | None:
+    said, right = (question.prediction or "").strip(), question.answer.strip()
+    if not said or _task(question) == "captioning":
         return None
-    right = question.answer.strip()
     if said.lower() == right.lower():
         return True
-    if right.lower() in ("yes", "no"):
-        found = next((word for word in ("yes", "no") if said.lower().startswith(word)), None)
-        return None if found is None else found == right.lower()
     letter, wanted = re.match(r"([A-D])(?:[.):]|$)", said), re.match(r"([A-D])(?:[.):]|$)", right)
     return letter.group(1) == wanted.group(1) if letter and wanted else None
 
 
-def metrics(kind: Kind, questions: Sequence[TemporalQuestion]) -> dict[str, Any]:
-    """All numbers, in percent, over everything and by category."""
-    by: dict[str, list[TemporalQuestion]] = {}
+def metrics(kind: Kind, questions: Sequence[TemporalQuestion], parser: str = "official") -> dict[str, Any]:
+    """All numbers, in percent, over everything, by category, and by VideoHallucer's sets or TempCompass's tasks.
+
+    VideoHallucer's `basic`, `hallucination` and `overall` are unweighted means over the sets, as published;
+    `over_pairs` has the means over all pairs, `leaderboard` the mean over its five sets where all are there.
+    """
+    by_category = {name: group for name, group in _by(questions, lambda q: q.category).items() if name}
+    parts = {name: group for name, group in _by(questions, lambda q: q.part).items() if name}
+    if kind == "tempcompass":
+        numbers = {
+            **_compass(questions, parser),
+            "categories": {n: _compass(g, parser) for n, g in by_category.items()},
+        }
+        return {**numbers, "tasks": {n: _compass(g, parser) for n, g in parts.items()}}
+    numbers = {**_hallucer(questions, parser), "bias_published": published_bias(_pairs(questions, parser))}
+    numbers["categories"] = {name: _hallucer(group, parser) for name, group in by_category.items()}
+    if not parts or "" in {question.part for question in questions}:
+        return numbers  # not the published sets
+    numbers["sets"] = sets = {name: _hallucer(group, parser) for name, group in parts.items()}
+    numbers["over_pairs"] = {name: numbers[name] for name in MEANS}
+    numbers |= {name: sum(one[name] for one in sets.values()) / len(sets) for name in MEANS}
+    if set(LEADERBOARD) <= set(sets):
+        numbers["leaderboard"] = sum(sets[name]["overall"] for name in LEADERBOARD) / len(LEADERBOARD)
+    return numbers
+
+
+def _by(
+    questions: Sequence[TemporalQuestion], key: Callable[[TemporalQuestion], str]
+) -> dict[str, list[TemporalQuestion]]:
+    found: dict[str, list[TemporalQuestion]] = {}
     for question in questions:
-        by.setdefault(question.category, []).append(question)
-    numbers = _hallucer if kind == "videohallucer" else _compass
-    return {**numbers(questions), "categories": {name: numbers(group) for name, group in by.items()}}
+        found.setdefault(key(question), []).append(question)
+    return found
 
 
-def _hallucer(questions: Sequence[TemporalQuestion]) -> dict[str, Any]:
-    counts = tally("videohallucer", questions).counts.sum(0)
+def _pairs(questions: Sequence[TemporalQuestion], parser: str) -> list[tuple[bool, bool]]:
+    """(basic right, hallucination right) of every pair."""
+    rights = [
+        {question.side: bool(is_right("videohallucer", question, parser)) for question in group}
+        for group in _by(questions, lambda q: q.group).values()
+    ]
+    return [(right["basic"], right["hallucination"]) for right in rights]
+
+
+def _hallucer(questions: Sequence[TemporalQuestion], parser: str) -> dict[str, Any]:
+    counts = _hallucer_counts(questions, parser).sum(0)
     values = {metric.name: float(metric.formula(counts)) for metric in HALLUCER}
     return {name: 100 * value for name, value in values.items()} | {
         "pairs": int(counts[5]),
@@ -156,10 +120,15 @@ def _hallucer(questions: Sequence[TemporalQuestion]) -> dict[str, Any]:
     }
 
 
-def _compass(questions: Sequence[TemporalQuestion]) -> dict[str, Any]:
-    rights = [float(bool(is_right("tempcompass", question))) for question in questions]
-    rated = [r if q.rating is None else q.rating for q, r in zip(questions, rights, strict=True)]
-    return {"accuracy": 100 * sum(rated) / len(rated) if rated else None, "questions": len(questions)}
+def _compass(questions: Sequence[TemporalQuestion], parser: str) -> dict[str, Any]:
+    read_as = [is_right("tempcompass", question, parser) for question in questions]
+    rated = [float(bool(r)) if q.rating is None else q.rating for q, r in zip(questions, read_as, strict=True)]
+    return {
+        "accuracy": 100 * sum(rated) / len(rated) if rated else None,
+        "right": sum(bool(right) for right in read_as),
+        "matched": sum(right is not None for right in read_as),
+        "questions": len(questions),
+    }
 
 
 def _share(name: str, above: int, below: int, better: Literal["higher", "lower", "neither"]) -> Metric:
@@ -168,6 +137,7 @@ def _share(name: str, above: int, below: int, better: Literal["higher", "lower",
 
 # Columns: right basic, basic, right hallucination, hallucination, right pairs, pairs, said yes, true yes, questions,
 # wrong yes, wrong.
+WIDTH = 11
 HALLUCER = (
     _share("basic", 0, 1, "higher"),
     _share("hallucination", 2, 3, "higher"),
@@ -176,32 +146,67 @@ HALLUCER = (
     Metric("yes_difference", lambda c: ratio(c[..., 6] - c[..., 7], c[..., 8]), "neither"),
     _share("false_positive_ratio", 9, 10, "lower"),
 )
+MEANS = ("basic", "hallucination", "overall")
 COMPASS = (_share("accuracy", 0, 1, "higher"),)
 
 
-def tally(kind: Kind, questions: Sequence[TemporalQuestion]) -> Tally:
-    """Counts by video. Overall is over pairs, which count for the video of their first question."""
-    place: dict[str, int] = {}
-    for question in questions:
-        place.setdefault(question.video, len(place))
-    rights = {question.id: bool(is_right(kind, question)) for question in questions}
+def _over_sets(metric: Metric, *, mean: bool) -> Metric:
+    """A metric over counts [..., sets x WIDTH]: the unweighted mean over the sets, or over all their questions."""
+
+    def formula(c: Array) -> Array:
+        each = c.reshape(*c.shape[:-1], -1, WIDTH)
+        return np.asarray(metric.formula(each).mean(-1) if mean else metric.formula(each.sum(-2)))
+
+    def denominator(c: Array) -> Array:
+        each = c.reshape(*c.shape[:-1], -1, WIDTH)
+        assert metric.denominator is not None
+        return np.asarray(metric.denominator(each).min(-1) if mean else metric.denominator(each.sum(-2)))
+
+    name = metric.name if mean or metric.name not in MEANS else f"{metric.name}_over_pairs"
+    return Metric(name, formula, metric.better, denominator=None if metric.denominator is None else denominator)
+
+
+def _place(questions: Sequence[TemporalQuestion]) -> dict[str, int]:
+    return {video: row for row, video in enumerate(dict.fromkeys(question.video for question in questions))}
+
+
+def _hallucer_counts(questions: Sequence[TemporalQuestion], parser: str, place: dict[str, int] | None = None) -> Array:
+    """Counts by video [g, WIDTH]. Overall is over pairs, which count for the video of their first question."""
+    place = _place(questions) if place is None else place
+    counts = np.zeros((len(place), WIDTH), dtype=np.int64)
+    for group in _by(questions, lambda q: q.group).values():
+        rights = []
+        for question in group:
+            right = bool(is_right("videohallucer", question, parser))
+            rights.append(right)
+            row = counts[place[question.video]]
+            side = 0 if question.side == "basic" else 2
+            row[side : side + 2] += (right, 1)
+            yes = first_yes_no(question.prediction or "") == "yes"
+            row[6:11] += (yes, question.answer == "yes", 1, yes and not right, not right)
+        counts[place[group[0].video], 4:6] += (all(rights), 1)
+    return counts
+
+
+def tally(kind: Kind, questions: Sequence[TemporalQuestion], parser: str = "official") -> Tally:
+    """Counts by video. With several sets of VideoHallucer the shares of right answers are means over the sets, as
+    published, and stand beside those over all pairs.
+    """
+    place = _place(questions)
     if kind == "tempcompass":
+        rights = {question.id: bool(is_right(kind, question, parser)) for question in questions}
         counts = np.zeros((len(place), 2), dtype=np.int64)
         for question in questions:
             counts[place[question.video]] += (rights[question.id], 1)
         categories = {question.id: question.category for question in questions}
         return Tally(tuple(place), counts, COMPASS, rights, "accuracy", categories=categories)
-    counts = np.zeros((len(place), 11), dtype=np.int64)
-    groups: dict[str, list[TemporalQuestion]] = {}
-    for question in questions:
-        groups.setdefault(question.group, []).append(question)
-        row, right = counts[place[question.video]], rights[question.id]
-        side = 0 if question.side == "basic" else 2
-        row[side] += right
-        row[side + 1] += 1
-        yes = first_yes_no(question.prediction or "") == "yes"
-        row[6:11] += (yes, question.answer == "yes", 1, yes and not right, not right)
-    pairs = {name: all(rights[question.id] for question in group) for name, group in groups.items()}
-    for name, group in groups.items():
-        counts[place[group[0].video], 4:6] += (pairs[name], 1)
-    return Tally(tuple(place), counts, HALLUCER, pairs, "overall")
+    groups = _by(questions, lambda q: q.group)
+    pairs = dict(zip(groups, (all(right) for right in _pairs(questions, parser)), strict=True))
+    sets = list(_by(questions, lambda q: q.part).values())
+    if len(sets) == 1 or not all(one[0].part for one in sets):
+        return Tally(tuple(place), _hallucer_counts(questions, parser, place), HALLUCER, pairs, "overall")
+    counts = np.concatenate([_hallucer_counts(one, parser, place) for one in sets], axis=1)
+    own = [_over_sets(metric, mean=True) for metric in HALLUCER if metric.name in MEANS]
+    rest = [_over_sets(metric, mean=False) for metric in HALLUCER]
+    names = {name: group[0].part for name, group in groups.items()}
+    return Tally(tuple(place), counts, (*own, *rest), pairs, "overall_over_pairs", categories=names)

@@ -9,9 +9,10 @@ from typing import Any
 
 from mmpo.data.atomic import write_json
 from mmpo.errors import UserError
+from mmpo.eval import tempcompass, videohallucer
 from mmpo.eval.protocol import Ask, FrameChoice, Material, Part, Reply
 from mmpo.eval.settings import EvalSettings
-from mmpo.eval.temporal import TemporalQuestion, is_right, read, tally
+from mmpo.eval.temporal import PARSERS, TemporalQuestion, is_right, read, tally
 
 
 class TemporalBenchmark:
@@ -26,12 +27,26 @@ class TemporalBenchmark:
                 "temporal needs its questions and videos", hint="set eval.temporal.questions and eval.temporal.videos"
             )
         self.kind, questions = read(own.questions)
+        if own.parser not in PARSERS[self.kind]:
+            raise UserError(
+                f"eval.temporal.parser: {self.kind} has no parser {own.parser!r}",
+                hint=f"one of {', '.join(PARSERS[self.kind])}",
+            )
+        captions = sum(question.part == "captioning" for question in questions)
+        questions = [question for question in questions if question.part != "captioning"]
+        if not questions:
+            raise UserError(
+                f"{own.questions}: only captions, which no rule can read",
+                hint="have the model caption the videos, and rate the answers: mmpo eval score tempcompass --judge",
+            )
         groups = list(dict.fromkeys(question.group for question in questions))[: settings.limit]
         self.questions = [question for question in questions if question.group in set(groups)]
+        suffixes = " or ".join(repr(text) for text in dict.fromkeys(self._suffix(q) for q in self.questions))
         self.conventions = [
-            f"temporal ({self.kind}): {len(self.questions)} questions followed by {own.prompt_suffix!r}, "
+            f"temporal ({self.kind}): {len(self.questions)} questions followed by {suffixes}, "
             f"{own.frames.num} frames ({own.frames.sampling}), greedy, at most {own.max_new_tokens} tokens; read by "
-            "rules, without a language model; what no rule reads counts as wrong"
+            f"the rule {own.parser}, without a language model; what no rule reads counts as wrong"
+            + (f"; {captions} captions are left out" if captions else "")
         ]
 
     def asks(self) -> list[Ask]:
@@ -40,8 +55,8 @@ class TemporalBenchmark:
     def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
         answered = self._answered(replies)
         cut = sum(replies[self._ask(question)].truncated for question in answered)
-        unread = sum(is_right(self.kind, question) is None for question in answered)
-        return [Part(None, tally(self.kind, answered), len(answered), cut, unread)]
+        unread = sum(is_right(self.kind, question, self.settings.parser) is None for question in answered)
+        return [Part(None, tally(self.kind, answered, self.settings.parser), len(answered), cut, unread)]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,8 +85,14 @@ class TemporalBenchmark:
             if question.group not in lost
         ]
 
+    def _suffix(self, question: TemporalQuestion) -> str:
+        if self.settings.prompt_suffix is not None:
+            return self.settings.prompt_suffix
+        task = next((task for task in tempcompass.TASKS if task == question.part), None)
+        return videohallucer.SUFFIX if task is None else tempcompass.SUFFIXES[task]
+
     def _ask(self, question: TemporalQuestion) -> Ask:
         own = self.settings
         video = own.video_pattern.replace("{video}", question.video)
         frames = FrameChoice(own.frames.num, own.frames.sampling, own.frames.max_side)
-        return Ask(video, question.question + own.prompt_suffix, own.max_new_tokens, own.videos, frames)
+        return Ask(video, question.question + self._suffix(question), own.max_new_tokens, own.videos, frames)

@@ -54,8 +54,13 @@ class TemporalSettings(Section):
     videos: str | None = Field(default=None, description="Folder of the videos.")
     video_pattern: str = Field(default="{video}", description="File of a video by its name, e.g. {video}.mp4.")
     frames: VideoFrames = Field(default_factory=VideoFrames, description="Which frames the model sees.")
-    prompt_suffix: str = Field(
-        default="\nAnswer the question using 'yes' or 'no'.",
-        description="Text after each question. Changes the numbers.",
+    prompt_suffix: str | None = Field(
+        default=None,
+        description="Text after each question; changes the numbers. Empty: the benchmark's own (TempCompass: by task).",
+    )
+    parser: Literal["official", "first-word", "tolerant"] = Field(
+        default="official",
+        description="How answers are read: `official`, the published scripts' rules; `first-word` (VideoHallucer) or "
+        "`tolerant` (TempCompass), ours.",
     )
     max_new_tokens: int = Field(default=16, ge=1, description="Longest answer.")

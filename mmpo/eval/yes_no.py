@@ -31,6 +31,9 @@ class Verdict:
 
 
 _YES_WORD = re.compile(r"\byes\b", re.IGNORECASE)
+_FULL_STOP = re.compile(r"(?<!\d)\.(?!\d)")
+_FULL_STOPS = 32
+"""How many full stops VLMEvalKit deletes: the number behind the flag that its call gives as the count."""
 _BREAKING_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
 
@@ -56,7 +59,7 @@ def _vlmevalkit(text: str) -> Verdict:
     """Lower case, punctuation stripped: the text must hold the word yes or the word no, not both; otherwise unknown.
 
     A mark that somewhere touches a space (and every mark, where a number has a thousands comma) is deleted, any other
-    becomes a space.
+    becomes a space. Full stops beside no digit are deleted, but only the first 32, as published.
     """
     lowered = text.lower()
     delete_all = re.search(r"\d,\d", lowered) is not None
@@ -64,7 +67,7 @@ def _vlmevalkit(text: str) -> Verdict:
     for mark in _BREAKING_MARKS:
         delete = delete_all or f"{mark} " in lowered or f" {mark}" in lowered
         words = words.replace(mark, "" if delete else " ")
-    found = {"yes", "no"}.intersection(re.sub(r"\.(?!\d)", "", words).split())
+    found = {"yes", "no"}.intersection(_FULL_STOP.sub("", words, count=_FULL_STOPS).split())
     if len(found) != 1:
         return Verdict(None, False)
     return Verdict("yes" if "yes" in found else "no", True)

@@ -147,6 +147,7 @@ class AnswerEngine:
         *,
         max_new_tokens: int | None = None,
         on_quarantine: Callable[[str, Quarantined], None] | None = None,
+        known: Callable[[str], bool] | None = None,
     ) -> Iterator[Answer]:
         """Greedy answers, in the order of the questions.
 
@@ -154,8 +155,12 @@ class AnswerEngine:
         "1", … in order). Bring the questions about one image together (`group_by_image`): they are then answered
         together. A question that was asked about the same image before is not asked again. An image that can't be used
         raises `Quarantined`; with `on_quarantine(question_id, reason)` its questions are reported there and skipped.
+
+        `known(question_id)` says that an answer is there already: it is not given again. A batch is formed of all
+        questions and only left out where every answer is known, so that the others are computed in the same company,
+        and are the same to the last digit, as if all were asked.
         """
-        return self._answers(asked, max_new_tokens or self.max_new_tokens, on_quarantine, self._off)
+        return self._answers(asked, max_new_tokens or self.max_new_tokens, on_quarantine, self._off, known)
 
     def before_after(
         self,
@@ -252,10 +257,17 @@ class AnswerEngine:
             self._off = before
 
     def _answers(
-        self, asked: Asked, limit: int, on_quarantine: Callable[[str, Quarantined], None] | None, off: bool
+        self,
+        asked: Asked,
+        limit: int,
+        on_quarantine: Callable[[str, Quarantined], None] | None,
+        off: bool,
+        known: Callable[[str], bool] | None = None,
     ) -> Iterator[Answer]:
-        known: dict[Hashable, Continuation] = {}
+        made: dict[Hashable, Continuation] = {}
         queued: set[Hashable] = set()
+        wanted: set[Hashable] = set()  # tags of which an answer is not known
+        left_out: set[Hashable] = set()
         waiting: deque[tuple[str, Hashable]] = deque()
 
         def rows() -> Iterator[_Row]:
@@ -268,18 +280,29 @@ class AnswerEngine:
                     on_quarantine(question.id, reason)
                     continue
                 tag = (shown.digest, text_key(question.text))
-                waiting.append((question.id, tag))
+                if known is None or not known(question.id):
+                    waiting.append((question.id, tag))
+                    wanted.add(tag)
+                    if tag in left_out:  # equal pixels in another file, lost between the two
+                        left_out.discard(tag)
+                        queued.discard(tag)
                 if tag not in queued:
                     queued.add(tag)
                     yield _Row(shown, self._gallery.encode(question.text, shown), tag)
 
-        for row, continuation in self._stream(rows(), _greedy, limit, off):
-            known[row.tag] = continuation
-            while waiting and waiting[0][1] in known:
+        def left(batch: Sequence[_Row]) -> bool:
+            if any(row.tag in wanted for row in batch):
+                return False
+            left_out.update(row.tag for row in batch)
+            return True
+
+        for row, continuation in self._stream(rows(), _greedy, limit, off, leave=left if known else None):
+            made[row.tag] = continuation
+            while waiting and waiting[0][1] in made:
                 id, tag = waiting.popleft()
-                yield self._answer(id, known[tag])
+                yield self._answer(id, made[tag])
         for id, tag in waiting:
-            yield self._answer(id, known[tag])
+            yield self._answer(id, made[tag])
 
     def _samples(
         self,
@@ -319,8 +342,11 @@ class AnswerEngine:
         off: bool,
         max_rows: int | None = None,
         probe: ProbeSpec | None = None,
+        leave: Callable[[Sequence[_Row]], bool] | None = None,
     ) -> Iterator[tuple[_Row, Continuation]]:
-        """Continue rows batch by batch, in order. A batch closes before it would pass the token budget."""
+        """Continue rows batch by batch, in order. A batch closes before it would pass the token budget; `leave` says
+        that one need not be continued.
+        """
         limit = limit or self.max_new_tokens
         batch: list[_Row] = []
         digests: set[str] = set()
@@ -330,12 +356,13 @@ class AnswerEngine:
             own = len(row.prompt) - image_tokens + limit
             more = own + (0 if row.shown.digest in digests else image_tokens)
             if batch and (cost + more > self.token_budget or len(batch) == max_rows):
-                yield from zip(batch, self._run(batch, chooser, limit, off, probe), strict=True)
+                if leave is None or not leave(batch):
+                    yield from zip(batch, self._run(batch, chooser, limit, off, probe), strict=True)
                 batch, digests, cost, more = [], set(), 0, own + image_tokens
             batch.append(row)
             digests.add(row.shown.digest)
             cost += more
-        if batch:
+        if batch and (leave is None or not leave(batch)):
             yield from zip(batch, self._run(batch, chooser, limit, off, probe), strict=True)
 
     def _run(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
-from mmpo.cli.score_table import number
+from mmpo.cli.score_table import number, tables, verdict
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer, scorers
 from tests.chat.server import ChatServer
 from tests.cli.conftest import Invoke
@@ -131,3 +133,32 @@ def test_a_judge_is_opened_asked_and_remembered(mmpo: Invoke, here: Path, monkey
 def test_numbers_as_people_read_them() -> None:
     shown = [number(value) for value in (None, 3, 1234, 0.5, 1.0, 963.6114, "x", True)]
     assert shown == ["–", "3", "1,234", "0.5000", "1.0000", "963.61", "x", "True"]
+
+
+@pytest.mark.parametrize("width", [24, 50, 80, 120])
+def test_no_number_of_a_result_is_cut(width: int) -> None:
+    splits = {
+        name: {
+            key: 0.5 + n / 7 for n, key in enumerate(("accuracy", "precision", "recall", "F1", "yes_ratio", "TP", "FP"))
+        }
+        for name in ("random", "popular", "a_split_of_a_very_long_name")
+    }
+    metrics = {"mean_F1": 1234.5678, "a_metric_of_a_name_that_is_far_too_long": 87.654, **splits, "by": {"x": splits}}
+    intervals = {name: {key: [0.111, 0.999] for key in row} for name, row in splits.items()}
+    out = io.StringIO()
+    for table in tables(metrics, "POPE", intervals, width):
+        Console(file=out, width=width, color_system=None).print(table)
+    text = out.getvalue()
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    for value in (1234.5678, 87.654, *splits["random"].values()):
+        assert number(value) in text
+
+
+def test_a_result_begins_with_three_plain_lines() -> None:
+    scored = Scored({"n": 3, "F1": 0.5, "by": {"x": 2.0}}, ["how"], read=3, scored=2, unparsed=1,
+                    quarantined={"late": 1}, warnings=["odd"])  # fmt: skip
+    assert verdict(scored, "pope") == [
+        "pope: F1 0.5000, by x 2.00",
+        "3 answers read, 2 scored, 1 of them unparsed; left out: 1 late",
+        "Take care: 1 warning below",
+    ]

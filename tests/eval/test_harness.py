@@ -136,6 +136,10 @@ def test_a_killed_run_continues(world: Path, finished: Path, tmp_path: Path) -> 
     evaluate(chosen, tmp_path)
     assert (tmp_path / "scorecard.json").read_bytes() == (finished / "scorecard.json").read_bytes()
     assert len(answers_in(tmp_path)) == len(answers_in(finished))
+    evaluate(chosen, tmp_path / "whole")
+    assert {row["key"]: row["p_yes"] for row in answers_in(tmp_path)} == {
+        row["key"]: row["p_yes"] for row in answers_in(tmp_path / "whole")
+    }, "to the last digit, in the same small batches"
 
 
 def test_another_adapter_under_the_same_name_is_asked_again(world: Path, finished: Path, tmp_path: Path) -> None:
@@ -164,8 +168,6 @@ def test_limit_and_compare_none(world: Path, tmp_path: Path) -> None:
     [
         ({"adapter": "nowhere"}, "nowhere: no such adapter folder"),
         ({"model": "no/such/model/folder"}, "no such model folder"),
-        ({"pope": {"images": 11}}, "10 of 10 images have at least 3 different objects, 11 were asked for"),
-        ({"pope": {"questions_per_image": 8}}, "0 of 10 images have at least 4"),
         ({"annotations": "none.jsonl"}, "none.jsonl: no such annotation file"),
         ({"chair": {"vocabulary": "none.txt"}}, "none.txt"),
     ],
@@ -189,3 +191,52 @@ def test_annotations_that_give_nothing(world: Path, tmp_path: Path, rows: list[d
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(UserError, match=message):
         evaluate(settings(world, annotations=str(path)), tmp_path / "run")
+
+
+def test_pope_on_few_images_reduces_and_says_so(world: Path, tmp_path: Path) -> None:
+    """More images or questions than there are: fewer, with a warning on top of the scorecard, never the end."""
+    card = evaluate(settings(world, benchmarks=["pope"], pope={"images": 11, "questions_per_image": 8}), tmp_path)
+    assert card.warnings[0] == "POPE: 6 questions an image instead of 8: no image has more objects"
+    assert card.warnings[1].startswith("POPE: only 10 of 10 images qualify") and "11 were asked for" in card.warnings[1]
+    assert {count.questions for count in card.counts if count.split == "random"} == {60}
+    assert card.warnings[1] in (tmp_path / "scorecard.md").read_text()
+
+
+def test_two_of_eleven_images_is_loud_and_none_is_skipped(world: Path, tmp_path: Path) -> None:
+    rows = [{"image": f"{n}.png", "objects": ["dog"] if n else ["cat", "cup", "bus"]} for n in range(9)]
+    rows[1]["objects"] = ["book", "chair", "bed"]
+    annotations = tmp_path / "few.jsonl"
+    annotations.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    card = evaluate(settings(world, annotations=str(annotations), benchmarks=["pope"]), tmp_path / "few")
+    assert (
+        card.warnings[0].startswith("POPE: only 2 of 9 images qualify") and "12 questions a split" in card.warnings[0]
+    )
+    for row in rows:
+        row["objects"] = ["dog"]
+    annotations.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    card = evaluate(settings(world, annotations=str(annotations), benchmarks=["pope", "chair"]), tmp_path / "none")
+    assert {row.benchmark for row in card.rows} == {"chair"}
+    assert "POPE: none of 9 images" in card.warnings[0] and card.warnings[0].endswith("it is skipped")
+    with pytest.raises(UserError, match="POPE: none of 9 images"):
+        evaluate(settings(world, annotations=str(annotations), benchmarks=["pope"]), tmp_path / "alone")
+
+
+@pytest.mark.parametrize("lost", [(1, 2), (0, 3), (2, 7)])
+def test_a_resumed_run_gives_the_same_probabilities_to_the_last_digit(
+    world: Path, finished: Path, tmp_path: Path, lost: tuple[int, int]
+) -> None:
+    """Batches are formed over all questions, so that the rest is computed in the same company as before."""
+    first, every = lost
+    run = shutil.copytree(finished, tmp_path / "run")
+    rows = answers_in(run)
+    kept = [row for number, row in enumerate(rows) if number % every != first % every]
+    (run / "answers.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+    (run / "scorecard.json").unlink()
+    evaluate(settings(world), run)
+    again = answers_in(run)
+    assert len(again) == len(rows), "what was there is not asked again"
+    names = ("p_yes", "margin", "answer")
+    assert {row["key"]: [row[n] for n in names] for row in again} == {
+        row["key"]: [row[n] for n in names] for row in rows
+    }
+    assert (run / "scorecard.json").read_bytes() == (finished / "scorecard.json").read_bytes()

@@ -93,7 +93,7 @@ def test_rates_from_words(files: Path) -> None:
             "correct_rate": 100 * 1 / 3,
             "object_correct_rate": 100 * 5 / 7,
             "obj_rec": 100 * 3 / 4,
-            "avg_word_len": (11 + 9 + 5 + 2) / 4,
+            "avg_word_len": (11 + 9 + 4 + 2) / 4,
             "with_objects": 3,
             "mentions": 7,
         }
@@ -159,7 +159,7 @@ def test_failures_of_the_judge_are_counted(files: Path) -> None:
         ('<think>["x"]</think>["a"]', None, ["a"]),
         ('["x"] is wrong, so ["a"].', None, ["a"]),
         ("[]", [], []),
-        ('{"a": 1}', None, None),
+        ('{"a": 1}', ["a"], None),
         ("[1, 2]", None, None),
         ("no objects", None, None),
         ("", None, None),

@@ -8,7 +8,7 @@ import pytest
 
 from mmpo.errors import UserError
 from mmpo.eval import pope_builder
-from mmpo.eval.pope_builder import ImageObjects, build, co_occurrence, frequencies, select
+from mmpo.eval.pope_builder import ImageObjects, build, co_occurrence, frequencies, select, usable
 
 IMAGES = [
     ImageObjects("a", ("dog", "person", "car")),
@@ -142,3 +142,14 @@ def test_select_says_how_many_qualify() -> None:
 
 def test_template_is_the_published_one() -> None:
     assert pope_builder.TEMPLATE.format(article="a", object="dog") == "Is there a dog in the image?"
+
+
+def test_images_that_leave_something_to_ask() -> None:
+    """Hand-made: dropping an image drops kinds, which may cost another image."""
+    images = [
+        ImageObjects("a", ("dog", "cat")), ImageObjects("b", ("cup", "dog", "dog")), ImageObjects("c", ("sky",)),
+        ImageObjects("d", ("dog", "cat", "cup", "sky")),
+    ]  # fmt: skip
+    assert [image.image for image in usable(images, 1)] == ["a", "b", "c"]
+    assert usable(images, 2) == [], "d lacks nothing; a and b then know three kinds, of which one is absent"
+    assert usable([images[0], ImageObjects("e", ("cup", "sky"))], 2)[1].image == "e"

@@ -13,7 +13,7 @@ from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.errors import UserError
 from mmpo.eval import chair, mme, pope
 from mmpo.eval.compare import Bootstrap, adjusted, compare, compare_categories
-from mmpo.eval.scorecard import Counts, Scorecard, _number
+from mmpo.eval.scorecard import Counts, Scorecard, number
 from mmpo.eval.statistics import wilson
 from mmpo.eval.tally import Tally
 
@@ -205,6 +205,48 @@ def test_mme_intervals_are_on_the_scale_of_the_score() -> None:
 
 def test_digits() -> None:
     """Shares in percent have one digit; counts below ten have two, as lines a report are few."""
-    assert [_number(*pair) for pair in ((0.333, True), (0.043, False), (-1.5, False), (24.18, False))] == [
+    assert [number(*pair) for pair in ((0.333, True), (0.043, False), (-1.5, False), (24.18, False))] == [
         "33.3", "0.04", "-1.50", "24.2",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [20, 36, 60, 72, 80, 120])
+def test_no_number_is_ever_cut(width: int) -> None:
+    """Every cell of the scorecard stands whole on the screen, however narrow; words may wrap."""
+    rows = compare("mme", "a long name of a split", captions(20).tally, captions(19).tally, BOOT)
+    shown = card().model_copy(update={"rows": [*card().rows, *rows]})
+    out = io.StringIO()
+    Console(file=out, width=width, color_system=None).print(shown)
+    text = out.getvalue()
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    flat = "".join(text.split())
+    for row in shown.rows:
+        for cell in shown._cells(row)[1:]:
+            for piece in cell.replace(" [", "\n[").split("\n"):
+                assert "".join(piece.split()) in flat
+
+
+def test_a_verdict_in_three_plain_lines_comes_first() -> None:
+    worse = compare("amber", None, captions(4).tally, captions(20).tally, BOOT)
+    same = compare("mme", None, captions(20).tally, captions(19).tally, BOOT)
+    shown = card().model_copy(update={"rows": [*card().rows, *worse, *same]})
+    change = same[1].change
+    assert change is not None and change.detectable is not None
+    lines = [
+        "Better: CHAIR CHAIR_s 50.0 → 10.0",
+        "Worse: AMBER CHAIR_s 10.0 → 50.0",
+        f"Not clear: MME CHAIR_s 50.0 → 47.5 (these images would show {100 * change.detectable:.1f}). Take care: "
+        "1 warning under the table",
+    ]
+    assert shown.verdict() == lines
+    out = io.StringIO()
+    Console(file=out, width=200, color_system=None).print(shown)
+    assert out.getvalue().splitlines()[:3] == lines
+    assert "how" not in out.getvalue().replace("how the numbers were made: scorecard.md", "").replace("show", "")
+    markdown = shown.to_markdown()
+    assert markdown.index(lines[0]) < markdown.index("| metric |") and "- how" in markdown
+    assert card(before=None).verdict() == [
+        "Measured: CHAIR CHAIR_s 10.0",
+        "Rests on: 40 answers, of which 0 could not be read and 1 were cut off",
+        "Take care: 1 warning under the table",
+    ]

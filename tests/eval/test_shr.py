@@ -149,8 +149,8 @@ def test_cut_off_judge_replies_are_said(tmp_path: Path) -> None:
     assert found.warnings == ["1 of 1 judge replies were cut off at the token limit"]
 
 
-def test_region_lines_carry_boxes_in_percent() -> None:
-    assert region_lines(IMAGE) == ["Two cows in a meadow [10 10 40 30]", "a man's hat"]
+def test_region_lines_carry_boxes() -> None:
+    assert region_lines(IMAGE) == ["[0.1, 0.1, 0.4, 0.3]: Two cows in a meadow", "a man's hat"]
 
 
 def test_the_judge_sees_notes_and_numbered_sentences() -> None:
@@ -161,7 +161,8 @@ def test_the_judge_sees_notes_and_numbered_sentences() -> None:
         rows, replies = model_rows(chat, [(IMAGE, "A cow. A dog."), (IMAGE, "")])
     assert [row.classes for row in rows] == [("correct", "hallucination"), ()] and len(replies) == 1
     prompt = server.requests[0]["messages"][0]["content"]
-    for expected in ("Two cows in a meadow [10 10 40 30]", "- The sky is clear.", "1. A cow\n2. A dog\n", "Judgement:"):
+    region = "[0.1, 0.1, 0.4, 0.3]: Two cows in a meadow"
+    for expected in (region, "\nThe sky is clear.\n", "1. A cow\n2. A dog\n", "Judgement:"):
         assert expected in prompt
 
 

@@ -337,3 +337,21 @@ def test_engine_refuses_senseless_settings(vlm: VLM, options: dict[str, Any]) ->
 def test_samples_refuse_senseless_settings(vlm: VLM, options: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         AnswerEngine(vlm).samples(IMAGES[0], "What?", **options)
+
+
+def test_known_answers_are_left_out_and_the_others_keep_their_batches(vlm: VLM) -> None:
+    """Whatever is known, the rest has the digits of the whole; equal pixels under a lost name are answered too."""
+    words = list(enumerate(("dog", "cat", "cup")))
+    asked = [
+        (tiny_image(n), [Question(f"{n}/{m}", None, f"Is there a {word}?") for m, word in words]) for n in (0, 1, 2, 0)
+    ]
+    asked[3] = (asked[3][0], [Question(f"again/{m}", None, q.text) for m, q in enumerate(asked[3][1])])
+    whole = {a.id: (a.p_yes, a.margin) for a in AnswerEngine(vlm, token_budget=200).answer(asked, max_new_tokens=3)}
+    assert len(whole) == 12
+    for lost in (["1/1"], ["0/0", "2/2"], ["again/1"], list(whole), []):
+        engine = AnswerEngine(vlm, token_budget=200)
+        given = engine.answer(asked, max_new_tokens=3, known=(whole.keys() - lost).__contains__)
+        found = {a.id: (a.p_yes, a.margin) for a in given}
+        assert list(found) == [name for name in whole if name in lost]
+        if lost != ["again/1"]:
+            assert found == {name: whole[name] for name in lost}

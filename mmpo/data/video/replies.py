@@ -26,7 +26,6 @@ _SCORE = re.compile(
     r"(?P<number>-?\d+(?:\.\d+)?(?=\D|$)|one\b|two\b|three\b|four\b|five\b)(?:\s*(?:/|out of|of)\s*(?P<of>\d+))?",
     re.IGNORECASE,
 )
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -66,9 +65,12 @@ def read_reward(reply: str | None, rule: Rule = "tolerant") -> Reward:
 
 
 def _hound_score(reply: str) -> float:
-    if first := re.search(r"Score: (\d+(?:\.\d+)?)", reply):
+    """The published `get_score`, digit for digit: a number of the fallback stands between word boundaries (so the 1 of
+    "Q1" is none), and "1.2.3" holds 1.2 and 3.
+    """
+    if first := re.search(r"Score: (\d+\.?\d*)", reply):
         return float(first.group(1))
-    counts = Counter(float(number) for number in _NUMBER.findall(reply))
+    counts = Counter(float(number) for number in re.findall(r"\b\d+\.?\d*\b", reply))
     most = max(counts.values(), default=0)
     tied = [number for number, count in counts.items() if count == most]
     return sum(tied) / len(tied) if tied else LOWEST
