@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import random
 import shutil
 import warnings
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +37,8 @@ from mmpo.progress import track
 from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import Samples, encode_samples
 from mmpo.trainers.callbacks import MetricsFile, Progress, SamplesFile
-from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator, encode_pairs
+from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
+from mmpo.trainers.holdout import hold_out
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.lora import add_lora
 from mmpo.trainers.memory import MemoryEstimate, check_memory
@@ -100,7 +99,16 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     everything, eval_pairs = _read(settings, objective, vlm, store, rejects_file)
     pairs = everything
     if eval_pairs is None:
-        pairs, eval_pairs = hold_out(everything, settings.eval_fraction, settings.seed)
+        with ExitStack() as stack:
+            rejects = stack.enter_context(Rejects(rejects_file)) if rejects_file is not None else None
+            pairs, eval_pairs = hold_out(
+                everything,
+                settings.eval_fraction,
+                settings.seed,
+                images=lambda row: store.originals(row.all_images),
+                on_reject=rejects.add if rejects is not None else None,
+            )
+        everything = replace(everything, dropped=everything.dropped + pairs.dropped)
     if not len(pairs):
         raise UserError(
             f"{settings.pairs}: no pair left to train on ({_reasons(everything)})", hint=f"see {run_dir}/rejects.jsonl"
@@ -258,50 +266,6 @@ def training_arguments(settings: TrainSettings, run_dir: Path, *, evaluate: bool
         disable_tqdm=True,
         report_to="none",
     )
-
-
-def hold_out(pairs: EncodedPairs, fraction: float, seed: int) -> tuple[EncodedPairs, EncodedPairs]:
-    """Split off about `fraction` of the pairs for evaluation. Pairs that share an image stay on one side."""
-    if fraction == 0 or len(pairs) < 2:
-        return pairs, EncodedPairs([])
-    group = _image_groups(pairs)
-    sizes = Counter(group)
-    names = sorted(sizes)
-    random.Random(seed).shuffle(names)
-    wanted = max(1, round(fraction * len(pairs)))
-    held: set[int] = set()
-    for name in names[:-1]:  # one group always stays for training
-        if wanted <= 0:
-            break
-        held.add(name)
-        wanted -= sizes[name]
-    sides: tuple[list[EncodedPair], list[EncodedPair]] = ([], [])
-    for row, name in zip(pairs.rows, group, strict=True):
-        sides[name in held].append(row)
-    return EncodedPairs(sides[0]), EncodedPairs(sides[1])
-
-
-def _image_groups(pairs: EncodedPairs) -> list[int]:
-    """For each pair the number of the first pair that is linked to it through shared images (itself if none)."""
-    parent = list(range(len(pairs)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    first: dict[str, int] = {}
-    for i, row in enumerate(pairs.rows):
-        for key in row.all_images:
-            a, b = sorted((root(i), root(first.setdefault(key, i))))
-            parent[b] = a
-    place = {row.id: i for i, row in enumerate(pairs.rows)}
-    for i, row in enumerate(pairs.rows):  # a pair is scored on its twin's image too
-        if row.twin in place:
-            a, b = sorted((root(i), root(place[row.twin])))
-            parent[b] = a
-    return [root(i) for i in range(len(pairs))]
 
 
 def data_digest(pairs: EncodedPairs) -> str:

@@ -20,8 +20,9 @@ from mmpo.models.score import PairScorer
 from mmpo.objectives import build_objective
 from mmpo.trainers.averages import PastReward
 from mmpo.trainers.collate import PairCollator, encode_pairs
+from mmpo.trainers.holdout import hold_out
 from mmpo.trainers.images import ImageStore
-from mmpo.trainers.train import hold_out, train
+from mmpo.trainers.train import train
 from mmpo.trainers.view_maker import view_maker
 from tests.tiny import add_lora
 from tests.trainers.material import make_pairs, settings_for, write_pairs
