@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
@@ -80,6 +80,10 @@ class ImageStore:
         self._tokens: dict[ShownImage, int] = {}
         self._contents: dict[str, str] = {}
         self.scaled: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker process prepares images for itself, and has no use for weights."""
+        return {**vars(self), "_vlm": self._vlm.without_weights(), "_prepared": {}}
 
     def __len__(self) -> int:
         return len(self._sources)
