@@ -38,6 +38,7 @@ from mmpo.trainers.averages import Averages, PastReward
 from mmpo.trainers.callbacks import AlignedLogs
 from mmpo.trainers.clock import Clock
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
+from mmpo.trainers.ranks import Pulse
 from mmpo.trainers.schedule import Schedule, Shape, cut, numbered
 from mmpo.trainers.step import gather_step
 
@@ -72,6 +73,7 @@ class PreferenceTrainer(Trainer):
         samples: Samples | None = None,
         facts: Mapping[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
         args = copy.copy(args)
         _ = args.device  # sets up the process group; DataParallel is never wanted: one process per device
@@ -111,6 +113,7 @@ class PreferenceTrainer(Trainer):
         self.tokens_per_batch = tokens_per_batch
         self.keep_checkpoints = keep_checkpoints
         self.facts = dict(facts or {})
+        self.pulse = pulse or Pulse(self.checkpoint_root, 0, 1)
         self._clock = Clock()
         self._window = Averages()
         self._past = PastReward()
@@ -151,6 +154,7 @@ class PreferenceTrainer(Trainer):
     ) -> tuple[list[Any], Any]:
         """The micro-batches of one optimizer step, and the weight of the whole step over all processes."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.pulse.further(f"step {self.state.global_step + 1}")
         if samples and self.objective.reads_step:
             self._look_at_step(samples)
         return samples, self._totals([sample["batch"] for sample in samples]) if samples else None
@@ -200,7 +204,9 @@ class PreferenceTrainer(Trainer):
         """
         batch: PairBatch = inputs["batch"]
         totals: Totals = num_items_in_batch if num_items_in_batch is not None else self._totals([batch])
+        self.pulse.further()
         logps: PairLogps = model(batch=batch)
+        self.pulse.further()
         if self.objective.reads_step:
             logps = replace(logps, step=inputs.get("step"), past_reward=self._past.mean)
         values: dict[str, Tensor] = {}
@@ -277,7 +283,7 @@ class PreferenceTrainer(Trainer):
         pairs = eval_dataset if eval_dataset is not None else self.eval_pairs
         if pairs is None:
             raise UserError("there are no pairs to evaluate on", hint="give eval_dataset")
-        with self._clock.pause():
+        with self._clock.pause(), self.pulse.apart("evaluation"):
             metrics = self._evaluate_pairs(pairs, metric_key_prefix)
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -350,7 +356,7 @@ class PreferenceTrainer(Trainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with self._clock.pause():
+        with self._clock.pause(), self.pulse.apart("checkpoint"):
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:

@@ -5,6 +5,7 @@ run_dir/
   metrics.jsonl       a row per logging window and per evaluation
   samples.jsonl       answers of policy and base model at each evaluation
   rejects.jsonl       pairs that could not be used, with the reason
+  ranks/              signs of life of several processes, while they train
   checkpoints/        whole checkpoints to resume from
   adapter/            the result: a plain peft adapter
   train_result.json   the result in numbers; written last
@@ -43,6 +44,7 @@ from mmpo.trainers.images import ImageStore
 from mmpo.trainers.lora import add_lora
 from mmpo.trainers.memory import MemoryEstimate, check_memory
 from mmpo.trainers.preference import PreferenceTrainer
+from mmpo.trainers.ranks import Pulse, ending_with_launcher
 from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_reference
 from mmpo.trainers.samples import Sampler
 from mmpo.trainers.schedule import cut
@@ -60,19 +62,24 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     weights as if it had never stopped; a finished run returns its result. Under `accelerate launch` every process
     calls this. Raises `UserError` for settings that don't fit the model, the pairs or the run that is in the folder.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ending_with_launcher():
         # What transformers, peft and torch tell one another about coming versions; nobody who trains can act on it.
         warnings.simplefilter("ignore", FutureWarning)
-        return _train(settings, Path(run_dir))
+        state = PartialState(
+            cpu=not torch.cuda.is_available()
+        )  # said outright, or processes without a GPU stay strangers
+        objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
+        _check_objective(settings, objective)
+        if state.is_main_process:
+            _open_folder(settings, Path(run_dir))
+        state.wait_for_everyone()
+        with Pulse(Path(run_dir) / "ranks", state.process_index, state.num_processes) as pulse:
+            return _train(settings, Path(run_dir), state, objective, pulse)
 
 
-def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
-    state = PartialState(cpu=not torch.cuda.is_available())  # said outright, or processes without a GPU stay strangers
-    objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
-    _check_objective(settings, objective)
-    if state.is_main_process:
-        _open_folder(settings, run_dir)
-    state.wait_for_everyone()
+def _train(
+    settings: TrainSettings, run_dir: Path, state: PartialState, objective: Objective, pulse: Pulse
+) -> TrainResult:
     if (run_dir / "train_result.json").exists():
         return TrainResult.model_validate(read_json(run_dir / "train_result.json"))
 
@@ -158,6 +165,7 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
         samples=samples,
         facts={"data": data_digest(pairs) + (samples.digest() if samples is not None else "")},
         callbacks=callbacks,
+        pulse=pulse,
     )
     if objective.hidden is not None and objective.hidden.layer == 0 and not _embeddings_train(vlm):
         logger.warning(
@@ -281,6 +289,7 @@ def data_digest(pairs: EncodedPairs) -> str:
 def _open_folder(settings: TrainSettings, run_dir: Path) -> None:
     """Make the run folder, or check that the run in it was started with the same settings."""
     run_dir.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(run_dir / "ranks", ignore_errors=True)  # signs of life of processes that were killed
     file = run_dir / "settings.json"
     given = settings.model_dump(mode="json")
     if not settings.resume:

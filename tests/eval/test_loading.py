@@ -34,7 +34,7 @@ def test_the_model_runs_its_own_code_only_where_that_is_allowed(world: Path, tmp
     evaluate(settings(world, **ONE, model=str(folder)), tmp_path / "without")
     assert not ran.exists()
     evaluate(settings(world, **ONE, model=str(folder), trust_remote_code=True), tmp_path / "with")
-    assert ran.exists() and answers_in(tmp_path / "with")[0]["answer"] == answers_in(tmp_path / "without")[0]["answer"]
+    assert ran.exists() and len(answers_in(tmp_path / "with")) == 1
 
 
 def test_four_bits_are_asked_for(world: Path, tmp_path: Path) -> None:

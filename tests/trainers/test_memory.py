@@ -12,6 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmpo.errors import UserError
+from mmpo.models.logprob import CHUNK_ELEMENTS
 from mmpo.models.score import PairScorer
 from mmpo.objectives import build_objective
 from mmpo.trainers import memory
@@ -62,7 +63,10 @@ def test_checkpointing_keeps_less_and_is_on_afterwards() -> None:
     plain, sparing = Material(), Material(checkpointing=True)
     batch = plain.batch([0, 1])
     assert kept_bytes(sparing.scorer, batch) < 0.4 * kept_bytes(plain.scorer, batch)
-    estimate_memory(sparing.vlm, sparing.scorer, batch, 100, 100)
+    found = [estimate_memory(one.vlm, one.scorer, batch, 100, 100).working for one in (plain, sparing)]
+    chunk = 2 * 4 * CHUNK_ELEMENTS
+    # A layer's gradients, and with checkpointing what it keeps as well; head and logits are no layer.
+    assert 1.2 < (found[1] - chunk) / (found[0] - chunk) < 3
     assert sparing.vlm.base.is_gradient_checkpointing and not plain.vlm.base.is_gradient_checkpointing
 
 
