@@ -119,10 +119,14 @@ class _Kept:
 def _measuring(layers: Iterable[nn.Module], own: set[int], found: list[int]) -> Iterator[None]:
     """Before each of these layers runs, run it without checkpointing; what it keeps goes to `found`, and is let go."""
 
-    def measure(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def measure(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kept = _Kept(own)
-        with watching_kept(kept.see, hold=False):
-            layer.forward(*args, **kwargs)
+        before, layer.gradient_checkpointing = layer.gradient_checkpointing, False
+        try:
+            with watching_kept(kept.see, hold=False):
+                layer.forward(*args, **kwargs)
+        finally:
+            layer.gradient_checkpointing = before
         found.append(kept.bytes)
 
     hooks = [layer.register_forward_pre_hook(measure, with_kwargs=True) for layer in layers]
