@@ -157,6 +157,13 @@ def test_sections_take_over_model_seed_and_outputs() -> None:
     assert recipe.eval.annotations == "photos/instances.json"
 
 
+def test_eval_loads_the_model_as_train_did() -> None:
+    recipe = checked(TRAIN_AND_EVAL, "train.quantize=nf4", "train.trust_remote_code=true")
+    assert recipe.eval is not None and (recipe.eval.quantize, recipe.eval.trust_remote_code) == ("nf4", True)
+    recipe = checked(TRAIN_AND_EVAL, "train.quantize=nf4", "eval.quantize=none")
+    assert recipe.eval is not None and (recipe.eval.quantize, recipe.eval.trust_remote_code) == ("none", False)
+
+
 def test_a_section_keeps_what_it_says_itself() -> None:
     recipe = checked(TRAIN_AND_EVAL, "train.model=other", "eval.adapter=null")
     assert recipe.train.model == "other"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -21,14 +22,20 @@ def synonyms_of(source: Literal["shipped", "wordnet"] = "shipped", lexicon: Path
     """The entries of `lexicon`, if given, then those of `source`. Raises `UserError` for a file that can't be read, or
     where WordNet is asked for and missing."""
     first = read_lexicon(lexicon) if lexicon is not None else {}
-    then = _wordnet() if source == "wordnet" else read_lexicon(SHIPPED).get
+    return _Lexicon(first, _wordnet() if source == "wordnet" else read_lexicon(SHIPPED).get)
 
-    def synonyms(word: str) -> list[str]:
+
+@dataclass(frozen=True)
+class _Lexicon:
+    """`first`, then `then`; nothing in it is local, so that loader workers can be sent a copy."""
+
+    first: dict[str, list[str]]
+    then: Callable[[str], list[str] | None]
+
+    def __call__(self, word: str) -> list[str]:
         lower = word.lower()
-        found = dict.fromkeys([*first.get(lower, []), *(then(lower) or [])])
+        found = dict.fromkeys([*self.first.get(lower, []), *(self.then(lower) or [])])
         return [other.capitalize() if word[:1].isupper() else other for other in found]
-
-    return synonyms
 
 
 def read_lexicon(path: Path) -> dict[str, list[str]]:
@@ -63,10 +70,13 @@ def _wordnet() -> Synonyms:
             hint="pip install nltk, then python -m nltk.downloader wordnet; or synonyms: shipped",
         ) from error
 
-    @cache
-    def synonyms(word: str) -> list[str]:
-        entries: list[Any] = wordnet.synsets(word)
-        names = (name.replace("_", " ") for entry in entries for name in entry.lemma_names())
-        return [name for name in dict.fromkeys(names) if name.lower() != word and " " not in name]
+    return _synsets
 
-    return synonyms
+
+@cache
+def _synsets(word: str) -> list[str]:
+    from nltk.corpus import wordnet
+
+    entries: list[Any] = wordnet.synsets(word)
+    names = (name.replace("_", " ") for entry in entries for name in entry.lemma_names())
+    return [name for name in dict.fromkeys(names) if name.lower() != word and " " not in name]

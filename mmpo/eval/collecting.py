@@ -39,9 +39,10 @@ def collect_replies(asks: Sequence[Ask], pictures: Pictures, settings: EvalSetti
     states: dict[State, str | None] = (
         {"before": None, "after": adapter} if adapter and settings.compare else {"after": adapter}
     )
+    weights = settings.dtype if settings.quantize == "none" else f"{settings.dtype} {settings.quantize}"
     keys = {
         (state, ask): answer_key(
-            model, with_adapter, settings.dtype, pictures.fingerprint(ask), ask.prompt, ask.max_new_tokens
+            model, with_adapter, weights, pictures.fingerprint(ask), ask.prompt, ask.max_new_tokens
         )
         for state, with_adapter in states.items()
         for ask in asks
@@ -111,7 +112,14 @@ def _ask_model(
     from mmpo.models.answer import AnswerEngine
     from mmpo.models.loading import load_vlm
 
-    vlm = load_vlm(settings.model, adapter=settings.adapter, dtype=settings.dtype, video_input=settings.video_input)
+    vlm = load_vlm(
+        settings.model,
+        adapter=settings.adapter,
+        dtype=settings.dtype,
+        quantize=settings.quantize,
+        video_input=settings.video_input,
+        trust_remote_code=settings.trust_remote_code,
+    )
     engine = AnswerEngine(vlm, token_budget=settings.tokens_per_batch)
     for state, asks in every.items():
         known = {ask for ask in asks if keys[state, ask] in answers}

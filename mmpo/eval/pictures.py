@@ -69,7 +69,10 @@ class Pictures:
         """Whether the model gets videos as videos. Raises UserError where it can't and must."""
         from mmpo.models.loading import family_in, takes_videos
 
-        return takes_videos(family_in(self._settings.model), self._settings.video_input)
+        return takes_videos(
+            family_in(self._settings.model, trust_remote_code=self._settings.trust_remote_code),
+            self._settings.video_input,
+        )
 
     def look_at(self, asks: Iterable[Ask]) -> None:
         """Open the images and videos of these asks that are not known yet."""

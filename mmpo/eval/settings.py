@@ -113,6 +113,15 @@ class EvalSettings(Section):
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
         default="auto", description="Number format of the model; auto is the model's own."
     )
+    quantize: Literal["none", "nf4"] = Field(
+        default="none",
+        description="nf4: the language model's weights in four bits, as in a QLoRA run. Left out in a recipe: as in "
+        "`train`.",
+    )
+    trust_remote_code: bool = Field(
+        default=False,
+        description="Let the model folder run its own Python code. Left out in a recipe: as in `train`.",
+    )
     tokens_per_batch: int = Field(
         default=8192, ge=64, description="How many tokens are computed together; lower it if memory runs out."
     )

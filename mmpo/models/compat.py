@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 
 def enable_checkpointing(model: Any) -> None:
     """Gradient checkpointing without re-entrance; 5.23 gave the method another name."""
@@ -18,9 +16,3 @@ def enable_checkpointing(model: Any) -> None:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=kwargs)
     else:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
-
-
-def is_checkpointing(model: nn.Module) -> bool:
-    """Whether gradient checkpointing is on."""
-    names = ("is_activation_checkpointing", "is_gradient_checkpointing")
-    return any(bool(getattr(model, name, False)) for name in names)

@@ -57,12 +57,13 @@ def keeping_less(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def watching_kept(see: Callable[[Tensor], None]) -> Iterator[None]:
-    """Shows `see` every tensor that is kept for backward inside; what is made again instead is not among them."""
+def watching_kept(see: Callable[[Tensor], None], *, hold: bool = True) -> Iterator[None]:
+    """Shows `see` every tensor that is kept for backward inside; what is made again instead is not among them. Without
+    `hold` none is really kept, and there can be no backward."""
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> Tensor | None:
         see(tensor)
-        return tensor
+        return tensor if hold else None
 
     token = _watch.set(pack)
     try:

@@ -6,7 +6,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -35,6 +35,14 @@ _NOT_QUANTIZED = r"(?!.*(?:language_model|text_model)\.layers\.).*"
 
 
 @dataclass
+class _Described:
+    """Stands for a model where none is run."""
+
+    config: Any
+    generation_config: Any
+
+
+@dataclass
 class VLM:
     """A loaded vision-language model with everything needed to feed it.
 
@@ -48,6 +56,12 @@ class VLM:
     source: str
     video_input: VideoInput = "auto"
     _adapters: tuple[tuple[str, ...], list[Any]] | None = field(default=None, init=False, repr=False, compare=False)
+
+    def without_weights(self) -> VLM:
+        """What prepares prompts and images, for a process that does nothing else: loader workers that don't start by
+        fork are sent a copy, and the model may be larger than what they have room for."""
+        described = _Described(self.config, getattr(self.base, "generation_config", None))
+        return replace(self, model=cast(Any, described))
 
     @property
     def base(self) -> PreTrainedModel:

@@ -6,6 +6,7 @@ Shapes: b pairs, t tokens of a response (padded), h hidden.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -197,16 +198,32 @@ class ResponseLogps:
         return self.mask.sum(dim=-1)
 
 
+@dataclass(frozen=True)
+class StepStatistics:
+    """Numbers of every pair of an optimizer step, over all processes: `values[name]` [n], without gradient, from a pass
+    before the step's first. `own` are the places of the pairs of the batch at hand. The order of the pairs is that of
+    the step, however it is cut."""
+
+    values: Mapping[str, Tensor]
+    own: slice = field(default_factory=lambda: slice(None))
+
+    def to(self, device: torch.device | str) -> StepStatistics:
+        return replace(self, values={name: value.to(device) for name, value in self.values.items()})
+
+
 @dataclass
 class PairLogps:
     """What an objective sees: never a model, only log-probs. `views` holds those of `PairBatch.views`, `auxiliary` a
-    row for each sample of `PairBatch.auxiliary`, without reference log-probs. `past_reward` is the mean of all log
-    ratios, chosen and rejected, that earlier steps saw; 0 before the first."""
+    row for each sample of `PairBatch.auxiliary`, without reference log-probs. `step` are the statistics of the whole
+    optimizer step that an objective asks for; without them a batch is a step of its own. `past_reward` is the mean of
+    all log-ratios, chosen and rejected, that were trained on so far, those of this step included; 0 before the first.
+    """
 
     chosen: ResponseLogps
     rejected: ResponseLogps
     views: dict[str, ResponseLogps] = field(default_factory=dict)
     auxiliary: ResponseLogps | None = None
+    step: StepStatistics | None = None
     past_reward: float = 0.0
 
     def view(self, name: str) -> ResponseLogps:

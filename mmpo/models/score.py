@@ -17,8 +17,10 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
+import torch.distributed as dist
 from PIL import Image
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmpo.errors import UserError
@@ -35,7 +37,7 @@ from mmpo.models.logprob import token_logps
 from mmpo.models.pairs import AnswerBatch, Hidden, PairBatch, PairLogps, ResponseLogps, View
 from mmpo.models.positions import positions_of
 from mmpo.models.prompts import encode_prompt, encode_response, process_images
-from mmpo.models.vision import encode_images, select_images, vision_is_frozen
+from mmpo.models.vision import encode_images, select_images, vision_is_frozen, vision_modules
 
 __all__ = [
     "Hidden",
@@ -125,6 +127,13 @@ class PairScorer(nn.Module):
             if self.shared:
                 use_tree_attention(base)
 
+    def train(self, mode: bool = True) -> PairScorer:
+        """As any module's, but a reference model of its own stays in evaluation: its dropout is never wanted."""
+        super().train(mode)
+        if self.reference_model is not None:
+            self.reference_model.eval()
+        return self
+
     def forward(self, batch: PairBatch) -> PairLogps:
         shared = batch.shared(self._vlm.visual_token_ids, whole_prompts=self._vlm.family.blocks == "prompt")
         if self._check_due:
@@ -154,9 +163,22 @@ class PairScorer(nn.Module):
             with torch.no_grad(), self._reference_mode():
                 own = self._reference_features(tensors, features)
                 reference = segment_logps(self._reference_vlm, layout, own, **options)
-        if features is None:
-            features = encode_images(self._vlm, tensors, frozen=False)
-        return segment_logps(self._vlm, layout, features, **options), reference
+        if features is not None:
+            return segment_logps(self._vlm, layout, features, **options), reference
+        features = encode_images(self._vlm, tensors, frozen=False)
+        found = segment_logps(self._vlm, layout, features, **options)
+        return found._replace(logps=found.logps + self._tied(features)), reference
+
+    def _tied(self, features: Any | None) -> Tensor | float:
+        """0 that depends on all that trains in tower and projector: in a process whose batch shows no image (or whose
+        tower has layers that are not read) their gradients must exist, or the others wait for them."""
+        if not (torch.is_grad_enabled() and dist.is_available() and dist.is_initialized()):
+            return 0.0
+        trained = [p for root in vision_modules(self._vlm) for p in root.parameters() if p.requires_grad]
+        tied = [p.flatten()[:1] for p in trained if not hasattr(p, "ds_id") and not isinstance(p, DTensor)]
+        if len(tied) < len(trained) and features is not None:  # cut up: reached through the tower alone
+            tied += [feature.flatten()[:1] for feature in features.pooler_output]
+        return 0.0 * torch.cat([value.float() for value in tied]).nan_to_num().sum() if tied else 0.0
 
     def _divergence(self, policy: Tensor, reference: Tensor) -> Tensor:
         vlm, other = self._vlm, self._reference_vlm

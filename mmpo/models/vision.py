@@ -21,6 +21,7 @@ from mmpo.errors import UserError
 from mmpo.models.families import Family, FeatureContainer
 from mmpo.models.loading import VLM
 from mmpo.models.processing import KINDS, NOTES, ROWS, SEVERAL, TILES, process_images
+from mmpo.models.sharded import is_sharded
 from mmpo.models.unknown import Pixels
 
 
@@ -82,9 +83,9 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
 
 
 def shards_are_gathered(vlm: VLM) -> bool:
-    """Whether the tower's weights are cut up between processes (DeepSpeed's ZeRO-3), so that calling it takes all of
-    them."""
-    return any(hasattr(parameter, "ds_id") for parameter in vision_modules(vlm)[0].parameters())
+    """Whether the tower's weights are cut up between processes (DeepSpeed's ZeRO-3, FSDP), so that calling it takes all
+    of them."""
+    return is_sharded(vision_modules(vlm)[0])
 
 
 @dataclass

@@ -5,7 +5,8 @@ Notation as in `pairwise`; r_w = beta a and r_l = beta b are the implicit reward
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +15,12 @@ from torch.nn.functional import softplus
 from mmpo.errors import UserError
 from mmpo.models.pairs import PairLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
-from mmpo.objectives.term import Term, register
+from mmpo.objectives.term import Statistics, Term, log_sums, register
+
+
+def _running(values: Mapping[str, Any]) -> Statistics | None:
+    """The mean reward so far counts the step that it is used in."""
+    return log_sums if values["delta"] == "running" else None
 
 
 @register("dpo_shift")
@@ -55,12 +61,13 @@ def apo_down(pairs: PairLogps, *, beta: float = 0.1) -> Term:
     return per_pair(torch.sigmoid(beta * a) + torch.sigmoid(-beta * (a - b)))
 
 
-@register("bco_pair", needs_past_reward=True)
+@register("bco_pair", needs_past_reward=True, whole_step=_running)
 def bco_pair(pairs: PairLogps, *, beta: float = 0.1, delta: float | Literal["running"] = 0.0) -> Term:
     """softplus(-(r_w - delta)) + softplus(r_l - delta): a classifier of single responses. Jung et al. 2024 (arXiv
     2404.04656), the BCO part of InternVL's MPO. At policy = reference and delta = 0: 2 log 2.
 
-    `delta: running` is the paper's, the mean of all rewards of the steps before; a constant 0 is TRL's pairwise form.
+    `delta: running` is the paper's, the mean of all rewards so far, this step's included, over its micro-batches and
+    processes (TRL's older code counted micro-batch by micro-batch). A constant 0 is the pairwise form of TRL 1.
     """
     return per_pair(_bco(pairs, beta, delta))
 
@@ -73,7 +80,7 @@ def _bco(pairs: PairLogps, beta: float, delta: float | str) -> Tensor:
     return softplus(shift - beta * a) + softplus(beta * b - shift)
 
 
-@register("mpo", needs_past_reward=True)
+@register("mpo", needs_past_reward=True, whole_step=_running)
 def mpo(
     pairs: PairLogps,
     *,
@@ -86,7 +93,7 @@ def mpo(
     """preference DPO + quality BCO (`bco_pair`) + generation times the chosen response's mean negative log-likelihood.
     InternVL's mixed preference optimization, Wang et al. 2024 (arXiv 2411.10442).
 
-    InternVL runs TRL 0.10, whose pairwise BCO subtracts the running mean: `delta: running`.
+    InternVL runs TRL 0.10, whose pairwise BCO subtracts the running mean, the current batch included: `delta: running`.
     """
     likelihood = pairs.chosen.policy_sum / pairs.chosen.lengths.clamp_min(1)
     preferred = softplus(-beta * log_ratios(pairs).gap)

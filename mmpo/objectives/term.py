@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmpo.errors import UserError
-from mmpo.models.pairs import Hidden
+from mmpo.models.pairs import Hidden, StepStatistics
 from mmpo.models.score import PairLogps, ResponseLogps
 
 
@@ -33,6 +33,10 @@ class Term(NamedTuple):
 Rewards = Callable[[ResponseLogps, float], Tensor]
 Views = tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]]
 """Names of views, or a function from the loss's parameters to them."""
+Statistics = Callable[[PairLogps], Mapping[str, Tensor]]
+"""Numbers of each pair, [b], that a loss reads of all pairs of a step; equal names mean equal numbers."""
+Asked = Callable[[Mapping[str, Any]], Statistics | None]
+"""Which statistics of a whole step a loss reads, from its parameters."""
 States = Callable[[Mapping[str, Any]], Hidden]
 """Which hidden states a loss reads, from its parameters."""
 
@@ -40,6 +44,25 @@ States = Callable[[Mapping[str, Any]], Hidden]
 def log_ratio_reward(response: ResponseLogps, beta: float) -> Tensor:
     """beta (log pi - log ref) of each response, [b]."""
     return beta * (response.policy_sum - response.reference_sum)
+
+
+def log_sums(pairs: PairLogps) -> dict[str, Tensor]:
+    """Statistics of summed log-probs: chosen and rejected under the policy, W and L, and the reference, Wr and Lr."""
+    chosen, rejected = pairs.chosen, pairs.rejected
+    return {
+        "W": chosen.policy_sum,
+        "L": rejected.policy_sum,
+        "Wr": chosen.reference_sum,
+        "Lr": rejected.reference_sum,
+    }
+
+
+def of_step(pairs: PairLogps, statistics: Statistics) -> StepStatistics:
+    """The statistics of the whole step; of the batch alone where it is a step of its own. Without gradient."""
+    if pairs.step is not None:
+        return pairs.step
+    with torch.no_grad():
+        return StepStatistics({name: value.detach() for name, value in statistics(pairs).items()})
 
 
 def average_reward(response: ResponseLogps, beta: float) -> Tensor:
@@ -52,7 +75,8 @@ class Registered:
     """A loss function with what the rest of the package needs to know of it: the reward it implies (None for a term
     that compares nothing), the parameter that scales that reward, whether it needs reference log-probs, which further
     views of a pair it compares with (and the corruption that its authors make them with), which hidden states it reads,
-    and whether it reads token weights, auxiliary answers, the divergence of each token, or the mean reward so far."""
+    which statistics of the whole step, and whether it reads token weights, auxiliary answers, the divergence of each
+    token, or the mean reward so far (which is made from the statistic `log_sums`)."""
 
     name: str
     function: Callable[..., Term]
@@ -66,6 +90,7 @@ class Registered:
     needs_auxiliary: bool = False
     needs_kl: bool = False
     needs_past_reward: bool = False
+    whole_step: Asked | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -90,6 +115,7 @@ def register(
     needs_auxiliary: bool = False,
     needs_kl: bool = False,
     needs_past_reward: bool = False,
+    whole_step: Asked | None = None,
 ) -> Callable[[Callable[..., Term]], Callable[..., Term]]:
     """Make a loss available by name. Its keyword-only parameters are what a recipe can set."""
 
@@ -107,6 +133,7 @@ def register(
             needs_auxiliary,
             needs_kl,
             needs_past_reward,
+            whole_step,
         )
         return function
 
@@ -177,6 +204,21 @@ class Objective:
         return any(
             OBJECTIVES[name].needs_past_reward and self._values(name).get("delta") == "running" for name in self.weights
         )
+
+    @property
+    def reads_step(self) -> bool:
+        """Whether a loss reads statistics of the whole step, which take a pass before it."""
+        return bool(self._asked())
+
+    def statistics(self, pairs: PairLogps) -> dict[str, Tensor]:
+        """What the losses read of this batch's pairs for the whole step: names to numbers [b], without gradient."""
+        with torch.no_grad():
+            return {name: value.detach() for asked in self._asked() for name, value in asked(pairs).items()}
+
+    def _asked(self) -> list[Statistics]:
+        asked = (OBJECTIVES[name].whole_step for name in self.weights)
+        found = (one(self._values(name)) for name, one in zip(self.weights, asked, strict=True) if one is not None)
+        return list(dict.fromkeys(one for one in found if one is not None))
 
     def terms(self, pairs: PairLogps) -> dict[str, tuple[float, Term]]:
         """Each loss with its weight; the loss is the weighted sum of the terms' means."""

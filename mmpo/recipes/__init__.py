@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmpo.errors import UserError
 from mmpo.recipes.schema import Recipe, keys_of, validate
@@ -24,7 +25,13 @@ _TOP = {name: f"${{{name}}}" for name in ("model", "seed", "video_input")}
 FOLLOWS = {
     "build": _TOP,
     "train": {**_TOP, "pairs": "${build.pairs}"},
-    "eval": {**_TOP, "adapter": "${train.adapter}"},
+    "eval": {
+        **_TOP,
+        "adapter": "${train.adapter}",
+        # the model that was trained is the one that is evaluated
+        "quantize": "${train.quantize}",
+        "trust_remote_code": "${train.trust_remote_code}",
+    },
 }
 """What a section takes over where it says nothing itself: from the recipe's top and from the sections before it."""
 
@@ -94,8 +101,11 @@ def _fill_in(source: Source) -> None:
         if not isinstance(data, dict):
             continue
         for key, reference in defaults.items():
-            above = reference.strip("${}").partition(".")[0]
-            if key in keys_of(section, data) and key not in data and source.data.get(above) is not None:
+            name = reference.strip("${}")
+            above: Any = source.data
+            for part in (name.partition(".")[0],) if name in OUTPUTS else name.split("."):
+                above = above.get(part) if isinstance(above, dict) else None
+            if key in keys_of(section, data) and key not in data and above is not None:
                 data[key] = reference
 
 

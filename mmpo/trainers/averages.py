@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmpo.models.pairs import PairLogps
 from mmpo.objectives.term import Term
 
 
@@ -45,30 +44,19 @@ class Averages:
 
 
 class PastReward:
-    """The mean log-ratio of all responses, chosen and rejected, that earlier optimizer steps saw, over all processes.
+    """The mean log-ratio of all responses, chosen and rejected, that were trained on, over all processes.
 
-    What a step adds counts from the next step on: every micro-batch of a step sees the same mean."""
+    `seen` takes a whole step at once, before the step's first loss: the mean includes the step and is the same in all
+    its micro-batches. `total` and `count` go into checkpoints."""
 
     def __init__(self, total: float = 0.0, count: float = 0.0) -> None:
         self.total, self.count = total, count
-        self._added: list[Tensor] = []
 
     @property
     def mean(self) -> float:
         return self.total / self.count if self.count else 0.0
 
-    def add(self, pairs: PairLogps) -> None:
-        """The responses of one micro-batch."""
-        ratios = torch.cat([side.policy_sum.detach() - side.reference_sum for side in (pairs.chosen, pairs.rejected)])
-        self._added.append(torch.stack([ratios.sum(), torch.ones_like(ratios).sum()]).float())
-
-    def close_step(self, accelerator: Accelerator) -> None:
-        """Let what was added count. Every process must call it at the same place."""
-        if not self._added:
-            return
-        added = torch.stack(self._added).sum(0)
-        self._added.clear()
-        if accelerator.num_processes > 1:
-            added = accelerator.reduce(added, reduction="sum")
-        total, count = added.tolist()
-        self.total, self.count = self.total + total, self.count + count
+    def seen(self, values: Mapping[str, Tensor]) -> None:
+        """A step's `log_sums`, of all processes."""
+        ratios = torch.cat([values["W"] - values["Wr"], values["L"] - values["Lr"]])
+        self.total, self.count = self.total + ratios.double().sum().item(), self.count + len(ratios)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mmpo.data.atomic import JsonLines, read_jsonl
 from mmpo.progress import Task, task
 from mmpo.trainers.samples import Sampler
+
+logger = logging.getLogger(__name__)
 
 
 class AlignedLogs(TrainerCallback):
@@ -110,10 +113,14 @@ class Progress(_Listener):
 
 
 class SamplesFile(TrainerCallback):
-    """`samples.jsonl`: at every evaluation, what policy and base model answer to the same few questions."""
+    """`samples.jsonl`: at every evaluation, what policy and base model answer to the same few questions.
+
+    One process writes them, which can't be where the weights are cut up between processes: each use of them waits for
+    all. There are no samples then, and a line says so."""
 
     def __init__(self, path: Path, sampler: Sampler) -> None:
         self.path = path
+        self._told = False
         self.sampler = sampler
 
     def on_train_begin(
@@ -124,6 +131,14 @@ class SamplesFile(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not state.is_world_process_zero:
+            return
+        if self.sampler.sharded:
+            if not self._told:
+                logger.warning(
+                    "no sample answers: the weights are cut up between processes (FSDP, ZeRO-3), and one process alone "
+                    "can't generate; samples: {n: 0} leaves this line out"
+                )
+            self._told = True
             return
         with JsonLines(self.path) as log:
             for row in self.sampler():

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
@@ -74,11 +74,16 @@ class ImageStore:
         self._sources: dict[str, tuple[bytes | str | StoredImage, Path | None]] = {}
         self._clips: dict[str, StoredClip] = {}
         self._limits: dict[str, int] = {}
+        self._originals: dict[str, str] = {}
         self._sizes: dict[str, tuple[int, int]] = {}
         self._prepared: dict[ShownImage, ProcessedImages] = {}
         self._tokens: dict[ShownImage, int] = {}
         self._contents: dict[str, str] = {}
         self.scaled: set[str] = set()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker process prepares images for itself, and has no use for weights."""
+        return {**vars(self), "_vlm": self._vlm.without_weights(), "_prepared": {}}
 
     def __len__(self) -> int:
         return len(self._sources)
@@ -117,6 +122,11 @@ class ImageStore:
     def stills(self, key: str) -> tuple[str, ...]:
         """The keys of a clip's frames; an image is its own."""
         return self._clips[key].frames if key in self._clips else (key,)
+
+    def originals(self, keys: Iterable[str]) -> list[str]:
+        """The images behind these keys as registered: a clip's frames, and none scaled to a limit of its own."""
+        stills = (still for key in keys for still in self.stills(key))
+        return list(dict.fromkeys(self._originals.get(still, still) for still in stills))
 
     def source(self, key: str) -> tuple[bytes | str, Path | None]:
         """The encoded bytes of an image, or its path and the root of that path."""
@@ -168,6 +178,7 @@ class ImageStore:
             self._sources[found] = self._sources[key]
             self._sizes[found] = self.size(key)
             self._limits[found] = max(1, pixels)
+            self._originals[found] = key
         return found
 
     def _within(self, key: str, picture: Image.Image) -> Image.Image:

@@ -3,7 +3,8 @@
 Weights and optimizer are counted. What a forward pass keeps for the backward pass is measured on one pair, whose
 saved tensors autograd hands out, and scaled to the largest batch by distinct tokens: everything that is kept grows
 with them (attention keeps its inputs, not its scores). With checkpointing a layer's kept tensors come back one layer at
-a time.
+a time, and layers are measured one at a time. Nothing that is measured is held on to, so that looking takes less than
+the step itself.
 
 Not in it: the temporary memory of the tower, which is gone before the policy's activations appear, and auxiliary
 samples.
@@ -12,16 +13,17 @@ samples.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmpo.errors import UserError
-from mmpo.models.compat import enable_checkpointing, is_checkpointing
 from mmpo.models.lean import watching_kept
 from mmpo.models.loading import VLM
 from mmpo.models.logprob import CHUNK_ELEMENTS
@@ -61,19 +63,17 @@ class MemoryEstimate:
 def estimate_memory(vlm: VLM, scorer: PairScorer, batch: PairBatch, tokens: int, largest: int) -> MemoryEstimate:
     """The memory of training whose largest batch has `largest` distinct tokens, from a `batch` of `tokens`.
 
-    Runs the policy once or twice on `batch`, forward only. Random numbers are drawn and given back.
+    Runs the policy once on `batch`, forward only (with checkpointing each layer twice). Random numbers are drawn and
+    given back.
     """
     trained = [p for p in vlm.model.parameters() if p.requires_grad]
-    layers = len(vlm.base.get_decoder().layers)
-    checkpointing = is_checkpointing(vlm.base)
-    kept = kept_bytes(scorer, batch)
-    whole = kept
-    if checkpointing:
-        vlm.base.gradient_checkpointing_disable()
-        whole = kept_bytes(scorer, batch)
-        enable_checkpointing(vlm.base)
+    layers = vlm.base.get_decoder().layers
+    checkpointing = any(getattr(layer, "gradient_checkpointing", False) for layer in layers)
+    alone: list[int] = []
+    with _measuring(layers if checkpointing else (), _addresses(vlm), alone):
+        kept = kept_bytes(scorer, batch)
     scale = largest / tokens
-    layer = int(whole / layers * scale)
+    layer = int((max(alone) if alone else kept / len(layers)) * scale)
     # In backward a layer's gradients are as large as what it kept; checkpointing first makes that anew.
     working = (2 * layer if checkpointing else layer) + 2 * 4 * CHUNK_ELEMENTS
     return MemoryEstimate(
@@ -85,25 +85,71 @@ def estimate_memory(vlm: VLM, scorer: PairScorer, batch: PairBatch, tokens: int,
 
 
 def kept_bytes(scorer: PairScorer, batch: PairBatch) -> int:
-    """What the policy's forward pass keeps for its backward pass, each piece of memory once, weights apart."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in _stored(scorer._vlm)}
-    kept: dict[int, int] = {}
-
-    def see(tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-
+    """What the policy's forward pass keeps for its backward pass, each piece of memory once, weights apart. It is
+    counted and let go."""
+    kept = _Kept(_addresses(scorer._vlm))
     training = scorer.training
     scorer.train()
     try:
-        # Nothing is freed before the end: the graph holds on to every tensor, so no address comes twice.
-        with _random_state(scorer), watching_kept(see):
-            held = scorer(batch)
-        del held
+        with _random_state(scorer), watching_kept(kept.see, hold=False):
+            scorer(batch)
     finally:
         scorer.train(training)
-    return sum(kept.values())
+    return kept.bytes
+
+
+class _Kept:
+    """Counts the memory of tensors that are shown to it, each piece once; pieces at the addresses `own` don't count."""
+
+    def __init__(self, own: set[int]) -> None:
+        self.own, self.bytes = own, 0
+        self._seen: dict[
+            int, StorageWeakRef
+        ] = {}  # without the memory, but as long as it is there no number comes twice
+
+    def see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        reference = StorageWeakRef(storage)
+        if storage.data_ptr() not in self.own and reference.cdata not in self._seen:
+            self._seen[reference.cdata] = reference
+            self.bytes += storage.nbytes()
+
+
+@contextmanager
+def _measuring(layers: Iterable[nn.Module], own: set[int], found: list[int]) -> Iterator[None]:
+    """Before each of these layers runs, run it without checkpointing; what it keeps goes to `found`, and is let go."""
+
+    def measure(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        kept = _Kept(own)
+        before, layer.gradient_checkpointing = layer.gradient_checkpointing, False
+        try:
+            with watching_kept(kept.see, hold=False):
+                layer.forward(*args, **kwargs)
+        finally:
+            layer.gradient_checkpointing = before
+        found.append(kept.bytes)
+
+    hooks = [layer.register_forward_pre_hook(measure, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def saying_out_of_memory(described: str) -> Iterator[None]:
+    """Turns running out of memory into a `UserError` with the remedies."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        # On a CPU it is an ordinary error with these words.
+        if type(error) is RuntimeError and "can't allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"out of memory on {described}",
+            hint="lower batch_size or tokens_per_batch, or set gradient_checkpointing, max_pixels, max_tokens",
+        ) from error
 
 
 def try_batch(scorer: PairScorer, objective: Objective, batch: PairBatch, described: str) -> None:
@@ -112,13 +158,8 @@ def try_batch(scorer: PairScorer, objective: Objective, batch: PairBatch, descri
     training = scorer.training
     scorer.train()
     try:
-        with _random_state(scorer):
+        with _random_state(scorer), saying_out_of_memory(f"the largest batch ({described})"):
             objective.on_pairs_alone().loss(scorer(batch)).backward()
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"out of memory on the largest batch ({described})",
-            hint="lower batch_size or tokens_per_batch, or set gradient_checkpointing, max_pixels, max_tokens",
-        ) from error
     finally:
         scorer.zero_grad(set_to_none=True)
         scorer.train(training)
@@ -146,7 +187,8 @@ def check_memory(
     batch of the run.
     """
     one = largest[-1:]
-    estimate = estimate_memory(vlm, scorer, make_batch(one), tokens(one), tokens(largest))
+    with saying_out_of_memory(f"one pair ({tokens(one):,} tokens)"):
+        estimate = estimate_memory(vlm, scorer, make_batch(one), tokens(one), tokens(largest))
     free = free_bytes(vlm.device)
     described = f"{len(largest)} pairs, {tokens(largest):,} tokens"
     logger.info(
@@ -175,6 +217,10 @@ def gigabytes(amount: int) -> str:
 
 def _stored(vlm: VLM) -> list[Tensor]:
     return [*vlm.model.parameters(), *vlm.model.buffers()]
+
+
+def _addresses(vlm: VLM) -> set[int]:
+    return {tensor.untyped_storage().data_ptr() for tensor in _stored(vlm)}
 
 
 def _random_state(scorer: PairScorer) -> Any:

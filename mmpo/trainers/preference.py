@@ -38,7 +38,9 @@ from mmpo.trainers.averages import Averages, PastReward
 from mmpo.trainers.callbacks import AlignedLogs
 from mmpo.trainers.clock import Clock
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
+from mmpo.trainers.ranks import Pulse
 from mmpo.trainers.schedule import Schedule, Shape, cut, numbered
+from mmpo.trainers.step import gather_step
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -71,6 +73,7 @@ class PreferenceTrainer(Trainer):
         samples: Samples | None = None,
         facts: Mapping[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
+        pulse: Pulse | None = None,
     ) -> None:
         args = copy.copy(args)
         _ = args.device  # sets up the process group; DataParallel is never wanted: one process per device
@@ -110,6 +113,7 @@ class PreferenceTrainer(Trainer):
         self.tokens_per_batch = tokens_per_batch
         self.keep_checkpoints = keep_checkpoints
         self.facts = dict(facts or {})
+        self.pulse = pulse or Pulse(self.checkpoint_root, 0, 1)
         self._clock = Clock()
         self._window = Averages()
         self._past = PastReward()
@@ -150,8 +154,27 @@ class PreferenceTrainer(Trainer):
     ) -> tuple[list[Any], Any]:
         """The micro-batches of one optimizer step, and the weight of the whole step over all processes."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self._past.close_step(self.accelerator)
+        self.pulse.further(f"step {self.state.global_step + 1}")
+        if samples and self.objective.reads_step:
+            self._look_at_step(samples)
         return samples, self._totals([sample["batch"] for sample in samples]) if samples else None
+
+    @torch.no_grad()
+    def _look_at_step(self, samples: list[dict[str, Any]]) -> None:
+        """A pass over the whole step before its first loss, without gradient and dropout. What the losses read of all
+        its pairs goes into each micro-batch; a mean over all steps counts this one from here on."""
+        model: nn.Module = self.model_wrapped
+        was_training = model.training
+        model.eval()
+        own = []
+        with self.compute_loss_context_manager():
+            for sample in samples:
+                own.append(self.objective.statistics(model(batch=self._prepare_inputs(sample)["batch"])))
+        model.train(was_training)
+        for sample, step in zip(samples, gather_step(own, self.accelerator), strict=True):
+            sample["step"] = step
+        if self.objective.needs_past_reward:
+            self._past.seen(samples[0]["step"].values)
 
     def _totals(self, batches: list[PairBatch]) -> Totals:
         totals: dict[str, float] = {}
@@ -181,10 +204,11 @@ class PreferenceTrainer(Trainer):
         """
         batch: PairBatch = inputs["batch"]
         totals: Totals = num_items_in_batch if num_items_in_batch is not None else self._totals([batch])
+        self.pulse.further()
         logps: PairLogps = model(batch=batch)
-        if self.objective.needs_past_reward:
-            logps = replace(logps, past_reward=self._past.mean)
-            self._past.add(logps)
+        self.pulse.further()
+        if self.objective.reads_step:
+            logps = replace(logps, step=inputs.get("step"), past_reward=self._past.mean)
         values: dict[str, Tensor] = {}
         loss: Tensor | None = None
         terms = self.objective.terms(logps)
@@ -259,7 +283,7 @@ class PreferenceTrainer(Trainer):
         pairs = eval_dataset if eval_dataset is not None else self.eval_pairs
         if pairs is None:
             raise UserError("there are no pairs to evaluate on", hint="give eval_dataset")
-        with self._clock.pause():
+        with self._clock.pause(), self.pulse.apart("evaluation"):
             metrics = self._evaluate_pairs(pairs, metric_key_prefix)
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -279,14 +303,26 @@ class PreferenceTrainer(Trainer):
         model: nn.Module = self.model  # type: ignore[assignment]
         was_training = model.training
         model.eval()
+
+        def count(logps: PairLogps, counted: bool) -> None:
+            terms = objective.terms(logps)
+            coefficients.update({name: coefficient for name, (coefficient, _) in terms.items()})
+            averages.add_terms({f"loss/{name}": term for name, (_, term) in terms.items()}, float(counted))
+            averages.add_terms(objective.metrics(logps), float(counted))
+
         with torch.no_grad():
+            waiting: list[PairLogps] = []
             for i, inputs in enumerate(track(self._loader(pairs, padded), "evaluating", rounds)):
                 logps = replace(model(**self._prepare_inputs(inputs)), past_reward=self._past.mean)
-                terms = objective.terms(logps)
-                coefficients = {name: coefficient for name, (coefficient, _) in terms.items()}
-                counted = float(i < len(mine))
-                averages.add_terms({f"loss/{name}": term for name, (_, term) in terms.items()}, counted)
-                averages.add_terms(objective.metrics(logps), counted)
+                if objective.reads_step:
+                    waiting.append(logps)
+                else:
+                    count(logps, i < len(mine))
+            if waiting:  # the whole evaluation set is one step
+                own = [objective.statistics(logps) for logps in waiting]
+                own = [{k: v[: len(v) * (i < len(mine))] for k, v in one.items()} for i, one in enumerate(own)]
+                for i, (logps, step) in enumerate(zip(waiting, gather_step(own, self.accelerator), strict=True)):
+                    count(replace(logps, step=step if i < len(mine) else None), i < len(mine))
         model.train(was_training)
         found = averages.drain(self.accelerator)
         loss = sum(coefficient * found.get(f"loss/{name}", 0.0) for name, coefficient in coefficients.items())
@@ -320,9 +356,8 @@ class PreferenceTrainer(Trainer):
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        with self._clock.pause():
+        with self._clock.pause(), self.pulse.apart("checkpoint"):
             super()._save_checkpoint(model, trial)
-            self._past.close_step(self.accelerator)
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 root = self.checkpoint_root

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -89,11 +91,14 @@ class PolicyEmbedder:
 class ClipEmbedder:
     """A CLIP-like model of transformers in `folder`; `template` says how it gets a word."""
 
-    def __init__(self, folder: str, store: ImageStore, template: str = "{}") -> None:
+    def __init__(
+        self, folder: str, store: ImageStore, template: str = "{}", device: torch.device | str = "cpu"
+    ) -> None:
         from transformers import AutoModel, AutoProcessor
 
         try:
-            self.model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+            model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            self.model = model.eval().to(device)
             self.processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
             raise UserError(
@@ -114,13 +119,14 @@ class ClipEmbedder:
         """A clip's is the mean of its frames'."""
         stills = [self.store.stills(key) for key in keys]
         pictures = [self.store.picture(key) for own in stills for key in own]
-        found = _pooled(self.model.get_image_features(**self.processor(images=pictures, return_tensors="pt")))
+        inputs = self.processor(images=pictures, return_tensors="pt").to(self.model.device)
+        found = _pooled(self.model.get_image_features(**inputs)).cpu()
         return torch.stack([own.float().mean(0) for own in found.split([len(own) for own in stills])])
 
     def words(self, words: Sequence[str]) -> Tensor:
         texts = [self.template.replace("{}", word) for word in words]
         inputs = self.processor(text=texts, return_tensors="pt", truncation=True, **self._padding)
-        return _pooled(self.model.get_text_features(**inputs))
+        return _pooled(self.model.get_text_features(**inputs.to(self.model.device))).cpu()
 
 
 def _pooled(output: Any) -> Tensor:
@@ -142,13 +148,23 @@ class RelevanceTable:
         except Exception:  # absent, or torn by a kill: both mean that it has to be computed
             self._vectors = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_embedder": None}  # it is for `fill`; a loader worker only looks up
+
     @torch.no_grad()
     def fill(self, images: Iterable[str], words: Iterable[str]) -> None:
-        """Embed what is not known yet and save the table, atomically."""
-        new_images = [key for key in dict.fromkeys(images) if self._image_name(key) not in self._vectors]
-        new_words = [word for word in dict.fromkeys(words) if f"word:{word}" not in self._vectors]
-        if not new_images and not new_words:
+        """Embed what is not known yet and save the table, atomically. Every process calls this: each embeds its share,
+        all get the whole, the first one writes."""
+        state = PartialState()
+        missing = [
+            [key for key in dict.fromkeys(images) if self._image_name(key) not in self._vectors],
+            [word for word in dict.fromkeys(words) if f"word:{word}" not in self._vectors],
+        ]
+        broadcast_object_list(missing)  # the first process's: another may see a newer file
+        if not any(missing):
             return
+        new_images, new_words = (own[state.process_index :: state.num_processes] for own in missing)
+        before = set(self._vectors)
         for start in track(range(0, len(new_images), 16), "relevance of images"):
             keys = new_images[start : start + 16]
             for key, vector in zip(keys, normalize(self._embedder.images(keys).float(), dim=-1), strict=True):
@@ -157,10 +173,15 @@ class RelevanceTable:
             chunk = new_words[start : start + 256]
             for word, vector in zip(chunk, normalize(self._embedder.words(chunk).float(), dim=-1), strict=True):
                 self._vectors[f"word:{word}"] = vector.clone()
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_suffix(".partial")
-        save_file(self._vectors, partial)
-        partial.replace(self._file)
+        if state.num_processes > 1:
+            made = {name: vector for name, vector in self._vectors.items() if name not in before}
+            for others in gather_object([made]):
+                self._vectors |= others
+        if state.is_main_process:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            partial = self._file.with_suffix(".partial")
+            save_file(self._vectors, partial)
+            partial.replace(self._file)
 
     def relevance(self, images: Sequence[str], words: Sequence[str]) -> list[float]:
         """Cosine of each word with the image it fits best (0 without images)."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mmpo.models.generate import PromptGroup, answering, generate_alone, generate_shared
 from mmpo.models.loading import VLM
+from mmpo.models.sharded import is_sharded
 from mmpo.models.shared_cache import SharingUnsupported
 from mmpo.trainers.collate import EncodedPair
 from mmpo.trainers.images import ImageStore
@@ -38,6 +39,11 @@ class Sampler:
 
     def __len__(self) -> int:
         return len(self._questions)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether answering would take all processes."""
+        return is_sharded(self._vlm.model)
 
     def __call__(self) -> list[dict[str, str]]:
         """Rows `{"id", "prompt", "policy", "base"}`."""

@@ -5,6 +5,7 @@ run_dir/
   metrics.jsonl       a row per logging window and per evaluation
   samples.jsonl       answers of policy and base model at each evaluation
   rejects.jsonl       pairs that could not be used, with the reason
+  ranks/              signs of life of several processes, while they train
   checkpoints/        whole checkpoints to resume from
   adapter/            the result: a plain peft adapter
   train_result.json   the result in numbers; written last
@@ -14,10 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import random
 import shutil
 import warnings
-from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -42,11 +41,13 @@ from mmpo.resuming import has_work
 from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import Samples, encode_samples
 from mmpo.trainers.callbacks import MetricsFile, Progress, SamplesFile
-from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator, encode_pairs
+from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
+from mmpo.trainers.holdout import hold_out
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.lora import add_lora
 from mmpo.trainers.memory import MemoryEstimate, check_memory
 from mmpo.trainers.preference import PreferenceTrainer
+from mmpo.trainers.ranks import Pulse, ending_with_launcher
 from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_reference
 from mmpo.trainers.samples import Sampler
 from mmpo.trainers.schedule import cut
@@ -64,19 +65,24 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     weights as if it had never stopped; a finished run returns its result. Under `accelerate launch` every process
     calls this. Raises `UserError` for settings that don't fit the model, the pairs or the run that is in the folder.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), ending_with_launcher():
         # What transformers, peft and torch tell one another about coming versions; nobody who trains can act on it.
         warnings.simplefilter("ignore", FutureWarning)
-        return _train(settings, Path(run_dir))
+        state = PartialState(
+            cpu=not torch.cuda.is_available()
+        )  # said outright, or processes without a GPU stay strangers
+        objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
+        _check_objective(settings, objective)
+        if state.is_main_process:
+            _open_folder(settings, Path(run_dir))
+        state.wait_for_everyone()
+        with Pulse(Path(run_dir) / "ranks", state.process_index, state.num_processes) as pulse:
+            return _train(settings, Path(run_dir), state, objective, pulse)
 
 
-def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
-    state = PartialState(cpu=not torch.cuda.is_available())  # said outright, or processes without a GPU stay strangers
-    objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
-    _check_objective(settings, objective)
-    if state.is_main_process:
-        _open_folder(settings, run_dir)
-    state.wait_for_everyone()
+def _train(
+    settings: TrainSettings, run_dir: Path, state: PartialState, objective: Objective, pulse: Pulse
+) -> TrainResult:
     if (run_dir / "train_result.json").exists():
         return TrainResult.model_validate(read_json(run_dir / "train_result.json"))
 
@@ -103,7 +109,16 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     everything, eval_pairs = _read(settings, objective, vlm, store, rejects_file)
     pairs = everything
     if eval_pairs is None:
-        pairs, eval_pairs = hold_out(everything, settings.eval_fraction, settings.seed)
+        with ExitStack() as stack:
+            rejects = stack.enter_context(Rejects(rejects_file)) if rejects_file is not None else None
+            pairs, eval_pairs = hold_out(
+                everything,
+                settings.eval_fraction,
+                settings.seed,
+                images=lambda row: store.originals(row.all_images),
+                on_reject=rejects.add if rejects is not None else None,
+            )
+        everything = replace(everything, dropped=everything.dropped + pairs.dropped)
     if not len(pairs):
         raise UserError(
             f"{settings.pairs}: no pair left to train on ({_reasons(everything)})", hint=f"see {run_dir}/rejects.jsonl"
@@ -153,6 +168,7 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
         samples=samples,
         facts={"data": data_digest(pairs) + (samples.digest() if samples is not None else "")},
         callbacks=callbacks,
+        pulse=pulse,
     )
     if objective.hidden is not None and objective.hidden.layer == 0 and not _embeddings_train(vlm):
         logger.warning(
@@ -266,50 +282,6 @@ def training_arguments(settings: TrainSettings, run_dir: Path, *, evaluate: bool
     )
 
 
-def hold_out(pairs: EncodedPairs, fraction: float, seed: int) -> tuple[EncodedPairs, EncodedPairs]:
-    """Split off about `fraction` of the pairs for evaluation. Pairs that share an image stay on one side."""
-    if fraction == 0 or len(pairs) < 2:
-        return pairs, EncodedPairs([])
-    group = _image_groups(pairs)
-    sizes = Counter(group)
-    names = sorted(sizes)
-    random.Random(seed).shuffle(names)
-    wanted = max(1, round(fraction * len(pairs)))
-    held: set[int] = set()
-    for name in names[:-1]:  # one group always stays for training
-        if wanted <= 0:
-            break
-        held.add(name)
-        wanted -= sizes[name]
-    sides: tuple[list[EncodedPair], list[EncodedPair]] = ([], [])
-    for row, name in zip(pairs.rows, group, strict=True):
-        sides[name in held].append(row)
-    return EncodedPairs(sides[0]), EncodedPairs(sides[1])
-
-
-def _image_groups(pairs: EncodedPairs) -> list[int]:
-    """For each pair the number of the first pair that is linked to it through shared images (itself if none)."""
-    parent = list(range(len(pairs)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    first: dict[str, int] = {}
-    for i, row in enumerate(pairs.rows):
-        for key in row.all_images:
-            a, b = sorted((root(i), root(first.setdefault(key, i))))
-            parent[b] = a
-    place = {row.id: i for i, row in enumerate(pairs.rows)}
-    for i, row in enumerate(pairs.rows):  # a pair is scored on its twin's image too
-        if row.twin in place:
-            a, b = sorted((root(i), root(place[row.twin])))
-            parent[b] = a
-    return [root(i) for i in range(len(pairs))]
-
-
 def data_digest(pairs: EncodedPairs) -> str:
     """A fingerprint of what is trained on: ids, tokens, token weights and images, in order."""
     digest = hashlib.blake2b(digest_size=16)
@@ -323,6 +295,7 @@ def data_digest(pairs: EncodedPairs) -> str:
 def _open_folder(settings: TrainSettings, run_dir: Path) -> None:
     """Make the run folder, or check that the run in it was started with the same settings."""
     run_dir.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(run_dir / "ranks", ignore_errors=True)  # signs of life of processes that were killed
     file = run_dir / "settings.json"
     given = settings.model_dump(mode="json")
     if not settings.resume:

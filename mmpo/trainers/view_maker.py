@@ -108,6 +108,6 @@ def _disturber(
 
 def _table(relevance: str, template: str, vlm: VLM, store: ImageStore, pairs: Path) -> RelevanceTable:
     embedder: Embedder = (
-        PolicyEmbedder(vlm, store) if relevance == "policy" else ClipEmbedder(relevance, store, template)
+        PolicyEmbedder(vlm, store) if relevance == "policy" else ClipEmbedder(relevance, store, template, vlm.device)
     )
     return RelevanceTable(pairs / "relevance", embedder, store)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -175,6 +176,9 @@ class ImageCorrupter:
     corruption: Corruption
     others: Sequence[str]
     similar: Mapping[str, str] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "vlm": self.vlm.without_weights()}  # see `ImageStore`
 
     def __post_init__(self) -> None:
         self._others = {

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmpo.errors import UserError
+from mmpo.models.logprob import CHUNK_ELEMENTS
 from mmpo.models.score import PairScorer
 from mmpo.objectives import build_objective
 from mmpo.trainers import memory
@@ -60,7 +63,10 @@ def test_checkpointing_keeps_less_and_is_on_afterwards() -> None:
     plain, sparing = Material(), Material(checkpointing=True)
     batch = plain.batch([0, 1])
     assert kept_bytes(sparing.scorer, batch) < 0.4 * kept_bytes(plain.scorer, batch)
-    estimate_memory(sparing.vlm, sparing.scorer, batch, 100, 100)
+    found = [estimate_memory(one.vlm, one.scorer, batch, 100, 100).working for one in (plain, sparing)]
+    chunk = 2 * 4 * CHUNK_ELEMENTS
+    # A layer's gradients, and with checkpointing what it keeps as well; head and logits are no layer.
+    assert 1.2 < (found[1] - chunk) / (found[0] - chunk) < 3
     assert sparing.vlm.base.is_gradient_checkpointing and not plain.vlm.base.is_gradient_checkpointing
 
 
@@ -124,3 +130,49 @@ def test_a_run_reports_its_budgets(tiny_llava_folder: Path, tmp_path: Path) -> N
     assert 1 <= result.scaled_images <= 4  # 40 x 36 pixels each, those of pairs that are left
     assert result.truncated > 0
     assert result.memory is not None and result.memory["total"] > result.memory["weights"] > 0
+
+
+class _Peak(TorchDispatchMode):
+    """The most memory that tensors made inside hold at a time, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                reference = StorageWeakRef(tensor.untyped_storage())
+                self._live.setdefault(reference.cdata, (reference, tensor.untyped_storage().nbytes()))
+        self._live = {key: value for key, value in self._live.items() if not value[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self._live.values()))
+        return out
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_looking_takes_less_memory_than_the_step(checkpointing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where one pair is the whole batch, too."""
+    monkeypatch.setattr("mmpo.models.logprob.CHUNK_ELEMENTS", 2**10)
+    material = Material(checkpointing)
+    batch = material.batch([0])
+    with _Peak() as step:
+        material.objective.loss(material.scorer.train()(batch)).backward()
+    with _Peak() as look:
+        estimate_memory(material.vlm, material.scorer, batch, 1, 1)
+    assert look.peak <= step.peak
+
+
+def test_running_out_while_looking_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    material = Material()
+
+    def full(*args: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    material.vlm.base.get_decoder().layers[1].register_forward_pre_hook(full)
+    with pytest.raises(UserError, match="out of memory on one pair") as error:
+        check_memory(
+            material.vlm, material.scorer, material.objective, material.batch, [0], material.schedule.tokens
+        )  # fmt: skip
+    assert "gradient_checkpointing" in str(error.value.hint)

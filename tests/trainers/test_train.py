@@ -17,9 +17,8 @@ from mmpo.errors import UserError
 from mmpo.models.loading import load_vlm
 from mmpo.models.score import score_responses
 from mmpo.progress import reporting
-from mmpo.trainers.collate import EncodedPair, EncodedPairs
 from mmpo.trainers.settings import TrainResult, TrainSettings
-from mmpo.trainers.train import hold_out, train
+from mmpo.trainers.train import train
 from tests.tiny import tiny_image, user
 from tests.trainers.material import make_pairs, settings_for, write_pairs
 
@@ -197,26 +196,6 @@ def test_progress_is_reported(tiny_llava_folder: Path, pairs_folder: Path, tmp_p
         train(settings_for(tiny_llava_folder, pairs_folder, max_steps=3), tmp_path / "run")
     assert ("training", 3, 3, True) in seen
     assert [label for label, *_ in seen].count("evaluating") == 2
-
-
-def test_images_never_stand_on_both_sides() -> None:
-    def pair(name: str, *images: str) -> EncodedPair:
-        ids = torch.zeros(3, dtype=torch.int32)
-        return EncodedPair(name, ids, ids, ids, None, None, images)
-
-    # b links two images, so a, b and c belong together
-    pairs = EncodedPairs(
-        [pair("a", "1"), pair("b", "1", "2"), pair("c", "2"), *(pair(f"x{i}", f"x{i}") for i in range(17))]
-    )
-    for seed in range(6):
-        trained, held = hold_out(pairs, 0.3, seed)
-        assert len(trained) + len(held) == 20 and 6 <= len(held) <= 8
-        assert not {k for row in trained.rows for k in row.all_images} & {
-            k for row in held.rows for k in row.all_images
-        }
-    assert hold_out(pairs, 0.0, 0)[1].rows == []
-    alone, none = hold_out(EncodedPairs(pairs.rows[:3]), 0.5, 0)
-    assert len(alone) == 3 and len(none) == 0, "one image can't be on both sides"
 
 
 def test_make_pairs_is_deterministic() -> None:
