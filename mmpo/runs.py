@@ -60,7 +60,9 @@ def choose_folder(name: str, *, out: Path | None, resume: bool, root: Path = Pat
     if out is not None:
         if out.exists() and not out.is_dir():
             raise UserError(f"--out {out} is a file", hint="name a folder; it is made if it does not exist")
-        if out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").exists():
+        # (a run that died at once has left no more than hidden files: its lock, a file half-written)
+        others = out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())
+        if others and not (out / "recipe.yaml").exists():
             raise UserError(f"--out {out} holds other files and no run", hint="name a new or empty folder")
         if resume and not (out / "recipe.yaml").exists():
             raise UserError(f"--resume: there is no run in {out}", hint="without --resume it starts there")

@@ -56,6 +56,7 @@ from mmpo.data_builders.units import (
     read_outcomes,
 )
 from mmpo.errors import Quarantined, UserError
+from mmpo.locks import in_own_folder
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.loading import load_vlm
 from mmpo.progress import task
@@ -76,6 +77,7 @@ TOKEN_BUDGET = 16384
 RESULT = "build_result.json"
 
 
+@in_own_folder
 def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -> BuildResult:
     """Build the pairs of `settings` into `run_dir/pairs`. A finished build returns its result.
 

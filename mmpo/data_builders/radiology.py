@@ -35,6 +35,7 @@ from mmpo.data_builders.units import (
     read_outcomes,
 )
 from mmpo.errors import Quarantined, UserError
+from mmpo.locks import in_own_folder
 from mmpo.progress import task
 from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.editing import Annotator, Edited, RuleEditor, edit_report
@@ -64,6 +65,7 @@ class Tally:
     totals: Counter[str] = field(default_factory=Counter)
 
 
+@in_own_folder
 def build(settings: RadiologySettings, run_dir: Path) -> RadiologyBuildResult:
     """Build the pairs of `settings` into `run_dir/pairs` (and `held_out`). A finished build returns its result.
 

@@ -44,6 +44,7 @@ from mmpo.data_builders.video import SCORES, VideoBuilder, Watched
 from mmpo.data_builders.video_judging import ModelRewarder, Rewarder, RuleRewarder
 from mmpo.data_builders.video_settings import VideoBuildResult, VideoRewardSettings
 from mmpo.errors import Quarantined, UserError
+from mmpo.locks import in_own_folder
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.loading import load_vlm
 from mmpo.progress import task
@@ -57,6 +58,7 @@ LENGTH_RATIO = (0.8, 1.25)
 """Mean words of chosen over rejected outside of this are warned about: then length alone tells the sides apart."""
 
 
+@in_own_folder
 def build(settings: VideoRewardSettings, run_dir: Path) -> VideoBuildResult:
     """Build the pairs of `settings` into `run_dir/pairs`. A finished build returns its result.
 
