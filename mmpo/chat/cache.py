@@ -94,7 +94,7 @@ def _key_of(line: bytes) -> str | None:
     """The key of a sound line, else None. Half a line is never sound: its braces don't close."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     kinds = {"key": str, "text": str, "model": str, "truncated": bool}
     sound = isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in kinds.items())

@@ -36,7 +36,7 @@ def read_objects(text: str, mode: Mode) -> list[str] | None:
     for candidate in candidates:
         try:
             value: Any = json.loads(candidate)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
             return [name.strip() for name in value if name.strip()]
