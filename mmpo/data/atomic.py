@@ -126,7 +126,7 @@ def read_sealed(path: str | Path, hint: str | None = None) -> dict[str, Any]:
         raise UserError(error.message, hint=remedy if path.exists() else None) from None
     if not sound(value):
         raise UserError(f"{path}: damaged: it is not what was written (its seal does not fit)", hint=remedy)
-    value.pop(SEAL)
+    value.pop(SEAL, None)
     return dict(value)
 
 
@@ -137,9 +137,10 @@ def seal_row(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sound(row: Any) -> bool:
-    """Whether what was read is a row with a seal that fits. JSON reads back what it wrote, floats to the last bit."""
+    """Whether what was read is a row whose seal fits, or one without, as earlier versions wrote them. JSON reads back
+    what it wrote, floats to the last bit."""
     try:
-        return isinstance(row, dict) and SEAL in row and row[SEAL] == seal_row(row)[SEAL]
+        return isinstance(row, dict) and (SEAL not in row or row[SEAL] == seal_row(row)[SEAL])
     except ValueError:  # a number that is none, which was never written
         return False
 

@@ -54,6 +54,7 @@ from mmpo.data_builders.units import (
     ordered,
     pair_of_row,
     read_outcomes,
+    read_unit,
 )
 from mmpo.errors import Quarantined, UserError
 from mmpo.locks import in_own_folder
@@ -213,7 +214,7 @@ def _assemble(
     """Write the dataset from the finished units. It is quick, and resumes as the writer does."""
     total = {name: Counter[str]() for name in ("descriptions", "wordings", "questions", "totals")}
     for path in units:
-        add_up(total, read_json(path)["tally"])
+        add_up(total, read_unit(path)["tally"])
     writer = PairWriter(run_dir / "pairs", recipe=recipe, scores=())
     with task("writing pairs", total=len(images)) as running:
         running.advance(writer.sources_done)

@@ -41,6 +41,7 @@ from mmpo.data_builders.units import (
     finish_units,
     ordered,
     read_outcomes,
+    read_unit,
     unit_paths,
 )
 from mmpo.errors import Quarantined, UserError
@@ -203,7 +204,7 @@ def _assemble(
     warnings: dict[str, None] = {}
     layers: list[int] = []
     for path in units:
-        unit = read_json(path)
+        unit = read_unit(path)
         layers = unit["layers"]
         warnings |= dict.fromkeys(unit["warnings"])
     for item, outcome in zip(items, read_outcomes(units), strict=True):

@@ -33,6 +33,7 @@ from mmpo.data_builders.units import (
     ordered,
     pair_of_row,
     read_outcomes,
+    read_unit,
 )
 from mmpo.errors import Quarantined, UserError
 from mmpo.locks import in_own_folder
@@ -338,7 +339,7 @@ def _assemble(
     total: dict[str, Counter[str]] = {}
     editors = set()
     for path in units:
-        unit = read_json(path)
+        unit = read_unit(path)
         add_up(total, unit["tally"])
         editors.add(unit["editor"])
     writers = {False: PairWriter(run_dir / "pairs", recipe=recipe, scores=())}

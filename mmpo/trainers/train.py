@@ -336,6 +336,7 @@ def _open_folder(settings: TrainSettings, run_dir: Path) -> None:
                 hint="use another run folder, or resume: false to start over",
             )
     write_json(file, given)
+    checkpoints.remove_damaged(run_dir / "checkpoints")
     checkpoints.prune(run_dir / "checkpoints", settings.keep_checkpoints)
 
 
