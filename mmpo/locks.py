@@ -65,6 +65,7 @@ def locked(folder: str | Path, *, beside: bool = False) -> Iterator[str | None]:
     """
     folder = Path(folder)
     mine = _ours()
+    made = not beside and not folder.exists()
     path, before = None, None
     if is_main_process():
         path, before = _acquired(folder, beside, mine)
@@ -81,6 +82,9 @@ def locked(folder: str | Path, *, beside: bool = False) -> Iterator[str | None]:
         stop.set()
         if owners.tag() == mine["owner"]:  # a forked child leaves the block too, if it gets that far
             _give_back(path, mine["owner"])
+            if made:
+                with suppress(OSError):
+                    folder.rmdir()  # work that was refused leaves no empty folder
 
 
 def announce(folder: str | Path, before: str | None) -> None:
@@ -140,8 +144,10 @@ def _acquired(folder: Path, beside: bool, mine: dict[str, Any]) -> tuple[Path | 
             path = real.parent / f".{real.name}{NAME}"
         else:
             path = folder / NAME
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path, _take(path, folder, mine)
+        while True:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # the one before removed its empty folder just now
+                return path, _take(path, folder, mine)
     except OSError as error:
         if error.errno not in _READ_ONLY:
             raise

@@ -248,3 +248,9 @@ def test_files_are_private_whatever_the_umask(tmp_path: Path, monkeypatch: pytes
         assert os.umask(0) == 0
     finally:
         os.umask(before)
+
+
+def test_a_folder_in_which_nothing_was_done_is_not_left(tmp_path: Path) -> None:
+    with pytest.raises(UserError), locks.locked(tmp_path / "run"):
+        raise UserError("wrong settings")
+    assert os.listdir(tmp_path) == []

@@ -81,12 +81,12 @@ def read_pairs(folder: str | Path, split: str = "train") -> Iterator[PreferenceP
     """
     written = _digests(Path(folder))
     for path in _existing_shards(Path(folder), split):
-        if written.get(name := f"data/{path.name}") not in (None, file_digest(path)):
-            raise UserError(
-                f"{path}: damaged or changed: card.json lists another content of {name}",
-                hint=f"delete {path} and build again; if you changed it yourself, delete card.json",
-            )
         with open_shard(path) as file:
+            if written.get(path.name) not in (None, file_digest(path)):
+                raise UserError(
+                    f"{path}: damaged or changed: its content is another one than card.json says",
+                    hint=f"delete {path} and build again; if you changed it yourself, delete card.json",
+                )
             batches = file.iter_batches(batch_size=ROW_GROUP)
             row = 0
             while (batch := _read(lambda: next(batches, None), path)) is not None:  # noqa: B023 - called at once
@@ -114,10 +114,10 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    """What the card of a finished dataset says of its files."""
+    """Digests of the shards, as the card of a finished dataset has them."""
     card = read_json(folder / "card.json") if (folder / "card.json").exists() else {}
     files = card.get("files") if isinstance(card, dict) else None
-    return files if isinstance(files, dict) else {}
+    return {Path(name).name: digest for name, digest in files.items()} if isinstance(files, dict) else {}
 
 
 def _existing_shards(folder: Path, split: str) -> list[Path]:
