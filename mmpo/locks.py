@@ -145,7 +145,10 @@ def _acquired(folder: Path, beside: bool, mine: dict[str, Any]) -> tuple[Path | 
         else:
             path = folder / NAME
         while True:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"the folder {path.parent} cannot be made: {error.strerror}") from None
             with suppress(FileNotFoundError):  # the one before removed its empty folder just now
                 return path, _take(path, folder, mine)
     except OSError as error:

@@ -254,3 +254,9 @@ def test_a_folder_in_which_nothing_was_done_is_not_left(tmp_path: Path) -> None:
     with pytest.raises(UserError), locks.locked(tmp_path / "run"):
         raise UserError("wrong settings")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="run cannot be made: Not a directory"), locks.locked(tmp_path / "file" / "run"):
+        pass

@@ -142,5 +142,6 @@ def _read(read: Callable[[], T], path: Path) -> T:
         return read()
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"{path}: not a whole Parquet file ({' '.join(str(error).split())[:120]})", hint="delete it and build again"
+            f"{path}: not a whole Parquet file ({' '.join(str(error).split())[:120]})",
+            hint=f"delete {path} and build again",
         ) from None
