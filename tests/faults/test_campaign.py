@@ -26,6 +26,7 @@ from mmpo.cli.app import load_commands
 from mmpo.errors import Quarantined
 from tests.chat.server import FAULTS, ChatServer
 from tests.faults.commands import RUN_COMMANDS, World, artefacts, finish, start
+from tests.tiny import tiny_image
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +63,7 @@ def whole(world: World) -> dict[str, tuple[Path, float]]:
     """For each command a folder in which it was never disturbed, and how many seconds it took."""
     done: dict[str, tuple[Path, float]] = {}
     for command in COMMANDS:
-        out = world.folder / "whole" / command
+        out = world.folder / "whole" / command / "out"
         _prepare(command, out, done)
         began = time.monotonic()
         code, said = finish(start(world.words(command, out)))
@@ -156,7 +157,7 @@ NASTY = (
 
 
 def mutated(data: bytes, rng: random.Random) -> bytes:
-    """The bytes with one to three of: a bit turned, a piece cut out, doubled, something nasty put in, an end cut off."""
+    """The bytes with one to three of: a bit turned, a piece cut out or doubled, something nasty put in, the end cut."""
     for _ in range(rng.randint(1, 3)):
         start_, length = rng.randrange(len(data) + 1), rng.randrange(1, 40)
         how = rng.randrange(5)
@@ -178,13 +179,13 @@ def test_bad_inputs(world: World, table: dict[str, str], tmp_path: Path, monkeyp
     """Files that were spoilt: each command ends with its account, or with one line that says what is wrong."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MMPO_DEBUG", raising=False)
-    app, rng, outcomes = load_commands(), random.Random(SEED), Counter[str]()
+    app, rng = load_commands(), random.Random(SEED)
+    outcomes, traces = Counter[str](), list[str]()
     rows = [
         {"image": "a.png", "question": f"What is in picture {n}?", "chosen": "A dog.", "rejected": "A cat.", "id": n}
         for n in range(4)
     ]
-    (tmp_path / "a.png").write_bytes((world.folder / "world" / "images" / "0.png").read_bytes()
-                                     if (world.folder / "world" / "images" / "0.png").exists() else b"\x89PNG")  # fmt: skip
+    tiny_image(0).save(tmp_path / "a.png")
     questions = [{"question_id": n, "image": "a.png", "text": "Is there a dog?", "label": "yes"} for n in range(4)]
     answers = [{"question_id": n, "question": "Is there a dog?", "answer": "Yes", "text": "Yes"} for n in range(4)]
     sources = {
@@ -206,12 +207,14 @@ def test_bad_inputs(world: World, table: dict[str, str], tmp_path: Path, monkeyp
                 "answers.jsonl": ["eval", "score", "pope", "--questions", "questions.jsonl", "--answers", str(file)],
             }.get(name, ["convert", str(file), str(folder / "out"), "--images", str(tmp_path)])
             done = CliRunner().invoke(app, words, prog_name="mmpo")
-            kept = folder / "kept"
-            unforeseen = done.exception is not None and not isinstance(done.exception, SystemExit)
-            assert not unforeseen and done.exit_code in (0, 2), (kept, words, file.read_bytes()[:500], done.exception)
-            assert "Traceback" not in done.output and "please report" not in done.output, (words, done.output)
-            outcomes["read" if done.exit_code == 0 else "refused"] += 1
+            odd = not isinstance(done.exception, SystemExit | None) or done.exit_code not in (0, 2)
+            if odd or "Traceback" in done.output or "please report" in done.output:
+                traces.append(f"{name} {number}: {done.exception!r} {file.read_bytes()[:300]!r}")
+            else:
+                outcomes["read" if done.exit_code == 0 else "refused"] += 1
             shutil.rmtree(folder)
     table["bad inputs"] = (
-        f"{outcomes.total()} spoilt files: {outcomes['read']} read, {outcomes['refused']} refused in a line"
+        f"{outcomes.total() + len(traces)} spoilt files: {outcomes['read']} read, {outcomes['refused']} refused with "
+        f"one line, {len(traces)} ended in a trace"
     )
+    assert not traces, "\n".join(traces)
