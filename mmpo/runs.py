@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mmpo
-from mmpo.data.atomic import write_json, write_text
+from mmpo.data.atomic import read_sealed, write_json, write_sealed, write_text
 from mmpo.errors import UserError
 from mmpo.resuming import has_work
 
@@ -61,7 +61,9 @@ def choose_folder(name: str, *, out: Path | None, resume: bool, root: Path = Pat
     if out is not None:
         if out.exists() and not out.is_dir():
             raise UserError(f"--out {out} is a file", hint="name a folder; it is made if it does not exist")
-        if out.is_dir() and any(out.iterdir()) and not (out / "recipe.yaml").exists():
+        # (a run that died at once has left no more than hidden files: its lock, a file half-written)
+        others = out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir())
+        if others and not (out / "recipe.yaml").exists():
             raise UserError(f"--out {out} holds other files and no run", hint="name a new or empty folder")
         if resume and not (out / "recipe.yaml").exists():
             raise UserError(f"--resume: there is no run in {out}", hint="without --resume it starts there")
@@ -95,14 +97,11 @@ class Step:
     def record(self) -> dict[str, Any]:
         """What `step.json` says; empty where the step has not started. Raises UserError where it is unreadable."""
         try:
-            loaded: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
-            return loaded
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{self._file} is unreadable: {error}", hint=f"delete {self.path} to make this step again"
-            ) from error
+            return read_sealed(self._file, hint=f"delete {self.path} to make this step again")
+        except UserError:
+            if not self._file.exists():
+                return {}
+            raise
 
     @property
     def state(self) -> State:
@@ -162,7 +161,7 @@ class Step:
 
     def _write(self, record: Mapping[str, Any]) -> None:
         if is_main_process():
-            write_json(self._file, record)
+            write_sealed(self._file, record)
 
     def _portable(self, value: Any) -> Any:
         """Settings as JSON data with the run's own folder written `${run}`: a moved run stays the same run."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.chat.protocol import ChatReply
+from mmpo.data.atomic import seal_row, sound
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class ReplyCache:
         }
         if usage:
             row["usage"] = usage
-        line = json.dumps(row).encode() + b"\n"
+        line = json.dumps(seal_row(row)).encode() + b"\n"
         with self._lock:
             _write(self._file, line)
             os.fsync(self._file)
@@ -94,11 +95,11 @@ def _key_of(line: bytes) -> str | None:
     """The key of a sound line, else None. Half a line is never sound: its braces don't close."""
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     kinds = {"key": str, "text": str, "model": str, "truncated": bool}
-    sound = isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in kinds.items())
-    return row["key"] if sound else None
+    whole = sound(row) and all(isinstance(row.get(name), kind) for name, kind in kinds.items())
+    return row["key"] if whole else None
 
 
 def _write(file: int | None, data: bytes) -> None:

@@ -25,7 +25,9 @@ from tenacity.wait import wait_exponential_jitter
 
 from mmpo.chat.cache import ReplyCache
 from mmpo.chat.protocol import ChatReply, ChatRequest, request_key
+from mmpo.chat.redact import Redactor
 from mmpo.chat.settings import ChatSettings
+from mmpo.chat.transport import LARGEST_REPLY, Oversized, Unreadable, client
 from mmpo.errors import Quarantined, UserError
 from mmpo.progress import task
 
@@ -52,8 +54,8 @@ class _Passing(Exception):
 
 class ServerChat:
     """A `ChatModel` behind a server. Reasons of its `Quarantined`s: timeout, unreachable, rate_limited, server_error,
-    bad_reply (each after all tries), unauthorized, not_found, bad_request, wrong_model, refused, empty_reply,
-    not_an_image.
+    bad_reply (each after all tries), unauthorized, not_found, redirected, too_large, bad_request, wrong_model, refused,
+    empty_reply, not_an_image. No redirect is followed, and the key is in no message, log, cache or reply.
 
     An event loop in a thread of its own does the asking, so it works from plain code and from notebooks.
     """
@@ -71,8 +73,11 @@ class ServerChat:
         if settings.extra:
             fields = json.dumps(settings.extra, sort_keys=True)
             self._identity += f"+{hashlib.sha256(fields.encode()).hexdigest()[:8]}"
+        key = _key(settings.api_key_env)
+        self._redact = Redactor(key)
+        self._identity = self._redact.message(self._identity)
         self._client = AsyncOpenAI(
-            api_key=_key(settings.api_key_env), base_url=address, timeout=settings.timeout, max_retries=0
+            api_key=key, base_url=address, timeout=settings.timeout, max_retries=0, http_client=client(address)
         )
         self._back_off = wait_exponential_jitter(
             initial=settings.first_wait, max=settings.longest_wait, jitter=settings.first_wait
@@ -162,9 +167,12 @@ class ServerChat:
                 raise self._broken
             try:
                 reply, usage = await self._with_retries(_body(request, self.settings.model))
-            except Quarantined as failure:
+                failure = None
+            except Quarantined as found:
+                failure = found
+            if failure is not None:
                 self._count(failure)
-                raise
+                raise failure
             self._failed_in_a_row = 0
             for name in self.usage:
                 self.usage[name] += usage.get(name, 0)
@@ -180,8 +188,9 @@ class ServerChat:
         )
         try:
             return await tries(self._once, body)
-        except _Passing as fault:
-            raise Quarantined(STAGE, fault.reason, f"{fault.detail}; {self.settings.retries + 1} tries") from None
+        except _Passing as last:
+            fault = last
+        raise Quarantined(STAGE, fault.reason, f"{fault.detail}; {self.settings.retries + 1} tries")
 
     def _wait(self, state: RetryCallState) -> float:
         """Exponential back-off with jitter, and never less than the server's Retry-After."""
@@ -197,18 +206,35 @@ class ServerChat:
         try:
             raw = await asyncio.wait_for(create(**sent, extra_body=self._extra or None), self.settings.timeout)
         except (asyncio.TimeoutError, openai.APITimeoutError):
-            raise _Passing("timeout", f"no reply within {self.settings.timeout:g} s") from None
-        except openai.APIConnectionError as error:
-            raise _Passing("unreachable", _first_line(error.__cause__ or error)) from None
+            failure: Exception = _Passing("timeout", f"no reply within {self.settings.timeout:g} s")
+        except (openai.APIConnectionError, Oversized, Unreadable) as error:  # some versions wrap all, some their own
+            failure = self._broken_off(error.__cause__ or error)
         except openai.APIStatusError as error:
-            raise self._refusal(error.status_code, error.message, dict(error.response.headers)) from None
+            failure = self._refusal(error.status_code, error.message, dict(error.response.headers))
         except (UnicodeError, TypeError, ValueError) as error:  # half a surrogate pair, for one, which UTF-8 can't hold
-            raise Quarantined(STAGE, "bad_request", f"can't be sent: {_first_line(error)}") from None
-        return self._read(raw.http_response.text)
+            failure = Quarantined(STAGE, "bad_request", f"can't be sent: {self._line(error)}")
+        else:
+            return self._read(raw.http_response.content.decode(errors="replace"))
+        raise failure  # out here: it must not drag the request along, whose headers hold the key
+
+    def _broken_off(self, error: BaseException) -> Exception:
+        if isinstance(error, Oversized):
+            return Quarantined(STAGE, "too_large", f"the reply is larger than {LARGEST_REPLY // 2**20} MB")
+        if isinstance(error, Unreadable):
+            return _Passing("bad_reply", self._line(error))
+        return _Passing("unreachable", self._line(error))
+
+    def _line(self, value: object) -> str:
+        """The first line of what a server or library said, without the key and not too long."""
+        lines = str(value)[:100_000].strip().splitlines()
+        return self._redact.message(lines[0][:2000])[:200] if lines else type(value).__name__
 
     def _refusal(self, status: int, message: str, headers: dict[str, str]) -> Exception:
         """What an HTTP error status means: worth another try, or not."""
-        detail = f"HTTP {status}: {_first_line(message)}"
+        if 300 <= status < 400:
+            wanted = self._line(urlsplit(headers.get("location", "")).netloc.rpartition("@")[2]) or "itself"
+            return Quarantined(STAGE, "redirected", f"HTTP {status} to {wanted}; redirects are not followed")
+        detail = f"HTTP {status}: {self._line(message)}"
         if status not in RETRIED_STATUS and status < 500:
             reason = {401: "unauthorized", 403: "unauthorized", 404: "not_found"}.get(status, "bad_request")
             return Quarantined(STAGE, reason, detail)
@@ -225,22 +251,25 @@ class ServerChat:
             message = choice["message"]
             content, refusal = message.get("content"), message.get("refusal")
             finish, model = choice.get("finish_reason"), data.get("model")
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-            raise _Passing("bad_reply", f"not a chat completion: {_first_line(text)!r}") from None
-        if model not in self._names:
+        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+            data = None
+        if data is None:  # raised out here: the parser's error holds the whole text
+            raise _Passing("bad_reply", f"not a chat completion: {self._line(text)!r}")
+        if not isinstance(model, str) or model not in self._names:
+            answered = self._line(repr(model))
             raise Quarantined(
                 STAGE,
                 "wrong_model",
-                f"asked for {self.settings.model!r}, answered by {model!r}; name it in accept_models if it is meant",
+                f"asked for {self.settings.model!r}, answered by {answered}; name it in accept_models if it is meant",
             )
         if refusal or finish == "content_filter":
-            raise Quarantined(STAGE, "refused", _first_line(refusal or "content filter"))
+            raise Quarantined(STAGE, "refused", self._line(refusal or "content filter"))
         if not isinstance(content, str) or not content.strip():
-            raise Quarantined(STAGE, "empty_reply", f"finish_reason {finish!r}")
+            raise Quarantined(STAGE, "empty_reply", f"finish_reason {self._line(repr(finish))}")
         counts = data.get("usage")
         names = ("prompt_tokens", "completion_tokens")
         usage = {n: counts[n] for n in names if isinstance(counts, dict) and isinstance(counts.get(n), int)}
-        return ChatReply(content, finish == "length", model, cached=False), usage
+        return ChatReply(self._redact.data(content), finish == "length", model, cached=False), usage
 
     def _count(self, failure: Quarantined) -> None:
         if failure.reason in _CONTENT_REASONS:
@@ -268,6 +297,8 @@ class ServerChat:
 _REMEDIES = {
     "unauthorized": "check the key in the environment variable that api_key_env names",
     "not_found": "check base_url (it usually ends in /v1) and model",
+    "redirected": "set base_url to the address that is meant, if you trust it",
+    "too_large": "check that base_url is a chat server's",
     "wrong_model": "ask for the name that the server answers with, or list it in accept_models",
     "rate_limited": "lower concurrency or raise longest_wait, then run again: replies are kept",
     "timeout": "raise timeout or lower concurrency, then run again: replies are kept",
@@ -342,8 +373,3 @@ def _key(variable: str | None) -> str:
     if not key:
         raise UserError(f"the environment variable {variable} (api_key_env) is not set", hint=f"export {variable}=…")
     return key
-
-
-def _first_line(value: object) -> str:
-    lines = str(value).strip().splitlines()
-    return (lines[0] if lines else type(value).__name__)[:200]

@@ -16,6 +16,7 @@ from mmpo.cli.demo_world import WORLD, DemoWorld
 from mmpo.cli.logs import RUN, logging_to, quiet_libraries
 from mmpo.cli.summaries import after_everything, print_summary
 from mmpo.errors import UserError
+from mmpo.locks import announce, locked, private_files
 from mmpo.pipeline import check_section, open_run, run_section, starts_over
 from mmpo.recipes import OUTPUTS, Recipe, complete, override, read
 from mmpo.runs import RunFolder, choose_folder, is_main_process
@@ -51,7 +52,8 @@ def run_recipe(
     for number, name in enumerate(chosen):
         check_section(run, recipe, name, coming=(WORLD, *chosen[:number]))
     typed = typed or ["mmpo", section or "run", recipe_name, *_as_options(settings)]
-    with _session(run, recipe, again=console.command_line(*typed, "--out", run.path)):
+    again = console.command_line(*typed, "--out", run.path)
+    with private_files(), locked(run.path) as before, _session(run, recipe, again, before):
         if is_main_process():
             demo.draw(run, recipe)
         for name in chosen:
@@ -93,8 +95,9 @@ def _run_one(run: RunFolder, recipe: Recipe, section: str) -> None:
 
 
 @contextmanager
-def _session(run: RunFolder, recipe: Recipe, again: str) -> Iterator[None]:
-    """Run folder, log and progress display around the steps; turns Ctrl-C and unforeseen errors into advice."""
+def _session(run: RunFolder, recipe: Recipe, again: str, before: str | None) -> Iterator[None]:
+    """Run folder, log and progress display around the steps; turns Ctrl-C and unforeseen errors into advice. `before`
+    is who held the folder and died."""
     if not is_main_process():
         # One process of several talks and writes; the others work.
         console.out.quiet = True
@@ -107,6 +110,7 @@ def _session(run: RunFolder, recipe: Recipe, again: str) -> Iterator[None]:
     log = run.path / "run.log"
     with logging_to(log), progress.reporting(console.reporter()):
         logger.info("mmpo %s", " ".join(sys.argv[1:]))
+        announce(run.path, before)
         try:
             yield
         except KeyboardInterrupt as error:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 import mmpo
-from mmpo.data.atomic import JsonLines, read_json, read_jsonl, write_json, write_text
+from mmpo.data.atomic import JsonLines, file_digest, read_json, read_jsonl, write_json, write_text
 from mmpo.data.reader import count_pairs, shard_paths
 from mmpo.errors import Quarantined, UserError
 
@@ -122,7 +122,11 @@ def write_card(
     splits = read_card(folder)["splits"] if (folder / "card.json").exists() else {}
     splits = {name: entry for name, entry in splits.items() if shard_paths(folder, name)}
     splits[split] = {**asdict(counts), "recipe_hash": recipe_hash(recipe), "recipe": plain_recipe(recipe)}
-    card = {"format": FORMAT, "mmpo": mmpo.__version__, "title": title, "notes": notes, "splits": splits}
+    shards = [path for name in splits for path in shard_paths(folder, name)]
+    files = {f"data/{path.name}": file_digest(path) for path in shards}
+    card = {
+        "format": FORMAT, "mmpo": mmpo.__version__, "title": title, "notes": notes, "splits": splits, "files": files,
+    }  # fmt: skip
     write_text(folder / "README.md", _readme(card))
     return write_json(folder / "card.json", card)
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar, overload
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmpo.data.atomic import file_digest, read_json
 from mmpo.data.pair import PreferencePair, validate
 from mmpo.data.rows import from_row
 from mmpo.errors import UserError
@@ -78,8 +79,14 @@ def read_pairs(folder: str | Path, split: str = "train") -> Iterator[PreferenceP
 
     A row counts from 0 within its file. Shards that others wrote with the same columns are read too.
     """
+    written = _digests(Path(folder))
     for path in _existing_shards(Path(folder), split):
         with open_shard(path) as file:
+            if written.get(path.name) not in (None, file_digest(path)):
+                raise UserError(
+                    f"{path}: damaged or changed: its content is another one than card.json says",
+                    hint=f"delete {path} and build again; if you changed it yourself, delete card.json",
+                )
             batches = file.iter_batches(batch_size=ROW_GROUP)
             row = 0
             while (batch := _read(lambda: next(batches, None), path)) is not None:  # noqa: B023 - called at once
@@ -106,6 +113,13 @@ def shard_paths(folder: Path, split: str) -> list[Path]:
     return sorted((folder / "data").glob(f"{split}-*.parquet"))
 
 
+def _digests(folder: Path) -> dict[str, str]:
+    """Digests of the shards, as the card of a finished dataset has them."""
+    card = read_json(folder / "card.json") if (folder / "card.json").exists() else {}
+    files = card.get("files") if isinstance(card, dict) else None
+    return {Path(name).name: digest for name, digest in files.items()} if isinstance(files, dict) else {}
+
+
 def _existing_shards(folder: Path, split: str) -> list[Path]:
     paths = shard_paths(folder, split)
     if not paths:
@@ -113,8 +127,14 @@ def _existing_shards(folder: Path, split: str) -> list[Path]:
     return paths
 
 
+def check_pages(file: pq.ParquetFile, path: Path) -> None:
+    """Read all of a shard, so that a flipped bit in it is noticed (its pages have checksums). UserError then."""
+    for number in range(file.metadata.num_row_groups):
+        _read(lambda: file.read_row_group(number), path)  # noqa: B023 - called at once
+
+
 def open_shard(path: Path) -> pq.ParquetFile:
-    return _read(lambda: pq.ParquetFile(path), path)
+    return _read(lambda: pq.ParquetFile(path, page_checksum_verification=True), path)
 
 
 def _read(read: Callable[[], T], path: Path) -> T:
@@ -122,5 +142,6 @@ def _read(read: Callable[[], T], path: Path) -> T:
         return read()
     except (pa.ArrowException, OSError) as error:
         raise UserError(
-            f"{path}: not a whole Parquet file ({' '.join(str(error).split())[:120]})", hint="delete it and build again"
+            f"{path}: not a whole Parquet file ({' '.join(str(error).split())[:120]})",
+            hint=f"delete {path} and build again",
         ) from None

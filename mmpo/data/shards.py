@@ -25,7 +25,16 @@ from mmpo.data.atomic import remove_leftovers, write_bytes
 from mmpo.data.card import Counts, Rejects, count_reasons, recipe_hash, rejects_path, write_card
 from mmpo.data.images import portable_image
 from mmpo.data.pair import PreferencePair, Video, validate
-from mmpo.data.reader import ROW_GROUP, PairDataset, count_pairs, open_shard, read_pairs, shard_path, shard_paths
+from mmpo.data.reader import (
+    ROW_GROUP,
+    PairDataset,
+    check_pages,
+    count_pairs,
+    open_shard,
+    read_pairs,
+    shard_path,
+    shard_paths,
+)
 from mmpo.data.rows import check_scores, pair_schema, to_row
 from mmpo.errors import Quarantined, UserError
 
@@ -177,6 +186,7 @@ class PairWriter:
                     raise UserError(f"{path}: was built by another recipe", hint=NEW_FOLDER)
                 self.counts.sources, self.counts.rejected = int(stamp[b"mmpo.sources"]), int(stamp[b"mmpo.rejected"])
                 self.counts.pairs += file.metadata.num_rows
+                check_pages(file, path)
                 self._ids.update(file.read(columns=["id"])["id"].to_pylist())
                 names = _score_names(file.schema_arrow)
             if self._scores is None:
@@ -201,7 +211,12 @@ def _parquet(table: pa.Table) -> bytes:
     plain = [name for name, kind in leaves if kind != pa.binary()]
     compression = {name: "NONE" if kind == pa.binary() else "ZSTD" for name, kind in leaves}
     with pq.ParquetWriter(
-        out, table.schema, compression=compression, use_dictionary=plain, write_statistics=plain
+        out,
+        table.schema,
+        compression=compression,
+        use_dictionary=plain,
+        write_statistics=plain,
+        write_page_checksum=True,
     ) as writer:
         if table.num_rows:  # `datasets` takes a file without a row group, but not an empty row group
             writer.write_table(table, row_group_size=ROW_GROUP)

@@ -55,8 +55,10 @@ from mmpo.data_builders.units import (
     ordered,
     pair_of_row,
     read_outcomes,
+    read_unit,
 )
 from mmpo.errors import Quarantined, UserError
+from mmpo.locks import in_own_folder
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.loading import load_vlm
 from mmpo.progress import task
@@ -72,6 +74,7 @@ TOKEN_BUDGET = 16384
 RESULT = "build_result.json"
 
 
+@in_own_folder
 def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -> BuildResult:
     """Build the pairs of `settings` into `run_dir/pairs`. A finished build returns its result.
 
@@ -214,7 +217,7 @@ def _assemble(
     """Write the dataset from the finished units. It is quick, and resumes as the writer does."""
     total = {name: Counter[str]() for name in ("descriptions", "wordings", "questions", "totals")}
     for path in units:
-        add_up(total, read_json(path)["tally"])
+        add_up(total, read_unit(path)["tally"])
     writer = PairWriter(run_dir / "pairs", recipe=recipe, scores=())
     with task("writing pairs", total=len(images)) as running:
         running.advance(writer.sources_done)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.atomic import read_json, write_json
+from mmpo.data.atomic import read_sealed, write_sealed
 from mmpo.data_builders.settings import BuildSettings
 from mmpo.errors import UserError
 from mmpo.models.answer import AnswerEngine, Question
+
+logger = logging.getLogger(__name__)
 
 Said = tuple[str, bool]
 """A text, and whether it was cut off at the limit."""
@@ -82,11 +85,12 @@ class Listener:
         if not path.exists():
             return None
         try:
-            record = read_json(path)
-        except UserError:
+            record = read_sealed(path)
+        except UserError as error:
+            logger.warning("%s; it is asked again", error.message)
             return None
-        return record["said"] if isinstance(record, dict) and record.get("key") == key else None
+        return record["said"] if record.get("key") == key else None
 
     def _keep(self, path: Path, key: str, said: Any) -> Any:
-        write_json(path, {"key": key, "said": said})
+        write_sealed(path, {"key": key, "said": said})
         return said

@@ -41,9 +41,11 @@ from mmpo.data_builders.units import (
     finish_units,
     ordered,
     read_outcomes,
+    read_unit,
     unit_paths,
 )
 from mmpo.errors import Quarantined, UserError
+from mmpo.locks import in_own_folder, locked
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.interleaved import keeps_order
 from mmpo.models.loading import load_vlm
@@ -60,6 +62,7 @@ SCORES = (
 )  # fmt: skip
 
 
+@in_own_folder
 def build(settings: MiaSettings, run_dir: Path) -> MiaBuildResult:
     """Build the pairs of `settings` into `run_dir/pairs`. A finished build returns its result.
 
@@ -125,8 +128,6 @@ def reselect(run_dir: Path, out: Path, changes: Mapping[str, Any]) -> MiaBuildRe
     source = read_json(source_file)
     if source.get("settings", {}).get("builder") != "mia":
         raise UserError(f"{run_dir}: not a build of several images", hint="only `builder: mia` keeps its candidates")
-    if (Path(out) / "data").exists():
-        raise UserError(f"{out} holds pairs already", hint="give --out another folder")
     selection = {**source["selection"], **changes}
     try:
         settings = MiaSettings.model_validate({**source["settings"], "selection": selection})
@@ -142,7 +143,10 @@ def reselect(run_dir: Path, out: Path, changes: Mapping[str, Any]) -> MiaBuildRe
         raise UserError(f"{run_dir}: the build is not complete ({missing[0].name} is missing)", hint="finish it first")
     recipe = deciding(settings)
     maker = PictureMaker(settings, _root(settings))
-    return _assemble(settings, recipe, None, items, records, paths, maker, out=Path(out))
+    with locked(out):
+        if (Path(out) / "data").exists():
+            raise UserError(f"{out} holds pairs already", hint="give --out another folder")
+        return _assemble(settings, recipe, None, items, records, paths, maker, out=Path(out))
 
 
 def _planned(settings: MiaSettings) -> tuple[list[Item], Counter[str]]:
@@ -201,7 +205,7 @@ def _assemble(
     warnings: dict[str, None] = {}
     layers: list[int] = []
     for path in units:
-        unit = read_json(path)
+        unit = read_unit(path)
         layers = unit["layers"]
         warnings |= dict.fromkeys(unit["warnings"])
     for item, outcome in zip(items, read_outcomes(units), strict=True):

@@ -33,8 +33,10 @@ from mmpo.data_builders.units import (
     ordered,
     pair_of_row,
     read_outcomes,
+    read_unit,
 )
 from mmpo.errors import Quarantined, UserError
+from mmpo.locks import in_own_folder
 from mmpo.progress import task
 from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.editing import Annotator, Edited, RuleEditor, edit_report
@@ -64,6 +66,7 @@ class Tally:
     totals: Counter[str] = field(default_factory=Counter)
 
 
+@in_own_folder
 def build(settings: RadiologySettings, run_dir: Path) -> RadiologyBuildResult:
     """Build the pairs of `settings` into `run_dir/pairs` (and `held_out`). A finished build returns its result.
 
@@ -336,7 +339,7 @@ def _assemble(
     total: dict[str, Counter[str]] = {}
     editors = set()
     for path in units:
-        unit = read_json(path)
+        unit = read_unit(path)
         add_up(total, unit["tally"])
         editors.add(unit["editor"])
     writers = {False: PairWriter(run_dir / "pairs", recipe=recipe, scores=())}

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from mmpo.data.atomic import read_json, remove_leftovers, write_json
+from mmpo.data.atomic import read_json, read_sealed, remove_leftovers, write_json, write_sealed
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import UserError
 from mmpo.progress import task
@@ -43,20 +43,27 @@ def finish_units(
     paths = unit_paths(folder, len(items), size)
     parts = [items[number * size : (number + 1) * size] for number in range(len(paths))]
     todo = [number for number, path in enumerate(paths) if not path.exists()]
+    for path in set(paths) - {paths[number] for number in todo}:
+        read_unit(path)  # damage is found before hours of work
     if todo:
         remove_leftovers(folder)
         with ExitStack() as stack, task(label, total=len(items)) as running:
             work = begin(stack)
             running.advance(len(items) - sum(len(parts[number]) for number in todo))
             for number in todo:
-                write_json(paths[number], work(number, parts[number], running.advance))
+                write_sealed(paths[number], work(number, parts[number], running.advance))
     return paths
+
+
+def read_unit(path: Path) -> dict[str, Any]:
+    """What a finished unit's file holds. UserError naming it where it is damaged."""
+    return read_sealed(path, hint=f"delete {path} and run the same command again: only this part is made anew")
 
 
 def read_outcomes(units: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """What each source of the finished units gave, in order."""
     for path in units:
-        yield from read_json(path)["outcomes"]
+        yield from read_unit(path)["outcomes"]
 
 
 def pair_of_row(row: Mapping[str, Any], picture: bytes) -> PreferencePair:

@@ -35,15 +35,18 @@ from mmpo.data_builders.units import (
     check_source,
     check_sums,
     count_table,
+    digest,
     file_digest,
     finish_units,
     ordered,
     read_outcomes,
+    read_unit,
 )
 from mmpo.data_builders.video import SCORES, VideoBuilder, Watched
 from mmpo.data_builders.video_judging import ModelRewarder, Rewarder, RuleRewarder
 from mmpo.data_builders.video_settings import VideoBuildResult, VideoRewardSettings
 from mmpo.errors import Quarantined, UserError
+from mmpo.locks import in_own_folder
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.loading import load_vlm
 from mmpo.progress import task
@@ -57,6 +60,7 @@ LENGTH_RATIO = (0.8, 1.25)
 """Mean words of chosen over rejected outside of this are warned about: then length alone tells the sides apart."""
 
 
+@in_own_folder
 def build(settings: VideoRewardSettings, run_dir: Path) -> VideoBuildResult:
     """Build the pairs of `settings` into `run_dir/pairs`. A finished build returns its result.
 
@@ -123,12 +127,24 @@ def _outcome(run_dir: Path, unit: int, place: int, video: Watched | Quarantined)
     """The row of one video; the frames of a video with pairs are written beside it."""
     if isinstance(video, Quarantined):
         return {"pairs": [], "stage": video.stage, "reason": video.reason, "detail": video.detail}
-    names = []
+    names, digests = [], []
     for number, frame in enumerate(video.clip.frames):
         name = f"frames/{unit:05d}/{place:04d}-{number:03d}.jpeg"
         write_bytes(run_dir / name, cast(bytes, frame))  # as `Clip.of` makes them
         names.append(name)
-    return {"pairs": video.pairs, "frames": names, "times": list(video.clip.times)}
+        digests.append(digest(cast(bytes, frame)))
+    return {"pairs": video.pairs, "frames": names, "digests": digests, "times": list(video.clip.times)}
+
+
+def _frame(run_dir: Path, name: str, wanted: str) -> bytes:
+    """A frame that `_outcome` wrote. UserError where it is gone or no longer that."""
+    path = run_dir / name
+    data = path.read_bytes() if path.exists() else b""
+    if digest(data) != wanted:
+        unit = run_dir / "units" / f"{path.parent.name}.json"
+        remedy = f"delete {unit} and run the same command again: only this part is made anew"
+        raise UserError(f"{path}: damaged or gone", hint=remedy)
+    return data
 
 
 def _assemble(recipe: dict[str, Any], run_dir: Path, items: list[VideoItem], units: list[Path]) -> VideoBuildResult:
@@ -136,7 +152,7 @@ def _assemble(recipe: dict[str, Any], run_dir: Path, items: list[VideoItem], uni
     total: dict[str, Counter[str]] = {}
     judges = set()
     for path in units:
-        unit = read_json(path)
+        unit = read_unit(path)
         add_up(total, unit["tally"])
         judges.add(unit["judge"])
     writer = PairWriter(run_dir / "pairs", recipe=recipe, scores=SCORES)
@@ -144,7 +160,7 @@ def _assemble(recipe: dict[str, Any], run_dir: Path, items: list[VideoItem], uni
         running.advance(writer.sources_done)
         for item, outcome in islice(zip(items, read_outcomes(units), strict=True), writer.sources_done, None):
             if outcome["pairs"]:
-                frames = [(run_dir / name).read_bytes() for name in outcome["frames"]]
+                frames = [_frame(run_dir, *of) for of in zip(outcome["frames"], outcome["digests"], strict=True)]
                 writer.add(*(_pair(row, frames, outcome["times"]) for row in outcome["pairs"]))
             else:
                 writer.reject(item.id, Quarantined(outcome["stage"], outcome["reason"], outcome["detail"]))

@@ -12,6 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from mmpo.data.atomic import replacing
+
 Report = Callable[[int, float, float], None]
 """Told after every step: steps done, mean loss of the last 50, seconds since the loop began."""
 
@@ -70,9 +72,8 @@ def print_progress(stage: str, total: int, every: int = 25) -> Report:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """A safetensors file that is there whole or not at all."""
-    partial = path.with_suffix(".partial")
-    save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, partial)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, partial)
 
 
 def export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> Path:

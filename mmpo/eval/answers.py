@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mmpo.data.atomic import JsonLines, read_jsonl
+from mmpo.data.atomic import SEAL, JsonLines, read_jsonl, seal_row, sound
 from mmpo.data.fingerprints import file_fingerprint, folder_fingerprint, model_folder
 from mmpo.errors import UserError
 
@@ -58,7 +58,7 @@ class AnswerLog:
     def add(self, row: dict[str, Any]) -> None:
         """Store an answer; `row["key"]` names it."""
         self._rows[row["key"]] = row
-        self._log.append(row)
+        self._log.append(seal_row(row))
         if time.monotonic() - self._flushed > self.FLUSH_SECONDS:
             self._log.sync()
             self._flushed = time.monotonic()
@@ -110,10 +110,18 @@ class AnswerCache:
 
 
 def _answer_rows(path: Path) -> Iterator[dict[str, Any]]:
-    for number, row in enumerate(read_jsonl(path), start=1):
+    remedy = "delete this line to ask that again, or the file to ask everything again"
+    rows = enumerate(read_jsonl(path), start=1)
+    while True:
+        try:
+            number, row = next(rows, (0, None))
+        except UserError as error:
+            raise UserError(error.message, hint=remedy) from None
+        if not number:
+            return
         if not isinstance(row, dict) or not isinstance(row.get("key"), str) or not isinstance(row.get("answer"), str):
-            raise UserError(
-                f"{path}:{number}: not an answer (no `key` and `answer`)",
-                hint="remove the file to ask everything again",
-            )
+            raise UserError(f"{path}:{number}: not an answer (no `key` and `answer`)", hint=remedy)
+        if not sound(row):
+            raise UserError(f"{path}:{number}: damaged: not what was written (its seal does not fit)", hint=remedy)
+        row.pop(SEAL, None)
         yield row

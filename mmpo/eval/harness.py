@@ -25,6 +25,7 @@ from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Ask, Benchmark, Material, NothingToAsk, Part, Reply
 from mmpo.eval.scorecard import Category, Counts, Estimate, Overlap, Row, Scorecard
 from mmpo.eval.settings import EvalSettings
+from mmpo.locks import in_own_folder
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ LENGTH_SHIFT = 0.2
 HEADLINES = ("accuracy", "F1", "mean_F1", "CHAIRi", "CHAIRs", "Recall", "CHAIR", "Hal", "AMBER_score", "CHAIRs_refine")
 
 
+@in_own_folder
 def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
     """Evaluate `settings.model` and write answers, published-format files and the scorecard into `run_dir`.
 

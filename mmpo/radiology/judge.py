@@ -144,7 +144,7 @@ def read_items(text: str, lines: int) -> list[dict[str, Any]]:
     match = re.search(r"\[\s*(?:\{.*\}\s*)?\]", text, re.DOTALL)
     try:
         items = json.loads(match[0]) if match else None
-    except ValueError:
+    except (ValueError, RecursionError):
         items = None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise Quarantined("judge", "not_json", text[:120])

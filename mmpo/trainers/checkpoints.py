@@ -1,19 +1,22 @@
 """Checkpoints that are whole or do not count.
 
 A checkpoint is a folder that `transformers.Trainer` fills file by file. A process killed on the way leaves a folder
-that looks like a checkpoint. So the last file written is a list of all the others with their sizes; a folder without
-that list, or one that does not match it, is ignored and later removed.
+that looks like a checkpoint. So the last file written is a list of all the others with their sizes and digests; a
+folder without that list, or one that does not match it, is ignored and later removed.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.atomic import write_json
+from mmpo.data.atomic import file_digest, read_sealed, write_sealed
+from mmpo.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 MARKER = "complete.json"
 _PREFIX = "checkpoint-"
@@ -28,18 +31,52 @@ def mark_complete(folder: Path, **facts: Any) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
-    write_json(folder / MARKER, {**facts, "files": sizes})
+    made = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "blake2b": file_digest(path)}
+        for path in files
+    }
+    write_sealed(folder / MARKER, {**facts, "files": made})
 
 
-def facts_of(folder: Path) -> dict[str, Any] | None:
-    """What `mark_complete` declared, or None if the checkpoint is not whole."""
+def facts_of(folder: Path, *, thorough: bool = True) -> dict[str, Any] | None:
+    """What `mark_complete` declared, or None if the checkpoint is not whole. `thorough` compares every byte, else only
+    sizes."""
+    return None if damaged_file(folder, thorough=thorough) is not None else read_sealed(folder / MARKER)
+
+
+def damaged_file(folder: Path, *, thorough: bool = True) -> Path | None:
+    """A file that makes the checkpoint not whole: gone, or not what was written. None where there is none."""
     try:
-        facts: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        whole = all((folder / name).stat().st_size == size for name, size in facts["files"].items())
-    except (OSError, ValueError, KeyError, AttributeError):
-        return None
-    return facts if whole else None
+        files = read_sealed(folder / MARKER)["files"]
+    except (UserError, OSError, KeyError):
+        return folder / MARKER
+    for name, made in files.items():
+        path = folder / name
+        size, digest = (made, None) if isinstance(made, int) else (made["bytes"], made["blake2b"])  # once only sizes
+        try:
+            if path.stat().st_size != size or (thorough and digest not in (None, file_digest(path))):
+                return path
+        except OSError:
+            return path
+    return None
+
+
+def remove_damaged(root: Path) -> None:
+    """Make the newest checkpoint one that is sound: remove what was declared whole and is damaged, and say so. Raises
+    UserError where no sound one is left, for then the work would begin anew."""
+    for folder in reversed(all_checkpoints(root)):
+        if facts_of(folder, thorough=False) is None and not (folder / MARKER).exists():
+            continue  # never finished, which is no damage
+        bad = damaged_file(folder)
+        if bad is None:
+            return
+        if newest(root) is None:
+            raise UserError(
+                f"{bad}: damaged: it is not what training wrote, and there is no earlier checkpoint to go on from",
+                hint=f"delete {folder} to train from the start",
+            )
+        logger.warning("%s: damaged: it is not what training wrote; going on from an earlier checkpoint", bad)
+        _remove(folder)
 
 
 def step_of(folder: Path) -> int:
@@ -59,9 +96,13 @@ def newest(root: Path) -> Path | None:
 
 def prune(root: Path, keep: int) -> None:
     """Remove checkpoints that are not whole, and all but the newest `keep` that are."""
-    whole = [folder for folder in all_checkpoints(root) if facts_of(folder) is not None]
+    whole = [folder for folder in all_checkpoints(root) if facts_of(folder, thorough=False) is not None]
     kept = set(whole[-keep:] if keep else [])
     for folder in all_checkpoints(root):
         if folder not in kept:
-            (folder / MARKER).unlink(missing_ok=True)  # first: a removal cut short must not leave a whole-looking rest
-            shutil.rmtree(folder)
+            _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    (folder / MARKER).unlink(missing_ok=True)  # first: a removal cut short must not leave a whole-looking rest
+    shutil.rmtree(folder)

@@ -16,8 +16,9 @@ import yaml
 from PIL import Image
 
 import mmpo
-from mmpo.data.atomic import read_json, write_text
+from mmpo.data.atomic import read_json, replacing_folder, write_text
 from mmpo.errors import UserError
+from mmpo.locks import announce, locked
 from mmpo.models.loading import VLM, load_vlm
 from mmpo.models.prompts import encode_response
 from mmpo.models.score import score_responses
@@ -55,26 +56,27 @@ def export(run: Path, out: Path, *, merge: bool = False) -> Exported:
     train = run / "train" if (run / "train" / "train_result.json").is_file() else run
     if not (train / "train_result.json").is_file():
         raise UserError(f"{run}: no finished training in it", hint="give the run folder of `mmpo train` or `mmpo run`")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is in use", hint="name a new or empty folder")
+    with locked(out, beside=True) as before:
+        announce(out, before)
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out} is in use", hint="name a new or empty folder")
+        return _export(train, out, merge)
+
+
+def _export(train: Path, out: Path, merge: bool) -> Exported:
     settings = TrainSettings.model_validate(read_json(train / "settings.json"))
     result = TrainResult.model_validate(read_json(train / "train_result.json"))
     adapter = train / result.adapter
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with replacing_folder(out) as partial:
         if merge:
             difference, effect = _merge(settings, adapter, partial)
             exported = Exported(out, True, difference, effect)
         else:
-            shutil.copytree(adapter, partial, ignore=shutil.ignore_patterns("README.md", "training_args.bin"))
+            for file in adapter.iterdir():
+                if file.is_file() and file.name not in ("README.md", "training_args.bin"):
+                    shutil.copyfile(file, partial / file.name)  # not its mode: what is exported is meant for others
             exported = Exported(out, False)
         write_text(partial / "README.md", card(train, settings, result, exported))
-        if out.exists():
-            out.rmdir()
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return exported
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmpo.data.atomic import remove_leftovers, replacing
 from mmpo.data.fingerprints import folder_fingerprint, model_folder
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM
@@ -31,7 +33,9 @@ from mmpo.progress import task
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
 from mmpo.trainers.images import ImageStore
 
-FORMAT = "1"
+logger = logging.getLogger(__name__)
+
+FORMAT = "2"
 ROWS_PER_FILE = 2048
 """Pairs computed between two commits: what a killed run loses at most."""
 
@@ -48,12 +52,17 @@ class ReferenceLogps:
         """The cache of this model under `parent`, with everything that is in it. A file that can't be read counts as
         absent: it is computed again."""
         cache = cls(parent / reference_identity(vlm))
+        remove_leftovers(cache.folder)
         for path in sorted(cache.folder.glob("*.safetensors")):
             try:
                 with safe_open(path, framework="pt") as file:
                     owners = json.loads(file.metadata()["pairs"])
                     sides = [file.get_tensor("chosen"), file.get_tensor("rejected")]
+                    whole = file.metadata()["sum"] == _sum(sides, owners)
             except Exception:  # whatever a torn file raises
+                whole = False
+            if not whole:
+                logger.warning("%s: damaged; what it held is computed again", path)
                 path.unlink(missing_ok=True)
                 continue
             parts = [side.split([row[1 + n] for row in owners]) for n, side in enumerate(sides)]
@@ -64,15 +73,22 @@ class ReferenceLogps:
         """Commit newly computed pairs in one file, atomically."""
         owners = [[key, len(chosen), len(rejected)] for key, chosen, rejected in found]
         name = hashlib.blake2b(json.dumps(owners).encode(), digest_size=12).hexdigest()
-        self.folder.mkdir(parents=True, exist_ok=True)
         tensors = {
             "chosen": torch.cat([chosen for _, chosen, _ in found]),
             "rejected": torch.cat([rejected for _, _, rejected in found]),
         }
-        partial = self.folder / f".{name}.partial"
-        save_file(tensors, partial, {"pairs": json.dumps(owners), "format": FORMAT})
-        partial.replace(self.folder / f"{name}.safetensors")
+        with replacing(self.folder / f"{name}.safetensors") as partial:
+            total = _sum([tensors["chosen"], tensors["rejected"]], owners)
+            save_file(tensors, partial, {"pairs": json.dumps(owners), "format": FORMAT, "sum": total})
         self.rows.update({key: (chosen, rejected) for key, chosen, rejected in found})
+
+
+def _sum(sides: Sequence[Tensor], owners: Any) -> str:
+    """A digest of what a file holds, so that a flipped bit is noticed."""
+    digest = hashlib.blake2b(json.dumps(owners).encode(), digest_size=16)
+    for side in sides:
+        digest.update(side.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def reference_identity(vlm: VLM) -> str:

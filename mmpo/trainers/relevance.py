@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from mmpo.data.atomic import replacing
 from mmpo.data.fingerprints import folder_fingerprint, model_folder
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM
@@ -178,10 +179,8 @@ class RelevanceTable:
             for others in gather_object([made]):
                 self._vectors |= others
         if state.is_main_process:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            partial = self._file.with_suffix(".partial")
-            save_file(self._vectors, partial)
-            partial.replace(self._file)
+            with replacing(self._file) as partial:
+                save_file(self._vectors, partial)
 
     def relevance(self, images: Sequence[str], words: Sequence[str]) -> list[float]:
         """Cosine of each word with the image it fits best (0 without images)."""

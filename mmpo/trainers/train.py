@@ -17,7 +17,7 @@ import hashlib
 import logging
 import shutil
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, cast
@@ -27,10 +27,11 @@ from accelerate import DistributedType, PartialState
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from mmpo.data.atomic import read_json, write_json
+from mmpo.data.atomic import read_json, replacing_folder, write_json
 from mmpo.data.image_digests import digests_of_pairs, write_digests
 from mmpo.data.shards import PairDataset, Rejects, read_pairs
 from mmpo.errors import UserError
+from mmpo.locks import in_own_folder
 from mmpo.models.compat import enable_checkpointing
 from mmpo.models.loading import VLM, load_vlm
 from mmpo.models.score import PairBatch, PairScorer
@@ -58,6 +59,7 @@ from mmpo.trainers.views import CORRUPTED, DISTURBED, PERTURBED
 logger = logging.getLogger(__name__)
 
 
+@in_own_folder
 def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     """Train an adapter and leave everything in `run_dir`.
 
@@ -313,6 +315,7 @@ def _open_folder(settings: TrainSettings, run_dir: Path) -> None:
                 hint="use another run folder, or resume: false to start over",
             )
     write_json(file, given)
+    checkpoints.remove_damaged(run_dir / "checkpoints")
     checkpoints.prune(run_dir / "checkpoints", settings.keep_checkpoints)
 
 
@@ -403,12 +406,11 @@ def _finish(
         seconds=trainer.seconds,
         resumed_from=checkpoints.step_of(resumed_from) if resumed_from is not None else None,
     )
-    beside = run_dir / ".adapter.tmp"
-    trainer.save_model(str(beside))
+    adapter = run_dir / "adapter"
+    with replacing_folder(adapter, overwrite=True) if trainer.args.should_save else nullcontext(adapter) as beside:
+        trainer.save_model(str(beside))
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
-        shutil.rmtree(run_dir / "adapter", ignore_errors=True)
-        beside.rename(run_dir / "adapter")
         write_json(run_dir / "train_result.json", result.model_dump())
     trainer.accelerator.wait_for_everyone()
     return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -13,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mmpo.data.atomic import write_json
+from mmpo.data.atomic import replacing_folder, write_json
 from mmpo.data.convert.flat import MDPO, MIA_DPO, SEVA
 from mmpo.data.convert.format import Context, Format, Options
 from mmpo.data.convert.hadpo import HADPO
@@ -28,6 +27,7 @@ from mmpo.data.convert.tables import RLAIF_V, RLHF_V
 from mmpo.data.convert.trl import TRL
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined, UserError
+from mmpo.locks import announce, locked
 from mmpo.progress import track
 
 # In the order in which they are tried on a source whose format is not named.
@@ -86,6 +86,23 @@ def convert(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of images")
     mode = _media(writer, media)
+    with locked(out, beside=True) as before:
+        announce(out, before)
+        _check_places(source, out, overwrite)
+        return _convert(source, out, root, source_format, writer, mode, split, options or {}, overwrite)
+
+
+def _convert(
+    source: Path,
+    out: Path,
+    root: Path,
+    source_format: str | None,
+    writer: Format,
+    mode: str,
+    split: str,
+    options: Mapping[str, Any],
+    overwrite: bool,
+) -> Converted:
     rows = read_rows(source, split)
     sniffed: list[Row] = []
     if source_format is None:
@@ -93,15 +110,12 @@ def convert(
         reader = _detected(sniffed, source)
     else:
         reader = _format(source_format, "read")
-    context = Context(source, root, _options(reader, options or {}))
+    context = Context(source, root, _options(reader, options))
     recipe = {
         "converted_from": reader.name, "source": source.name, "split": split, "media": mode,
         "options": context.options.model_dump(mode="json"),
     }  # fmt: skip
-    beside = out.parent / f".{out.name}.converting"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    try:
+    with replacing_folder(out, overwrite=overwrite) as beside:
         assert writer.write is not None
         facts = {"split": split, "name": out.name, "recipe": recipe}
         sink = writer.write(beside, Media(root, beside, mode), facts)
@@ -121,11 +135,6 @@ def convert(
             counts.sources, counts.kept, counts.pairs, dict(counts.reasons), examples,
         )  # fmt: skip
         write_json(beside / ACCOUNT, {"recipe": recipe, **asdict(result)})
-        if out.exists():
-            shutil.rmtree(out)
-        beside.rename(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
     return replace(result, source=str(source), out=str(out))
 
 

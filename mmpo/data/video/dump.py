@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from mmpo.data.atomic import read_json, write_bytes, write_json
+from mmpo.data.atomic import read_json, replacing_folder, write_bytes, write_json
 from mmpo.data.images import encode_image
 from mmpo.data.video.errors import VideoTooLarge
 from mmpo.data.video.read import frame_times, probe, read_frames
@@ -51,25 +50,20 @@ def dump_frames(
     numbers = sample(frame_times(path, limits=limits), sampling=f"fps:{fps:g}", duration=info.duration)
     if len(numbers) >= 10**digits:
         raise VideoTooLarge(str(path), f"{len(numbers)} frames need more than {digits} digits")
-    beside = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     max_side = None if width is None else max(width, round(info.height * width / info.width))
     times: list[float] = []
     backends: set[str] = set()
-    for first in range(0, len(numbers), AT_ONCE):
-        part = read_frames(path, indices=numbers[first : first + AT_ONCE], max_side=max_side, limits=limits)
-        for place, frame in enumerate(part.array, start=first + 1):
-            write_bytes(beside / f"c01_{place:0{digits}d}.jpeg", encode_image(Image.fromarray(frame), "JPEG"))
-        times += part.times
-        backends.add(f"{part.report.backend} {part.report.version}")
-    manifest = {**wanted, "frames": numbers, "times": times, "backends": sorted(backends), "video": asdict(info)}
-    manifest["video"] |= {"warnings": list(info.warnings)}
-    manifest["video"].pop("path")
-    write_json(beside / MANIFEST, manifest)
-    if folder.exists():
-        shutil.rmtree(folder)
-    beside.rename(folder)
+    with replacing_folder(folder, overwrite=True) as beside:
+        for first in range(0, len(numbers), AT_ONCE):
+            part = read_frames(path, indices=numbers[first : first + AT_ONCE], max_side=max_side, limits=limits)
+            for place, frame in enumerate(part.array, start=first + 1):
+                write_bytes(beside / f"c01_{place:0{digits}d}.jpeg", encode_image(Image.fromarray(frame), "JPEG"))
+            times += part.times
+            backends.add(f"{part.report.backend} {part.report.version}")
+        manifest = {**wanted, "frames": numbers, "times": times, "backends": sorted(backends), "video": asdict(info)}
+        manifest["video"] |= {"warnings": list(info.warnings)}
+        manifest["video"].pop("path")
+        write_json(beside / MANIFEST, manifest)
     return manifest
 
 

@@ -1,0 +1,65 @@
+"""Which process something on the disk belongs to, and whether that process still lives.
+
+A process number alone says little: numbers are given again, and another machine or container has its own. So a process
+is named by its place (host, boot, process-number space), its number and the moment it began.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+TAG = r"(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)"
+
+
+@cache
+def place() -> str:
+    """Where process numbers mean what they mean here, as 8 hexadecimal digits: this host since it was started, and in
+    it this container."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+    with suppress(OSError):
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()
+
+
+def started(pid: int) -> int | None:
+    """When a process of this place began, in ticks since the boot; None where there is no such process (any more), 0
+    where it lives and this system does not say."""
+    try:
+        # man 5 proc: the name, in brackets, may hold anything; behind it come the state and, as the 20th, the start.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    except (FileNotFoundError, ProcessLookupError):
+        if Path("/proc/self/stat").exists():
+            return None
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return None
+    except PermissionError:
+        pass
+    return 0
+
+
+def tag() -> str:
+    """This process, for use in a file name. Forked children have their own."""
+    pid = os.getpid()
+    return f"{place()}-{pid}-{started(pid) or 0}"
+
+
+def lives(owner: str) -> bool | None:
+    """Whether the process of a `tag` lives. None where it is of another place, or no tag: nothing here can
+    tell."""
+    found = re.fullmatch(TAG, owner)
+    if found is None or found["place"] != place():
+        return None
+    return found["start"] == str(started(int(found["pid"])))
