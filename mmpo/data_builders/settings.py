@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.data_builders.style import StyleReport
+from mmpo.settings import ANNOTATIONS, FILE, FOLDER, MODEL, TEMPLATE, VOCABULARY, Settings
 
 DESCRIPTION_PROMPTS = (
     "Describe this image in detail.",
@@ -18,11 +19,7 @@ DESCRIPTION_PROMPTS = (
 )
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-
-class QuestionSettings(_Settings):
+class QuestionSettings(Settings):
     """Yes/no questions about objects, put to the model itself."""
 
     questions_per_image: int = Field(
@@ -58,7 +55,7 @@ class QuestionSettings(_Settings):
     )
 
 
-class ChoiceSettings(_Settings):
+class ChoiceSettings(Settings):
     """Which of the annotated images are described."""
 
     min_objects: int = Field(default=0, ge=0, description="Fewest kinds of object in an image.")
@@ -67,35 +64,39 @@ class ChoiceSettings(_Settings):
     images: int | None = Field(default=None, ge=1, description="Draw so many of those that fit; left out: all.")
 
 
-class TemplateSettings(_Settings):
+class TemplateSettings(Settings):
     """The prompts of text models: names of packaged templates, or paths of your own .j2 files."""
 
-    judge: str = Field(default="ha_dpo_judge", description="Checks and corrects a description.")
-    writer: str = Field(default="ha_dpo_rewrite", description="Words a description anew.")
-    questions: str = Field(default="ha_dpo_question", description="Makes a yes/no question of two descriptions.")
+    judge: Annotated[str, TEMPLATE] = Field(default="ha_dpo_judge", description="Checks and corrects a description.")
+    writer: Annotated[str, TEMPLATE] = Field(default="ha_dpo_rewrite", description="Words a description anew.")
+    questions: Annotated[str, TEMPLATE] = Field(
+        default="ha_dpo_question", description="Makes a yes/no question of two descriptions."
+    )
 
 
 CheckName = Literal["objects", "counts", "colors", "positions"]
 
 
-class BuildSettings(_Settings):
+class BuildSettings(Settings):
     """Preference pairs from annotated images: what the model says against what it should have said (after HA-DPO)."""
 
     builder: Literal["hallucination_pairs"] = Field("hallucination_pairs", description="Which pairs to build.")
-    model: str = Field(description="Folder or hub name of the model that will be trained; it writes the descriptions.")
-    annotations: Path = Field(
+    model: Annotated[str, MODEL] = Field(
+        description="Folder or hub name of the model that will be trained; it writes the descriptions."
+    )
+    annotations: Annotated[Path, ANNOTATIONS] = Field(
         description=(
             "Which objects are in which image: COCO instances, Visual Genome's image_data.json (its other files beside "
             "it), or rows of your own (.jsonl, or .json with a list)."
         )
     )
-    images: Path | None = Field(
+    images: Annotated[Path | None, FOLDER] = Field(
         None, description="Folder that image paths start from. Left out: the annotation file's folder."
     )
-    captions: Path | None = Field(
+    captions: Annotated[Path | None, FILE] = Field(
         None, description="COCO captions file to go with COCO instances; objects named there count as present."
     )
-    vocabulary: str | None = Field(
+    vocabulary: Annotated[str | None, VOCABULARY] = Field(
         None,
         description=(
             "Object classes and their synonyms: a file (CHAIR's synonym format, JSON or YAML), or `coco`. "
