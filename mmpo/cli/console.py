@@ -46,6 +46,11 @@ def fail(message: str, hint: str | None = None, *, label: str = "error: ") -> No
         err.print(Text.assemble(("  hint: " if label else "  ", "bold"), hint), soft_wrap=True)
 
 
+def warn(message: str) -> None:
+    """What may go wrong, on stderr; work goes on."""
+    err.print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=True)
+
+
 def heading(text: str) -> None:
     out.print(Text(text, style="bold"), soft_wrap=True)
 

@@ -29,7 +29,7 @@ from mmpo.chat.templates import template_version
 from mmpo.data.annotations import AnnotatedImage, read_annotations
 from mmpo.data.atomic import read_json, remove_leftovers, write_json
 from mmpo.data.fingerprints import folder_fingerprint, model_folder
-from mmpo.data.images import portable_image
+from mmpo.data.images import follows_links, portable_image
 from mmpo.data.shards import PairWriter
 from mmpo.data.vocabulary import ObjectVocabulary, coco
 from mmpo.data_builders.detect import Detector
@@ -76,6 +76,7 @@ TOKEN_BUDGET = 16384
 RESULT = "build_result.json"
 
 
+@follows_links
 def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -> BuildResult:
     """Build the pairs of `settings` into `run_dir/pairs`. A finished build returns its result.
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import mmpo
 from mmpo.data.atomic import read_json, write_json
+from mmpo.data.images import follows_links
 from mmpo.data.shards import PairWriter
 from mmpo.data_builders.radiology_settings import EditorSettings, RadiologyBuildResult, RadiologySettings
 from mmpo.data_builders.units import (
@@ -64,6 +65,7 @@ class Tally:
     totals: Counter[str] = field(default_factory=Counter)
 
 
+@follows_links
 def build(settings: RadiologySettings, run_dir: Path) -> RadiologyBuildResult:
     """Build the pairs of `settings` into `run_dir/pairs` (and `held_out`). A finished build returns its result.
 

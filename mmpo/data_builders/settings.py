@@ -93,6 +93,7 @@ class BuildSettings(Settings):
     images: Annotated[Path | None, FOLDER] = Field(
         None, description="Folder that image paths start from. Left out: the annotation file's folder."
     )
+    allow_links: bool = Field(False, description="Follow links out of the folder of images (hub caches, DVC).")
     captions: Annotated[Path | None, FILE] = Field(
         None, description="COCO captions file to go with COCO instances; objects named there count as present."
     )

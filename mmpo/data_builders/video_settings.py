@@ -66,6 +66,7 @@ class VideoRewardSettings(Settings):
     root: Annotated[Path | None, FOLDER] = Field(
         None, description="Folder that video paths start from. Left out: that of the file."
     )
+    allow_links: bool = Field(False, description="Follow links out of the folder of images (hub caches, DVC).")
     captions: Annotated[Path | None, FILE] = Field(None, description="JSON Lines with captions, by id or video.")
     limit: int | None = Field(None, ge=1, description="Use only so many videos, the first ones of the file.")
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmpo.data.atomic import write_json, write_text
+from mmpo.data.images import follows_links
 from mmpo.errors import UserError
 from mmpo.eval.benchmarks import BENCHMARKS, material
 from mmpo.eval.collecting import Replies, collect_replies, engine_notes
@@ -33,6 +34,7 @@ LENGTH_SHIFT = 0.2
 HEADLINES = ("accuracy", "F1", "mean_F1", "CHAIRi", "CHAIRs", "Recall", "CHAIR", "Hal", "AMBER_score", "CHAIRs_refine")
 
 
+@follows_links
 def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
     """Evaluate `settings.model` and write answers, published-format files and the scorecard into `run_dir`.
 

@@ -75,6 +75,7 @@ class EvalSettings(Section):
         description="COCO instances JSON, or JSON Lines with `image`, `objects` and optionally `captions`. May be "
         "empty where every benchmark has published questions.",
     )
+    allow_links: bool = Field(default=False, description="Follow links out of the folder of images (hub caches, DVC).")
     limit: int | None = Field(
         default=None, ge=1, description="Use only the first so many images of the annotations, or of a question file."
     )
