@@ -20,6 +20,7 @@ from mmpo.pipeline import check_section, open_run, run_section, starts_over
 from mmpo.preflight import examine
 from mmpo.recipes import OUTPUTS, Recipe, override, read
 from mmpo.runs import RunFolder, choose_folder, is_main_process
+from mmpo.storage import storage_error
 
 TITLES = {"build": "building pairs", "train": "training", "eval": "evaluating"}
 NEXT = {"build": "build the pairs", "train": "train on the pairs", "eval": "measure what changed"}
@@ -123,6 +124,8 @@ def _session(run: RunFolder, recipe: Recipe, again: str) -> Iterator[None]:
             logger.error("%s", error)
             raise
         except Exception as error:
+            if (told := storage_error(error, run.path)) and not debugging():
+                raise told from error
             logger.exception("unforeseen error")
             if debugging():
                 raise

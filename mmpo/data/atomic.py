@@ -29,7 +29,9 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a write to an open file names none, and the name beside it says nothing
         beside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
@@ -78,8 +80,12 @@ class JsonLines:
         self.rows += 1
 
     def sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        try:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
 
     def truncate(self, rows: int) -> None:
         """Keep the first `rows` rows only: what came after them belongs to work that will be done again."""

@@ -35,6 +35,12 @@ class Context:
     def warn(self, path: Keys, message: str, hint: str | None = None) -> None:
         self.problems.append(Problem(path, message, hint, error=False))
 
+    def given(self, path: Keys) -> Keys:
+        """The key that a value was written under: a section's own, or the recipe's top where it took that over."""
+        top = path[-1:]
+        written = {*self.source.lines, *self.source.overrides}
+        return top if len(path) == 2 and path not in written and top in written else path
+
     def has_error(self, path: Keys) -> bool:
         """Is something at or below this key wrong already?"""
         return any(one.error and one.path[: len(path)] == path for one in self.problems)

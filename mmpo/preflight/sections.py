@@ -115,7 +115,7 @@ def check_train(context: Context) -> None:
                 ("train", "lora", "targets"), f"not a regular expression: {error}", "or a list: [q_proj, v_proj]"
             )
     folder = find_model(settings.model)
-    if folder is not None and not context.has_error(("train", "model")):
+    if folder is not None and not context.has_error(context.given(("train", "model"))):
         _check_weights(context, settings, weights(folder, settings.model))
 
 
@@ -176,7 +176,7 @@ def check_eval(context: Context) -> None:
         unused -= {"chair"}  # its vocabulary names the objects
     check_things(context, "eval", without=unused)
     check_dtype(context, ("eval", "dtype"), settings.dtype)
-    if settings.annotations is not None and context.comes(settings.annotations):
+    if any(_path_to_come(context, value) for value in (settings.annotations, settings.chair.vocabulary)):
         annotated, ready = None, False
     else:
         annotated, ready = _annotated(context), True

@@ -30,7 +30,7 @@ def check_things(context: Context, section: str, *, without: Collection[str] = (
         if isinstance(value, ChatSettings):
             check_chat(context, path, value)
         elif need is not None and value not in need.words and not context.comes(value):
-            with context.noting(path):
+            with context.noting(context.given(path)):
                 _check(context, path, need, str(value))
 
 
@@ -115,7 +115,7 @@ def _model(context: Context, path: Keys, source: str) -> None:
     folder = find_model(source)
     if folder is None:
         if context.fetches(source):
-            context.warn(path, f"{source} is not on this machine and will be fetched from the hub")
+            context.warn(context.given(path), f"{source} is not on this machine and will be fetched from the hub")
             return
         raise no_such_model(source)
     check_model(folder, source)
@@ -125,7 +125,7 @@ def _adapter(context: Context, path: Keys, value: str) -> None:
     config = check_adapter(value)
     model = context.settings(path[0]).model
     folder = find_model(model)
-    if folder is None or context.has_error((path[0], "model")):
+    if folder is None or context.has_error(context.given((path[0], "model"))):
         return
     check_fit(value, folder, model)
     base = str(config.get("base_model_name_or_path") or "")

@@ -64,7 +64,8 @@ def tolerant(source: Source) -> tuple[Recipe | None, list[Problem]]:
         try:
             return Recipe.model_validate(data), problems
         except ValidationError as error:
-            known = {problem.path for problem in problems}  # what leaving them out leads to is no mistake of its own
+            # What leaving them out leads to is no mistake of its own.
+            known = {problem.path[:length] for problem in problems for length in range(len(problem.path) + 1)}
             found = [(mistake["type"], _describe(data, mistake)) for mistake in error.errors()]
             problems += dict.fromkeys(problem for _, problem in found if problem.path not in known)
             data = deepcopy(data)
@@ -97,6 +98,8 @@ def _describe(data: Any, mistake: Any) -> Problem:
     if mistake["type"] == "union_tag_invalid":  # the union of a section's kinds, told apart by one key
         kinds = str(mistake["ctx"]["expected_tags"]).replace("'", "")
         return Problem((*path, "builder"), f"should be one of {kinds} (it is {mistake['ctx']['tag']!r})")
+    if mistake["type"] == "dict_type":
+        return Problem(path, f"must be names with values, such as {{name: value}} (it is {mistake['input']!r})")
     message = str(mistake["msg"]).removeprefix("Value error, ")
     given = "" if isinstance(mistake["input"], dict) else f" (it is {mistake['input']!r})"
     return Problem(path, f"{message[:1].lower()}{message[1:]}{given}")
