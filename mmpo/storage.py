@@ -19,7 +19,7 @@ from mmpo.errors import UserError
 FULL = {errno.ENOSPC, errno.EDQUOT}
 FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 _NUMBER = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
-_TORCH_WRITES = "PytorchStreamWriter failed"
+_TORCH_WRITES = re.compile(r"inline_container|PytorchStreamWriter")
 _LITTLE = 16 << 20
 """A disk with less free than this was full when torch's writer failed."""
 
@@ -51,7 +51,7 @@ def _number(error: BaseException, folder: Path | None) -> int | None:
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     text = str(error)
-    if _TORCH_WRITES in text and folder is not None and folder.exists():
+    if _TORCH_WRITES.search(text) and folder is not None and folder.exists():
         return errno.ENOSPC if shutil.disk_usage(folder).free < _LITTLE else None
     if not isinstance(error, OSError) and type(error).__name__ not in ("SafetensorError", "Exception", "RuntimeError"):
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,7 +31,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except BaseException as error:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error.errno is not None:
             error.filename = str(path)  # a write to an open file names none, and the name beside it says nothing
         beside.unlink(missing_ok=True)
         raise
@@ -63,6 +64,17 @@ def remove_leftovers(folder: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of an open file carry no name; those raised in the block carry this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
 class JsonLines:
     """A log of JSON rows that survives being killed: `append` adds one line, `sync` puts the lines on the disk.
 
@@ -76,16 +88,14 @@ class JsonLines:
         self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        self._file.write(_json(row))
+        with _naming(self.path):
+            self._file.write(_json(row))
         self.rows += 1
 
     def sync(self) -> None:
-        try:
+        with _naming(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
-        except OSError as error:
-            error.filename = str(self.path)
-            raise
 
     def truncate(self, rows: int) -> None:
         """Keep the first `rows` rows only: what came after them belongs to work that will be done again."""
