@@ -117,7 +117,6 @@ def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -
 
         def work(number: int, part: Sequence[AnnotatedImage], advance: Advance) -> dict[str, Any]:
             outcomes, tally = builder.build(number, part, advance)
-            advance(0, note=f"{sum(len(outcome.pairs) for outcome in outcomes)} pairs")
             return {"tally": vars(tally), "outcomes": [asdict(outcome) for outcome in outcomes]}
 
         return work

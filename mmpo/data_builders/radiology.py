@@ -88,7 +88,7 @@ def build(settings: RadiologySettings, run_dir: Path) -> RadiologyBuildResult:
 
         def work(number: int, part: Sequence[RadiologyReport | Rejected], advance: Advance) -> dict[str, Any]:
             outcomes, tally = builder.build(part)
-            advance(len(part), note=f"{sum(len(row['pairs']) for row in outcomes)} pairs")
+            advance(len(part))
             return {"editor": builder.editor.identity, "tally": vars(tally), "outcomes": outcomes}
 
         return work

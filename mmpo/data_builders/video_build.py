@@ -88,7 +88,7 @@ def build(settings: VideoRewardSettings, run_dir: Path) -> VideoBuildResult:
         def work(number: int, part: Sequence[VideoItem], advance: Advance) -> dict[str, Any]:
             found, tally = builder.build(part)
             rows = [_outcome(run_dir, number, place, video) for place, video in enumerate(found)]
-            advance(len(part), note=f"{sum(len(row['pairs']) for row in rows)} pairs")
+            advance(len(part))
             return {"tally": vars(tally), "judge": builder.rewarder.identity, "outcomes": rows}
 
         return work
