@@ -16,14 +16,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-Kind = Literal["file", "folder", "path", "annotations", "pairs", "model", "adapter", "template", "output"]
+Kind = Literal[
+    "file", "folder", "path", "annotations", "vocabulary", "pairs", "model", "adapter", "template", "output", "sampling"
+]
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a field names: a file, a folder, either (`path`), annotated images, pairs, a model, an adapter, a judge's
-    template, or a folder that is made (`output`). `words` are values that name nothing, such as `coco`; `fits` are
-    endings of files that would do, for the message about a folder in a file's place."""
+    """What a field names: a file, a folder, either (`path`), annotated images, a vocabulary, pairs, a model, an adapter,
+    a judge's template, a way to choose frames, or a folder that is made (`output`). `words` are values that name
+    nothing, such as `coco`; `fits` are endings of files that would do, for the message about a folder in a file's place.
+    """
 
     kind: Kind
     words: tuple[str, ...] = ()
@@ -32,8 +35,8 @@ class Need:
 
 FILE, FOLDER, PATH = Need("file"), Need("folder"), Need("path")
 ANNOTATIONS, PAIRS, MODEL, ADAPTER = Need("annotations"), Need("pairs"), Need("model"), Need("adapter")
-TEMPLATE, OUTPUT = Need("template"), Need("output")
-VOCABULARY = Need("file", words=("coco", "auto"), fits=(".txt", ".json", ".yaml", ".yml"))
+TEMPLATE, OUTPUT, SAMPLING = Need("template"), Need("output"), Need("sampling")
+VOCABULARY = Need("vocabulary", words=("coco", "auto"), fits=(".txt", ".json", ".yaml", ".yml"))
 LEXICON = Need("file", fits=(".yaml", ".yml", ".json"))
 
 

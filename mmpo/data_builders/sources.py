@@ -20,18 +20,14 @@ Pictures = Iterator[tuple[Path, str]]
 """(folder, path below it) of the pictures or videos that the source names."""
 
 
-def look(settings: Any) -> tuple[str, Pictures]:
-    """The key of the source in the settings, and the pictures that it names. Raises `UserError` for a source that the
-    builder would refuse."""
+def look(settings: Any) -> Pictures:
+    """The pictures that the source of a build names. Raises `UserError` for a source that the builder would refuse."""
     return _LOOKS[builder_of(settings)](settings)
 
 
-def _annotated(settings: BuildSettings) -> tuple[str, Pictures]:
+def _annotated(settings: BuildSettings) -> Pictures:
     from mmpo.data.annotations import read_annotations
-    from mmpo.data.vocabulary import ObjectVocabulary
 
-    if settings.vocabulary not in (None, "coco"):
-        ObjectVocabulary.from_file(str(settings.vocabulary))
     images = list(read_annotations(settings.annotations, settings.images, captions=settings.captions))
     if not images:
         raise UserError(f"{settings.annotations}: no images are listed there")
@@ -40,31 +36,29 @@ def _annotated(settings: BuildSettings) -> tuple[str, Pictures]:
             f"{settings.annotations}: no image has annotated objects, so nothing can be checked",
             hint="list what is in each image, or name a vocabulary",
         )
-    return "annotations", ((Path(image.root), image.path) for image in images[: settings.limit])
+    return ((Path(image.root), image.path) for image in images[: settings.limit])
 
 
-def _records(settings: MiaSettings) -> tuple[str, Pictures]:
+def _records(settings: MiaSettings) -> Pictures:
     from mmpo.data_builders.mia_plan import read_records
 
     records, _ = read_records(settings.data, settings.limit)
     if not records:
         raise UserError(f"{settings.data}: no record can be used", hint="LLaVA's conversations, or rows of `image`, …")
     root = settings.images or settings.data.parent
-    return "data", ((Path(root), record.image) for record in records)
+    return ((Path(root), record.image) for record in records)
 
 
-def _videos(settings: VideoRewardSettings) -> tuple[str, Pictures]:
+def _videos(settings: VideoRewardSettings) -> Pictures:
     from mmpo.data.video.items import read_videos
-    from mmpo.data.video.sampling import parse
 
-    parse(settings.frames.sampling)
     items = list(islice(read_videos(settings.videos, settings.root, settings.captions), settings.limit))
     if not items:
         raise UserError(f"{settings.videos}: no video is listed there")
-    return "videos", ((Path(item.root), item.video) for item in items)
+    return ((Path(item.root), item.video) for item in items)
 
 
-def _reports(settings: RadiologySettings) -> tuple[str, Pictures]:
+def _reports(settings: RadiologySettings) -> Pictures:
     from mmpo.radiology.lexicon import load_lexicon
     from mmpo.radiology.reports import RadiologyReport, read_reports
 
@@ -73,10 +67,10 @@ def _reports(settings: RadiologySettings) -> tuple[str, Pictures]:
     reports = [report for report in read if isinstance(report, RadiologyReport)]
     if not reports:
         raise UserError(f"{settings.reports}: no report can be read there")
-    return "reports", ((Path(report.root or "."), path) for report in reports for path in report.images[:1])
+    return ((Path(report.root or "."), path) for report in reports for path in report.images[:1])
 
 
-_LOOKS: dict[str, Callable[[Any], tuple[str, Pictures]]] = {
+_LOOKS: dict[str, Callable[[Any], Pictures]] = {
     "hallucination_pairs": _annotated,
     "mia": _records,
     "video_rewards": _videos,

@@ -9,14 +9,14 @@ from pydantic import BaseModel, Field, model_validator
 
 from mmpo.chat import ChatSettings
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
-from mmpo.settings import FILE, FOLDER, MODEL, TEMPLATE, Settings
+from mmpo.settings import FILE, FOLDER, MODEL, SAMPLING, TEMPLATE, Settings
 
 
 class FrameSettings(Settings):
     """Which frames of a video the model sees, in building as in training."""
 
     num: int = Field(default=8, ge=1, le=256, description="Frames of a video.")
-    sampling: str = Field(
+    sampling: Annotated[str, SAMPLING] = Field(
         default="linspace_trunc",
         description="How they are chosen: linspace_trunc, segment_mid, time_linspace, fps:R, …",
     )

@@ -7,14 +7,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mmpo.eval.section import Section
-from mmpo.settings import FILE, FOLDER, PATH, TEMPLATE
+from mmpo.settings import FILE, FOLDER, PATH, SAMPLING, TEMPLATE
 
 
 class VideoFrames(Section):
     """Which frames of a video the model sees."""
 
     num: int = Field(default=8, ge=1, le=256, description="Frames of a video.")
-    sampling: str = Field(default="linspace_trunc", description="How they are chosen: see docs/video.md.")
+    sampling: Annotated[str, SAMPLING] = Field(
+        default="linspace_trunc", description="How they are chosen: see docs/video.md."
+    )
     max_side: int | None = Field(default=336, ge=16, description="Longer side of a frame; larger ones are shrunk.")
 
 

@@ -45,6 +45,8 @@ def find_model(source: str) -> Path | None:
 
 def no_such_model(source: str) -> UserError:
     """The error for a model that is nowhere on this machine."""
+    if "://" in source:
+        return UserError(f"{source}: an address; a model is a folder or a name", hint="the name is OWNER/MODEL")
     if source.startswith((".", "/", "~")) or len(Path(source).parts) > 2:
         return UserError(f"{source}: no such model folder", hint="check the path")
     return UserError(

@@ -276,5 +276,5 @@ def _try(objective: Objective) -> None:
 
 
 def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word.lower(), list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(sorted(known))}"

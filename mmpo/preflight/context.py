@@ -59,6 +59,9 @@ class Context:
             self.error(path, error.message, error.hint)
         except Quarantined as error:
             self.error(path, str(error))
+        except Exception as error:  # a file so wrong that its reader has no words for it
+            first = (str(error).splitlines() or [""])[0][:200]
+            self.error(path, f"cannot be read ({type(error).__name__}: {first})", "is it the right file, and whole?")
 
     def fetches(self, model: str) -> bool:
         """Will a section that runs fetch this model from the hub?"""

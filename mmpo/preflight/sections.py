@@ -35,12 +35,10 @@ def check_build(context: Context) -> None:
     drawn = [value for value in settings.model_dump(mode="python").values() if _path_to_come(context, value)]
     if drawn or context.has_error(("build",)):
         return
-    try:
-        key, pictures = look(settings)
-    except UserError as error:
-        context.error(("build", _source_key(settings)), error.message, error.hint)
-        return
-    found = list(pictures)
+    key = _source_key(settings)
+    found: list[tuple[Path, str]] = []
+    with context.noting(("build", key)):
+        found = list(look(settings))
     sizes = _check_pictures(context, ("build", key), found, getattr(settings, "allow_links", False))
     if sizes:
         mean = sum(sizes) / len(sizes)

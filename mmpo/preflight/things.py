@@ -58,23 +58,31 @@ def _check(context: Context, path: Keys, need: Need, value: str) -> None:
         _adapter(context, path, value)
     elif need.kind == "template":
         _template(value)
+    elif need.kind == "sampling":
+        from mmpo.data.video.sampling import parse
+
+        parse(value)
     elif need.kind == "output":
         _writable(Path(value))
     elif need.kind == "pairs":
         _pairs(Path(value))
     else:
         _path(Path(value), need)
+        if need.kind == "vocabulary":
+            from mmpo.data.vocabulary import ObjectVocabulary
+
+            ObjectVocabulary.from_file(value)
 
 
 def _path(path: Path, need: Need) -> None:
-    kind = {"annotations": "annotation file", "path": "file or folder"}.get(need.kind, need.kind)
+    kind = {"annotations": "annotation file", "path": "file or folder", "vocabulary": "file"}.get(need.kind, need.kind)
     if not path.exists():
         if path.is_symlink():
             raise UserError(f"{path}: a link to {os.readlink(path)}, which is not there")
         raise UserError(f"{path}: no such {kind}", hint=_instead(path))
     if need.kind == "folder" and not path.is_dir():
         raise UserError(f"{path} is a file; a folder belongs here", hint=f"its folder is {path.parent}")
-    if need.kind in ("file", "annotations") and path.is_dir():
+    if need.kind in ("file", "annotations", "vocabulary") and path.is_dir():
         fit = sorted(file.name for file in path.iterdir() if file.is_file() and file.suffix in need.fits)
         shown = ", ".join(fit[:_SHOWN]) + (f" and {len(fit) - _SHOWN} more" if len(fit) > _SHOWN else "")
         wanted = " or ".join(need.fits)
@@ -93,6 +101,8 @@ def _path(path: Path, need: Need) -> None:
 def _instead(path: Path) -> str:
     """What may have been meant: a neighbour with a similar name, or where relative paths start."""
     above = path.parent
+    if str(path).startswith("~"):
+        return "~ is the shell's: write the whole path"
     if above.is_dir():
         near = get_close_matches(path.name, [one.name for one in above.iterdir()], n=1, cutoff=0.7)
         if near:
@@ -118,7 +128,12 @@ def _model(context: Context, path: Keys, source: str) -> None:
             context.warn(context.given(path), f"{source} is not on this machine and will be fetched from the hub")
             return
         raise no_such_model(source)
-    check_model(folder, source)
+    config = check_model(folder, source)
+    if "vision_config" not in config:
+        raise UserError(
+            f"{source}: a model of type {config.get('model_type')!r} without a vision tower; it sees no pictures",
+            hint="name a vision-language model (docs/families.md)",
+        )
 
 
 def _adapter(context: Context, path: Keys, value: str) -> None:
