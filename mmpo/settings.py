@@ -16,16 +16,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-Kind = Literal[
+Kind = Literal["file", "folder", "path", "annotations", "vocabulary", "pairs", "model", "adapter", "template", "output",
+               "sampling"]
     "file", "folder", "path", "annotations", "vocabulary", "pairs", "model", "adapter", "template", "output", "sampling"
 ]
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a field names: a file, a folder, either (`path`), annotated images, a vocabulary, pairs, a model, an adapter,
-    a judge's template, a way to choose frames, or a folder that is made (`output`). `words` are values that name
-    nothing, such as `coco`; `fits` are endings of files that would do, for the message about a folder in a file's place.
+    """What a field names: a file, a folder, either (`path`), annotated images, a vocabulary, pairs, a model, an
+    adapter, a judge's template, a way to choose frames, or a folder that is made (`output`). `words` are values that
+    name nothing, such as `coco`; `fits` are endings of files that would do, told for a folder in a file's place.
     """
 
     kind: Kind
