@@ -16,10 +16,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-Kind = Literal["file", "folder", "path", "annotations", "vocabulary", "pairs", "model", "adapter", "template", "output",
-               "sampling"]
+Kind = Literal[
     "file", "folder", "path", "annotations", "vocabulary", "pairs", "model", "adapter", "template", "output", "sampling"
-]
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
