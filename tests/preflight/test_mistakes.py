@@ -261,3 +261,27 @@ def test_a_finished_section_is_not_looked_at_again(mmpo: Invoke, recipe: Path, p
     assert done.exit_code == 0, done.output
     shutil.rmtree(pairs)
     assert mmpo("run", "small.yaml", "--out", "runs/a").exit_code == 0
+
+
+def test_an_evaluation_follows_links_where_it_may(here: Path, photos: Path) -> None:
+    from mmpo.data.images import follows_links, load_image
+    from mmpo.errors import Quarantined
+    from mmpo.eval.settings import EvalSettings
+
+    (here / "elsewhere").mkdir()
+    shutil.move(photos / "0.png", here / "elsewhere" / "0.png")
+    (photos / "0.png").symlink_to(here / "elsewhere" / "0.png")
+
+    @follows_links
+    def stage(settings: EvalSettings) -> tuple[int, int]:
+        return load_image("0.png", root=photos).size
+
+    assert stage(EvalSettings(model="m", allow_links=True)) == (32, 32)
+    for settings in (EvalSettings(model="m"), EvalSettings(model="m", allow_links=False)):
+        with pytest.raises(Quarantined, match="allow_links: true"):
+            stage(settings)
+    for path in ("../elsewhere/0.png", str(here / "elsewhere" / "0.png")):
+        with pytest.raises(Quarantined, match="path_escape"):
+            follows_links(lambda settings, path=path: load_image(path, root=photos))(
+                EvalSettings(model="m", allow_links=True)
+            )
