@@ -20,6 +20,9 @@ class Task(Protocol):
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         """`steps` more are done; `note` is a short live remark such as `loss 0.31`."""
 
+    def extend(self, total: int | None) -> None:
+        """`total` more will come; None where nobody knows."""
+
     def close(self, *, finished: bool) -> None:
         """The work ended: `finished`, or stopped by an error."""
 
@@ -38,8 +41,61 @@ class _Silent:
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         return None
 
+    def extend(self, total: int | None) -> None:
+        return None
+
     def close(self, *, finished: bool) -> None:
         return None
+
+
+class _Steady:
+    """A reporter whose counts only go up: work of one label that comes again and again inside a longer task (a judge in
+    every unit of a build, an evaluation now and then) is one task that grows, and closes with the longer one."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.outer: _Outer | None = None
+
+    def begin(self, label: str, total: int | None) -> Task:
+        if self.outer is not None:
+            return self.outer.inner(label, total)
+        self.outer = _Outer(self, self.reporter.begin(label, total))
+        return self.outer
+
+
+class _Outer:
+    def __init__(self, owner: _Steady, task: Task) -> None:
+        self._owner, self._task = owner, task
+        self._inner: dict[str, _Inner] = {}
+        self.advance = task.advance
+
+    def extend(self, total: int | None) -> None:
+        self._task.extend(total)
+
+    def inner(self, label: str, total: int | None) -> _Inner:
+        if label in self._inner:
+            self._inner[label].extend(total)
+        else:
+            self._inner[label] = _Inner(self._owner.reporter.begin(label, total))
+        return self._inner[label]
+
+    def close(self, *, finished: bool) -> None:
+        self._owner.outer = None
+        for inner in self._inner.values():
+            inner.task.close(finished=inner.finished)
+        self._task.close(finished=finished)
+
+
+class _Inner:
+    def __init__(self, task: Task) -> None:
+        self.task, self.finished = task, True
+        self.advance = task.advance
+
+    def extend(self, total: int | None) -> None:
+        self.task.extend(total)
+
+    def close(self, *, finished: bool) -> None:
+        self.finished = finished
 
 
 _SILENT = _Silent()
@@ -49,7 +105,7 @@ _reporter: ContextVar[Reporter] = ContextVar("mmpo_progress", default=_SILENT)
 @contextmanager
 def reporting(reporter: Reporter) -> Iterator[None]:
     """Inside the block, `task` and `track` report to `reporter`."""
-    token = _reporter.set(reporter)
+    token = _reporter.set(_Steady(reporter))
     try:
         yield
     finally:

@@ -209,7 +209,7 @@ def test_an_unknown_reference_names_the_nearest() -> None:
     [
         ("learning_rate", "lerning_rate", "r.yaml:5: train.lerning_rate: unknown key; did you mean learning_rate?"),
         ("train:", "trian:", "r.yaml:3: trian: unknown key; did you mean train?"),
-        ("2e-6", "fast", "r.yaml:5: train.learning_rate: input should be a valid number"),
+        ("2e-6", "fast", "r.yaml:5: train.learning_rate: must be a number (it is 'fast')"),
         ("2e-6", "-1", "r.yaml:5: train.learning_rate: input should be greater than 0 (it is -1)"),
         ("  pairs: pairs\n", "", "r.yaml:3: train.pairs: missing"),
         ("name: mine", "name: a b", "r.yaml:1: name: string should match pattern"),

@@ -65,7 +65,7 @@ class ServerChat:
 
         self.settings = settings
         self._cache = cache
-        address = _checked_address(settings.base_url or "")
+        address = checked_address(settings.base_url or "")
         self._names = {settings.model, *settings.accept_models}
         self._dropped = {name for name, value in settings.extra.items() if value is None}
         self._extra = {name: value for name, value in settings.extra.items() if value is not None}
@@ -351,7 +351,7 @@ def _data_url(image: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
-def _checked_address(address: str) -> str:
+def checked_address(address: str) -> str:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError("base_url is not an http address", hint="for example http://127.0.0.1:8000/v1")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
+
+from mmpo.settings import Settings
 
 
-class ChatSettings(BaseModel):
+class ChatSettings(Settings):
     """A text model: behind an OpenAI-compatible server, or loaded here."""
-
-    model_config = ConfigDict(extra="forbid")
 
     FREE: ClassVar[frozenset[str]] = frozenset(
         {

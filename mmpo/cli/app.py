@@ -21,6 +21,7 @@ from typer.core import TyperGroup
 
 from mmpo.cli.console import fail
 from mmpo.errors import UserError
+from mmpo.storage import storage_error
 
 DEFAULT = "default"
 """Name of the command that a group runs when the first word is none of its own, as in `mmpo eval demo`."""
@@ -75,6 +76,12 @@ class RootGroup(TyperGroup):
                 f"this should not happen; the trace is at the end of {error.log}, please report it with that file",
             )
             raise typer.Exit(1) from error
+        except Exception as error:
+            told = None if type(error).__module__.startswith(("click", "typer")) else storage_error(error)
+            if told is None or debugging():
+                raise
+            fail(told.message, told.hint)
+            raise typer.Exit(2) from error
         except KeyboardInterrupt as error:
             fail("stopped", getattr(error, "remedy", None), label="")
             raise typer.Exit(130) from error

@@ -46,6 +46,11 @@ def fail(message: str, hint: str | None = None, *, label: str = "error: ") -> No
         err.print(Text.assemble(("  hint: " if label else "  ", "bold"), hint), soft_wrap=True)
 
 
+def warn(message: str) -> None:
+    """What may go wrong, on stderr; work goes on."""
+    err.print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=True)
+
+
 def heading(text: str) -> None:
     out.print(Text(text, style="bold"), soft_wrap=True)
 
@@ -109,6 +114,10 @@ class BarReporter:
         if note is not None:
             self._progress.update(bar, note=escape(note))
 
+    def extend(self, bar: TaskID, total: int | None) -> None:
+        known = self._progress.tasks[self._progress.task_ids.index(bar)].total
+        self._progress.update(bar, total=None if total is None or known is None else known + total)
+
     def close(self, bar: TaskID, finished: bool) -> None:
         if finished:
             done = self._progress.tasks[self._progress.task_ids.index(bar)].completed
@@ -128,6 +137,9 @@ class _Bar:
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
         self._owner.advance(self._bar, steps, note)
+
+    def extend(self, total: int | None) -> None:
+        self._owner.extend(self._bar, total)
 
     def close(self, *, finished: bool) -> None:
         self._owner.close(self._bar, finished)
@@ -159,6 +171,9 @@ class _Lines:
             self._note = note
         if time.monotonic() - self._said >= LINE_SECONDS:
             self._say("")
+
+    def extend(self, total: int | None) -> None:
+        self._total = None if total is None or self._total is None else self._total + total
 
     def close(self, *, finished: bool) -> None:
         if not finished or self._done != self._said_done:

@@ -32,6 +32,7 @@ QUICK_SPLITS = {
 }  # fmt: skip
 QUICK_SETTINGS = ("train.max_steps=10", "eval.bootstrap.samples=1000")
 """`mmpo demo --quick`: to see that everything works, not to measure."""
+TOO_SMALL = "too small to measure; the numbers only show that everything runs"
 
 
 @dataclass
@@ -91,11 +92,14 @@ def run_demo(
 ) -> None:
     """Run a demo's recipe. `typed` is the command without the options that all demos have, `settings` are changes of
     the recipe. Raises UserError for a `model` that is no folder of a model, before anything is drawn."""
+    from mmpo.cli import console
     from mmpo.cli.running import run_recipe
 
     if model is not None and not (model / "config.json").is_file():
         raise UserError(f"{model}: not a model folder (no config.json)", hint="leave --model out for the shipped model")
 
+    if quick:
+        console.warn(f"--quick: {TOO_SMALL}")
     run_recipe(
         recipe,
         settings=[
@@ -114,3 +118,5 @@ def run_demo(
             *(["--quick"] if quick else ()),
         ],
     )
+    if quick:
+        console.line(f"--quick: {TOO_SMALL}")

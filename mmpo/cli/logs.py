@@ -29,6 +29,13 @@ class _ToTerminal(logging.Handler):
         console.err.print(text, soft_wrap=True)
 
 
+class _ToFile(logging.FileHandler):
+    """The run's log. Where it can't be written (a full disk), what stopped the run is told, not this."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        return None
+
+
 @contextmanager
 def logging_to(file: Path) -> Iterator[None]:
     """Inside the block, records of mmpo (from INFO) and of libraries (from WARNING) are appended to `file`."""
@@ -39,7 +46,7 @@ def logging_to(file: Path) -> Iterator[None]:
         ("TOKENIZERS_PARALLELISM", "false"),
     ):
         os.environ.setdefault(name, value)
-    to_file = logging.FileHandler(file, encoding="utf-8")
+    to_file = _ToFile(file, encoding="utf-8")
     to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     to_terminal = _ToTerminal(logging.INFO)
     to_terminal.addFilter(lambda record: record.name != RUN)  # the command line says these itself

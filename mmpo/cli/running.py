@@ -18,8 +18,10 @@ from mmpo.cli.summaries import after_everything, print_summary
 from mmpo.errors import UserError
 from mmpo.locks import announce, locked, private_files
 from mmpo.pipeline import check_section, open_run, run_section, starts_over
-from mmpo.recipes import OUTPUTS, Recipe, complete, override, read
+from mmpo.preflight import examine
+from mmpo.recipes import OUTPUTS, Recipe, override, read
 from mmpo.runs import RunFolder, choose_folder, is_main_process
+from mmpo.storage import storage_error
 
 TITLES = {"build": "building pairs", "train": "training", "eval": "evaluating"}
 NEXT = {"build": "build the pairs", "train": "train on the pairs", "eval": "measure what changed"}
@@ -45,12 +47,18 @@ def run_recipe(
     source = read(recipe_name)
     override(source, settings)
     run = RunFolder(choose_folder(str(source.data["name"]), out=out, resume=resume))
-    recipe = complete(source, run=run.path, inputs=demo.names(run.path))
+    given = demo.names(run.path)
+    wanted = (section,) if section else ("build", "train", "eval")
+    finished = [name for name in wanted if run.step(name).state == "complete"]
+    recipe, warnings = examine(source, run=run.path, inputs=given, sections=wanted, finished=finished)
     chosen = (section,) if section else recipe.sections()
     if not chosen:
         raise UserError(f"the recipe {recipe.name} has no build, train or eval section, so there is nothing to run")
     for number, name in enumerate(chosen):
         check_section(run, recipe, name, coming=(WORLD, *chosen[:number]))
+    if is_main_process():
+        for warning in warnings:
+            console.warn(warning)
     typed = typed or ["mmpo", section or "run", recipe_name, *_as_options(settings)]
     again = console.command_line(*typed, "--out", run.path)
     with private_files(), locked(run.path) as before, _session(run, recipe, again, before):
@@ -120,6 +128,8 @@ def _session(run: RunFolder, recipe: Recipe, again: str, before: str | None) -> 
             logger.error("%s", error)
             raise
         except Exception as error:
+            if (told := storage_error(error, run.path)) and not debugging():
+                raise told from error
             logger.exception("unforeseen error")
             if debugging():
                 raise

@@ -53,7 +53,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield beside
         _sync(beside, os.O_RDWR)
         os.replace(beside, path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(path)  # a write to an open file names none, and the name beside it says nothing
         beside.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
@@ -190,6 +192,17 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of an open file carry no name; those raised in the block carry this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
 class JsonLines:
     """A log of JSON rows that survives being killed: `append` adds one line, `sync` puts the lines on the disk.
 
@@ -203,12 +216,14 @@ class JsonLines:
         self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        self._file.write(_json(row))
+        with _naming(self.path):
+            self._file.write(_json(row))
         self.rows += 1
 
     def sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _naming(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def truncate(self, rows: int) -> None:
         """Keep the first `rows` rows only: what came after them belongs to work that will be done again."""

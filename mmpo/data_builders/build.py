@@ -30,7 +30,7 @@ from mmpo.chat.templates import template_version
 from mmpo.data.annotations import AnnotatedImage, read_annotations
 from mmpo.data.atomic import read_json, remove_leftovers, write_json
 from mmpo.data.fingerprints import folder_fingerprint, model_folder
-from mmpo.data.images import portable_image
+from mmpo.data.images import follows_links, portable_image
 from mmpo.data.shards import PairWriter
 from mmpo.data.vocabulary import ObjectVocabulary, coco
 from mmpo.data_builders.detect import Detector
@@ -74,6 +74,7 @@ TOKEN_BUDGET = 16384
 RESULT = "build_result.json"
 
 
+@follows_links
 @in_own_folder
 def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -> BuildResult:
     """Build the pairs of `settings` into `run_dir/pairs`. A finished build returns its result.
@@ -118,7 +119,6 @@ def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -
 
         def work(number: int, part: Sequence[AnnotatedImage], advance: Advance) -> dict[str, Any]:
             outcomes, tally = builder.build(number, part, advance)
-            advance(0, note=f"{sum(len(outcome.pairs) for outcome in outcomes)} pairs")
             return {"tally": vars(tally), "outcomes": [asdict(outcome) for outcome in outcomes]}
 
         return work

@@ -24,6 +24,7 @@ from pydantic import ValidationError
 import mmpo
 from mmpo.data.atomic import read_json, write_json
 from mmpo.data.fingerprints import folder_fingerprint, model_folder
+from mmpo.data.images import follows_links
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data.shards import PairWriter
 from mmpo.data_builders.mia import MiaBuilder, PictureMaker, Prepared
@@ -62,6 +63,7 @@ SCORES = (
 )  # fmt: skip
 
 
+@follows_links
 @in_own_folder
 def build(settings: MiaSettings, run_dir: Path) -> MiaBuildResult:
     """Build the pairs of `settings` into `run_dir/pairs`. A finished build returns its result.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from mmpo.data.layouts.geometry import GRIDS
 from mmpo.data.layouts.mixing import COLLAGE_MIX, COLLAGE_TARGETS, SEQUENCE_MIX
 from mmpo.data.layouts.noise import CELL_SIGMA, WHOLE_SIGMA
+from mmpo.settings import FILE, FOLDER, MODEL, Settings
 
 CODE_SEQUENCE = {2: 0.8, 3: 0.7, 4: 0.6, 5: 0.6}
 CODE_COLLAGE = {2: 0.7, 3: 0.6, 4: 0.5, 6: 0.4, 9: 0.3}
@@ -18,11 +19,7 @@ PAPER_SEQUENCE = {2: 0.7, 3: 0.6, 4: 0.5, 5: 0.5}
 """Thresholds of the released code, and those of the paper as far as they are known (sequences)."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-
-class SequenceSettings(_Settings):
+class SequenceSettings(Settings):
     """Several images one after another."""
 
     share: float = Field(default=1.0, ge=0, le=1, description="Share of the records that become a sequence.")
@@ -41,7 +38,7 @@ class SequenceSettings(_Settings):
         return sizes
 
 
-class CollageSettings(_Settings):
+class CollageSettings(Settings):
     """Several pictures in a labelled grid."""
 
     share: float = Field(default=1.0, ge=0, le=1, description="Share of the records that are asked about in a collage.")
@@ -67,7 +64,7 @@ class CollageSettings(_Settings):
         return self
 
 
-class PicInPicSettings(_Settings):
+class PicInPicSettings(Settings):
     """The target in the middle of another picture."""
 
     share: float = Field(default=1.0, ge=0, le=1, description="Share of the records that become an inner picture.")
@@ -76,7 +73,7 @@ class PicInPicSettings(_Settings):
     )
 
 
-class AttentionSettings(_Settings):
+class AttentionSettings(Settings):
     """How attention onto images is measured while the model answers."""
 
     layers: list[int] = Field(default=[], description="Decoder layers, from 0, averaged. Empty: the middle one.")
@@ -97,7 +94,7 @@ class AttentionSettings(_Settings):
     )
 
 
-class SelectionSettings(_Settings):
+class SelectionSettings(Settings):
     """Which answers become rejected sides. `mmpo build reselect` applies other values to a finished build."""
 
     attention: bool = Field(default=True, description="Use the attention filter; false keeps any ratio.")
@@ -138,17 +135,22 @@ class SelectionSettings(_Settings):
         return CODE_INNER if self.pic_in_pic is None else self.pic_in_pic
 
 
-class MiaSettings(_Settings):
+class MiaSettings(Settings):
     """Multi-image pairs from single-image records, selected by attention (MIA-DPO, Liu et al. 2024)."""
 
     FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["mia"] = Field(description="Which pairs to build.")
-    model: str = Field(description="Folder or hub name of the model that will be trained; it writes the rejected side.")
-    data: Path = Field(
+    model: Annotated[str, MODEL] = Field(
+        description="Folder or hub name of the model that will be trained; it writes the rejected side."
+    )
+    data: Annotated[Path, FILE] = Field(
         description="Records: LLaVA's conversations (JSON), or JSON Lines of `image`, `question`, `answer`."
     )
-    images: Path | None = Field(None, description="Folder that image paths start from. Left out: that of the file.")
+    images: Annotated[Path | None, FOLDER] = Field(
+        None, description="Folder that image paths start from. Left out: that of the file."
+    )
+    allow_links: bool = Field(False, description="Follow links out of the folder of images (hub caches, DVC).")
     limit: int | None = Field(None, ge=1, description="Use only so many records, the first ones of the file.")
 
     sequence: SequenceSettings | None = Field(default_factory=SequenceSettings, description="null builds none.")

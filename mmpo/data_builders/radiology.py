@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import mmpo
 from mmpo.data.atomic import read_json, write_json
+from mmpo.data.images import follows_links
 from mmpo.data.shards import PairWriter
 from mmpo.data_builders.radiology_settings import EditorSettings, RadiologyBuildResult, RadiologySettings
 from mmpo.data_builders.units import (
@@ -66,6 +67,7 @@ class Tally:
     totals: Counter[str] = field(default_factory=Counter)
 
 
+@follows_links
 @in_own_folder
 def build(settings: RadiologySettings, run_dir: Path) -> RadiologyBuildResult:
     """Build the pairs of `settings` into `run_dir/pairs` (and `held_out`). A finished build returns its result.
@@ -89,7 +91,7 @@ def build(settings: RadiologySettings, run_dir: Path) -> RadiologyBuildResult:
 
         def work(number: int, part: Sequence[RadiologyReport | Rejected], advance: Advance) -> dict[str, Any]:
             outcomes, tally = builder.build(part)
-            advance(len(part), note=f"{sum(len(row['pairs']) for row in outcomes)} pairs")
+            advance(len(part))
             return {"editor": builder.editor.identity, "tally": vars(tally), "outcomes": outcomes}
 
         return work

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from mmpo.chat.settings import ChatSettings
+from mmpo.settings import FOLDER, LEXICON, MODEL, PATH, TEMPLATE, Settings
 
 REPORT_PROMPTS = ("Write a radiology report for this chest radiograph.",)
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-
-class EditorSettings(_Settings):
+class EditorSettings(Settings):
     """Who finds and takes out the references to earlier exams."""
 
     by: Literal["rules", "model"] = Field(
         default="rules", description="`rules`, or a text `model` whose edits are checked."
     )
     model: ChatSettings | None = Field(default=None, description="The text model, for `by: model`.")
-    template: str = Field(default="radiology_priors", description="Its prompt: a packaged one, or a .j2 file.")
+    template: Annotated[str, TEMPLATE] = Field(
+        default="radiology_priors", description="Its prompt: a packaged one, or a .j2 file."
+    )
     tries: int = Field(
         default=3, ge=1, description="How often a report is asked about until an answer keeps all rules."
     )
@@ -35,15 +34,20 @@ class EditorSettings(_Settings):
         return self
 
 
-class RadiologySettings(_Settings):
+class RadiologySettings(Settings):
     """Preference pairs against references to earlier exams (after Banerjee et al. 2024, arXiv 2406.06496). The paper's
-    own filters and settings are not public: the defaults here are ours."""
+    own filters and settings are not available to us: the defaults here are ours."""
 
     FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["radiology"] = Field(description="Which pairs to build.")
-    reports: Path = Field(description="Reports: .csv, .tsv, .jsonl, or a folder in MIMIC-CXR's layout.")
-    images: Path | None = Field(None, description="Folder that image paths start from. Left out: that of the reports.")
+    reports: Annotated[Path, PATH] = Field(
+        description="Reports: .csv, .tsv, .jsonl, or a folder in MIMIC-CXR's layout."
+    )
+    images: Annotated[Path | None, FOLDER] = Field(
+        None, description="Folder that image paths start from. Left out: that of the reports."
+    )
+    allow_links: bool = Field(False, description="Follow links out of the folder of images (hub caches, DVC).")
     limit: int | None = Field(None, ge=1, description="Use only so many reports, the first ones.")
     section: Literal["findings", "impression", "both", "report"] = Field(
         "findings", description="Which part of a report is meant; reports without it drop out."
@@ -54,7 +58,9 @@ class RadiologySettings(_Settings):
         description="What is rejected: the `reports` as dictated, what the `model` writes about the film, or reports "
         "without any reference, with references `injected`. The chosen side is the same text without them.",
     )
-    model: str | None = Field(None, description="Folder or hub name of the model, for `sources: [model]`.")
+    model: Annotated[str | None, MODEL] = Field(
+        None, description="Folder or hub name of the model, for `sources: [model]`."
+    )
     prompts: list[str] = Field(
         list(REPORT_PROMPTS), min_length=1, description="Requests for a report; one is drawn for each film."
     )
@@ -64,7 +70,7 @@ class RadiologySettings(_Settings):
     max_new_tokens: int = Field(256, ge=1, description="Longest report of the model; an unfinished end is cut off.")
 
     editor: EditorSettings = Field(default_factory=EditorSettings, description="Who takes the references out.")
-    lexicon: Path | None = Field(None, description="Further words for the detector (YAML or JSON).")
+    lexicon: Annotated[Path | None, LEXICON] = Field(None, description="Further words for the detector (YAML or JSON).")
     credentialed: bool = Field(
         False, description="All reports are under a data agreement: no remote server may see them, `has_prior` or not."
     )

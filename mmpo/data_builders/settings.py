@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidatorFunctionWrapHandler,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.data_builders.style import StyleReport
+from mmpo.settings import ANNOTATIONS, FILE, FOLDER, MODEL, TEMPLATE, VOCABULARY, Settings
 
 DESCRIPTION_PROMPTS = (
     "Describe this image in detail.",
@@ -25,11 +19,7 @@ DESCRIPTION_PROMPTS = (
 )
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-
-class AnswerWeights(_Settings):
+class AnswerWeights(Settings):
     """How often no and yes are the right answers, as weights: {no: 10, yes: 1} is ten to one."""
 
     no: float = Field(ge=0, allow_inf_nan=False, strict=True, description="Weight of pairs whose chosen side says no.")
@@ -42,7 +32,7 @@ class AnswerWeights(_Settings):
         return self
 
 
-class QuestionSettings(_Settings):
+class QuestionSettings(Settings):
     """Yes/no questions about objects, put to the model itself."""
 
     questions_per_image: int = Field(
@@ -106,7 +96,7 @@ class QuestionSettings(_Settings):
         return {True: 1.0, False: 1.0} if self.balance == "equal" else None
 
 
-class ChoiceSettings(_Settings):
+class ChoiceSettings(Settings):
     """Which of the annotated images are described."""
 
     min_objects: int = Field(default=0, ge=0, description="Fewest kinds of object in an image.")
@@ -115,37 +105,42 @@ class ChoiceSettings(_Settings):
     images: int | None = Field(default=None, ge=1, description="Draw so many of those that fit; left out: all.")
 
 
-class TemplateSettings(_Settings):
+class TemplateSettings(Settings):
     """The prompts of text models: names of packaged templates, or paths of your own .j2 files."""
 
-    judge: str = Field(default="ha_dpo_judge", description="Checks and corrects a description.")
-    writer: str = Field(default="ha_dpo_rewrite", description="Words a description anew.")
-    questions: str = Field(default="ha_dpo_question", description="Makes a yes/no question of two descriptions.")
+    judge: Annotated[str, TEMPLATE] = Field(default="ha_dpo_judge", description="Checks and corrects a description.")
+    writer: Annotated[str, TEMPLATE] = Field(default="ha_dpo_rewrite", description="Words a description anew.")
+    questions: Annotated[str, TEMPLATE] = Field(
+        default="ha_dpo_question", description="Makes a yes/no question of two descriptions."
+    )
 
 
 CheckName = Literal["objects", "counts", "colors", "positions"]
 
 
-class BuildSettings(_Settings):
+class BuildSettings(Settings):
     """Preference pairs from annotated images: what the model says against what it should have said (after HA-DPO)."""
 
     FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["hallucination_pairs"] = Field("hallucination_pairs", description="Which pairs to build.")
-    model: str = Field(description="Folder or hub name of the model that will be trained; it writes the descriptions.")
-    annotations: Path = Field(
+    model: Annotated[str, MODEL] = Field(
+        description="Folder or hub name of the model that will be trained; it writes the descriptions."
+    )
+    annotations: Annotated[Path, ANNOTATIONS] = Field(
         description=(
             "Which objects are in which image: COCO instances, Visual Genome's image_data.json (its other files beside "
             "it), or rows of your own (.jsonl, or .json with a list)."
         )
     )
-    images: Path | None = Field(
+    images: Annotated[Path | None, FOLDER] = Field(
         None, description="Folder that image paths start from. Left out: the annotation file's folder."
     )
-    captions: Path | None = Field(
+    allow_links: bool = Field(False, description="Follow links out of the folder of images (hub caches, DVC).")
+    captions: Annotated[Path | None, FILE] = Field(
         None, description="COCO captions file to go with COCO instances; objects named there count as present."
     )
-    vocabulary: str | None = Field(
+    vocabulary: Annotated[str | None, VOCABULARY] = Field(
         None,
         description=(
             "Object classes and their synonyms: a file (CHAIR's synonym format, JSON or YAML), or `coco`. "

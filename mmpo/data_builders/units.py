@@ -50,8 +50,13 @@ def finish_units(
         with ExitStack() as stack, task(label, total=len(items)) as running:
             work = begin(stack)
             running.advance(len(items) - sum(len(parts[number]) for number in todo))
+            done = [path for number, path in enumerate(paths) if number not in set(todo)]
+            made = sum(len(outcome.get("pairs", ())) for outcome in read_outcomes(done))
             for number in todo:
-                write_sealed(paths[number], work(number, parts[number], running.advance))
+                unit = work(number, parts[number], running.advance)
+                made += sum(len(outcome.get("pairs", ())) for outcome in unit["outcomes"])
+                running.advance(0, f"{made:,} pairs" if made else None)
+                write_sealed(paths[number], unit)
     return paths
 
 

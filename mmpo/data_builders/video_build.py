@@ -25,6 +25,7 @@ from typing import Any, cast
 import mmpo
 from mmpo.chat import open_chat
 from mmpo.data.atomic import read_json, write_bytes, write_json
+from mmpo.data.images import follows_links
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data.shards import PairWriter
 from mmpo.data.video.items import VideoItem, read_videos
@@ -60,6 +61,7 @@ LENGTH_RATIO = (0.8, 1.25)
 """Mean words of chosen over rejected outside of this are warned about: then length alone tells the sides apart."""
 
 
+@follows_links
 @in_own_folder
 def build(settings: VideoRewardSettings, run_dir: Path) -> VideoBuildResult:
     """Build the pairs of `settings` into `run_dir/pairs`. A finished build returns its result.
@@ -90,7 +92,7 @@ def build(settings: VideoRewardSettings, run_dir: Path) -> VideoBuildResult:
         def work(number: int, part: Sequence[VideoItem], advance: Advance) -> dict[str, Any]:
             found, tally = builder.build(part)
             rows = [_outcome(run_dir, number, place, video) for place, video in enumerate(found)]
-            advance(len(part), note=f"{sum(len(row['pairs']) for row in rows)} pairs")
+            advance(len(part))
             return {"tally": vars(tally), "judge": builder.rewarder.identity, "outcomes": rows}
 
         return work

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from mmpo.chat import ChatSettings
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
+from mmpo.settings import FILE, FOLDER, MODEL, SAMPLING, TEMPLATE, Settings
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-
-class FrameSettings(_Settings):
+class FrameSettings(Settings):
     """Which frames of a video the model sees, in building as in training."""
 
     num: int = Field(default=8, ge=1, le=256, description="Frames of a video.")
-    sampling: str = Field(
+    sampling: Annotated[str, SAMPLING] = Field(
         default="linspace_trunc",
         description="How they are chosen: linspace_trunc, segment_mid, time_linspace, fps:R, …",
     )
@@ -32,14 +29,16 @@ class FrameSettings(_Settings):
     timeout: float = Field(default=60.0, gt=0, description="Seconds for one video.")
 
 
-class JudgeSettings(_Settings):
+class JudgeSettings(Settings):
     """Who rewards the answers: a text model that reads caption, question, reference and answer, or rules."""
 
     by: Literal["rules", "model"] = Field(
         default="rules", description="`rules` over the annotations, or a text `model`."
     )
     model: ChatSettings | None = Field(default=None, description="The text model, for `by: model`.")
-    template: str = Field(default="video_reward", description="Its prompt: a packaged one, or a .j2 file.")
+    template: Annotated[str, TEMPLATE] = Field(
+        default="video_reward", description="Its prompt: a packaged one, or a .j2 file."
+    )
     rule: Literal["tolerant", "llava_hound"] = Field(
         default="tolerant",
         description="How scores are read from its replies; llava_hound is the published script's way.",
@@ -54,18 +53,23 @@ class JudgeSettings(_Settings):
         return self
 
 
-class VideoRewardSettings(_Settings):
+class VideoRewardSettings(Settings):
     """Preference pairs about videos from rewards of sampled answers (after LLaVA-Hound-DPO, arXiv 2404.01258)."""
 
     FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["video_rewards"] = Field(description="Which pairs to build.")
-    model: str = Field(description="Folder or hub name of the model that will be trained; it answers the questions.")
-    videos: Path = Field(
+    model: Annotated[str, MODEL] = Field(
+        description="Folder or hub name of the model that will be trained; it answers the questions."
+    )
+    videos: Annotated[Path, FILE] = Field(
         description="JSON Lines: one video a line, with caption, questions, annotations (docs/video.md)."
     )
-    root: Path | None = Field(None, description="Folder that video paths start from. Left out: that of the file.")
-    captions: Path | None = Field(None, description="JSON Lines with captions, by id or video.")
+    root: Annotated[Path | None, FOLDER] = Field(
+        None, description="Folder that video paths start from. Left out: that of the file."
+    )
+    allow_links: bool = Field(False, description="Follow links out of the folder of images (hub caches, DVC).")
+    captions: Annotated[Path | None, FILE] = Field(None, description="JSON Lines with captions, by id or video.")
     limit: int | None = Field(None, ge=1, description="Use only so many videos, the first ones of the file.")
 
     frames: FrameSettings = Field(default_factory=FrameSettings, description="Which frames the model sees.")
@@ -74,12 +78,12 @@ class VideoRewardSettings(_Settings):
         None,
         description="A vision model that writes missing captions from the frames; without it such videos drop out.",
     )
-    caption_template: str = Field("video_caption", description="Its prompt.")
+    caption_template: Annotated[str, TEMPLATE] = Field("video_caption", description="Its prompt.")
     min_caption_words: int = Field(20, ge=0, description="Shorter captions are no evidence; their videos drop out.")
     questioner: ChatSettings | None = Field(
         None, description="A text model that writes questions from the caption, for videos without any."
     )
-    question_template: str = Field("video_questions", description="Its prompt.")
+    question_template: Annotated[str, TEMPLATE] = Field("video_questions", description="Its prompt.")
     questions_per_video: int = Field(3, ge=1, description="Questions to be written; given ones are all used.")
 
     samples: int = Field(6, ge=2, description="Sampled answers to each question.")

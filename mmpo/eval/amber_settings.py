@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from mmpo.eval.amber_words import NounsName
 from mmpo.eval.section import Section, distinct
+from mmpo.settings import FILE, FOLDER
 
 
 class AmberSettings(Section):
     """AMBER's published files and how they are asked and scored."""
 
-    data: str | None = Field(
+    data: Annotated[str | None, FOLDER] = Field(
         default=None,
         description="Folder with annotations.json, relation.json, safe_words.txt and query/, as published.",
     )
-    image_folder: str | None = Field(
+    image_folder: Annotated[str | None, FOLDER] = Field(
         default=None, description="Folder with AMBER_1.jpg and so on. Empty: `images` of the evaluation."
     )
-    queries: list[str] = Field(default=[], description="Query files. Empty: query/query_all.json in the data folder.")
+    queries: Annotated[list[str], FILE] = Field(
+        default=[], description="Query files. Empty: query/query_all.json in the data folder."
+    )
     parts: list[Literal["generative", "discriminative"]] = Field(
         default=["generative", "discriminative"], min_length=1, description="Which halves to ask."
     )

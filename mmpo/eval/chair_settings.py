@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from mmpo.eval.object_words import WordsName
 from mmpo.eval.section import Section
+from mmpo.settings import VOCABULARY
 
 
 class ChairSettings(Section):
@@ -16,7 +19,7 @@ class ChairSettings(Section):
         min_length=1,
         description="What the model is asked for each image.",
     )
-    vocabulary: str = Field(
+    vocabulary: Annotated[str, VOCABULARY] = Field(
         default="auto",
         description="Which words name which object: `coco` (80 names with synonyms), a file "
         "(CHAIR's synonyms.txt, JSON or YAML), "

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mmpo.eval.judging import Mode
 from mmpo.eval.section import Section
 from mmpo.eval.yes_no import ParserName
+from mmpo.settings import FILE, FOLDER, TEMPLATE
 
 
 class HallusionBenchSettings(Section):
     """HallusionBench's questions, and who says whether an answer is right."""
 
-    questions: str | None = Field(default=None, description="The published HallusionBench.json.")
-    images: str | None = Field(default=None, description="Folder of the published figures, which holds VD/ and VS/.")
+    questions: Annotated[str | None, FILE] = Field(default=None, description="The published HallusionBench.json.")
+    images: Annotated[str | None, FOLDER] = Field(
+        default=None, description="Folder of the published figures, which holds VD/ and VS/."
+    )
     question_set: Literal["all", "image"] = Field(
         default="all", description="`all` 1,129 questions, or the 951 with an `image`, as VLMEvalKit asks them."
     )
@@ -37,7 +40,9 @@ class HallusionBenchSettings(Section):
         description="Let the judge also compare answers about different figures, which tells language hallucination "
         "from visual illusion; up to twice the requests.",
     )
-    correct_template: str = Field(
+    correct_template: Annotated[str, TEMPLATE] = Field(
         default="hallusion_correct", description="The judge's prompt: a packaged name or the path of a .j2 file."
     )
-    same_template: str = Field(default="hallusion_same", description="The prompt of the comparison, likewise.")
+    same_template: Annotated[str, TEMPLATE] = Field(
+        default="hallusion_same", description="The prompt of the comparison, likewise."
+    )

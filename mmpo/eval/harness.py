@@ -17,6 +17,7 @@ from pathlib import Path
 
 from mmpo.data.atomic import write_json, write_text
 from mmpo.data.image_digests import read_digests
+from mmpo.data.images import follows_links
 from mmpo.errors import UserError
 from mmpo.eval.benchmarks import BENCHMARKS, material
 from mmpo.eval.collecting import Replies, collect_replies, engine_notes
@@ -35,6 +36,7 @@ LENGTH_SHIFT = 0.2
 HEADLINES = ("accuracy", "F1", "mean_F1", "CHAIRi", "CHAIRs", "Recall", "CHAIR", "Hal", "AMBER_score", "CHAIRs_refine")
 
 
+@follows_links
 @in_own_folder
 def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
     """Evaluate `settings.model` and write answers, published-format files and the scorecard into `run_dir`.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from mmpo.eval.section import Section, distinct
+from mmpo.settings import FOLDER, PATH
 
 BuiltSubtask = Literal["existence", "count", "position", "color"]
 
@@ -14,12 +15,12 @@ BuiltSubtask = Literal["existence", "count", "position", "color"]
 class MmeSettings(Section):
     """How MME's question pairs are read, or built from the annotations, and asked."""
 
-    questions: str | None = Field(
+    questions: Annotated[str | None, PATH] = Field(
         default=None,
         description="The published benchmark: its folder, the scoring tool's folder, or Hugging Face rows. Empty: "
         "pairs are built from the annotations.",
     )
-    image_folder: str | None = Field(
+    image_folder: Annotated[str | None, FOLDER] = Field(
         default=None,
         description="Folder with the benchmark's images, by subtask. Empty: `questions` itself holds them.",
     )

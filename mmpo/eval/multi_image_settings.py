@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from mmpo.data.layouts.geometry import GRIDS
 from mmpo.eval.section import Section, distinct
 from mmpo.eval.yes_no import ParserName
+from mmpo.settings import FILE, FOLDER
 
 LayoutName = Literal["sequence", "collage", "pic_in_pic"]
 FormatName = Literal["nlvr2", "blink", "mantis_eval", "mvbench"]
@@ -54,8 +55,8 @@ class MultipleChoiceSettings(Section):
     """Published questions with several images and options."""
 
     format: FormatName = Field(default="blink", description="Which benchmark's files these are.")
-    questions: list[str] = Field(default=[], description="The question files, as published.")
-    images: str | None = Field(
+    questions: Annotated[list[str], FILE] = Field(default=[], description="The question files, as published.")
+    images: Annotated[str | None, FOLDER] = Field(
         default=None, description="Folder that image or video paths start from. Empty: the first file's folder."
     )
     frames: int = Field(default=8, ge=1, le=64, description="Frames of a video (MVBench).")

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mmpo.eval.judging import Mode
 from mmpo.eval.section import Section
 from mmpo.eval.word_forms import FormName
+from mmpo.settings import FILE, OUTPUT, PATH, TEMPLATE, VOCABULARY
 
 
 class ObjectHalBenchSettings(Section):
     """Object HalBench's questions, the objects of its images, and how answers are read."""
 
-    questions: str | None = Field(
+    questions: Annotated[str | None, FILE] = Field(
         default=None,
         description="The questions: JSON Lines of `image_id`, `question`, `image` (a path, or base64 as published).",
     )
-    image_folder: str | None = Field(
+    image_folder: Annotated[str | None, OUTPUT] = Field(
         default=None,
         description="Folder of the images. Pictures that the question file holds are unpacked into it once.",
     )
-    annotations: str | None = Field(
+    annotations: Annotated[str | None, PATH] = Field(
         default=None,
         description="What the images show: COCO instances, COCO's annotations folder, JSON Lines, or a table "
         "`{image_id: [objects]}`.",
     )
-    captions: str | None = Field(default=None, description="COCO's captions file, to go with an instances file.")
-    vocabulary: str = Field(
+    captions: Annotated[str | None, FILE] = Field(
+        default=None, description="COCO's captions file, to go with an instances file."
+    )
+    vocabulary: Annotated[str, VOCABULARY] = Field(
         default="auto", description="Synonyms: the published synonyms_refine.txt, another file, `coco` or `auto`."
     )
     words: FormName = Field(default="noun-lemma", description="How words get their base form; as published.")
@@ -40,7 +43,7 @@ class ObjectHalBenchSettings(Section):
     parser: Mode = Field(
         default="tolerant", description="How a judge's list is read; `strict` is the published script's rule."
     )
-    template: str = Field(
+    template: Annotated[str, TEMPLATE] = Field(
         default="object_halbench_extract",
         description="The judge's prompt: a packaged template's name or the path of a .j2 file.",
     )

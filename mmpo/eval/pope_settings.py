@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from mmpo.eval.section import Section, distinct
 from mmpo.eval.yes_no import ParserName
+from mmpo.settings import FILE, FOLDER
 
 SplitName = Literal["random", "popular", "adversarial"]
 
@@ -15,12 +16,12 @@ SplitName = Literal["random", "popular", "adversarial"]
 class PopeSettings(Section):
     """How POPE questions are built from the annotations, or read, and asked."""
 
-    questions: list[str] = Field(
+    questions: Annotated[list[str], FILE] = Field(
         default=[],
         description="Published question files, one a split, to be asked as they are. Empty: questions are built from "
         "the annotations by the official tool's algorithm.",
     )
-    image_folder: str | None = Field(
+    image_folder: Annotated[str | None, FOLDER] = Field(
         default=None, description="Folder of the images that `questions` names. Empty: eval.images."
     )
     splits: list[SplitName] = Field(

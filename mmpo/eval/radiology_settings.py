@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mmpo.eval.section import Section
+from mmpo.settings import FOLDER, LEXICON, PATH
 
 
 class RadiologyEvalSettings(Section):
     """Reports written for films, checked for references to earlier exams that nobody gave."""
 
-    reports: str | None = Field(
+    reports: Annotated[str | None, PATH] = Field(
         default=None, description="Reference reports with their films: .csv, .tsv, .jsonl, or MIMIC-CXR's folders."
     )
-    images: str | None = Field(default=None, description="Folder that image paths start from.")
+    images: Annotated[str | None, FOLDER] = Field(default=None, description="Folder that image paths start from.")
     section: Literal["findings", "impression", "both", "report"] = Field(
         default="findings", description="Which part of a reference is compared."
     )
@@ -23,7 +24,9 @@ class RadiologyEvalSettings(Section):
         default="Write a radiology report for this chest radiograph.", min_length=1, description="What is asked."
     )
     max_new_tokens: int = Field(default=256, ge=1, description="Longest report.")
-    lexicon: str | None = Field(default=None, description="Further words for the detector (YAML or JSON).")
+    lexicon: Annotated[str | None, LEXICON] = Field(
+        default=None, description="Further words for the detector (YAML or JSON)."
+    )
     judged_by: Literal["rules", "both"] = Field(
         default="rules", description="`both`: lines are also judged by eval.judge, and the agreement is given."
     )

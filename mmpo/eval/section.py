@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from mmpo.settings import Settings
 
 
-class Section(BaseModel):
+class Section(Settings):
     """A block of a recipe's `eval` section. A benchmark's settings class derives from it and lives in its own file."""
-
-    model_config = ConfigDict(extra="forbid")
 
 
 def distinct(values: list[Any]) -> list[Any]:

@@ -20,6 +20,7 @@ from mmpo.eval.radiology_settings import RadiologyEvalSettings
 from mmpo.eval.section import Section, distinct
 from mmpo.eval.shr_settings import ShrSettings
 from mmpo.eval.video_qa_settings import TemporalSettings, VideoQaSettings
+from mmpo.settings import ADAPTER, ANNOTATIONS, FOLDER, MODEL, OUTPUT
 
 BenchmarkName = Literal[
     "pope",
@@ -56,22 +57,25 @@ class EvalSettings(Section):
 
     FREE: ClassVar[frozenset[str]] = frozenset({"cache"})
 
-    model: str = Field(description="Model folder, or a Hugging Face id that is already in the local cache.")
-    adapter: str | None = Field(
+    model: Annotated[str, MODEL] = Field(
+        description="Model folder, or a Hugging Face id that is already in the local cache."
+    )
+    adapter: Annotated[str | None, ADAPTER] = Field(
         default=None, description="Adapter folder of a training run; empty evaluates the model alone."
     )
     compare: Annotated[Literal["base"] | None, BeforeValidator(_none_word)] = Field(
         default="base",
         description="`base`: also without the adapter, for a before/after table. `none`: with the adapter only.",
     )
-    images: str | None = Field(
+    images: Annotated[str | None, FOLDER] = Field(
         default=None, description="Folder that holds the annotated images. Empty: the annotation file's folder."
     )
-    annotations: str | None = Field(
+    annotations: Annotated[str | None, ANNOTATIONS] = Field(
         default=None,
         description="COCO instances JSON, or JSON Lines with `image`, `objects` and optionally `captions`. May be "
         "empty where every benchmark has published questions.",
     )
+    allow_links: bool = Field(default=False, description="Follow links out of the folder of images (hub caches, DVC).")
     limit: int | None = Field(
         default=None, ge=1, description="Use only the first so many images of the annotations, or of a question file."
     )
@@ -125,7 +129,7 @@ class EvalSettings(Section):
     tokens_per_batch: int = Field(
         default=8192, ge=64, description="How many tokens are computed together; lower it if memory runs out."
     )
-    cache: str | None = Field(
+    cache: Annotated[str | None, OUTPUT] = Field(
         default=None,
         description="Folder where answers and judges' replies are kept for other runs. Empty: the run folder alone.",
     )

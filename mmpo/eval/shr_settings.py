@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mmpo.eval.judging import Mode
 from mmpo.eval.section import Section
+from mmpo.settings import FOLDER, PATH, TEMPLATE, VOCABULARY
 
 
 class ShrSettings(Section):
     """How images are described for SHR, and who judges the sentences."""
 
-    annotations: str | None = Field(
+    annotations: Annotated[str | None, PATH] = Field(
         default=None,
         description="SHR's published annotations: val_images_final.json or its folder, with shr_factual*.jsonl beside "
         "it. Empty: the evaluation's own annotated images.",
     )
-    images: str | None = Field(
+    images: Annotated[str | None, FOLDER] = Field(
         default=None, description="With `annotations`: folder of the Visual Genome images, IMAGE_ID.jpg."
     )
     prompt: str = Field(default="Describe this image in detail.", min_length=1, description="What the model is asked.")
@@ -31,13 +32,13 @@ class ShrSettings(Section):
     parser: Mode = Field(
         default="tolerant", description="How a judge's reply is read; `strict` is the published script's rule."
     )
-    template: str = Field(
+    template: Annotated[str, TEMPLATE] = Field(
         default="shr_judge", description="The judge's prompt: a packaged template's name or the path of a .j2 file."
     )
     temperature: float = Field(
         default=0.0, ge=0, description="The judge's temperature; the published protocol samples at 0.7."
     )
-    vocabulary: str = Field(
+    vocabulary: Annotated[str, VOCABULARY] = Field(
         default="coco",
         description="With `annotations` and rules: which words name which object, `coco` or a file of synonyms.",
     )

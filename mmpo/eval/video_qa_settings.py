@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mmpo.eval.section import Section
+from mmpo.settings import FILE, FOLDER, PATH, SAMPLING, TEMPLATE
 
 
 class VideoFrames(Section):
     """Which frames of a video the model sees."""
 
     num: int = Field(default=8, ge=1, le=256, description="Frames of a video.")
-    sampling: str = Field(default="linspace_trunc", description="How they are chosen: see docs/video.md.")
+    sampling: Annotated[str, SAMPLING] = Field(
+        default="linspace_trunc", description="How they are chosen: see docs/video.md."
+    )
     max_side: int | None = Field(default=336, ge=16, description="Longer side of a frame; larger ones are shrunk.")
 
 
 class VideoQaSettings(Section):
     """Open-ended questions about videos, judged by a text model or by rules."""
 
-    questions: str | None = Field(
+    questions: Annotated[str | None, FILE] = Field(
         default=None,
         description="Question file: MSVD, MSRVTT, ActivityNet, TGIF-QA, LLaVA-Hound, or mmpo's own list of videos.",
     )
-    answers: str | None = Field(default=None, description="File of right answers, where it stands apart (ActivityNet).")
-    videos: str | None = Field(default=None, description="Folder of the videos.")
+    answers: Annotated[str | None, FILE] = Field(
+        default=None, description="File of right answers, where it stands apart (ActivityNet)."
+    )
+    videos: Annotated[str | None, FOLDER] = Field(default=None, description="Folder of the videos.")
     video_pattern: str = Field(
         default="{video}", description="File of a video by its name in the question file, e.g. video{video}.mp4."
     )
@@ -40,18 +45,24 @@ class VideoQaSettings(Section):
     protocol: Literal["zero_shot", "reward"] = Field(
         default="zero_shot", description="zero_shot: yes/no and 0 to 5 (Video-ChatGPT). reward: 1 to 5 with captions."
     )
-    captions: str | None = Field(default=None, description="JSON Lines with captions, for the protocol reward.")
+    captions: Annotated[str | None, FILE] = Field(
+        default=None, description="JSON Lines with captions, for the protocol reward."
+    )
     parser: Literal["tolerant", "video_chatgpt", "llava_hound"] = Field(
         default="tolerant", description="How the judge's replies are read; the others are the published scripts' rules."
     )
-    template: str | None = Field(default=None, description="The judge's prompt, in place of the protocol's own.")
+    template: Annotated[str | None, TEMPLATE] = Field(
+        default=None, description="The judge's prompt, in place of the protocol's own."
+    )
 
 
 class TemporalSettings(Section):
     """Yes/no and multiple-choice questions about videos: VideoHallucer, TempCompass."""
 
-    questions: str | None = Field(default=None, description="Question file or folder of JSON files, in either format.")
-    videos: str | None = Field(default=None, description="Folder of the videos.")
+    questions: Annotated[str | None, PATH] = Field(
+        default=None, description="Question file or folder of JSON files, in either format."
+    )
+    videos: Annotated[str | None, FOLDER] = Field(default=None, description="Folder of the videos.")
     video_pattern: str = Field(default="{video}", description="File of a video by its name, e.g. {video}.mp4.")
     frames: VideoFrames = Field(default_factory=VideoFrames, description="Which frames the model sees.")
     prompt_suffix: str | None = Field(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from transformers import (
 from mmpo.data.video_input import VideoInput
 from mmpo.errors import UserError
 from mmpo.models.families import Family, family_of
+from mmpo.models.folder import check_adapter, check_fit, check_model, find_model, no_such_model
 
 DType = Literal["float32", "bfloat16", "auto"]
 Quantization = Literal["none", "nf4"]
@@ -233,20 +233,15 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     """Put a saved LoRA adapter on a model. Raises `UserError` if the folder isn't an adapter or is stored as a
     pickle.
     """
-    folder = Path(adapter)
-    if not (folder / "adapter_config.json").is_file():
-        raise UserError(
-            f"{folder}: not an adapter (no adapter_config.json)", hint="give the folder that training wrote"
-        )
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(
-            f"{folder}: no adapter_model.safetensors",
-            hint="adapters stored as pickles are not read; save it as safetensors",
-        )
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA":
-        raise UserError(f"{folder}: adapter type {config.get('peft_type')!r} is not supported", hint="use LoRA")
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    check_adapter(adapter)
+    base = find_model(str(model.config._name_or_path))
+    if base is not None:
+        check_fit(adapter, base, str(model.config._name_or_path))
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    except (RuntimeError, ValueError, KeyError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{adapter}: cannot be put on this model: {first}", hint="was it trained on it?") from error
 
 
 def default_device() -> torch.device:
@@ -286,33 +281,16 @@ def _torch_dtype(dtype: DType) -> torch.dtype | str:
 
 def _described(source: str, allow_network: bool, common: dict[str, Any]) -> tuple[Any, Family]:
     """A model's configuration and family."""
-    _check_folder(source)
+    folder = find_model(source)
+    if folder is None and not allow_network:
+        raise no_such_model(source)
+    if folder is not None and folder == Path(source):
+        check_model(folder, source, processor=False)
     try:
         config = AutoConfig.from_pretrained(source, **common)
     except (OSError, ValueError) as error:
         raise _missing(source, error, allow_network) from error
     return config, family_of(config)
-
-
-def _check_folder(source: str) -> None:
-    """A local folder must hold a configuration and safetensors weights; say which is missing before transformers
-    does.
-    """
-    folder = Path(source)
-    if not folder.exists():
-        if source.startswith((".", "/", "~")) or len(folder.parts) > 2:
-            raise UserError(f"{source}: no such model folder", hint="check the path")
-        return
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{source}: not a model folder (no config.json)", hint="give a folder saved by save_pretrained")
-    if not any(folder.glob("*.safetensors")):
-        pickles = sorted(path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")))
-        if pickles:
-            raise UserError(
-                f"{source}: the weights are pickles ({', '.join(pickles[:3])}), which can run code when opened",
-                hint="convert them to safetensors (save_pretrained does) and try again",
-            )
-        raise UserError(f"{source}: no *.safetensors file in the model folder", hint="is the download complete?")
 
 
 def _missing(source: str, error: Exception, allow_network: bool) -> UserError:

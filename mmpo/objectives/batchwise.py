@@ -12,11 +12,12 @@ from torch.nn.functional import softplus
 
 from mmpo.models.pairs import PairLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
+from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.term import Term, log_sums, of_step, register
 
 
 @register("aot", whole_step=lambda values: log_sums)
-def aot(pairs: PairLogps, *, beta: float = 0.01, paired: bool = True) -> Term:
+def aot(pairs: PairLogps, *, beta: Positive = 0.01, paired: bool = True) -> Term:
     """softplus(-beta D) of sorted quantiles: chosen should be better in distribution. Melnyk et al. 2024 (arXiv
     2406.05882).
 
@@ -48,7 +49,9 @@ def _same_rank(of: Tensor, among: Tensor) -> Tensor:
 
 
 @register("kto_pair", whole_step=lambda values: log_sums)
-def kto_pair(pairs: PairLogps, *, beta: float = 0.1, desirable: float = 1.0, undesirable: float = 1.0) -> Term:
+def kto_pair(
+    pairs: PairLogps, *, beta: Positive = 0.1, desirable: NonNegative = 1.0, undesirable: NonNegative = 1.0
+) -> Term:
     """desirable sigmoid(-beta (a - z_l)) + undesirable sigmoid(-beta (z_w - b)), halved: KTO's value of both responses.
     Ethayarajh et al. 2024 (arXiv 2402.01306). At policy = reference: 1/2.
 

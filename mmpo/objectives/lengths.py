@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmpo.errors import UserError
 from mmpo.models.pairs import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
+from mmpo.objectives.parameters import NonNegative, Positive, Share
 from mmpo.objectives.reference_free import average_logps
 from mmpo.objectives.term import Term, log_ratio_reward, register
 
@@ -22,14 +22,14 @@ def average_log_ratio(response: ResponseLogps, beta: float = 1.0) -> Tensor:
 
 
 @register("ln_dpo", rewards=average_log_ratio)
-def ln_dpo(pairs: PairLogps, *, beta: float = 5.0) -> Term:
+def ln_dpo(pairs: PairLogps, *, beta: Positive = 5.0) -> Term:
     """softplus(-beta (a~ - b~)): DPO of averages, TRL's `sigmoid_norm`, Tulu 3's loss (arXiv 2411.15124)."""
     gap = average_log_ratio(pairs.chosen) - average_log_ratio(pairs.rejected)
     return per_pair(softplus(-beta * gap))
 
 
 @register("length_dpo")
-def length_dpo(pairs: PairLogps, *, beta: float = 0.1, alpha: float = 0.01) -> Term:
+def length_dpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.01) -> Term:
     """softplus(-(z + alpha (n_w - n_l))): length explains a part of the preference, so a long winner is pushed less.
     R-DPO, Park et al. 2024 (arXiv 2403.19159).
 
@@ -40,12 +40,10 @@ def length_dpo(pairs: PairLogps, *, beta: float = 0.1, alpha: float = 0.01) -> T
 
 
 @register("ld_dpo")
-def ld_dpo(pairs: PairLogps, *, beta: float = 0.1, alpha: float = 0.5) -> Term:
+def ld_dpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: Share = 0.5) -> Term:
     """DPO in which the tokens of the longer response beyond the shorter one's length weigh alpha. Liu et al. 2024
     (arXiv 2409.06411). alpha = 1 is dpo, 0 compares equal lengths only.
     """
-    if not 0 <= alpha <= 1:
-        raise UserError(f"ld_dpo: alpha must lie in [0, 1], not {alpha}")
     common = torch.minimum(pairs.chosen.lengths, pairs.rejected.lengths)[:, None]
 
     def score(response: ResponseLogps) -> Tensor:
@@ -58,7 +56,7 @@ def ld_dpo(pairs: PairLogps, *, beta: float = 0.1, alpha: float = 0.5) -> Term:
 
 
 @register("sampo")
-def sampo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+def sampo(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """softplus(-beta k (a~ - b~)), k = min(n_w, n_l): DPO on equally many tokens. Lu et al. 2024 (arXiv 2406.10957).
 
     The paper draws k tokens of the longer response; this is that draw's expectation, without its noise.
@@ -69,7 +67,7 @@ def sampo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
 
 
 @register("mipo")
-def mipo(pairs: PairLogps, *, beta: float = 10.0) -> Term:
+def mipo(pairs: PairLogps, *, beta: Positive = 10.0) -> Term:
     """softplus(-beta [(W~ - L~) - softplus(Wr~ - Lr~)]): full push for pairs that the reference orders wrongly. Jang
     2024 (arXiv 2409.17545).
     """

@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
 from mmpo.models.score import PairLogps, ResponseLogps
+from mmpo.objectives.parameters import FlipRate, NonNegative, Positive
 from mmpo.objectives.term import Term, log_ratio_reward, register
 
 
@@ -42,41 +43,37 @@ def per_pair(losses: Tensor) -> Term:
 
 
 @register("dpo")
-def dpo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+def dpo(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """softplus(-beta D). Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. At policy = reference: log 2."""
     return per_pair(softplus(-beta * log_ratios(pairs).gap))
 
 
 @register("cdpo")
-def cdpo(pairs: PairLogps, *, beta: float = 0.1, eps: float = 0.0) -> Term:
+def cdpo(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.0) -> Term:
     """DPO whose labels are wrong with probability eps (conservative DPO): (1-eps) softplus(-z) + eps softplus(z), z =
     beta D.
 
     The optimum is finite, z = log((1-eps)/eps): pairs that are further apart are pulled back.
     """
-    _check_flip_rate("cdpo", eps)
     z = beta * log_ratios(pairs).gap
     return per_pair((1 - eps) * softplus(-z) + eps * softplus(z))
 
 
 @register("robust")
-def robust(pairs: PairLogps, *, beta: float = 0.1, eps: float = 0.1) -> Term:
+def robust(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.1) -> Term:
     """Unbiased under labels flipped with probability eps. Chowdhury et al. 2024 (arXiv 2403.00409). Negative values
     are correct.
     """
-    _check_flip_rate("robust", eps)
     z = beta * log_ratios(pairs).gap
     return per_pair(((1 - eps) * softplus(-z) - eps * softplus(z)) / (1 - 2 * eps))
 
 
 @register("ipo", scale="tau")
-def ipo(pairs: PairLogps, *, tau: float = 0.1, average: bool = True) -> Term:
+def ipo(pairs: PairLogps, *, tau: Positive = 0.1, average: bool = True) -> Term:
     """(a/n_w - b/n_l - 1/(2 tau))^2. Azar et al. 2023 (arXiv 2310.12036), eq. 17.
 
     `average` divides by lengths, as the authors advise and TRL does; False uses sums, as the paper writes it.
     """
-    if tau <= 0:
-        raise UserError(f"ipo: tau must be positive, not {tau}")
     a, b = log_ratios(pairs)
     if average:
         a, b = a / pairs.chosen.lengths.clamp_min(1), b / pairs.rejected.lengths.clamp_min(1)
@@ -84,13 +81,13 @@ def ipo(pairs: PairLogps, *, tau: float = 0.1, average: bool = True) -> Term:
 
 
 @register("hinge")
-def hinge(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+def hinge(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """max(0, 1 - beta D): the RSO form of SLiC. Liu et al. 2023 (arXiv 2309.06657)."""
     return per_pair(torch.relu(1 - beta * log_ratios(pairs).gap))
 
 
 @register("dpop")
-def dpop(pairs: PairLogps, *, beta: float = 0.3, lam: float = 5.0) -> Term:
+def dpop(pairs: PairLogps, *, beta: Positive = 0.3, lam: NonNegative = 5.0) -> Term:
     """DPO-Positive: softplus(-beta (D - lam max(0, -a))). Pal et al. 2024 (arXiv 2402.13228), eq. 3.
 
     The penalty inside the sigmoid keeps the chosen response from becoming less likely than under the reference.
@@ -100,7 +97,7 @@ def dpop(pairs: PairLogps, *, beta: float = 0.3, lam: float = 5.0) -> Term:
 
 
 @register("nca_pair")
-def nca_pair(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+def nca_pair(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """Noise-contrastive alignment of a pair. Chen et al. 2024 (arXiv 2402.05369). At policy = reference: 2 log 2."""
     a, b = log_ratios(pairs)
     return per_pair(softplus(-beta * a) + 0.5 * softplus(beta * a) + 0.5 * softplus(beta * b))
@@ -127,7 +124,7 @@ def dense_reward(response: ResponseLogps, beta: float) -> Tensor:
 
 
 @register("span_dpo", rewards=span_reward, needs_weights=True)
-def span_dpo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+def span_dpo(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """DPO on weighted log-ratios sum_t u_t (p_t - q_t), u_t from the pair's character spans; u = 1 everywhere is dpo.
 
     Dense DPO as RLHF-V's code runs it, without its normalization: the weights then scale the margin too.
@@ -136,7 +133,7 @@ def span_dpo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
 
 
 @register("dense_dpo", rewards=dense_reward, needs_weights=True)
-def dense_dpo(pairs: PairLogps, *, beta: float = 0.5) -> Term:
+def dense_dpo(pairs: PairLogps, *, beta: Positive = 0.5) -> Term:
     """DPO on weighted means: log pi(y) := sum_t u_t log p_t / sum_t u_t, u = gamma for changed tokens, else 1. RLHF-V's
     dense DPO, Yu et al. 2023 (arXiv 2312.00849); the paper's gamma is 5.
     """
@@ -144,7 +141,7 @@ def dense_dpo(pairs: PairLogps, *, beta: float = 0.5) -> Term:
 
 
 @register("dpo_bmc", needs_weights=True)
-def dpo_bmc(pairs: PairLogps, *, beta: float = 0.05, cap: float = 2.0) -> Term:
+def dpo_bmc(pairs: PairLogps, *, beta: Positive = 0.05, cap: Positive = 2.0) -> Term:
     """DPO on sum_t u_t (p_t - q_t), u = 1 + min(1/pi(y_t), cap) for tokens that differ, else 1: unsure tokens count
     more. BMC, Jiang et al. 2024 (arXiv 2408.07471). A token differs if its weight is not 1; u carries no gradient.
     """
@@ -155,11 +152,4 @@ def dpo_bmc(pairs: PairLogps, *, beta: float = 0.05, cap: float = 2.0) -> Term:
         unsure = (-response.policy.detach()).clamp_max(math.log(cap)).exp()
         return ((1 + (response.weights != 1) * unsure) * (response.policy - response.reference)).sum(-1)
 
-    if cap <= 0:
-        raise UserError(f"dpo_bmc: cap must be positive, not {cap}")
     return per_pair(softplus(-beta * (score(pairs.chosen) - score(pairs.rejected))))
-
-
-def _check_flip_rate(name: str, eps: float) -> None:
-    if not 0 <= eps < 0.5:
-        raise UserError(f"{name}: eps is the share of flipped labels and must lie in [0, 0.5), not {eps}")

@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 from mmpo.errors import UserError
 from mmpo.models.pairs import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
+from mmpo.objectives.parameters import NonNegative
 from mmpo.objectives.term import Term, register
 
 
@@ -65,7 +66,7 @@ def phrase_contrast(pairs: PairLogps) -> Term:
 
 
 @register("halva", rewards=None, needs_weights=True, needs_kl=True)
-def halva(pairs: PairLogps, *, alpha: float = 0.4) -> Term:
+def halva(pairs: PairLogps, *, alpha: NonNegative = 0.4) -> Term:
     """A pair's mean of softplus(l_neg - l_pos) over its phrases + alpha times its chosen answer's divergence from the
     reference, sum_t KL(pi_ref || pi). HALVA, arXiv 2405.18654: alpha 0.4 (7B) or 0.5 (13B).
 

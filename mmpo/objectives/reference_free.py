@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 from mmpo.errors import UserError
 from mmpo.models.score import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
+from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.term import Term, average_reward, register
 
 
@@ -24,7 +25,7 @@ def average_logps(response: ResponseLogps) -> Tensor:
 
 
 @register("simpo", rewards=average_reward, needs_reference=False)
-def simpo(pairs: PairLogps, *, beta: float = 2.0, gamma: float = 1.0) -> Term:
+def simpo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0) -> Term:
     """softplus(-(beta (W/n_w - L/n_l) - gamma)). Meng et al. 2024 (arXiv 2405.14734), eq. 6. beta is 2 to 10, not
     dpo's 0.1.
     """
@@ -33,7 +34,7 @@ def simpo(pairs: PairLogps, *, beta: float = 2.0, gamma: float = 1.0) -> Term:
 
 
 @register("orpo", rewards=average_reward, scale="lam", needs_reference=False)
-def orpo(pairs: PairLogps, *, lam: float = 0.1) -> Term:
+def orpo(pairs: PairLogps, *, lam: NonNegative = 0.1) -> Term:
     """-W/n_w + lam softplus(-(odds_w - odds_l)), odds(v) = v - log(1 - e^v). Hong et al. 2024 (arXiv 2403.07691),
     eqs. 6-7.
     """
@@ -47,7 +48,7 @@ def summed_reward(response: ResponseLogps, beta: float) -> Tensor:
 
 
 @register("cpo", rewards=summed_reward, needs_reference=False)
-def cpo(pairs: PairLogps, *, beta: float = 0.1, alpha: float = 1.0) -> Term:
+def cpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 1.0) -> Term:
     """softplus(-beta (W - L)) - alpha W/n_w. Xu et al. 2024 (arXiv 2401.08417), with the likelihood term per
     token."""
     gap = pairs.chosen.policy_sum - pairs.rejected.policy_sum
@@ -55,7 +56,7 @@ def cpo(pairs: PairLogps, *, beta: float = 0.1, alpha: float = 1.0) -> Term:
 
 
 @register("repo", rewards=average_reward, needs_reference=False)
-def repo(pairs: PairLogps, *, gamma: float = 0.5) -> Term:
+def repo(pairs: PairLogps, *, gamma: NonNegative = 0.5) -> Term:
     """max(0, gamma - (W/n_w - L/n_l)): SimPO for beta to infinity. Wu et al. 2025 (arXiv 2503.07426). Pairs beyond the
     margin have no gradient.
     """
@@ -63,7 +64,7 @@ def repo(pairs: PairLogps, *, gamma: float = 0.5) -> Term:
 
 
 @register("slic", rewards=summed_reward, needs_reference=False)
-def slic(pairs: PairLogps, *, delta: float = 1.0, lam: float = 0.1) -> Term:
+def slic(pairs: PairLogps, *, delta: float = 1.0, lam: NonNegative = 0.1) -> Term:
     """max(0, delta - W + L) - lam W: SLiC-HF, with the chosen response as the target that regularizes. Zhao et al. 2023
     (arXiv 2305.10425). `lam` has no published value that fits summed log-probs; 0.1 is ours.
     """
@@ -72,7 +73,7 @@ def slic(pairs: PairLogps, *, delta: float = 1.0, lam: float = 0.1) -> Term:
 
 
 @register("alphapo", rewards=average_reward, needs_reference=False)
-def alphapo(pairs: PairLogps, *, beta: float = 2.0, gamma: float = 1.0, alpha: float = 0.0) -> Term:
+def alphapo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0, alpha: float = 0.0) -> Term:
     """SimPO with the reward (1 - p^-alpha)/alpha for log p, p the mean token probability. Gupta et al. 2025 (arXiv
     2501.03884). alpha = 0 is simpo; the exponent is clamped at 80.
     """
@@ -85,7 +86,7 @@ def alphapo(pairs: PairLogps, *, beta: float = 2.0, gamma: float = 1.0, alpha: f
 
 
 @register("asft", rewards=average_reward, scale="lam", needs_reference=False)
-def asft(pairs: PairLogps, *, lam: float = 1.0) -> Term:
+def asft(pairs: PairLogps, *, lam: NonNegative = 1.0) -> Term:
     """-W/n_w + lam [softplus(-odds_w) + softplus(odds_l)], which is likelihood of chosen plus unlikelihood of rejected.
     Wang et al. 2024 (arXiv 2409.10571).
     """
@@ -101,9 +102,7 @@ def sft(pairs: PairLogps, *, per: Literal["pair", "token"] = "pair") -> Term:
     mean over all chosen tokens, as TRL's sft term is."""
     if per == "pair":
         return per_pair(-average_logps(pairs.chosen))
-    if per == "token":
-        return Term(-pairs.chosen.policy_sum, pairs.chosen.lengths.to(pairs.chosen.policy.dtype))
-    raise UserError(f"sft: per={per!r} is unknown", hint="one of pair, token")
+    return Term(-pairs.chosen.policy_sum, pairs.chosen.lengths.to(pairs.chosen.policy.dtype))
 
 
 @register("auxiliary", rewards=None, needs_reference=False, needs_auxiliary=True)

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from mmpo.errors import UserError
 from mmpo.models.pairs import PairLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
+from mmpo.objectives.parameters import NonNegative, OpenShare, Positive, Smoothing
 from mmpo.objectives.term import Term, register
 
 MAX_EXPONENT = 80.0
@@ -30,7 +30,7 @@ def bounded_exp(x: Tensor) -> Tensor:
 def gpo(
     pairs: PairLogps,
     *,
-    beta: float = 0.1,
+    beta: Positive = 0.1,
     f: Literal["logistic", "exponential", "squared", "truncated", "savage"] = "squared",
 ) -> Term:
     """f(beta D) for a convex f. Tang et al. 2024 (arXiv 2402.05749): near D = 0 all act alike, the tails differ.
@@ -47,18 +47,16 @@ def gpo(
         return per_pair((z - 1) ** 2)
     if f == "truncated":
         return per_pair(torch.relu(1 - z) ** 2)
-    if f == "savage":
-        return per_pair(torch.sigmoid(-z) ** 2)
-    raise UserError(f"gpo: f={f!r} is unknown", hint="one of logistic, exponential, squared, truncated, savage")
+    return per_pair(torch.sigmoid(-z) ** 2)  # savage
 
 
 @register("f_dpo")
 def f_dpo(
     pairs: PairLogps,
     *,
-    beta: float = 0.1,
+    beta: Positive = 0.1,
     divergence: Literal["reverse_kl", "forward_kl", "jensen_shannon", "alpha"] = "jensen_shannon",
-    alpha: float = 0.5,
+    alpha: OpenShare = 0.5,
 ) -> Term:
     """softplus(-beta (f'(e^a) - f'(e^b))): DPO under another divergence. Wang et al. 2023 (arXiv 2309.16240).
 
@@ -66,8 +64,6 @@ def f_dpo(
     0 < alpha < 1 in the paper's sense (TRL's coefficient is 1 - alpha). Log-ratios are sums, so the exponential ones
     are for short answers.
     """
-    if not 0 < alpha < 1:
-        raise UserError(f"f_dpo: alpha must lie between 0 and 1, not {alpha}", hint="0 is reverse_kl, 1 is forward_kl")
 
     def score(x: Tensor) -> Tensor:
         if divergence == "reverse_kl":
@@ -76,49 +72,39 @@ def f_dpo(
             return -bounded_exp(-x)
         if divergence == "jensen_shannon":
             return logsigmoid(x)
-        if divergence == "alpha":
-            return -bounded_exp(-alpha * x) / alpha
-        raise UserError(
-            f"f_dpo: divergence={divergence!r} is unknown", hint="one of reverse_kl, forward_kl, jensen_shannon, alpha"
-        )
+        return -bounded_exp(-alpha * x) / alpha
 
     a, b = log_ratios(pairs)
     return per_pair(softplus(-beta * (score(a) - score(b))))
 
 
 @register("exo_pair")
-def exo_pair(pairs: PairLogps, *, beta: float = 0.1, eps: float = 1e-3) -> Term:
+def exo_pair(pairs: PairLogps, *, beta: Positive = 0.1, eps: Smoothing = 1e-3) -> Term:
     """Reverse KL from the policy's preference sigmoid(z) to the smoothed label (1-eps, eps). Ji et al. 2024 (arXiv
     2402.00856). Mode-seeking: the gradient vanishes for hopeless pairs, z << 0.
     """
-    if not 0 < eps < 0.5:
-        raise UserError(f"exo_pair: eps must lie between 0 and 0.5, not {eps}")
     z = beta * log_ratios(pairs).gap
     up = torch.sigmoid(z) * (logsigmoid(z) - math.log1p(-eps))
     return per_pair(up + torch.sigmoid(-z) * (logsigmoid(-z) - math.log(eps)))
 
 
 @register("discopop")
-def discopop(pairs: PairLogps, *, beta: float = 0.05, tau: float = 0.05) -> Term:
+def discopop(pairs: PairLogps, *, beta: Positive = 0.05, tau: Positive = 0.05) -> Term:
     """(1-m) softplus(-z) + m e^-z with m = sigmoid(z/tau): a loss found by search. Lu et al. 2024 (arXiv 2406.08414).
     Not convex near 0.
     """
-    if tau <= 0:
-        raise UserError(f"discopop: tau must be positive, not {tau}")
     z = beta * log_ratios(pairs).gap
     m = torch.sigmoid(z / tau)
     return per_pair((1 - m) * softplus(-z) + m * bounded_exp(-z))
 
 
 @register("focalpo")
-def focalpo(pairs: PairLogps, *, beta: float = 0.1, gamma: float = 0.05) -> Term:
+def focalpo(pairs: PairLogps, *, beta: Positive = 0.1, gamma: NonNegative = 0.05) -> Term:
     """-sigmoid(z)^gamma log sigmoid(z): weight on pairs that are right already. Liu et al. 2025 (arXiv 2501.06645).
 
     Below log sigmoid(z) = -1/gamma the formula's slope would turn and push such a pair further wrong; there the loss is
     constant instead. gamma = 0 is dpo.
     """
-    if gamma < 0:
-        raise UserError(f"focalpo: gamma must not be negative, it is {gamma}")
     log_sigmoid = logsigmoid(beta * log_ratios(pairs).gap)
     if gamma > 0:
         log_sigmoid = log_sigmoid.clamp_min(-1 / gamma)

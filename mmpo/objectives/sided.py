@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmpo.errors import UserError
 from mmpo.models.pairs import PairLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
+from mmpo.objectives.parameters import NonNegative, Positive, PositiveShare
 from mmpo.objectives.term import Statistics, Term, log_sums, register
 
 
@@ -24,18 +24,16 @@ def _running(values: Mapping[str, Any]) -> Statistics | None:
 
 
 @register("dpo_shift")
-def dpo_shift(pairs: PairLogps, *, beta: float = 0.01, lam: float = 0.75) -> Term:
+def dpo_shift(pairs: PairLogps, *, beta: Positive = 0.01, lam: PositiveShare = 0.75) -> Term:
     """softplus(-beta (a - lam b)): a smaller lam keeps the chosen response likely, at some cost in margin. Yang et al.
     2025 (arXiv 2502.07599). lam = 1 is dpo.
     """
-    if not 0 < lam <= 1:
-        raise UserError(f"dpo_shift: lam must lie in (0, 1], not {lam}")
     a, b = log_ratios(pairs)
     return per_pair(softplus(-beta * (a - lam * b)))
 
 
 @register("flex_dpo")
-def flex_dpo(pairs: PairLogps, *, beta: float = 0.1, beta_rejected: float = 0.05) -> Term:
+def flex_dpo(pairs: PairLogps, *, beta: Positive = 0.1, beta_rejected: Positive = 0.05) -> Term:
     """softplus(-(beta a - beta_rejected b)): the same with two betas. Yan et al. 2024 (3D-properties, arXiv
     2406.07327).
     """
@@ -44,7 +42,7 @@ def flex_dpo(pairs: PairLogps, *, beta: float = 0.1, beta_rejected: float = 0.05
 
 
 @register("apo_zero")
-def apo_zero(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+def apo_zero(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """1 - sigmoid(r_w) + sigmoid(r_l): chosen up, rejected down, for pairs better than what the model writes.
     D'Oosterlinck et al. 2024 (arXiv 2408.06266). At policy = reference: 1.
     """
@@ -53,7 +51,7 @@ def apo_zero(pairs: PairLogps, *, beta: float = 0.1) -> Term:
 
 
 @register("apo_down")
-def apo_down(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+def apo_down(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """sigmoid(r_w) + 1 - sigmoid(z): both down, chosen less, for a model that is better than its pairs already.
     D'Oosterlinck et al. 2024 (arXiv 2408.06266). At policy = reference: 1.
     """
@@ -62,7 +60,7 @@ def apo_down(pairs: PairLogps, *, beta: float = 0.1) -> Term:
 
 
 @register("bco_pair", needs_past_reward=True, whole_step=_running)
-def bco_pair(pairs: PairLogps, *, beta: float = 0.1, delta: float | Literal["running"] = 0.0) -> Term:
+def bco_pair(pairs: PairLogps, *, beta: Positive = 0.1, delta: float | Literal["running"] = 0.0) -> Term:
     """softplus(-(r_w - delta)) + softplus(r_l - delta): a classifier of single responses. Jung et al. 2024 (arXiv
     2404.04656), the BCO part of InternVL's MPO. At policy = reference and delta = 0: 2 log 2.
 
@@ -73,8 +71,6 @@ def bco_pair(pairs: PairLogps, *, beta: float = 0.1, delta: float | Literal["run
 
 
 def _bco(pairs: PairLogps, beta: float, delta: float | str) -> Tensor:
-    if isinstance(delta, str) and delta != "running":
-        raise UserError(f"delta is a number or running, not {delta!r}")
     shift = beta * pairs.past_reward if isinstance(delta, str) else delta
     a, b = log_ratios(pairs)
     return softplus(shift - beta * a) + softplus(beta * b - shift)
@@ -84,10 +80,10 @@ def _bco(pairs: PairLogps, beta: float, delta: float | str) -> Tensor:
 def mpo(
     pairs: PairLogps,
     *,
-    beta: float = 0.1,
-    preference: float = 0.8,
-    quality: float = 0.2,
-    generation: float = 1.0,
+    beta: Positive = 0.1,
+    preference: NonNegative = 0.8,
+    quality: NonNegative = 0.2,
+    generation: NonNegative = 1.0,
     delta: float | Literal["running"] = 0.0,
 ) -> Term:
     """preference DPO + quality BCO (`bco_pair`) + generation times the chosen response's mean negative log-likelihood.
@@ -101,19 +97,17 @@ def mpo(
 
 
 @register("sppo_hard")
-def sppo_hard(pairs: PairLogps, *, beta: float = 0.001) -> Term:
+def sppo_hard(pairs: PairLogps, *, beta: Positive = 0.001) -> Term:
     """(a - 1/(2 beta))^2 + (b + 1/(2 beta))^2. Wu et al. 2024 (arXiv 2405.00675), with every label certain.
 
     beta is the paper's 1/eta: at 0.001 the targets are 500 nats away and losses of 500,000 are normal.
     """
-    if beta <= 0:
-        raise UserError(f"sppo_hard: beta must be positive, not {beta}")
     a, b = log_ratios(pairs)
     return per_pair((a - 0.5 / beta) ** 2 + (b + 0.5 / beta) ** 2)
 
 
 @register("rpo")
-def rpo(pairs: PairLogps, *, beta: float = 0.01, eta: float = 0.005) -> Term:
+def rpo(pairs: PairLogps, *, beta: Positive = 0.01, eta: NonNegative = 0.005) -> Term:
     """softplus(-z) - eta beta W: DPO with the chosen response's likelihood, summed over its tokens. Liu et al. 2024
     (arXiv 2405.16436). For the token mean, which is weaker by about beta n_w, add `sft` to dpo (that is IRPO).
     """

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmpo.errors import UserError
 from mmpo.models.score import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair, span_reward
+from mmpo.objectives.parameters import Positive, Share
 from mmpo.objectives.term import Term, register
 
 Normalise = Literal["none", "weighted_count"]
@@ -34,8 +34,8 @@ def subset_weights(response: ResponseLogps, gamma: float, eos_weight: EndWeight 
 def subset_dpo(
     pairs: PairLogps,
     *,
-    beta: float = 0.1,
-    gamma: float = 0.5,
+    beta: Positive = 0.1,
+    gamma: Share = 0.5,
     normalise: Normalise = "none",
     eos_weight: EndWeight = "irrelevant",
 ) -> Term:
@@ -45,14 +45,6 @@ def subset_dpo(
     sum of weights; with gamma = 1/5 that is dense DPO of RLHF-V with its gamma of 5, up to beta. After Banerjee et al.
     2024 (arXiv 2406.06496), whose formula and gamma are not public: a reconstruction, with our defaults.
     """
-    if not 0 <= gamma <= 1:
-        raise UserError(f"subset_dpo: gamma is the weight of unedited tokens, from 0 to 1, not {gamma}")
-    for name, value, known in (
-        ("normalise", normalise, get_args(Normalise)),
-        ("eos_weight", eos_weight, get_args(EndWeight)),
-    ):
-        if value not in known:
-            raise UserError(f"subset_dpo: {name} {value!r}", hint=f"one of {', '.join(known)}")
 
     def score(response: ResponseLogps) -> Tensor:
         span_reward(response, 1.0)  # raises what is missing

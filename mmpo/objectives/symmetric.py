@@ -9,6 +9,7 @@ from torch.nn.functional import softplus
 
 from mmpo.models.pairs import PairLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
+from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.term import Term, register
 from mmpo.objectives.visual import log_ratio
 
@@ -21,11 +22,11 @@ about the twin's image."""
 def symmpo(
     pairs: PairLogps,
     *,
-    beta: float = 0.1,
+    beta: Positive = 0.1,
     delta: float = 0.0,
-    symmetric: float = 0.5,
-    margin: float = 1e-4,
-    anchor: float = 1.0,
+    symmetric: NonNegative = 0.5,
+    margin: NonNegative = 1e-4,
+    anchor: NonNegative = 1.0,
 ) -> Term:
     """DPO(y_w, y_l|m) + symmetric [softplus(-beta D1) + softplus(-beta D2)] + margin (D1 - D2)^2 + anchor
     [softplus(delta - beta rho(y_w|m)) + softplus(delta - beta rho(y_w'|m'))], with D1 = rho(y_w|m) - rho(y_w'|m) and

@@ -9,7 +9,7 @@ Shapes: b pairs, t tokens of a response (padded), h hidden channels, k frequenci
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,8 +18,12 @@ from torch.nn.functional import softplus
 from mmpo.errors import UserError
 from mmpo.models.pairs import Hidden, PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
+from mmpo.objectives.parameters import Count, NonNegative, Positive, PositiveShare
 from mmpo.objectives.term import Term, register
 from mmpo.objectives.visual import log_ratio
+
+Reduction = Literal["sum", "bins", "each"]
+Span = Literal["response", "sequence"]
 
 CHOSEN, REJECTED = "chosen_perturbed", "rejected_perturbed"
 """Views: both answers to the perturbed question about the clean image. Further candidates have a number behind."""
@@ -42,7 +46,7 @@ def spectrum(states: Tensor) -> Tensor:
 
 
 def log_spectral_ratio(
-    policy: Tensor, reference: Tensor, *, reduction: str = "bins", cutoff: float = 1.0, eps: float = 1e-8
+    policy: Tensor, reference: Tensor, *, reduction: Reduction = "bins", cutoff: float = 1.0, eps: float = 1e-8
 ) -> Tensor:
     """log F(policy) - log F(reference) of one response, both [t, h]; the two span the same tokens.
 
@@ -73,8 +77,6 @@ def own_states(response: ResponseLogps, which: str, i: int) -> Tensor:
 def asked_states(parameters: Mapping[str, Any]) -> Hidden:
     """The hidden states that a loss with `layer` and `span` reads."""
     layer, span = parameters["layer"], parameters["span"]
-    if span not in ("response", "sequence"):
-        raise UserError(f"span is response or sequence, not {span!r}")
     return Hidden(int(layer), span)
 
 
@@ -82,12 +84,12 @@ def asked_states(parameters: Mapping[str, Any]) -> Hidden:
 def spectral(
     pairs: PairLogps,
     *,
-    beta: float = 0.1,
-    reduction: str = "bins",
-    cutoff: float = 1.0,
-    eps: float = 1e-8,
+    beta: Positive = 0.1,
+    reduction: Reduction = "bins",
+    cutoff: PositiveShare = 1.0,
+    eps: Positive = 1e-8,
     layer: int = -1,
-    span: str = "response",
+    span: Span = "response",
 ) -> Term:
     """softplus(-beta [R_w - R_l]), R the log spectral ratio between the policy's states under the perturbed question
     and the reference's under the clean one, after decoder layer `layer` (-1: the last), over the response's own tokens
@@ -101,7 +103,7 @@ def spectral(
 
 
 @register("perturbed_dpo", views=candidate_views)
-def perturbed_dpo(pairs: PairLogps, *, beta: float = 0.1, candidates: int = 1) -> Term:
+def perturbed_dpo(pairs: PairLogps, *, beta: Positive = 0.1, candidates: Count = 1) -> Term:
     """DPO of both answers to the perturbed question, policy and reference alike: L_DPO of arXiv 2507.21584.
 
     With several `candidates` the worst perturbation of each pair counts, and it alone has a gradient: the inner
@@ -114,14 +116,14 @@ def perturbed_dpo(pairs: PairLogps, *, beta: float = 0.1, candidates: int = 1) -
 def tars(
     pairs: PairLogps,
     *,
-    beta: float = 0.1,
-    lam: float = 0.1,
-    candidates: int = 1,
-    reduction: str = "bins",
-    cutoff: float = 1.0,
-    eps: float = 1e-8,
+    beta: Positive = 0.1,
+    lam: NonNegative = 0.1,
+    candidates: Count = 1,
+    reduction: Reduction = "bins",
+    cutoff: PositiveShare = 1.0,
+    eps: Positive = 1e-8,
     layer: int = -1,
-    span: str = "response",
+    span: Span = "response",
 ) -> Term:
     """`perturbed_dpo` + lam `spectral`: L_TARS of the paper (arXiv 2507.21584), whose text sets beta 1 and lam 0.1.
 
@@ -135,20 +137,14 @@ def tars(
 
 def _candidates(pairs: PairLogps, beta: float, count: int) -> Tensor:
     """The preference loss under each perturbation, [m, b]."""
-    if count < 1:
-        raise UserError(f"candidates must be at least 1, not {count}")
     gaps = [
         log_ratio(pairs.view(CHOSEN + _suffix(k))) - log_ratio(pairs.view(REJECTED + _suffix(k))) for k in range(count)
     ]
     return softplus(-beta * torch.stack(gaps))
 
 
-def _spectral(pairs: PairLogps, candidate: int, beta: float, reduction: str, cutoff: float, eps: float) -> Tensor:
+def _spectral(pairs: PairLogps, candidate: int, beta: float, reduction: Reduction, cutoff: float, eps: float) -> Tensor:
     """The spectral loss of each pair under one perturbation, [b]."""
-    if reduction not in ("sum", "bins", "each"):
-        raise UserError(f"spectral: reduction is sum, bins or each, not {reduction!r}")
-    if not 0 < cutoff <= 1:
-        raise UserError(f"spectral: cutoff is a share of the frequencies in (0, 1], not {cutoff}")
     perturbed = [pairs.view(side + _suffix(candidate)) for side in (CHOSEN, REJECTED)]
     losses = []
     for i in range(len(pairs)):

@@ -19,6 +19,7 @@ from torch.nn.functional import pad, softplus
 from mmpo.errors import UserError
 from mmpo.models.pairs import Hidden, PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
+from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.tars import own_states
 from mmpo.objectives.term import Term, register
 
@@ -47,10 +48,10 @@ def _sequence(parameters: Mapping[str, Any]) -> Hidden:
 def tars_official(
     pairs: PairLogps,
     *,
-    beta: float = 0.1,
-    lam: float = 0.1,
-    image: float = 1.0,
-    margin: float = 0.5,
+    beta: Positive = 0.1,
+    lam: NonNegative = 0.1,
+    image: NonNegative = 1.0,
+    margin: NonNegative = 0.5,
     layer: int = 0,
     average: bool = True,
 ) -> Term:

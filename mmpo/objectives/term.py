@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from torch import Tensor
 from mmpo.errors import UserError
 from mmpo.models.pairs import Hidden, StepStatistics
 from mmpo.models.score import PairLogps, ResponseLogps
+from mmpo.objectives.parameters import mistakes, parameters_of
 
 
 class Term(NamedTuple):
@@ -95,8 +95,8 @@ class Registered:
     @property
     def parameters(self) -> dict[str, Any]:
         """Names and defaults of the parameters a recipe may set."""
-        signature = inspect.signature(self.function)
-        return {name: p.default for name, p in signature.parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        fields = parameters_of(self.function).model_fields
+        return {name: field.default for name, field in fields.items() if name != "weight"}
 
 
 OBJECTIVES: dict[str, Registered] = {}
@@ -268,27 +268,48 @@ def build_objective(spec: str | Mapping[str, Mapping[str, Any] | float | None]) 
     """
     if isinstance(spec, str):
         spec = {spec: None}
-    if not spec:
-        raise UserError("the objective is empty", hint=f"one of {', '.join(sorted(OBJECTIVES))}")
+    if found := spec_mistakes(spec):
+        raise UserError("; ".join(message for _, message, _ in found), hint=found[0][2])
     weights: dict[str, float] = {}
     parameters: dict[str, dict[str, Any]] = {}
     for name, given in spec.items():
-        if name not in OBJECTIVES:
-            raise UserError(f"unknown objective {name!r}", hint=_nearest(name, OBJECTIVES))
-        values = {"weight": given} if isinstance(given, int | float) else dict(given or {})
+        values = _values_of(given)
         weights[name] = float(values.pop("weight", 1.0))
-        known = OBJECTIVES[name].parameters
-        for key in values:
-            if key not in known:
-                raise UserError(f"objective {name!r} has no parameter {key!r}", hint=_nearest(key, [*known, "weight"]))
         parameters[name] = values
     objective = Objective(weights, parameters)
     _try(objective)
     return objective
 
 
+def spec_mistakes(spec: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, str | None]]:
+    """What is wrong with an objective's names and parameters: (key path in `spec`, message, hint) of every mistake."""
+    if not spec:
+        return [((), "the objective is empty", f"one of {', '.join(sorted(OBJECTIVES))}")]
+    found: list[tuple[tuple[str, ...], str, str | None]] = []
+    for name, given in spec.items():
+        if name not in OBJECTIVES:
+            found.append(((name,), f"unknown objective {name!r}", _nearest(name, OBJECTIVES)))
+        elif not isinstance(given, Mapping | int | float | None):
+            found.append(((name,), f"must be parameters by name (it is {given!r})", f"{name}: {{weight: 1.0}}"))
+        else:
+            function = OBJECTIVES[name].function
+            for key, wrong in mistakes(function, _values_of(given)).items():
+                hint = None
+                if wrong == "unknown parameter":
+                    wrong = f"objective {name!r} has no parameter {key!r}"
+                    hint = _nearest(key, parameters_of(function).model_fields)
+                else:
+                    wrong = f"{name}.{key} {wrong}"
+                found.append(((name, key), wrong, hint))
+    return found
+
+
+def _values_of(given: Any) -> dict[str, Any]:
+    return {"weight": given} if isinstance(given, int | float) else dict(given or {})
+
+
 def _try(objective: Objective) -> None:
-    """Let every loss look at its parameters now, not after the model was loaded and the first batch scored."""
+    """Let every loss run once now, on one token, not after the model was loaded and the first batch scored."""
     zeros, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)
     states = torch.ones(1, 1, 1)
     side = ResponseLogps(zeros - 1.0, zeros - 1.0, mask, zeros + 1.0, None, states, states, kl=zeros)
@@ -297,5 +318,5 @@ def _try(objective: Objective) -> None:
 
 
 def _nearest(word: str, known: Any) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
+    close = difflib.get_close_matches(word.lower(), list(known), n=1)
     return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(sorted(known))}"

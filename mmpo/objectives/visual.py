@@ -18,6 +18,7 @@ from torch.nn.functional import pad, softplus
 from mmpo.errors import UserError
 from mmpo.models.pairs import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
+from mmpo.objectives.parameters import Count, NonNegative, Positive, Share
 from mmpo.objectives.term import Term, register
 
 CHOSEN, REJECTED = "chosen_corrupted", "rejected_corrupted"
@@ -32,7 +33,7 @@ def log_ratio(response: ResponseLogps) -> Tensor:
 
 
 @register("image_preference", views=(CHOSEN,), corruption="crop")
-def image_preference(pairs: PairLogps, *, beta: float = 0.1) -> Term:
+def image_preference(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """softplus(-beta [rho(y_w|m) - rho(y_w|m')]): the chosen answer should owe its probability to the image.
 
     The conditional preference of mDPO (Wang et al. 2024, arXiv 2406.11839), the visual term of CHiP (2501.16629) and,
@@ -42,13 +43,15 @@ def image_preference(pairs: PairLogps, *, beta: float = 0.1) -> Term:
 
 
 @register("anchor")
-def anchor(pairs: PairLogps, *, beta: float = 0.1, delta: float = 0.0) -> Term:
+def anchor(pairs: PairLogps, *, beta: Positive = 0.1, delta: float = 0.0) -> Term:
     """softplus(delta - beta rho(y_w|m)): keeps the chosen answer's reward above `delta`. mDPO, arXiv 2406.11839."""
     return per_pair(softplus(delta - beta * log_ratio(pairs.chosen)))
 
 
 @register("mdpo", views=(CHOSEN,), corruption="crop")
-def mdpo(pairs: PairLogps, *, beta: float = 0.1, delta: float = 0.0, image: float = 1.0, anchor: float = 1.0) -> Term:
+def mdpo(
+    pairs: PairLogps, *, beta: Positive = 0.1, delta: float = 0.0, image: NonNegative = 1.0, anchor: NonNegative = 1.0
+) -> Term:
     """DPO + `image` times the image preference + `anchor` times the anchor. Wang et al. 2024 (arXiv 2406.11839), with
     m' a crop of 1 to 20 % of the area. At policy = reference: 3 log 2."""
     rho, rho_corrupted = log_ratio(pairs.chosen), log_ratio(pairs.view(CHOSEN))
@@ -58,7 +61,7 @@ def mdpo(pairs: PairLogps, *, beta: float = 0.1, delta: float = 0.0, image: floa
 
 
 @register("rdpo", views=(CHOSEN,), corruption="nearest")
-def rdpo(pairs: PairLogps, *, beta: float = 0.1, image: float = 1.0) -> Term:
+def rdpo(pairs: PairLogps, *, beta: Positive = 0.1, image: NonNegative = 1.0) -> Term:
     """DPO + `image` times the image preference, m' a similar image, retrieved. Re-Align, arXiv 2502.13146.
 
     The released code scores arg-max tokens instead of the chosen answer in its image term; this is the paper's form.
@@ -69,15 +72,19 @@ def rdpo(pairs: PairLogps, *, beta: float = 0.1, image: float = 1.0) -> Term:
 
 
 @register("vdpo", views=(CHOSEN, REJECTED), corruption="black")
-def vdpo(pairs: PairLogps, *, beta: float = 0.1, gamma: float = 0.75, text: str = "policy") -> Term:
+def vdpo(
+    pairs: PairLogps,
+    *,
+    beta: Positive = 0.1,
+    gamma: NonNegative = 0.75,
+    text: Literal["policy", "reference"] = "policy",
+) -> Term:
     """DPO whose scores carry visual guidance: s(y) = rho(y|m) + (gamma - 1) sg[log pi(y|m) - log pi(y|m')], m' black.
 
     V-DPO, arXiv 2411.02712. `text` names the model of the guidance: the `policy` as it moves, or the frozen
     `reference`, which the paper found to work better. gamma = 1 is DPO. Only rho carries a gradient, at full scale;
     the released code scales it by gamma, which leaves none at its own gamma = 0.
     """
-    if text not in ("policy", "reference"):
-        raise UserError(f"vdpo: text is policy or reference, not {text!r}")
 
     def score(response: ResponseLogps, corrupted: ResponseLogps) -> Tensor:
         if text == "policy":
@@ -91,15 +98,13 @@ def vdpo(pairs: PairLogps, *, beta: float = 0.1, gamma: float = 0.75, text: str 
 
 
 @register("povid", views=(CHOSEN, PREFERRED), corruption="diffusion_pixels")
-def povid(pairs: PairLogps, *, beta: float = 0.1, image: float = 0.5) -> Term:
+def povid(pairs: PairLogps, *, beta: Positive = 0.1, image: Share = 0.5) -> Term:
     """(1 - image) DPO(y_w, y_l) + image DPO(y_w, y_n), y_n the tokens that the policy prefers on the noisy image at the
     places of y_w, all about the clean image. POVID's second stage, arXiv 2402.11411, where both weigh 1/2.
 
     Nothing is generated: y_n is read off the noisy pass over y_w. Here policy and reference score the same y_n, so its
     tokens cancel where they are y_w's own; in the released code each model scores the tokens that it prefers itself.
     """
-    if not 0 <= image <= 1:
-        raise UserError(f"povid: image is the share of the noisy term, from 0 to 1, not {image}")
     preference = softplus(-beta * log_ratios(pairs).gap)
     noisy = softplus(-beta * (log_ratio(pairs.chosen) - log_ratio(pairs.view(PREFERRED))))
     return per_pair((1 - image) * preference + image * noisy)
@@ -109,13 +114,13 @@ def povid(pairs: PairLogps, *, beta: float = 0.1, image: float = 0.5) -> Term:
 def opa_dpo(
     pairs: PairLogps,
     *,
-    beta: float = 0.1,
+    beta: Positive = 0.1,
     delta: float = 0.0,
-    image: float = 0.2,
-    anchor: float = 1.0,
-    rejected_anchor: float = 0.0,
+    image: NonNegative = 0.2,
+    anchor: NonNegative = 1.0,
+    rejected_anchor: NonNegative = 0.0,
     level: Literal["sequence", "token"] = "sequence",
-    grid: int | None = None,
+    grid: Count | None = None,
 ) -> Term:
     """DPO + `image` times the image preference + `anchor` times the anchor on the chosen answer (+ `rejected_anchor`
     times softplus(r_l - delta)), on log-ratios that the pair's token weights scale where it has any; m' with 30 % of
@@ -134,8 +139,6 @@ def opa_dpo(
         a, b, visual = chosen.sum(-1), rejected.sum(-1), (clean - corrupted).sum(-1)
         terms = softplus(-beta * (a - b)) + image * softplus(-beta * visual)
         return per_pair(terms + anchor * softplus(delta - beta * a) + rejected_anchor * softplus(beta * b - delta))
-    if level != "token":
-        raise UserError(f"opa_dpo: level is sequence or token, not {level!r}")
     width = max(chosen.shape[1], rejected.shape[1])
     a, b, visual = (pad(ratio, (0, width - ratio.shape[1])) for ratio in (chosen, rejected, clean - corrupted))
     n_w, n_l = pairs.chosen.lengths, pairs.rejected.lengths

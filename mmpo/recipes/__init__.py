@@ -85,13 +85,18 @@ def load(
 
 def complete(source: Source, *, run: Path, inputs: Mapping[str, Callable[[], str]] | None = None) -> Recipe:
     """`load` for a recipe that is already read and overridden."""
+    prepare(source, run=run, inputs=inputs)
+    return validate(source)
+
+
+def prepare(source: Source, *, run: Path, inputs: Mapping[str, Callable[[], str]] | None = None) -> None:
+    """Fill in what follows from the sections before, and resolve `${...}`, in place."""
     _fill_in(source)
     given: dict[str, Callable[[], str]] = {"run": lambda: str(run), **(inputs or {})}
     for name, place in OUTPUTS.items():
         if source.data.get(name.partition(".")[0]) is not None:
             given[name] = lambda place=place: str(run / place)  # type: ignore[misc]
     resolve(source, given)
-    return validate(source)
 
 
 def _fill_in(source: Source) -> None:
@@ -109,4 +114,4 @@ def _fill_in(source: Source) -> None:
                 data[key] = reference
 
 
-__all__ = ["Recipe", "complete", "dump", "get", "load", "override", "read", "read_text", "shipped"]
+__all__ = ["Recipe", "complete", "dump", "get", "load", "override", "prepare", "read", "read_text", "shipped"]

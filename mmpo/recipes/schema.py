@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from difflib import get_close_matches
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -9,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
 from mmpo.data_builders.builders import BUILDERS, AnyBuildSettings, settings_class
 from mmpo.data_builders.settings import BuildSettings
-from mmpo.errors import UserError
 from mmpo.eval.settings import EvalSettings
+from mmpo.recipes.other_names import ours
+from mmpo.recipes.problems import Problem, refusal
 from mmpo.recipes.source import Path, Source, get, nearest
 from mmpo.trainers.settings import TrainSettings
 
@@ -46,27 +49,79 @@ def keys_of(section: str, data: Any) -> set[str]:
 
 def validate(source: Source) -> Recipe:
     """The recipe, or a UserError with one line for every mistake: place, key, what is wrong, the nearest known key."""
+    recipe, problems = tolerant(source)
+    if problems or recipe is None:
+        raise refusal(source, problems)
+    return recipe
+
+
+def tolerant(source: Source) -> tuple[Recipe | None, list[Problem]]:
+    """The recipe as far as it is right (what is wrong left out: a value, or the section that needs it), and every
+    mistake. None where nothing of it is left."""
+    data = source.data
+    problems: list[Problem] = []
+    for _ in range(_ROUNDS):
+        try:
+            return Recipe.model_validate(data), problems
+        except ValidationError as error:
+            # What leaving them out leads to is no mistake of its own.
+            known = {problem.path[:length] for problem in problems for length in range(len(problem.path) + 1)}
+            found = [(mistake["type"], _describe(data, mistake)) for mistake in error.errors()]
+            problems += dict.fromkeys(problem for _, problem in found if problem.path not in known)
+            data = deepcopy(data)
+            for kind, problem in found:
+                _leave_out(data, kind, problem.path)
+    return None, problems
+
+
+_ROUNDS = 4
+
+
+def _leave_out(data: dict[str, Any], kind: str, path: Path) -> None:
+    """Take the wrong value out of `data`; the whole section where that is not enough."""
     try:
-        return Recipe.model_validate(source.data)
-    except ValidationError as error:
-        mistakes = list(dict.fromkeys(_describe(source, mistake) for mistake in error.errors()))
-        raise UserError("\n".join(mistakes), hint="`mmpo recipe show demo` prints a recipe that works") from error
+        above = get(data, path[:-1])
+    except KeyError:  # gone with what was around it
+        return
+    if kind not in ("missing", "union_tag_invalid") and len(path) > 1 and isinstance(above, dict) and path[-1] in above:
+        del above[path[-1]]
+    elif path:
+        data.pop(path[0], None)
 
 
-def _describe(source: Source, mistake: Any) -> str:
-    path, model = _locate(source.data, mistake["loc"])
-    name = ".".join(path)
+def _describe(data: Any, mistake: Any) -> Problem:
+    path, model = _locate(data, mistake["loc"])
     if mistake["type"] == "extra_forbidden":
-        return f"{source.place(path)}: {name}: unknown key; {nearest(path[-1], known_keys(model))}"
+        return Problem(path, f"unknown key; {_meant(path, model)}")
     if mistake["type"] == "missing":
-        return f"{source.place(path[:-1])}: {name}: missing"
+        return Problem(path, "missing", _WANTED.get(path))
     if mistake["type"] == "union_tag_invalid":  # the union of a section's kinds, told apart by one key
         kinds = str(mistake["ctx"]["expected_tags"]).replace("'", "")
-        path, name = (*path, "builder"), f"{name}.builder"
-        return f"{source.place(path)}: {name}: should be one of {kinds} (it is {mistake['ctx']['tag']!r})"
+        return Problem((*path, "builder"), f"should be one of {kinds} (it is {mistake['ctx']['tag']!r})")
+    if mistake["type"] == "dict_type":
+        return Problem(path, f"must be names with values, such as {{name: value}} (it is {mistake['input']!r})")
     message = str(mistake["msg"]).removeprefix("Value error, ")
     given = "" if isinstance(mistake["input"], dict) else f" (it is {mistake['input']!r})"
-    return f"{source.place(path)}: {name}: {message[:1].lower()}{message[1:]}{given}"
+    return Problem(path, f"{message[:1].lower()}{message[1:]}{given}")
+
+
+_WANTED: dict[Path, str] = {
+    ("train", "pairs"): "a folder that `mmpo build` or `mmpo convert` made; with a build: section they are its own",
+    ("train", "model"): "model: NAME at the top serves every section",
+    ("build", "model"): "model: NAME at the top serves every section",
+    ("eval", "model"): "model: NAME at the top serves every section",
+}
+
+
+def _meant(path: Path, models: list[Any]) -> str:
+    """The key that an unknown one stands for: ours for another trainer's, the nearest, or where it belongs."""
+    if translated := ours(path[-1]):
+        return translated
+    keys = known_keys(models)
+    homes = [name for name, section in SECTIONS.items() if path[-1] in section.model_fields]
+    if len(path) == 1 and homes and not get_close_matches(path[-1], keys, n=1, cutoff=0.8):
+        return f"it belongs into {' or '.join(f'`{home}:`' for home in homes)}"
+    return nearest(path[-1], keys)
 
 
 def _locate(data: Any, loc: tuple[int | str, ...]) -> tuple[Path, list[Any]]:

@@ -59,6 +59,16 @@ def parse_value(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
 
 
+_YAML_HINTS = {
+    "mapping values are not allowed here": "text with a colon is put in quotes; a key inside another is indented",
+    "expected <block end>, but found '<block mapping start>'": "keys of one section start in the same column",
+    "expected ',' or '}', but got '<stream end>'": "a { is not closed",
+    "expected ',' or ']', but got '<stream end>'": "a [ is not closed",
+    "found unexpected end of stream": "a quote is not closed",
+    "could not find expected ':'": "a key is followed by a colon and a space",
+}
+
+
 @dataclass
 class Source:
     """Recipe data with the place each value came from."""
@@ -69,15 +79,25 @@ class Source:
     overrides: dict[Path, str] = field(default_factory=dict)
 
     def place(self, path: Sequence[str | int]) -> str:
-        """`recipe.yaml:12` (or `--set a.b=c`) for the nearest value at or above `path`."""
-        at = tuple(str(part) for part in path)
+        """`recipe.yaml:12` (or `--set a.b=c`) for the nearest value at or above `path`, or one that `--set` put below
+        it where nothing else made it."""
+        whole = at = tuple(str(part) for part in path)
         while at:
             if at in self.overrides:
                 return f"--set {self.overrides[at]}"
             if at in self.lines:
                 return f"{self.where}:{self.lines[at]}"
+            if at == whole:
+                below = [setting for given, setting in self.overrides.items() if given[: len(at)] == at]
+                if below:
+                    return f"--set {below[0]}"
             at = at[:-1]
         return self.where
+
+    def line(self, path: Sequence[str | int]) -> int:
+        """The line of the nearest value at or above `path`; 0 where none is in the file."""
+        at = tuple(str(part) for part in path)
+        return next((self.lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in self.lines), 0)
 
 
 def parse(text: str, where: str) -> Source:
@@ -98,8 +118,13 @@ def parse(text: str, where: str) -> Source:
         _note_lines(node, (), lines, where)
         data = loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{where}{line}: not valid YAML: {error.problem or error.context}") from error
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        written = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        if "\t" in written[: len(written) - len(written.lstrip())] or "'\\t'" in (error.problem or ""):
+            raise UserError(f"{where}{line}: a tab; YAML is indented with spaces", hint="indent with spaces") from error
+        hint = _YAML_HINTS.get(str(error.problem))
+        raise UserError(f"{where}{line}: not valid YAML: {error.problem or error.context}", hint=hint) from error
     except yaml.YAMLError as error:
         raise UserError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from error
     return Source(where, data, lines)
@@ -137,6 +162,10 @@ def override(source: Source, settings: Sequence[str]) -> None:
                 f"--set {setting}: the value is not valid YAML", hint=f"quote it: --set '{name}=\"{text}\"'"
             ) from error
         _put(source.data, path, value, setting)
+        for line in [at for at in source.lines if at[: len(path)] == path]:
+            del source.lines[line]  # what stood there is gone
+        for earlier in [at for at in source.overrides if at[: len(path)] == path]:
+            del source.overrides[earlier]
         source.overrides[path] = setting
 
 

@@ -4,20 +4,19 @@ it."""
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
+from mmpo.settings import FOLDER, LEXICON, MODEL, PAIRS, PATH, Need, Settings
+
+SIMILARITY = Need("model", words=("policy",))
 
 Scheduler = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
-
-
-class LoraSettings(_Settings):
+class LoraSettings(Settings):
     """The adapter that is trained; the model itself stays as it is."""
 
     rank: int = Field(default=16, ge=1, description="Rank of the update of each adapted matrix.")
@@ -39,17 +38,17 @@ class LoraSettings(_Settings):
     )
 
 
-class AuxiliarySettings(_Settings):
+class AuxiliarySettings(Settings):
     """Ordinary image-text data learnt beside the pairs, one sample for each pair (HA-DPO). The loss is the objective's
     term `auxiliary`, whose `weight` is HA-DPO's lambda."""
 
-    data: Path = Field(
+    data: Annotated[Path, PATH] = Field(
         description=(
             "Folder of pairs, whose chosen side is learnt; a file or folder of LLaVA conversations; or captions, as "
             "MiniGPT-4's filter_cap.json."
         )
     )
-    images: Path | None = Field(
+    images: Annotated[Path | None, FOLDER] = Field(
         default=None, description="Folder that image paths start from. Left out: the folder of `data`."
     )
 
@@ -59,7 +58,7 @@ class AuxiliarySettings(_Settings):
         return self.images or (self.data if self.data.is_dir() else self.data.parent)
 
 
-class TokenWeightSettings(_Settings):
+class TokenWeightSettings(Settings):
     """Token weights from what differs between chosen and rejected (dense DPO, RLHF-V), for objectives that read them.
     A pair that brings weights of its own keeps them."""
 
@@ -73,7 +72,7 @@ class TokenWeightSettings(_Settings):
     )
 
 
-class CorruptionSettings(_Settings):
+class CorruptionSettings(Settings):
     """How the image is made uninformative for objectives that compare with a corrupted one."""
 
     kind: Literal[
@@ -85,19 +84,19 @@ class CorruptionSettings(_Settings):
     parameters: dict[str, float] = Field(
         default={}, description="Parameters of that corruption, e.g. {step: 500} or {least: 0.01, most: 0.2}."
     )
-    relevance: str = Field(
+    relevance: Annotated[str, SIMILARITY] = Field(
         default="policy",
         description="What says which images are similar, with `nearest`: the folder of a CLIP-like model, or `policy`.",
     )
 
 
-class PerturbationSettings(_Settings):
+class PerturbationSettings(Settings):
     """How the question is perturbed for TARS."""
 
     how: Literal["mask", "replace", "synonyms"] = Field(
         default="mask", description="Put a mask token, random tokens, or a synonym of `lexicon` in a word's place."
     )
-    relevance: str = Field(
+    relevance: Annotated[str, SIMILARITY] = Field(
         default="policy",
         description="What says which words the image shows: the folder of a CLIP-like model, or `policy` for the "
         "policy's own image tokens and word embeddings.",
@@ -122,18 +121,18 @@ class PerturbationSettings(_Settings):
         description="Synonyms for how: synonyms: the small list that comes with mmpo, or WordNet, where nltk and its "
         "data are installed.",
     )
-    lexicon: Path | None = Field(
+    lexicon: Annotated[Path | None, LEXICON] = Field(
         default=None,
         description="Your own synonyms, a JSON or YAML map of word to list of words; they go before the others.",
     )
 
 
-class DisturbanceSettings(_Settings):
+class DisturbanceSettings(Settings):
     """How the whole sequence is perturbed for tars_official, with the released code's rules. The last four settings
     put right what that code gets wrong; false does as it does."""
 
     how: Literal["mask", "replace"] = Field(default="replace", description="A mask token, or a random token.")
-    relevance: str = Field(default="policy", description="As in `perturbation`.")
+    relevance: Annotated[str, SIMILARITY] = Field(default="policy", description="As in `perturbation`.")
     template: str = Field(default="{}", pattern=r"\{\}", description="As in `perturbation`.")
     rate: float = Field(default=0.05, gt=0, lt=1, description="Share of a sequence's tokens that is drawn.")
     in_place: bool = Field(
@@ -150,7 +149,7 @@ class DisturbanceSettings(_Settings):
     )
 
 
-class SampleSettings(_Settings):
+class SampleSettings(Settings):
     """Answers written during evaluation, by the policy and by the model without its adapter, to `samples.jsonl`."""
 
     n: int = Field(default=4, ge=0, description="How many evaluation images to answer about; 0 writes no samples.")
@@ -162,7 +161,7 @@ class SampleSettings(_Settings):
     max_new_tokens: int = Field(default=64, ge=1, description="Longest answer, in tokens.")
 
 
-class TrainSettings(_Settings):
+class TrainSettings(Settings):
     """One training run: which model, which pairs, which objective, and how."""
 
     FREE: ClassVar[frozenset[str]] = frozenset(
@@ -170,9 +169,9 @@ class TrainSettings(_Settings):
     )
     """Settings that change neither the weights nor what is written; a run may be resumed with other values."""
 
-    model: str = Field(description="Model folder or hub name.")
-    pairs: Path = Field(description="Folder of preference pairs, as `mmpo build` writes it.")
-    eval_pairs: Path | None = Field(
+    model: Annotated[str, MODEL] = Field(description="Model folder or hub name.")
+    pairs: Annotated[Path, PAIRS] = Field(description="Folder of preference pairs, as `mmpo build` writes it.")
+    eval_pairs: Annotated[Path | None, PAIRS] = Field(
         default=None, description="Folder of pairs to evaluate on. Left out: part of `pairs` is held out."
     )
     eval_fraction: float = Field(

@@ -43,6 +43,7 @@ from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import Samples, encode_samples
 from mmpo.trainers.callbacks import MetricsFile, Progress, SamplesFile
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
+from mmpo.trainers.fitting import check_objective
 from mmpo.trainers.holdout import hold_out
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.lora import add_lora
@@ -54,7 +55,7 @@ from mmpo.trainers.samples import Sampler
 from mmpo.trainers.schedule import cut
 from mmpo.trainers.settings import TrainResult, TrainSettings
 from mmpo.trainers.view_maker import view_maker
-from mmpo.trainers.views import CORRUPTED, DISTURBED, PERTURBED
+from mmpo.trainers.views import PERTURBED
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
             cpu=not torch.cuda.is_available()
         )  # said outright, or processes without a GPU stay strangers
         objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
-        _check_objective(settings, objective)
+        check_objective(settings, objective)
         if state.is_main_process:
             _open_folder(settings, Path(run_dir))
         state.wait_for_everyone()
@@ -220,35 +221,6 @@ def _embeddings_train(vlm: VLM) -> bool:
     """Whether anything below the first decoder layer has a gradient: tower, projector or the embedding table."""
     table = vlm.base.get_input_embeddings()
     return not vision_is_frozen(vlm) or any(parameter.requires_grad for parameter in table.parameters())
-
-
-def _check_objective(settings: TrainSettings, objective: Objective) -> None:
-    """What is set beside the objective must be of use to it, and what it needs must be set."""
-    if objective.needs_auxiliary and settings.auxiliary is None:
-        raise UserError("the objective has the term auxiliary, and there is no data for it", hint="set auxiliary.data")
-    if settings.auxiliary is not None and not objective.needs_auxiliary:
-        raise UserError("auxiliary data has no effect on this objective", hint="add auxiliary: {weight: 0.5} to it")
-    if not objective.on_pairs_alone().weights:
-        raise UserError("auxiliary goes with a loss on the pairs", hint="to learn answers alone, use sft on pairs")
-    views = objective.views
-    if settings.corruption is not None and not any(CORRUPTED in name for name in views):
-        raise UserError("a corruption has no effect on this objective", hint="use mdpo, rdpo, vdpo or image_preference")
-    if settings.perturbation is not None and not any(PERTURBED in name for name in views):
-        raise UserError("a perturbation has no effect on this objective", hint="use tars or perturbed_dpo")
-    if settings.disturbance is not None and not any(DISTURBED in name for name in views):
-        raise UserError("a disturbance has no effect on this objective", hint="use tars_official")
-    if settings.cache_reference and views:
-        raise UserError(
-            "cache_reference goes with losses on the pairs alone; this one also scores views that are drawn anew",
-            hint="leave cache_reference out",
-        )
-    if settings.cache_reference and objective.needs_kl:
-        raise UserError(
-            "cache_reference keeps log-probs of the pairs' own tokens; this objective compares whole distributions",
-            hint="leave cache_reference out",
-        )
-    if settings.token_weights is not None and not objective.needs_weights:
-        raise UserError("token_weights have no effect on this objective", hint="use span_dpo or dense_dpo")
 
 
 def training_arguments(settings: TrainSettings, run_dir: Path, *, evaluate: bool) -> TrainingArguments:

@@ -146,7 +146,7 @@ def test_resume_continues_the_latest_run(mmpo: Invoke, recipe: Path, here: Path)
 def test_a_users_mistake_found_by_a_stage_is_one_line(mmpo: Invoke, recipe: Path) -> None:
     result = mmpo("train", recipe, "--out", "out", "--set", "model=./nowhere")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error: ./nowhere: no such model folder")
+    assert result.stderr.startswith("error: --set model=./nowhere: model: ./nowhere: no such model folder")
 
 
 def test_an_unforeseen_error_points_to_the_log(

@@ -180,6 +180,9 @@ def test_progress_moves_within_a_unit(parrot_folder: Path, world: Path, said: Pa
                 def advance(self, steps: int = 1, note: str | None = None) -> None:
                     seen.append((label, steps))
 
+                def extend(self, total: int | None) -> None:
+                    return None
+
                 def close(self, *, finished: bool) -> None:
                     return None
 

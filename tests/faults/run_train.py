@@ -50,6 +50,9 @@ class DieAtStep:
         if self.counting and self.step == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def extend(self, total: int | None) -> None:
+        return None
+
     def close(self, *, finished: bool) -> None:
         return None
 

@@ -76,7 +76,7 @@ def test_pickled_weights_are_refused(tiny_llava_folder: Path, tmp_path: Path) ->
 def test_what_is_not_there() -> None:
     with pytest.raises(UserError, match="no such model folder"):
         load_vlm("./nowhere/at/all")
-    with pytest.raises(UserError, match="download the model first"):
+    with pytest.raises(UserError, match="no such folder, and no such model in the local cache"):
         load_vlm("someone/not-cached")
 
 

@@ -275,14 +275,14 @@ def test_ha_dpo_of_the_specification() -> None:
     [
         ({"gpo": {"f": "cubic"}}, "logistic"),
         ({"f_dpo": {"divergence": "kl"}}, "forward_kl"),
-        ({"f_dpo": {"alpha": 1.0}}, "between 0 and 1"),
-        ({"exo_pair": {"eps": 0.0}}, "between"),
-        ({"discopop": {"tau": 0.0}}, "positive"),
-        ({"focalpo": {"gamma": -1.0}}, "negative"),
-        ({"dpo_shift": {"lam": 0.0}}, r"\(0, 1\]"),
-        ({"sppo_hard": {"beta": 0.0}}, "positive"),
-        ({"ld_dpo": {"alpha": 2.0}}, r"\[0, 1\]"),
-        ({"dpo_bmc": {"cap": 0.0}}, "positive"),
+        ({"f_dpo": {"alpha": 1.0}}, "less than 1"),
+        ({"exo_pair": {"eps": 0.0}}, "greater than 0"),
+        ({"discopop": {"tau": 0.0}}, "greater than 0"),
+        ({"focalpo": {"gamma": -1.0}}, "greater than or equal to 0"),
+        ({"dpo_shift": {"lam": 0.0}}, "greater than 0"),
+        ({"sppo_hard": {"beta": 0.0}}, "greater than 0"),
+        ({"ld_dpo": {"alpha": 2.0}}, "less than or equal to 1"),
+        ({"dpo_bmc": {"cap": 0.0}}, "greater than 0"),
     ],
 )
 def test_parameters_out_of_range(spec: dict[str, Any], words: str) -> None:

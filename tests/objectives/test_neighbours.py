@@ -441,9 +441,9 @@ def test_gradients_against_finite_differences(name: str, parameters: dict[str, A
     ("spec", "words"),
     [
         ({"chip": {"sign": "up"}}, "lower or printed"),
-        ({"povid": {"image": 2.0}}, "share of the noisy term"),
+        ({"povid": {"image": 2.0}}, "less than or equal to 1"),
         ({"opa_dpo": {"level": "word"}}, "sequence or token"),
-        ({"mpo": {"delta": "mean"}}, "a number or running"),
+        ({"mpo": {"delta": "mean"}}, "must be a number or must be running"),
         ({"tars": {"span": "prompt"}}, "response or sequence"),
         ({"tars": {"layer": 1}, "tars_official": {}}, "different layers"),
     ],

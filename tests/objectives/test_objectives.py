@@ -175,10 +175,10 @@ def test_metrics_use_trl_s_names_and_the_loss_s_reward() -> None:
         ({"dpo": {"xyz": 1}}, "no parameter"),
         ({"dpo": {"betta": 1}}, "did you mean 'beta'"),
         ({}, "empty"),
-        ({"cdpo": {"eps": 0.5}}, r"\[0, 0.5\)"),
-        ({"robust": {"eps": -0.1}}, "flipped"),
-        ({"ipo": {"tau": 0}}, "positive"),
-        ({"sft": {"per": "word"}}, "pair, token"),
+        ({"cdpo": {"eps": 0.5}}, "less than 0.5"),
+        ({"robust": {"eps": -0.1}}, "greater than or equal to 0"),
+        ({"ipo": {"tau": 0}}, "greater than 0"),
+        ({"sft": {"per": "word"}}, "pair or token"),
     ],
 )
 def test_mistakes_are_named_when_the_objective_is_built(spec: Any, words: str) -> None:

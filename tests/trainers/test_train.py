@@ -187,6 +187,9 @@ def test_progress_is_reported(tiny_llava_folder: Path, pairs_folder: Path, tmp_p
                 def advance(self, steps: int = 1, note: str | None = None) -> None:
                     self.done += steps
 
+                def extend(self, more: int | None) -> None:
+                    self.extended = more
+
                 def close(self, *, finished: bool) -> None:
                     seen.append((label, total, self.done, finished))
 
@@ -195,7 +198,8 @@ def test_progress_is_reported(tiny_llava_folder: Path, pairs_folder: Path, tmp_p
     with reporting(Recorder()):
         train(settings_for(tiny_llava_folder, pairs_folder, max_steps=3), tmp_path / "run")
     assert ("training", 3, 3, True) in seen
-    assert [label for label, *_ in seen].count("evaluating") == 2
+    (evaluating,) = [one for one in seen if one[0] == "evaluating"]
+    assert evaluating[1] and evaluating[2] == 2 * evaluating[1], "two evaluations, one count that only goes up"
 
 
 def test_make_pairs_is_deterministic() -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 VIDEO = f"{__name__}:inspect_video"
 PAIRS = "mmpo.cli.inspect_pairs:inspect_pairs"
+FOLDER = "mmpo.cli.inspect_folders:inspect_folder"
 VIDEO_SUFFIXES = (
     ".mp4 .m4v .mov .mkv .webm .avi .ts .mts .m2ts .mpg .mpeg .flv .ogv .wmv .gif .3gp .h264 .hevc .ivf .webp .apng"
 )
@@ -26,9 +27,17 @@ INSPECTORS: dict[str, str] = {suffix: VIDEO for suffix in VIDEO_SUFFIXES.split()
 """What shows files of a suffix, as `module:function`. The function takes the path and the options of the command."""
 
 
+def _worth_a_look(folder: Path) -> list[Path]:
+    """What lies up to two levels below a folder that nothing can show."""
+    from mmpo.cli.inspect_folders import kind_of
+
+    below = [one for pattern in ("*", "*/*") for one in sorted(folder.glob(pattern)) if one.is_dir()][:200]
+    return [one for one in below if any((one / "data").glob("*.parquet")) or kind_of(one)][:4]
+
+
 @app.command("inspect")
 def inspect(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A video file, or a folder of pairs.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A video, pairs, a run, a scorecard, photos, a model.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     frames: Annotated[
         str | None,
@@ -50,11 +59,15 @@ def inspect(
     pictures, their regions, where the model looked, the ratio and the
     threshold.
 
+    Run folders, scorecards, photos, adapters and model folders: what they
+    hold, from their files alone.
+
     [bold]Examples[/bold]
 
       mmpo inspect clip.mp4
       mmpo inspect clip.mp4 --frames 0,10,299 --out frames
       mmpo inspect clip.mp4 --json
+      mmpo inspect runs/mine
       mmpo inspect runs/mia/build/pairs --id 000000123/sequence --out drawn
     """
     inspector(file)(file, as_json=as_json, frames=frames, out=out, backend=backend, ids=id)
@@ -68,12 +81,26 @@ def inspector(file: Path) -> Callable[..., None]:
         raise UserError(f"{file}: no such file")
     if file.is_dir() and any((file / "data").glob("*.parquet")):
         target: str | None = PAIRS
+    elif file.is_file() and file.suffix.lower() in INSPECTORS:
+        target = INSPECTORS[file.suffix.lower()]
     else:
-        target = VIDEO if file.is_dir() else INSPECTORS.get(file.suffix.lower())
+        from mmpo.cli.inspect_folders import PICTURES, kind_of
+
+        target = FOLDER if kind_of(file) else None
+        if (
+            target is None
+            and file.is_dir()
+            and any(one.suffix.lower() in (*PICTURES, ".gif") for one in file.iterdir())
+        ):
+            target = VIDEO  # a folder of frames
     if target is None:
+        inside = _worth_a_look(file) if file.is_dir() else []
+        what = "this folder" if file.is_dir() else file.suffix or "a file without suffix"
         raise UserError(
-            f"{file}: nothing here can show {file.suffix or 'a file without suffix'}",
-            hint=f"known: {', '.join(sorted(INSPECTORS))}",
+            f"{file}: nothing here can show {what}",
+            hint=f"in it: {', '.join(f'mmpo inspect {one}' for one in inside)}"
+            if inside
+            else "it shows videos, folders of pairs, run folders, scorecards, photos, adapters and models",
         )
     module, _, name = target.partition(":")
     found: Callable[..., None] = getattr(importlib.import_module(module), name)

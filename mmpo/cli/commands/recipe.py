@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -42,20 +43,38 @@ def show(recipe: RecipeArgument) -> None:
 
 
 @recipes_app.command("check")
-def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
-    """Check a recipe and print it resolved: every key that will be used, defaults included. Nothing runs.
+def check(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print every key that will be used, defaults included, as a recipe.")
+    ] = False,
+) -> None:
+    """Look for mistakes before anything runs: keys and values, the objective, every path, models and adapters, the
+    files of builders and benchmarks, packages, judges, room on the disk. All mistakes are listed at once.
 
-    [bold]Example[/bold]
+    [bold]Examples[/bold]
 
       mmpo recipe check my.yaml --set train.max_steps=50
+      mmpo recipe check my.yaml --full > resolved.yaml
     """
     from mmpo.cli import console
     from mmpo.cli.demo_world import DemoWorld
-    from mmpo.recipes import complete, dump, override, read
+    from mmpo.preflight import examine
+    from mmpo.preflight.sections import summary
+    from mmpo.recipes import dump, override, read
 
     source = read(recipe)
     override(source, set_ or ())
     run = Path("runs") / str(source.data["name"])
-    checked = complete(source, run=run, inputs=DemoWorld.names(run))
-    typer.echo(dump(checked.model_dump(mode="json")), nl=False)
-    console.err.print(f"{recipe}: correct; it has {', '.join(checked.sections()) or 'no section to run'}")
+    checked, warnings = examine(source, run=run, inputs=DemoWorld.names(run))
+    for warning in warnings:
+        console.warn(warning)
+    if full:
+        typer.echo(dump(checked.model_dump(mode="json")), nl=False)
+    else:
+        for line in summary(checked.sections(), checked):
+            console.line(line)
+    console.err.print(
+        f"{recipe}: correct; it has {', '.join(checked.sections()) or 'no section to run'}", soft_wrap=True
+    )

@@ -1,0 +1,173 @@
+"""What `mmpo inspect` shows of run folders, scorecards, photos, adapters and model folders, judged by their files."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from mmpo.cli import console
+from mmpo.data.atomic import read_json
+from mmpo.errors import Quarantined, UserError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".avif", ".ppm")
+_LOOKED_AT = 2000
+
+
+def kind_of(path: Path) -> Callable[[Path], dict[str, Any]] | None:
+    """What shows this file or folder; None where it is nothing of these."""
+    if path.is_file():
+        if path.suffix.lower() in PICTURES:
+            return photo
+        return scorecard if path.name.startswith("scorecard") and path.suffix in (".json", ".md") else None
+    if (path / "recipe.yaml").is_file():
+        return run_folder
+    if (path / "scorecard.json").is_file():
+        return scorecard
+    if (path / "adapter_config.json").is_file():
+        return adapter
+    if (path / "config.json").is_file():
+        return model
+    pictures = _pictures(path)
+    if pictures and (list(path.glob("*.json*")) or len({_size(one) for one in pictures[:20]}) > 1):
+        return photos
+    return None
+
+
+def inspect_folder(path: Path, *, as_json: bool, frames: str | None, out: Path | None, **others: Any) -> None:
+    """Print what `kind_of` says of it."""
+    if frames is not None or out is not None or others.get("ids"):
+        raise UserError(f"{path}: --frames belongs to videos, --id and --out to pairs", hint=f"mmpo inspect {path}")
+    show = kind_of(path)
+    assert show is not None
+    shown = show(path)
+    if as_json:
+        typer.echo(json.dumps(shown, indent=2, ensure_ascii=False, default=str))
+        return
+    text = shown.pop("text", None)
+    console.heading(str(path))
+    for name, value in shown.items():
+        console.line(f"{name}: {value}")
+    if text:
+        console.out.print(text)
+
+
+def run_folder(path: Path) -> dict[str, Any]:
+    """The steps of a run, and where their results are."""
+    from mmpo.recipes import OUTPUTS
+    from mmpo.recipes.source import parse
+    from mmpo.runs import RunFolder
+
+    recipe = parse((path / "recipe.yaml").read_text(encoding="utf-8"), str(path / "recipe.yaml")).data
+    run = RunFolder(path)
+    shown: dict[str, Any] = {"run of": recipe.get("name")}
+    for section in ("build", "train", "eval"):
+        if recipe.get(section) is None:
+            continue
+        step = run.step(section)
+        record = step.record()
+        took = f", took {console.duration(record['seconds'])}" if "seconds" in record else ""
+        shown[section] = {"absent": "not begun", "started": "begun, not complete"}.get(step.state, step.state) + took
+    for name, place in OUTPUTS.items():
+        if (path / place).exists():
+            shown[name.partition(".")[2]] = f"{path / place} (mmpo inspect {path / place})"
+    if (path / "eval" / "scorecard.md").exists():
+        shown["scorecard"] = f"{path / 'eval' / 'scorecard.md'} (mmpo inspect {path / 'eval'})"
+    return shown
+
+
+def scorecard(path: Path) -> dict[str, Any]:
+    """A scorecard as the evaluation printed it."""
+    from mmpo.eval.scorecard import Scorecard
+
+    file = path / "scorecard.json" if path.is_dir() else path.with_suffix(".json")
+    if not file.is_file():
+        return {"text": path.read_text(encoding="utf-8")}
+    try:
+        card = Scorecard.model_validate(read_json(file))
+    except ValueError as error:
+        raise UserError(f"{file}: not a scorecard of mmpo ({str(error).splitlines()[0]})") from None
+    return {"model": card.model, "adapter": card.adapter, "text": card}
+
+
+def adapter(path: Path) -> dict[str, Any]:
+    """Base model, rank and size of an adapter."""
+    from mmpo.models.folder import check_adapter, header
+
+    config = check_adapter(path)
+    stored = header(path / "adapter_model.safetensors")
+    return {
+        "adapter of": config.get("base_model_name_or_path"),
+        "rank": config.get("r"),
+        "alpha": config.get("lora_alpha"),
+        "matrices": sum(".lora_A." in name for name in stored),
+        "parameters": f"{_parameters(stored):,}",
+    }
+
+
+def model(path: Path) -> dict[str, Any]:
+    """Type, size and number formats of a model."""
+    from mmpo.models.folder import check_model, weights
+
+    config = check_model(path, str(path), processor=False)
+    stored = weights(path, str(path))
+    formats = Counter(tensor.dtype for tensor in stored.values())
+    return {
+        "model type": config.get("model_type"),
+        "parameters": f"{_parameters(stored):,}",
+        "number formats": ", ".join(f"{name} ({count} tensors)" for name, count in formats.most_common()),
+    }
+
+
+def photo(path: Path) -> dict[str, Any]:
+    """One picture as mmpo reads it. A picture that can't be used says why."""
+    from mmpo.data.images import load_image
+
+    try:
+        image = load_image(path)
+    except Quarantined as error:
+        return {"cannot be used": error}
+    return {"picture": f"{image.width} x {image.height}, upright, as RGB", "bytes": f"{path.stat().st_size:,}"}
+
+
+def photos(path: Path) -> dict[str, Any]:
+    """How many pictures of which sizes a folder holds, and the files that may annotate them."""
+    pictures = _pictures(path)
+    sizes = [size for one in pictures if (size := _size(one)) is not None]
+    shown: dict[str, Any] = {"pictures": f"{len(pictures):,}"}
+    if sizes:
+        widths, heights = [w for w, _ in sizes], [h for _, h in sizes]
+        shown["sizes"] = f"{min(widths)} to {max(widths)} wide, {min(heights)} to {max(heights)} high"
+    if len(sizes) < len(pictures):
+        shown["cannot be opened"] = len(pictures) - len(sizes)
+    if files := sorted(one.name for one in path.glob("*.json*")):
+        shown["annotation files may be"] = ", ".join(files[:8])
+    return shown
+
+
+def _pictures(path: Path) -> list[Path]:
+    return sorted(one for one in path.iterdir() if one.suffix.lower() in PICTURES)[:_LOOKED_AT]
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _parameters(stored: Mapping[str, Any]) -> int:
+    total = 0
+    for tensor in stored.values():
+        count = 1
+        for side in tensor.shape:
+            count *= side
+        total += count
+    return total

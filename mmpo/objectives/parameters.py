@@ -1,0 +1,86 @@
+"""A loss's parameters, checked from its signature: names, types and ranges stand in the annotations and nowhere else.
+
+    def ipo(pairs: PairLogps, *, tau: Positive = 0.1, average: bool = True) -> Term: ...
+
+makes a pydantic model with the fields `tau`, `average` and, for every loss, `weight`. Numbers are numbers: text, truth
+values, NaN and infinity are refused. No torch here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+FlipRate = Annotated[float, Field(ge=0, lt=0.5)]
+"""The share of wrong labels."""
+Smoothing = Annotated[float, Field(gt=0, lt=0.5)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Parameters(BaseModel):
+    """What a recipe may say of any loss."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    weight: NonNegative = Field(default=1.0, description="Factor of the term in the sum of all.")
+
+
+@cache
+def parameters_of(function: Callable[..., Any]) -> type[Parameters]:
+    """The model of a loss function's keyword-only parameters, and of `weight`."""
+    hints = get_type_hints(function, include_extras=True)
+    fields = {
+        name: (hints.get(name, Any), parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    made: type[Parameters] = create_model(function.__name__, __base__=Parameters, **fields)  # type: ignore[call-overload]
+    return made
+
+
+def mistakes(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with `values`: parameter -> `must be greater than 0 (it is -1)`. Unknown names are told as such."""
+    try:
+        parameters_of(function).model_validate(dict(values))
+    except ValidationError as error:
+        found: dict[str, list[str]] = {}
+        for mistake in error.errors():
+            name = str(mistake["loc"][0])
+            if mistake["type"] == "extra_forbidden":
+                found[name] = ["unknown parameter"]
+            else:
+                found.setdefault(name, []).append(_expected(mistake))
+        return {
+            name: " or ".join(dict.fromkeys(wrong)) + ("" if name not in values else f" (it is {values[name]!r})")
+            if wrong != ["unknown parameter"]
+            else wrong[0]
+            for name, wrong in found.items()
+        }
+    return {}
+
+
+_TYPES = {
+    "float_type": "must be a number",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "bool_type": "must be true or false",
+    "string_type": "must be text",
+    "finite_number": "must be a finite number",
+    "none_required": "must be null",
+}
+
+
+def _expected(mistake: Any) -> str:
+    if mistake["type"] == "literal_error":
+        return f"must be {str(mistake['ctx']['expected']).replace(chr(39), '')}"
+    message: str = _TYPES.get(mistake["type"]) or str(mistake["msg"]).replace("Input should be", "must be")
+    return message[:1].lower() + message[1:]

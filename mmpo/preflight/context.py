@@ -1,0 +1,72 @@
+"""What the checks share: the recipe, what will run, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmpo.errors import Quarantined, UserError
+from mmpo.recipes import Recipe
+from mmpo.recipes.problems import Problem
+from mmpo.recipes.source import Path as Keys
+from mmpo.recipes.source import Source
+
+
+@dataclass
+class Context:
+    """One examination. `sections` are those that will run; `bytes` what they will write, as (least, likely)."""
+
+    source: Source
+    recipe: Recipe
+    run: Path
+    sections: list[str]
+    problems: list[Problem] = field(default_factory=list)
+    bytes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def settings(self, section: str) -> Any:
+        return getattr(self.recipe, section)
+
+    def error(self, path: Keys, message: str, hint: str | None = None) -> None:
+        self.problems.append(Problem(path, message, hint))
+
+    def warn(self, path: Keys, message: str, hint: str | None = None) -> None:
+        self.problems.append(Problem(path, message, hint, error=False))
+
+    def given(self, path: Keys) -> Keys:
+        """The key that a value was written under: a section's own, or the recipe's top where it took that over."""
+        top = path[-1:]
+        written = {*self.source.lines, *self.source.overrides}
+        return top if len(path) == 2 and path not in written and top in written else path
+
+    def has_error(self, path: Keys) -> bool:
+        """Is something at or below this key wrong already?"""
+        return any(one.error and one.path[: len(path)] == path for one in self.problems)
+
+    def comes(self, value: str | Path) -> bool:
+        """Will an earlier step of the run make this? (It lies in the run folder and is not there yet.)"""
+        place = Path(value)
+        return not place.exists() and place.absolute().is_relative_to(self.run.absolute())
+
+    @contextmanager
+    def noting(self, path: Keys) -> Iterator[None]:
+        """Inside the block, an error that a reader raises becomes a problem at this key."""
+        try:
+            yield
+        except UserError as error:
+            self.error(path, error.message, error.hint)
+        except Quarantined as error:
+            self.error(path, str(error))
+        except Exception as error:  # a file so wrong that its reader has no words for it
+            first = (str(error).splitlines() or [""])[0][:200]
+            self.error(path, f"cannot be read ({type(error).__name__}: {first})", "is it the right file, and whole?")
+
+    def fetches(self, model: str) -> bool:
+        """Will a section that runs fetch this model from the hub?"""
+        return any(
+            getattr(self.settings(name), "model", None) == model
+            and getattr(self.settings(name), "allow_network", False)
+            for name in self.sections
+        )

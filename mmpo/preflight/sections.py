@@ -1,0 +1,262 @@
+"""What build, train and eval need as a whole, beyond what single fields name."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, get_args
+
+from mmpo.data.annotations import AnnotatedImage
+from mmpo.data.images import inside
+from mmpo.errors import Quarantined, UserError
+from mmpo.models.folder import Tensor, find_model, weights
+from mmpo.preflight.context import Context
+from mmpo.preflight.machine import check_dtype, check_package
+from mmpo.preflight.things import check_things
+from mmpo.recipes.source import nearest
+
+LOOKED_AT = 200
+"""Pictures of a source whose files are looked for."""
+MEGABYTE = 1_000_000
+
+
+def check_build(context: Context) -> None:
+    """The source, read by the builder's own reader, and its pictures."""
+    from mmpo.data_builders.sources import look
+
+    settings = context.settings("build")
+    check_things(context, "build")
+    if getattr(settings, "model", None) is not None:
+        check_dtype(context, ("build", "dtype"), settings.dtype)
+    drawn = [value for value in settings.model_dump(mode="python").values() if _path_to_come(context, value)]
+    if drawn or context.has_error(("build",)):
+        return
+    key = _source_key(settings)
+    found: list[tuple[Path, str]] = []
+    with context.noting(("build", key)):
+        found = list(look(settings))
+    sizes = _check_pictures(context, ("build", key), found, getattr(settings, "allow_links", False))
+    if sizes:
+        mean = sum(sizes) / len(sizes)
+        context.bytes["build"] = (MEGABYTE, int(1.3 * mean * len(found)) + 20 * MEGABYTE)
+
+
+def _path_to_come(context: Context, value: Any) -> bool:
+    return isinstance(value, str | Path) and str(value) != "" and context.comes(value)
+
+
+def _source_key(settings: Any) -> str:
+    return next(key for key in ("annotations", "data", "videos", "reports") if hasattr(settings, key))
+
+
+def _check_pictures(
+    context: Context, key: tuple[str, ...], pictures: Sequence[tuple[Path, str]], links: bool
+) -> list[int]:
+    """Sizes of the files among the first pictures. None there at all is an error, some missing a warning."""
+    looked = pictures[:LOOKED_AT]
+    sizes: list[int] = []
+    first: tuple[str, str | None] | None = None
+    for root, path in looked:
+        try:
+            file = inside(root, path, links=links)
+            if not file.exists():
+                raise Quarantined("decode", "missing", path)
+            sizes.append(file.stat().st_size)
+        except Quarantined as error:
+            first = first or (f"{error.reason}: {error.detail}", _picture_hint(error, root))
+        except OSError as error:
+            first = first or (f"{path}: {error.strerror}", None)
+    if looked and not sizes and first is not None:
+        context.error(
+            key, f"none of the {len(looked)} pictures looked at can be opened; the first is {first[0]}", first[1]
+        )
+    elif first is not None:
+        missing = len(looked) - len(sizes)
+        context.warn(key, f"{missing} of {len(looked)} pictures looked at can't be opened; the first is {first[0]}")
+    return sizes
+
+
+def _picture_hint(error: Quarantined, root: Path) -> str:
+    if error.reason == "path_escape":
+        return "pictures lie below the folder of images; links out of it need allow_links: true"
+    return f"paths start in {root}: is that the folder of the pictures?"
+
+
+def check_train(context: Context) -> None:
+    """Objective and settings beside it, model against number format and adapter, packages, room for checkpoints."""
+    settings = context.settings("train")
+    check_things(context, "train")
+    _check_objective(context)
+    if settings.corruption is not None:
+        from mmpo.data.corruption import Corruption
+
+        with context.noting(("train", "corruption", "parameters")):
+            Corruption(settings.corruption.kind, dict(settings.corruption.parameters))
+    if settings.quantize == "nf4":
+        check_package(context, ("train", "quantize"), "bitsandbytes", "nf4", "pip install 'mmpo[qlora]'")
+    check_dtype(context, ("train", "dtype"), settings.dtype)
+    if settings.max_steps is not None and settings.warmup >= settings.max_steps:
+        context.warn(
+            ("train", "warmup"),
+            f"{settings.warmup:g} steps of warm-up in {settings.max_steps} steps: the peak rate is never reached",
+            "a share of all steps is below 1, e.g. warmup: 0.05",
+        )
+    if isinstance(settings.lora.targets, str) and settings.lora.targets != "language_model":
+        try:
+            re.compile(settings.lora.targets)
+        except re.error as error:
+            context.error(
+                ("train", "lora", "targets"), f"not a regular expression: {error}", "or a list: [q_proj, v_proj]"
+            )
+    folder = find_model(settings.model)
+    if folder is not None and not context.has_error(context.given(("train", "model"))):
+        _check_weights(context, settings, weights(folder, settings.model))
+
+
+def _check_objective(context: Context) -> None:
+    from mmpo.objectives.term import build_objective, spec_mistakes
+    from mmpo.trainers.fitting import objective_problems
+
+    settings = context.settings("train")
+    found = spec_mistakes(settings.objective)
+    for path, message, hint in found:
+        told = message.removeprefix(".".join(path) + " ") if len(path) == 2 else message
+        context.error(("train", "objective", *path), told, hint)
+    if not found:
+        with context.noting(("train", "objective")):
+            for key, message, hint in objective_problems(settings, build_objective(settings.objective)):
+                context.error(("train", key), message, hint)
+
+
+def _check_weights(context: Context, settings: Any, stored: dict[str, Tensor]) -> None:
+    floats = [tensor for tensor in stored.values() if tensor.dtype in ("F16", "BF16", "F32")]
+    if settings.dtype == "auto" and floats and all(tensor.dtype == "F16" for tensor in floats):
+        context.error(
+            ("train", "dtype"), "the model's weights are float16, which overflows in training", "dtype: bfloat16"
+        )
+    tower = re.compile(r"vision|visual|image|projector|connector|lm_head|embed")
+    layers = {
+        name.removesuffix(".weight"): tensor.shape
+        for name, tensor in stored.items()
+        if name.endswith(".weight") and len(tensor.shape) == 2 and ".layers." in name and not tower.search(name)
+    }
+    leaves = sorted({name.rsplit(".", 1)[-1] for name in layers})
+    targets = settings.lora.targets
+    if isinstance(targets, list) and leaves:
+        for number, target in enumerate(targets):
+            if target not in leaves:
+                context.error(
+                    ("train", "lora", "targets", str(number)),
+                    f"no linear layer is called {target} in the language model",
+                    nearest(target, leaves),
+                )
+    chosen = [
+        shape for name, shape in layers.items() if targets == "language_model" or name.rsplit(".", 1)[-1] in targets
+    ]
+    adapter = 4 * settings.lora.rank * sum(sum(shape) for shape in chosen)
+    if settings.lora.rank > max((min(shape) for shape in chosen), default=settings.lora.rank):
+        context.warn(("train", "lora", "rank"), f"rank {settings.lora.rank} is more than any adapted matrix has")
+    # An adapter, and checkpoints of it with two moments each: one is always written, one more while the oldest goes.
+    context.bytes["train"] = (4 * adapter, (1 + 3 * (settings.keep_checkpoints + 1)) * adapter + 5 * MEGABYTE)
+
+
+def check_eval(context: Context) -> None:
+    """The benchmarks, made as the evaluation makes them: from their files and the annotated images."""
+    from mmpo.eval.settings import BenchmarkName
+
+    settings = context.settings("eval")
+    unused = {name for name in get_args(BenchmarkName) if name not in settings.benchmarks}
+    if settings.annotations is not None:
+        unused -= {"chair"}  # its vocabulary names the objects
+    check_things(context, "eval", without=unused)
+    check_dtype(context, ("eval", "dtype"), settings.dtype)
+    if any(_path_to_come(context, value) for value in (settings.annotations, settings.chair.vocabulary)):
+        annotated, ready = None, False
+    else:
+        annotated, ready = _annotated(context), True
+    with tempfile.TemporaryDirectory(prefix="mmpo-") as scratch:
+        for name in settings.benchmarks:
+            if ready and not context.has_error(("eval", name)):
+                _check_benchmark(context, name, annotated, Path(scratch))
+    context.bytes["eval"] = (0, 5 * MEGABYTE)
+
+
+def _annotated(context: Context) -> Sequence[AnnotatedImage] | None:
+    from mmpo.data.annotations import read_annotations
+
+    settings = context.settings("eval")
+    at = ("eval", "annotations")
+    if settings.annotations is None or context.has_error(at) or context.has_error(("eval", "images")):
+        return None
+    with context.noting(at):
+        images = list(islice(read_annotations(settings.annotations, images=settings.images), settings.limit))
+        if not images:
+            raise UserError(f"{settings.annotations} lists no images")
+        pictures = [(Path(image.root), image.path) for image in images]
+        _check_pictures(context, at, pictures, getattr(settings, "allow_links", False))
+        return images
+    return None
+
+
+COMPOSES = ("multi_image",)
+"""Benchmarks whose constructors draw pictures: too long for a look."""
+
+
+def _check_benchmark(context: Context, name: str, annotated: Sequence[AnnotatedImage] | None, scratch: Path) -> None:
+    from mmpo.eval.benchmarks import BENCHMARKS, material
+
+    settings = context.settings("eval")
+    own = getattr(settings, name).model_dump(mode="python")
+    if any(
+        _path_to_come(context, value) for one in own.values() for value in (one if isinstance(one, list) else [one])
+    ):
+        return
+    if annotated is None and context.has_error(("eval", "annotations")):
+        return
+    if name in COMPOSES:
+        if annotated is None:
+            context.error(("eval", "benchmarks"), f"{name} is built from annotated images", "set eval.annotations")
+        return
+    changes: dict[str, Any] = {"cache": str(scratch)}
+    if name == "object_halbench":  # pictures that the question file holds are unpacked
+        changes[name] = getattr(settings, name).model_copy(update={"image_folder": str(scratch)})
+    with context.noting(("eval", name) if name in type(settings).model_fields else ("eval", "benchmarks")):
+        ready = None if annotated is None else material(annotated, settings)
+        benchmark = BENCHMARKS[name](ready, settings.model_copy(update=changes))
+        if name == "object_halbench" or (annotated is not None and not own.get("questions")):
+            return
+        asks = list(islice((ask for ask in benchmark.asks() if ask.image is not None), LOOKED_AT))
+        folder = settings.images or (str(annotated[0].root) if annotated else "")
+        pictures = [(Path(ask.root or folder), ask.paths[0]) for ask in asks if ask.root or folder]
+        _check_pictures(context, ("eval", name), pictures, getattr(settings, "allow_links", False))
+
+
+CHECKS: dict[str, Callable[[Context], None]] = {"build": check_build, "train": check_train, "eval": check_eval}
+
+
+def summary(context_sections: Iterable[str], recipe: Any) -> list[str]:
+    """One line a section: what will be done with what."""
+    lines = []
+    for name in context_sections:
+        settings = getattr(recipe, name)
+        if name == "build":
+            source = getattr(settings, _source_key(settings))
+            limit = f", the first {settings.limit}" if settings.limit else ""
+            lines.append(f"build  {settings.builder} from {source}{limit}; model {settings.model}")
+        elif name == "train":
+            terms = ", ".join(
+                f"{term} {json.dumps(given)}" if given else term for term, given in settings.objective.items()
+            )
+            length = f"{settings.max_steps} steps" if settings.max_steps else f"{settings.epochs:g} epochs"
+            lines.append(
+                f"train  {terms}; {length} of {settings.batch_size * settings.accumulation} pairs, learning rate "
+                f"{settings.learning_rate:g}, rank {settings.lora.rank}, {settings.dtype}"
+            )
+        else:
+            adapter = "with and without the adapter" if settings.adapter else "the model alone"
+            lines.append(f"eval   {', '.join(settings.benchmarks)}; {adapter}")
+    return lines

@@ -1,0 +1,41 @@
+"""What is wrong with a recipe, one record for each mistake, and how it is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mmpo.errors import UserError
+from mmpo.recipes.source import Path, Source
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake at one key. `error` False: a warning, work may start."""
+
+    path: Path
+    message: str
+    hint: str | None = None
+    error: bool = True
+
+    def text(self, source: Source) -> str:
+        """`my.yaml:6: train.objective.dpo.beta: must be a number (it is 'abc')`, and the remedy below it."""
+        name = ".".join(self.path)
+        line = f"{source.place(self.path)}: {name}: {self.message}" if name else f"{source.where}: {self.message}"
+        return line + (f"\n  hint: {self.hint}" if self.hint else "")
+
+
+def in_order(source: Source, problems: Iterable[Problem]) -> list[Problem]:
+    """Each problem once, those of the file by line, then those of `--set`."""
+    return sorted(
+        dict.fromkeys(problems), key=lambda one: (source.place(one.path).startswith("--set"), source.line(one.path))
+    )
+
+
+def refusal(source: Source, problems: Iterable[Problem]) -> UserError:
+    """One error that lists them all."""
+    ordered = in_order(source, problems)
+    if len(ordered) == 1:
+        alone = ordered[0]
+        return UserError(Problem(alone.path, alone.message).text(source), hint=alone.hint)
+    return UserError("\n".join([f"{len(ordered)} mistakes", *(one.text(source) for one in ordered)]))

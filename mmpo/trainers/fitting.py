@@ -1,0 +1,61 @@
+"""What is set beside an objective must be of use to it, and what it needs must be set."""
+
+from __future__ import annotations
+
+from mmpo.errors import UserError
+from mmpo.objectives import Objective
+from mmpo.trainers.settings import TrainSettings
+from mmpo.trainers.views import CORRUPTED, DISTURBED, PERTURBED
+
+Problem = tuple[str, str, str]
+"""Key of the `train` section, what is wrong, remedy."""
+
+
+def objective_problems(settings: TrainSettings, objective: Objective) -> list[Problem]:
+    """Every setting that does not fit the objective."""
+    found: list[Problem] = []
+    if objective.needs_auxiliary and settings.auxiliary is None:
+        found.append(
+            ("objective", "the objective has the term auxiliary, and there is no data for it", "set auxiliary.data")
+        )
+    if settings.auxiliary is not None and not objective.needs_auxiliary:
+        found.append(
+            ("auxiliary", "auxiliary data has no effect on this objective", "add auxiliary: {weight: 0.5} to it")
+        )
+    if not objective.on_pairs_alone().weights:
+        found.append(
+            ("objective", "auxiliary goes with a loss on the pairs", "to learn answers alone, use sft on pairs")
+        )
+    views = objective.views
+    for key, part, a_thing, remedy in (
+        ("corruption", CORRUPTED, "a corruption has", "use mdpo, rdpo, vdpo or image_preference"),
+        ("perturbation", PERTURBED, "a perturbation has", "use tars or perturbed_dpo"),
+        ("disturbance", DISTURBED, "a disturbance has", "use tars_official"),
+    ):
+        if getattr(settings, key) is not None and not any(part in name for name in views):
+            found.append((key, f"{a_thing} no effect on this objective", remedy))
+    if settings.cache_reference and views:
+        found.append(
+            (
+                "cache_reference",
+                "cache_reference goes with losses on the pairs alone; this one also scores views that are drawn anew",
+                "leave cache_reference out",
+            )
+        )
+    if settings.cache_reference and objective.needs_kl:
+        found.append(
+            (
+                "cache_reference",
+                "cache_reference keeps log-probs of the pairs' own tokens; this objective compares whole distributions",
+                "leave cache_reference out",
+            )
+        )
+    if settings.token_weights is not None and not objective.needs_weights:
+        found.append(("token_weights", "token_weights have no effect on this objective", "use span_dpo or dense_dpo"))
+    return found
+
+
+def check_objective(settings: TrainSettings, objective: Objective) -> None:
+    """Raises `UserError` for the first of them."""
+    for _, message, hint in objective_problems(settings, objective):
+        raise UserError(message, hint=hint)
