@@ -37,7 +37,7 @@ class EditorSettings(_Settings):
 
 class RadiologySettings(_Settings):
     """Preference pairs against references to earlier exams (after Banerjee et al. 2024, arXiv 2406.06496). The paper's
-    own filters and settings are not public: the defaults here are ours."""
+    own filters and settings are not available to us: the defaults here are ours."""
 
     builder: Literal["radiology"] = Field(description="Which pairs to build.")
     reports: Path = Field(description="Reports: .csv, .tsv, .jsonl, or a folder in MIMIC-CXR's layout.")
