@@ -43,7 +43,7 @@ def subset_dpo(
 
     gamma = 1 is DPO, gamma = 0 reads edited tokens alone. With `normalise: weighted_count` each sum is divided by its
     sum of weights; with gamma = 1/5 that is dense DPO of RLHF-V with its gamma of 5, up to beta. After Banerjee et al.
-    2024 (arXiv 2406.06496), whose formula and gamma are not public: a reconstruction, with our defaults.
+    2024 (arXiv 2406.06496), whose formula and gamma are not available to us: a reconstruction, with our defaults.
     """
 
     def score(response: ResponseLogps) -> Tensor:

@@ -140,7 +140,7 @@ def build_rewrites(lexicon: Lexicon) -> list[Rewrite]:
         sub(r"\bthere (?:is|are) now\b", "there is"),
         sub(r"\b(?:is|are) now (?=\w)", "is "),
         sub(r",? ?\bnow\b", ""),
-        sub(r"\bin (?:an? )?(?:unchanged|stable|similar) (?:position|location|alignment)(?=[,.;]|$)", "in place"),
+        sub(r"\bin (?:an? |the )?(?:unchanged|stable|similar|same) (?:position|location|alignment)(?=[,.;]|$)", "in place"),
         sub(r",? ?\b(?:in the interval|in the interim|in the meantime|intervally)\b", ""),
     ]  # fmt: skip
 

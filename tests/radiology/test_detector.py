@@ -29,7 +29,9 @@ def precision_recall(path: Path) -> tuple[float, float]:
     return hits / sum(said for _, said in labelled), hits / sum(true for true, _ in labelled)
 
 
-@pytest.mark.parametrize("name", ["prior_sentences.jsonl", "prior_sentences_held_out.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["prior_sentences.jsonl", "prior_sentences_held_out.jsonl", "prior_sentences_third.jsonl"]
+)
 def test_own_sentences(name: str) -> None:
     assert len(rows(HERE / name)) >= 130
     precision, recall = precision_recall(HERE / name)
