@@ -25,11 +25,20 @@ from mmpo.data.atomic import remove_leftovers, write_bytes
 from mmpo.data.card import Counts, Rejects, count_reasons, recipe_hash, rejects_path, write_card
 from mmpo.data.images import portable_image
 from mmpo.data.pair import PreferencePair, Video, validate
-from mmpo.data.reader import ROW_GROUP, PairDataset, count_pairs, open_shard, read_pairs, shard_path, shard_paths
+from mmpo.data.reader import (
+    ROW_GROUP,
+    PairDataset,
+    check_pairs,
+    count_pairs,
+    open_shard,
+    read_pairs,
+    shard_path,
+    shard_paths,
+)
 from mmpo.data.rows import check_scores, pair_schema, to_row
 from mmpo.errors import Quarantined, UserError
 
-__all__ = ["Counts", "PairDataset", "PairWriter", "Rejects", "count_pairs", "read_pairs", "write_card"]
+__all__ = ["Counts", "PairDataset", "PairWriter", "Rejects", "check_pairs", "count_pairs", "read_pairs", "write_card"]
 
 BYTES_PER_SHARD = 256 * 2**20
 NEW_FOLDER = "build into a new folder, or delete this one"

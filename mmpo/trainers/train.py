@@ -29,7 +29,7 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from mmpo.data.atomic import read_json, write_json
-from mmpo.data.shards import PairDataset, Rejects, read_pairs
+from mmpo.data.shards import PairDataset, Rejects, check_pairs, read_pairs
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM, load_vlm
 from mmpo.models.score import PairBatch, PairScorer
@@ -77,6 +77,8 @@ def _train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     if (run_dir / "train_result.json").exists():
         return TrainResult.model_validate(read_json(run_dir / "train_result.json"))
 
+    for folder in filter(None, (settings.pairs, settings.eval_pairs)):
+        check_pairs(folder)
     vlm = load_vlm(
         settings.model,
         dtype=settings.dtype,

@@ -78,8 +78,8 @@ def test_sounds_are_told_apart(tmp_path: Path, format: str, value: dict[str, Any
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize(
     "tag", ["<image>", "<video>", "<audio>", "<|image_pad|>", "<|vision_start|>", "<ImageHere>", "[IMG]", "<|image_1|>",
-            "<image_soft_token>", "<|video_pad|>", "<|AUDIO|>", "<start_of_image>", "<IMG_CONTEXT>", "<image-placeholder>",
-            "<img>a</img>", "<image_1>"]
+            "<image_soft_token>", "<|video_pad|>", "<|AUDIO|>", "<start_of_image>", "<IMG_CONTEXT>",
+            "<image-placeholder>", "<img>a</img>", "<image_1>"]
 )  # fmt: skip
 def test_a_placeholder_without_a_file(tmp_path: Path, format: str, tag: str) -> None:
     text = json.dumps(FORMATS[format]).replace("What is", f"{tag}\\nWhat is")
