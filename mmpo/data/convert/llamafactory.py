@@ -61,7 +61,7 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
             raise bad("no_rejected" if side == "rejected" else "missing_key", f"no {side} answer (`{columns[side]}`)")
         return value if isinstance(value, str) else turn(need(data, columns[side], kind=Mapping))[1]
 
-    chosen, rejected = answer("chosen"), answer("rejected")
+    rejected, chosen = answer("rejected"), answer("chosen")
     sharegpt = entry.layout == "sharegpt" or (entry.layout is None and columns["messages"] in data)
     turns = [turn(message) for message in need(data, columns["messages"], kind=list)] if sharegpt else []
     if not sharegpt:

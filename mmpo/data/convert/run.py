@@ -43,6 +43,8 @@ FORMATS = {
     )
 }  # fmt: skip
 ACCOUNT = "convert.json"
+# What readers say first of a row that has no rejected answer either, which is the better word.
+OTHERWISE = ("missing_key", "not_json", "bad_type", "no_image", "image_count")
 NO_REJECTED_HINT = "preference data has a better and a worse answer in every row; mmpo build makes pairs of images"
 
 
@@ -180,7 +182,13 @@ def _pairs(reader: Format, row: Row, context: Context, ignore: Sequence[str]) ->
         check_media(row.data, pairs, ignore)
         return pairs
     except Quarantined as error:
-        if error.reason == "missing_key" and is_question(row.data) and not has_rejected(row.data):
+        # LLaMA-Factory's columns have any names, and its reader says itself what is missing.
+        if (
+            error.reason in OTHERWISE
+            and reader is not LLAMAFACTORY
+            and is_question(row.data)
+            and not has_rejected(row.data)
+        ):
             raise Quarantined("convert", "no_rejected", f"no rejected answer; {error.detail}") from None
         raise
     except (TypeError, AttributeError, LookupError, ValueError) as error:  # a list where a map belongs, and so on
