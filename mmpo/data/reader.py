@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import shlex
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ import pyarrow.parquet as pq
 
 from mmpo.data.atomic import file_digest, read_json
 from mmpo.data.pair import PreferencePair, validate
-from mmpo.data.rows import from_row
+from mmpo.data.rows import from_row, pair_schema
 from mmpo.errors import UserError
 
 ROW_GROUP = 32  # rows that are decoded together: small, so that reading one row at random stays cheap
+TABLES, TEXTS = (".parquet", ".arrow"), (".jsonl", ".json")  # what `mmpo convert` reads
 T = TypeVar("T")
 
 
@@ -120,10 +122,28 @@ def _digests(folder: Path) -> dict[str, str]:
     return {Path(name).name: digest for name, digest in files.items()} if isinstance(files, dict) else {}
 
 
+def check_pairs(folder: str | Path, split: str = "train") -> None:
+    """UserError unless the folder holds pairs as mmpo writes them; for a folder (or a file) in the layout of TRL or
+    `datasets`, or another that `mmpo convert` may know, it names the command that converts it."""
+    folder = Path(folder)
+    for path in _existing_shards(folder, split):
+        with open_shard(path) as file:
+            if "provenance" not in file.schema_arrow.names:
+                raise _foreign(folder, split, f"data/{path.name} is a table of another layout")
+
+
 def _existing_shards(folder: Path, split: str) -> list[Path]:
+    """The split's shards. UserError if there are none, or if others wrote them with columns of which `from_row` knows
+    nothing, such as `image`."""
     paths = shard_paths(folder, split)
     if not paths:
+        if found := _of_others(folder):
+            raise _foreign(folder, split, found)
         raise UserError(f"{folder}: no pairs of the split {split!r} (data/{split}-*.parquet)", hint="build it first")
+    with open_shard(paths[0]) as file:
+        columns = set(file.schema_arrow.names)
+    if "provenance" not in columns and not columns <= {*pair_schema(("any",)).names}:
+        raise _foreign(folder, split, f"data/{paths[0].name} is a table of another layout")
     return paths
 
 
@@ -131,6 +151,41 @@ def check_pages(file: pq.ParquetFile, path: Path) -> None:
     """Read all of a shard, so that a flipped bit in it is noticed (its pages have checksums). UserError then."""
     for number in range(file.metadata.num_row_groups):
         _read(lambda: file.read_row_group(number), path)  # noqa: B023 - called at once
+
+
+def _of_others(path: Path) -> str | None:
+    """What a path without our shards holds instead that `mmpo convert` may read; None for nothing."""
+    if path.is_file():
+        return "a file" if path.suffix in TABLES + TEXTS else None
+    if (path / "card.json").is_file():
+        return None
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return "written by `save_to_disk` of datasets"
+    for pattern in ("*", "*/*", "*/*/*"):
+        for file in sorted(file for suffix in TABLES for file in path.glob(pattern + suffix)):
+            if file.suffix != ".parquet" or "provenance" not in _columns(file):
+                return f"{file.relative_to(path)} is a table of another layout"
+    for file in sorted(file for suffix in TEXTS for file in path.glob("*" + suffix)):
+        with open(file, "rb") as start:
+            if b'"rejected' in start.read(1 << 16):
+                return f"{file.name} is of another layout"
+    return None
+
+
+def _columns(file: Path) -> list[str]:
+    try:
+        return list(pq.read_schema(file).names)
+    except (pa.ArrowException, OSError):
+        return []
+
+
+def _foreign(folder: Path, split: str, what: str) -> UserError:
+    beside = folder.with_suffix("") if folder.is_file() else folder
+    source, out = shlex.quote(str(folder)), shlex.quote(f"{beside}-pairs")
+    option = "" if split == "train" else f" --split {shlex.quote(split)}"
+    return UserError(
+        f"{folder}: no pairs as mmpo writes them ({what})", hint=f"mmpo convert {source} {out}{option}, then give {out}"
+    )
 
 
 def open_shard(path: Path) -> pq.ParquetFile:

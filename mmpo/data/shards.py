@@ -29,6 +29,7 @@ from mmpo.data.reader import (
     ROW_GROUP,
     PairDataset,
     check_pages,
+    check_pairs,
     count_pairs,
     open_shard,
     read_pairs,
@@ -38,7 +39,7 @@ from mmpo.data.reader import (
 from mmpo.data.rows import check_scores, pair_schema, to_row
 from mmpo.errors import Quarantined, UserError
 
-__all__ = ["Counts", "PairDataset", "PairWriter", "Rejects", "count_pairs", "read_pairs", "write_card"]
+__all__ = ["Counts", "PairDataset", "PairWriter", "Rejects", "check_pairs", "count_pairs", "read_pairs", "write_card"]
 
 BYTES_PER_SHARD = 256 * 2**20
 NEW_FOLDER = "build into a new folder, or delete this one"

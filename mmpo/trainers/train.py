@@ -29,7 +29,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from mmpo.data.atomic import read_json, replacing_folder, write_json
 from mmpo.data.image_digests import digests_of_pairs, write_digests
-from mmpo.data.shards import PairDataset, Rejects, read_pairs
+from mmpo.data.shards import PairDataset, Rejects, check_pairs, read_pairs
 from mmpo.errors import UserError
 from mmpo.locks import in_own_folder
 from mmpo.models.compat import enable_checkpointing
@@ -89,6 +89,8 @@ def _train(
     if (run_dir / "train_result.json").exists():
         return TrainResult.model_validate(read_json(run_dir / "train_result.json"))
 
+    for folder in filter(None, (settings.pairs, settings.eval_pairs)):
+        check_pairs(folder)
     vlm = load_vlm(
         settings.model,
         dtype=settings.dtype,

@@ -17,13 +17,13 @@ def test_the_command(mmpo: Invoke, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "read as trl (detected), written as trl" in result.stdout
     assert "2 rows read, 1 kept, 1 pairs written" in result.stdout
-    assert "convert/missing_key, as in.json:1: no `" in result.stdout
+    assert "convert/no_rejected, as in.json:1: no rejected answer" in result.stdout
     result = mmpo("convert", str(file), str(tmp_path / "out"), "--from", "trl", "--overwrite", "--json")
     account = json.loads(result.stdout)
-    assert account["quarantined"] == {"convert/missing_key": 1}
+    assert account["quarantined"] == {"convert/no_rejected": 1}
     assert (account["rows"], account["kept"], account["pairs"]) == (2, 1, 1)
     assert (account["source_format"], account["out_format"], account["detected"]) == ("trl", "mmpo", False)
-    assert account["examples"]["convert/missing_key"].startswith("in.json:1: ")
+    assert account["examples"]["convert/no_rejected"].startswith("in.json:1: ")
     result = mmpo("convert", str(file), str(tmp_path / "out"))
     assert result.exit_code == 2 and "--overwrite" in result.output
     assert mmpo("convert", str(file), str(tmp_path / "x"), "--set", "nonsense").exit_code == 2

@@ -36,14 +36,19 @@ def convert(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="An option of the format: --set pairs_per_image=1."),
     ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY", help="A key whose pictures, videos or sounds are not the pairs'. May be repeated."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion in OUT.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the account as JSON.")] = False,
 ) -> None:
     """Convert preference data between formats.
 
-    Reads mmpo, trl, llamafactory, ms-swift, llava, povid, hadpo, rlhf-v,
-    rlaif-v, seva, mia-dpo, mdpo and sentinel. A row that cannot be used is listed in
-    OUT/rejects.jsonl with file, row and reason.
+    Reads mmpo, trl, llamafactory, ms-swift, llava, povid, hadpo, rlhf-v, rlaif-v, seva,
+    mia-dpo, mdpo, sentinel, llava-hound, vlfeedback, bpo and opa-dpo. A row that cannot be
+    used, or that holds media its format does not read, is listed in OUT/rejects.jsonl with
+    file, row and reason.
 
     [bold]Examples[/bold]
 
@@ -71,7 +76,7 @@ def convert(
     def work():  # type: ignore[no-untyped-def]
         return run(
             source, out, source_format=from_, out_format=to, images=images, media=media, split=split,
-            options=options, overwrite=overwrite,
+            options=options, ignore=ignore or (), overwrite=overwrite,
         )  # fmt: skip
 
     if json_:
@@ -97,8 +102,14 @@ def _print(result: Converted) -> None:
     found = " (detected)" if result.detected else ""
     console.line(f"read as {result.source_format}{found}, written as {result.out_format}")
     console.line(f"{result.rows} rows read, {result.kept} kept, {result.pairs} pairs written")
+    if result.without_media:
+        console.line(f"{result.without_media} of {result.pairs} pairs hold no picture and no video")
     console.line(
         f"{result.rows - result.kept} rows quarantined" + (", see rejects.jsonl" if result.quarantined else "")
     )
     for reason, count in sorted(result.quarantined.items(), key=lambda item: -item[1]):
         console.line(f"  {count:6d}  {reason}, as {result.examples[reason][:160]}")
+    for name, why in result.skipped.items():
+        console.line(f"  not read: {name} ({why})")
+    if "convert/unread_media" in result.quarantined:
+        console.line("name the key `images` or `videos` to have it read, or give --ignore KEY if it is not the pair's")

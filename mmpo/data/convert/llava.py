@@ -22,13 +22,13 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
     """A pair for each answer in which the two conversations differ; what the chosen side said before is its prompt."""
     turns = turns_in(data, "conversations")
     if "rejected_conversations" not in data:
-        raise bad("no_rejected", "a conversation without `rejected_conversations` holds no preference")
+        raise bad("no_rejected", "no rejected answer: a conversation without `rejected_conversations`")
     others = turns_in(data, "rejected_conversations")
     if [role for role, _ in turns] != [role for role, _ in others]:
         raise bad("turns_differ", "the two conversations do not have the same turns")
     if any(a != b for a, b in zip(turns, others, strict=True) if a[0] != "assistant"):
         raise bad("prompts_differ", "the two conversations do not ask the same")
-    images = images_of(data, context.images, "image", "images")
+    images = images_of(data, context.images)
     answers = [i for i, (role, _) in enumerate(turns) if role == "assistant"]
     differing = [i for i in answers if turns[i] != others[i]]
     if not differing:

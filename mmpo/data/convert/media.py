@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
+import re
 import shutil
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -14,6 +17,13 @@ from mmpo.data.pair import PreferencePair, Video, is_relative_path
 from mmpo.errors import Quarantined
 
 MODES = ("embed", "copy", "reference")
+# What the generic formats read, in this order; `guard.py` sees that nothing lies under another key.
+IMAGE_KEYS = (
+    "images", "image", "image_path", "image_paths", "img_path", "img", "imgs", "pictures", "picture", "photos", "photo",
+    "image_file", "image_files",
+)  # fmt: skip
+VIDEO_KEYS = ("videos", "video", "video_path", "video_paths", "video_file", "video_files")
+ENCODED = re.compile(r"(?:data:[\w.+-]+/[\w.+-]+;base64,)|(?=/9j/|iVBORw0KGgo|R0lGOD|UklGR)")
 KEPT = 16  # pairs about one picture stand together: its bytes are wanted again soon
 
 
@@ -28,19 +38,37 @@ def below(path: str, root: Path) -> str:
     return path
 
 
+def decoded(text: str) -> bytes | None:
+    """The content of a data URI or of base64 text that begins as a picture does; None for any other text."""
+    start = ENCODED.match(text)
+    if start is None or (not start.group() and (len(text) < 60 or "." in text[-6:])):  # a path may begin with /9j/
+        return None
+    try:
+        return base64.b64decode("".join(text[start.end() :].split()), validate=True) or None
+    except (binascii.Error, ValueError):
+        return None
+
+
 def image_of(cell: Any, root: Path) -> bytes | str:
-    """The encoded bytes or the path in whatever a row holds for an image: bytes, a path, `{"bytes", "path"}`."""
+    """The encoded bytes or the path in what a row holds for an image: bytes, base64, a path, `{"bytes", "path"}`."""
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
     if not isinstance(cell, (bytes, str)) or not cell:
         raise Quarantined("convert", "no_image", f"expected encoded bytes or a path, got {type(cell).__name__}")
-    return below(cell, root) if isinstance(cell, str) else cell
+    if isinstance(cell, str):
+        return decoded(cell) or below(cell, root)
+    return cell
+
+
+def cells_of(row: Mapping[str, Any], *columns: str) -> list[Any]:
+    """What is in the first column that holds something: a list, or one thing. Nothing at all is an empty list."""
+    cells: Any = next((row[name] for name in columns if row.get(name) not in (None, "", [])), [])
+    return cells if isinstance(cells, list) else [cells]
 
 
 def images_of(row: Mapping[str, Any], root: Path, *columns: str) -> list[bytes | str]:
-    """The images of the first column that the row has: a list of them, or one. None at all is an empty list."""
-    cells: Any = next((row[name] for name in columns if row.get(name) is not None), [])
-    return [image_of(cell, root) for cell in (cells if isinstance(cells, list) else [cells])]
+    """The images of the first column that holds any; without names, of the usual ones."""
+    return [image_of(cell, root) for cell in cells_of(row, *(columns or IMAGE_KEYS))]
 
 
 class Media:

@@ -43,8 +43,8 @@ class PairSink:
     def reject(self, id: str, error: Quarantined) -> None:
         self._writer.reject(id, error)
 
-    def close(self, title: str) -> None:
-        self._writer.close(title=title)
+    def close(self, title: str, notes: str = "") -> None:
+        self._writer.close(title=title, notes=notes)
 
 
 def _fits(row: Mapping[str, Any]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,18 @@ import pyarrow.parquet as pq
 from mmpo.errors import Quarantined, UserError
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
+TEXT_SUFFIXES = (".txt", ".tsv", ".csv", ".xlsx")
 # Files beside the rows: descriptions of data sets, annotations, our own accounts.
 NOT_ROWS = re.compile(
     r"card|convert|dataset_infos?|dataset_dict|state|image_data|region_descriptions|objects|config|rejects(\..+)?"
 )
+IMAGE_NAME = re.compile(r".*\d.*|.*\.\w{3,4}")  # its number, or its file's name
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 BATCH = 32  # rows with pictures in them that are decoded together
+
+
+class NotRowsError(UserError):
+    """A JSON file that holds something else than rows."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,12 @@ class Row:
 def read_rows(path: str | Path, split: str = "train") -> Iterator[Row]:
     """Every row of a file, or of the files of one split in a folder, in a fixed order. UserError if there are none, or
     a file is broken as a whole."""
+    for _, rows in read_files(path, split):
+        yield from rows
+
+
+def read_files(path: str | Path, split: str = "train") -> Iterator[tuple[str, Iterator[Row]]]:
+    """The files of `read_rows`, each with its name (below the folder) and its rows."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
@@ -48,7 +60,7 @@ def read_rows(path: str | Path, split: str = "train") -> Iterator[Row]:
     base = path if path.is_dir() else path.parent
     for file in files:
         name = file.relative_to(base).as_posix()
-        yield from _READERS[_kind(file)](file, name)
+        yield name, _READERS[_kind(file)](file, name)
 
 
 def row_files(folder: Path, split: str) -> list[Path]:
@@ -78,6 +90,11 @@ def split_of(file: Path, folder: Path) -> str:
 
 
 def _kind(file: Path) -> str:
+    if file.suffix in TEXT_SUFFIXES:
+        raise UserError(
+            f"{file}: a table of text, in which benchmarks keep questions and answers; it has no rejected answer",
+            hint=f"preference data is read from {', '.join(SUFFIXES)}",
+        )
     if file.suffix not in SUFFIXES:
         raise UserError(f"{file}: not a {', '.join(SUFFIXES)} file", hint="give the data file, or the folder it is in")
     return file.suffix
@@ -104,9 +121,48 @@ def _arrow(file: Path, name: str) -> Iterator[Row]:
 def _batches(batches: Iterator[pa.RecordBatch], file: Path, name: str) -> Iterator[Row]:
     number = 0
     for batch in batches:
+        decoders = _decoders(batch.schema)
         for data in batch.to_pylist():
-            yield Row(f"{name}:{number}", f"{file.stem}-{number}", data)
+            place, key = f"{name}:{number}", f"{file.stem}-{number}"
             number += 1
+            column = ""
+            try:
+                for column, decode in decoders.items():
+                    data[column] = decode(data[column])
+            except (ValueError, RecursionError) as error:
+                yield Row(place, key, None, Quarantined("convert", "not_json", f"`{column}`: {error}"))
+            else:
+                yield Row(place, key, data)
+
+
+def _decoders(schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:
+    """The columns in which `datasets` (5.2) keeps objects as JSON texts, its feature `Json`, here or within others."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+    except (ValueError, KeyError, TypeError):
+        features = {}
+    found = {field.name: _decoder(field, _within(features, field.name)) for field in schema}
+    return {name: decode for name, decode in found.items() if decode is not None}
+
+
+def _decoder(field: pa.Field, feature: Any) -> Callable[[Any], Any] | None:
+    kind = field.type
+    stored = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode()
+    if "arrow.json" in (getattr(kind, "extension_name", ""), stored) or _within(feature, "_type") == "Json":
+        return lambda text: json.loads(text) if isinstance(text, (str, bytes)) else text
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        inner = feature[0] if isinstance(feature, list) and feature else _within(feature, "feature")
+        item = _decoder(kind.value_field, inner)
+        return item and (lambda values: values and [item(value) for value in values])
+    if pa.types.is_struct(kind):
+        parts = {part.name: _decoder(part, _within(feature, part.name)) for part in kind}
+        named = {name: decode for name, decode in parts.items() if decode is not None}
+        return (lambda value: value and {**value, **{n: d(value[n]) for n, d in named.items()}}) if named else None
+    return None
+
+
+def _within(feature: Any, name: str) -> Any:
+    return feature.get(name) if isinstance(feature, dict) else None
 
 
 def _json(file: Path, name: str) -> Iterator[Row]:
@@ -124,18 +180,18 @@ def _json(file: Path, name: str) -> Iterator[Row]:
         content = content["annotations"]  # as caption files have it
     if isinstance(content, dict) and content and all(isinstance(value, dict) for value in content.values()):
         content = [{"image_id": key, **value} for key, value in content.items()]  # an object keyed by image
-    if isinstance(content, dict) and content and all(key.isdecimal() for key in content):  # several rows an image
-        lists = {key: rows for key, rows in content.items() if isinstance(rows, list)}
-        if len(lists) == len(content):
-            content = [
-                {"image_id": key, **row} if isinstance(row, dict) else row
-                for key, rows in lists.items()
-                for row in rows
-            ]
+    if isinstance(content, dict) and content and all(map(_is_image_s, content.items())):  # several rows an image
+        content = [
+            {"image_id": key, **row} if isinstance(row, dict) else row for key, rows in content.items() for row in rows
+        ]
     if not isinstance(content, list):
-        raise UserError(f"{file}: expected a list of rows, or an object of them by id")
+        raise NotRowsError(f"{file}: expected a list of rows, or an object of them by id")
     for number, data in enumerate(content):
         yield _row(data, f"{name}:{number}", f"{file.stem}-{number}")
+
+
+def _is_image_s(item: tuple[str, Any]) -> bool:
+    return isinstance(item[1], list) and IMAGE_NAME.fullmatch(item[0]) is not None
 
 
 def _lines(file: Path, name: str) -> Iterator[Row]:

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from itertools import chain
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from mmpo.data.atomic import replacing_folder, write_json
+from mmpo.data.convert.completions import BPO, VLFEEDBACK
 from mmpo.data.convert.flat import MDPO, MIA_DPO, SEVA
 from mmpo.data.convert.format import Context, Format, Options
+from mmpo.data.convert.guard import check_media, has_media
 from mmpo.data.convert.hadpo import HADPO
+from mmpo.data.convert.hound import LLAVA_HOUND
 from mmpo.data.convert.llamafactory import LLAMAFACTORY
 from mmpo.data.convert.llava import LLAVA, POVID
 from mmpo.data.convert.media import Media
+from mmpo.data.convert.opadpo import OPA_DPO
 from mmpo.data.convert.own import MMPO
-from mmpo.data.convert.rows import Row, read_rows
+from mmpo.data.convert.rows import Row
 from mmpo.data.convert.sentinel import SENTINEL
+from mmpo.data.convert.sources import Source, has_rejected, is_question
 from mmpo.data.convert.swift import MS_SWIFT
 from mmpo.data.convert.tables import RLAIF_V, RLHF_V
 from mmpo.data.convert.trl import TRL
@@ -34,17 +38,21 @@ from mmpo.progress import track
 FORMATS = {
     format.name: format
     for format in (
-        MMPO, LLAMAFACTORY, LLAVA, POVID, MS_SWIFT, HADPO, SEVA, RLHF_V, RLAIF_V, MDPO, MIA_DPO, SENTINEL, TRL,
+        MMPO, LLAMAFACTORY, LLAVA, POVID, MS_SWIFT, VLFEEDBACK, BPO, OPA_DPO, HADPO, SEVA, RLHF_V, RLAIF_V, MDPO,
+        MIA_DPO, SENTINEL, LLAVA_HOUND, TRL,
     )
 }  # fmt: skip
 ACCOUNT = "convert.json"
-SNIFFED = 20  # rows looked at to tell a format
+# What readers say first of a row that has no rejected answer either, which is the better word.
+OTHERWISE = ("missing_key", "not_json", "bad_type", "no_image", "image_count")
+NO_REJECTED_HINT = "preference data has a better and a worse answer in every row; mmpo build makes pairs of images"
 
 
 @dataclass(frozen=True)
 class Converted:
     """What came of it. Every row that was read was either kept, giving one pair or more, or quarantined; `quarantined`
-    counts them as `stage/reason`, `examples` names the first of each, and `rejects.jsonl` in the output all."""
+    counts them as `stage/reason`, `examples` names the first of each, and `rejects.jsonl` in the output all.
+    `without_media` of the pairs hold no picture and no video; `skipped` names files that were not read, and why."""
 
     source: str
     source_format: str
@@ -58,6 +66,8 @@ class Converted:
     pairs: int
     quarantined: dict[str, int]
     examples: dict[str, str]
+    without_media: int = 0
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 def convert(
@@ -70,13 +80,15 @@ def convert(
     media: str | None = None,
     split: str = "train",
     options: Mapping[str, Any] | None = None,
+    ignore: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Converted:
     """Read preference data in one format and write it in another.
 
     `source` is a file or a folder; its format is told from its rows if it is not named. `images` is the folder that
     image paths start from, by default the source's own. `media` says how the output holds pictures (embed, copy or
-    reference; see `Media`). The output folder appears when it is whole. A folder that holds anything is refused, unless
+    reference; see `Media`). A row with a picture, video or sound that its format does not read is quarantined, unless
+    its key is in `ignore`. The output folder appears when it is whole. A folder that holds anything is refused, unless
     it is an earlier conversion and `overwrite` is given. The same source gives the same bytes.
     """
     source, out = Path(source), Path(out)
@@ -89,7 +101,7 @@ def convert(
     with locked(out, beside=True) as before:
         announce(out, before)
         _check_places(source, out, overwrite)
-        return _convert(source, out, root, source_format, writer, mode, split, options or {}, overwrite)
+        return _convert(source, out, root, source_format, writer, mode, split, options or {}, overwrite, ignore)
 
 
 def _convert(
@@ -102,18 +114,14 @@ def _convert(
     split: str,
     options: Mapping[str, Any],
     overwrite: bool,
+    ignore: Sequence[str],
 ) -> Converted:
-    rows = read_rows(source, split)
-    sniffed: list[Row] = []
-    if source_format is None:
-        sniffed = _some(rows)
-        reader = _detected(sniffed, source)
-    else:
-        reader = _format(source_format, "read")
+    rows = Source(source, split)
+    reader = _detected(rows) if source_format is None else _format(source_format, "read")
     context = Context(source, root, _options(reader, options))
     recipe = {
         "converted_from": reader.name, "source": source.name, "split": split, "media": mode,
-        "options": context.options.model_dump(mode="json"),
+        "options": context.options.model_dump(mode="json"), **({"ignore": list(ignore)} if ignore else {}),
     }  # fmt: skip
     with replacing_folder(out, overwrite=overwrite) as beside:
         assert writer.write is not None
@@ -121,18 +129,22 @@ def _convert(
         sink = writer.write(beside, Media(root, beside, mode), facts)
         seen: Counter[str] = Counter()
         examples: dict[str, str] = {}
-        for row in track(chain(sniffed, rows), "converting"):
+        without = 0
+        for row in track(rows, "converting"):
             try:
-                sink.add(*_unique(_pairs(reader, row, context), seen))
+                pairs = _unique(_pairs(reader, row, context, ignore), seen)
+                sink.add(*pairs)
+                without += sum(1 for pair in pairs if not has_media(pair))
             except Quarantined as error:
                 sink.reject(row.place, error)
                 examples.setdefault(f"{error.stage}/{error.reason}", f"{row.place}: {error.detail}")
         sink.counts.check(str(source))
-        sink.close(f"{source.name}, converted from {reader.name}")
         counts = sink.counts
+        sink.close(f"{source.name}, converted from {reader.name}", _notes(without, counts.pairs, rows.skipped))
         result = Converted(
             source.name, reader.name, source_format is None, out.name, writer.name, mode, split,
             counts.sources, counts.kept, counts.pairs, dict(counts.reasons), examples,
+            without, dict(rows.skipped),
         )  # fmt: skip
         write_json(beside / ACCOUNT, {"recipe": recipe, **asdict(result)})
     return replace(result, source=str(source), out=str(out))
@@ -140,38 +152,55 @@ def _convert(
 
 def detect(source: str | Path, split: str = "train") -> str:
     """The name of a source's format, told from its first rows. UserError if none fits."""
-    return _detected(_some(read_rows(source, split)), Path(source)).name
+    return _detected(Source(Path(source), split)).name
 
 
-def _some(rows: Iterator[Row]) -> list[Row]:
-    """The first rows, up to one that can tell a format; they are not lost on the way."""
-    found: list[Row] = []
-    for row in rows:
-        found.append(row)
-        if row.error is None or len(found) == SNIFFED:
-            break
-    return found
-
-
-def _detected(rows: list[Row], source: Path) -> Format:
-    data = next((row.data for row in rows if row.error is None), None)
+def _detected(rows: Source) -> Format:
+    data = next((row.data for row in rows.first if row.error is None), None)
     if data is None:
-        raise UserError(f"{source}: no row to tell the format from", hint="name it with --from")
+        if rows.skipped:
+            name, why = next(iter(rows.skipped.items()))
+            more = f", and {len(rows.skipped) - 1} more files" if len(rows.skipped) > 1 else ""
+            raise UserError(f"{rows.path}: no preference data: {name}: {why}{more}", hint=NO_REJECTED_HINT)
+        raise UserError(f"{rows.path}: no row to tell the format from", hint="name it with --from")
+    if rows.registered:
+        return LLAMAFACTORY
     for format in FORMATS.values():
         if format.fits is not None and format.fits(data):
             return format
+    keys = ", ".join(map(str, data))
+    if is_question(data) and not has_rejected(data):
+        raise UserError(f"{rows.path}: no rejected answer: rows with the keys {keys}", hint=NO_REJECTED_HINT)
     raise UserError(
-        f"{source}: rows with the keys {', '.join(map(str, data))} are of no known format",
+        f"{rows.path}: rows with the keys {keys} are of no known format",
         hint=f"name it with --from: {', '.join(FORMATS)}",
     )
 
 
-def _pairs(reader: Format, row: Row, context: Context) -> list[PreferencePair]:
+def _notes(without: int, pairs: int, skipped: Mapping[str, str]) -> str:
+    lines = [f"{without} of {pairs} pairs hold no picture and no video."] if without else []
+    lines += [f"Not read: {name} ({why})." for name, why in skipped.items()]
+    return "\n".join(lines)
+
+
+def _pairs(reader: Format, row: Row, context: Context, ignore: Sequence[str]) -> list[PreferencePair]:
     if row.error is not None:
         raise row.error
     assert reader.read is not None
     try:
-        return list(reader.read(row.data, row, context))
+        pairs = list(reader.read(row.data, row, context))
+        check_media(row.data, pairs, ignore)
+        return pairs
+    except Quarantined as error:
+        # LLaMA-Factory's columns have any names, and its reader says itself what is missing.
+        if (
+            error.reason in OTHERWISE
+            and reader is not LLAMAFACTORY
+            and is_question(row.data)
+            and not has_rejected(row.data)
+        ):
+            raise Quarantined("convert", "no_rejected", f"no rejected answer; {error.detail}") from None
+        raise
     except (TypeError, AttributeError, LookupError, ValueError) as error:  # a list where a map belongs, and so on
         raise Quarantined("convert", "malformed", f"{type(error).__name__}: {error}") from None
 

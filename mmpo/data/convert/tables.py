@@ -15,6 +15,7 @@ from mmpo.data.convert.media import images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import bad, messages_of, need, pair_of
 from mmpo.data.pair import PreferencePair
+from mmpo.errors import Quarantined
 
 
 def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
@@ -44,7 +45,12 @@ def _texts(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _fits_text(row: Mapping[str, Any]) -> bool:
-    return "text" in row and not isinstance(row.get("conversations"), list) and ("image" in row or "image_path" in row)
+    if "text" not in row or not ("image" in row or "image_path" in row):
+        return False
+    try:
+        return "rejected" in _texts(row)  # benchmarks keep a question in a column of this name
+    except Quarantined:
+        return False
 
 
 def _fits_columns(row: Mapping[str, Any]) -> bool:

@@ -21,6 +21,9 @@ EXTRA_KINDS: dict[str, type] = {
     "chosen_weights": list, "rejected_weights": list, "scores": dict, "provenance": dict, "times": list,
 }  # fmt: skip
 
+REJECTED_SIDE = re.compile(r"reject|(?:^|_)(?:lose|loser|worse|dispreferred)(?:$|_)")
+"""In the names under which projects keep the worse answer."""
+
 Turn = tuple[str, str]
 """Role (system, user, assistant) and tagged text."""
 
@@ -36,6 +39,8 @@ def need(row: Mapping[str, Any], *names: str, kind: type | tuple[type, ...] = st
             if not isinstance(value, kind):
                 raise bad("bad_type", f"`{name}` is a {type(value).__name__}")
             return value
+    if REJECTED_SIDE.search(names[0]):
+        raise bad("no_rejected", f"no rejected answer (`{names[0]}`)")
     raise bad("missing_key", f"no `{names[0]}`")
 
 
@@ -187,11 +192,13 @@ def videos_of(videos: Any, root: Path, times: Sequence[Any] | None) -> list[Vide
     """What a column of videos holds: paths, or lists of frames whose times an earlier export kept."""
     if not videos:
         return None
-    if not isinstance(videos, list):
-        raise bad("bad_type", f"`videos` is a {type(videos).__name__}")
     found: list[Video] = []
-    for number, video in enumerate(videos):
-        if isinstance(video, str):
+    for number, video in enumerate(videos if isinstance(videos, list) else [videos]):
+        if isinstance(video, Mapping):  # as the feature `Video` of `datasets` has it
+            if video.get("bytes"):
+                raise bad("embedded_video", "the video lies in the row; write it to a file and give its path")
+            video = video.get("path")
+        if isinstance(video, str) and video:
             found.append({"path": below(video, root)})
         elif isinstance(video, list) and times is not None and number < len(times):
             found.append({"frames": [image_of(frame, root) for frame in video], "times": times[number]})

@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmpo.data.convert.format import Context, Format
-from mmpo.data.convert.media import Media, images_of
+from mmpo.data.convert.media import VIDEO_KEYS, Media, cells_of, image_of, images_of
 from mmpo.data.convert.rows import Row
-from mmpo.data.convert.texts import EXTRAS, bad, extras_in, extras_of, messages_of, pair_of, parts_of
+from mmpo.data.convert.texts import EXTRAS, bad, extras_in, extras_of, messages_of, pair_of, parts_of, videos_of
 from mmpo.data.convert.writing import RowSink
 from mmpo.data.pair import Message, PreferencePair, content_parts, join_text
 from mmpo.data.rows import pair_schema, to_row
@@ -29,17 +29,46 @@ SHARD_BYTES = 256 * 2**20
 
 
 def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
-    prompt, chosen, rejected = data.get("prompt"), data.get("chosen"), data.get("rejected")
+    prompt, chosen, rejected = (_messages(data.get(name)) for name in ("prompt", "chosen", "rejected"))
     if prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
         prompt, chosen, rejected = _shared(chosen, rejected)
-    images = images_of(data, context.images, "images", "image")
+    if rejected is None:
+        raise bad("no_rejected", "no rejected answer (`rejected`)")
+    images = images_of(data, context.images) or _inline(prompt, "image", context)
+    cells = cells_of(data, *VIDEO_KEYS) or _inline(prompt, "video", context)
     extras = extras_in(data)
-    extras.pop("times", None)
+    videos = videos_of(cells, context.images, extras.pop("times", None))
     yield pair_of(
-        row, "trl", id=data.get("id"), images=images, extras=extras,
-        prompt=_prompt(prompt, len(images)), chosen=_response(chosen, "chosen"),
+        row, "trl", id=data.get("id"), images=images, videos=videos, extras=extras,
+        prompt=_prompt(prompt, len(images), len(videos or [])), chosen=_response(chosen, "chosen"),
         rejected=_response(rejected, "rejected"),
     )  # fmt: skip
+
+
+def _messages(value: Any) -> Any:
+    """Messages that a file keeps as one JSON text; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("[{") and '"role"' in value:
+        try:
+            found = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        return found if all(isinstance(message, dict) and "role" in message for message in found) else value
+    return value
+
+
+def _inline(prompt: Any, kind: str, context: Context) -> list[Any]:
+    """The pictures (or videos) that stand in the messages themselves: `{"type": "image", "image": "a.png"}`."""
+    found = []
+    for message in prompt if isinstance(prompt, list) else ():
+        content = message.get("content") if isinstance(message, Mapping) else None
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, Mapping) and part.get("type") in (kind, f"{kind}_url"):
+                cell = next((part[key] for key in (kind, f"{kind}_url", "url", "path") if part.get(key)), None)
+                if isinstance(cell, Mapping) and "url" in cell:
+                    cell = cell["url"]
+                if cell is not None:
+                    found.append(image_of(cell, context.images) if kind == "image" else cell)
+    return found
 
 
 def _shared(chosen: list[Any], rejected: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
@@ -52,16 +81,17 @@ def _shared(chosen: list[Any], rejected: list[Any]) -> tuple[list[Any], list[Any
     return chosen[:same], chosen[same:], rejected[same:]
 
 
-def _prompt(prompt: Any, images: int) -> list[Message]:
+def _prompt(prompt: Any, images: int, videos: int) -> list[Message]:
     if isinstance(prompt, str):
-        return messages_of([("user", prompt)], images, trim=True)
+        return messages_of([("user", prompt)], images, videos, trim=True)
     if not isinstance(prompt, list) or not prompt:
         raise bad("missing_key", "no `prompt`")
     messages = [_message(message) for message in prompt]
     if all(isinstance(message["content"], str) for message in prompt):
-        return messages_of([(message["role"], message["content"]) for message in prompt], images, trim=True)
-    if (shown := sum(1 for _ in content_parts(messages, "image"))) != images:
-        raise bad("image_count", f"the prompt has {shown} image part(s), the row {images} image(s)")
+        return messages_of([(message["role"], message["content"]) for message in prompt], images, videos, trim=True)
+    for kind, count in (("image", images), ("video", videos)):
+        if (shown := sum(1 for _ in content_parts(messages, kind))) != count:
+            raise bad(f"{kind}_count", f"the prompt has {shown} {kind} part(s), the row {count} {kind}(s)")
     return messages
 
 
@@ -75,7 +105,10 @@ def _message(message: Any) -> Message:
     for part in content:
         if not isinstance(part, Mapping):
             raise bad("bad_turn", f"a part of a message is a {type(part).__name__}")
-        parts.append({key: part[key] for key in ("type", "text") if part.get(key) is not None})  # tables add nulls
+        kept = {key: part[key] for key in ("type", "text") if part.get(key) is not None}  # tables add nulls
+        if kept.get("type") in ("image_url", "video_url"):
+            kept["type"] = kept["type"].removesuffix("_url")
+        parts.append(kept)
     return {"role": message.get("role"), "content": parts}
 
 

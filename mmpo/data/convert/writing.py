@@ -49,7 +49,7 @@ class RowSink:
         reason = f"{error.stage}/{error.reason}"
         self.counts.reasons[reason] = self.counts.reasons.get(reason, 0) + 1
 
-    def close(self, title: str) -> None:
+    def close(self, title: str, notes: str = "") -> None:
         self._rejects.close()
         self.finish()
 

@@ -41,7 +41,7 @@ def test_rlhf_v_and_rlaif_v_layouts(tmp_path: Path) -> None:
     pairs, result = converted(first.parent, tmp_path / "one")
     assert result.source_format == "rlhf-v" and pairs[0].id == "7"
     others, result = converted(second, tmp_path / "two")
-    assert result.source_format == "rlaif-v" and result.quarantined == {"convert/missing_key": 1}
+    assert result.source_format == "rlaif-v" and result.quarantined == {"convert/no_rejected": 1}
     assert [pair.id for pair in others] == ["7", "7#2"]
     for pair in (pairs[0], others[0]):
         assert parts(pair) == ["<image>", "What is this?"] and pair.images == [picture(1)]
