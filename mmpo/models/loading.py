@@ -234,9 +234,9 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     pickle.
     """
     check_adapter(adapter)
-    base = find_model(str(model.config._name_or_path))
-    if base is not None:
-        check_fit(adapter, base, str(model.config._name_or_path))
+    name = str(model.config._name_or_path)  # empty for a model that was made, not loaded
+    if name and (base := find_model(name)) is not None:
+        check_fit(adapter, base, name)
     try:
         return PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
     except (RuntimeError, ValueError, KeyError) as error:

@@ -51,8 +51,8 @@ def interrupt(run: RunFolder) -> None:
     folder = run.path / "build"
     (folder / "build_result.json").unlink()
     sorted((folder / "units").glob("*.json"))[-1].unlink()
-    record = json.loads((folder / "step.json").read_text())
-    (folder / "step.json").write_text(json.dumps({**record, "state": "started"}))
+    record = read_sealed(folder / "step.json")
+    write_sealed(folder / "step.json", {**record, "state": "started"})
 
 
 def goes_on(section: Section, reply: Callable[[str], str], changed: dict[str, Any], key: str, folder: Path) -> None:

@@ -100,7 +100,6 @@ SETTINGS = [
      "build.frames.sampling: no frame sampling is called 'linspce'"),
     ("build={builder: mia, data: photos/annotations.jsonl}", "build.data: photos/annotations.jsonl:1: neither"),
     ("build={builder: radiology, reports: photos/annotations.jsonl}", "build.reports: "),
-    ("eval.pope.images=100", "eval.pope: 4 of 4 images have at least 1 different objects, 100 were asked for"),
     ("train.warmup=5.5", "warmup: below 1 it is a share of all steps"),
     ("build.model=nomodel", "nomodel: no such folder, and no such model in the local cache"),
     ("model=err/nomodel", "err/nomodel: no such folder, and no such model in the local cache"),

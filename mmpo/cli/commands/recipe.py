@@ -26,7 +26,7 @@ def list_recipes() -> None:
     from mmpo.recipes import read, shipped
 
     for name in shipped():
-        console.out.print(f"[bold]{name}[/bold]\n  {read(name).data.get('description', '')}")
+        console.out.print(f"[bold]{name}[/bold]\n  {read(name).data.get('description', '')}", soft_wrap=True)
 
 
 @recipes_app.command("show")
