@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mmpo.data.atomic import read_sealed, write_sealed
 from mmpo.errors import UserError
 from mmpo.pipeline import check_section, run_section
 from mmpo.recipes import Recipe
