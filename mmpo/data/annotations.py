@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from mmpo.data.images import MAX_PIXELS, load_image
+from mmpo.data.outside import stream_list
 from mmpo.data.pair import is_number
 from mmpo.errors import UserError
 
@@ -86,7 +87,7 @@ def read_annotations(
             raise UserError(f"{captions}: a captions file goes with COCO files", hint="put `captions` in the rows")
         return _read_lines(path, root)
     if begins_with_list(path) and captions is None:
-        from mmpo.data.visual_genome import is_visual_genome, read_visual_genome, stream_list
+        from mmpo.data.visual_genome import is_visual_genome, read_visual_genome
 
         first: Any = next(stream_list(path), {})
         if is_visual_genome(first):
