@@ -26,6 +26,7 @@ from tenacity.wait import wait_exponential_jitter
 from mmpo.chat.cache import ReplyCache
 from mmpo.chat.protocol import ChatReply, ChatRequest, request_key
 from mmpo.chat.settings import ChatSettings
+from mmpo.data.outside import json_of
 from mmpo.errors import Quarantined, UserError
 from mmpo.progress import task
 
@@ -220,7 +221,7 @@ class ServerChat:
 
     def _read(self, text: str) -> tuple[ChatReply, dict[str, int]]:
         try:
-            data = json.loads(text)
+            data = json_of(text, halves=True)
             choice = data["choices"][0]
             message = choice["message"]
             content, refusal = message.get("content"), message.get("refusal")

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mmpo.data.outside import Unreadable, json_of
 from mmpo.errors import UserError
 
 LEFTOVER = ".{name}.tmp"
@@ -48,11 +49,11 @@ def write_json(path: str | Path, value: Any) -> Path:
 def read_json(path: str | Path) -> Any:
     path = Path(path)
     try:
-        return json.loads(path.read_bytes())
+        return json_of(path.read_bytes(), halves=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    except Unreadable as error:
+        raise error.at(str(path)) from None
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -120,9 +121,9 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
+                yield json_of(line, halves=True)
+            except Unreadable as error:
+                raise error.at(f"{path}:{number}", lines=False) from None
 
 
 def cut_half_line(path: str | Path) -> int:

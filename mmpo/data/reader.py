@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmpo.data.outside.failures import FAILURES
 from mmpo.data.pair import PreferencePair, validate
 from mmpo.data.rows import from_row
 from mmpo.errors import UserError
@@ -120,7 +120,7 @@ def open_shard(path: Path) -> pq.ParquetFile:
 def _read(read: Callable[[], T], path: Path) -> T:
     try:
         return read()
-    except (pa.ArrowException, OSError) as error:
+    except FAILURES as error:
         raise UserError(
             f"{path}: not a whole Parquet file ({' '.join(str(error).split())[:120]})", hint="delete it and build again"
-        ) from None
+        ) from error

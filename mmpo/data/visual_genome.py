@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.data.annotations import AnnotatedImage, AnnotatedObject, Box, Region
-from mmpo.data.outside import stream_list
+from mmpo.data.outside import names_its_file, stream_list
 from mmpo.data.pair import is_number
 from mmpo.errors import UserError
 
@@ -34,6 +34,7 @@ def is_visual_genome(record: Any) -> bool:
     return {"image_id", "url"} <= record.keys() or isinstance(record.get("image"), Mapping)
 
 
+@names_its_file("Visual Genome's annotations")
 def read_visual_genome(path: str | Path, images: str | Path | None = None) -> Iterator[AnnotatedImage]:
     """The images of `path` (image_data.json or a file of whole records), in its order.
 
@@ -47,7 +48,7 @@ def read_visual_genome(path: str | Path, images: str | Path | None = None) -> It
     first = next(records, None)
     if first is None:
         return
-    whole = "url" not in first
+    whole = not isinstance(first, dict) or "url" not in first
     beside = {} if whole else _beside(path)
     seen: set[str] = set()
     for number, record in enumerate(_again(first, records)):
@@ -91,7 +92,7 @@ def _image(data: Mapping[str, Any], key: str, parts: Mapping[str, Any], root: Pa
     if not isinstance(url, str) or not url:
         raise UserError(f"{where}: `url` must be a non-empty string, got {url!r}")
     size = tuple(data.get(side) for side in ("width", "height"))
-    if not all(isinstance(side, int) and side > 0 for side in size):
+    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in size):
         raise UserError(f"{where}: `width` and `height` must be numbers of pixels, got {size!r}")
     width, height = int(size[0] or 0), int(size[1] or 0)
     attributes = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mmpo.chat import ChatModel
 from mmpo.chat.templates import render
+from mmpo.data.outside import json_of
 from mmpo.eval.judging import Judgement, Mode, judge, without_thinking
 from mmpo.eval.object_halbench import Answer, Named
 from mmpo.eval.object_words import BaseFormReader
@@ -35,7 +35,7 @@ def read_objects(text: str, mode: Mode) -> list[str] | None:
         candidates += reversed(_LIST.findall(cleaned))
     for candidate in candidates:
         try:
-            value: Any = json.loads(candidate)
+            value: Any = json_of(candidate)
         except ValueError:
             continue
         if isinstance(value, list) and all(isinstance(name, str) for name in value):

@@ -7,7 +7,6 @@ yes/no, multiple choice, caption matching and captioning; its mean is over quest
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmpo.data.outside import names_its_file, read_json
 from mmpo.errors import UserError
-from mmpo.eval.records import read_text
 from mmpo.eval.statistics import ratio
 from mmpo.eval.tally import Metric, Tally
 
@@ -43,6 +42,7 @@ class TemporalQuestion:
     rating: float | None = None
 
 
+@names_its_file("VideoHallucer's or TempCompass's questions")
 def read(path: str | Path) -> tuple[Kind, list[TemporalQuestion]]:
     """The questions of a file, or of a folder's JSON files, in either format. Raises UserError naming the place."""
     path = Path(path)
@@ -52,10 +52,7 @@ def read(path: str | Path) -> tuple[Kind, list[TemporalQuestion]]:
     kinds: set[Kind] = set()
     questions: list[TemporalQuestion] = []
     for file in files:
-        try:
-            data = json.loads(read_text(file))
-        except ValueError as error:
-            raise UserError(f"{file}: not JSON ({error})") from None
+        data = read_json(file, unique=True)
         prefix = f"{file.stem}/" if path.is_dir() else ""
         if isinstance(data, list):
             kinds.add("videohallucer")

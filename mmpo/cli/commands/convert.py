@@ -54,10 +54,9 @@ def convert(
     import json
     from dataclasses import asdict
 
-    import yaml
-
     from mmpo.cli import console
     from mmpo.data.convert import convert as run
+    from mmpo.data.outside import Unreadable, yaml_of
     from mmpo.errors import UserError
     from mmpo.progress import reporting
 
@@ -66,7 +65,10 @@ def convert(
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"--set {text}: not of the form key=value")
-        options[key] = yaml.safe_load(value)
+        try:
+            options[key] = yaml_of(value)
+        except Unreadable as error:
+            raise error.at(f"--set {text}", lines=False) from None
 
     def work():  # type: ignore[no-untyped-def]
         return run(

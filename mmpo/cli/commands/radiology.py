@@ -142,8 +142,7 @@ def films(
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file, each with a string `text`. UserError naming the line otherwise."""
-    import json
-
+    from mmpo.data.outside import Unreadable, json_of
     from mmpo.errors import Quarantined, UserError
     from mmpo.radiology.reports import decode_text
 
@@ -157,9 +156,9 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{file}:{number}: not valid JSON ({error})") from None
+            row = json_of(line)
+        except Unreadable as error:
+            raise error.at(f"{file}:{number}", lines=False) from None
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise UserError(f"{file}:{number}: no string `text`", hint='rows look like {"text": "Heart is stable."}')
         yield row
@@ -186,15 +185,13 @@ def _judged(file: Path, settings: Path) -> Iterator[tuple[dict[str, Any], dict[s
 
 
 def _chat_settings(path: Path) -> ChatSettings:
-    import yaml
     from pydantic import ValidationError
 
     from mmpo.chat import ChatSettings
+    from mmpo.data.outside import read_map
     from mmpo.errors import UserError
 
     try:
-        return ChatSettings.model_validate(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValidationError) as error:
+        return ChatSettings.model_validate(read_map(path))
+    except ValidationError as error:
         raise UserError(f"{path}: {error}", hint="docs/judges.md") from None

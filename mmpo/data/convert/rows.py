@@ -6,7 +6,6 @@ streamed.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmpo.data.outside import Unreadable, json_of, naming, read_lines, read_text
 from mmpo.errors import Quarantined, UserError
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
@@ -84,21 +84,15 @@ def _kind(file: Path) -> str:
 
 
 def _parquet(file: Path, name: str) -> Iterator[Row]:
-    try:
-        with pq.ParquetFile(file) as table:
-            yield from _batches(table.iter_batches(batch_size=BATCH), file, name)
-    except (pa.ArrowException, OSError) as error:
-        raise _broken(file, error) from None
+    with naming(file, "Parquet"), pq.ParquetFile(file) as table:
+        yield from _batches(table.iter_batches(batch_size=BATCH), file, name)
 
 
 def _arrow(file: Path, name: str) -> Iterator[Row]:
     """What `Dataset.save_to_disk` writes."""
-    try:
-        with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
-            pieces = (batch.slice(i, BATCH) for batch in stream for i in range(0, batch.num_rows, BATCH))
-            yield from _batches(pieces, file, name)
-    except (pa.ArrowException, OSError) as error:
-        raise _broken(file, error) from None
+    with naming(file, "Arrow"), pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
+        pieces = (batch.slice(i, BATCH) for batch in stream for i in range(0, batch.num_rows, BATCH))
+        yield from _batches(pieces, file, name)
 
 
 def _batches(batches: Iterator[pa.RecordBatch], file: Path, name: str) -> Iterator[Row]:
@@ -110,16 +104,14 @@ def _batches(batches: Iterator[pa.RecordBatch], file: Path, name: str) -> Iterat
 
 
 def _json(file: Path, name: str) -> Iterator[Row]:
+    text = read_text(file)
     try:
-        text = file.read_bytes()
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and text.lstrip().startswith(b"{"):  # JSON Lines under another name
+        content = json_of(text)
+    except Unreadable as error:
+        if "Extra data" in error.problem and text.lstrip().startswith("{"):  # JSON Lines under another name
             yield from _lines(file, name)
             return
-        raise _broken(file, error) from None
-    except (ValueError, OSError) as error:
-        raise _broken(file, error) from None
+        raise error.at(str(file)) from None
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         content = content["annotations"]  # as caption files have it
     if isinstance(content, dict) and content and all(isinstance(value, dict) for value in content.values()):
@@ -139,27 +131,20 @@ def _json(file: Path, name: str) -> Iterator[Row]:
 
 
 def _lines(file: Path, name: str) -> Iterator[Row]:
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            place, key = f"{name}:{number}", f"{file.stem}-{number}"
-            if not line.strip():
-                continue
-            try:
-                data = json.loads(line)
-            except ValueError as error:
-                yield Row(place, key, None, Quarantined("convert", "not_json", str(error)))
-            else:
-                yield _row(data, place, key)
+    for number, line in read_lines(file):
+        place, key = f"{name}:{number}", f"{file.stem}-{number}"
+        try:
+            data = json_of(line)
+        except Unreadable as error:
+            yield Row(place, key, None, Quarantined("convert", "not_json", error.problem))
+        else:
+            yield _row(data, place, key)
 
 
 def _row(data: Any, place: str, key: str) -> Row:
     if isinstance(data, dict):
         return Row(place, key, data)
     return Row(place, key, None, Quarantined("convert", "not_an_object", f"the row is a {type(data).__name__}"))
-
-
-def _broken(file: Path, error: Exception) -> UserError:
-    return UserError(f"{file}: cannot be read ({' '.join(str(error).split())[:160]})", hint="is the download whole?")
 
 
 _READERS = {".parquet": _parquet, ".arrow": _arrow, ".jsonl": _lines, ".json": _json}

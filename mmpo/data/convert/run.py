@@ -26,6 +26,7 @@ from mmpo.data.convert.sentinel import SENTINEL
 from mmpo.data.convert.swift import MS_SWIFT
 from mmpo.data.convert.tables import RLAIF_V, RLHF_V
 from mmpo.data.convert.trl import TRL
+from mmpo.data.outside.failures import FAILURES
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined, UserError
 from mmpo.progress import track
@@ -163,7 +164,7 @@ def _pairs(reader: Format, row: Row, context: Context) -> list[PreferencePair]:
     assert reader.read is not None
     try:
         return list(reader.read(row.data, row, context))
-    except (TypeError, AttributeError, LookupError, ValueError) as error:  # a list where a map belongs, and so on
+    except FAILURES as error:  # a list where a map belongs, and so on
         raise Quarantined("convert", "malformed", f"{type(error).__name__}: {error}") from None
 
 
