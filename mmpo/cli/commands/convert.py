@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmpo.cli.app import app
+from mmpo.cli.visible import echo
 
 if TYPE_CHECKING:
     from mmpo.data.convert import Converted
@@ -78,7 +79,7 @@ def convert(
 
     if json_:
         result = work()
-        typer.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+        echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
     else:
         with reporting(console.reporter()):
             result = work()

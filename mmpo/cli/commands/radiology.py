@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmpo.cli.app import group
+from mmpo.cli.visible import echo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,13 +59,11 @@ def detect(
         flagged += bool(verdict["label"])
         if as_json:
             given = {"given_label": row["label"]} if "label" in row else {}
-            typer.echo(json.dumps({**row, **given, **verdict}, ensure_ascii=False))
+            echo(json.dumps({**row, **given, **verdict}, ensure_ascii=False))
         else:
             cues = ", ".join(f"{cue['text']!r} ({cue['name']})" for cue in verdict["cues"])
             mark = "?" if verdict["label"] is None else "prior" if verdict["label"] else "-"
-            typer.echo(
-                f"{mark:6} {verdict['score']:.2f}  {' '.join(row['text'].split())}" + (f"  [{cues}]" if cues else "")
-            )
+            echo(f"{mark:6} {verdict['score']:.2f}  {' '.join(row['text'].split())}" + (f"  [{cues}]" if cues else ""))
     if not as_json:
         console.line(f"{flagged:,} of {total:,} refer to an earlier exam")
 
@@ -87,9 +86,9 @@ def edit(file: FileArgument, lexicon: LexiconOption = None, as_json: JsonOption 
         edited = edit_report(row["text"], editor)
         if as_json:
             lines = [{"text": line.text, "label": one.label, "edit": one.edit} for line, one in edited.lines]
-            typer.echo(json.dumps({**row, "edited": edited.text, "lines": lines}, ensure_ascii=False))
+            echo(json.dumps({**row, "edited": edited.text, "lines": lines}, ensure_ascii=False))
         else:
-            typer.echo(edited.text)
+            echo(edited.text)
 
 
 @group("radiology").command("findings")
@@ -102,9 +101,9 @@ def findings(file: FileArgument, as_json: JsonOption = False) -> None:
     for row in _rows(file):
         found = report_findings(row["text"])
         if as_json:
-            typer.echo(json.dumps({**row, "findings": found}, ensure_ascii=False))
+            echo(json.dumps({**row, "findings": found}, ensure_ascii=False))
         else:
-            typer.echo(", ".join(f"{name}: {status}" for name, status in found.items()) or "nothing named")
+            echo(", ".join(f"{name}: {status}" for name, status in found.items()) or "nothing named")
 
 
 @group("radiology").command("films")

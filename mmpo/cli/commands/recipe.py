@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from mmpo.cli.app import RecipeArgument, SetOption, app
+from mmpo.cli.visible import echo
 
 recipes_app = typer.Typer(
     help="List, print and check recipes.",
@@ -38,7 +39,7 @@ def show(recipe: RecipeArgument) -> None:
     """
     from mmpo.recipes import read_text
 
-    typer.echo(read_text(recipe)[0], nl=False)
+    echo(read_text(recipe)[0], nl=False)
 
 
 @recipes_app.command("check")
@@ -57,5 +58,5 @@ def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
     override(source, set_ or ())
     run = Path("runs") / str(source.data["name"])
     checked = complete(source, run=run, inputs=DemoWorld.names(run))
-    typer.echo(dump(checked.model_dump(mode="json")), nl=False)
+    echo(dump(checked.model_dump(mode="json")), nl=False)
     console.err.print(f"{recipe}: correct; it has {', '.join(checked.sections()) or 'no section to run'}")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mmpo.cli.app import group
+from mmpo.cli.visible import echo
 
 
 @group("build").command("reselect")
@@ -54,7 +55,7 @@ def reselect(
     folder = run if (run / "source.json").exists() else run / "build"
     result = select_again(folder, out, changes)
     if as_json:
-        typer.echo(json.dumps(result.model_dump(mode="json"), indent=2))
+        echo(json.dumps(result.model_dump(mode="json"), indent=2))
         return
     for kind, table in result.counts.items():
         lost = ", ".join(f"{count:,} {reason}" for reason, count in table.items() if reason not in ("in", "paired"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmpo.cli.app import group
+from mmpo.cli.visible import echo
 
 if TYPE_CHECKING:
     from mmpo.chat import ChatSettings
@@ -78,7 +79,7 @@ def score(
     else:
         scored = scorer.run(request)
     if as_json:
-        typer.echo(json.dumps(scored.as_json(benchmark), indent=2, ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(scored.as_json(benchmark), indent=2, ensure_ascii=False, allow_nan=False))
         return
     show(scored, benchmark)
     console.next_steps([("ask a model of yours the same questions", "mmpo recipe show own-images > my.yaml")])
