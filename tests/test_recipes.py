@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ def test_a_key_given_twice_is_an_error() -> None:
         ("a: [1\nb: 2", "r.yaml:2: not valid YAML"),
         ("a: !!python/object:os.system {}\n", "r.yaml:1: not valid YAML"),
         ("a: *nowhere\n", "r.yaml:1: not valid YAML"),
-        ("a: \x00", "r.yaml: not valid YAML"),
+        ("a: \x00", "r.yaml:1: not valid YAML"),
     ],
 )
 def test_text_that_is_no_recipe(text: str, message: str) -> None:
@@ -322,3 +323,44 @@ def test_the_resolved_recipe_reads_back_as_itself() -> None:
     recipe = checked(TRAIN_AND_EVAL)
     again = checked(dump(recipe.model_dump(mode="json")))
     assert again == recipe
+
+
+DOUBLING_TEXT = "a0: xxxxxxxxxx\n" + "".join(f"a{n}: ${{a{n - 1}}}${{a{n - 1}}}\n" for n in range(1, 40))
+DOUBLING_LIST = "a0: [x]\n" + "".join(f"a{n}: ['${{a{n - 1}}}', '${{a{n - 1}}}']\n" for n in range(1, 40))
+LONG_TEXT = f"a: {'x' * 20000}\nb: {'${a}' * 100}\n"
+LONG_CHAIN = "".join(f"a{n}: ${{a{n + 1}}}\n" for n in range(3000)) + "a3000: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (DOUBLING_TEXT, "make more than 20,000 values"),
+        (DOUBLING_LIST, "make more than 20,000 values"),
+        (LONG_TEXT, "make a text of 2,000,000 characters"),
+        (LONG_CHAIN, "references lead to references more than 100 times"),
+    ],
+)
+def test_references_that_multiply_are_refused(text: str, message: str) -> None:
+    with pytest.raises(UserError, match=rf"r\.yaml:\d+: .*{message}"):
+        resolve(parse(text, "r.yaml"), {})
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("a=[", "--set a=\\[: the value is not valid YAML"),
+        ("a=" + "[" * 3000, "nested more than 100 deep"),
+        ("a=&a [*a]", "inside its own anchor"),
+        ("a=" + "9" * 400, "too large"),
+        ("a=2001-99-99T", "not valid YAML|"),
+        (".".join("a" * 3000) + "=1", "more than 100 keys inside one another"),
+    ],
+)
+def test_hostile_settings_are_one_clear_line(setting: str, message: str) -> None:
+    source = parse("a: 1", "r.yaml")
+    try:
+        override(source, [setting])
+    except UserError as error:
+        assert re.search(message, error.message) and len(error.message) < 300
+    else:
+        assert message.endswith("|")

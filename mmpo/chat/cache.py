@@ -17,6 +17,7 @@ from typing import Any
 
 from mmpo.chat.protocol import ChatReply
 from mmpo.data.atomic import seal_row, sound
+from mmpo.data.outside import json_of
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ class ReplyCache:
             return None
         with self._lock:
             os.lseek(self._file, place[0], os.SEEK_SET)
-            row = json.loads(os.read(self._file, place[1]))
+            row = json_of(os.read(self._file, place[1]), halves=True)
         return ChatReply(row["text"], row["truncated"], row["model"], cached=True)
 
     def put(self, key: str, identity: str, reply: ChatReply, usage: dict[str, int] | None = None) -> None:
@@ -94,8 +95,8 @@ class ReplyCache:
 def _key_of(line: bytes) -> str | None:
     """The key of a sound line, else None. Half a line is never sound: its braces don't close."""
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
+        row = json_of(line, halves=True)
+    except ValueError:
         return None
     kinds = {"key": str, "text": str, "model": str, "truncated": bool}
     whole = sound(row) and all(isinstance(row.get(name), kind) for name, kind in kinds.items())

@@ -28,6 +28,7 @@ from mmpo.chat.protocol import ChatReply, ChatRequest, request_key
 from mmpo.chat.redact import Redactor
 from mmpo.chat.settings import ChatSettings
 from mmpo.chat.transport import LARGEST_REPLY, Oversized, Unreadable, client
+from mmpo.data.outside import json_of
 from mmpo.errors import Quarantined, UserError
 from mmpo.progress import task
 
@@ -246,7 +247,7 @@ class ServerChat:
 
     def _read(self, text: str) -> tuple[ChatReply, dict[str, int]]:
         try:
-            data = json.loads(text)
+            data = json_of(text, halves=True)
             choice = data["choices"][0]
             message = choice["message"]
             content, refusal = message.get("content"), message.get("refusal")

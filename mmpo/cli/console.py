@@ -22,6 +22,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from mmpo.cli.visible import SafeConsole, visible
+
 PIPE_WIDTH = 120
 """Columns of a table where there is no terminal to ask (COLUMNS says otherwise)."""
 
@@ -29,7 +31,7 @@ PIPE_WIDTH = 120
 def _console(stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH
-    return Console(stderr=stderr, highlight=False, width=width)
+    return SafeConsole(stderr=stderr, highlight=False, width=width)
 
 
 out = _console(stderr=False)
@@ -41,9 +43,9 @@ LINE_SECONDS = 10.0
 
 def fail(message: str, hint: str | None = None, *, label: str = "error: ") -> None:
     """One clear line on stderr, and the remedy under it."""
-    err.print(Text.assemble((label, "bold red"), message), soft_wrap=True)
+    err.print(Text.assemble((label, "bold red"), visible(message)), soft_wrap=True)
     if hint:
-        err.print(Text.assemble(("  hint: " if label else "  ", "bold"), hint), soft_wrap=True)
+        err.print(Text.assemble(("  hint: " if label else "  ", "bold"), visible(hint)), soft_wrap=True)
 
 
 def warn(message: str) -> None:
@@ -52,12 +54,12 @@ def warn(message: str) -> None:
 
 
 def heading(text: str) -> None:
-    out.print(Text(text, style="bold"), soft_wrap=True)
+    out.print(Text(visible(text), style="bold"), soft_wrap=True)
 
 
 def line(text: str) -> None:
     """A line of result under a heading; never broken, so that paths and commands can be copied."""
-    out.print(Text(f"  {text}"), soft_wrap=True)
+    out.print(Text(f"  {visible(text)}"), soft_wrap=True)
 
 
 def next_steps(steps: Iterable[tuple[str, str]]) -> None:
@@ -69,7 +71,7 @@ def next_steps(steps: Iterable[tuple[str, str]]) -> None:
     heading("next")
     for why, command in steps:
         line(why)
-        out.print(Text(f"    {command}", style="cyan"), soft_wrap=True)
+        out.print(Text(f"    {visible(command)}", style="cyan"), soft_wrap=True)
 
 
 def command_line(*words: object) -> str:
@@ -107,12 +109,12 @@ class BarReporter:
         if self._running == 0:
             self._progress.start()
         self._running += 1
-        return _Bar(self, self._progress.add_task(escape(label), total=total, note=""))
+        return _Bar(self, self._progress.add_task(escape(visible(label)), total=total, note=""))
 
     def advance(self, bar: TaskID, steps: int, note: str | None) -> None:
         self._progress.advance(bar, steps)
         if note is not None:
-            self._progress.update(bar, note=escape(note))
+            self._progress.update(bar, note=escape(visible(note)))
 
     def extend(self, bar: TaskID, total: int | None) -> None:
         known = self._progress.tasks[self._progress.task_ids.index(bar)].total
@@ -183,7 +185,9 @@ class _Lines:
         self._said, self._said_done = time.monotonic(), self._done
         count = f"{self._done}" if self._total is None else f"{self._done}/{self._total}"
         parts = [count, duration(self._said - self._started), self._note, state]
-        self._console.print(Text(f"  {self._label}: {', '.join(part for part in parts if part)}"), soft_wrap=True)
+        self._console.print(
+            Text(visible(f"  {self._label}: {', '.join(part for part in parts if part)}")), soft_wrap=True
+        )
 
 
 def reporter() -> BarReporter | LineReporter:

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from mmpo.cli import console
+from mmpo.cli.visible import echo
 from mmpo.errors import UserError
 
 
@@ -32,7 +31,7 @@ def inspect_pairs(
         raise UserError("--id and --out belong together", hint="mmpo inspect PAIRS --id ID --out DIR")
     shown = draw_pairs(folder, ids, out) if ids and out is not None else summary(folder)
     if as_json:
-        typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
+        echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
     console.heading(str(folder))
     for row in shown["pairs"] if ids else [shown]:

@@ -25,7 +25,7 @@ class _ToTerminal(logging.Handler):
             if getattr(record, "say", False):
                 console.line(record.getMessage())
             return
-        text = Text.assemble((f"{record.levelname.lower()}: ", "yellow"), record.getMessage())
+        text = Text.assemble((f"{record.levelname.lower()}: ", "yellow"), console.visible(record.getMessage()))
         console.err.print(text, soft_wrap=True)
 
 

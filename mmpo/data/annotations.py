@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from mmpo.data.images import MAX_PIXELS, load_image
+from mmpo.data.outside import names_its_file, read_json, read_rows, stream_list
 from mmpo.data.pair import is_number
 from mmpo.errors import UserError
 
@@ -61,6 +61,7 @@ class AnnotatedImage:
         return load_image(self.path, root=self.root, max_pixels=max_pixels)
 
 
+@names_its_file("annotations")
 def read_annotations(
     path: str | Path,
     images: str | Path | None = None,
@@ -92,7 +93,7 @@ def read_annotations(
             raise UserError(f"{captions}: a captions file goes with COCO files", hint="put `captions` in the rows")
         return _read_lines(path, root)
     if begins_with_list(path) and captions is None:
-        from mmpo.data.visual_genome import is_visual_genome, read_visual_genome, stream_list
+        from mmpo.data.visual_genome import is_visual_genome, read_visual_genome
 
         first: Any = next(stream_list(path), {})
         if is_visual_genome(first):
@@ -138,9 +139,7 @@ def is_coco(path: str | Path) -> bool:
 
 
 def _read_lines(path: Path, root: Path) -> Iterator[AnnotatedImage]:
-    with open(path, "rb") as file:
-        lines = ((f"{path}:{number}", number, line) for number, line in enumerate(file, start=1) if line.strip())
-        yield from _rows(((where, f"line {number}", _parse(line, where)) for where, number, line in lines), root)
+    return _rows(((f"{path}:{number}", f"line {number}", row) for number, row in read_rows(path)), root)
 
 
 def _rows(rows: Iterable[tuple[str, str, Any]], root: Path) -> Iterator[AnnotatedImage]:
@@ -238,7 +237,10 @@ def _read_coco(path: Path, root: Path, captions_path: Path | None, categories: l
 
 
 def _coco_object(annotation: Mapping[str, Any], name: str, where: str) -> AnnotatedObject:
-    attributes = dict(annotation.get("attributes") or {})
+    attributes = annotation.get("attributes") or {}
+    if not isinstance(attributes, dict):
+        raise UserError(f"{where}: `attributes` must be an object, got {attributes!r:.60}")
+    attributes = dict(attributes)
     if annotation.get("iscrowd"):  # a crowd is there as much as a single object is; its box covers all of it
         attributes["crowd"] = True
     bbox = annotation.get("bbox")
@@ -248,7 +250,7 @@ def _coco_object(annotation: Mapping[str, Any], name: str, where: str) -> Annota
 def _coco_file(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such annotation file")
-    data = _parse(path.read_bytes(), str(path))
+    data = read_json(path)
     missing = [key for key in keys if not isinstance(data, dict) or key not in data]
     if missing:
         raise UserError(
@@ -278,13 +280,6 @@ def _known(key: str, known: Mapping[str, Any], kind: str, where: str) -> str:
     if key not in known:
         raise UserError(f"{where}: {kind} {key} is not in the file")
     return key
-
-
-def _parse(text: bytes, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: not valid JSON ({error})") from None
 
 
 def _string(value: Any, where: str) -> str:

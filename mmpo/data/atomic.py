@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from mmpo.data import owners
+from mmpo.data.outside import Unreadable, json_of
 from mmpo.errors import UserError
 
 SEAL = "seal"
@@ -102,11 +103,11 @@ def write_json(path: str | Path, value: Any) -> Path:
 def read_json(path: str | Path) -> Any:
     path = Path(path)
     try:
-        return json.loads(path.read_bytes())
+        return json_of(path.read_bytes(), halves=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    except Unreadable as error:
+        raise error.at(str(path)) from None
 
 
 # --- seals ----------------------------------------------------------------------------------------------------------
@@ -264,9 +265,9 @@ def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{number}: not valid JSON ({error})") from None
+                yield json_of(line, halves=True)
+            except Unreadable as error:
+                raise error.at(f"{path}:{number}", lines=False) from None
 
 
 def cut_half_line(path: str | Path) -> int:

@@ -2,7 +2,7 @@
 
 A file that can't be used raises `Quarantined("decode", reason)`; it never crashes a run and never becomes wrong pixels.
 Reasons: missing, not_a_file, unreadable, empty, not_an_image, corrupt, truncated, too_many_pixels, extreme_shape,
-unsupported_mode, path_escape.
+unsupported_mode, path_escape, too_many_scans, too_much_metadata, too_slow.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from mmpo.data.pair import is_relative_path
+from mmpo.data.picture_cost import Timed, check_metadata, check_scans
 from mmpo.errors import Quarantined
 
 P = ParamSpec("P")
@@ -162,11 +163,17 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+def open_picture(data: bytes) -> Image.Image:
+    """The header of a picture, within the limits of `picture_cost`. Raises what Pillow raises, and Quarantined."""
+    check_metadata(data)
+    return Image.open(Timed(data), formats=_formats())
+
+
 @contextmanager
 def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     """Open, check the size before any pixel is decoded, then decode fully; Pillow's many errors become our reasons."""
     try:
-        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+        with open_picture(data) as image:
             width, height = image.size
             if width <= 0 or height <= 0:
                 raise Quarantined("decode", "empty", f"{width}x{height}")
@@ -174,6 +181,7 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
                 raise Quarantined("decode", "too_many_pixels", f"{width}x{height} is over {max_pixels}")
             if max(width, height) > MAX_ASPECT * min(width, height):
                 raise Quarantined("decode", "extreme_shape", f"{width}x{height}")
+            check_scans(data, width * height)
             with _strict_pillow():
                 image.load()
             yield image

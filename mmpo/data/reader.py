@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmpo.data.atomic import file_digest, read_json
+from mmpo.data.outside.failures import FAILURES
 from mmpo.data.pair import PreferencePair, validate
 from mmpo.data.rows import from_row, pair_schema
 from mmpo.errors import UserError
@@ -175,7 +175,7 @@ def _of_others(path: Path) -> str | None:
 def _columns(file: Path) -> list[str]:
     try:
         return list(pq.read_schema(file).names)
-    except (pa.ArrowException, OSError):
+    except FAILURES:
         return []
 
 
@@ -195,8 +195,8 @@ def open_shard(path: Path) -> pq.ParquetFile:
 def _read(read: Callable[[], T], path: Path) -> T:
     try:
         return read()
-    except (pa.ArrowException, OSError) as error:
+    except FAILURES as error:
         raise UserError(
             f"{path}: not a whole Parquet file ({' '.join(str(error).split())[:120]})",
             hint=f"delete {path} and build again",
-        ) from None
+        ) from error

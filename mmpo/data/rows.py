@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from mmpo.data.outside import Unreadable, json_of
 from mmpo.data.pair import Message, PreferencePair, Video
 from mmpo.errors import UserError
 
@@ -176,6 +177,9 @@ def _provenance(cell: Mapping[str, Any] | None, where: str) -> dict[str, Any]:
     known = {name: value for name, value in (cell or {}).items() if value is not None}
     extra = known.pop("extra", None)
     try:
-        return known | (json.loads(extra) if isinstance(extra, str) else {})
-    except ValueError:
-        raise UserError(f"{where}: `provenance.extra` is not a JSON object") from None
+        more = json_of(extra) if isinstance(extra, str) else {}
+    except Unreadable:
+        more = None
+    if not isinstance(more, dict):
+        raise UserError(f"{where}: `provenance.extra` is not a JSON object")
+    return known | more

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 
+from mmpo.data.outside import read_json, read_yaml
 from mmpo.errors import UserError
 
 SHIPPED = Path(__file__).with_name("synonyms.yaml")
@@ -40,10 +41,7 @@ class _Lexicon:
 
 def read_lexicon(path: Path) -> dict[str, list[str]]:
     """A JSON or YAML map of words to lists of words, keys in lower case."""
-    try:
-        entries = yaml.load(path.read_text(encoding="utf-8"), _Words)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: the synonyms can't be read: {error}") from error
+    entries = read_json(path, unique=True) if path.suffix == ".json" else read_yaml(path, _Words)
     if not isinstance(entries, dict) or not all(
         isinstance(word, str) and isinstance(others, list) and all(isinstance(other, str) for other in others)
         for word, others in entries.items()

@@ -12,12 +12,12 @@ evaluation images are published (HA-DPO, Zhao et al. 2023, arXiv:2311.16839). An
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmpo.data.annotations import AnnotatedImage, AnnotatedObject, Box, Region
+from mmpo.data.outside import names_its_file, stream_list
 from mmpo.data.pair import is_number
 from mmpo.errors import UserError
 
@@ -25,8 +25,6 @@ COLORS = frozenset(
     ["red", "green", "blue", "yellow", "orange", "purple", "pink", "brown", "black", "white", "gray", "grey"]
 )
 """The attributes that are kept as an object's `color`."""
-
-BLOCK = 1 << 20
 
 
 def is_visual_genome(record: Any) -> bool:
@@ -36,6 +34,7 @@ def is_visual_genome(record: Any) -> bool:
     return {"image_id", "url"} <= record.keys() or isinstance(record.get("image"), Mapping)
 
 
+@names_its_file("Visual Genome's annotations")
 def read_visual_genome(path: str | Path, images: str | Path | None = None) -> Iterator[AnnotatedImage]:
     """The images of `path` (image_data.json or a file of whole records), in its order.
 
@@ -49,7 +48,7 @@ def read_visual_genome(path: str | Path, images: str | Path | None = None) -> It
     first = next(records, None)
     if first is None:
         return
-    whole = "url" not in first
+    whole = not isinstance(first, dict) or "url" not in first
     beside = {} if whole else _beside(path)
     seen: set[str] = set()
     for number, record in enumerate(_again(first, records)):
@@ -63,35 +62,6 @@ def read_visual_genome(path: str | Path, images: str | Path | None = None) -> It
         seen.add(key)
         parts = record if whole else beside.get(key, {})
         yield _image(data, key, parts, root, where)
-
-
-def stream_list(path: str | Path) -> Iterator[Any]:
-    """The items of a JSON file that holds one list, without the whole file in memory (VG's regions are 700 MB)."""
-    path = Path(path)
-    decoder = json.JSONDecoder()
-    with open(path, encoding="utf-8-sig") as file:
-        text = file.read(BLOCK).lstrip()
-        if not text.startswith("["):
-            raise UserError(f"{path}: expected a JSON list")
-        text, more = text[1:], True
-        while True:
-            text = text.lstrip(" \n\r\t,")
-            if text.startswith("]"):
-                return
-            try:
-                item, end = decoder.raw_decode(text)
-                if end == len(text) and more:  # a number may go on in the next block
-                    raise ValueError("unfinished")
-            except ValueError as error:
-                block = file.read(max(BLOCK, len(text)))
-                if not block:
-                    raise UserError(
-                        f"{path}: not valid JSON ({error})", hint="was the file downloaded whole?"
-                    ) from None
-                text, more = text + block, True
-                continue
-            yield item
-            text = text[end:]
 
 
 def _again(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
@@ -132,7 +102,7 @@ def _image(data: Mapping[str, Any], key: str, parts: Mapping[str, Any], root: Pa
     if not isinstance(url, str) or not url:
         raise UserError(f"{where}: `url` must be a non-empty string, got {url!r}")
     size = tuple(data.get(side) for side in ("width", "height"))
-    if not all(isinstance(side, int) and side > 0 for side in size):
+    if not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in size):
         raise UserError(f"{where}: `width` and `height` must be numbers of pixels, got {size!r}")
     width, height = int(size[0] or 0), int(size[1] or 0)
     attributes = {

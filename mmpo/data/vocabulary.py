@@ -7,16 +7,14 @@ Meaning is not looked at: an `orange shirt` mentions an orange where `orange` is
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import yaml
-
 from mmpo.data.coco_words import COCO_ANIMALS, COCO_IGNORE, COCO_SYNONYMS
+from mmpo.data.outside import read_map, read_text
 from mmpo.data.words import article, plural, plurals, with_article
 from mmpo.errors import UserError
 
@@ -106,12 +104,8 @@ class ObjectVocabulary:
     def from_file(cls, path: str | Path, *, chair_merges: bool = False) -> ObjectVocabulary:
         """A synonym file: CHAIR's lines of `name, synonym, …`, or a JSON or YAML map `{name: [synonym, …]}`."""
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror})") from None
         as_map = path.suffix in (".json", ".yaml", ".yml")
-        classes = _read_map(path, text) if as_map else _read_lines(path, text, chair_merges)
+        classes = _read_map(path) if as_map else _read_lines(path, read_text(path), chair_merges)
         try:
             vocabulary = cls(classes, chair_merges=chair_merges)
         except UserError as error:
@@ -225,18 +219,15 @@ def _read_lines(path: Path, text: str, as_written: bool) -> dict[str, list[str]]
         if not line.strip():
             continue
         words = line.strip().split(", " if as_written else ",")
-        name, *synonyms = [word if as_written else word.strip() for word in words if word.strip()]
+        name, *synonyms = [word if as_written else word.strip() for word in words if word.strip()] or [line]
         if name in classes:
             raise UserError(f"{path}:{number}: the class {name!r} has a line already")
         classes[name] = synonyms
     return classes
 
 
-def _read_map(path: Path, text: str) -> dict[str, list[str]]:
-    try:
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+def _read_map(path: Path) -> dict[str, list[str]]:
+    data = read_map(path)
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected a map of names to lists of synonyms, got {type(data).__name__}")
     for name, synonyms in data.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -14,8 +13,8 @@ from mmpo.data.annotations import begins_with_list
 from mmpo.data.layouts.geometry import Layout
 from mmpo.data.layouts.mixing import Distinct, companions, quotas, shuffled
 from mmpo.data.layouts.prompts import has_box
+from mmpo.data.outside import read_rows, stream_list
 from mmpo.data.pair import is_relative_path, placeholder_in
-from mmpo.data.visual_genome import stream_list
 from mmpo.data_builders.mia_settings import CollageSettings, MiaSettings
 from mmpo.errors import Quarantined, UserError
 
@@ -96,13 +95,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     if begins_with_list(path):
         yield from ((f"{path}: row {number}", row) for number, row in enumerate(stream_list(path)))
         return
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                try:
-                    yield f"{path}:{number}", json.loads(line)
-                except ValueError as error:
-                    raise UserError(f"{path}:{number}: not JSON ({error})") from None
+    yield from ((f"{path}:{number}", row) for number, row in read_rows(path))
 
 
 def _record(row: Any, where: str, number: str) -> Record:

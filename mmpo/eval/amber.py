@@ -8,7 +8,6 @@ both are given, and the reason stands at the function.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmpo.data.outside import read_json
 from mmpo.errors import UserError
 from mmpo.eval.amber_words import Similarity
 from mmpo.eval.records import read_records, read_text, text_of
@@ -115,7 +115,7 @@ def read_annotations(
             raise UserError(f"{where}: id {item.id} is used twice")
         items[item.id] = item
     words, safe_file = _beside(path, "relation.json", related), _beside(path, "safe_words.txt", safe)
-    table = _json(words)
+    table = read_json(words, unique=True)
     if not isinstance(table, dict) or not all(_is_words(value) for value in table.values()):
         raise UserError(f"{words}: expected an object that maps words to lists of words")
     unrelated = next(
@@ -193,13 +193,6 @@ def _id(record: Mapping[str, Any], where: str) -> int:
 
 def _is_words(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(word, str) for word in value)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
 
 
 # ------------------------------------------------------------------------------------------------------- generative

@@ -19,6 +19,7 @@ import numpy as np
 
 from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.atomic import write_text
+from mmpo.data.outside import Unreadable, json_of, read_json
 from mmpo.data.vocabulary import ObjectVocabulary, coco
 from mmpo.errors import UserError
 from mmpo.eval.object_words import ObjectReader, Reading, object_reader
@@ -194,10 +195,7 @@ def read_ground_truth(path: str | Path) -> dict[str, tuple[str, ...]]:
     """Read a table `{"IMAGE_ID": ["object", …]}` in JSON. Raises UserError naming the entry that is not a list of
     names.
     """
-    try:
-        table = json.loads(read_text(Path(path)))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    table = read_json(path, unique=True)
     if not isinstance(table, dict):
         raise UserError(f"{path}: expected an object that maps image ids to lists of object names")
     for image, objects in table.items():
@@ -228,8 +226,8 @@ def write_rows(path: str | Path, result: ChairResult) -> None:
 
 def _caption_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        whole = json.loads(read_text(path))
-    except json.JSONDecodeError:
+        whole = json_of(read_text(path), unique=True)
+    except Unreadable:  # JSON Lines, or read_records says what is wrong
         whole = None
     if isinstance(whole, dict) and isinstance(whole.get("imgToEval"), dict):
         for image, entry in whole["imgToEval"].items():

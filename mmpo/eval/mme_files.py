@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.data.atomic import write_bytes, write_text
+from mmpo.data.outside import naming
 from mmpo.errors import UserError
 from mmpo.eval.mme import IMAGES, Label, MmeQuestion, bare, stem
 from mmpo.eval.records import read_records, read_text, text_of
@@ -242,10 +243,9 @@ def _rows(files: Iterable[Path], *, images: bool = False) -> Iterator[tuple[str,
         if file.suffix != ".parquet":
             yield from read_records(file)
             continue
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
+        with naming(file, "Parquet"):
             table = pq.ParquetFile(file)
             columns = [name for name in table.schema_arrow.names if images or name != "image"]
             number = 0
@@ -253,8 +253,6 @@ def _rows(files: Iterable[Path], *, images: bool = False) -> Iterator[tuple[str,
                 for row in batch.to_pylist():
                     number += 1
                     yield f"{file}:#{number}", row
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{file} cannot be read as Parquet: {error}") from None
 
 
 def _identity(row: Mapping[str, Any], where: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from mmpo.data.atomic import write_text
+from mmpo.data.outside import read_json
 from mmpo.errors import UserError
 from mmpo.eval.judging import Judgement
 from mmpo.eval.records import read_records, text_of
@@ -120,12 +121,7 @@ def read_judge_replies(path: str | Path) -> list[str]:
     saves them. Raises UserError naming the entry.
     """
     path = Path(path)
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from None
+    listed = read_json(path)
     if not isinstance(listed, list):
         raise UserError(f"{path}: expected a list of judge replies")
     texts = []

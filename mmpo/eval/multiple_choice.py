@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mmpo.data.layouts.prompts import TAG
+from mmpo.data.outside import naming
 from mmpo.errors import UserError
 from mmpo.eval.multi_image_settings import FormatName
 from mmpo.eval.records import read_records, text_of
@@ -73,17 +74,14 @@ def read_choices(format: FormatName, path: str | Path) -> list[Choice]:
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(batch_size=16):
-                for row in batch.to_pylist():
-                    yield f"{path}:{number}", row
-                    number += 1
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a Parquet file ({str(error)[:80]})") from None
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
+    with naming(path, "Parquet"), pq.ParquetFile(path) as file:
+        number = 0
+        for batch in file.iter_batches(batch_size=16):
+            for row in batch.to_pylist():
+                yield f"{path}:{number}", row
+                number += 1
 
 
 def _nlvr2(row: Mapping[str, Any], where: str, _: str) -> Choice:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mmpo.chat import ChatModel
 from mmpo.chat.templates import render
+from mmpo.data.outside import json_of
 from mmpo.eval.judging import Judgement, Mode, judge, without_thinking
 from mmpo.eval.object_halbench import Answer, Named
 from mmpo.eval.object_words import BaseFormReader
@@ -34,8 +34,8 @@ def read_objects(text: str, mode: Mode) -> list[str] | None:
     cleaned = without_thinking(text)
     for candidate in (cleaned, *cleaned.splitlines()[-1:], *reversed(_LIST.findall(cleaned))):
         try:
-            value: Any = json.loads(candidate)
-        except (ValueError, RecursionError):
+            value: Any = json_of(candidate)
+        except ValueError:
             continue
         if isinstance(value, list) and all(isinstance(name, str) for name in value):
             return [name.strip() for name in value if name.strip()]
@@ -46,8 +46,8 @@ def _strict_list(text: str) -> list[str] | None:
     lines = text.strip().split("\n")
     for candidate in (text, *(lines[-1:] if '["' in text else ())):
         try:
-            value: Any = json.loads(candidate)
-        except (ValueError, RecursionError):
+            value: Any = json_of(candidate)
+        except ValueError:
             continue
         if isinstance(value, (list, dict, str)) and all(isinstance(name, str) for name in value):
             return [name.strip() for name in value if name.strip()]

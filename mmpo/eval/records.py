@@ -4,36 +4,12 @@ file and line.
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mmpo.data.outside import Unreadable, json_of, read_text
 from mmpo.errors import UserError
-
-
-def read_text(path: Path) -> str:
-    """The file as text: UTF-8 with or without a byte-order mark, UTF-16 with one, gzip by its first bytes. Raises
-    UserError naming the bad line.
-    """
-    try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from None
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}:{line}: not {encoding.removesuffix('-sig').upper()} text", hint="save the file as UTF-8"
-        ) from None
 
 
 def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -54,21 +30,21 @@ def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            last = number == text.count("\n") + 1
-            hint = (
-                "the last line looks cut off; was the writer stopped?" if last else "each line must be one JSON object"
-            )
-            raise UserError(f"{path}:{number}: not JSON ({error.msg})", hint=hint) from None
+            record = json_of(line)
+        except Unreadable as error:
+            if error.problem.startswith("not valid JSON"):
+                last = number == text.count("\n") + 1
+                cut = "the last line looks cut off; was the writer stopped?"
+                error.hint = cut if last else "each line must be one JSON object"
+            raise error.at(f"{path}:{number}", lines=False) from None
         yield f"{path}:{number}", _object(record, f"{path}:{number}")
 
 
 def _array(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+        records = json_of(text)
+    except Unreadable as error:
+        raise error.at(str(path)) from None
     for number, record in enumerate(records, start=1):
         yield f"{path}:#{number}", _object(record, f"{path}:#{number}")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmpo.data.outside import json_of
 from mmpo.errors import UserError
 from mmpo.eval.records import read_records, read_text
 
@@ -133,7 +133,7 @@ def _saved(entry: Any, where: str) -> SavedJudgement:
 def whole_object(path: Path) -> dict[str, Any] | None:
     """The file as one JSON object; None where it is a list or JSON Lines."""
     try:
-        value = json.loads(read_text(path))
+        value = json_of(read_text(path))
     except ValueError:
         return None
     return value if isinstance(value, dict) else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mmpo.data.outside import json_of
 from mmpo.errors import UserError
 from mmpo.eval.records import read_text
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
@@ -112,7 +112,7 @@ def _joined(question: TemporalQuestion, answer: TemporalQuestion | None, path: P
 def _fine(path: Path, questions: Sequence[TemporalQuestion], parser: str) -> dict[str, Any]:
     """Accuracy by TempCompass's finer aspects, from its `meta_info.json`."""
     try:
-        meta = json.loads(read_text(path))
+        meta = json_of(read_text(path))
         aspects: dict[str, list[TemporalQuestion]] = {}
         for question in questions:
             about = meta[question.video]["eval_dim"][question.category] or {}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mmpo.data.outside import names_its_file, read_json
 from mmpo.errors import UserError
-from mmpo.eval.records import read_text
 from mmpo.eval.tempcompass import Task, task_of
 from mmpo.eval.videohallucer import set_of
 
@@ -39,6 +38,7 @@ class TemporalQuestion:
     part: str = ""
 
 
+@names_its_file("VideoHallucer's or TempCompass's questions")
 def read(path: str | Path) -> tuple[Kind, list[TemporalQuestion]]:
     """The questions of a file, or of the JSON files in a folder (or in its folders), in either format. Raises UserError
     naming the place.
@@ -54,10 +54,7 @@ def read(path: str | Path) -> tuple[Kind, list[TemporalQuestion]]:
     for file in files:
         if file.name == "meta_info.json":
             continue
-        try:
-            data = json.loads(read_text(file))
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{file}: not JSON ({error})") from None
+        data = read_json(file, unique=True)
         if isinstance(data, list):
             kinds.add("videohallucer")
             part = set_of(file) or ""

@@ -6,13 +6,13 @@ shape and place, so sizes can be compared and a cut download found without readi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmpo.data.fingerprints import model_folder
+from mmpo.data.outside import json_of
 from mmpo.errors import UserError
 
 MAX_HEADER = 100_000_000
@@ -109,7 +109,7 @@ def header(file: Path) -> dict[str, Tensor]:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(size, MAX_HEADER):
                 raise UserError(f"{file}: damaged or cut short, or no safetensors file", hint="get the file again")
-            named = json.loads(stream.read(length))
+            named = json_of(stream.read(length))
         entries = {name: entry for name, entry in named.items() if name != "__metadata__"}
         end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
         found = {
@@ -223,10 +223,10 @@ def _size(shape: tuple[int, ...]) -> str:
 
 def _json(file: Path, source: str) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_bytes())
+        found = json_of(file.read_bytes())
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{file}: not valid JSON ({str(error)[:120]})", hint="get the file again") from error
     if not isinstance(found, dict):
         raise UserError(f"{file}: expected an object, found {type(found).__name__}", hint="get the file again")

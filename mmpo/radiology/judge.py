@@ -7,11 +7,11 @@ detector still fires. Else it is asked again with another seed, and then the rep
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mmpo.data.outside import json_of
 from mmpo.errors import Quarantined
 from mmpo.radiology.detector import Cue, RuleDetector, Verdict
 from mmpo.radiology.editing import LineEdit, keeps_content
@@ -143,8 +143,8 @@ def read_items(text: str, lines: int) -> list[dict[str, Any]]:
     """The JSON array of a reply, ordered by `i`. Raises Quarantined("judge", …) where it isn't one item a line."""
     match = re.search(r"\[\s*(?:\{.*\}\s*)?\]", text, re.DOTALL)
     try:
-        items = json.loads(match[0]) if match else None
-    except (ValueError, RecursionError):
+        items = json_of(match[0]) if match else None
+    except ValueError:
         items = None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise Quarantined("judge", "not_json", text[:120])

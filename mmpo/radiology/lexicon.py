@@ -7,17 +7,15 @@ without limit, so that reading time grows with the text and never explodes.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mmpo.data.outside import read_map
 from mmpo.errors import UserError
 
 SHIPPED = Path(__file__).with_name("lexicon.yaml")
@@ -151,14 +149,7 @@ def _compile(name: str, source: str, classes: dict[str, str], where: str) -> re.
 
 def _read(path: Path) -> LexiconFile:
     try:
-        text = path.read_text(encoding="utf-8")
-        data: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path}: not valid {'JSON' if path.suffix == '.json' else 'YAML'}: {error}") from None
-    try:
-        return LexiconFile.model_validate(data or {})
+        return LexiconFile.model_validate(read_map(path) or {})
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mmpo.data.outside import Unreadable, json_of, names_its_file
 from mmpo.errors import Quarantined, UserError
 
 Section = Literal["findings", "impression", "both", "report"]
@@ -128,6 +128,7 @@ def decode_text(data: bytes) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+@names_its_file("reports")
 def read_reports(source: str | Path, *, images: str | Path | None = None) -> Iterator[RadiologyReport | Rejected]:
     """Every report of `source` in a fixed order: a table (.csv, .tsv, .jsonl) or a MIMIC-CXR-like folder.
 
@@ -219,9 +220,9 @@ def _csv_rows(text: str, path: Path) -> Iterator[dict[str, Any]]:
 def _json_rows(text: str, path: Path) -> Iterator[dict[str, Any] | Quarantined]:
     if path.suffix.lower() == ".json":
         try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise UserError(f"{path}: not valid JSON ({error})") from None
+            data = json_of(text)
+        except Unreadable as error:
+            raise error.at(str(path)) from None
         if not isinstance(data, list):
             raise UserError(f"{path}: must be a list of objects")
         lines: list[Any] = data
@@ -229,9 +230,9 @@ def _json_rows(text: str, path: Path) -> Iterator[dict[str, Any] | Quarantined]:
         lines = [line for line in text.split("\n") if line.strip()]
     for line in lines:
         try:
-            row = json.loads(line) if isinstance(line, str) else line
-        except ValueError as error:
-            yield Quarantined("read", "not_json", str(error))
+            row = json_of(line) if isinstance(line, str) else line
+        except Unreadable as error:
+            yield Quarantined("read", "not_json", error.problem)
             continue
         yield row if isinstance(row, dict) else Quarantined("read", "not_an_object", repr(row)[:80])
 

@@ -10,10 +10,14 @@ from typing import Any
 
 import yaml
 
+from mmpo.data.outside import MAX_DEPTH, Unreadable, yaml_document, yaml_of
 from mmpo.errors import UserError
 
 Path = tuple[str, ...]
 """Where a value stands: `("train", "objective", "dpo")`; list items by their number."""
+
+MAX_VALUES, MAX_TEXT = 20_000, 1 << 20
+"""What references may make of a recipe: values, and characters of one text."""
 
 REFERENCE = re.compile(r"\$\{([^${}]*)\}")
 
@@ -55,18 +59,8 @@ def dump(data: Any) -> str:
 
 
 def parse_value(text: str) -> Any:
-    """One YAML value, as in `--set train.lr=1e-4`."""
-    return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader
-
-
-_YAML_HINTS = {
-    "mapping values are not allowed here": "text with a colon is put in quotes; a key inside another is indented",
-    "expected <block end>, but found '<block mapping start>'": "keys of one section start in the same column",
-    "expected ',' or '}', but got '<stream end>'": "a { is not closed",
-    "expected ',' or ']', but got '<stream end>'": "a [ is not closed",
-    "found unexpected end of stream": "a quote is not closed",
-    "could not find expected ':'": "a key is followed by a colon and a space",
-}
+    """One YAML value, as in `--set train.lr=1e-4`. Raises `Unreadable`."""
+    return yaml_of(text, _Loader)
 
 
 @dataclass
@@ -106,44 +100,29 @@ def parse(text: str, where: str) -> Source:
     Raises UserError for bad YAML, a key given twice, or a document that is not a mapping.
     """
     try:
-        loader = _Loader(text)
-        node = loader.get_single_node()
-        if node is None:
-            raise UserError(
-                f"{where}: the recipe is empty", hint="`mmpo recipe list` names complete ones to start from"
-            )
-        if not isinstance(node, yaml.MappingNode):
-            raise UserError(f"{where}:{node.start_mark.line + 1}: a recipe is a mapping with sections such as `build:`")
-        lines: dict[Path, int] = {}
-        _note_lines(node, (), lines, where)
-        data = loader.construct_document(node)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
-        written = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
-        if "\t" in written[: len(written) - len(written.lstrip())] or "'\\t'" in (error.problem or ""):
-            raise UserError(f"{where}{line}: a tab; YAML is indented with spaces", hint="indent with spaces") from error
-        hint = _YAML_HINTS.get(str(error.problem))
-        raise UserError(f"{where}{line}: not valid YAML: {error.problem or error.context}", hint=hint) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not valid YAML: {str(error).splitlines()[0]}") from error
+        node, data = yaml_document(text, _Loader)
+    except Unreadable as error:
+        raise error.at(where) from error
+    if node is None:
+        raise UserError(f"{where}: the recipe is empty", hint="`mmpo recipe list` names complete ones to start from")
+    if not isinstance(node, yaml.MappingNode):
+        raise UserError(f"{where}:{node.start_mark.line + 1}: a recipe is a mapping with sections such as `build:`")
+    lines: dict[Path, int] = {}
+    _note_lines(node, (), lines)
     return Source(where, data, lines)
 
 
-def _note_lines(node: yaml.Node, path: Path, lines: dict[Path, int], where: str) -> None:
+def _note_lines(node: yaml.Node, path: Path, lines: dict[Path, int]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             at = (*path, str(key.value))
-            line = key.start_mark.line + 1
-            if at in lines:
-                raise UserError(f"{where}:{line}: {'.'.join(at)} is given twice (first in line {lines[at]})")
-            lines[at] = line
-            _note_lines(value, at, lines, where)
+            lines[at] = key.start_mark.line + 1
+            _note_lines(value, at, lines)
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
             at = (*path, str(number))
             lines[at] = value.start_mark.line + 1
-            _note_lines(value, at, lines, where)
+            _note_lines(value, at, lines)
 
 
 def override(source: Source, settings: Sequence[str]) -> None:
@@ -155,11 +134,14 @@ def override(source: Source, settings: Sequence[str]) -> None:
             raise UserError(
                 f"--set {setting}: not of the form key.key=value", hint="for example --set train.max_steps=50"
             )
+        if len(path) > MAX_DEPTH:
+            raise UserError(f"--set {setting:.80}: more than {MAX_DEPTH} keys inside one another")
         try:
             value = parse_value(text)
-        except yaml.YAMLError as error:
+        except Unreadable as error:
             raise UserError(
-                f"--set {setting}: the value is not valid YAML", hint=f"quote it: --set '{name}=\"{text}\"'"
+                f"--set {setting:.80}: the value is {error.problem}",
+                hint=error.hint or f"quote it: --set '{name}=\"{text:.60}\"'",
             ) from error
         _put(source.data, path, value, setting)
         for line in [at for at in source.lines if at[: len(path)] == path]:
@@ -210,10 +192,13 @@ def resolve(source: Source, given: Mapping[str, Callable[[], str]]) -> None:
     is one reference and nothing else takes the value with its type. Raises UserError for unknown names and circles.
     """
     known: dict[str, Any] = {}
+    count = 0
 
     def value_of(name: str, at: Path, trail: tuple[str, ...]) -> Any:
         if name in trail:
             raise UserError(f"{source.place(at)}: the references {' -> '.join((*trail, name))} run in a circle")
+        if len(trail) > MAX_DEPTH:
+            raise UserError(f"{source.place(at)}: references lead to references more than {MAX_DEPTH} times")
         if name in given:
             if name not in known:
                 known[name] = given[name]()
@@ -226,6 +211,11 @@ def resolve(source: Source, given: Mapping[str, Callable[[], str]]) -> None:
         return expand(found, tuple(name.split(".")), (*trail, name))
 
     def expand(value: Any, at: Path, trail: tuple[str, ...] = ()) -> Any:
+        nonlocal count
+        count += 1
+        if count > MAX_VALUES or len(trail) + len(at) > 2 * MAX_DEPTH:
+            problem = f"the references (`${{…}}`) make more than {MAX_VALUES:,} values"
+            raise UserError(f"{source.place(at)}: {problem}", hint="write the values out")
         if isinstance(value, dict):
             return {key: expand(item, (*at, str(key)), trail) for key, item in value.items()}
         if isinstance(value, list):
@@ -235,7 +225,10 @@ def resolve(source: Source, given: Mapping[str, Callable[[], str]]) -> None:
         whole = REFERENCE.fullmatch(value)
         if whole:
             return value_of(whole[1].strip(), at, trail)
-        return REFERENCE.sub(lambda match: str(value_of(match[1].strip(), at, trail)), value)
+        text = REFERENCE.sub(lambda match: str(value_of(match[1].strip(), at, trail)), value)
+        if len(text) > MAX_TEXT:
+            raise UserError(f"{source.place(at)}: the references (`${{…}}`) make a text of {len(text):,} characters")
+        return text
 
     source.data = expand(source.data, ())
 

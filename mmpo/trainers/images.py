@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import os
@@ -15,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from mmpo.data.images import load_image, read_image
+from mmpo.data.images import load_image, open_picture, read_image
 from mmpo.data.reader import PairDataset
 from mmpo.errors import Quarantined
 from mmpo.models.loading import VLM
@@ -161,7 +160,7 @@ class ImageStore:
             source, root = self.source(key)
             encoded = read_image(source, root=root)
             try:
-                with Image.open(io.BytesIO(encoded)) as image:
+                with open_picture(encoded) as image:
                     self._sizes[key] = image.size
             except Exception:  # whatever is wrong with it has its proper name there
                 self._sizes[key] = load_image(encoded).size

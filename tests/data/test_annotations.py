@@ -76,7 +76,7 @@ def changed(path: list[Any], value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("{", "odd.json: not valid JSON"),
+        ("{", "odd.json:1: not valid JSON"),
         ([1], "odd.json: not a COCO file, it has no `images`"),
         ({"images": [], "annotations": []}, "it has no `categories`"),
         (changed(["images"], {}), "`images` must be a list, got dict"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mmpo.data.annotations import AnnotatedObject, Region, read_annotations
-from mmpo.data.visual_genome import BLOCK, stream_list
+from mmpo.data.outside import BLOCK, stream_list
 from mmpo.errors import UserError
 
 URL = "https://example.org/rak248/VG_100K_2/{}.jpg"

@@ -176,10 +176,10 @@ def test_files(tmp_path: Path, file: str, text: str) -> None:
         ("a.txt", "dog, --\n", "an entry without letters: '--'"),
         ("a.txt", "\n", "has no classes"),
         ("a.json", "[1]", "a.json: expected a map"),
-        ("a.json", "{", "a.json: cannot be read"),
+        ("a.json", "{", "a.json:1: not valid JSON"),
         ("a.yaml", "dog: puppy", "a.yaml: 'dog' must be a name with a list"),
         ("a.yaml", "dog: [1]", "an entry without letters: 1"),
-        ("a.yml", "a: [", "a.yml: cannot be read"),
+        ("a.yml", "a: [", "a.yml:1: not valid YAML"),
     ],
 )
 def test_odd_files_are_named(tmp_path: Path, file: str, text: str, message: str) -> None:
@@ -190,7 +190,7 @@ def test_odd_files_are_named(tmp_path: Path, file: str, text: str, message: str)
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="does not exist"):
         ObjectVocabulary.from_file(tmp_path / "none.txt")
 
 

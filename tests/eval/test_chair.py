@@ -119,7 +119,7 @@ def test_ground_truth_file(tmp_path: Path) -> None:
     for text, message in (
         ('{"1": "dog"}', "image 1: expected a list of object names"),
         ("[1]", "expected an object that maps"),
-        ("{", "gt.json:1: not JSON"),
+        ("{", "gt.json:1: not valid JSON"),
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=message):

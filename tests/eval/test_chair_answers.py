@@ -166,7 +166,7 @@ def test_mistakes_name_file_and_line(tmp_path: Path, rows: list[dict], table: di
 def test_half_written_line(tmp_path: Path, answers: Path) -> None:
     (tmp_path / "gt.json").write_text(json.dumps(TABLE))
     answers.write_text(answers.read_text()[:-20])
-    with pytest.raises(UserError, match=r"captions.jsonl:3: not JSON"):
+    with pytest.raises(UserError, match=r"captions.jsonl:3: not valid JSON"):
         scored(answers, tmp_path / "gt.json")
 
 

@@ -294,7 +294,7 @@ def test_a_file_that_was_never_filled_is_no_missing_subtask(tmp_path: Path) -> N
 def test_a_half_written_answer_file(tmp_path: Path) -> None:
     path = write_answers(tmp_path / "a.jsonl", GOOD)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"a\.jsonl:4: not JSON") as caught:
+    with pytest.raises(UserError, match=r"a\.jsonl:4: not valid JSON") as caught:
         score("mme", ScoreRequest(path, questions=tool_folder(tmp_path / "tool")))
     assert "cut off" in str(caught.value)
 

@@ -219,7 +219,7 @@ def test_mistakes_are_named_with_file_and_line(
 def test_a_half_written_answer_file_is_no_shorter_benchmark(tmp_path: Path) -> None:
     given = write(tmp_path / "answers.json", official(ASKED, TEXTS))
     given.write_bytes(given.read_bytes()[:-12])
-    with pytest.raises(UserError, match=r"answers\.json:4: not JSON") as caught:
+    with pytest.raises(UserError, match=r"answers\.json:4: not valid JSON") as caught:
         score("pope", ScoreRequest(given, questions=write(tmp_path / "pope_random.json", ASKED)))
     assert "cut off" in str(caught.value)
 

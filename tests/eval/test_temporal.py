@@ -86,7 +86,7 @@ def test_answers_beside_questions_and_mistakes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not of tempcompass"):
         score("tempcompass", ScoreRequest(answers))
     for text, says in (
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ("3", "neither"),
         ('[{"basic": {}}]', "holds `basic`"),
         ('{"v": 1}', "map of dimensions"),

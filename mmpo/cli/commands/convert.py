@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmpo.cli.app import app
+from mmpo.cli.visible import echo
 
 if TYPE_CHECKING:
     from mmpo.data.convert import Converted
@@ -59,10 +60,9 @@ def convert(
     import json
     from dataclasses import asdict
 
-    import yaml
-
     from mmpo.cli import console
     from mmpo.data.convert import convert as run
+    from mmpo.data.outside import Unreadable, yaml_of
     from mmpo.errors import UserError
     from mmpo.progress import reporting
 
@@ -71,7 +71,10 @@ def convert(
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"--set {text}: not of the form key=value")
-        options[key] = yaml.safe_load(value)
+        try:
+            options[key] = yaml_of(value)
+        except Unreadable as error:
+            raise error.at(f"--set {text}", lines=False) from None
 
     def work():  # type: ignore[no-untyped-def]
         return run(
@@ -81,7 +84,7 @@ def convert(
 
     if json_:
         result = work()
-        typer.echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
+        echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
     else:
         with reporting(console.reporter()):
             result = work()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmpo.cli.app import app
+from mmpo.cli.visible import echo
 
 if TYPE_CHECKING:
     from mmpo.data.video import VideoInfo
@@ -132,7 +133,7 @@ def inspect_video(
     except VideoError as error:
         raise UserError(f"{file}: {error.message}", hint=f"{error.reason} ({type(error).__name__})") from error
     if as_json:
-        typer.echo(json.dumps({**asdict(info), **({"frames": written} if written else {})}, indent=2))
+        echo(json.dumps({**asdict(info), **({"frames": written} if written else {})}, indent=2))
         return
     _show(file, info)
     for row in written:

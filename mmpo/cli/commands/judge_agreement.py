@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from mmpo.cli.app import group
+from mmpo.cli.visible import echo
 
 
 @group("eval").command("judge-agreement")
@@ -52,7 +53,7 @@ def judge_agreement(
         first = "; ".join(sorted({str(pair.provenance.get("judge", "unknown")) for pair in read}))
         result = found.agreement(rows, first, found.judge_name(chat, template))
     if as_json:
-        typer.echo(json.dumps(result.as_json(), indent=2))
+        echo(json.dumps(result.as_json(), indent=2))
         return
     console.heading(f"{result.judged:,} of {result.pairs:,} pairs judged twice")
     console.line(f"first:  {result.first}")

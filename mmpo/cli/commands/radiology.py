@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmpo.cli.app import group
+from mmpo.cli.visible import echo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,13 +59,11 @@ def detect(
         flagged += bool(verdict["label"])
         if as_json:
             given = {"given_label": row["label"]} if "label" in row else {}
-            typer.echo(json.dumps({**row, **given, **verdict}, ensure_ascii=False))
+            echo(json.dumps({**row, **given, **verdict}, ensure_ascii=False))
         else:
             cues = ", ".join(f"{cue['text']!r} ({cue['name']})" for cue in verdict["cues"])
             mark = "?" if verdict["label"] is None else "prior" if verdict["label"] else "-"
-            typer.echo(
-                f"{mark:6} {verdict['score']:.2f}  {' '.join(row['text'].split())}" + (f"  [{cues}]" if cues else "")
-            )
+            echo(f"{mark:6} {verdict['score']:.2f}  {' '.join(row['text'].split())}" + (f"  [{cues}]" if cues else ""))
     if not as_json:
         console.line(f"{flagged:,} of {total:,} refer to an earlier exam")
 
@@ -87,9 +86,9 @@ def edit(file: FileArgument, lexicon: LexiconOption = None, as_json: JsonOption 
         edited = edit_report(row["text"], editor)
         if as_json:
             lines = [{"text": line.text, "label": one.label, "edit": one.edit} for line, one in edited.lines]
-            typer.echo(json.dumps({**row, "edited": edited.text, "lines": lines}, ensure_ascii=False))
+            echo(json.dumps({**row, "edited": edited.text, "lines": lines}, ensure_ascii=False))
         else:
-            typer.echo(edited.text)
+            echo(edited.text)
 
 
 @group("radiology").command("findings")
@@ -102,9 +101,9 @@ def findings(file: FileArgument, as_json: JsonOption = False) -> None:
     for row in _rows(file):
         found = report_findings(row["text"])
         if as_json:
-            typer.echo(json.dumps({**row, "findings": found}, ensure_ascii=False))
+            echo(json.dumps({**row, "findings": found}, ensure_ascii=False))
         else:
-            typer.echo(", ".join(f"{name}: {status}" for name, status in found.items()) or "nothing named")
+            echo(", ".join(f"{name}: {status}" for name, status in found.items()) or "nothing named")
 
 
 @group("radiology").command("films")
@@ -142,8 +141,7 @@ def films(
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file, each with a string `text`. UserError naming the line otherwise."""
-    import json
-
+    from mmpo.data.outside import Unreadable, json_of
     from mmpo.errors import Quarantined, UserError
     from mmpo.radiology.reports import decode_text
 
@@ -157,9 +155,9 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{file}:{number}: not valid JSON ({error})") from None
+            row = json_of(line)
+        except Unreadable as error:
+            raise error.at(f"{file}:{number}", lines=False) from None
         if not isinstance(row, dict) or not isinstance(row.get("text"), str):
             raise UserError(f"{file}:{number}: no string `text`", hint='rows look like {"text": "Heart is stable."}')
         yield row
@@ -186,15 +184,13 @@ def _judged(file: Path, settings: Path) -> Iterator[tuple[dict[str, Any], dict[s
 
 
 def _chat_settings(path: Path) -> ChatSettings:
-    import yaml
     from pydantic import ValidationError
 
     from mmpo.chat import ChatSettings
+    from mmpo.data.outside import read_map
     from mmpo.errors import UserError
 
     try:
-        return ChatSettings.model_validate(yaml.safe_load(path.read_text()))
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValidationError) as error:
+        return ChatSettings.model_validate(read_map(path))
+    except ValidationError as error:
         raise UserError(f"{path}: {error}", hint="docs/judges.md") from None

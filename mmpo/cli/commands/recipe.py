@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mmpo.cli.app import RecipeArgument, SetOption, app
+from mmpo.cli.visible import echo
 
 recipes_app = typer.Typer(
     help="List, print and check recipes.",
@@ -39,7 +40,7 @@ def show(recipe: RecipeArgument) -> None:
     """
     from mmpo.recipes import read_text
 
-    typer.echo(read_text(recipe)[0], nl=False)
+    echo(read_text(recipe)[0], nl=False)
 
 
 @recipes_app.command("check")
@@ -71,7 +72,7 @@ def check(
     for warning in warnings:
         console.warn(warning)
     if full:
-        typer.echo(dump(checked.model_dump(mode="json")), nl=False)
+        echo(dump(checked.model_dump(mode="json")), nl=False)
     else:
         for line in summary(checked.sections(), checked):
             console.line(line)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from mmpo.cli.app import group
+from mmpo.cli.visible import echo
 
 
 @group("build").command("reselect")
@@ -37,6 +38,7 @@ def reselect(
       mmpo build reselect runs/mia --out pairs-2 --set 'sequence={2: 0.6}'
     """
     from mmpo.cli import console
+    from mmpo.data.outside import Unreadable
     from mmpo.data_builders.mia_build import reselect as select_again
     from mmpo.errors import UserError
     from mmpo.recipes.source import parse_value
@@ -46,11 +48,14 @@ def reselect(
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             raise UserError(f"--set {setting}: expected KEY=VALUE", hint="for example --set min_perplexity=1.3")
-        changes[key.strip()] = parse_value(text)
+        try:
+            changes[key.strip()] = parse_value(text)
+        except Unreadable as error:
+            raise error.at(f"--set {key}", lines=False) from None
     folder = run if (run / "source.json").exists() else run / "build"
     result = select_again(folder, out, changes)
     if as_json:
-        typer.echo(json.dumps(result.model_dump(mode="json"), indent=2))
+        echo(json.dumps(result.model_dump(mode="json"), indent=2))
         return
     for kind, table in result.counts.items():
         lost = ", ".join(f"{count:,} {reason}" for reason, count in table.items() if reason not in ("in", "paired"))

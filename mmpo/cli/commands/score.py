@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mmpo.cli.app import group
+from mmpo.cli.visible import echo
 
 if TYPE_CHECKING:
     from mmpo.chat import ChatSettings
@@ -78,7 +79,7 @@ def score(
     else:
         scored = scorer.run(request)
     if as_json:
-        typer.echo(json.dumps(scored.as_json(benchmark), indent=2, ensure_ascii=False, allow_nan=False))
+        echo(json.dumps(scored.as_json(benchmark), indent=2, ensure_ascii=False, allow_nan=False))
         return
     show(scored, benchmark)
     console.next_steps([("ask a model of yours the same questions", "mmpo recipe show own-images > my.yaml")])
@@ -108,26 +109,25 @@ def _key_value(text: str, option: str) -> tuple[str, str]:
 
 def _judge_settings(words: Sequence[str]) -> ChatSettings:
     """ChatSettings from YAML files and KEY=VALUE words, later ones winning."""
-    import yaml
     from pydantic import ValidationError
 
     from mmpo.chat import ChatSettings
+    from mmpo.data.outside import Unreadable, read_map, yaml_of
     from mmpo.errors import UserError
-    from mmpo.eval.records import read_text
 
     values: dict[str, Any] = {}
     for word in words:
         try:
             if "=" not in word:
-                found = yaml.safe_load(read_text(Path(word)))
+                found = read_map(word)
                 if not isinstance(found, dict):
                     raise UserError(f"{word}: expected a map such as `backend: server`")
                 values |= found
             else:
                 key, text = _key_value(word, "--judge")
-                values[key] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"--judge {word}: not YAML ({str(error).splitlines()[0]})") from None
+                values[key] = yaml_of(text)
+        except Unreadable as error:
+            raise error.at(f"--judge {word}", lines=False) from None
     try:
         return ChatSettings.model_validate(values)
     except ValidationError as error:

@@ -16,12 +16,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.atomic import read_json, write_json
+from mmpo.data.atomic import write_json
 from mmpo.data.convert.format import Context, Format
 from mmpo.data.convert.media import VIDEO_KEYS, Media, cells_of, images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import EXTRAS, Turn, alternating, bad, extras_of, need, pair_of_turns, turns_of
 from mmpo.data.convert.writing import LinesSink, video_column
+from mmpo.data.outside import read_json
 from mmpo.data.pair import PreferencePair
 
 INFO = "dataset_info.json"

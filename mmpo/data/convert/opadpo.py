@@ -10,7 +10,6 @@ error for each sentence, from which the weights come.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from mmpo.data.convert.format import Context, Format, Options
 from mmpo.data.convert.media import images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import messages_of, need, pair_of
+from mmpo.data.outside import json_of
 from mmpo.data.pair import PreferencePair, Span
 
 SCORE_WEIGHTS = {1: 2.5, 2: 2.0, 3: 1.5, 4: 1.0}  # by hallucination score, 1 the worst
@@ -69,8 +69,8 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
 def _sentences(report: Any) -> list[Mapping[str, Any]]:
     """The report's entries in their order; none where it is missing or broken, and then every character weighs 1."""
     try:
-        found = json.loads(report) if isinstance(report, str) else report
-    except (ValueError, RecursionError):
+        found = json_of(report) if isinstance(report, str) else report
+    except ValueError:
         return []
     return [entry for entry in found.values() if isinstance(entry, Mapping)] if isinstance(found, Mapping) else []
 

@@ -6,7 +6,6 @@ streamed.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mmpo.data.outside import Unreadable, json_of, naming, read_lines, read_text
 from mmpo.errors import Quarantined, UserError
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
@@ -101,21 +101,15 @@ def _kind(file: Path) -> str:
 
 
 def _parquet(file: Path, name: str) -> Iterator[Row]:
-    try:
-        with pq.ParquetFile(file) as table:
-            yield from _batches(table.iter_batches(batch_size=BATCH), file, name)
-    except (pa.ArrowException, OSError) as error:
-        raise _broken(file, error) from None
+    with naming(file, "Parquet"), pq.ParquetFile(file) as table:
+        yield from _batches(table.iter_batches(batch_size=BATCH), file, name)
 
 
 def _arrow(file: Path, name: str) -> Iterator[Row]:
     """What `Dataset.save_to_disk` writes."""
-    try:
-        with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
-            pieces = (batch.slice(i, BATCH) for batch in stream for i in range(0, batch.num_rows, BATCH))
-            yield from _batches(pieces, file, name)
-    except (pa.ArrowException, OSError) as error:
-        raise _broken(file, error) from None
+    with naming(file, "Arrow"), pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
+        pieces = (batch.slice(i, BATCH) for batch in stream for i in range(0, batch.num_rows, BATCH))
+        yield from _batches(pieces, file, name)
 
 
 def _batches(batches: Iterator[pa.RecordBatch], file: Path, name: str) -> Iterator[Row]:
@@ -129,7 +123,7 @@ def _batches(batches: Iterator[pa.RecordBatch], file: Path, name: str) -> Iterat
             try:
                 for column, decode in decoders.items():
                     data[column] = decode(data[column])
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 yield Row(place, key, None, Quarantined("convert", "not_json", f"`{column}`: {error}"))
             else:
                 yield Row(place, key, data)
@@ -138,7 +132,7 @@ def _batches(batches: Iterator[pa.RecordBatch], file: Path, name: str) -> Iterat
 def _decoders(schema: pa.Schema) -> dict[str, Callable[[Any], Any]]:
     """The columns in which `datasets` (5.2) keeps objects as JSON texts, its feature `Json`, here or within others."""
     try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = json_of((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError):
         features = {}
     found = {field.name: _decoder(field, _within(features, field.name)) for field in schema}
@@ -149,7 +143,7 @@ def _decoder(field: pa.Field, feature: Any) -> Callable[[Any], Any] | None:
     kind = field.type
     stored = (field.metadata or {}).get(b"ARROW:extension:name", b"").decode()
     if "arrow.json" in (getattr(kind, "extension_name", ""), stored) or _within(feature, "_type") == "Json":
-        return lambda text: json.loads(text) if isinstance(text, (str, bytes)) else text
+        return lambda text: json_of(text) if isinstance(text, (str, bytes)) else text
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         inner = feature[0] if isinstance(feature, list) and feature else _within(feature, "feature")
         item = _decoder(kind.value_field, inner)
@@ -166,16 +160,14 @@ def _within(feature: Any, name: str) -> Any:
 
 
 def _json(file: Path, name: str) -> Iterator[Row]:
+    text = read_text(file)
     try:
-        text = file.read_bytes()
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data" and text.lstrip().startswith(b"{"):  # JSON Lines under another name
+        content = json_of(text)
+    except Unreadable as error:
+        if "Extra data" in error.problem and text.lstrip().startswith("{"):  # JSON Lines under another name
             yield from _lines(file, name)
             return
-        raise _broken(file, error) from None
-    except (ValueError, OSError) as error:
-        raise _broken(file, error) from None
+        raise error.at(str(file)) from None
     if isinstance(content, dict) and isinstance(content.get("annotations"), list):
         content = content["annotations"]  # as caption files have it
     if isinstance(content, dict) and content and all(isinstance(value, dict) for value in content.values()):
@@ -195,27 +187,20 @@ def _is_image_s(item: tuple[str, Any]) -> bool:
 
 
 def _lines(file: Path, name: str) -> Iterator[Row]:
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            place, key = f"{name}:{number}", f"{file.stem}-{number}"
-            if not line.strip():
-                continue
-            try:
-                data = json.loads(line)
-            except ValueError as error:
-                yield Row(place, key, None, Quarantined("convert", "not_json", str(error)))
-            else:
-                yield _row(data, place, key)
+    for number, line in read_lines(file):
+        place, key = f"{name}:{number}", f"{file.stem}-{number}"
+        try:
+            data = json_of(line)
+        except Unreadable as error:
+            yield Row(place, key, None, Quarantined("convert", "not_json", error.problem))
+        else:
+            yield _row(data, place, key)
 
 
 def _row(data: Any, place: str, key: str) -> Row:
     if isinstance(data, dict):
         return Row(place, key, data)
     return Row(place, key, None, Quarantined("convert", "not_an_object", f"the row is a {type(data).__name__}"))
-
-
-def _broken(file: Path, error: Exception) -> UserError:
-    return UserError(f"{file}: cannot be read ({' '.join(str(error).split())[:160]})", hint="is the download whole?")
 
 
 _READERS = {".parquet": _parquet, ".arrow": _arrow, ".jsonl": _lines, ".json": _json}

@@ -29,6 +29,7 @@ from mmpo.data.convert.sources import Source, has_rejected, is_question
 from mmpo.data.convert.swift import MS_SWIFT
 from mmpo.data.convert.tables import RLAIF_V, RLHF_V
 from mmpo.data.convert.trl import TRL
+from mmpo.data.outside.failures import FAILURES
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined, UserError
 from mmpo.locks import announce, locked
@@ -201,7 +202,7 @@ def _pairs(reader: Format, row: Row, context: Context, ignore: Sequence[str]) ->
         ):
             raise Quarantined("convert", "no_rejected", f"no rejected answer; {error.detail}") from None
         raise
-    except (TypeError, AttributeError, LookupError, ValueError) as error:  # a list where a map belongs, and so on
+    except FAILURES as error:  # a list where a map belongs, and so on
         raise Quarantined("convert", "malformed", f"{type(error).__name__}: {error}") from None
 
 

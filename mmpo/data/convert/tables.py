@@ -6,7 +6,6 @@ with `ds_name`, `idx`, `origin_dataset`, `origin_split` and `image_path`; either
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from mmpo.data.convert.format import Context, Format
 from mmpo.data.convert.media import images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import bad, messages_of, need, pair_of
+from mmpo.data.outside import json_of
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined
 
@@ -36,7 +36,7 @@ def _texts(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if text is None:
         return data
     try:
-        found = json.loads(text) if isinstance(text, str) else text
+        found = json_of(text) if isinstance(text, str) else text
     except ValueError as error:
         raise bad("not_json", f"`text`: {error}") from None
     if not isinstance(found, Mapping):

@@ -6,7 +6,6 @@ bytes, base64, `{"bytes", "path"}`), so that a key nobody thought of is noticed 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mmpo.data.convert.media import decoded
+from mmpo.data.outside import json_of
 
 SUFFIXES = {
     "image": "jpg jpeg jpe jfif png webp gif bmp tif tiff heic heif avif jp2 ppm pgm pnm svg dcm dicom",
@@ -145,8 +145,8 @@ def _walk_text(text: str, key: str, kind: str | None, reference: bool, depth: in
     found = kind_of_path(text)
     if found is None and text.lstrip()[:1] in "[{" and len(text) < 200_000:
         try:
-            inner = json.loads(text)
-        except (ValueError, RecursionError):
+            inner = json_of(text)
+        except ValueError:
             inner = None
         if isinstance(inner, (list, dict)):
             yield from _walk(inner, key, kind, reference, depth + 1)

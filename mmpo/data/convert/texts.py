@@ -11,6 +11,7 @@ from typing import Any
 import mmpo
 from mmpo.data.convert.media import below, image_of
 from mmpo.data.convert.rows import Row
+from mmpo.data.outside import json_of
 from mmpo.data.pair import Message, PreferencePair, Video, content_parts, text_message, validate
 from mmpo.errors import Quarantined, UserError
 
@@ -177,7 +178,7 @@ def extras_in(row: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(text, str):
         return {}
     try:
-        extras = json.loads(text)
+        extras = json_of(text)
     except ValueError:
         extras = None
     if not isinstance(extras, dict):

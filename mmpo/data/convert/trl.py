@@ -20,6 +20,7 @@ from mmpo.data.convert.media import VIDEO_KEYS, Media, cells_of, image_of, image
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import EXTRAS, bad, extras_in, extras_of, messages_of, pair_of, parts_of, videos_of
 from mmpo.data.convert.writing import RowSink
+from mmpo.data.outside import json_of
 from mmpo.data.pair import Message, PreferencePair, content_parts, join_text
 from mmpo.data.rows import pair_schema, to_row
 
@@ -49,8 +50,8 @@ def _messages(value: Any) -> Any:
     """Messages that a file keeps as one JSON text; anything else as it is."""
     if isinstance(value, str) and value.lstrip().startswith("[{") and '"role"' in value:
         try:
-            found = json.loads(value)
-        except (ValueError, RecursionError):
+            found = json_of(value)
+        except ValueError:
             return value
         return found if all(isinstance(message, dict) and "role" in message for message in found) else value
     return value
@@ -172,7 +173,7 @@ class TrlSink(RowSink):
 def _schema() -> pa.Schema:
     """The columns of `pair_schema` that TRL reads, with the features that `datasets` shows."""
     full = pair_schema()
-    features = json.loads(full.metadata[b"huggingface"])["info"]["features"]
+    features = json_of(full.metadata[b"huggingface"])["info"]["features"]
     kept = {name: features[name] for name in COLUMNS} | {EXTRAS: {"dtype": "string", "_type": "Value"}}
     fields = [full.field(name) for name in COLUMNS] + [pa.field(EXTRAS, pa.string())]
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": kept}})})

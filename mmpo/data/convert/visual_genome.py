@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from mmpo.data.atomic import read_json
+from mmpo.data.outside import read_json
 from mmpo.errors import Quarantined, UserError
 
 FOLDERS = ("VG_100K", "VG_100K_2", "")
@@ -25,14 +25,14 @@ class VisualGenome:
             return None
         try:
             return {int(item["image_id"]): "/".join(item["url"].split("/")[-2:]) for item in read_json(file)}
-        except (KeyError, TypeError, ValueError, AttributeError):
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
             raise UserError(f"{file}: expected a list of objects with `image_id` and `url`") from None
 
     def path(self, image_id: str | int) -> str:
         """Quarantined for an id that is no number, or that has no image."""
         try:
             number = int(image_id)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, ArithmeticError):
             raise Quarantined("convert", "bad_image_id", f"{image_id!r} is not a Visual Genome id") from None
         if self._listed is not None:
             if number not in self._listed:

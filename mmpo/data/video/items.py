@@ -10,12 +10,12 @@ too, one question a row, rows of one video brought together; so are captions in 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmpo.data.outside import read_rows
 from mmpo.errors import UserError
 
 TAGS = ("<video>", "<image>")
@@ -65,19 +65,7 @@ def read_videos(
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from None
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not valid JSON ({error})", hint="one JSON object a line") from None
+    for number, row in read_rows(path):
         if not isinstance(row, dict):
             raise UserError(f"{path}:{number}: expected an object, got {type(row).__name__}")
         yield number, row

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageSequence
 
 from mmpo.data.images import load_image
+from mmpo.data.picture_cost import Timed
 from mmpo.data.video.errors import CorruptVideo, EmptyVideo, VideoTooLarge
 from mmpo.data.video.index import Source, check_size
 from mmpo.data.video.records import Deadline, Decoded, Limits, Pixels, VideoInfo
@@ -59,7 +59,7 @@ class Stills:
         frames: list[Image.Image] = []
         times = [0.0]
         try:
-            with Image.open(io.BytesIO(data), formats=("WEBP", "PNG")) as animation:
+            with Image.open(Timed(data), formats=("WEBP", "PNG")) as animation:
                 count = getattr(animation, "n_frames", 1)
                 if count < 2:
                     return None
@@ -70,7 +70,7 @@ class Stills:
                     frames.append(_on_white(frame))
                     delay = float(frame.info.get("duration") or 0) / 1000
                     times.append(times[-1] + (delay or DEFAULT_DELAY))
-        except (OSError, ValueError, SyntaxError, EOFError) as error:
+        except (OSError, ValueError, SyntaxError, EOFError, Quarantined) as error:
             raise CorruptVideo(source.name, f"a damaged animation ({error})", cause=error) from error
         return cls(source.name, frames, times[:-1], times[-1])
 
