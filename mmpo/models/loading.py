@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -23,6 +23,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from mmpo.data.outside import naming, read_json
+from mmpo.data.outside.failures import FAILURES
 from mmpo.data.video_input import VideoInput
 from mmpo.errors import UserError
 from mmpo.models.families import Family, family_of
@@ -153,6 +155,10 @@ class VLM:
         return self._adapters[1]
 
 
+_LOADING: tuple[type[Exception], ...] = (*FAILURES, SafetensorError, ImportError)
+"""What libraries raise for broken configurations, weights and tokenizers."""
+
+
 def load_vlm(
     source: str | Path,
     *,
@@ -181,7 +187,7 @@ def load_vlm(
     try:
         processor = AutoProcessor.from_pretrained(source, **common)
         model: Any = AutoModelForImageTextToText.from_pretrained(source, use_safetensors=True, **weights, **common)
-    except (OSError, ValueError, ImportError) as error:
+    except _LOADING as error:
         raise _missing(source, error, allow_network) from error
     if not hasattr(processor, "tokenizer"):
         raise UserError(
@@ -229,10 +235,17 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
             f"{folder}: no adapter_model.safetensors",
             hint="adapters stored as pickles are not read; save it as safetensors",
         )
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    if config.get("peft_type") != "LORA":
-        raise UserError(f"{folder}: adapter type {config.get('peft_type')!r} is not supported", hint="use LoRA")
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    config = read_json(folder / "adapter_config.json")
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise UserError(f"{folder}: adapter type {kind!r} is not supported", hint="use LoRA")
+    with (
+        naming(folder / "adapter_model.safetensors", "weights"),
+        safe_open(folder / "adapter_model.safetensors", framework="pt") as weights,
+    ):
+        next(iter(weights.keys()), None)  # the header is checked against the file's size
+    with naming(folder, "a LoRA adapter of this model"):
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=False)
 
 
 def default_device() -> torch.device:
@@ -275,7 +288,7 @@ def _described(source: str, allow_network: bool, common: dict[str, Any]) -> tupl
     _check_folder(source)
     try:
         config = AutoConfig.from_pretrained(source, **common)
-    except (OSError, ValueError) as error:
+    except FAILURES as error:
         raise _missing(source, error, allow_network) from error
     return config, family_of(config)
 
