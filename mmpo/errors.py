@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+LONGEST = 1500
+"""Characters of a message: it may quote a value from a file, of any size."""
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 300]} … {text[-290:]}"
+
 
 class UserError(Exception):
     """A mistake in the input (a file, a recipe, an argument), not in mmpo. The command line prints it without a trace.
@@ -10,6 +17,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
+        message, hint = _bounded(message), hint and _bounded(hint)
         super().__init__(message if hint is None else f"{message}\n  hint: {hint}")
         self.message = message
         self.hint = hint

@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -22,6 +23,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from mmpo.data.outside import naming
+from mmpo.data.outside.failures import FAILURES
 from mmpo.data.video_input import VideoInput
 from mmpo.errors import UserError
 from mmpo.models.families import Family, family_of
@@ -167,6 +170,10 @@ class VLM:
         return self._adapters[1]
 
 
+_LOADING: tuple[type[Exception], ...] = (*FAILURES, SafetensorError, ImportError)
+"""What libraries raise for broken configurations, weights and tokenizers."""
+
+
 def load_vlm(
     source: str | Path,
     *,
@@ -195,7 +202,7 @@ def load_vlm(
     try:
         processor = AutoProcessor.from_pretrained(source, **common)
         model: Any = AutoModelForImageTextToText.from_pretrained(source, use_safetensors=True, **weights, **common)
-    except (OSError, ValueError, ImportError) as error:
+    except _LOADING as error:
         raise _missing(source, error, allow_network) from error
     if not hasattr(processor, "tokenizer"):
         raise UserError(
@@ -238,8 +245,9 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     if name and (base := find_model(name)) is not None:
         check_fit(adapter, base, name)
     try:
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
-    except (RuntimeError, ValueError, KeyError) as error:
+        with naming(adapter, "a LoRA adapter of this model"):
+            return PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+    except RuntimeError as error:  # sizes that don't fit, of a model whose folder is not known
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{adapter}: cannot be put on this model: {first}", hint="was it trained on it?") from error
 
@@ -288,7 +296,7 @@ def _described(source: str, allow_network: bool, common: dict[str, Any]) -> tupl
         check_model(folder, source, processor=False)
     try:
         config = AutoConfig.from_pretrained(source, **common)
-    except (OSError, ValueError) as error:
+    except FAILURES as error:
         raise _missing(source, error, allow_network) from error
     return config, family_of(config)
 

@@ -155,3 +155,36 @@ def test_families() -> None:
     running_state.text_config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(UserError, match="running state"):
         family_of(running_state)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("adapter_config.json", b"[1]"),
+        ("adapter_config.json", b'{"peft_type": "LORA", "r": "many", "target_modules": 7}'),
+        ("adapter_config.json", b'{"peft_type": ["LORA"]}'),
+        ("adapter_config.json", b"[" * 5000 + b"]" * 5000),
+        ("adapter_config.json", b"\xff\xfe\x00"),
+        ("adapter_model.safetensors", b""),
+        ("adapter_model.safetensors", b"\xff" * 64),
+        ("adapter_model.safetensors", b"\x02\0\0\0\0\0\0\0{}trailing"),
+        ("adapter_model.safetensors", None),
+    ],
+)
+def test_broken_adapters_are_one_clear_line(
+    tiny_llava_folder: Path, tmp_path: Path, file: str, content: bytes | None
+) -> None:
+    add_lora(tiny_llava()).model.save_pretrained(tmp_path)
+    path = tmp_path / file
+    path.write_bytes(path.read_bytes()[:-100] if content is None else content)
+    with pytest.raises(UserError, match=str(tmp_path)) as caught:
+        load_vlm(tiny_llava_folder, adapter=tmp_path, device="cpu")
+    assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}trailing"])
+def test_broken_weights_are_one_clear_line(tiny_llava_folder: Path, tmp_path: Path, content: bytes) -> None:
+    shutil.copytree(tiny_llava_folder, tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match="damaged|can't be loaded"):
+        load_vlm(tmp_path / "model", device="cpu")

@@ -31,7 +31,7 @@ class Unreadable(ValueError):
 
 
 FAILURES: tuple[type[Exception], ...] = (
-    RecursionError, MemoryError, ArithmeticError, ValueError, TypeError, LookupError, AttributeError, OSError, EOFError,
+    RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError, LookupError, AttributeError, OSError, EOFError,
 )  # fmt: skip
 """What reading a file that others wrote may raise in code that trusted its shape. Arrow's errors are among them."""
 

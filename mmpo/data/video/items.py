@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.outside import read_rows
+from mmpo.data.outside import names_its_file, read_rows
 from mmpo.errors import UserError
 
 TAGS = ("<video>", "<image>")
@@ -42,6 +42,7 @@ class VideoItem:
     events: tuple[tuple[str, str], ...] = ()
 
 
+@names_its_file("a list of videos")
 def read_videos(
     path: str | Path, root: str | Path | None = None, captions: str | Path | None = None
 ) -> list[VideoItem]:
@@ -107,8 +108,8 @@ def _conversation(row: dict[str, Any], where: str) -> QA:
     turns = row["conversations"]
     try:
         said = {turn["from"]: turn["value"] for turn in turns}
-        question, answer = said["human"], said["gpt"]
-    except (KeyError, TypeError):
+        question, answer = _text(said["human"]), _text(said["gpt"])
+    except (LookupError, TypeError):
         raise UserError(f"{where}: `conversations` needs a human and a gpt turn") from None
     return QA(_text(without_tags(question)), _text(answer))
 
