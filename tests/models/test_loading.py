@@ -186,5 +186,5 @@ def test_broken_adapters_are_one_clear_line(
 def test_broken_weights_are_one_clear_line(tiny_llava_folder: Path, tmp_path: Path, content: bytes) -> None:
     shutil.copytree(tiny_llava_folder, tmp_path / "model")
     (tmp_path / "model" / "model.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match="damaged|can't be loaded"):
+    with pytest.raises(UserError, match=r"damaged|can't be loaded"):
         load_vlm(tmp_path / "model", device="cpu")
