@@ -148,7 +148,7 @@ def test_results_hold_paths_and_no_nan(run: RunFolder) -> None:
 def test_a_damaged_step_file_is_a_user_error(run: RunFolder) -> None:
     run.step("build").do({}, Work())
     (run.path / "build" / "step.json").write_text("{")
-    with pytest.raises(UserError, match=r"step\.json: not valid JSON"):
+    with pytest.raises(UserError, match=r"step\.json:1: not valid JSON"):
         _ = run.step("build").state
 
 
