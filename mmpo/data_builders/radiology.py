@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Any
 import mmpo
 from mmpo.data.atomic import read_json, write_json
 from mmpo.data.images import follows_links
+from mmpo.data.pair import placeholder_in
 from mmpo.data.shards import PairWriter
 from mmpo.data_builders.radiology_settings import EditorSettings, RadiologyBuildResult, RadiologySettings
+from mmpo.data_builders.radiology_unedited import FILE, FOLDER, write_unedited
 from mmpo.data_builders.units import (
     Advance,
     Work,
@@ -149,6 +151,8 @@ class _Source:
     prompt: str
     texts: list[tuple[str, str, str | None]] = field(default_factory=list)
     """(kind, rejected text, chosen text where it is known)."""
+    unedited: str = ""
+    """The report's own text, where nothing in it had to be edited."""
 
 
 class RadiologyBuilder:
@@ -170,7 +174,10 @@ class RadiologyBuilder:
                 rows.append({"pairs": [], "stage": one.stage, "reason": one.reason, "detail": one.detail})
                 continue
             pairs, last = self._pairs(one, tally)
-            rows.append({"pairs": pairs, "stage": "filter", "reason": "" if pairs else last, "detail": ""})
+            row: dict[str, Any] = {"pairs": pairs, "stage": "filter", "reason": "" if pairs else last, "detail": ""}
+            if one.unedited and self.settings.sft_share:
+                row["unedited"] = {"prompt": one.prompt, "text": one.unedited}
+            rows.append(row)
         return rows, tally
 
     def _open(self, source: RadiologyReport | Rejected) -> _Source | Quarantined:
@@ -238,6 +245,8 @@ class RadiologyBuilder:
             if isinstance(made, str):
                 tally.texts[made] += 1
                 last = made
+                if made == "no_reference" and kind == "report" and not placeholder_in(rejected):
+                    source.unedited = rejected
             else:
                 tally.texts["paired"] += 1
                 tally.totals["chosen_words"] += len(made["chosen"].split())
@@ -299,6 +308,8 @@ class RadiologyBuilder:
 
     def _unfit(self, chosen: str, rejected: str) -> str | None:
         """Which filter a pair fails, if any."""
+        if placeholder_in(chosen) or placeholder_in(rejected):
+            return "image_tag"
         ours, theirs = len(chosen.split()), len(rejected.split())
         if ours < self.settings.min_words:
             return "too_little_left"
@@ -363,12 +374,20 @@ def _assemble(
     tables = {name: ordered(table) for name, table in counts.items()}
     tables["texts"] = ordered(total.get("texts", {}))
     tables["lines"] = ordered(total.get("lines", {}), first=("in",))
+    if settings.sft_share:
+        found = (
+            (source, outcome["unedited"])
+            for source, outcome in zip(sources, read_outcomes(units), strict=True)
+            if isinstance(source, RadiologyReport) and "unedited" in outcome and not held_out(settings, source)
+        )
+        tables[FOLDER] = write_unedited(run_dir / FOLDER, found, settings.sft_share, settings.seed)
     check_sums(tables)
     totals, paired = total.get("totals", Counter()), tables["texts"]["paired"]
     read = totals["texts_read"] + tables["texts"].get("no_reference", 0)
     result = RadiologyBuildResult(
         pairs="pairs",
         held_out="held_out" if settings.held_out_share else None,
+        unedited=f"{FOLDER}/{FILE}" if tables.get(FOLDER, {}).get("kept") else None,
         images=len(sources),
         images_used=tables["reports"]["paired"],
         pairs_made=paired,

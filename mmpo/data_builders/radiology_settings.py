@@ -84,6 +84,13 @@ class RadiologySettings(Settings):
     held_out_share: float = Field(
         0.0, ge=0, lt=1, description="Share of the patients whose pairs go to `held_out` instead of `pairs`."
     )
+    sft_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the reports without any reference that are kept in `unedited`, to be learnt: "
+        "train.auxiliary.data names them, train.objective.auxiliary weighs them.",
+    )
 
     seed: int = Field(0, ge=0, description="Decides prompts, samples, injections and the held-out patients.")
     shard_size: int = Field(64, ge=1, description="Reports in a unit of work: what a killed build does again.")
@@ -104,6 +111,7 @@ class RadiologyBuildResult(BaseModel):
     builder: Literal["radiology"] = "radiology"
     pairs: str
     held_out: str | None = None
+    unedited: str | None = None
     images: int = Field(description="Reports that came in.")
     images_used: int = Field(description="Reports that gave at least one pair.")
     pairs_made: int
