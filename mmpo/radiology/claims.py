@@ -22,16 +22,16 @@ ADVERB = (
     r"(?:(?:very|quite|much|now|since|also|both|still|yet|overall|grossly|essentially|largely|relatively|otherwise|"
     r"somewhat|slightly|mildly|minimally|moderately|markedly|significantly|substantially|considerably|further|"
     r"completely|entirely|fully|gradually|mostly|nearly|almost|partially|probably|perhaps|likely|clearly|fairly|"
-    r"intervally|interval|in the interval|not|little|greatly|rapidly|again|therefore) )"
+    r"intervally|interval|in the interval|greatly|rapidly|again|therefore) )"
 )
 ASPECT = (
     r"(?:size|extent|severity|degree|amount|number|volume|appearance|position|positions|positioning|location|"
     r"placement|configuration|alignment|density|conspicuity|prominence|distribution|character|morphology|course)"
 )
 CHANGED = (
-    r"(?:unchanged|unaltered|stable|static|similar|the same|not changed|changed|increas(?:ed|ing)|decreas(?:ed|ing)|"
+    r"(?:unchanged|unaltered|stable|static|similar|the same|(?:not|little|never) (?:\w+ly )?(?:changed|different)|changed|re-?expanded|increas(?:ed|ing)|decreas(?:ed|ing)|"
     r"diminish(?:ed|ing)|reduced|improv(?:ed|ing)|worse(?:ned|ning)?|worsening|progress(?:ed|ing|ive)|persist(?:ent|ing)|"
-    r"resolving|evolv(?:ed|ing)|enlarging|growing|grown|larger|smaller|bigger|better|denser|fewer|"
+    r"resolving|evolv(?:ed|ing)|enlarging|growing|grown|larger|smaller|bigger|better(?: (?:aerated|expanded|inflated|seen|defined))?|higher|denser|fewer|"
     r"(?:more|less) (?:prominent|conspicuous|extensive|dense|confluent|pronounced|apparent|evident|severe|well seen)|"
     r"residual|recurrent|ongoing|continued|new|newly (?:apparent|developed|seen|placed|noted)|newly|"
     r"developed|appeared|recurred|re-?accumulated|partially (?:cleared|resolved)|shrunk|become (?:more|less) \w+)"
@@ -56,7 +56,7 @@ BARE = frozenset(
         "thoracic ribs cage thorax chest abdomen pleura pleural soft tissues silhouette silhouettes contour contours "
         "border borders size sizes shape appearance position positions positioning alignment configuration course tip "
         "tips examination exam study radiograph film finding findings aeration ventilation volume volumes status "
-        "picture situation pattern inspiration base bases apex apices hemithorax space spaces cardiopulmonary process "
+        "picture situation pattern inspiration base bases apex apices hemithorax bibasilar basilar basal bibasal biapical apical space spaces cardiopulmonary process "
         "its it extent severity degree amount number patient's parenchyma architecture upper-lobe angle angles",
     )
 )
@@ -76,12 +76,12 @@ def time_phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
                 pattern = pattern.replace("{" + name + "}", words[name])
         return re.compile(pattern, re.IGNORECASE)
 
-    filler = r"(?:the|a|an|of|from|on|dated|at|in|for|chest|patient's|most|available|single|frontal|portable|lateral|pa|ap|\d{1,2}:\d\d|am|pm|performed|obtained|made|with|to|same|day)"  # noqa: E501
+    filler = r"(?:the|a|an|of|from|on|dated|at|in|for|chest|patient's|most|available|outside|hospital|single|frontal|portable|lateral|pa|ap|\d{1,2}:\d\d|am|pm|performed|obtained|made|with|to|same|day)"  # noqa: E501
     named = (
         ("ANY", r"(?:{FILL} ){0,6}(?:{PRIORADJ}|{EXAM}|{DATE}|(?:19|20)\d\d|before|previously)(?: (?:{FILL}|{PRIORADJ}|{EXAM}|{DATE})){0,12}\b"),  # noqa: E501
         ("OLD", r"(?:(?:{FILL} ){0,6}(?:(?:{PRIORADJ} )(?:{FILL} ){0,3}(?:{EXAM}|{DATE})|prior|previous|{DATE}|comparisons?|baseline)(?: (?:{FILL}|{PRIORADJ}|{EXAM}|{DATE})){0,12}|before|previously|earlier)\b"),  # noqa: E501
         ("FILL", filler),
-        ("END", r"(?=[ ,.;)]|$)"),
+        ("END", r"(?:'s)?(?: (?:films?|study|exam))?(?=[ ,.;)]|$)"),
         ("GRADE", r"(?:mild|moderate|severe|minimal|small|large|trace|tiny|marked|massive|normal|clear)(?:ly)?"),
         ("SIZE", r"\d[\d.]*(?: ?x ?[\d.]+)*(?: ?(?:cm|mm))?"),
         ("LOOK", r"(?:seen|noted|described|identified|demonstrated|visuali[sz]ed|shown|reported|present|questioned)"),
@@ -90,7 +90,14 @@ def time_phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
         (r"^comparison (?:with|to) {ANY} (?:shows?|demonstrates?|reveals?) ", ""),
         (r"^(?:(?:as |when )?compar(?:ed|ing) (?:to|with)|in comparison (?:to|with)|comparison is made (?:to|with)|relative to|since|as (?:{LOOK} )?on|from|on) {ANY},? ?", ""),  # noqa: E501
         (r"^(?:as before|as (?:previously|earlier)(?: {LOOK})?|in the (?:interval|interim|meantime)|(?:once )?again|{DATE}|previously|now|currently),? (?!(?:{LOOK}|{GRADE}) )", ""),  # noqa: E501
+        (r"^(?:since|after|following) (?:the )?(?:interval )?(?:removal|insertion|placement|drainage|thoracentesis|diuresis|extubation|intubation|bronchoscopy)(?: of (?:the |a )?(?:[\w-]+ ){0,3}[\w-]+)?, ?", ""),  # noqa: E501
+        # another verb
+        (r"\b(?:has|is) (?:\w+ly )?(?:returned|reverted|back) to (?=normal)", "is "),
+        (r"\b(?:have|are) (?:\w+ly )?(?:returned|reverted|back) to (?=normal)", "are "),
+        (r"\b(has|have) (\w+ly )?(?:enlarged|lessened|doubled|tripled|halved|(?:come|gone) (?:down|up)|subsided|waned|moved|migrated)\b", r"\1 changed"),  # noqa: E501
         # values of before
+        (r", {GRADE} on {OLD},", ""),
+        (r",? ?\b(?:over|on|across) (?:multiple|several|serial|many) (?:\w+ )?{EXAM}{END}", ""),
         (r"(?:,? (?:but|and))? ?\bfrom (?:{GRADE}|{SIZE}) to (?=\w)", " "),
         (r",? ?\(?\b(?:previously|formerly|(?:down |up |increased |decreased )?from|prior|versus|compared (?:to|with)|used to (?:be|measure))(?: (?:measur\w+|about|approximately|at|was))? (?:{SIZE}|{GRADE})(?: (?:to|and) {GRADE})?(?: in size)?(?: (?:on|in|at)? ?{OLD})?{END}\)?,?", ""),  # noqa: E501
         (r",? ?\b(?:which )?(?:measured|was|were)(?: \w+ly)? (?:{SIZE}|{GRADE})(?: (?:on|in|at))?(?: {OLD})?,?(?: (?:and|but))?(?= (?:and |but )?(?:now )?(?:is|are|has|have|now|measures?)\b)", ""),  # noqa: E501
@@ -146,16 +153,17 @@ def is_bare(phrase: str) -> bool:
     return all(word in BARE for word in re.findall(r"[a-z'-]+", phrase.lower()))
 
 
-_STATIC = shipped_lexicon().classes["STATIC"]
+STATIC = shipped_lexicon().classes["STATIC"]
 _AMOUNT = re.compile(rf"\b(?:the )?{ASPECT}s? of (?:the )?")
-_NO_NEW = re.compile(
+NO_NEW = re.compile(
     r"\b(?:no|without|nor|nothing)\b (?:\w+ ){0,3}?(?:new|interval|recurrent|residual|increas\w+|worsening)\b(?! change)"
 )
 NO_CHANGE = rf"(?:no|not|without|little|minimal|any)(?: [\w-]+){{0,3}}? (?:{CHANGE}|changed)"
-_REMOVED = re.compile(
-    r"\b(?:(?:has|have|had|was|were|is|are) (?:\w+ ){0,2}(?:removed|discontinued|taken out|extubated)|removal of)\b"
+REMOVED = re.compile(
+    r"\b(?:(?:has|have) not (?:\w+ ){0,2}(?:recurred|developed|appeared|re-?accumulated|re-?appeared)|"
+    r"(?:was|were) not\b|(?:has|have|had|was|were|is|are) (?:\w+ ){0,2}(?:removed|discontinued|taken out|extubated)|removal of)\b"
 )
-_NEARLY = r"(?:nearly|almost|largely|mostly|partially|partly|near|incompletely|not (?:yet |completely |fully ))"
+NEARLY = r"(?:nearly|almost|largely|mostly|partially|partly|near|incompletely)"
 _GONE_AFTER = re.compile(
     rf"\b(?:(?:has|have) {ADVERB}{{0,3}}{GONE}|(?:is|are|was|were) {ADVERB}{{0,3}}(?:{GONE}|absent)|"
     rf"(?:is|are|was|were) (?:not|no longer) {ADVERB}{{0,2}}{SEEN}(?=\W*$)|no longer {SEEN}(?=\W*$))(?! of)"
@@ -163,11 +171,11 @@ _GONE_AFTER = re.compile(
 _VOCABULARY = re.compile(
     rf"\b(?:{NO_CHANGE}(?: (?:in|of)\b)?(?: the)?(?: {ASPECT}(?: of)?\b)?|"
     rf"(?:(?:mild|slight|minimal|moderate|marked|significant|substantial|interval|further|gradual|interim) ){{0,2}}"
-    rf"{CHANGE} (?:in|of)\b(?: the {ASPECT} of)?|{_NEARLY} ?{GONE}|"
+    rf"{CHANGE} (?:in|of)\b(?: the {ASPECT} of)?|{NEARLY} (?:completely |entirely )?{GONE}|"
     rf"(?:interval |new |interim ){{1,2}}(?:placement|insertion|introduction|removal) of|"
     rf"(?:placement|insertion|introduction|re-?demonstration|re-?identification) of|"
     rf"in (?:an? |the )?(?:unchanged|stable|similar|same) {ASPECT}|"
-    rf"(?:not (?:significantly |substantially |appreciably )?)?{ADVERB}{{0,3}}(?<!-){CHANGED}(?! {_STATIC})(?: in {ASPECT}(?: and {ASPECT})?)?|"  # noqa: E501
+    rf"(?:not (?:significantly |substantially |appreciably )?)?{ADVERB}{{0,3}}(?<!-){CHANGED}(?! {STATIC})(?: in {ASPECT}(?: and {ASPECT})?)?|"  # noqa: E501
     rf"(?:has|have) (?:\w+ )?been (?:\w+ )?{MOVED}|interval|interim|"
     rf"(?:is |are )?(?:re-?demonstrated|re-?identified)|remain(?:s|ed|ing)?|continu(?:es?|ed)|persists?|persisted)\b"
 )
@@ -208,8 +216,9 @@ def _lemma(word: str) -> str:
 def clause_claims(clause: str) -> Claims:
     """The claims of one clause that has no reference to an earlier exam any more."""
     text = clause.lower()
-    unknown = _NO_NEW.search(text) or _REMOVED.search(text)
-    gone = None if re.search(rf"\b{_NEARLY}", text) else _GONE_AFTER.search(text)
+    unknown = NO_NEW.search(text) or REMOVED.search(text)
+    text = re.sub(rf"\b(?:has|have) not (?:\w+ ){{0,2}}{GONE}", "persists", text)
+    gone = None if re.search(rf"\b{NEARLY}", text) else _GONE_AFTER.search(text)
     if gone:
         unknown = unknown or is_bare(text[: gone.start()])
         text = text[: gone.start()] + " ^ " + text[gone.end() :]
@@ -217,7 +226,7 @@ def clause_claims(clause: str) -> Claims:
     left = _VOCABULARY.sub(" ~ ", text)
     plain = _AMOUNT.sub("", left)
     changed = left != clause.lower()
-    improved = re.search(r"\bimprov", text) is not None
+    improved = re.search(r"\bimprove(?:d|ment)", text) is not None
     tokens = re.findall(r"\d+(?:\.\d+)?|[~^]|[a-z][a-z'/]*|[,;]", plain)
     words: list[tuple[str, str]] = []
     joins: list[str] = []
@@ -241,6 +250,8 @@ def clause_claims(clause: str) -> Claims:
         elif token in _NEGATORS:
             negated = True
         elif token not in _FUNCTION:
+            if free and words and all(word in BARE or f"{word}s" in BARE for word, _ in words) and join == "&":
+                words, joins, turn = [], [], 0  # "the lungs are better aerated with a small effusion"
             words.append((_lemma(token), "-" if negated or gone else "+"))
             joins.append(("?" if free else join) if words else "")
             join, free = "", False
@@ -264,7 +275,7 @@ def keeps_claims(line: str, edit: str) -> bool:
     if not re.search(r"[A-Za-z]{2}", edit):
         return False
     after = claims(edit)
-    if not any(clause.words for clause in after) or _NO_NEW.search(edit.lower()):
+    if not any(clause.words for clause in after) or NO_NEW.search(edit.lower()):
         return False
     before = claims(line)
     free = [number for number, clause in enumerate(before) if clause.optional]
@@ -280,7 +291,7 @@ def keeps_claims(line: str, edit: str) -> bool:
 def _open(line: str, word: str) -> bool:
     """Whether the line leaves open whether `word` is there: "no new …", "… removed"."""
     return any(
-        (_NO_NEW.search(clause.lower()) or _REMOVED.search(clause.lower())) and word in clause.lower()
+        (NO_NEW.search(clause.lower()) or REMOVED.search(clause.lower())) and word in clause.lower()
         for _, clause in split_clauses(without_time(line))
     )
 

@@ -16,20 +16,22 @@ from mmpo.radiology.claims import (
     CHANGED,
     GONE,
     MOVED,
+    NEARLY,
+    NO_NEW,
+    REMOVED,
     SEEN,
+    STATIC,
     is_bare,
     split_clauses,
     without_time,
 )
-from mmpo.radiology.lexicon import shipped_lexicon
 
 _STATE = rf"(?:{ADVERB}{{0,4}}(?:in (?:an? |the )?)?(?:{CHANGED}|(?:been )?{MOVED})(?:,? ?in (?:overall |the )?{ASPECT}(?: and {ASPECT})?)?)"
 _STATES = re.compile(rf"^,? ?{_STATE}(?:,? (?:(?:and|or|but|to) )?{_STATE})*(?![\w-])(?: {ASPECT}\b)?,? ?", re.IGNORECASE)
 _TRAILING = re.compile(rf",? (?:and |but )?{_STATE}(?:,? (?:and|or|but|to) {_STATE})*$", re.IGNORECASE)
-_STATIC = shipped_lexicon().classes["STATIC"]
 _ATTRIBUTE = re.compile(
     rf"\b(?:interval(?:ly)? |slightly |mildly |minimally |markedly |significantly |moderately )?(?<!-)(?:(?:not significantly )?{CHANGED}"
-    rf"|interval|interim|stably)(?: and {CHANGED})?,? (?!{_STATIC})(?=[\w.]+)",
+    rf"|interval|interim|stably)(?: and {CHANGED})?,? (?!{STATIC})(?=[\w.]+)",
     re.IGNORECASE,
 )
 _AMOUNT = re.compile(
@@ -47,11 +49,6 @@ _AGAIN = re.compile(
     rf"^{_THERE}(?:(?:re-?demonstration|re-?identification) of (?P<a>.+)|(?:(?P<v>{SEEN})|re-?demonstrated|re-?identified) (?:is|are) (?P<b>.+))$",
     re.IGNORECASE,
 )
-_UNKNOWN = re.compile(
-    rf"\b(?:no|without|nor|nothing|not) (?:\w+ ){{0,3}}?(?:new|interval|recurrent|residual|increas\w+|worsening)\b(?! {CHANGE})|"
-    r"\b(?:has|have|had|was|were|is|are) (?:\w+ ){0,2}(?:removed|discontinued|taken out|extubated)|^(?:\w+ )?removal of",
-    re.IGNORECASE,
-)
 _RESOLVED = re.compile(
     rf"^(?P<x>.+?),? (?:(?:has|have) {ADVERB}{{0,3}}{GONE}|(?:is|are) {ADVERB}{{0,3}}(?:{GONE}|no longer {SEEN}))$",
     re.IGNORECASE,
@@ -63,15 +60,23 @@ _CLAUSE = re.compile(
     re.IGNORECASE,
 )
 _FINITE = re.compile(r"^(?:and |but )?(?:is|are|has|have|remains?|persists?|ends?|terminates?|projects?|lies|lie|measures?|extends?|overlies|overlie|demonstrates?|shows?)\b", re.IGNORECASE)
-_PLACE = re.compile(r"^(?:in|at|on|along|over|overlying|within|throughout|bilaterally|involving|measuring|predominantly|projecting|along|with|without|likely|most likely|probably|possibly|which|particularly|especially|including|representing|reflecting|suggesting|suggestive)\b", re.IGNORECASE)
+_PLACE = re.compile(r"^(?:in|at|on|along|over|overlying|within|throughout|bilaterally|involving|measuring|predominantly|projecting|along|with|without|likely|most likely|probably|possibly|which|particularly|especially|including|representing|reflecting|suggesting|suggestive|(?:left|right)(?: side)? (?:more|greater|worse))\b", re.IGNORECASE)
+_GRADE = re.compile(r"\b(?:mild|moderate|severe|small|large|trace|minimal|residual|\d)", re.IGNORECASE)
 _PROPER = re.compile(r"^(?:[A-Z]{2}|[A-Z]\w*-[A-Z]|Swan|Dobhoff|Dobbhoff|Kerley)")
+
+
+_PRESUPPOSED = re.compile(
+    rf"\b(?:previously|formerly|prior|previous|earlier)\b.*\b(?:not|never|cannot be) (?:\w+ )?{SEEN}\b|"
+    rf"\b(?:clear|free) of (?:the )?(?:previously|prior|previous)\b",
+    re.IGNORECASE,
+)
+"""What was seen before and isn't now: to deny it would tell of the earlier exam."""
 
 
 def rewrite(body: str) -> str | None:
     """The sentence without its course (not finished), or None where nothing of it can be told from this image."""
     body = " ".join(body.split()).rstrip(". ")
-    presupposed = re.search(rf"\b(?:previously|formerly|prior|previous)\b.*\b(?:not|no longer|never|cannot be) (?:\w+ )?{SEEN}\b", body, re.IGNORECASE)
-    if presupposed and not re.search(r"\bno longer\b", body):
+    if _PRESUPPOSED.search(body):
         return None
     said = [(joiner, rewrite_clause(clause)) for joiner, clause in split_clauses(without_time(body))]
     kept = [(joiner, text) for joiner, text in said if text]
@@ -91,18 +96,22 @@ def rewrite_clause(clause: str) -> str | None:
     listed = re.search(r",? (?:and |but )?(?:no|without) (?:evidence of |definite )?new\b.*$", clause)
     if listed and listed.start():
         clause = clause[: listed.start()]
-    if _UNKNOWN.search(clause):
+    if NO_NEW.search(clause.lower()) or REMOVED.search(clause.lower()):
         return None
+    clause = re.sub(
+        rf"\b(has|have|is|are) (?:not (?:\w+ ){{0,2}}|{ADVERB}{{0,2}}?{NEARLY} (?:completely |entirely )?){GONE}\b",
+        lambda m: "persists" if m[1] in ("has", "is") else "persist", clause, flags=re.IGNORECASE)
     for pattern in (_NO_LONGER, _RESOLVED):
         match = pattern.match(clause)
         if match:
             what = attributes(_article_free(match["x"]))
             return None if is_bare(what) or _listed(what) else f"No {_lower(what)}"
+    clause = re.sub(rf"^(?:{_STATE}), (?=\w)", "", clause, flags=re.IGNORECASE)
     match = _CHANGE_OF.match(clause)
     if match:
         what = _AMOUNT.sub("", match["x"])
         what = attributes(what)
-        improved = re.match(r"improv", match["c"], re.IGNORECASE)
+        improved = re.match(r"improve", match["c"], re.IGNORECASE)
         if is_bare(_head(what)) or improved:
             return None
         return _present(_article_kept(clause, match, what), fragment="no" in match["d"].lower() or "little" in match["d"])
@@ -123,12 +132,17 @@ def rewrite_clause(clause: str) -> str | None:
 
 def _fragment(clause: str) -> str | None:
     """A noun phrase, or "there is …"."""
+    whole = clause
+    if re.search(rf", {_STATE} (?:on|in|at) the (?:left|right)\b", clause, re.IGNORECASE):
+        return None  # the side is that of the change
     clause = re.sub(rf"^({_THERE}){_DEGREE}(?:unchanged|stable|similar|the same) {ASPECT} of (?:the |an? )?", r"\1", clause, flags=re.IGNORECASE)
     clause = _TRAILING.sub("", clause)
     clause = re.sub(rf",? (?:with|without)(?: no)? {_DEGREE}{CHANGE}(?: in {ASPECT})?$", "", clause, flags=re.IGNORECASE)
     clause = attributes(clause)
     clause = re.sub(r"^(?:there (?:is|are) )?(?:no |little |minimal )?$", "", clause, flags=re.IGNORECASE)
     what = re.sub(rf"^(?:{_AMOUNT.pattern[1:]})", "", clause, flags=re.IGNORECASE)
+    if re.match(r"(?:there (?:is|are) )?(?:\w+ly |interval )?improved\b", whole, re.IGNORECASE) and not _GRADE.search(what):
+        return None
     return None if is_bare(_head(what)) else what
 
 
@@ -137,30 +151,38 @@ def _predicated(match: re.Match[str]) -> str | None:
     subject = _AMOUNT.sub(lambda m: "" if _STATES.match(predicate) else m[0], subject)
     plural = verb.split()[0] in ("are", "have", "remain", "continue", "appear", "look", "stay", "persist", "were")
     be = "are" if plural or (verb in ("remained", "persisted") and _be(subject) == "are") else "is"
-    improved = re.search(r"\bimprov", f"{match['s']} {predicate}", re.IGNORECASE)
+    improved = re.search(r"\bimprove(?:d|ment)\b", f"{match['s']} {predicate}", re.IGNORECASE)
     predicate = re.sub(rf"^(?:not|without|with no|with little) {ADVERB}{{0,2}}(?:{CHANGED}|{CHANGE})(?: in {ASPECT})?", "unchanged", predicate)
     predicate = re.sub(rf",? (?:with|without)(?: no)? {_DEGREE}{CHANGE}(?: in {ASPECT})?(?=,|$)", "", predicate)
     states = _STATES.match(predicate)
     rest = predicate[states.end() :] if states else predicate
     trailing = _TRAILING.sub("", rest)
-    changed = bool(states) or trailing != rest or verb.startswith(("remain", "continue", "persist", "stay"))
+    changed = not predicate or bool(states) or trailing != rest or verb.startswith(("remain", "continue", "persist", "stay"))
     rest = trailing.strip(" ,")
     if _FINITE.match(rest) and changed:
         return rewrite_clause(f"{subject} {re.sub(r'^(?:and|but) ', '', rest)}")
     rest = re.sub(r"^(?:and|but|or|to) ", "", rest)
     rest = re.sub(rf"^{SEEN}$", "", rest) if changed else rest
-    if re.fullmatch(r"(?:has|have|appears?|looks?)", verb) and not states:
+    rest = re.sub(r"^into\b", "in", rest)
+    if re.match(r"(?:for|by|from|to|as|than) ", rest):
+        return None
+    if re.fullmatch(r"(?:has|have|appears?|looks?)", verb) and not changed:
         verb_kept = f"{subject} {match['v']} {attributes(rest)}"
         return verb_kept if rest else None
+    what = re.search(r"^with (.+)$", rest)
+    if what and is_bare(subject):
+        return attributes(what[1])
+    if not rest and re.search(r", (?:which|that)$", subject):
+        return subject.rpartition(",")[0]
     if not rest:
         return None if is_bare(_head(subject)) or improved else _present(subject, be)
-    if improved and not re.search(r"\b(?:mild|moderate|severe|small|large|trace|minimal|\d)", rest):
+    if improved and not _GRADE.search(rest):
         return None
     rest = attributes(rest)
     if states and _PLACE.match(rest):
         if is_bare(_head(subject)):
             return None
-        comma = "," if re.match(r"(?:likely|most|prob|poss|which|part|espec|incl|repr|refl|sugg|measuring)", rest) else ""
+        comma = "," if re.match(r"(?:likely|most|left|right|prob|poss|which|part|espec|incl|repr|refl|sugg|measuring)", rest) else ""
         return f"{subject} {be} present{comma} {rest}"
     kept = match["v"] if not changed and verb in ("is", "are", "was", "were") else be
     return f"{subject} {kept} {rest}"
@@ -169,6 +191,7 @@ def _predicated(match: re.Match[str]) -> str | None:
 def attributes(phrase: str) -> str:
     """A phrase without adjectives of change."""
     phrase = re.sub(rf",? ?\bin (?:an? |the )?(?:unchanged|stable|similar|same) {ASPECT}\b", " in place" if re.search(r"(?:unchanged|stable|similar|same) \w+$", phrase) else "", phrase, flags=re.IGNORECASE)
+    phrase = re.sub(rf" (?:and|but) {_STATE}(?= [a-z])", "", phrase) if not re.search(r"\b(?:is|are)\b", phrase) else phrase
     for _ in range(3):
         phrase = _ATTRIBUTE.sub("", phrase)
     return re.sub(r"\bwith (?:increase|decrease|worsening|improvement) (?:in|of) ", "with ", phrase)
@@ -196,7 +219,8 @@ def _listed(phrase: str) -> bool:
 
 
 def _head(phrase: str) -> str:
-    return re.split(r",| (?:with|which|that|without) ", phrase)[0]
+    parts = re.split(r",| (?:with|which|that|without) ", phrase)
+    return parts[-1] if is_bare(parts[-1]) else parts[0]
 
 
 _PLURAL = re.compile(r"(?:s|ices|ae|oci)$")
