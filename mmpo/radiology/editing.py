@@ -11,24 +11,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal, Protocol
 
+from mmpo.radiology.claims import keeps_claims
 from mmpo.radiology.detector import RuleDetector
-from mmpo.radiology.findings import sentence_findings
 from mmpo.radiology.lines import Line, split_lines
-from mmpo.radiology.rewrites import Rewrite, build_rewrites
+from mmpo.radiology.rewrites import rewrite
 
 Label = Literal["none", "partial", "all"]
-PASSES = 4
 
 
 @dataclass(frozen=True)
 class LineEdit:
-    """What becomes of a line: `edit` is its text afterwards, empty where the whole line goes."""
+    """What becomes of a line: `edit` is its text afterwards, empty where the whole line goes; `reason` then says why."""
 
     label: Label
     edit: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,64 +113,25 @@ class RuleEditor:
             return LineEdit("none", text)
         header, body = _split_header(text)
         if _is_comparison(header):
-            return LineEdit("all", "")
-        edit = self._rewritten(body)
-        if edit is None:
-            return LineEdit("all", "")
+            return LineEdit("all", "", "comparison")
+        edit, reason = self._rewritten(body)
+        if not edit:
+            return LineEdit("all", "", reason)
         return LineEdit("partial", header + edit)
 
-    def _rewritten(self, body: str) -> str | None:
-        text = " ".join(body.split())
-        for _ in range(PASSES):
-            before = text
-            for rewrite in self._rewrites:
-                result = rewrite(text)
-                if result is None:
-                    return None
-                text = result
-            if text == before or not self.detector.sentence(finish(text)).flagged:
-                break
-        text = finish(text)
-        verdict_ok = not self.detector.sentence(text).flagged
-        return text if verdict_ok and keeps_content(body, text) else None
-
-    @cached_property
-    def _rewrites(self) -> list[Rewrite]:
-        return build_rewrites(self.detector.lexicon)
+    def _rewritten(self, body: str) -> tuple[str, str]:
+        """The edit, or "" and why there is none."""
+        text = finish(rewrite(body) or "")
+        if not text:
+            return "", "nothing_left"
+        if self.detector.sentence(text).flagged:
+            return "", "still_a_reference"
+        return (text, "") if keeps_claims(body, text) else ("", "claims_changed")
 
 
 def _split_header(text: str) -> tuple[str, str]:
     match = re.match(r"(?:\d{1,2}[.)]\s+|[-*•]\s+|[A-Z][A-Za-z /&()-]{1,38}:\s*){1,2}", text)
     return (match[0], text[match.end() :]) if match and match.end() < len(text) else ("", text)
-
-
-_STOP = frozenset(
-    re.findall(
-        r"\w+",
-        "a an the is are was were there and of in with no at to on or has have been be by for from this that which it "
-        "its seen noted present again overall",
-    )
-)
-_SIDES = re.compile(r"\b(?:left|right|bilateral|bibasilar|both)\b", re.IGNORECASE)
-_NUMBERS = re.compile(r"\d+(?:\.\d+)?")
-_NEGATIONS = re.compile(r"\b(?:no|not|without|neither|nor|never)\b", re.IGNORECASE)
-_GONE = re.compile(r"\b(?:resolv\w+|clear(?:ed|ing)|no longer|disappear\w+|chang\w+|unchang\w+|new)\b", re.IGNORECASE)
-
-
-def keeps_content(line: str, edit: str) -> bool:
-    """Whether an edit says what the line said about this image: findings, negations, numbers and sides."""
-    words = [word.lower() for word in re.findall(r"[A-Za-z]+", edit)]
-    if sum(word not in _STOP for word in words) < 1 or len(words) < 2:
-        return False
-    for pattern in (_SIDES, _NUMBERS):
-        if not {m.lower() for m in pattern.findall(edit)} <= {m.lower() for m in pattern.findall(line)}:
-            return False
-    if not _GONE.search(line) and len(_NEGATIONS.findall(edit)) != len(_NEGATIONS.findall(line)):
-        return False
-    before, after = sentence_findings(line), sentence_findings(edit)
-    return all(before.get(name) == status for name, status in after.items()) and all(
-        name in after for name, status in before.items() if status != "negative"
-    )
 
 
 def finish(text: str) -> str:

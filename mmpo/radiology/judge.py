@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmpo.data.outside import json_of
 from mmpo.errors import Quarantined
+from mmpo.radiology.claims import keeps_claims
 from mmpo.radiology.detector import Cue, RuleDetector, Verdict
-from mmpo.radiology.editing import LineEdit, keeps_content
+from mmpo.radiology.editing import LineEdit
 
 if TYPE_CHECKING:
     from mmpo.chat import ChatModel, ChatRequest
@@ -99,7 +100,7 @@ class JudgeAnnotator:
         known = set(_words(line))
         if any(word not in known and word not in FUNCTION_WORDS for word in _words(edit)):
             return "word_added"
-        if not keeps_content(line, edit):
+        if not keeps_claims(line, edit):
             return "content_changed"
         return "still_a_reference" if self._rules.flags(edit) else None
 

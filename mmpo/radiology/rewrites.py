@@ -1,151 +1,228 @@
-"""The table of rewrites: regular expressions over one sentence, in the order in which they are tried.
+"""A small grammar that says a sentence without its course: clauses of a subject, a verb and a predicate.
 
-A table of long patterns, one a line; the lines are as long as they are.
+References to earlier exams go first (`claims.without_time`). What is left of each clause loses its words of change;
+where they were the whole predicate, the subject is present, if it is a finding or a device and not just a part of the
+body. `claims.keeps_claims` decides afterwards whether the result may be used, so a rule here may fail but not lie.
 """
-# ruff: noqa: E501
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
-from mmpo.radiology.lexicon import Lexicon
-
-Rewrite = Callable[[str], "str | None"]
-"""The new text, or None where nothing of the sentence can be kept."""
-
-_DEGREE = (
-    r"(?:(?:slight(?:ly)?|mild(?:ly)?|minimal(?:ly)?|moderate(?:ly)?|marked(?:ly)?|significant(?:ly)?|interval(?:ly)?|"
-    r"overall|relatively|grossly|essentially|largely|somewhat|now|further|gradual(?:ly)?|substantial(?:ly)?|"
-    r"unremarkably|otherwise|still|since|probabl[ey]|perhaps|also|clearly|known|fairly|not significantly|"
-    r"not substantially|only) ){0,3}"
-)
-_CHANGE_WORD = (
-    r"(?:unchanged|stable|unaltered|similar|the same|static|increas(?:ed|ing)|decreas(?:ed|ing)|improv(?:ed|ing)|"
-    r"worse(?:ned|ning)?|progress(?:ed|ing|ive)|persist(?:ent|ing)|resolving|larger|smaller|bigger|better|diminished|"
-    r"(?:more|less) (?:prominent|conspicuous|extensive|dense|confluent|pronounced|apparent|severe)|new|not changed)"
-)
-_REFERENCE = (
-    r"(?:(?:as |when |is |are )?compar(?:ed|ison) (?:to|with|made)|in comparison (?:to|with)|relative to|since|from|than|"
-    r"as (?:on|in|of|was)|(?:as )?(?:seen|noted|described|identified|demonstrated|visualized|shown|reported) on)"
+from mmpo.radiology.claims import (
+    ADVERB,
+    ASPECT,
+    CHANGE,
+    CHANGED,
+    GONE,
+    MOVED,
+    NEARLY,
+    NO_NEW,
+    REMOVED,
+    SEEN,
+    STATIC,
+    is_bare,
+    split_clauses,
+    without_time,
 )
 
-
-def build_rewrites(lexicon: Lexicon) -> list[Rewrite]:
-    """The table of rewrites over one sentence. Each returns the new text, or None where nothing of it can be kept."""
-    when = r"(?:\w+ ){0,3}?(?:{PRIORADJ}|{EXAM}|{DATE}|before|previously|then)\b(?:'s)?(?: (?:{EXAM}|of|from|on|dated|at|the|in|chest|{DATE}|radiograph\w*|available|same day))*"
-    present = (
-        r"\b(?:opacit\w+|opacification\w*|effusions?|edema|atelectasis|consolidations?|pneumothora\w+|pneumonias?|cardiomegaly|"
-        r"infiltrates?|nodules?|mass(?:es)?|lesions?|congestion|fractures?|granulomas?|scarring|thickening|plaques?|emphysema|"
-        r"adenopathy|lymphadenopathy|hernia|collapse|enlargement|elevation|blunting|fibrosis|disease|pneumomediastinum|"
-        r"calcifications?|clips|wires|hematoma|air|fluid|deformit\w+|engorgement|widening|tortuosity|deviation|shift|bronchiectasis|process)\b"
-    )
-    device = r"\b(?:{DEVICE}|clips|wires|tracheostomy|hardware)\b"
-
-    def compiled(pattern: str) -> re.Pattern[str]:
-        for name, words in (("{WHEN}", when), ("{PRESENT}", present), ("{OBJECT}", rf"(?:{present}|{device})")):
-            pattern = pattern.replace(name, words)
-        for name in ("EXAM", "DATE", "MONTH", "NUMBER", "PRIORADJ", "DEVICE", "PLACED"):
-            for _ in range(3):
-                pattern = pattern.replace("{" + name + "}", lexicon.classes[name])
-        for _ in range(3):
-            for name in ("MONTH", "NUMBER"):
-                pattern = pattern.replace("{" + name + "}", lexicon.classes[name])
-        return re.compile(pattern, re.IGNORECASE)
-
-    def sub(pattern: str, replacement: str) -> Rewrite:
-        regex = compiled(pattern)
-        return lambda text: regex.sub(replacement, text)
-
-    def drop(pattern: str) -> Rewrite:
-        regex = compiled(pattern)
-        return lambda text: None if regex.search(text) else text
-
-    def be(pattern: str, template: str) -> Rewrite:
-        """Fill `template` with {x} (first group) and the fitting form of "to be"."""
-        regex = compiled(pattern)
-
-        def apply(text: str) -> str | None:
-            match = regex.fullmatch(text.rstrip(". "))
-            if match is None:
-                return text
-            groups = match.groupdict(default="")
-            subject = _AMOUNT.sub("", groups["x"].strip())
-            subject = (
-                re.sub(r"^(?:the |any )", "", subject, flags=re.IGNORECASE) if template.startswith("No ") else subject
-            )
-            if template.startswith("No ") and subject[1:2].islower():
-                subject = subject[0].lower() + subject[1:]
-            return " ".join(template.format(x=subject, be=_be(subject), tail=groups.get("tail", "").strip()).split())
-
-        return apply
-
-    lead = r"^(?:again,|once again,|(?:as |when )?compar(?:ed|ing) (?:to|with)|in comparison (?:to|with)|comparison is made (?:to|with)|relative to|since|in the (?:interval|interim)\b|as (?:seen|noted|described|demonstrated|before)\b|{WHEN} (?:dated )?)"
-    return [
-        sub(lead + r"[^,]{0,140}, ?", ""),
-        sub(r"^again,? (?=there)", ""),
-        # numbers of before
-        sub(r",? ?\(?(?:previously|formerly|prior|compared (?:to|with)|was|versus|earlier)(?: \w+){0,2} \d[\d. x]* ?(?:cm|mm)?(?: (?:on|in) {WHEN})?\)?", ""),
-        sub(r",? (?:following|after|since|post) (?:the |a )?(?:[\w-]+ ){0,3}(?:removal|insertion|placement|drainage|thoracentesis|diuresis|extubation|intubation|bronchoscopy)(?=[,.;]|$)", ""),
-        drop(r"\b(?:lower|higher|better|wider|narrower) than (?:on |in |at )?(?:the )?{WHEN}"),
-        # resolved
-        be(r"no longer (?:seen|visible|present|identified|evident) (?:is|are) (?P<x>.*{PRESENT}.*)", "No {x}"),
-        be(r"(?P<x>(?!.*\b(?:but|and)\b).*{PRESENT}[^,]*?),? (?:(?:has|have) (?:now |since |completely |fully |interval(?:ly)? )*(?:resolved|cleared|disappeared)|(?:is|are) no longer (?:seen|visible|present|identified|evident|visualized|apparent|appreciated)|(?:is|are) (?:now )?resolved)(?: (?:since|from|on|after) .*)?", "No {x}"),
-        # nothing can be told
-        drop(r"^(?:(?:there|lungs?) (?:is|are|has been|have been) )?(?:no|little|without|minimal)(?: \w+){0,3} (?:change|alteration|difference)s?\b(?! (?:of position))(?=[^,]*$)"),
-        drop(r"\bno (?:\w+ )?new\b|\bwithout new\b|\bnothing new\b|no (?:evidence of |definite )?(?:interval|recurrent|residual|increas\w+|worsening)"),
-        drop(r"\b(?:{DEVICE})s?\b[^,;]*\b(?:has|have|had) (?:\w+ )?been (?:\w+ )?(?:removed|withdrawn$|taken out|discontinued|pulled$)|removal of"),
-        be(r"(?P<x>.*{PRESENT}[^,]*?) (?:has|have) (?:\w+ )?(?:increased|worsened|progressed|developed|enlarged|grown|decreased|diminished|re-?accumulated|become (?:more|less) \w+|partially (?:cleared|resolved))(?: in (?:size|extent|severity|number))?(?P<tail>(?: (?:at|in|on) (?:the )?(?:left|right|both|lung)[^,]*)?)(?:,? (?:since|from|compared|following) .*)?", "{x} {be} present {tail}"),
-        # trailing references
-        sub(r",? ?(?:but |and |which (?:is|are|has|have) |that (?:is|are) )?(?:now )?" + _DEGREE + _CHANGE_WORD + r"?(?: in (?:appearance|size|position|extent|severity|degree|number))?,? ?" + _REFERENCE + r" (?:(?:the|a|an|that|those|prior) )?(?:on |of |in )?{WHEN}(?=[,.;]|$)", ""),
-        sub(r",? ?(?:as|than|from|like|similar to|since|to) (?:before|previously|prior|earlier|yesterday)(?: (?:seen|noted|described))?(?=[,.; ]|$)", ""),
-        sub(r",? ?(?:with|without|with no)(?: \w+){0,3} (?:interval )?(?:change|progression|improvement|worsening)s?(?: (?:in|since|from|compared) [^,]*)?(?=[,.;]|$)", ""),
-        sub(r", (?:which (?:is|are|has|have) )?(?:but |and )?" + _DEGREE + _CHANGE_WORD + r"(?: (?:to|or) " + _DEGREE + _CHANGE_WORD + r")?(?: (?:in (?:appearance|size|position|extent)|since [^,]*|from [^,]*|compared [^,]*))?(?=[,.;]|$)", ""),
-        drop(r"\b(?:has|have|had|appears?|looks?)[ .]*$"),
-        be(r"(?P<x>(?!there).*{OBJECT}[^,]*?) (?:is|are|was|were)", "{x} {be} present"),
-        drop(r"\b(?:is|are|was|were)[ .]*$"),
-        # again
-        be(r"(?:once )?again (?:seen|noted|demonstrated|identified|visualized|present|evident|redemonstrated) (?:is|are) (?P<x>.*)", "{x} {be} seen"),
-        be(r"(?:re-?demonstrated|re-?identified) (?:is|are) (?P<x>.*)", "{x} {be} seen"),
-        be(r"(?:there is |there has been )?(?:re-?demonstration|re-?identification) of (?P<x>.*)", "{x} {be} seen"),
-        sub(r"\b(?:re-?demonstrated|re-?identified|re-?visuali[sz]ed)\b(?=[,.;]| (?:in|at|on|over|with|along)|$)", "seen"),
-        sub(r"\b(?:re-?demonstrated|re-?identified|re-?visuali[sz]ed) ", ""),
-        sub(r"\b(?:once )?again,? ", ""),
-        sub(r",? ?\b(?:once )?again(?=[,.;]|$)", ""),
-        # devices
-        be(r"(?:there (?:has|have) been |there is |status post )?(?:interval |new |interim ){0,2}(?:placement|insertion|introduction) of (?P<x>(?:a |an |the )?.*{OBJECT}.*)", "{x} {be} present"),
-        sub(r"\b(?:has|have) (?:\w+ )?been (?:\w+ )?{PLACED}(?: (?:slightly|further|by [\d. ]+ ?cm))? and (?:is|are) (?:now )?", "is "),
-        sub(r"\b(?:has|have) (?:\w+ )?been (?:\w+ )?{PLACED}(?: (?:slightly|further|by [\d. ]+ ?cm))? and (?:now )?(?=\w+s\b)", ""),
-        be(r"(?P<x>.*{DEVICE}) (?:has|have) (?:\w+ )?been (?:\w+ )?(?:placed|inserted|introduced|added)(?P<tail>.*)", "{x} {be} present {tail}"),
-        # course
-        be(r"(?:there (?:has been|is|are) )?" + _DEGREE + r"(?:increased?|increasing|worsening|worsened|progression|progress|re-?accumulation|development|decreased?|reduction|growth|redistribution)(?: in| of)(?: the)?(?: size| extent| severity)?(?: of)?(?: the| a| an)? (?P<x>.*{PRESENT}.*)", "{x} {be} present"),
-        be(r"(?P<x>(?!there).*{PRESENT}[^,]*?) (?:is|are|appears?|remains?) " + _DEGREE + r"(?:increased|decreased|larger|smaller|bigger|worse|(?:more|less) \w+|progressing|worsening|increasing|decreasing|resolving|improving|improved|new)(?: in (?:size|extent))?", "{x} {be} present"),
-        # a state that goes on
-        sub(r"\b(?:has |have )?remain(?:s|ed)? (?=(?:unchanged|stable|similar))", "is "),
-        be(r"(?P<x>(?!there).*(?:{OBJECT})[^,]*?) (?:is|are|appears?|has been|have been) " + _DEGREE + r"(?:in )?(?:unchanged|stable|unaltered|similar|static)(?: in)?(?: (?:position|appearance|size|extent|configuration|alignment|positioning|number|placement|severity))?(?: (?:and|to|or) " + _DEGREE + _CHANGE_WORD + r")?", "{x} {be} present"),
-        drop(r"^[^,]*\b(?:is|are|appears?|have|has) " + _DEGREE + r"(?:in )?(?:unchanged|stable|unaltered|similar|static|not changed|changed)(?= (?:in|since|from|compared|when|as|to|over|with|on|at)\b|[.,; ]*$)[^,]*$"),
-        sub(r"(?:,? and| but) " + _DEGREE + r"(?:unchanged|stable|unaltered)(?: in \w+)?(?=[,.;]|$)", ""),
-        sub(r"\b(?:is|are) " + _DEGREE + r"(?:unchanged|stable|unaltered)(?: in \w+)? and ", "is "),
-        sub(r"\bremains (?:to be )?(?=\w)", "is "),
-        sub(r"\bremained (?=\w)", "was "),
-        sub(r"\bremain (?=\w)", "are "),
-        sub(r"\bcontinues to be ", "is "),
-        sub(r"\bcontinue to be ", "are "),
-        sub(r"\bthere continues? to be ", "there is "),
-        be(r"(?P<x>.*?) persists?(?P<tail>(?: (?:at|in|on|within|over|along|with) .*)?)", "{x} {be} present {tail}"),
-        # attributes
-        sub(r"\b(?:previously|formerly) (?:seen|noted|described|identified|demonstrated|visualized|present|questioned|reported|placed|known) ", ""),
-        sub(r"\b" + _DEGREE + r"(?:unchanged|stable|persistent|persisting|recurrent|residual|ongoing|continued|resolving|evolving|new|newly (?:apparent|developed|seen|placed|noted)|newly|increasing|decreasing|enlarging|worsening|worsened|progressive|interval) (?=(?:and )?[\w-]+)", ""),
-        sub(r"\b(?:increased|decreased|diminished) (?=(?:[\w-]+ ){0,3}{PRESENT})", ""),
-        sub(r"\bthere (?:is|are) now\b", "there is"),
-        sub(r"\b(?:is|are) now (?=\w)", "is "),
-        sub(r",? ?\bnow\b", ""),
-        sub(r"\bin (?:an? |the )?(?:unchanged|stable|similar|same) (?:position|location|alignment)(?=[,.;]|$)", "in place"),
-        sub(r",? ?\b(?:in the interval|in the interim|in the meantime|intervally)\b", ""),
-    ]  # fmt: skip
+_STATE = rf"(?:{ADVERB}{{0,4}}(?:in (?:an? |the )?)?(?:{CHANGED}|(?:been )?{MOVED})(?:,? ?in (?:overall |the )?{ASPECT}(?: and {ASPECT})?)?)"
+_STATES = re.compile(rf"^,? ?{_STATE}(?:,? (?:(?:and|or|but|to) )?{_STATE})*(?![\w-])(?: {ASPECT}\b)?,? ?", re.IGNORECASE)
+_TRAILING = re.compile(rf",? (?:and |but )?{_STATE}(?:,? (?:and|or|but|to) {_STATE})*$", re.IGNORECASE)
+_ATTRIBUTE = re.compile(
+    rf"\b(?:interval(?:ly)? |slightly |mildly |minimally |markedly |significantly |moderately )?(?<!-)(?:(?:not significantly )?{CHANGED}"
+    rf"|interval|interim|stably)(?: and {CHANGED})?,? (?!{STATIC})(?=[\w.]+)",
+    re.IGNORECASE,
+)
+_AMOUNT = re.compile(
+    rf"^(?:the |an? |any )?(?:overall )?{ASPECT}(?:,? (?:and|or) {ASPECT})?(?: of)(?: the| a| an)? ", re.IGNORECASE
+)
+_DEGREE = r"(?:(?:mild|slight|minimal|moderate|marked|significant|substantial|interval|further|gradual|interim|continued|overall|definite|no|not|without|little|any|a|an|the|some|new|appreciable|relevant|large|small|great) ){0,4}"
+_THERE = r"(?:there (?:is|are|has been|have been|was|were) )?"
+_CHANGE_OF = re.compile(
+    rf"^{_THERE}(?P<d>{_DEGREE})(?P<c>{CHANGE}) (?:in|of|to|from)(?: the| an?)? (?P<x>.+)$", re.IGNORECASE
+)
+_PLACED = re.compile(
+    rf"^{_THERE}(?:status post )?(?:(?:interval|new|interim) )*(?:placement|insertion|introduction) of (?P<x>.+)$", re.IGNORECASE
+)
+_AGAIN = re.compile(
+    rf"^{_THERE}(?:(?:re-?demonstration|re-?identification) of (?P<a>.+)|(?:(?P<v>{SEEN})|re-?demonstrated|re-?identified) (?:is|are) (?P<b>.+))$",
+    re.IGNORECASE,
+)
+_RESOLVED = re.compile(
+    rf"^(?P<x>.+?),? (?:(?:has|have) {ADVERB}{{0,3}}{GONE}|(?:is|are) {ADVERB}{{0,3}}(?:{GONE}|no longer {SEEN}))$",
+    re.IGNORECASE,
+)
+_NO_LONGER = re.compile(rf"^(?:there (?:is|are) no longer|no longer {SEEN} (?:is|are)|(?:interval |complete )*resolution of)(?: an?| any| the)? (?P<x>.+)$", re.IGNORECASE)
+_CLAUSE = re.compile(
+    r"^(?P<s>(?!there\b).+?),? (?P<v>(?:has|have) (?:\w+ly |since |also )?been|has|have|is|are|appears?|looks?|remains?|remained|"
+    r"continues? to be|stays?|persists?|persisted|was|were)\b,? ?(?P<p>.*)$",
+    re.IGNORECASE,
+)
+_FINITE = re.compile(r"^(?:and |but )?(?:is|are|has|have|remains?|persists?|ends?|terminates?|projects?|lies|lie|measures?|extends?|overlies|overlie|demonstrates?|shows?)\b", re.IGNORECASE)
+_PLACE = re.compile(r"^(?:in|at|on|along|over|overlying|within|throughout|bilaterally|involving|measuring|predominantly|projecting|along|with|without|likely|most likely|probably|possibly|which|particularly|especially|including|representing|reflecting|suggesting|suggestive|(?:left|right)(?: side)? (?:more|greater|worse))\b", re.IGNORECASE)
+_GRADE = re.compile(r"\b(?:mild|moderate|severe|small|large|trace|minimal|residual|\d)", re.IGNORECASE)
+_PROPER = re.compile(r"^(?:[A-Z]{2}|[A-Z]\w*-[A-Z]|Swan|Dobhoff|Dobbhoff|Kerley)")
 
 
-_AMOUNT = re.compile(r"^(?:the )?(?:degree|extent|severity|size|amount|appearance) of (?:the )?", re.IGNORECASE)
+_PRESUPPOSED = re.compile(
+    rf"\b(?:previously|formerly|prior|previous|earlier)\b.*\b(?:not|never|cannot be) (?:\w+ )?{SEEN}\b|"
+    rf"\b(?:clear|free) of (?:the )?(?:previously|prior|previous)\b",
+    re.IGNORECASE,
+)
+"""What was seen before and isn't now: to deny it would tell of the earlier exam."""
+
+
+def rewrite(body: str) -> str | None:
+    """The sentence without its course (not finished), or None where nothing of it can be told from this image."""
+    body = " ".join(body.split()).rstrip(". ")
+    if _PRESUPPOSED.search(body):
+        return None
+    said = [(joiner, rewrite_clause(clause)) for joiner, clause in split_clauses(without_time(body))]
+    kept = [(joiner, text) for joiner, text in said if text]
+    if not kept:
+        return None
+    text = kept[0][1]
+    for joiner, clause in kept[1:]:
+        mark = joiner.strip()
+        first = clause if _PROPER.match(clause) else clause[0].lower() + clause[1:]
+        text += (". " + clause[0].upper() + clause[1:]) if mark == "." else ("" if mark[0] in ";," else " ") + mark + " " + first
+    return text
+
+
+def rewrite_clause(clause: str) -> str | None:
+    """One clause in the present, or None."""
+    clause = re.sub(r"^(?:and|but|with) ", "", clause.strip(" ,"), flags=re.IGNORECASE)
+    listed = re.search(r",? (?:and |but )?(?:no|without) (?:evidence of |definite )?new\b.*$", clause)
+    if listed and listed.start():
+        clause = clause[: listed.start()]
+    if NO_NEW.search(clause.lower()) or REMOVED.search(clause.lower()):
+        return None
+    clause = re.sub(
+        rf"\b(has|have|is|are) (?:not (?:\w+ ){{0,2}}|{ADVERB}{{0,2}}?{NEARLY} (?:completely |entirely )?){GONE}\b",
+        lambda m: "persists" if m[1] in ("has", "is") else "persist", clause, flags=re.IGNORECASE)
+    for pattern in (_NO_LONGER, _RESOLVED):
+        match = pattern.match(clause)
+        if match:
+            what = attributes(_article_free(match["x"]))
+            return None if is_bare(what) or _listed(what) else f"No {_lower(what)}"
+    clause = re.sub(rf"^(?:{_STATE}), (?=\w)", "", clause, flags=re.IGNORECASE)
+    match = _CHANGE_OF.match(clause)
+    if match:
+        what = _AMOUNT.sub("", match["x"])
+        what = attributes(what)
+        improved = re.match(r"improve", match["c"], re.IGNORECASE)
+        if is_bare(_head(what)) or improved:
+            return None
+        return _present(_article_kept(clause, match, what), fragment="no" in match["d"].lower() or "little" in match["d"])
+    match = _PLACED.match(clause)
+    if match:
+        return _present(attributes(match["x"]))
+    match = _AGAIN.match(clause)
+    if match:
+        what = attributes(match["a"] or match["b"])
+        return f"{what} {_be(what)} {(match['v'] or 'seen').lower()}"
+    clause = re.sub(r"\b(there) (?:remains|continues to be|persists)\b", r"\1 is", clause, flags=re.IGNORECASE)
+    clause = re.sub(r"\b(there) (?:remain|continue to be|persist)\b", r"\1 are", clause, flags=re.IGNORECASE)
+    clause = re.sub(r"\b(there) (?:has been|have been) ", r"\1 is ", clause, flags=re.IGNORECASE)
+    clause = re.sub(r"\b(?:re-?demonstrated|re-?identified)\b", "seen", clause, flags=re.IGNORECASE)
+    match = _CLAUSE.match(clause)
+    return _predicated(match) if match else _fragment(clause)
+
+
+def _fragment(clause: str) -> str | None:
+    """A noun phrase, or "there is …"."""
+    whole = clause
+    if re.search(rf", {_STATE} (?:on|in|at) the (?:left|right)\b", clause, re.IGNORECASE):
+        return None  # the side is that of the change
+    clause = re.sub(rf"^({_THERE}){_DEGREE}(?:unchanged|stable|similar|the same) {ASPECT} of (?:the |an? )?", r"\1", clause, flags=re.IGNORECASE)
+    clause = _TRAILING.sub("", clause)
+    clause = re.sub(rf",? (?:with|without)(?: no)? {_DEGREE}{CHANGE}(?: in {ASPECT})?$", "", clause, flags=re.IGNORECASE)
+    clause = attributes(clause)
+    clause = re.sub(r"^(?:there (?:is|are) )?(?:no |little |minimal )?$", "", clause, flags=re.IGNORECASE)
+    what = re.sub(rf"^(?:{_AMOUNT.pattern[1:]})", "", clause, flags=re.IGNORECASE)
+    if re.match(r"(?:there (?:is|are) )?(?:\w+ly |interval )?improved\b", whole, re.IGNORECASE) and not _GRADE.search(what):
+        return None
+    return None if is_bare(_head(what)) else what
+
+
+def _predicated(match: re.Match[str]) -> str | None:
+    subject, verb, predicate = attributes(match["s"]), match["v"].lower(), match["p"]
+    subject = _AMOUNT.sub(lambda m: "" if _STATES.match(predicate) else m[0], subject)
+    plural = verb.split()[0] in ("are", "have", "remain", "continue", "appear", "look", "stay", "persist", "were")
+    be = "are" if plural or (verb in ("remained", "persisted") and _be(subject) == "are") else "is"
+    improved = re.search(r"\bimprove(?:d|ment)\b", f"{match['s']} {predicate}", re.IGNORECASE)
+    predicate = re.sub(rf"^(?:not|without|with no|with little) {ADVERB}{{0,2}}(?:{CHANGED}|{CHANGE})(?: in {ASPECT})?", "unchanged", predicate)
+    predicate = re.sub(rf",? (?:with|without)(?: no)? {_DEGREE}{CHANGE}(?: in {ASPECT})?(?=,|$)", "", predicate)
+    states = _STATES.match(predicate)
+    rest = predicate[states.end() :] if states else predicate
+    trailing = _TRAILING.sub("", rest)
+    changed = not predicate or bool(states) or trailing != rest or verb.startswith(("remain", "continue", "persist", "stay"))
+    rest = trailing.strip(" ,")
+    if _FINITE.match(rest) and changed:
+        return rewrite_clause(f"{subject} {re.sub(r'^(?:and|but) ', '', rest)}")
+    rest = re.sub(r"^(?:and|but|or|to) ", "", rest)
+    rest = re.sub(rf"^{SEEN}$", "", rest) if changed else rest
+    rest = re.sub(r"^into\b", "in", rest)
+    if re.match(r"(?:for|by|from|to|as|than) ", rest):
+        return None
+    if re.fullmatch(r"(?:has|have|appears?|looks?)", verb) and not changed:
+        verb_kept = f"{subject} {match['v']} {attributes(rest)}"
+        return verb_kept if rest else None
+    what = re.search(r"^with (.+)$", rest)
+    if what and is_bare(subject):
+        return attributes(what[1])
+    if not rest and re.search(r", (?:which|that)$", subject):
+        return subject.rpartition(",")[0]
+    if not rest:
+        return None if is_bare(_head(subject)) or improved else _present(subject, be)
+    if improved and not _GRADE.search(rest):
+        return None
+    rest = attributes(rest)
+    if states and _PLACE.match(rest):
+        if is_bare(_head(subject)):
+            return None
+        comma = "," if re.match(r"(?:likely|most|left|right|prob|poss|which|part|espec|incl|repr|refl|sugg|measuring)", rest) else ""
+        return f"{subject} {be} present{comma} {rest}"
+    kept = match["v"] if not changed and verb in ("is", "are", "was", "were") else be
+    return f"{subject} {kept} {rest}"
+
+
+def attributes(phrase: str) -> str:
+    """A phrase without adjectives of change."""
+    phrase = re.sub(rf",? ?\bin (?:an? |the )?(?:unchanged|stable|similar|same) {ASPECT}\b", " in place" if re.search(r"(?:unchanged|stable|similar|same) \w+$", phrase) else "", phrase, flags=re.IGNORECASE)
+    phrase = re.sub(rf" (?:and|but) {_STATE}(?= [a-z])", "", phrase) if not re.search(r"\b(?:is|are)\b", phrase) else phrase
+    for _ in range(3):
+        phrase = _ATTRIBUTE.sub("", phrase)
+    return re.sub(r"\bwith (?:increase|decrease|worsening|improvement) (?:in|of) ", "with ", phrase)
+
+
+def _present(what: str, be: str | None = None, fragment: bool = False) -> str:
+    return what if fragment else f"{what} {be or _be(what)} present"
+
+
+def _article_kept(clause: str, match: re.Match[str], what: str) -> str:
+    article = re.search(r"\b(?:in|of|to) (the|an?) $", clause[: match.start("x")], re.IGNORECASE)
+    return f"{article[1]} {what}" if article and not match["d"].lower().startswith(("no", "little")) else what
+
+
+def _article_free(phrase: str) -> str:
+    return re.sub(r"^(?:the|an?|any) ", "", phrase, flags=re.IGNORECASE)
+
+
+def _lower(phrase: str) -> str:
+    return phrase if _PROPER.match(phrase) else phrase[:1].lower() + phrase[1:]
+
+
+def _listed(phrase: str) -> bool:
+    return bool(re.search(r"\b(?:but|with)\b", phrase))
+
+
+def _head(phrase: str) -> str:
+    parts = re.split(r",| (?:with|which|that|without) ", phrase)
+    return parts[-1] if is_bare(parts[-1]) else parts[0]
+
+
 _PLURAL = re.compile(r"(?:s|ices|ae|oci)$")
 
 
