@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from mmpo.radiology.detector import normalise
 from mmpo.radiology.lexicon import shipped_lexicon
@@ -370,7 +370,7 @@ def _parts(clause: Claims) -> list[tuple[tuple[tuple[str, str], ...], int]]:
     """The words between conjunctions, and where the predicate of each begins (0: it has none)."""
     borders = [0, *(n for n, join in enumerate(clause.joins) if n and join == "&"), len(clause.words)]
     parts = []
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in pairwise(borders):
         if end > start:
             at = clause.turn - start
             parts.append((clause.words[start:end], at if 0 < at < end - start else 0))
