@@ -254,7 +254,7 @@ def clause_claims(clause: str) -> Claims:
     text = re.sub(rf"\b(?:has|have) not (?:\w+ ){{0,2}}{GONE}", "persists", text)
     gone = None if re.search(rf"\b{NEARLY}", text) else _GONE_AFTER.search(text)
     if gone:
-        unknown = unknown or is_bare(text[: gone.start()])
+        unknown = unknown or (gone if is_bare(text[: gone.start()]) else None)
         text = text[: gone.start()] + " ^ " + text[gone.end() :]
     text = re.sub(r"\bno longer\b", "no", re.sub(r"\b(?:complete |interval )*resolution of\b", "no", text))
     left = _VOCABULARY.sub(" ~ ", text)
