@@ -303,7 +303,8 @@ class RadiologyBuilder:
     def _count_lines(self, edited: Edited, tally: Tally) -> None:
         tally.lines["in"] += len(edited.lines)
         for _, edit in edited.lines:
-            tally.lines[{"none": "kept", "partial": "rewritten", "all": "dropped"}[edit.label]] += 1
+            done = {"none": "kept", "partial": "rewritten", "all": "dropped"}[edit.label]
+            tally.lines[f"{done}: {edit.reason}" if edit.reason else done] += 1
         tally.totals["lines_with_priors"] += sum(edit.label != "none" for _, edit in edited.lines)
 
     def _unfit(self, chosen: str, rejected: str) -> str | None:

@@ -6,6 +6,7 @@ polarity, in the same order, between the same conjunctions. So nothing vanishes 
 moves to another finding. Two other orders are known: parts between conjunctions in another order, and a predicate in
 front ("Edema is mild" is "Mild edema").
 """
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from mmpo.radiology.detector import normalise
 from mmpo.radiology.lexicon import shipped_lexicon
@@ -76,10 +77,10 @@ def time_phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
                 pattern = pattern.replace("{" + name + "}", words[name])
         return re.compile(pattern, re.IGNORECASE)
 
-    filler = r"(?:the|a|an|of|from|on|dated|at|in|for|chest|patient's|most|available|outside|hospital|single|frontal|portable|lateral|pa|ap|\d{1,2}:\d\d|am|pm|performed|obtained|made|with|to|same|day)"  # noqa: E501
+    filler = r"(?:the|a|an|of|from|on|dated|at|in|for|chest|patient's|most|available|outside|hospital|single|frontal|portable|lateral|pa|ap|\d{1,2}:\d\d|am|pm|performed|obtained|made|with|to|same|day)"
     named = (
-        ("ANY", r"(?:{FILL} ){0,6}(?:{PRIORADJ}|{EXAM}|{DATE}|(?:19|20)\d\d|before|previously)(?: (?:{FILL}|{PRIORADJ}|{EXAM}|{DATE})){0,12}\b"),  # noqa: E501
-        ("OLD", r"(?:(?:{FILL} ){0,6}(?:(?:{PRIORADJ} )(?:{FILL} ){0,3}(?:{EXAM}|{DATE})|prior|previous|{DATE}|comparisons?|baseline)(?: (?:{FILL}|{PRIORADJ}|{EXAM}|{DATE})){0,12}|before|previously|earlier)\b"),  # noqa: E501
+        ("ANY", r"(?:{FILL} ){0,6}(?:{PRIORADJ}|{EXAM}|{DATE}|(?:19|20)\d\d|before|previously)(?: (?:{FILL}|{PRIORADJ}|{EXAM}|{DATE})){0,12}\b"),
+        ("OLD", r"(?:(?:{FILL} ){0,6}(?:(?:{PRIORADJ} )(?:{FILL} ){0,3}(?:{EXAM}|{DATE})|prior|previous|{DATE}|comparisons?|baseline)(?: (?:{FILL}|{PRIORADJ}|{EXAM}|{DATE})){0,12}|before|previously|earlier)\b"),
         ("FILL", filler),
         ("END", r"(?:'s)?(?: (?:films?|study|exam))?(?=[ ,.;)]|$)"),
         ("GRADE", r"(?:mild|moderate|severe|minimal|small|large|trace|tiny|marked|massive|normal|clear)(?:ly)?"),
@@ -88,27 +89,60 @@ def time_phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
     )  # fmt: skip
     table = (
         (r"^comparison (?:with|to) {ANY} (?:shows?|demonstrates?|reveals?) ", ""),
-        (r"^(?:(?:as |when )?compar(?:ed|ing) (?:to|with)|in comparison (?:to|with)|comparison is made (?:to|with)|relative to|since|as (?:{LOOK} )?on|from|on) {ANY},? ?", ""),  # noqa: E501
-        (r"^(?:as before|as (?:previously|earlier)(?: {LOOK})?|in the (?:interval|interim|meantime)|(?:once )?again|{DATE}|previously|now|currently),? (?!(?:{LOOK}|{GRADE}) )", ""),  # noqa: E501
-        (r"^(?:since|after|following) (?:the )?(?:interval )?(?:removal|insertion|placement|drainage|thoracentesis|diuresis|extubation|intubation|bronchoscopy)(?: of (?:the |a )?(?:[\w-]+ ){0,3}[\w-]+)?, ?", ""),  # noqa: E501
+        (
+            r"^(?:(?:as |when )?compar(?:ed|ing) (?:to|with)|in comparison (?:to|with)|comparison is made (?:to|with)|relative to|since|as (?:{LOOK} )?on|from|on) {ANY},? ?",
+            "",
+        ),
+        (
+            r"^(?:as before|as (?:previously|earlier)(?: {LOOK})?|in the (?:interval|interim|meantime)|(?:once )?again|{DATE}|previously|now|currently),? (?!(?:{LOOK}|{GRADE}) )",
+            "",
+        ),
+        (
+            r"^(?:since|after|following) (?:the )?(?:interval )?(?:removal|insertion|placement|drainage|thoracentesis|diuresis|extubation|intubation|bronchoscopy)(?: of (?:the |a )?(?:[\w-]+ ){0,3}[\w-]+)?, ?",
+            "",
+        ),
         # another verb
         (r"\b(?:has|is) (?:\w+ly )?(?:returned|reverted|back) to (?=normal)", "is "),
         (r"\b(?:have|are) (?:\w+ly )?(?:returned|reverted|back) to (?=normal)", "are "),
-        (r"\b(has|have) (\w+ly )?(?:enlarged|lessened|doubled|tripled|halved|(?:come|gone) (?:down|up)|subsided|waned|moved|migrated)\b", r"\1 changed"),  # noqa: E501
+        (
+            r"\b(has|have) (\w+ly )?(?:enlarged|lessened|doubled|tripled|halved|(?:come|gone) (?:down|up)|subsided|waned|moved|migrated)\b",
+            r"\1 changed",
+        ),
         # values of before
         (r", {GRADE} on {OLD},", ""),
         (r",? ?\b(?:over|on|across) (?:multiple|several|serial|many) (?:\w+ )?{EXAM}{END}", ""),
         (r"(?:,? (?:but|and))? ?\bfrom (?:{GRADE}|{SIZE}) to (?=\w)", " "),
-        (r",? ?\(?\b(?:previously|formerly|(?:down |up |increased |decreased )?from|prior|versus|compared (?:to|with)|used to (?:be|measure))(?: (?:measur\w+|about|approximately|at|was))? (?:{SIZE}|{GRADE})(?: (?:to|and) {GRADE})?(?: in size)?(?: (?:on|in|at)? ?{OLD})?{END}\)?,?", ""),  # noqa: E501
-        (r",? ?\b(?:which )?(?:measured|was|were)(?: \w+ly)? (?:{SIZE}|{GRADE})(?: (?:on|in|at))?(?: {OLD})?,?(?: (?:and|but))?(?= (?:and |but )?(?:now )?(?:is|are|has|have|now|measures?)\b)", ""),  # noqa: E501
+        (
+            r",? ?\(?\b(?:previously|formerly|(?:down |up |increased |decreased )?from|prior|versus|compared (?:to|with)|used to (?:be|measure))(?: (?:measur\w+|about|approximately|at|was))? (?:{SIZE}|{GRADE})(?: (?:to|and) {GRADE})?(?: in size)?(?: (?:on|in|at)? ?{OLD})?{END}\)?,?",
+            "",
+        ),
+        (
+            r",? ?\b(?:which )?(?:measured|was|were)(?: \w+ly)? (?:{SIZE}|{GRADE})(?: (?:on|in|at))?(?: {OLD})?,?(?: (?:and|but))?(?= (?:and |but )?(?:now )?(?:is|are|has|have|now|measures?)\b)",
+            "",
+        ),
         # references
-        (r",? ?\b(?:(?:as |when |is |are )?(?:in )?compar(?:ed|ison)(?: is made)?(?: (?:to|with))?|relative to|since|than|from) {ANY}{END}", ""),  # noqa: E501
-        (r",? ?\b(?:(?:in|at) )?(?:the )?(?:as|similar to|identical to|like|to|on|in|same as|at)(?: (?:was |were )?{LOOK})?(?: (?:on|in|of|at))? {OLD}{END}", ""),  # noqa: E501
+        (
+            r",? ?\b(?:(?:as |when |is |are )?(?:in )?compar(?:ed|ison)(?: is made)?(?: (?:to|with))?|relative to|since|than|from) {ANY}{END}",
+            "",
+        ),
+        (
+            r",? ?\b(?:(?:in|at) )?(?:the )?(?:as|similar to|identical to|like|to|on|in|same as|at)(?: (?:was |were )?{LOOK})?(?: (?:on|in|of|at))? {OLD}{END}",
+            "",
+        ),
         (r",? ?\b(?:as|than) (?:before|previously|prior|earlier|yesterday|last time)(?: {LOOK})?{END}", ""),
-        (r",? ?\b(?:over|in|within|during) (?:the )?(?:past|last|intervening|{NUMBER}) (?:\w+ )?(?:hours?|days?|weeks?|months?|years?)\b|,? ?\bover time\b", ""),  # noqa: E501
-        (r",? ?\b(?:following|after|since|post) (?:the |a )?(?:[\w-]+ ){0,3}(?:removal|insertion|placement|drainage|thoracentesis|diuresis|extubation|intubation|bronchoscopy)(?=[,.;]|$)", ""),  # noqa: E501
+        (
+            r",? ?\b(?:over|in|within|during) (?:the )?(?:past|last|intervening|{NUMBER}) (?:\w+ )?(?:hours?|days?|weeks?|months?|years?)\b|,? ?\bover time\b",
+            "",
+        ),
+        (
+            r",? ?\b(?:following|after|since|post) (?:the |a )?(?:[\w-]+ ){0,3}(?:removal|insertion|placement|drainage|thoracentesis|diuresis|extubation|intubation|bronchoscopy)(?=[,.;]|$)",
+            "",
+        ),
         (r"\b(?:previously|formerly|earlier) (?:{LOOK}|placed|known) ", ""),
-        (r"(?:,? (?:and|but))?,? ?\b(?:in the (?:interval|interim|meantime)|intervally|as previously|as before){END}", ""),
+        (
+            r"(?:,? (?:and|but))?,? ?\b(?:in the (?:interval|interim|meantime)|intervally|as previously|as before){END}",
+            "",
+        ),
         (r",? ?\b(?:now|still|currently|today|once again|again)\b(?!,? \d+ ?years)", ""),
     )
     return tuple((compiled(pattern), left) for pattern, left in table)
@@ -175,7 +209,7 @@ _VOCABULARY = re.compile(
     rf"(?:interval |new |interim ){{1,2}}(?:placement|insertion|introduction|removal) of|"
     rf"(?:placement|insertion|introduction|re-?demonstration|re-?identification) of|"
     rf"in (?:an? |the )?(?:unchanged|stable|similar|same) {ASPECT}|"
-    rf"(?:not (?:significantly |substantially |appreciably )?)?{ADVERB}{{0,3}}(?<!-){CHANGED}(?! {STATIC})(?: in {ASPECT}(?: and {ASPECT})?)?|"  # noqa: E501
+    rf"(?:not (?:significantly |substantially |appreciably )?)?{ADVERB}{{0,3}}(?<!-){CHANGED}(?! {STATIC})(?: in {ASPECT}(?: and {ASPECT})?)?|"
     rf"(?:has|have) (?:\w+ )?been (?:\w+ )?{MOVED}|interval|interim|"
     rf"(?:is |are )?(?:re-?demonstrated|re-?identified)|remain(?:s|ed|ing)?|continu(?:es?|ed)|persists?|persisted)\b"
 )
@@ -190,7 +224,7 @@ _FUNCTION = frozenset(
 _NEGATORS = frozenset(("no", "not", "without", "neither", "nor", "never", "denies", "free"))
 _STRONG = frozenset(("and", "or", "but", "with", "without", "nor", "while", "whereas", "although", "however", ";"))
 _NEW_SCOPE = frozenset(
-    "there the a an mild moderate severe minimal small large trace left right bilateral is are stable".split()
+    ["there", "the", "a", "an", "mild", "moderate", "severe", "minimal", "small", "large", "trace", "left", "right", "bilateral", "is", "are", "stable"]
 )
 
 
@@ -220,7 +254,7 @@ def clause_claims(clause: str) -> Claims:
     text = re.sub(rf"\b(?:has|have) not (?:\w+ ){{0,2}}{GONE}", "persists", text)
     gone = None if re.search(rf"\b{NEARLY}", text) else _GONE_AFTER.search(text)
     if gone:
-        unknown = unknown or is_bare(text[: gone.start()])
+        unknown = unknown or (gone if is_bare(text[: gone.start()]) else None)
         text = text[: gone.start()] + " ^ " + text[gone.end() :]
     text = re.sub(r"\bno longer\b", "no", re.sub(r"\b(?:complete |interval )*resolution of\b", "no", text))
     left = _VOCABULARY.sub(" ~ ", text)
@@ -230,7 +264,7 @@ def clause_claims(clause: str) -> Claims:
     tokens = re.findall(r"\d+(?:\.\d+)?|[~^]|[a-z][a-z'/]*|[,;]", plain)
     words: list[tuple[str, str]] = []
     joins: list[str] = []
-    join, negated, turn, free = "", False, 0, False
+    join, joiner, negated, turn, free = "", "", False, 0, False
     for number, token in enumerate(tokens):
         if token in ("is", "are", "was", "were", "measures", "~") and not turn:
             turn = len(words)
@@ -246,15 +280,15 @@ def clause_claims(clause: str) -> Claims:
                 negated = False
             if token in ("without", "nor"):
                 negated = True
-            join = "&" if token in _STRONG else join or ","
+            join, joiner = ("&" if token in _STRONG else join or ","), token
         elif token in _NEGATORS:
             negated = True
         elif token not in _FUNCTION:
-            if free and words and all(word in BARE or f"{word}s" in BARE for word, _ in words) and join == "&":
+            if free and words and all(word in BARE or f"{word}s" in BARE for word, _ in words) and joiner == "with":
                 words, joins, turn = [], [], 0  # "the lungs are better aerated with a small effusion"
             words.append((_lemma(token), "-" if negated or gone else "+"))
             joins.append(("?" if free else join) if words else "")
-            join, free = "", False
+            join, joiner, free = "", "", False
     bare = changed and all(word in BARE or _lemma(word) in BARE or f"{word}s" in BARE for word, _ in words)
     grades = re.search(r"\b(?:mild|moderate|severe|small|large|trace|residual|persists?|remains?)\b", text)
     return Claims(tuple(words), tuple(joins), turn, bool(unknown or bare or (improved and not grades)))
@@ -311,7 +345,8 @@ def _same_order(before: list[Claims], after: list[Claims]) -> bool:
     if ours != theirs:
         return False
     return all(
-        new == old or "?" in (new, old) or (old == "," and new == "") for old, new in zip(our_joins, their_joins, strict=True)
+        new == old or "?" in (new, old) or (old == "," and new == "")
+        for old, new in zip(our_joins, their_joins, strict=True)
     )
 
 
@@ -335,7 +370,7 @@ def _parts(clause: Claims) -> list[tuple[tuple[tuple[str, str], ...], int]]:
     """The words between conjunctions, and where the predicate of each begins (0: it has none)."""
     borders = [0, *(n for n, join in enumerate(clause.joins) if n and join == "&"), len(clause.words)]
     parts = []
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in pairwise(borders):
         if end > start:
             at = clause.turn - start
             parts.append((clause.words[start:end], at if 0 < at < end - start else 0))

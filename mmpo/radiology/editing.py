@@ -23,7 +23,7 @@ Label = Literal["none", "partial", "all"]
 
 @dataclass(frozen=True)
 class LineEdit:
-    """What becomes of a line: `edit` is its text afterwards, empty where the whole line goes; `reason` then says why."""
+    """What becomes of a line: `edit` is its text afterwards, empty where the whole line goes; `reason` says why."""
 
     label: Label
     edit: str

@@ -38,7 +38,7 @@ _NEGATED_AFTER = re.compile(
     r"(?:is|are) (?:now |completely )?resolved|no longer|cannot be seen)\b"
 )
 _NO_NEGATION = re.compile(
-    r"\b(?:cannot|not) (?:be )?(?:exclude\w*|ruled)|no (?:new|change|interval|significant (?:interval )?change)"
+    r"\b(?:cannot|not) (?:be )?(?:exclude\w*|ruled)|(?:without|no) (?:new|change|interval|significant (?:\w+ )?change)"
 )
 _NOT_EXCLUDED = re.compile(r"^[^,;]{0,40}(?:cannot|not) be (?:excluded|ruled out)")
 _NEARLY = re.compile(r"\b(?:nearly|almost|partial\w*|near|incomplete\w*|largely|mostly|not (?:yet|completely|fully))\b")

@@ -4,6 +4,7 @@ References to earlier exams go first (`claims.without_time`). What is left of ea
 where they were the whole predicate, the subject is present, if it is a finding or a device and not just a part of the
 body. `claims.keeps_claims` decides afterwards whether the result may be used, so a rule here may fail but not lie.
 """
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ from mmpo.radiology.claims import (
 )
 
 _STATE = rf"(?:{ADVERB}{{0,4}}(?:in (?:an? |the )?)?(?:{CHANGED}|(?:been )?{MOVED})(?:,? ?in (?:overall |the )?{ASPECT}(?: and {ASPECT})?)?)"
-_STATES = re.compile(rf"^,? ?{_STATE}(?:,? (?:(?:and|or|but|to) )?{_STATE})*(?![\w-])(?: {ASPECT}\b)?,? ?", re.IGNORECASE)
+_STATES = re.compile(
+    rf"^,? ?{_STATE}(?:,? (?:(?:and|or|but|to) )?{_STATE})*(?![\w-])(?: {ASPECT}\b)?,? ?", re.IGNORECASE
+)
 _TRAILING = re.compile(rf",? (?:and |but )?{_STATE}(?:,? (?:and|or|but|to) {_STATE})*$", re.IGNORECASE)
 _ATTRIBUTE = re.compile(
     rf"\b(?:interval(?:ly)? |slightly |mildly |minimally |markedly |significantly |moderately )?(?<!-)(?:(?:not significantly )?{CHANGED}"
@@ -43,7 +46,8 @@ _CHANGE_OF = re.compile(
     rf"^{_THERE}(?P<d>{_DEGREE})(?P<c>{CHANGE}) (?:in|of|to|from)(?: the| an?)? (?P<x>.+)$", re.IGNORECASE
 )
 _PLACED = re.compile(
-    rf"^{_THERE}(?:status post )?(?:(?:interval|new|interim) )*(?:placement|insertion|introduction) of (?P<x>.+)$", re.IGNORECASE
+    rf"^{_THERE}(?:status post )?(?:(?:interval|new|interim) )*(?:placement|insertion|introduction) of (?P<x>.+)$",
+    re.IGNORECASE,
 )
 _AGAIN = re.compile(
     rf"^{_THERE}(?:(?:re-?demonstration|re-?identification) of (?P<a>.+)|(?:(?P<v>{SEEN})|re-?demonstrated|re-?identified) (?:is|are) (?P<b>.+))$",
@@ -53,14 +57,23 @@ _RESOLVED = re.compile(
     rf"^(?P<x>.+?),? (?:(?:has|have) {ADVERB}{{0,3}}{GONE}|(?:is|are) {ADVERB}{{0,3}}(?:{GONE}|no longer {SEEN}))$",
     re.IGNORECASE,
 )
-_NO_LONGER = re.compile(rf"^(?:there (?:is|are) no longer|no longer {SEEN} (?:is|are)|(?:interval |complete )*resolution of)(?: an?| any| the)? (?P<x>.+)$", re.IGNORECASE)
+_NO_LONGER = re.compile(
+    rf"^(?:there (?:is|are) no longer|no longer {SEEN} (?:is|are)|(?:interval |complete )*resolution of)(?: an?| any| the)? (?P<x>.+)$",
+    re.IGNORECASE,
+)
 _CLAUSE = re.compile(
     r"^(?P<s>(?!there\b).+?),? (?P<v>(?:has|have) (?:\w+ly |since |also )?been|has|have|is|are|appears?|looks?|remains?|remained|"
     r"continues? to be|stays?|persists?|persisted|was|were)\b,? ?(?P<p>.*)$",
     re.IGNORECASE,
 )
-_FINITE = re.compile(r"^(?:and |but )?(?:is|are|has|have|remains?|persists?|ends?|terminates?|projects?|lies|lie|measures?|extends?|overlies|overlie|demonstrates?|shows?)\b", re.IGNORECASE)
-_PLACE = re.compile(r"^(?:in|at|on|along|over|overlying|within|throughout|bilaterally|involving|measuring|predominantly|projecting|along|with|without|likely|most likely|probably|possibly|which|particularly|especially|including|representing|reflecting|suggesting|suggestive|(?:left|right)(?: side)? (?:more|greater|worse))\b", re.IGNORECASE)
+_FINITE = re.compile(
+    r"^(?:and |but )?(?:is|are|has|have|remains?|persists?|ends?|terminates?|projects?|lies|lie|measures?|extends?|overlies|overlie|demonstrates?|shows?)\b",
+    re.IGNORECASE,
+)
+_PLACE = re.compile(
+    r"^(?:in|at|on|along|over|overlying|within|throughout|bilaterally|involving|measuring|predominantly|projecting|along|with|without|likely|most likely|probably|possibly|which|particularly|especially|including|representing|reflecting|suggesting|suggestive|(?:left|right)(?: side)? (?:more|greater|worse))\b",
+    re.IGNORECASE,
+)
 _GRADE = re.compile(r"\b(?:mild|moderate|severe|small|large|trace|minimal|residual|\d)", re.IGNORECASE)
 _PROPER = re.compile(r"^(?:[A-Z]{2}|[A-Z]\w*-[A-Z]|Swan|Dobhoff|Dobbhoff|Kerley)")
 
@@ -86,7 +99,11 @@ def rewrite(body: str) -> str | None:
     for joiner, clause in kept[1:]:
         mark = joiner.strip()
         first = clause if _PROPER.match(clause) else clause[0].lower() + clause[1:]
-        text += (". " + clause[0].upper() + clause[1:]) if mark == "." else ("" if mark[0] in ";," else " ") + mark + " " + first
+        text += (
+            (". " + clause[0].upper() + clause[1:])
+            if mark == "."
+            else ("" if mark[0] in ";," else " ") + mark + " " + first
+        )
     return text
 
 
@@ -96,11 +113,14 @@ def rewrite_clause(clause: str) -> str | None:
     listed = re.search(r",? (?:and |but )?(?:no|without) (?:evidence of |definite )?new\b.*$", clause)
     if listed and listed.start():
         clause = clause[: listed.start()]
-    if NO_NEW.search(clause.lower()) or REMOVED.search(clause.lower()):
+    if re.search(r"re-?expanded$", clause) or NO_NEW.search(clause.lower()) or REMOVED.search(clause.lower()):
         return None
     clause = re.sub(
         rf"\b(has|have|is|are) (?:not (?:\w+ ){{0,2}}|{ADVERB}{{0,2}}?{NEARLY} (?:completely |entirely )?){GONE}\b",
-        lambda m: "persists" if m[1] in ("has", "is") else "persist", clause, flags=re.IGNORECASE)
+        lambda m: "persists" if m[1] in ("has", "is") else "persist",
+        clause,
+        flags=re.IGNORECASE,
+    )
     for pattern in (_NO_LONGER, _RESOLVED):
         match = pattern.match(clause)
         if match:
@@ -114,7 +134,9 @@ def rewrite_clause(clause: str) -> str | None:
         improved = re.match(r"improve", match["c"], re.IGNORECASE)
         if is_bare(_head(what)) or improved:
             return None
-        return _present(_article_kept(clause, match, what), fragment="no" in match["d"].lower() or "little" in match["d"])
+        return _present(
+            _article_kept(clause, match, what), fragment="no" in match["d"].lower() or "little" in match["d"]
+        )
     match = _PLACED.match(clause)
     if match:
         return _present(attributes(match["x"]))
@@ -135,13 +157,22 @@ def _fragment(clause: str) -> str | None:
     whole = clause
     if re.search(rf", {_STATE} (?:on|in|at) the (?:left|right)\b", clause, re.IGNORECASE):
         return None  # the side is that of the change
-    clause = re.sub(rf"^({_THERE}){_DEGREE}(?:unchanged|stable|similar|the same) {ASPECT} of (?:the |an? )?", r"\1", clause, flags=re.IGNORECASE)
+    clause = re.sub(
+        rf"^({_THERE}){_DEGREE}(?:unchanged|stable|similar|the same) {ASPECT} of (?:the |an? )?",
+        r"\1",
+        clause,
+        flags=re.IGNORECASE,
+    )
     clause = _TRAILING.sub("", clause)
-    clause = re.sub(rf",? (?:with|without)(?: no)? {_DEGREE}{CHANGE}(?: in {ASPECT})?$", "", clause, flags=re.IGNORECASE)
+    clause = re.sub(
+        rf",? (?:with|without)(?: no)? {_DEGREE}{CHANGE}(?: in {ASPECT})?$", "", clause, flags=re.IGNORECASE
+    )
     clause = attributes(clause)
     clause = re.sub(r"^(?:there (?:is|are) )?(?:no |little |minimal )?$", "", clause, flags=re.IGNORECASE)
     what = re.sub(rf"^(?:{_AMOUNT.pattern[1:]})", "", clause, flags=re.IGNORECASE)
-    if re.match(r"(?:there (?:is|are) )?(?:\w+ly |interval )?improved\b", whole, re.IGNORECASE) and not _GRADE.search(what):
+    if re.match(r"(?:there (?:is|are) )?(?:\w+ly |interval )?improved\b", whole, re.IGNORECASE) and not _GRADE.search(
+        what
+    ):
         return None
     return None if is_bare(_head(what)) else what
 
@@ -152,12 +183,18 @@ def _predicated(match: re.Match[str]) -> str | None:
     plural = verb.split()[0] in ("are", "have", "remain", "continue", "appear", "look", "stay", "persist", "were")
     be = "are" if plural or (verb in ("remained", "persisted") and _be(subject) == "are") else "is"
     improved = re.search(r"\bimprove(?:d|ment)\b", f"{match['s']} {predicate}", re.IGNORECASE)
-    predicate = re.sub(rf"^(?:not|without|with no|with little) {ADVERB}{{0,2}}(?:{CHANGED}|{CHANGE})(?: in {ASPECT})?", "unchanged", predicate)
+    predicate = re.sub(
+        rf"^(?:not|without|with no|with little) {ADVERB}{{0,2}}(?:{CHANGED}|{CHANGE})(?: in {ASPECT})?",
+        "unchanged",
+        predicate,
+    )
     predicate = re.sub(rf",? (?:with|without)(?: no)? {_DEGREE}{CHANGE}(?: in {ASPECT})?(?=,|$)", "", predicate)
     states = _STATES.match(predicate)
     rest = predicate[states.end() :] if states else predicate
     trailing = _TRAILING.sub("", rest)
-    changed = not predicate or bool(states) or trailing != rest or verb.startswith(("remain", "continue", "persist", "stay"))
+    changed = (
+        not predicate or bool(states) or trailing != rest or verb.startswith(("remain", "continue", "persist", "stay"))
+    )
     rest = trailing.strip(" ,")
     if _FINITE.match(rest) and changed:
         return rewrite_clause(f"{subject} {re.sub(r'^(?:and|but) ', '', rest)}")
@@ -182,7 +219,11 @@ def _predicated(match: re.Match[str]) -> str | None:
     if states and _PLACE.match(rest):
         if is_bare(_head(subject)):
             return None
-        comma = "," if re.match(r"(?:likely|most|left|right|prob|poss|which|part|espec|incl|repr|refl|sugg|measuring)", rest) else ""
+        comma = (
+            ","
+            if re.match(r"(?:likely|most|left|right|prob|poss|which|part|espec|incl|repr|refl|sugg|measuring)", rest)
+            else ""
+        )
         return f"{subject} {be} present{comma} {rest}"
     kept = match["v"] if not changed and verb in ("is", "are", "was", "were") else be
     return f"{subject} {kept} {rest}"
@@ -190,8 +231,15 @@ def _predicated(match: re.Match[str]) -> str | None:
 
 def attributes(phrase: str) -> str:
     """A phrase without adjectives of change."""
-    phrase = re.sub(rf",? ?\bin (?:an? |the )?(?:unchanged|stable|similar|same) {ASPECT}\b", " in place" if re.search(r"(?:unchanged|stable|similar|same) \w+$", phrase) else "", phrase, flags=re.IGNORECASE)
-    phrase = re.sub(rf" (?:and|but) {_STATE}(?= [a-z])", "", phrase) if not re.search(r"\b(?:is|are)\b", phrase) else phrase
+    phrase = re.sub(
+        rf",? ?\bin (?:an? |the )?(?:unchanged|stable|similar|same) {ASPECT}\b",
+        " in place" if re.search(r"(?:unchanged|stable|similar|same) \w+$", phrase) else "",
+        phrase,
+        flags=re.IGNORECASE,
+    )
+    phrase = (
+        re.sub(rf" (?:and|but) {_STATE}(?= [a-z])", "", phrase) if not re.search(r"\b(?:is|are)\b", phrase) else phrase
+    )
     for _ in range(3):
         phrase = _ATTRIBUTE.sub("", phrase)
     return re.sub(r"\bwith (?:increase|decrease|worsening|improvement) (?:in|of) ", "with ", phrase)

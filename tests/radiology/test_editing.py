@@ -6,9 +6,11 @@ import json
 import random
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mmpo.radiology.claims import keeps_claims
 from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.editing import RuleEditor, edit_report
 from mmpo.radiology.findings import sentence_findings
@@ -57,6 +59,23 @@ def test_rewrites(line: str, edit: str) -> None:
 )
 def test_nothing_can_be_told(line: str) -> None:
     assert EDITOR.line(line).label == "all" and EDITOR.line(line).edit == ""
+
+
+def _rows(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (Path(__file__).parent / name).read_text().splitlines()]
+
+
+@pytest.mark.parametrize("pair", _rows("edit_pairs.jsonl"), ids=lambda pair: f"{pair['line']} {pair['edit']}")
+def test_the_guard(pair: dict[str, Any]) -> None:
+    assert keeps_claims(pair["line"], pair["edit"]) == pair["good"]
+
+
+@pytest.mark.parametrize("row", _rows("edits_fourth.jsonl"), ids=lambda row: str(row["text"]))
+def test_edits_by_their_properties(row: dict[str, Any]) -> None:
+    said = EDITOR.line(row["text"]).edit.lower()
+    assert (said == "") == row.get("drop", False)
+    assert all(words in said for words in row.get("keep", ())), said
+    assert not any(words in said for words in row.get("never", ())), said
 
 
 def test_invariants_of_every_sentence() -> None:
