@@ -224,7 +224,25 @@ _FUNCTION = frozenset(
 _NEGATORS = frozenset(("no", "not", "without", "neither", "nor", "never", "denies", "free"))
 _STRONG = frozenset(("and", "or", "but", "with", "without", "nor", "while", "whereas", "although", "however", ";"))
 _NEW_SCOPE = frozenset(
-    ["there", "the", "a", "an", "mild", "moderate", "severe", "minimal", "small", "large", "trace", "left", "right", "bilateral", "is", "are", "stable"]
+    [
+        "there",
+        "the",
+        "a",
+        "an",
+        "mild",
+        "moderate",
+        "severe",
+        "minimal",
+        "small",
+        "large",
+        "trace",
+        "left",
+        "right",
+        "bilateral",
+        "is",
+        "are",
+        "stable",
+    ]
 )
 
 

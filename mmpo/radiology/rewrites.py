@@ -80,6 +80,7 @@ _PROPER = re.compile(r"^(?:[A-Z]{2}|[A-Z]\w*-[A-Z]|Swan|Dobhoff|Dobbhoff|Kerley)
 
 _PRESUPPOSED = re.compile(
     rf"\b(?:previously|formerly|prior|previous|earlier)\b.*\b(?:not|never|cannot be) (?:\w+ )?{SEEN}\b|"
+    rf"\b{SEEN}\b.* last (?:week|month|year|night)\b.*\b(?:cleared|resolved|gone|disappeared|vanished)\b|"
     rf"\b(?:clear|free) of (?:the )?(?:previously|prior|previous)\b",
     re.IGNORECASE,
 )

