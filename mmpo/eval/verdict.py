@@ -29,7 +29,8 @@ def headline_rows(rows: Sequence[Row]) -> Iterator[Row]:
 
 def verdict(card: Scorecard) -> list[str]:
     """Three lines. With a before and an after: headline numbers that are clearly better, clearly worse (p below 0.05),
-    and neither; of one model: the numbers, what they rest on, and how many warnings there are.
+    and neither, and what else got clearly worse: an improvement has its price told beside it. Of one model: the
+    numbers, what they rest on, and how many warnings there are.
     """
     from mmpo.eval.scorecard import LABELS, number
 
@@ -64,9 +65,27 @@ def verdict(card: Scorecard) -> list[str]:
         else:
             better = (row.change.value > 0) == (row.better == "higher")
             groups["Better" if better else "Worse"].append(moved)
+    for row in _price(card.rows, rows):
+        assert row.before is not None
+        groups["Worse"].append(
+            f"{named(row)} {number(row.before.value, row.percent)} → {number(row.after.value, row.percent)}"
+        )
     lines = [f"{name}: {'; '.join(found) or 'nothing'}" for name, found in groups.items()]
     lines[-1] += f"{_undefined(lost)}. Take care: {care}"
     return lines
+
+
+def _price(rows: Sequence[Row], told: Sequence[Row]) -> list[Row]:
+    """Of each metric that is no headline and got clearly worse, one row: over everything, else of its last split."""
+    found: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        if any(row is one for one in told) or row.better == "neither" or row.change is None or row.before is None:
+            continue
+        worse = (row.change.value < 0) == (row.better == "higher") and row.change.p < SIGNIFICANT
+        known = found.get((row.benchmark, row.metric))
+        if worse and row.before.defined and row.after.defined and (known is None or known.split is not None):
+            found[row.benchmark, row.metric] = row
+    return list(found.values())
 
 
 def _undefined(names: Sequence[str]) -> str:

@@ -234,7 +234,7 @@ def test_a_verdict_in_three_plain_lines_comes_first() -> None:
     assert change is not None and change.detectable is not None
     lines = [
         "Better: CHAIR CHAIR_s 50.0 → 10.0",
-        "Worse: AMBER CHAIR_s 10.0 → 50.0",
+        "Worse: AMBER CHAIR_s 10.0 → 50.0; AMBER CHAIR_i 9.1 → 33.3",
         f"Not clear: MME CHAIR_s 50.0 → 47.5 (these images would show {100 * change.detectable:.1f}). Take care: "
         "1 warning under the table",
     ]
