@@ -1,4 +1,4 @@
-"""A full disk, a folder that may not be written: whatever library met it, one line that says so.
+"""A full disk, a folder that may not be written, a name that no disk takes: whatever library met it, one line says so.
 
 Python raises `OSError` with a number, Rust libraries (safetensors, tokenizers) and Arrow errors of their own with the
 number in the text, torch's archive writer neither. An error that was raised while another was handled is found through
@@ -42,6 +42,8 @@ def storage_error(error: BaseException, folder: Path | None = None) -> UserError
             )
         if number == errno.EROFS:
             return UserError(f"{place}: the disk is read-only", hint="write to another folder, or mount it for writing")
+        if number == errno.ENAMETOOLONG:
+            return UserError(f"{place[:60]}…: the name is too long for this disk", hint="is it the right path?")
         if number in FORBIDDEN:
             return UserError(f"{place}: no permission", hint="check who owns it, or name another folder")
     return None

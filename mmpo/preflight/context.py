@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -46,9 +47,12 @@ class Context:
         return any(one.error and one.path[: len(path)] == path for one in self.problems)
 
     def comes(self, value: str | Path) -> bool:
-        """Will an earlier step of the run make this? (It lies in the run folder and is not there yet.)"""
-        place = Path(value)
-        return not place.exists() and place.absolute().is_relative_to(self.run.absolute())
+        """Will a step of the run make this? It lies in the run folder, and is not there yet, or belongs to a step that
+        was cut off and goes on: then what is there may be half of it."""
+        place, run = Path(value).absolute(), self.run.absolute()
+        if not place.is_relative_to(run):
+            return False
+        return not os.path.exists(place) or place.relative_to(run).parts[:1] in [(name,) for name in self.sections]
 
     @contextmanager
     def noting(self, path: Keys) -> Iterator[None]:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from mmpo.errors import UserError
+from mmpo.preflight import examine
+from mmpo.recipes import read
 from tests.cli.conftest import Invoke
 
 WHOLE = """\
@@ -193,6 +196,23 @@ def test_what_an_earlier_section_makes_is_not_missing(mmpo: Invoke, whole: Path)
     text = whole.read_text().replace("train:\n", "train:\n  pairs: ${build.pairs}\n")
     whole.write_text(text + "  adapter: ${run}/train/adapter\n  chair: {vocabulary: '${run}/words.json'}\n")
     assert mmpo("recipe", "check", "my.yaml").exit_code == 0
+
+
+def test_half_of_what_an_earlier_section_makes_is_not_looked_at(whole: Path) -> None:
+    """A run that was killed in the middle of its build goes on: the build will make the rest. Where it will not, what
+    is there must be whole."""
+    whole.write_text(whole.read_text().replace("train:\n", "train:\n  pairs: ${build.pairs}\n"))
+    Path("runs/a/build/pairs/data").mkdir(parents=True)
+    examine(read("my.yaml"), run=Path("runs/a"))
+    with pytest.raises(UserError, match="no pairs"):
+        examine(read("my.yaml"), run=Path("runs/a"), finished=["build"])
+
+
+@pytest.mark.parametrize(
+    "key", ["model", "build.annotations", "build.images", "train.pairs", "eval.adapter", "eval.chair.vocabulary"]
+)
+def test_a_name_too_long_for_any_disk(mmpo: Invoke, whole: Path, key: str) -> None:
+    assert "too long" in refused(mmpo, "--set", f"{key}={'a' * 300}").lower()
 
 
 def test_judges_that_do_not_answer_are_a_warning(mmpo: Invoke, whole: Path) -> None:
