@@ -89,7 +89,7 @@ def write(
 
 
 def _turn(path: Path, rotation: int) -> None:
-    """Write an anticlockwise turn by 90, -90 or 180 degrees into the track header of an MP4 (PyAV itself can from some later version on)."""
+    """Write an anticlockwise turn by 90, -90 or 180 degrees into the track header of an MP4."""
     cos, sin = {90: (0, 1), -90: (0, -1), 180: (-1, 0)}[rotation]
     data = bytearray(path.read_bytes())
     at = data.index(b"tkhd") + 44
