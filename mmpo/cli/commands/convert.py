@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -41,6 +41,10 @@ def convert(
         list[str] | None,
         typer.Option(metavar="KEY", help="A key whose pictures, videos or sounds are not the pairs'. May be repeated."),
     ] = None,
+    allow_links: Annotated[
+        bool,
+        typer.Option("--allow-links", help="Follow links out of the folder of images, as hub caches and DVC have."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion in OUT.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the account as JSON.")] = False,
 ) -> None:
@@ -64,6 +68,7 @@ def convert(
     from mmpo.data.convert import convert as run
     from mmpo.data.outside import Unreadable, yaml_of
     from mmpo.errors import UserError
+    from mmpo.preflight.commands import examine_convert
     from mmpo.progress import reporting
 
     options = {}
@@ -76,11 +81,15 @@ def convert(
         except Unreadable as error:
             raise error.at(f"--set {text}", lines=False) from None
 
-    def work():  # type: ignore[no-untyped-def]
-        return run(
-            source, out, source_format=from_, out_format=to, images=images, media=media, split=split,
-            options=options, ignore=ignore or (), overwrite=overwrite,
-        )  # fmt: skip
+    given: dict[str, Any] = {
+        "source_format": from_, "out_format": to, "images": images, "media": media, "split": split,
+        "options": options, "overwrite": overwrite, "allow_links": allow_links,
+    }  # fmt: skip
+    for warning in examine_convert(source, out, **given):
+        console.warn(warning)
+
+    def work() -> Converted:
+        return run(source, out, ignore=ignore or (), **given)
 
     if json_:
         result = work()
