@@ -239,6 +239,9 @@ class PairScorer(nn.Module):
 
     def _answers(self, batch: AnswerBatch, frozen: bool) -> ResponseLogps:
         """Policy log-probs of auxiliary answers, a row a sample [samples, t]."""
+        if not batch.owner:
+            nothing = torch.zeros(0, 0, device=self._vlm.device)
+            return ResponseLogps(nothing, None, nothing.bool(), top1=nothing.bool(), kl=nothing if self.kl else None)
         shared = batch.shared(self._vlm.visual_token_ids, whole_prompts=self._vlm.family.blocks == "prompt")
         layout = self._layout(shared.trees, batch.image_inputs)
         divergence = None

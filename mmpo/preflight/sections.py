@@ -109,6 +109,8 @@ def check_train(context: Context) -> None:
 
         with context.noting(("train", "corruption", "parameters")):
             Corruption(settings.corruption.kind, dict(settings.corruption.parameters))
+    if settings.auxiliary is not None and not context.has_error(("train", "auxiliary")):
+        _check_auxiliary(context, settings.auxiliary)
     if settings.quantize == "nf4":
         with context.noting(("train", "quantize")):
             require("nf4", BITSANDBYTES)
@@ -129,6 +131,23 @@ def check_train(context: Context) -> None:
     folder = find_model(settings.model)
     if folder is not None and not context.has_error(context.given(("train", "model"))):
         _check_weights(context, settings, weights(folder, settings.model))
+
+
+def _check_auxiliary(context: Context, settings: Any) -> None:
+    """The first samples beside the pairs, and their pictures."""
+    from mmpo.trainers.auxiliary import Sample, read_samples
+
+    if context.comes(settings.data):
+        return
+    at = ("train", "auxiliary", "data")
+    with context.noting(at):
+        samples = list(islice(read_samples(settings), LOOKED_AT))
+        if samples and not any(isinstance(sample, Sample) for sample in samples):
+            place, error = next(sample for sample in samples if not isinstance(sample, Sample))
+            raise UserError(f"none of the {len(samples)} rows looked at can be learnt; the first is {place}: {error}")
+        found = [image for sample in samples if isinstance(sample, Sample) for image in sample.images]
+        pictures = [(settings.image_root, image) for image in found if isinstance(image, str)]
+        _check_pictures(context, at, pictures, settings.allow_links)
 
 
 def _check_objective(context: Context) -> None:
