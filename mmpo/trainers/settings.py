@@ -59,11 +59,11 @@ class AuxiliarySettings(Settings):
     )
     allow_links: bool = Field(default=False, description="Follow links out of the folder of images (hub caches, DVC).")
 
-    @field_validator("per_pair")
+    @field_validator("per_pair", mode="before")
     @classmethod
-    def _positive(cls, value: float | str) -> float | str:
-        if isinstance(value, float) and value <= 0:
-            raise ValueError("must be greater than 0, or once")
+    def _rate(cls, value: Any) -> Any:
+        if value != "once" and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+            raise ValueError(f"must be a number greater than 0, or once (it is {value!r})")
         return value
 
     def rate(self, samples: int, pairs: int) -> Fraction:
