@@ -163,7 +163,11 @@ def score(benchmark: str, request: ScoreRequest) -> Scored:
     """Score answers made elsewhere. Raises UserError for an unknown benchmark, parser or option, for what is missing,
     and for mistakes in the files (with file and line).
     """
-    return checked(benchmark, request).run(request)
+    found = checked(benchmark, request)
+    for path in (request.answers, request.questions, request.annotations):
+        if path is not None and not path.exists():
+            raise UserError(f"{path} does not exist")
+    return found.run(request)
 
 
 def checked(benchmark: str, request: ScoreRequest, *, judged: bool = False) -> Scorer:
@@ -192,7 +196,4 @@ def checked(benchmark: str, request: ScoreRequest, *, judged: bool = False) -> S
     for key, packages in found.packages.items():
         if given.get(key) or key in request.options:
             require(f"{benchmark} with {key if key in request.options else f'--{key}'}", *packages)
-    for path in (request.answers, request.questions, request.annotations):
-        if path is not None and not path.exists():
-            raise UserError(f"{path} does not exist")
     return found
