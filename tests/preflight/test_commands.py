@@ -1,5 +1,4 @@
-"""Commands without a recipe look before they work, too: convert, export, eval score. All mistakes at once, and nothing is
-left behind."""
+"""Commands without a recipe look before they work, too: all mistakes at once, and nothing is left behind."""
 
 from __future__ import annotations
 

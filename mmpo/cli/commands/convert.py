@@ -29,17 +29,20 @@ def convert(
         str | None,
         typer.Option(
             metavar="HOW",
-            help="embed (in the rows), copy (files in OUT/images) or reference (paths as they are).",
+            help="embed (in the rows), copy (files in OUT/images) or reference (paths as they are). Without it: the "
+            "first of these that the written format can.",
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="The split to read, where IN has several.")] = "train",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the format: --set pairs_per_image=1."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the format: --set pairs_per_image=1. Repeatable."
+        ),
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY", help="A key whose pictures, videos or sounds are not the pairs'. May be repeated."),
+        typer.Option(metavar="KEY", help="A key whose pictures, videos or sounds are not the pairs'. Repeatable."),
     ] = None,
     allow_links: Annotated[
         bool,
@@ -51,15 +54,16 @@ def convert(
     """Convert preference data between formats.
 
     Reads mmpo, trl, llamafactory, ms-swift, llava, povid, hadpo, rlhf-v, rlaif-v, seva,
-    mia-dpo, mdpo, sentinel, llava-hound, vlfeedback, bpo and opa-dpo. A row that cannot be
-    used, or that holds media its format does not read, is listed in OUT/rejects.jsonl with
-    file, row and reason.
+    mia-dpo, mdpo, sentinel, llava-hound, vlfeedback, bpo and opa-dpo; docs/convert.md has the
+    options of each (--set). A row that cannot be used, or that holds media its format does not
+    read, is listed in OUT/rejects.jsonl with file, row and reason.
 
     [bold]Examples[/bold]
 
       mmpo convert RLHF-V-Dataset pairs
       mmpo convert hadpo/llava-v1.5 pairs --images visual_genome --set pairs_per_image=9
       mmpo convert runs/mine/build/pairs lf --to llamafactory
+      mmpo convert rows.jsonl pairs --images hub/snapshot --allow-links
     """
     import json
     from dataclasses import asdict

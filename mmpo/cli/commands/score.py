@@ -55,6 +55,7 @@ def score(
       mmpo eval score help
       mmpo eval score pope --questions coco_pope_random.json --answers my.jsonl
       mmpo eval score mme --answers Your_Results/ --json
+      mmpo eval score mmhal --answers answers.json --judge judge.yaml
     """
     from mmpo.cli import console
     from mmpo.cli.score_table import show
