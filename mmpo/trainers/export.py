@@ -21,7 +21,7 @@ from mmpo.errors import UserError
 from mmpo.locks import announce, locked
 from mmpo.models.loading import VLM, load_vlm
 from mmpo.models.prompts import encode_response
-from mmpo.models.score import score_responses
+from mmpo.models.segments import score_responses
 from mmpo.trainers.settings import TrainResult, TrainSettings
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}

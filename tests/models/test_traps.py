@@ -27,7 +27,8 @@ from mmpo.models.loading import VLM
 from mmpo.models.positions import Counted
 from mmpo.models.processing import join_images, process_images
 from mmpo.models.prompts import encode_prompt, encode_response
-from mmpo.models.score import PairBatch, PairScorer, plain_rows, rules_of, segment_logps, shared_row
+from mmpo.models.score import PairBatch, PairScorer
+from mmpo.models.segments import plain_rows, rules_of, segment_logps, shared_row
 from mmpo.models.tree import CAUSAL
 from mmpo.models.vision import encode_images, select_images
 from tests.models.pairs import PICTURES, by_hand, mixed_batch
