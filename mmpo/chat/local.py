@@ -79,11 +79,15 @@ class LocalChat:
     def _tokens(self, request: ChatRequest) -> list[int]:
         if request.images:
             raise Quarantined(STAGE, "images_unsupported", "a local text model sees no images; use a server")
+        from mmpo.models.chat_template import render
+
         plain = self._plain_text
         messages = [{"role": role, "content": plain.hide(text)} for role, text in request.messages]
         tokenizer = self._tokenizer
         try:
-            text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            text = render(tokenizer, messages, source=self.settings.model, add_generation_prompt=True)
+        except UserError:
+            raise
         except Exception as error:  # templates raise what they like, e.g. where there may be no system message
             raise Quarantined(STAGE, "no_chat_template", str(error)[:200]) from None
         try:

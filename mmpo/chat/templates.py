@@ -14,8 +14,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.loaders import FileSystemLoader
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from mmpo.data.outside.templates import BoundedEnvironment, TemplateTooMuch, limited
 from mmpo.errors import UserError
 
 PROMPTS = Path(__file__).parent / "prompts"
@@ -30,7 +30,10 @@ def render(name_or_path: str | Path, **values: Any) -> str:
     """
     path = template_path(name_or_path)
     try:
-        return str(_template(path, path.stat().st_mtime_ns).render(**values)).strip()
+        with limited():
+            return str(_template(path, path.stat().st_mtime_ns).render(**values)).strip()
+    except (TemplateTooMuch, RecursionError, MemoryError) as error:
+        raise UserError(f"{path}: the template is stopped: {error}", hint="take the endless loop out of it") from None
     except TemplateSyntaxError as error:
         raise UserError(f"{error.filename or path}:{error.lineno}: {error.message}") from None
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
@@ -74,7 +77,7 @@ def _template(path: Path, changed: int) -> Template:
 @cache
 def _environment(folder: Path) -> Environment:
     """`{% include %}` finds files beside the template, then the packaged ones; nothing outside these folders."""
-    return ImmutableSandboxedEnvironment(
+    return BoundedEnvironment(
         loader=FileSystemLoader([folder, PROMPTS]),
         undefined=StrictUndefined,
         trim_blocks=True,

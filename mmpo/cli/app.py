@@ -57,9 +57,11 @@ class RootGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         commands = command.commands if isinstance(command, TyperGroup) else {}
         if DEFAULT in commands and (not rest or rest[0] not in commands):
-            others = [f"mmpo {name} {other}" for other in commands if other != DEFAULT]
+            others = [
+                f"mmpo {name} {key}: {one.get_short_help_str(90)}" for key, one in commands.items() if key != DEFAULT
+            ]
             command = commands[DEFAULT]
-            command.epilog = f"There is also: {', '.join(others)}" if others else None
+            command.epilog = "\n\n".join(["There is also", *others]) if others else None
         return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -91,7 +93,8 @@ app = typer.Typer(
     cls=RootGroup,
     name="mmpo",
     help="Make a vision-language model stop making things up: build preference pairs, train an adapter, measure it.",
-    epilog="Start with [bold]mmpo demo[/bold]. It needs no data, no model of yours and no network.",
+    epilog="Start with [bold]mmpo demo[/bold]. It needs no data, no model of yours and no network.\n\n"
+    "Then [bold]mmpo recipe show own-images > my.yaml[/bold], edit the paths in it, and [bold]mmpo run my.yaml[/bold].",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -105,7 +108,14 @@ _GROUPS = {
     "eval": "Measure hallucination, before and after.",
     "radiology": "References to earlier exams in radiology reports: find them, take them out; films and findings.",
 }
-_groups = {name: typer.Typer(help=text, rich_markup_mode="rich") for name, text in _GROUPS.items()}
+_EPILOGS = {
+    "radiology": "For example [cyan]mmpo radiology edit reports.jsonl[/cyan]. Pairs are built with a recipe: "
+    "[cyan]mmpo recipe show radiology > my.yaml[/cyan]",
+}
+_groups = {
+    name: typer.Typer(help=text, epilog=_EPILOGS.get(name), no_args_is_help=name in _EPILOGS, rich_markup_mode="rich")
+    for name, text in _GROUPS.items()
+}
 for _name, _group in _groups.items():
     app.add_typer(_group, name=_name)
 

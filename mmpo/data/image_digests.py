@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmpo.data.atomic import write_text
 from mmpo.data.images import load_image
+from mmpo.data.pair import Video
 from mmpo.data.reader import read_pairs
 from mmpo.errors import Quarantined, UserError
 
@@ -22,6 +23,9 @@ FILE = "images.sha256"
 """Beside pairs, and in the folder of an adapter that was trained on them: one digest a line, sorted. The name has no
 suffix of a model's files, so an adapter's fingerprint does not change with it."""
 BLOCK = 256
+
+Shown = tuple[bytes | str, ...]
+"""An image, or the frames of a clip: encoded bytes or paths."""
 
 
 def pixel_digest(image: Image.Image) -> str:
@@ -41,7 +45,10 @@ def digests_of_pairs(folder: str | Path) -> frozenset[str]:
     the pairs. What can't be decoded, and videos that are not stored as frames, have none. UserError without pairs."""
     folder = Path(folder)
     kept = read_digests(folder)
-    return frozenset(_from_pairs(folder)) if kept is None else kept
+    if kept is not None:
+        return kept
+    shown = (group for pair in read_pairs(folder) for group in shown_in(pair.images, pair.videos))
+    return frozenset(digests_of(shown, folder))
 
 
 def read_digests(folder: Path) -> frozenset[str] | None:
@@ -58,15 +65,18 @@ def write_digests(folder: Path, digests: Iterable[str]) -> None:
     write_text(folder / FILE, "".join(f"{digest}\n" for digest in sorted(digests)))
 
 
-def _from_pairs(folder: Path) -> Iterator[str]:
+def digests_of(shown: Iterable[Shown], root: Path) -> Iterator[str]:
+    """The digests of images, and of clips as their frames, whose paths start in `root`; each of a kind once. What
+    can't be decoded has none."""
+
     def digest(source: bytes | str) -> str:
         try:
-            return pixel_digest(load_image(source, root=folder))
+            return pixel_digest(load_image(source, root=root))
         except Quarantined:
             return ""
 
     seen: set[bytes] = set()
-    waiting: list[tuple[bytes | str, ...]] = []
+    waiting: list[Shown] = []
     with ThreadPoolExecutor() as pool:
 
         def done() -> Iterator[str]:
@@ -77,13 +87,17 @@ def _from_pairs(folder: Path) -> Iterator[str]:
                     yield found[0] if len(found) == 1 else frames_digest(found)
             waiting.clear()
 
-        for pair in read_pairs(folder):
-            clips = [tuple(video.get("frames") or ()) for video in pair.videos or ()]
-            for group in [*((image,) for image in pair.images), *filter(None, clips)]:
-                key = hashlib.sha256(b"\0".join(s if isinstance(s, bytes) else s.encode() for s in group)).digest()
-                if key not in seen:
-                    seen.add(key)
-                    waiting.append(group)
+        for group in shown:
+            key = hashlib.sha256(b"\0".join(s if isinstance(s, bytes) else s.encode() for s in group)).digest()
+            if key not in seen:
+                seen.add(key)
+                waiting.append(group)
             if len(waiting) >= BLOCK:
                 yield from done()
         yield from done()
+
+
+def shown_in(images: Iterable[bytes | str], videos: Iterable[Video] | None) -> Iterator[Shown]:
+    """Each image, and the stored frames of each video."""
+    yield from ((image,) for image in images)
+    yield from filter(None, (tuple(video.get("frames") or ()) for video in videos or ()))

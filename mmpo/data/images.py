@@ -109,7 +109,9 @@ def inside(root: str | Path, path: str, *, links: bool | None = None) -> Path:
     except ValueError:  # half a surrogate pair, which JSON allows and file systems don't
         raise Quarantined("decode", "missing", path) from None
     if not full.is_relative_to(base) and not (_links.allowed if links is None else links):
-        raise Quarantined("decode", "path_escape", f"{path} is a link out of {root}; `allow_links: true` follows links")
+        raise Quarantined(
+            "decode", "path_escape", f"{path} is a link out of {root}; allow_links: true (--allow-links) follows it"
+        )
     return full
 
 

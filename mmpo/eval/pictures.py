@@ -67,7 +67,8 @@ class Pictures:
     @cached_property
     def native(self) -> bool:
         """Whether the model gets videos as videos. Raises UserError where it can't and must."""
-        from mmpo.models.loading import family_in, takes_videos
+        from mmpo.models.loading import takes_videos
+        from mmpo.models.opening import family_in
 
         return takes_videos(
             family_in(self._settings.model, trust_remote_code=self._settings.trust_remote_code),

@@ -16,6 +16,7 @@ from mmpo.eval.protocol import Ask, Material, Part, Reply
 from mmpo.eval.records import read_records, text_of
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.settings import EvalSettings
+from mmpo.packages import BERT_SCORE, RADGRAPH, ROUGE_SCORE, SACREBLEU, require
 from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.findings import UNCERTAIN_AS, UncertainAs
 from mmpo.radiology.judge import JudgeDetector
@@ -37,6 +38,7 @@ class RadiologyBenchmark:
             raise UserError("radiology needs reports with films", hint="set eval.radiology.reports")
         if self.settings.judged_by == "both" and settings.judge is None:
             raise UserError("radiology: judged_by: both needs a judge", hint="set eval.judge (docs/judges.md)")
+        require("radiology, to compare texts,", SACREBLEU, ROUGE_SCORE)
         lexicon = [self.settings.lexicon] if self.settings.lexicon else []
         self.detector = RuleDetector(load_lexicon(*lexicon))
         self.reports: list[RadiologyReport] = []
@@ -118,6 +120,7 @@ class RadiologyBenchmark:
         "bertscore": "encoder for BERTScore, a folder or a name in the local cache (needs bert-score)",
         "radgraph": "RadGraph model, for example radgraph-xl (needs the package radgraph and its weights)",
     },
+    packages={"questions": (SACREBLEU, ROUGE_SCORE), "bertscore": (BERT_SCORE,), "radgraph": (RADGRAPH,)},
 )
 def score_radiology(request: ScoreRequest) -> Scored:
     """Lines with references to earlier exams in written reports (`id`, `text`, optionally `has_prior`), and against

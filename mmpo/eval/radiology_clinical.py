@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from mmpo.errors import UserError
+from mmpo.packages import RADGRAPH, require
 
 Level = Literal["simple", "partial", "complete", "combined"]
 
@@ -148,12 +149,9 @@ def annotate(reports: Sequence[str], model: str = "radgraph-xl") -> list[dict[st
     """RadGraph annotations of reports by the package `radgraph`. Raises UserError where package or weights are
     missing.
     """
-    try:
-        from radgraph import RadGraph
-    except ImportError:
-        raise UserError(
-            "RadGraph F1 needs the package radgraph", hint="pip install radgraph, or give its annotations as JSON"
-        ) from None
+    require("RadGraph F1", RADGRAPH)
+    from radgraph import RadGraph
+
     try:
         found = RadGraph(model_type=model)(list(reports))
     except OSError as error:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from mmpo.errors import UserError
+from mmpo.packages import BERT_SCORE, ROUGE_SCORE, SACREBLEU, require
 
-INSTALL = 'pip install "mmpo[radiology]"'
 BLEU_ORDER = 4
 
 TEMPORAL = frozenset(
@@ -73,10 +73,9 @@ def bert_score(
     """BERTScore F1 of each report (Zhang et al. 2020, arXiv 1904.09675), as RadCliQ takes it. Needs bert-score and
     the encoder's weights on this machine; raises UserError that says which is missing.
     """
-    try:
-        import bert_score as package
-    except ImportError:
-        raise UserError("BERTScore needs the package bert-score", hint="pip install bert-score") from None
+    require("BERTScore", BERT_SCORE)
+    import bert_score as package
+
     try:
         found = package.score(
             list(answers), list(references), model_type=model, lang="en", rescale_with_baseline=rescale
@@ -88,17 +87,15 @@ def bert_score(
 
 @cache
 def _bleu() -> Any:
-    try:
-        from sacrebleu.metrics import BLEU
-    except ImportError:
-        raise UserError("BLEU needs sacrebleu", hint=INSTALL) from None
+    require("BLEU", SACREBLEU)
+    from sacrebleu.metrics import BLEU
+
     return BLEU(lowercase=True, tokenize="13a")
 
 
 @cache
 def _rouge() -> Any:
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError:
-        raise UserError("ROUGE needs rouge-score", hint=INSTALL) from None
+    require("ROUGE", ROUGE_SCORE)
+    from rouge_score.rouge_scorer import RougeScorer
+
     return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=False)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmpo.errors import UserError
+from mmpo.packages import Package, require
 
 if TYPE_CHECKING:
     from mmpo.chat import ChatModel
@@ -96,7 +97,7 @@ class Scored:
 @dataclass(frozen=True)
 class Scorer:
     """A registered scorer. `parsers[0]` is the default, `needs` what must be given beside the answers, `options` its
-    `--set` keys with a line about each.
+    `--set` keys with a line about each, `packages` what a given file or option asks for.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Scorer:
     parsers: tuple[str, ...]
     needs: tuple[Need, ...]
     options: Mapping[str, str]
+    packages: Mapping[str, tuple[Package, ...]] = field(default_factory=dict)
 
 
 SCORERS: dict[str, Scorer] = {}
@@ -115,11 +117,13 @@ def scorer(
     parsers: tuple[str, ...] = (),
     needs: tuple[Need, ...] = (),
     options: Mapping[str, str] | None = None,
+    packages: Mapping[str, tuple[Package, ...]] | None = None,
 ) -> Callable[[Callable[[ScoreRequest], Scored]], Callable[[ScoreRequest], Scored]]:
     """Register the decorated function as the scorer of the benchmark `name`."""
 
     def register(function: Callable[[ScoreRequest], Scored]) -> Callable[[ScoreRequest], Scored]:
-        SCORERS[name] = Scorer(name, partial(_readable, name, function, parsers), parsers, needs, dict(options or {}))
+        run = partial(_readable, name, function, parsers)
+        SCORERS[name] = Scorer(name, run, parsers, needs, dict(options or {}), dict(packages or {}))
         return function
 
     return register
@@ -159,7 +163,11 @@ def score(benchmark: str, request: ScoreRequest) -> Scored:
     """Score answers made elsewhere. Raises UserError for an unknown benchmark, parser or option, for what is missing,
     and for mistakes in the files (with file and line).
     """
-    return checked(benchmark, request).run(request)
+    found = checked(benchmark, request)
+    for path in (request.answers, request.questions, request.annotations):
+        if path is not None and not path.exists():
+            raise UserError(f"{path} does not exist")
+    return found.run(request)
 
 
 def checked(benchmark: str, request: ScoreRequest, *, judged: bool = False) -> Scorer:
@@ -185,7 +193,7 @@ def checked(benchmark: str, request: ScoreRequest, *, judged: bool = False) -> S
     missing = [f"--{need}" for need in found.needs if not given[need]]
     if missing:
         raise UserError(f"{benchmark} needs {' and '.join(missing)}", hint="docs/evaluators.md says what each holds")
-    for path in (request.answers, request.questions, request.annotations):
-        if path is not None and not path.exists():
-            raise UserError(f"{path} does not exist")
+    for key, packages in found.packages.items():
+        if given.get(key) or key in request.options:
+            require(f"{benchmark} with {key if key in request.options else f'--{key}'}", *packages)
     return found

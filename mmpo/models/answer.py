@@ -12,14 +12,12 @@ by one.
 
 from __future__ import annotations
 
-import warnings
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
-from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -37,12 +35,12 @@ from mmpo.models.asking import (
     group_by_image,
     text_key,
 )
-from mmpo.models.choosing import Chooser, Greedy, Sampler, YesNo, stream_seed
-from mmpo.models.generate import Continuation, PromptGroup, answering, generate_alone, generate_shared, prefill_images
+from mmpo.models.choosing import Chooser, Greedy, Sampler, stream_seed
+from mmpo.models.continuing import Bounds, Continuer, Row, Sharing
+from mmpo.models.generate import Continuation
 from mmpo.models.loading import VLM
 from mmpo.models.probe import ProbeSpec
-from mmpo.models.self_check import SelfCheck, plain_decoding
-from mmpo.models.shared_cache import SharingUnsupported
+from mmpo.models.self_check import SelfCheck
 
 __all__ = [
     "Answer",
@@ -90,16 +88,6 @@ class Watched:
     shown: Shown
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One prompt to continue. Rows with the same `shown` share their prefix; `tag` is the caller's."""
-
-    shown: Shown
-    prompt: list[int]
-    tag: Hashable
-    seed: int | None = 0
-
-
 class AnswerEngine:
     """Answers, samples and descriptions from one model, sharing image and prompt work.
 
@@ -117,29 +105,30 @@ class AnswerEngine:
         *,
         max_new_tokens: int = 16,
         token_budget: int = 8192,
-        sharing: Literal["auto", "on", "off"] = "auto",
+        sharing: Sharing = "auto",
         image_root: str | Path | None = None,
         check: int = 3,
     ) -> None:
-        if sharing not in ("auto", "on", "off"):
-            raise UserError(f"sharing={sharing!r}", hint='one of "auto", "on", "off"')
         if max_new_tokens < 1:
             raise UserError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
         self.vlm = vlm
         self.max_new_tokens = max_new_tokens
         self.token_budget = token_budget
-        self.checks: list[SelfCheck] = []
-        self.why_not_shared = ""
-        self.repeats = False
-        self._sharing, self._check_size = sharing, check
-        self._yes_no = YesNo(vlm.tokenizer)
         self._off = False
-        self._checked: set[bool] = set()
         self._gallery = Gallery(vlm, image_root)
-        if sharing == "off":
-            self.why_not_shared = "switched off"
-        elif reason := (vlm.family.why_not or "its family can't") if not vlm.family.sharing else plain_decoding(vlm):
-            self._cannot_share(reason)
+        self._continuer = Continuer(vlm, sharing, check)
+
+    @property
+    def checks(self) -> list[SelfCheck]:
+        return self._continuer.checks
+
+    @property
+    def why_not_shared(self) -> str:
+        return self._continuer.why_not_shared
+
+    @property
+    def repeats(self) -> bool:
+        return self._continuer.repeats
 
     def answer(
         self,
@@ -189,7 +178,7 @@ class AnswerEngine:
 
         For the `truncated` flag or for quarantine use `answer` with one question an image; the texts are the same.
         """
-        rows = (_Row(shown, self._gallery.encode(prompt, shown), None) for shown in map(self._gallery.show, images))
+        rows = (Row(shown, self._gallery.encode(prompt, shown), None) for shown in map(self._gallery.show, images))
         return (self._text(c) for _, c in self._stream(rows, _greedy, max_new_tokens, self._off, batch_size))
 
     def samples(
@@ -238,7 +227,7 @@ class AnswerEngine:
         (images, prompt), in order; an image that can't be used raises `Quarantined`."""
         probe = probe.resolved(self.vlm)
         rows = (
-            _Row(shown, self._gallery.encode(prompt, shown), str(number))
+            Row(shown, self._gallery.encode(prompt, shown), str(number))
             for number, (images, prompt) in enumerate(prompts)
             for shown in [self._gallery.show(images)]
         )
@@ -270,7 +259,7 @@ class AnswerEngine:
         left_out: set[Hashable] = set()
         waiting: deque[tuple[str, Hashable]] = deque()
 
-        def rows() -> Iterator[_Row]:
+        def rows() -> Iterator[Row]:
             for question, pictures in flat(asked):
                 try:
                     shown = self._gallery.show(pictures)
@@ -288,9 +277,9 @@ class AnswerEngine:
                         queued.discard(tag)
                 if tag not in queued:
                     queued.add(tag)
-                    yield _Row(shown, self._gallery.encode(question.text, shown), tag)
+                    yield Row(shown, self._gallery.encode(question.text, shown), tag)
 
-        def left(batch: Sequence[_Row]) -> bool:
+        def left(batch: Sequence[Row]) -> bool:
             if any(row.tag in wanted for row in batch):
                 return False
             left_out.update(row.tag for row in batch)
@@ -315,16 +304,16 @@ class AnswerEngine:
         off: bool,
         greedy_first: bool,
     ) -> Iterator[list[Answer]]:
-        def rows() -> Iterator[_Row]:
+        def rows() -> Iterator[Row]:
             for images, prompt in prompts:
                 shown = self._gallery.show(images)
                 ids = self._gallery.encode(prompt, shown)
                 if greedy_first:
-                    yield _Row(shown, ids, "greedy", None)
+                    yield Row(shown, ids, "greedy", None)
                 for j in range(k):
-                    yield _Row(shown, ids, j, stream_seed(seed, shown.digest, ids, j))
+                    yield Row(shown, ids, j, stream_seed(seed, shown.digest, ids, j))
 
-        def chooser(batch: Sequence[_Row]) -> Chooser:
+        def chooser(batch: Sequence[Row]) -> Chooser:
             return Sampler([row.seed for row in batch], temperature=temperature, top_p=top_p)
 
         done: list[Answer] = []
@@ -336,136 +325,16 @@ class AnswerEngine:
 
     def _stream(
         self,
-        rows: Iterable[_Row],
-        chooser: Callable[[Sequence[_Row]], Chooser],
+        rows: Iterable[Row],
+        chooser: Callable[[Sequence[Row]], Chooser],
         limit: int | None,
         off: bool,
         max_rows: int | None = None,
         probe: ProbeSpec | None = None,
-        leave: Callable[[Sequence[_Row]], bool] | None = None,
-    ) -> Iterator[tuple[_Row, Continuation]]:
-        """Continue rows batch by batch, in order. A batch closes before it would pass the token budget; `leave` says
-        that one need not be continued.
-        """
-        limit = limit or self.max_new_tokens
-        batch: list[_Row] = []
-        digests: set[str] = set()
-        cost = 0
-        for row in rows:
-            image_tokens = sum(map(len, row.shown.processed.placeholders))
-            own = len(row.prompt) - image_tokens + limit
-            more = own + (0 if row.shown.digest in digests else image_tokens)
-            if batch and (cost + more > self.token_budget or len(batch) == max_rows):
-                if leave is None or not leave(batch):
-                    yield from zip(batch, self._run(batch, chooser, limit, off, probe), strict=True)
-                batch, digests, cost, more = [], set(), 0, own + image_tokens
-            batch.append(row)
-            digests.add(row.shown.digest)
-            cost += more
-        if batch and (leave is None or not leave(batch)):
-            yield from zip(batch, self._run(batch, chooser, limit, off, probe), strict=True)
-
-    def _run(
-        self,
-        batch: Sequence[_Row],
-        chooser: Callable[[Sequence[_Row]], Chooser],
-        limit: int,
-        off: bool,
-        probe: ProbeSpec | None = None,
-    ) -> list[Continuation]:
-        """One batch: rows about the same images become a group; results in the order of the batch."""
-        places: dict[str, list[int]] = {}
-        for place, row in enumerate(batch):
-            places.setdefault(row.shown.digest, []).append(place)
-        order = [place for group in places.values() for place in group]
-        groups = []
-        for members in places.values():
-            processed = batch[members[0]].shown.processed
-            groups.append(PromptGroup([batch[place].prompt for place in members], processed.tensors, len(processed)))
-        pick = chooser([batch[place] for place in order])
-        with answering(self.vlm.model), self.vlm.adapter_off() if off else nullcontext():
-            results = self._continue(groups, pick, limit, off, probe)
-        ordered: list[Continuation] = [Continuation()] * len(batch)
-        for place, result in zip(order, results, strict=True):
-            ordered[place] = result
-        return ordered
-
-    def _continue(
-        self, groups: list[PromptGroup], pick: Chooser, limit: int, off: bool, probe: ProbeSpec | None = None
-    ) -> list[Continuation]:
-        reader = self._yes_no.read if self._yes_no else None
-        flat = [(group, index) for group in groups for index in range(len(group.prompts))]
-
-        def alone(row: int, past: Any | None = None) -> tuple[Continuation, list[torch.Tensor]]:
-            group, index = flat[row]
-            return generate_alone(
-                self.vlm,
-                group,
-                index,
-                max_new_tokens=limit,
-                chooser=pick.alone(row),
-                reader=reader,
-                probe=probe,
-                past=past,
-            )
-
-        if not self.why_not_shared:
-            try:
-                shared = generate_shared(
-                    self.vlm, groups, max_new_tokens=limit, chooser=pick, reader=reader, probe=probe
-                )
-            except SharingUnsupported as reason:
-                self._cannot_share(str(reason))
-            else:
-                results = [continuation for group in shared for continuation in group]
-                different = None if self._sharing == "on" else self._different(results, alone, off)
-                if different is None:
-                    return results
-                self._cannot_share(f"the self-check found other answers than one by one: {different}", copies=False)
-        if self.repeats and probe is None:
-            results, row = [], 0
-            for group in groups:
-                past = prefill_images(self.vlm, group)
-                results += [alone(row + index, past)[0] for index in range(len(group.prompts))]
-                row += len(group.prompts)
-            different = self._different(results, alone, off)
-            if different is None:
-                return results
-            self.repeats = False
-            warnings.warn(
-                f"{self.vlm.source}: a copied cache gives other answers: {different}. Answering one by one.",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        return [alone(row)[0] for row in range(len(flat))]
-
-    def _different(
-        self,
-        results: Sequence[Continuation],
-        alone: Callable[[int], tuple[Continuation, list[torch.Tensor]]],
-        off: bool,
-    ) -> str | None:
-        """The first of the results that is another one alone. Looked at once with the adapter and once without."""
-        if off in self._checked:
-            return None
-        self._checked.add(off)
-        check = SelfCheck.run(results, alone, self._check_size, self.vlm.dtype)
-        self.checks.append(check)
-        return check.different[0] if check.different else None
-
-    def _cannot_share(self, reason: str, *, copies: bool = True) -> None:
-        message = f"{self.vlm.source}: questions can't share their image's work: {reason}"
-        if self._sharing == "on":
-            raise UserError(message, hint='use sharing="auto" to answer one by one instead')
-        self.why_not_shared = reason
-        # Where a prompt's own words change its image (a prefix that sees itself both ways) not even a copy would do.
-        self.repeats = copies and self.vlm.family.blocks != "prompt" and self.vlm.family.features != "own"
-        instead = (
-            "Each continues a copy of its image's cache instead, which is slower."
-            if self.repeats
-            else "Answering one by one, which is much slower."
-        )
-        warnings.warn(f"{message}. {instead}", RuntimeWarning, stacklevel=3)
+        leave: Callable[[Sequence[Row]], bool] | None = None,
+    ) -> Iterator[tuple[Row, Continuation]]:
+        bounds = Bounds(limit or self.max_new_tokens, self.token_budget, max_rows)
+        return self._continuer.stream(rows, chooser, bounds, off, probe, leave)
 
     def _text(self, continuation: Continuation) -> str:
         text: str = self.vlm.tokenizer.decode(continuation.token_ids, skip_special_tokens=True)
@@ -478,5 +347,5 @@ class AnswerEngine:
         return Answer(id, self._text(c), tuple(c.token_ids), c.truncated, c.margin, p_yes, yes, no)
 
 
-def _greedy(batch: Sequence[_Row]) -> Chooser:
+def _greedy(batch: Sequence[Row]) -> Chooser:
     return Greedy()

@@ -6,6 +6,7 @@ from typing import Any
 
 from mmpo.data.pair import Message
 from mmpo.errors import UserError
+from mmpo.models.chat_template import render
 from mmpo.models.loading import VLM
 
 TAG = "<image>"
@@ -54,7 +55,4 @@ def _rendered(vlm: VLM) -> str:
     template = getattr(vlm.processor, "chat_template", None) or vlm.family.template
     if template is None:
         raise UserError(f"{vlm.source}: the processor has no chat template")
-    text: str = vlm.processor.apply_chat_template(
-        _PROBE, chat_template=template if isinstance(template, str) else None, tokenize=False
-    )
-    return text
+    return render(vlm.processor, _PROBE, source=vlm.source, template=template if isinstance(template, str) else None)

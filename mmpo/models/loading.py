@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,22 +12,20 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
-    AutoConfig,
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     PreTrainedModel,
 )
 
 from mmpo.data.outside import naming
-from mmpo.data.outside.failures import FAILURES
 from mmpo.data.video_input import VideoInput
 from mmpo.errors import UserError
-from mmpo.models.families import Family, family_of
-from mmpo.models.folder import check_adapter, check_fit, check_model, find_model, no_such_model
+from mmpo.models.families import Family
+from mmpo.models.folder import check_adapter, check_fit, find_model
+from mmpo.models.opening import LOADING, open_config, open_processor, unopened
+from mmpo.packages import BITSANDBYTES, require
 
 DType = Literal["float32", "bfloat16", "auto"]
 Quantization = Literal["none", "nf4"]
@@ -170,10 +167,6 @@ class VLM:
         return self._adapters[1]
 
 
-_LOADING: tuple[type[Exception], ...] = (*FAILURES, SafetensorError, ImportError)
-"""What libraries raise for broken configurations, weights and tokenizers."""
-
-
 def load_vlm(
     source: str | Path,
     *,
@@ -192,22 +185,23 @@ def load_vlm(
     al. 2023, arXiv:2305.14314). Raises `UserError` with the remedy where something is missing, unsafe or unsupported.
     """
     source = str(source)
-    common: dict[str, Any] = {"trust_remote_code": trust_remote_code, "local_files_only": not allow_network}
-    config, family = _described(source, allow_network, common)
+    config, family = open_config(source, trust_remote_code=trust_remote_code, allow_network=allow_network)
     takes_videos(family, video_input)  # before the weights: it may be refused
     device = torch.device(device or default_device())
     weights: dict[str, Any] = {"dtype": _torch_dtype(dtype)}
     if quantize != "none":
         weights |= _four_bits(dtype, config, device)
+    processor = open_processor(source, trust_remote_code=trust_remote_code, allow_network=allow_network)
     try:
-        processor = AutoProcessor.from_pretrained(source, **common)
-        model: Any = AutoModelForImageTextToText.from_pretrained(source, use_safetensors=True, **weights, **common)
-    except _LOADING as error:
-        raise _missing(source, error, allow_network) from error
-    if not hasattr(processor, "tokenizer"):
-        raise UserError(
-            f"{source}: no processor with a tokenizer was found", hint="the folder needs processor_config.json"
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            source,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=not allow_network,
+            **weights,
         )
+    except LOADING as error:
+        raise unopened(source, error, allow_network) from error
     if quantize != "none" and not _quantized_layers(model):
         raise UserError(f"{source}: no decoder layer was found to quantize", hint="quantize: none")
     for layer in _quantized_layers(model):
@@ -228,12 +222,6 @@ def takes_videos(family: Family, video_input: VideoInput) -> bool:
     if video_input == "native" and not family.video_keys:
         raise UserError(f"{family.name} takes no videos", hint="video_input: frames shows them as lists of images")
     return bool(family.video_keys) and video_input != "frames"
-
-
-def family_in(source: str | Path, *, trust_remote_code: bool = False) -> Family:
-    """The family of a model on this machine, from its configuration alone."""
-    common = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    return _described(str(source), False, common)[1]
 
 
 def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
@@ -261,8 +249,7 @@ def default_device() -> torch.device:
 
 def _four_bits(dtype: DType, config: Any, device: torch.device) -> dict[str, Any]:
     """Arguments of `from_pretrained` for NF4 weights with quantized scales; products in the model's dtype."""
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("quantize: nf4 needs the package bitsandbytes", hint="pip install 'mmpo[qlora]'")
+    require("quantize: nf4", BITSANDBYTES)
     compute = _torch_dtype(dtype)
     if not isinstance(compute, torch.dtype):
         compute = config.get_text_config().dtype or torch.float32
@@ -285,30 +272,3 @@ def _torch_dtype(dtype: DType) -> torch.dtype | str:
     if dtype not in known:
         raise UserError(f"unknown dtype {dtype!r}", hint=f"one of {', '.join(known)}")
     return known[dtype]
-
-
-def _described(source: str, allow_network: bool, common: dict[str, Any]) -> tuple[Any, Family]:
-    """A model's configuration and family."""
-    folder = find_model(source)
-    if folder is None and not allow_network:
-        raise no_such_model(source)
-    if folder is not None and folder == Path(source):
-        check_model(folder, source, processor=False)
-    try:
-        config = AutoConfig.from_pretrained(source, **common)
-    except FAILURES as error:
-        raise _missing(source, error, allow_network) from error
-    return config, family_of(config)
-
-
-def _missing(source: str, error: Exception, allow_network: bool) -> UserError:
-    first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if isinstance(error, ImportError):
-        hint = "some families' processors need torchvision or num2words: pip install 'mmpo[families]'"
-    elif Path(source).exists():
-        hint = "the folder needs config, weights, tokenizer and processor files"
-    elif allow_network:
-        hint = "check the name and the connection"
-    else:
-        hint = "download the model first, or allow network access"
-    return UserError(f"{source}: can't be loaded: {first_line}", hint=hint)

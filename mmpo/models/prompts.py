@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from mmpo.data.plain_text import Encoded, PlainText
 from mmpo.errors import UserError
+from mmpo.models.chat_template import render
 from mmpo.models.loading import VLM
 from mmpo.models.processing import (
     ProcessedImages,
@@ -213,10 +214,11 @@ def _render(vlm: VLM, messages: Sequence[Message], *, add_generation_prompt: boo
         raise UserError(
             f"{vlm.source}: the processor has no chat template", hint="add chat_template.jinja to the model folder"
         )
-    return vlm.processor.apply_chat_template(
+    return render(
+        vlm.processor,
         _hidden(plain_text(vlm), messages),
-        chat_template=template if isinstance(template, str) else None,
-        tokenize=False,
+        source=vlm.source,
+        template=template if isinstance(template, str) else None,
         add_generation_prompt=add_generation_prompt,
     )
 

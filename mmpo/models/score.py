@@ -14,11 +14,10 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
-from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils.rnn import pad_sequence
@@ -28,27 +27,18 @@ from mmpo.models import unknown
 from mmpo.models.attention import use_tree_attention
 from mmpo.models.backends import Attention, choose_attention
 from mmpo.models.divergence import token_kl
-from mmpo.models.hidden import capture, places
+from mmpo.models.hidden import places
 from mmpo.models.last_layer import read_last_layer_only_where_needed
-from mmpo.models.layout import Backend, Rules, Tree, TreeBatch, pack, response_tree, unshared
-from mmpo.models.lean import keep_less_in_adapters, keep_less_in_feed_forward, keeping_less
+from mmpo.models.layout import Backend, Tree, TreeBatch
+from mmpo.models.lean import keep_less_in_adapters, keep_less_in_feed_forward
 from mmpo.models.loading import VLM
 from mmpo.models.logprob import token_logps
 from mmpo.models.pairs import AnswerBatch, Hidden, PairBatch, PairLogps, ResponseLogps, View
-from mmpo.models.positions import positions_of
-from mmpo.models.prompts import encode_prompt, encode_response, process_images
-from mmpo.models.vision import encode_images, select_images, vision_is_frozen, vision_modules
+from mmpo.models.segments import SegmentLogps, plain_rows, segment_logps, shared_row
+from mmpo.models.sides import Spread, pair_logps, with_cached_reference
+from mmpo.models.vision import encode_images, vision_is_frozen, vision_modules
 
-__all__ = [
-    "Hidden",
-    "PairBatch",
-    "PairLogps",
-    "PairScorer",
-    "ResponseLogps",
-    "View",
-    "score_responses",
-    "segment_logps",
-]
+__all__ = ["Hidden", "PairBatch", "PairLogps", "PairScorer", "ResponseLogps", "View"]
 
 logger = logging.getLogger(__name__)
 
@@ -143,14 +133,14 @@ class PairScorer(nn.Module):
         features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
         preferred = any(view.preferred_under for view in batch.views.values())
         policy, reference = self._both(layout, batch.image_inputs, features, states=self.kl or preferred)
-        pairs = _pair_logps(batch, shared.leaf, layout, policy, reference)
+        pairs = pair_logps(batch, shared.leaf, layout, policy, reference)
         if self.kl:
             self._add_divergence(pairs, shared.leaf[: 2 * len(batch)], layout, policy, reference)
         if preferred:
             self._score_preferred(pairs, batch, shared.leaf, layout, policy, reference)
         if batch.auxiliary is not None:
             pairs = replace(pairs, auxiliary=self._answers(batch.auxiliary, frozen))
-        return _with_cached_reference(pairs, batch) if self.reference == "cached" else pairs
+        return with_cached_reference(pairs, batch) if self.reference == "cached" else pairs
 
     def _both(
         self, layout: TreeBatch, tensors: Mapping[str, Tensor], features: Any | None, *, states: bool
@@ -196,7 +186,7 @@ class PairScorer(nn.Module):
         assert reference is not None and reference.states is not None and policy.states is not None
         own = places(sorted(set(leaf)), layout.lengths).to(policy.logps.device)
         found = self._divergence(policy.states.index_select(0, own), reference.states.index_select(0, own))
-        spread = _Spread(leaf, layout.lengths)
+        spread = Spread(leaf, layout.lengths)
         flat = found.new_zeros(len(policy.logps)).index_copy(0, own, found)
         pairs.chosen.kl, pairs.rejected.kl = spread(flat, slice(0, None, 2)), spread(flat, slice(1, None, 2))
 
@@ -239,6 +229,9 @@ class PairScorer(nn.Module):
 
     def _answers(self, batch: AnswerBatch, frozen: bool) -> ResponseLogps:
         """Policy log-probs of auxiliary answers, a row a sample [samples, t]."""
+        if not batch.owner:
+            nothing = torch.zeros(0, 0, device=self._vlm.device)
+            return ResponseLogps(nothing, None, nothing.bool(), top1=nothing.bool(), kl=nothing if self.kl else None)
         shared = batch.shared(self._vlm.visual_token_ids, whole_prompts=self._vlm.family.blocks == "prompt")
         layout = self._layout(shared.trees, batch.image_inputs)
         divergence = None
@@ -320,150 +313,3 @@ class PairScorer(nn.Module):
                 difference,
                 self._vlm.config.model_type,
             )
-
-
-class SegmentLogps(NamedTuple):
-    """Log-probs [n] of the scored tokens in the layout's order, and whether each is the model's first choice. If asked
-    for: the `hidden` states that an objective reads, one scored segment after the other, the `states` [n, h] that
-    predict the tokens, and with them `best`, the first choices."""
-
-    logps: Tensor
-    top1: Tensor
-    best: Tensor
-    hidden: Tensor | None = None
-    states: Tensor | None = None
-
-
-def segment_logps(
-    vlm: VLM,
-    layout: TreeBatch,
-    features: Any | None,
-    *,
-    chunk: int | None = None,
-    hidden: Hidden | None = None,
-    states: bool = False,
-) -> SegmentLogps:
-    """Log-probs of every scored token of a layout; `features` come from `encode_images`. `hidden` names further states
-    to return, `states` keeps those that the tokens were predicted from, and the first choices."""
-    if layout.plan is not None and hidden is not None and hidden.span == "sequence":
-        layout = replace(layout, plan=replace(layout.plan, read=None))  # the states of other tokens are asked for
-    with capture(vlm, hidden) as captured, keeping_less(vlm.base):
-        if vlm.family.features == "own":
-            rows = unknown.hidden_states(vlm, layout, features)
-        else:
-            shown = select_images(features, layout.image_order, vlm.family)
-            rows = vlm.backbone(**layout.model_inputs, **shown, use_cache=False).last_hidden_state
-    scored = rows.flatten(0, 1).index_select(0, layout.predictors)
-    found = token_logps(scored, vlm.head, layout.targets, chunk=chunk, softcap=vlm.softcap, best=states)
-    asked = captured.read(rows, layout) if captured is not None else None
-    return SegmentLogps(found.logps, found.top1, found.best, asked, scored if states else None)
-
-
-def shared_row(
-    vlm: VLM,
-    trees: Sequence[Tree],
-    image_inputs: Mapping[str, Tensor] | None = None,
-    backend: Backend = "plain",
-) -> TreeBatch:
-    """Whole trees in one row for this model. `image_inputs` are the processor's tensors of the batch's images."""
-    return pack(trees, positions=positions_of(vlm, image_inputs), rules=rules_of(vlm), backend=backend)
-
-
-def plain_rows(vlm: VLM, trees: Sequence[Tree], image_inputs: Mapping[str, Tensor] | None = None) -> TreeBatch:
-    """The trees' scored paths as ordinary padded rows for this model."""
-    return unshared(trees, positions=positions_of(vlm, image_inputs), rules=rules_of(vlm), pad_id=vlm.pad_id)
-
-
-def rules_of(vlm: VLM) -> Rules:
-    """Who sees whom in this model."""
-    text = vlm.config.get_text_config()
-    layers = getattr(text, "layer_types", None)
-    window = getattr(text, "sliding_window", None) if layers is None or "sliding_attention" in layers else None
-    return Rules(vlm.family.blocks, vlm.image_token_id, window)
-
-
-@torch.no_grad()
-def score_responses(
-    vlm: VLM, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image], texts: Sequence[str]
-) -> list[float]:
-    """Summed log-prob of each text as the answer to one conversation. The conversation is computed once."""
-    if not texts:
-        return []
-    processed = process_images(vlm, images, several=len(images) > 1)
-    prompt = encode_prompt(vlm, messages, processed.placeholders)
-    tree = response_tree(prompt, [encode_response(vlm, text) for text in texts], range(len(images)))
-    features = encode_images(vlm, processed.tensors, frozen=True)
-    if vlm.family.sharing:
-        use_tree_attention(vlm.base)
-    lay_out = shared_row if vlm.family.sharing else plain_rows
-    layout = lay_out(vlm, [tree], processed.tensors)
-    logps = segment_logps(vlm, layout.to(vlm.device), features).logps
-    return [part.sum().item() for part in logps.split(layout.lengths)]
-
-
-class _Spread:
-    """Puts flat numbers of the scored segments, [n] or [n, h] in the layout's order, into right-padded sides [b, t]."""
-
-    def __init__(self, leaf: Sequence[int], lengths: Sequence[int]) -> None:
-        self.leaf, self.lengths = leaf, list(lengths)
-
-    def __call__(self, flat: Tensor | None, paths: slice) -> Tensor | None:
-        if flat is None:
-            return None
-        parts = flat.split(self.lengths)
-        return pad_sequence([parts[number] for number in self.leaf[paths]], batch_first=True)
-
-    def mask(self, paths: slice, device: torch.device) -> Tensor:
-        own = torch.tensor([self.lengths[number] for number in self.leaf[paths]], device=device)
-        return torch.arange(int(own.max()), device=device) < own[:, None]
-
-
-def _pair_logps(
-    batch: PairBatch, leaf: Sequence[int], layout: TreeBatch, policy: SegmentLogps, reference: SegmentLogps | None
-) -> PairLogps:
-    """The log-probs [n] of the scored segments as sides [b, t]; `leaf` names the segments of the batch's paths."""
-    spread = _Spread(leaf, layout.lengths)
-    whole = policy.hidden is not None and len(policy.hidden) != len(policy.logps)  # of the sequence, not the response
-    states = _Spread(leaf, [sum(end - start for start, end in own) for own in layout.spans]) if whole else spread
-
-    def side(paths: slice, weights: list[Tensor] | None) -> ResponseLogps:
-        mask = spread.mask(paths, policy.logps.device)
-        padded = pad_sequence(weights, batch_first=True).to(mask.device) if weights is not None else None
-        if padded is not None and padded.shape != mask.shape:
-            raise ValueError(f"weights are {tuple(padded.shape)}, responses {tuple(mask.shape)}: one weight per token")
-        logps = spread(policy.logps, paths)
-        assert logps is not None
-        return ResponseLogps(
-            logps,
-            spread(reference.logps, paths) if reference is not None else None,
-            mask,
-            padded,
-            spread(policy.top1, paths),
-            states(policy.hidden, paths),
-            states(reference.hidden, paths) if reference is not None else None,
-            states.mask(paths, mask.device) if whole else None,
-        )
-
-    pairs = 2 * len(batch)
-    views = {}
-    for number, (name, view) in enumerate(batch.views.items()):
-        first = pairs + number * len(batch)
-        views[name] = side(slice(first, first + len(batch)), view.weights)
-    return PairLogps(
-        side(slice(0, pairs, 2), batch.chosen_weights), side(slice(1, pairs, 2), batch.rejected_weights), views
-    )
-
-
-def _with_cached_reference(pairs: PairLogps, batch: PairBatch) -> PairLogps:
-    if batch.reference is None or len(batch.reference) != len(batch):
-        raise ValueError("reference='cached' needs reference log-probs for every pair of the batch")
-
-    def side(response: ResponseLogps, logps: Sequence[Tensor]) -> ResponseLogps:
-        if [len(values) for values in logps] != response.lengths.tolist():
-            raise ValueError("cached reference log-probs belong to other tokens: their number differs")
-        return replace(response, reference=pad_sequence(list(logps), batch_first=True).to(response.policy))
-
-    if batch.views:
-        raise ValueError("reference='cached' knows chosen and rejected only, and this batch has views")
-    chosen, rejected = zip(*batch.reference, strict=True)
-    return replace(pairs, chosen=side(pairs.chosen, chosen), rejected=side(pairs.rejected, rejected))

@@ -4,8 +4,9 @@ builders and benchmarks need, packages, judges, disk and device. Everything that
     recipe, warnings = examine(source, run=Path("runs/mine"), inputs={})
 
 `sections.py` has what build, train and eval need as a whole, `things.py` what a field names (`mmpo.settings.Need`),
-`machine.py` what this machine must have. The knowledge itself stands beside its owner: in the annotations of settings
-and of losses, in `mmpo.data_builders.sources`, in the benchmarks' own constructors, in `mmpo.models.folder`.
+`machine.py` what this machine must have, `commands.py` the same look for commands without a recipe. The knowledge
+itself stands beside its owner: in the annotations of settings and of losses, in `mmpo.data_builders.sources`, in the
+benchmarks' own constructors, in `mmpo.models.folder` and `mmpo.packages`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from mmpo.preflight.context import Context
-from mmpo.preflight.machine import check_disk
+from mmpo.preflight.machine import check_room
 from mmpo.preflight.sections import CHECKS
 from mmpo.recipes import Recipe, prepare
 from mmpo.recipes.problems import Problem, in_order, refusal
@@ -39,10 +40,11 @@ def examine(
     recipe, problems = tolerant(source)
     if recipe is not None:
         chosen = [name for name in recipe.sections() if sections is None or name in sections]
-        context = Context(source, recipe, run, [name for name in chosen if name not in finished])
+        left = [name for name in chosen if name not in finished]
+        context = Context(source=source, recipe=recipe, run=run, sections=left)
         for name in context.sections:
             CHECKS[name](context)
-        check_disk(context)
+        check_room(context, run, context.bytes)
         problems = [*problems, *context.problems]
     mistakes = [problem for problem in problems if problem.error]
     if mistakes or recipe is None:

@@ -1,4 +1,4 @@
-"""What the checks share: the recipe, what will run, and what was found."""
+"""What the checks share: what was found, and for recipes what will run."""
 
 from __future__ import annotations
 
@@ -17,24 +17,44 @@ from mmpo.recipes.source import Source
 
 
 @dataclass
-class Context:
-    """One examination. `sections` are those that will run; `bytes` what they will write, as (least, likely)."""
+class Findings:
+    """What was found wrong, each under the keys of a recipe or the name of an option."""
 
-    source: Source
-    recipe: Recipe
-    run: Path
-    sections: list[str]
     problems: list[Problem] = field(default_factory=list)
-    bytes: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    def settings(self, section: str) -> Any:
-        return getattr(self.recipe, section)
 
     def error(self, path: Keys, message: str, hint: str | None = None) -> None:
         self.problems.append(Problem(path, message, hint))
 
     def warn(self, path: Keys, message: str, hint: str | None = None) -> None:
         self.problems.append(Problem(path, message, hint, error=False))
+
+    @contextmanager
+    def noting(self, path: Keys) -> Iterator[None]:
+        """Inside the block, an error that a reader raises becomes a problem at this key."""
+        try:
+            yield
+        except UserError as error:
+            self.error(path, error.message, error.hint)
+        except Quarantined as error:
+            self.error(path, str(error))
+        except Exception as error:  # a file so wrong that its reader has no words for it
+            first = (str(error).splitlines() or [""])[0][:200]
+            self.error(path, f"cannot be read ({type(error).__name__}: {first})", "is it the right file, and whole?")
+
+
+@dataclass(kw_only=True)
+class Context(Findings):
+    """The examination of a recipe. `sections` are those that will run; `bytes` what they will write, as (least,
+    likely)."""
+
+    source: Source
+    recipe: Recipe
+    run: Path
+    sections: list[str]
+    bytes: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def settings(self, section: str) -> Any:
+        return getattr(self.recipe, section)
 
     def given(self, path: Keys) -> Keys:
         """The key that a value was written under: a section's own, or the recipe's top where it took that over."""
@@ -53,19 +73,6 @@ class Context:
         if not place.is_relative_to(run):
             return False
         return not os.path.exists(place) or place.relative_to(run).parts[:1] in [(name,) for name in self.sections]
-
-    @contextmanager
-    def noting(self, path: Keys) -> Iterator[None]:
-        """Inside the block, an error that a reader raises becomes a problem at this key."""
-        try:
-            yield
-        except UserError as error:
-            self.error(path, error.message, error.hint)
-        except Quarantined as error:
-            self.error(path, str(error))
-        except Exception as error:  # a file so wrong that its reader has no words for it
-            first = (str(error).splitlines() or [""])[0][:200]
-            self.error(path, f"cannot be read ({type(error).__name__}: {first})", "is it the right file, and whole?")
 
     def fetches(self, model: str) -> bool:
         """Will a section that runs fetch this model from the hub?"""

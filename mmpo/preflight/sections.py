@@ -14,8 +14,9 @@ from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.images import inside
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.folder import Tensor, find_model, weights
+from mmpo.packages import BITSANDBYTES, PYDICOM, require
 from mmpo.preflight.context import Context
-from mmpo.preflight.machine import check_dtype, check_package
+from mmpo.preflight.machine import check_dtype
 from mmpo.preflight.things import check_things
 from mmpo.recipes.source import nearest
 
@@ -39,7 +40,8 @@ def check_build(context: Context) -> None:
     found: list[tuple[Path, str]] = []
     with context.noting(("build", key)):
         found = list(look(settings))
-    sizes = _check_pictures(context, ("build", key), found, getattr(settings, "allow_links", False))
+    links, films = getattr(settings, "allow_links", False), settings.builder == "radiology"
+    sizes = _check_pictures(context, ("build", key), found, links, films=films)
     if sizes:
         mean = sum(sizes) / len(sizes)
         context.bytes["build"] = (MEGABYTE, int(1.3 * mean * len(found)) + 20 * MEGABYTE)
@@ -54,9 +56,10 @@ def _source_key(settings: Any) -> str:
 
 
 def _check_pictures(
-    context: Context, key: tuple[str, ...], pictures: Sequence[tuple[Path, str]], links: bool
+    context: Context, key: tuple[str, ...], pictures: Sequence[tuple[Path, str]], links: bool, *, films: bool = False
 ) -> list[int]:
-    """Sizes of the files among the first pictures. None there at all is an error, some missing a warning."""
+    """Sizes of the files among the first pictures. None there at all is an error, some missing a warning. `films` may
+    be DICOM files."""
     looked = pictures[:LOOKED_AT]
     sizes: list[int] = []
     first: tuple[str, str | None] | None = None
@@ -66,6 +69,9 @@ def _check_pictures(
             if not file.exists():
                 raise Quarantined("decode", "missing", path)
             sizes.append(file.stat().st_size)
+            if films and not PYDICOM.here and _is_dicom(file):
+                context.error(key, f"{path} is a DICOM film, which needs the package pydicom", PYDICOM.install)
+                films = False
         except Quarantined as error:
             first = first or (f"{error.reason}: {error.detail}", _picture_hint(error, root))
         except OSError as error:
@@ -78,6 +84,13 @@ def _check_pictures(
         missing = len(looked) - len(sizes)
         context.warn(key, f"{missing} of {len(looked)} pictures looked at can't be opened; the first is {first[0]}")
     return sizes
+
+
+def _is_dicom(file: Path) -> bool:
+    from mmpo.radiology.films import is_dicom
+
+    with open(file, "rb") as stream:
+        return is_dicom(stream.read(132))
 
 
 def _picture_hint(error: Quarantined, root: Path) -> str:
@@ -96,8 +109,11 @@ def check_train(context: Context) -> None:
 
         with context.noting(("train", "corruption", "parameters")):
             Corruption(settings.corruption.kind, dict(settings.corruption.parameters))
+    if settings.auxiliary is not None and not context.has_error(("train", "auxiliary")):
+        _check_auxiliary(context, settings.auxiliary)
     if settings.quantize == "nf4":
-        check_package(context, ("train", "quantize"), "bitsandbytes", "nf4", "pip install 'mmpo[qlora]'")
+        with context.noting(("train", "quantize")):
+            require("nf4", BITSANDBYTES)
     check_dtype(context, ("train", "dtype"), settings.dtype)
     if settings.max_steps is not None and settings.warmup >= settings.max_steps:
         context.warn(
@@ -115,6 +131,23 @@ def check_train(context: Context) -> None:
     folder = find_model(settings.model)
     if folder is not None and not context.has_error(context.given(("train", "model"))):
         _check_weights(context, settings, weights(folder, settings.model))
+
+
+def _check_auxiliary(context: Context, settings: Any) -> None:
+    """The first samples beside the pairs, and their pictures."""
+    from mmpo.trainers.auxiliary import Sample, read_samples
+
+    if context.comes(settings.data):
+        return
+    at = ("train", "auxiliary", "data")
+    with context.noting(at):
+        samples = list(islice(read_samples(settings), LOOKED_AT))
+        if samples and not any(isinstance(sample, Sample) for sample in samples):
+            place, error = next(sample for sample in samples if not isinstance(sample, Sample))
+            raise UserError(f"none of the {len(samples)} rows looked at can be learnt; the first is {place}: {error}")
+        found = [image for sample in samples if isinstance(sample, Sample) for image in sample.images]
+        pictures = [(settings.image_root, image) for image in found if isinstance(image, str)]
+        _check_pictures(context, at, pictures, settings.allow_links)
 
 
 def _check_objective(context: Context) -> None:
@@ -232,7 +265,8 @@ def _check_benchmark(context: Context, name: str, annotated: Sequence[AnnotatedI
         asks = list(islice((ask for ask in benchmark.asks() if ask.image is not None), LOOKED_AT))
         folder = settings.images or (str(annotated[0].root) if annotated else "")
         pictures = [(Path(ask.root or folder), ask.paths[0]) for ask in asks if ask.root or folder]
-        _check_pictures(context, ("eval", name), pictures, getattr(settings, "allow_links", False))
+        links = getattr(settings, "allow_links", False)
+        _check_pictures(context, ("eval", name), pictures, links, films=name == "radiology")
 
 
 CHECKS: dict[str, Callable[[Context], None]] = {"build": check_build, "train": check_train, "eval": check_eval}

@@ -63,18 +63,19 @@ def _check(context: Context, path: Keys, need: Need, value: str) -> None:
 
         parse(value)
     elif need.kind == "output":
-        _writable(Path(value))
+        check_writable(Path(value))
     elif need.kind == "pairs":
         _pairs(Path(value))
     else:
-        _path(Path(value), need)
+        check_path(Path(value), need)
         if need.kind == "vocabulary":
             from mmpo.data.vocabulary import ObjectVocabulary
 
             ObjectVocabulary.from_file(value)
 
 
-def _path(path: Path, need: Need) -> None:
+def check_path(path: Path, need: Need) -> None:
+    """Raises `UserError` unless `path` is there, is a file or folder as needed, can be read, and holds something."""
     kind = {"annotations": "annotation file", "path": "file or folder", "vocabulary": "file"}.get(need.kind, need.kind)
     if not path.exists():
         if path.is_symlink():
@@ -116,7 +117,7 @@ def _instead(path: Path) -> str:
 def _pairs(folder: Path) -> None:
     from mmpo.data.shards import read_pairs
 
-    _path(folder, Need("folder"))
+    check_path(folder, Need("folder"))
     if next(iter(read_pairs(folder)), None) is None:
         raise UserError(f"{folder}: there are no pairs in it")
 
@@ -128,12 +129,24 @@ def _model(context: Context, path: Keys, source: str) -> None:
             context.warn(context.given(path), f"{source} is not on this machine and will be fetched from the hub")
             return
         raise no_such_model(source)
+    trusted = bool(getattr(context.settings(path[0]), "trust_remote_code", False))
+    check_vision_model(folder, source, trust_remote_code=trusted)
+
+
+def check_vision_model(folder: Path, source: str, *, trust_remote_code: bool = False) -> None:
+    """Everything but the weights: the files, the family, and a processor that opens with the packages that are here.
+    A processor whose own code would run is left to the run."""
     config = check_model(folder, source)
     if "vision_config" not in config:
         raise UserError(
             f"{source}: a model of type {config.get('model_type')!r} without a vision tower; it sees no pictures",
             hint="name a vision-language model (docs/families.md)",
         )
+    from mmpo.models.opening import family_in, open_processor
+
+    if not trust_remote_code:
+        family_in(source)
+        open_processor(source)
 
 
 def _adapter(context: Context, path: Keys, value: str) -> None:
@@ -158,7 +171,8 @@ def _template(value: str) -> None:
         raise UserError(f"{path} cannot be read: {error}") from None
 
 
-def _writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
+    """Raises `UserError` unless the folder `path` is there, or can be made, and can be written in."""
     there = next((one for one in (path.absolute(), *path.absolute().parents) if one.exists()), Path("/"))
     if not there.is_dir():
         raise UserError(f"{path}: {there} is a file; a folder belongs here")

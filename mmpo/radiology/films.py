@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from mmpo.data.images import MAX_PIXELS, encode_image, portable_image, read_image
-from mmpo.errors import Quarantined, UserError
+from mmpo.errors import Quarantined
+from mmpo.packages import PYDICOM, require
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", "")
 
@@ -42,10 +43,9 @@ def dicom_picture(data: bytes) -> bytes:
 
 def dicom_pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """The frame as it should look, [rows, columns] of 8-bit grey; dark is little signal (air)."""
-    try:
-        import pydicom
-    except ImportError:
-        raise UserError("reading DICOM files needs pydicom", hint='pip install "mmpo[radiology]"') from None
+    require("reading DICOM files", PYDICOM)
+    import pydicom
+
     try:
         dataset = pydicom.dcmread(io.BytesIO(data))
         rows, columns = int(dataset.get("Rows", 0) or 0), int(dataset.get("Columns", 0) or 0)

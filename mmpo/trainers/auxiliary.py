@@ -1,8 +1,11 @@
-"""Answers learnt beside the pairs: HA-DPO's auxiliary language-modelling data, one sample drawn for each pair.
+"""Answers learnt beside the pairs: HA-DPO's auxiliary language-modelling data, so many samples drawn for each pair.
 
-The draw is an endless stream of shuffled passes over the samples. The pair at place n of the run (steps in order, and
-the pairs of a step in order) gets sample n of the stream, so a run that resumes, or is cut otherwise into accumulation
-and processes, sees the same samples in the same step.
+The draw is an endless stream of shuffled passes over the samples. At r samples a pair, the pair at place n of the run
+(steps in order, and the pairs of a step in order) gets samples floor(n r) to floor((n + 1) r) of the stream, so a run
+that resumes, or is cut otherwise into accumulation and processes, sees the same samples in the same step.
+
+A step's loss adds up its samples and divides by its pairs: a sample counts as much as a pair, times the term's weight,
+however rarely it is drawn. With one sample a pair this is HA-DPO's mean over samples.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from itertools import count, islice
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +29,8 @@ from mmpo.data.convert.llava import turns_in
 from mmpo.data.convert.media import below, images_of
 from mmpo.data.convert.rows import read_rows
 from mmpo.data.convert.texts import Turn, bad, messages_of, need
+from mmpo.data.image_digests import digests_of, shown_in
+from mmpo.data.images import links_allowed
 from mmpo.data.pair import Video
 from mmpo.data.reader import read_pairs, shard_paths
 from mmpo.errors import Quarantined, UserError
@@ -66,6 +74,7 @@ class Samples:
     rows: list[EncodedSample]
     store: ImageStore
     dropped: Counter[str] = field(default_factory=Counter)
+    settings: AuxiliarySettings | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -120,6 +129,14 @@ def _caption(row: Mapping[str, Any], root: Path) -> tuple[list[Turn], list[bytes
     ]
 
 
+def sample_digests(settings: AuxiliarySettings) -> frozenset[str]:
+    """The pictures of the samples, by their pixels (`mmpo.data.image_digests`)."""
+    with links_allowed(settings.allow_links):
+        samples = (sample for sample in read_samples(settings) if isinstance(sample, Sample))
+        shown = (group for sample in samples for group in shown_in(sample.images, sample.videos))
+        return frozenset(digests_of(shown, settings.image_root))
+
+
 def encode_samples(
     vlm: VLM,
     settings: AuxiliarySettings,
@@ -130,22 +147,25 @@ def encode_samples(
 ) -> Samples:
     """Tokenize every sample and check every image; what can't be used is put aside, counted and passed to
     `on_reject`. Raises `UserError` if nothing is left."""
-    result = Samples([], store)
+    result = Samples([], store, settings=settings)
+    first: dict[str, str] = {}
 
     def reject(name: str, error: Quarantined) -> None:
         result.dropped[error.reason] += 1
+        first.setdefault(error.reason, error.detail)
         if on_reject is not None:
             on_reject(name, Quarantined(STAGE, error.reason, error.detail))
 
     rows: list[EncodedSample] = []
-    for sample in track(read_samples(settings), "reading auxiliary data"):
-        if isinstance(sample, Sample):
-            try:
-                rows.append(_encoded(vlm, store, sample, settings.image_root, max_response_tokens))
-            except Quarantined as error:
-                reject(sample.id, error)
-        else:
-            reject(*sample)
+    with links_allowed(settings.allow_links):
+        for sample in track(read_samples(settings), "reading auxiliary data"):
+            if isinstance(sample, Sample):
+                try:
+                    rows.append(_encoded(vlm, store, sample, settings, max_response_tokens))
+                except Quarantined as error:
+                    reject(sample.id, error)
+            else:
+                reject(*sample)
     broken = store.broken({key for row in rows for key in row.images})
     for row in rows:
         if failed := next((broken[key] for key in row.images if key in broken), None):
@@ -153,13 +173,15 @@ def encode_samples(
         else:
             result.rows.append(row)
     if not result.rows:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(result.dropped.items()))
+        reasons = ", ".join(f"{n} {reason}, as {first[reason]}" for reason, n in sorted(result.dropped.items()))
         raise UserError(f"{settings.data}: no auxiliary sample to learn ({reasons or 'it is empty'})")
     return result
 
 
-def _encoded(vlm: VLM, store: ImageStore, sample: Sample, root: Path, limit: int | None) -> EncodedSample:
-    media = Media(vlm, store, sample.videos, root=root)
+def _encoded(
+    vlm: VLM, store: ImageStore, sample: Sample, settings: AuxiliarySettings, limit: int | None
+) -> EncodedSample:
+    media = Media(vlm, store, sample.videos, root=settings.image_root, links=settings.allow_links)
     images = media.keys(sample.answers[-1][0], sample.images)
     if broken := store.broken([key for key in images if not vlm.family.fixed_image_size]):
         raise next(iter(broken.values()))  # the prompt can't be made without the picture
@@ -177,10 +199,18 @@ def _encoded(vlm: VLM, store: ImageStore, sample: Sample, root: Path, limit: int
     return EncodedSample(sample.id, tuple(prompts), tuple(responses), images)
 
 
-def draw(n_samples: int, schedule: Schedule, seed: int) -> list[list[list[int]]]:
-    """For each step and micro-batch of the schedule as many samples as it has pairs."""
+def draw(
+    n_samples: int, schedule: Schedule, seed: int, per_pair: Fraction = Fraction(1)
+) -> list[list[list[tuple[int, ...]]]]:
+    """For each step, micro-batch and pair of the schedule the samples that go with the pair."""
     stream = _stream(n_samples, random.Random(f"{seed}/{STAGE}"))
-    return [[[next(stream) for _ in batch] for batch in step] for step in schedule.steps]
+    places = count()
+
+    def of_the_next_pair() -> tuple[int, ...]:
+        place = next(places)
+        return tuple(islice(stream, floor((place + 1) * per_pair) - floor(place * per_pair)))
+
+    return [[[of_the_next_pair() for _ in batch] for batch in step] for step in schedule.steps]
 
 
 def _stream(n: int, rng: random.Random) -> Iterator[int]:
@@ -191,7 +221,7 @@ def _stream(n: int, rng: random.Random) -> Iterator[int]:
 
 
 class PairsWithSamples:
-    """Pairs and samples under one index `(pair, sample)`, as a data loader asks for them."""
+    """Pairs and samples under one index `(pair, samples)`, as a data loader asks for them."""
 
     def __init__(self, pairs: EncodedPairs, samples: Samples) -> None:
         self.pairs, self.samples = pairs, samples
@@ -199,8 +229,8 @@ class PairsWithSamples:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: tuple[int, int]) -> tuple[EncodedPair, EncodedSample]:
-        return self.pairs[index[0]], self.samples.rows[index[1]]
+    def __getitem__(self, index: tuple[int, tuple[int, ...]]) -> tuple[EncodedPair, list[EncodedSample]]:
+        return self.pairs[index[0]], [self.samples.rows[sample] for sample in index[1]]
 
 
 class AuxiliaryCollator:
@@ -209,9 +239,9 @@ class AuxiliaryCollator:
     def __init__(self, pairs: Callable[..., dict[str, PairBatch]], store: ImageStore) -> None:
         self._pairs, self._store = pairs, store
 
-    def __call__(self, rows: Sequence[tuple[EncodedPair, EncodedSample]]) -> dict[str, PairBatch]:
+    def __call__(self, rows: Sequence[tuple[EncodedPair, Sequence[EncodedSample]]]) -> dict[str, PairBatch]:
         collated = self._pairs([pair for pair, _ in rows])
-        samples = answer_batch([sample for _, sample in rows], self._store)
+        samples = answer_batch([sample for _, own in rows for sample in own], self._store)
         return {**collated, "batch": replace(collated["batch"], auxiliary=samples)}
 
 

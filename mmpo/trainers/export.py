@@ -21,7 +21,7 @@ from mmpo.errors import UserError
 from mmpo.locks import announce, locked
 from mmpo.models.loading import VLM, load_vlm
 from mmpo.models.prompts import encode_response
-from mmpo.models.score import score_responses
+from mmpo.models.segments import score_responses
 from mmpo.trainers.settings import TrainResult, TrainSettings
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
@@ -53,20 +53,43 @@ def export(run: Path, out: Path, *, merge: bool = False) -> Exported:
     """Write the adapter of a finished `run` (a run folder, or its `train` folder) into the new folder `out`; with
     `merge` the whole model instead. Raises `UserError` where there is no finished training, where `out` is in use, or
     where the merged model does not do what model and adapter did."""
+    training = finished(run)
+    with locked(out, beside=True) as before:
+        announce(out, before)
+        check_unused(out)
+        return _export(training, out, merge)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A training that came to its end: its folder, its settings, what it says of itself, its adapter."""
+
+    folder: Path
+    settings: TrainSettings
+    result: TrainResult
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / self.result.adapter
+
+
+def finished(run: Path) -> Finished:
+    """The training in a run folder (or in its `train` folder). Raises `UserError` where there is no finished one."""
     train = run / "train" if (run / "train" / "train_result.json").is_file() else run
     if not (train / "train_result.json").is_file():
         raise UserError(f"{run}: no finished training in it", hint="give the run folder of `mmpo train` or `mmpo run`")
-    with locked(out, beside=True) as before:
-        announce(out, before)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out} is in use", hint="name a new or empty folder")
-        return _export(train, out, merge)
-
-
-def _export(train: Path, out: Path, merge: bool) -> Exported:
     settings = TrainSettings.model_validate(read_json(train / "settings.json"))
-    result = TrainResult.model_validate(read_json(train / "train_result.json"))
-    adapter = train / result.adapter
+    return Finished(train, settings, TrainResult.model_validate(read_json(train / "train_result.json")))
+
+
+def check_unused(out: Path) -> None:
+    """Raises `UserError` unless `out` is a new or empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is in use", hint="name a new or empty folder")
+
+
+def _export(training: Finished, out: Path, merge: bool) -> Exported:
+    train, settings, result, adapter = training.folder, training.settings, training.result, training.adapter
     with replacing_folder(out) as partial:
         if merge:
             difference, effect = _merge(settings, adapter, partial)

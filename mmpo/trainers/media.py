@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from mmpo.data.images import inside
 from mmpo.data.pair import Message, Video
 from mmpo.data.reader import PairDataset
 from mmpo.data.video.pairs import clip_of, in_order, with_frames
@@ -22,7 +23,8 @@ class Media:
     """The images and videos of one row, by their keys in the store. Where the row is `dataset[row]`, what is embedded
     there is read again when it is needed, and not kept.
 
-    A video given by its path is sampled once, here. Raises a `VideoError` where it can't be read.
+    A video given by its path is sampled once, here. Raises a `VideoError` where it can't be read. With `links` a path
+    below `root` may be a link out of it: the store gets the file behind it.
     """
 
     def __init__(
@@ -34,8 +36,9 @@ class Media:
         root: Path | None = None,
         dataset: PairDataset | None = None,
         row: int = 0,
+        links: bool = False,
     ) -> None:
-        self._store, self._root, self._dataset, self._row = store, root, dataset, row
+        self._store, self._root, self._dataset, self._row, self._links = store, root, dataset, row, links
         self._native = vlm.takes_videos
         self._clips: list[tuple[tuple[str, ...], tuple[float, ...]]] = []
         for number, video in enumerate(videos or ()):
@@ -65,6 +68,8 @@ class Media:
         return tuple(key for own in lists for key in own)
 
     def _add(self, source: Any, column: str, place: tuple[int, ...] | None) -> str:
+        if self._links and isinstance(source, str) and self._root is not None:
+            return self._store.add(str(inside(self._root, source, links=True)))
         at = StoredImage(self._dataset, self._row, column, place) if self._dataset is not None and place else None
         return self._store.add(source, self._root, at=at)
 

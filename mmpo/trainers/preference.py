@@ -17,6 +17,7 @@ import copy
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +32,7 @@ from mmpo.errors import UserError
 from mmpo.models.pairs import AnswerBatch
 from mmpo.models.score import PairBatch, PairLogps, PairScorer, ResponseLogps
 from mmpo.objectives import Objective
+from mmpo.objectives.term import OBJECTIVES
 from mmpo.progress import track
 from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import AuxiliaryCollator, PairsWithSamples, Samples, draw
@@ -53,9 +55,9 @@ class PreferenceTrainer(Trainer):
 
     `args` are ordinary `TrainingArguments`; `per_device_train_batch_size` counts pairs. The steps of the run are laid
     out by `Schedule`, so `args.num_train_epochs` may be a fraction and a token budget may vary the number of pairs
-    per step; `group_images` keeps pairs about the same images together. Of the auxiliary `samples` one goes with every
-    pair of a training step; evaluation is on pairs alone. `facts` are written into each checkpoint's
-    completeness marker, and `keep_checkpoints` of them stay.
+    per step; `group_images` keeps pairs about the same images together. Auxiliary `samples` go with the pairs of a
+    training step, as many as their settings say; evaluation is on pairs alone. `facts` are written into each
+    checkpoint's completeness marker, and `keep_checkpoints` of them stay.
     """
 
     def __init__(
@@ -126,13 +128,25 @@ class PreferenceTrainer(Trainer):
         batches = [batch for step in steps for batch in step[self.args.process_index :: self.args.world_size]]
         if self.samples is None:
             return self._loader(self.pairs, batches)
-        drawn = draw(len(self.samples), self.schedule, self.args.seed)
+        drawn = draw(len(self.samples), self.schedule, self.args.seed, self._samples_per_pair(self.samples))
         mine = [batch for step in drawn for batch in step[self.args.process_index :: self.args.world_size]]
         return self._loader(
             PairsWithSamples(self.pairs, self.samples),
             [list(zip(*both, strict=True)) for both in zip(batches, mine, strict=True)],
             AuxiliaryCollator(cast(PairCollator, self.data_collator), self.samples.store),
         )
+
+    def _samples_per_pair(self, samples: Samples) -> Fraction:
+        if samples.settings is None:
+            return Fraction(1)
+        rate = samples.settings.rate(len(samples), len(self.pairs))
+        if rate < 1 and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise UserError(
+                f"{float(rate):.3g} auxiliary samples a pair: a process may have none in a step, and where weights are "
+                "cut up the others would wait for it for ever",
+                hint="auxiliary.per_pair: 1 or more, or train without FSDP and DeepSpeed",
+            )
+        return rate
 
     def _loader(self, data: Any, batches: list[Any], collate: Any = None) -> DataLoader[Any]:
         # Not prepared by accelerate: `batches` are this process's share already. The generator keeps the loader from
@@ -180,7 +194,8 @@ class PreferenceTrainer(Trainer):
         totals: dict[str, float] = {}
         for batch in batches:
             for name, (_, term) in self.objective.terms(blank_logps(batch)).items():
-                totals[name] = totals.get(name, 0.0) + float(term.weights.sum())
+                weight = len(batch) if OBJECTIVES[name].needs_auxiliary else float(term.weights.sum())
+                totals[name] = totals.get(name, 0.0) + weight
         # A step may have nothing for a term (no phrase to contrast): the term is then 0, not 0 / 0.
         if self.accelerator.num_processes == 1:
             return {name: total or 1.0 for name, total in totals.items()}
@@ -408,7 +423,7 @@ def blank_logps(batch: PairBatch) -> PairLogps:
 
     def side(ids: list[Tensor], weights: list[Tensor] | None) -> ResponseLogps:
         lengths = torch.tensor([len(row) for row in ids])
-        mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]  # [b, t]
+        mask = torch.arange(max(map(len, ids), default=0))[None] < lengths[:, None]  # [b, t]
         blank = -mask.float()
         padded = None if weights is None else nn.utils.rnn.pad_sequence(weights, batch_first=True)
         states = blank[..., None]
@@ -424,7 +439,7 @@ def blank_logps(batch: PairBatch) -> PairLogps:
 
 def _joined(answers: AnswerBatch) -> list[Tensor]:
     """The answers of each sample as one row."""
-    owners = range(max(answers.owner) + 1)
+    owners = range(max(answers.owner, default=-1) + 1)
     return [
         torch.cat([ids for ids, owner in zip(answers.response_ids, answers.owner, strict=True) if owner == sample])
         for sample in owners

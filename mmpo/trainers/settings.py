@@ -3,10 +3,11 @@ it."""
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
 from mmpo.settings import FOLDER, LEXICON, MODEL, PAIRS, PATH, Need, Settings
@@ -39,8 +40,8 @@ class LoraSettings(Settings):
 
 
 class AuxiliarySettings(Settings):
-    """Ordinary image-text data learnt beside the pairs, one sample for each pair (HA-DPO). The loss is the objective's
-    term `auxiliary`, whose `weight` is HA-DPO's lambda."""
+    """Ordinary image-text data learnt beside the pairs. The loss is the objective's term `auxiliary`, whose `weight` is
+    HA-DPO's lambda: what one sample counts against one pair."""
 
     data: Annotated[Path, PATH] = Field(
         description=(
@@ -51,6 +52,25 @@ class AuxiliarySettings(Settings):
     images: Annotated[Path | None, FOLDER] = Field(
         default=None, description="Folder that image paths start from. Left out: the folder of `data`."
     )
+    per_pair: float | Literal["once"] = Field(
+        default=1.0,
+        description="Samples learnt for each pair: 1 as in HA-DPO; 0.25: one for every fourth pair. `once`: as many as "
+        "there are, spread over an epoch of the pairs, so that the size of `data` decides how much it counts.",
+    )
+    allow_links: bool = Field(default=False, description="Follow links out of the folder of images (hub caches, DVC).")
+
+    @field_validator("per_pair", mode="before")
+    @classmethod
+    def _rate(cls, value: Any) -> Any:
+        if value != "once" and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
+            raise ValueError(f"must be a number greater than 0, or once (it is {value!r})")
+        return value
+
+    def rate(self, samples: int, pairs: int) -> Fraction:
+        """Samples for each pair, of so many samples and training pairs."""
+        if isinstance(self.per_pair, str):
+            return Fraction(samples, pairs)
+        return Fraction(self.per_pair).limit_denominator(1_000_000)
 
     @property
     def image_root(self) -> Path:

@@ -40,7 +40,7 @@ from mmpo.objectives import Objective, build_objective
 from mmpo.progress import track
 from mmpo.resuming import has_work
 from mmpo.trainers import checkpoints
-from mmpo.trainers.auxiliary import Samples, encode_samples
+from mmpo.trainers.auxiliary import Samples, encode_samples, sample_digests
 from mmpo.trainers.callbacks import MetricsFile, Progress, SamplesFile
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.fitting import check_objective
@@ -187,7 +187,8 @@ def _train(
         trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from is not None else None)
     result = _finish(trainer, run_dir, everything, eval_pairs, resumed_from, len(store.scaled), memory)
     if trainer.args.should_save:  # so that an evaluation of the adapter knows what it was trained on
-        write_digests(run_dir / "adapter", digests_of_pairs(settings.pairs))
+        beside = sample_digests(settings.auxiliary) if settings.auxiliary is not None else frozenset()
+        write_digests(run_dir / "adapter", digests_of_pairs(settings.pairs) | beside)
     return result
 
 

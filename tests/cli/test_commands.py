@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
+from mmpo.cli.app import DEFAULT, load_commands
 from mmpo.errors import UserError
 from tests.cli.conftest import Invoke
 
-COMMANDS = ["demo", "build", "train", "eval", "run", "recipe show", "recipe check", "convert", "export"]
+
+def every_command() -> list[str]:
+    """As they are typed: `eval`, `eval score`, `recipe check` …"""
+
+    def below(command: Any, words: tuple[str, ...]) -> Iterator[str]:
+        parts = getattr(command, "commands", {})
+        if not parts or DEFAULT in parts:
+            yield " ".join(words)
+        for name, part in parts.items():
+            if name != DEFAULT:
+                yield from below(part, (*words, name))
+
+    return list(below(typer.main.get_command(load_commands()), ()))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", every_command())
 def test_help_shows_usage_and_an_example(mmpo: Invoke, command: str) -> None:
     result = mmpo(*command.split(), "--help")
     assert result.exit_code == 0
     assert f"Usage: mmpo {command} [OPTIONS]" in result.stdout
     after_heading = result.stdout.split("Example", 1)[1]
-    assert f"mmpo {command}" in after_heading
+    assert f"\n   mmpo {command}" in after_heading, "indented, below its heading"
+
+
+def test_groups_say_what_else_they_have(mmpo: Invoke) -> None:
+    assert len(every_command()) > 18
+    text = mmpo("eval", "--help").stdout
+    assert "mmpo eval score: Score answers made elsewhere" in text
+    assert "mmpo radiology edit reports.jsonl" in mmpo("radiology").output
 
 
 def test_the_top_help_names_every_command_in_order(mmpo: Invoke) -> None:

@@ -76,7 +76,7 @@ def test_help_lists_what_each_benchmark_takes(mmpo: Invoke) -> None:
         (("popee", "--answers", "x"), "no benchmark is called 'popee'"),
         (("pope",), "--answers is missing"),
         (("pope", "--answers", "x"), "pope needs --questions"),
-        (("pope", "--answers", "answers.json", "--questions", "none.json"), "none.json does not exist"),
+        (("pope", "--answers", "answers.json", "--questions", "none.json"), "--questions: none.json: no such file"),
         (
             ("pope", "--answers", "answers.json", "--questions", "pope_random.json", "--set", "asked"),
             "expected KEY=VALUE",

@@ -70,6 +70,29 @@ def test_in_one_recipe_and_later_on_the_adapter(
     assert json.loads((here / "unknown/eval/scorecard.json").read_text())["overlap"] is None
 
 
+def test_pictures_learnt_beside_the_pairs_count_too(mmpo: Invoke, recipe: Path, photos: Path, here: Path) -> None:
+    """Films of `auxiliary.data` are training pictures like those of the pairs."""
+    folder = here / "unedited"
+    folder.mkdir()
+    rows = []
+    for number, shade in enumerate((3, 60, 200)):
+        Image.new("RGB", (32, 32), (shade, 1, 2)).save(folder / f"{number}.png")
+        talk = [{"from": "human", "value": "<image>\nReport?"}, {"from": "gpt", "value": "The heart is normal."}]
+        rows.append({"id": f"u{number}", "image": f"{number}.png", "conversations": talk})
+    (folder / "rows.json").write_text(json.dumps(rows))
+    asked = other_photos(photos, here / "asked", 0)  # none of the pairs' pictures
+    for number in range(2):  # and two of those learnt beside them
+        Image.open(folder / f"{number}.png").save(asked / f"IMG_{7 - number}.bmp")
+    data = yaml.safe_load(recipe_with(recipe, asked).read_text())
+    data["train"]["auxiliary"] = {"data": str(folder / "rows.json"), "per_pair": "once"}
+    data["train"]["objective"] = {"dpo": {"beta": 0.1}, "auxiliary": {"weight": 0.5}}
+    file = here / "beside.yaml"
+    file.write_text(yaml.safe_dump(data, sort_keys=False))
+    result = mmpo("run", file, "--out", "out")
+    assert result.exit_code == 0, result.output
+    warned(result, here / "out", 2)
+
+
 def test_a_build_beside_the_evaluation(
     mmpo: Invoke, recipe: Path, parrot_folder: Path, world: Path, here: Path
 ) -> None:

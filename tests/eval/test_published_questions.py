@@ -272,9 +272,9 @@ def test_a_changed_picture_under_the_same_name_is_asked_again(
 def test_an_error_while_asking_is_no_empty_answer(
     world: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmpo.models import answer
+    from mmpo.models import continuing
 
-    real, calls = answer.generate_shared, []
+    real, calls = continuing.generate_shared, []
 
     def fails_later(*args: object, **options: object) -> object:
         calls.append(args)
@@ -282,7 +282,7 @@ def test_an_error_while_asking_is_no_empty_answer(
             raise RuntimeError("out of memory")
         return real(*args, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(answer, "generate_shared", fails_later)
+    monkeypatch.setattr(continuing, "generate_shared", fails_later)
     chosen = published(world, files, tokens_per_batch=256)
     with pytest.raises(RuntimeError, match="out of memory"):
         evaluate(chosen, tmp_path)

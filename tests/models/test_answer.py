@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-import mmpo.models.answer as answer_module
+import mmpo.models.continuing as continuing_module
 from mmpo.errors import Quarantined, UserError
 from mmpo.models import asking
 from mmpo.models.answer import AnswerEngine, Question, group_by_image
@@ -43,7 +43,7 @@ def asked_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         rows.append(sum(len(group.prompts) for group in groups))
         return generate_shared(vlm, groups, **options)
 
-    monkeypatch.setattr(answer_module, "generate_shared", counting)
+    monkeypatch.setattr(continuing_module, "generate_shared", counting)
     return rows
 
 

@@ -21,7 +21,8 @@ from mmpo.models.backends import choose_attention, kernel_error, kernel_problem,
 from mmpo.models.kernels import Sequences
 from mmpo.models.layout import Backend, Segment, pack, response_tree, visibility
 from mmpo.models.loading import VLM
-from mmpo.models.score import PairScorer, rules_of, shared_row
+from mmpo.models.score import PairScorer
+from mmpo.models.segments import rules_of, shared_row
 from mmpo.models.tree import Rules, depth_first, marks_of, sequences_of
 from tests.models.pairs import gradients, mixed_batch, worst_relative
 from tests.models.test_attention import TREES

@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from mmpo.models import score
+from mmpo.models import segments
 from mmpo.models.last_layer import read_last_layer_only_where_needed
 from mmpo.models.layout import response_tree
 from mmpo.models.pairs import Hidden
-from mmpo.models.score import PairScorer, segment_logps, shared_row
+from mmpo.models.score import PairScorer
+from mmpo.models.segments import segment_logps, shared_row
 from tests.models.pairs import gradients, mixed_batch, worst_relative
 from tests.tiny import add_lora
 from tests.tiny_families import TINY
@@ -22,14 +23,14 @@ from tests.tiny_families import TINY
 
 def without(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans that name no rows: every layer computes everything."""
-    real = score.pack
+    real = segments.pack
 
     def whole(*args: Any, **kwargs: Any) -> Any:
         layout = real(*args, **kwargs)
         layout.plan.read = None
         return layout
 
-    monkeypatch.setattr(score, "pack", whole)
+    monkeypatch.setattr(segments, "pack", whole)
 
 
 def rows_of(scorer: PairScorer, batch: Any) -> dict[str, list[int]]:

@@ -15,7 +15,7 @@ from transformers.utils import is_torchvision_available
 from mmpo.errors import UserError
 from mmpo.models.families import family_of
 from mmpo.models.loading import load_vlm
-from mmpo.models.score import score_responses
+from mmpo.models.segments import score_responses
 from tests.models.pairs import PICTURES
 from tests.tiny import add_lora, tiny_llava, user
 from tests.tiny_families import TINY

@@ -12,7 +12,8 @@ from mmpo.errors import UserError
 from mmpo.models import attention, score
 from mmpo.models.families import Family
 from mmpo.models.loading import VLM
-from mmpo.models.score import PairBatch, PairScorer, score_responses
+from mmpo.models.score import PairBatch, PairScorer
+from mmpo.models.segments import score_responses
 from mmpo.objectives import build_objective
 from tests.models.pairs import gradients, pair_batch, worst_relative
 from tests.tiny import add_lora, tiny_image, tiny_llava, user

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import mmpo.models.score as score_module
+import mmpo.models.segments as segments_module
 import mmpo.models.tree as tree_module
 from mmpo.errors import UserError
 from mmpo.models.attention import CallPlan, TreePlan, dense_attention_mask
@@ -27,7 +28,8 @@ from mmpo.models.loading import VLM
 from mmpo.models.positions import Counted
 from mmpo.models.processing import join_images, process_images
 from mmpo.models.prompts import encode_prompt, encode_response
-from mmpo.models.score import PairBatch, PairScorer, plain_rows, rules_of, segment_logps, shared_row
+from mmpo.models.score import PairBatch, PairScorer
+from mmpo.models.segments import plain_rows, rules_of, segment_logps, shared_row
 from mmpo.models.tree import CAUSAL
 from mmpo.models.vision import encode_images, select_images
 from tests.models.pairs import PICTURES, by_hand, mixed_batch
@@ -76,7 +78,7 @@ def without(*names: str) -> Mutation:
 
 def rules_changed(**changed: Any) -> Mutation:
     def mutate(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
-        patch.setattr(score_module, "rules_of", lambda vlm: replace(rules_of(vlm), **changed))
+        patch.setattr(segments_module, "rules_of", lambda vlm: replace(rules_of(vlm), **changed))
 
     return mutate
 
@@ -100,7 +102,7 @@ def one_mask_for_all_layers(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
 
 
 def counted_positions(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
-    patch.setattr(score_module, "positions_of", lambda vlm, image_inputs=None: Counted())
+    patch.setattr(segments_module, "positions_of", lambda vlm, image_inputs=None: Counted())
 
 
 def row_positions(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
@@ -166,13 +168,13 @@ def first_layer_features_only(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
         image.deepstack_features = [[part * 0 for part in layer] for layer in image.deepstack_features]
         return chosen
 
-    patch.setattr(score_module, "select_images", paste)
+    patch.setattr(segments_module, "select_images", paste)
 
 
 def images_swapped(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
     """Two images of equal size in the wrong order: nothing in transformers can notice."""
     patch.setattr(
-        score_module,
+        segments_module,
         "select_images",
         lambda encoded, order, family: select_images(encoded, order[::-1], family),
     )

@@ -18,7 +18,8 @@ from mmpo.models.families import family_of
 from mmpo.models.loading import VLM
 from mmpo.models.processing import facts, process_images
 from mmpo.models.prompts import encode_prompt, encode_response
-from mmpo.models.score import PairBatch, PairScorer, score_responses
+from mmpo.models.score import PairBatch, PairScorer
+from mmpo.models.segments import score_responses
 from tests.models.pairs import PICTURES, by_hand, gradients, mixed_batch, worst_relative
 from tests.tiny import add_lora, tiny_llava, user
 from tests.tiny_families import TINY

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from mmpo.data.images import encode_image, load_image
 from mmpo.errors import UserError
 from mmpo.models.loading import VLM
-from mmpo.models.score import PairScorer, score_responses
+from mmpo.models.score import PairScorer
+from mmpo.models.segments import score_responses
 from mmpo.trainers.auxiliary import AuxiliaryCollator, Sample, draw, encode_samples, read_samples
 from mmpo.trainers.collate import PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
@@ -82,7 +85,7 @@ def test_log_probs_are_those_of_each_turn_scored_alone(tmp_path: Path, sharing: 
     samples = encoded(vlm, file)
     pairs = encode_pairs(vlm, make_pairs(5), samples.store)
     collate = AuxiliaryCollator(PairCollator(samples.store), samples.store)
-    batch = collate(list(zip(pairs.rows, samples.rows, strict=True)))["batch"]
+    batch = collate([(pair, [sample]) for pair, sample in zip(pairs.rows, samples.rows, strict=True)])["batch"]
     assert len(batch.auxiliary.image_tokens) == 3, "an image that two samples show is in the batch once"
     scored = PairScorer(vlm, sharing=sharing)(batch)
     assert scored.auxiliary is not None and scored.auxiliary.reference is None
@@ -118,9 +121,9 @@ def test_the_loss_is_the_mean_over_samples_of_the_token_mean_however_a_step_is_c
     samples = encoded(vlm, file)
     pairs = encode_pairs(vlm, make_pairs(8), samples.store)
     schedule = Schedule(pairs.lengths, Shape(4), seed=42)
-    picked = [samples.rows[k] for batch in draw(len(samples), schedule, 42)[0] for k in batch]
+    picked = [samples.rows[k] for batch in draw(len(samples), schedule, 42)[0] for (k,) in batch]
     collate = AuxiliaryCollator(PairCollator(samples.store), samples.store)
-    scored = PairScorer(vlm)(collate([(pairs[0], sample) for sample in picked])["batch"]).auxiliary
+    scored = PairScorer(vlm)(collate([(pairs[0], [sample]) for sample in picked])["batch"]).auxiliary
     means = [-scored.policy_sum[k].item() / scored.lengths[k].item() for k in range(4)]
     assert row["loss/auxiliary"] == pytest.approx(sum(means) / 4, rel=1e-4)
 
@@ -131,13 +134,87 @@ def test_the_draw_is_one_sample_a_pair_every_sample_once_a_pass() -> None:
     two = Schedule(lengths, Shape(1, accumulation=2, processes=2), seed=0, epochs=3)
     first, second = draw(6, one, 0), draw(6, two, 0)
     assert [list(map(len, step)) for step in first] == [list(map(len, step)) for step in one.steps]
-    flat = [[k for batch in step for k in batch] for step in first]
-    assert flat == [[k for batch in step for k in batch] for step in second], "whatever the cut"
+    flat = [[k for batch in step for (k,) in batch] for step in first]
+    assert flat == [[k for batch in step for (k,) in batch] for step in second], "whatever the cut"
     order = [k for step in flat for k in step]
     assert len(order) == 60
     for start in range(0, 60, 6):
         assert sorted(order[start : start + 6]) == list(range(6))
-    assert order != [k for step in draw(6, one, 1) for batch in step for k in batch]
+    assert order != [k for step in draw(6, one, 1) for batch in step for (k,) in batch]
+
+
+@pytest.mark.parametrize(("rate", "drawn"), [(Fraction(1, 4), 15), (Fraction(6, 20), 18), (Fraction(5, 2), 150)])
+def test_other_rates_keep_the_stream_and_do_not_depend_on_the_cut(rate: Fraction, drawn: int) -> None:
+    lengths = [5 + k % 7 for k in range(20)]
+    shapes = (Shape(4, accumulation=1), Shape(1, accumulation=2, processes=2))
+
+    def steps(shape: Shape, epochs: float, rate: Fraction) -> list[list[int]]:
+        found = draw(6, Schedule(lengths, shape, seed=0, epochs=epochs), 0, rate)
+        return [[k for batch in step for own in batch for k in own] for step in found]
+
+    one, two = (steps(shape, 3, rate) for shape in shapes)
+    assert one == two
+    order, whole = ([k for step in found for k in step] for found in (one, steps(shapes[0], 30, Fraction(1))))
+    assert len(order) == drawn and order == whole[:drawn]
+
+
+def test_once_is_every_sample_once_an_epoch() -> None:
+    settings = AuxiliarySettings(data=Path("x"), per_pair="once")
+    schedule = Schedule([5] * 20, Shape(4), seed=0, epochs=2)
+    drawn = draw(6, schedule, 0, settings.rate(6, 20))
+    for epoch in (drawn[:5], drawn[5:]):
+        assert sorted(k for step in epoch for batch in step for own in batch for k in own) == list(range(6))
+
+
+@pytest.mark.parametrize("value", [0, -1, "twice", "1"])
+def test_rates_that_are_none(value: object) -> None:
+    with pytest.raises(ValidationError):
+        AuxiliarySettings(data=Path("x"), per_pair=value)
+
+
+def test_a_sample_counts_as_a_pair_however_rarely_it_is_drawn(tmp_path: Path) -> None:
+    """Steps of 4 pairs and 1 sample: the sample's gradient is a quarter of what it is beside one pair, in every cut."""
+    file = write_conversations(tmp_path / "chat")
+
+    def step(name: str, rate: float | str, batch: int, accumulation: int) -> Any:
+        def samples(vlm: VLM) -> Any:
+            return encode_samples(vlm, AuxiliarySettings(data=file, per_pair=rate), ImageStore(vlm, 2**24))
+
+        return first_step(
+            tmp_path / name, objective=LAMBDA, samples=samples, per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulation,
+        )  # fmt: skip
+
+    gradients, row = step("rare", 0.25, 4, 1)
+    assert row["loss"] == pytest.approx(row["loss/dpo"] + 0.5 * row["loss/auxiliary"] / 4, rel=1e-5)
+    others, other_row = step("cut", 0.25, 1, 4)  # three of four micro-batches have no sample
+    assert other_row["loss"] == pytest.approx(row["loss"], rel=1e-4)
+    for key, value in gradients.items():
+        torch.testing.assert_close(others[key], value, rtol=1e-3, atol=1e-5)
+    _, often = step("often", 2.0, 4, 1)
+    assert often["loss"] == pytest.approx(often["loss/dpo"] + 0.5 * often["loss/auxiliary"] * 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_linked_pictures(tiny_llava_folder: Path, tmp_path: Path, workers: int) -> None:
+    file = write_conversations(tmp_path / "chat")
+    kept = tmp_path / "elsewhere"
+    kept.mkdir()
+    for picture in [path for path in file.parent.iterdir() if path != file]:
+        (kept / picture.name).write_bytes(picture.read_bytes())
+        picture.unlink()
+        picture.symlink_to(kept / picture.name)
+    file.write_text(
+        json.dumps([row for row in json.loads(file.read_text()) if row["id"] in ("long", "s0", "s1", "s2")])
+    )
+    settings = settings_for(
+        tiny_llava_folder, write_pairs(tmp_path / "pairs", 6), objective=LAMBDA, max_steps=1, workers=workers,
+        image_cache_mb=0, auxiliary={"data": file},
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"is a link out of .*allow_links: true"):
+        train(settings, tmp_path / "refused")
+    allowed = settings.model_copy(update={"auxiliary": AuxiliarySettings(data=file, allow_links=True)})
+    assert train(allowed, tmp_path / "run").auxiliary == 4
 
 
 def test_a_run_that_resumes_ends_with_the_same_weights(tiny_llava_folder: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from mmpo.data.atomic import write_text
 from mmpo.errors import UserError
 from mmpo.models.loading import load_vlm
-from mmpo.models.score import score_responses
+from mmpo.models.segments import score_responses
 from mmpo.trainers import export as export_module
 from mmpo.trainers.export import export
 from mmpo.trainers.train import train

@@ -15,7 +15,7 @@ from mmpo.data.atomic import read_json
 from mmpo.data.shards import PairWriter
 from mmpo.errors import UserError
 from mmpo.models.loading import load_vlm
-from mmpo.models.score import score_responses
+from mmpo.models.segments import score_responses
 from mmpo.progress import reporting
 from mmpo.trainers.settings import TrainResult, TrainSettings
 from mmpo.trainers.train import train

@@ -15,7 +15,8 @@ from mmpo.data.pair import PreferencePair
 from mmpo.models.loading import VLM
 from mmpo.models.processing import SEVERAL as SEVERAL_IMAGES
 from mmpo.models.processing import process_images
-from mmpo.models.score import PairBatch, PairScorer, shared_row
+from mmpo.models.score import PairBatch, PairScorer
+from mmpo.models.segments import shared_row
 from mmpo.models.vision import vision_modules
 from mmpo.objectives import build_objective
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,33 +29,41 @@ def convert(
         str | None,
         typer.Option(
             metavar="HOW",
-            help="embed (in the rows), copy (files in OUT/images) or reference (paths as they are).",
+            help="embed (in the rows), copy (files in OUT/images) or reference (paths as they are). Without it: the "
+            "first of these that the written format can.",
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="The split to read, where IN has several.")] = "train",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="An option of the format: --set pairs_per_image=1."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="An option of the format: --set pairs_per_image=1. Repeatable."
+        ),
     ] = None,
     ignore: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY", help="A key whose pictures, videos or sounds are not the pairs'. May be repeated."),
+        typer.Option(metavar="KEY", help="A key whose pictures, videos or sounds are not the pairs'. Repeatable."),
     ] = None,
+    allow_links: Annotated[
+        bool,
+        typer.Option("--allow-links", help="Follow links out of the folder of images, as hub caches and DVC have."),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion in OUT.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the account as JSON.")] = False,
 ) -> None:
     """Convert preference data between formats.
 
     Reads mmpo, trl, llamafactory, ms-swift, llava, povid, hadpo, rlhf-v, rlaif-v, seva,
-    mia-dpo, mdpo, sentinel, llava-hound, vlfeedback, bpo and opa-dpo. A row that cannot be
-    used, or that holds media its format does not read, is listed in OUT/rejects.jsonl with
-    file, row and reason.
+    mia-dpo, mdpo, sentinel, llava-hound, vlfeedback, bpo and opa-dpo; docs/convert.md has the
+    options of each (--set). A row that cannot be used, or that holds media its format does not
+    read, is listed in OUT/rejects.jsonl with file, row and reason.
 
     [bold]Examples[/bold]
 
       mmpo convert RLHF-V-Dataset pairs
       mmpo convert hadpo/llava-v1.5 pairs --images visual_genome --set pairs_per_image=9
       mmpo convert runs/mine/build/pairs lf --to llamafactory
+      mmpo convert rows.jsonl pairs --images hub/snapshot --allow-links
     """
     import json
     from dataclasses import asdict
@@ -64,6 +72,7 @@ def convert(
     from mmpo.data.convert import convert as run
     from mmpo.data.outside import Unreadable, yaml_of
     from mmpo.errors import UserError
+    from mmpo.preflight.commands import examine_convert
     from mmpo.progress import reporting
 
     options = {}
@@ -76,11 +85,15 @@ def convert(
         except Unreadable as error:
             raise error.at(f"--set {text}", lines=False) from None
 
-    def work():  # type: ignore[no-untyped-def]
-        return run(
-            source, out, source_format=from_, out_format=to, images=images, media=media, split=split,
-            options=options, ignore=ignore or (), overwrite=overwrite,
-        )  # fmt: skip
+    given: dict[str, Any] = {
+        "source_format": from_, "out_format": to, "images": images, "media": media, "split": split,
+        "options": options, "overwrite": overwrite, "allow_links": allow_links,
+    }  # fmt: skip
+    for warning in examine_convert(source, out, **given):
+        console.warn(warning)
+
+    def work() -> Converted:
+        return run(source, out, ignore=ignore or (), **given)
 
     if json_:
         result = work()

@@ -31,9 +31,12 @@ def export(
     """
     from mmpo.cli import console
     from mmpo.cli.logs import quiet_libraries
+    from mmpo.preflight.commands import examine_export
     from mmpo.trainers import export as work
 
     quiet_libraries()
+    for warning in examine_export(run, out, merge=merge):
+        console.warn(warning)
     done = work.export(run, out, merge=merge)
     console.heading(f"{'merged model' if done.merged else 'adapter'}: {done.folder}")
     if done.difference is not None and done.effect is not None:

@@ -72,8 +72,14 @@ def detect(
 def edit(file: FileArgument, lexicon: LexiconOption = None, as_json: JsonOption = False) -> None:
     """Take references to earlier exams out of reports, by rules.
 
-    With --json each row gets `edited`, and `lines` with the label of each
-    (none, partial, all) and what became of it.
+    What is left keeps its findings, sides and sizes; a line that rules
+    cannot rewrite well is dropped. With --json each row gets `edited`, and
+    `lines` with the label of each (none, partial, all) and what became of it.
+
+    [bold]Examples[/bold]
+
+      mmpo radiology edit reports.jsonl
+      mmpo radiology edit reports.jsonl --json > edited.jsonl
     """
     import json
 
@@ -93,7 +99,14 @@ def edit(file: FileArgument, lexicon: LexiconOption = None, as_json: JsonOption 
 
 @group("radiology").command("findings")
 def findings(file: FileArgument, as_json: JsonOption = False) -> None:
-    """Read the 14 CheXpert-style findings of reports, by rules. Not the CheXpert labeller, nor CheXbert."""
+    """Read the 14 CheXpert-style findings of reports, by rules.
+
+    Not the CheXpert labeller, nor CheXbert: numbers differ from theirs.
+
+    [bold]Example[/bold]
+
+      mmpo radiology findings reports.jsonl --json
+    """
     import json
 
     from mmpo.radiology.findings import report_findings
@@ -113,7 +126,12 @@ def films(
 ) -> None:
     """Turn DICOM films into PNG files: windowed, the right way round, without any header field.
 
-    Files that can't be used are listed in OUT/rejects.jsonl.
+    Files that can't be used are listed in OUT/rejects.jsonl. Needs pydicom
+    (pip install 'mmpo\\[radiology]').
+
+    [bold]Example[/bold]
+
+      mmpo radiology films dicom films
     """
     from mmpo.cli import console
     from mmpo.data.atomic import JsonLines, write_bytes

@@ -22,7 +22,14 @@ app.add_typer(recipes_app, name="recipe")
 
 @recipes_app.command("list")
 def list_recipes() -> None:
-    """List the recipes that come with mmpo."""
+    """List the recipes that come with mmpo.
+
+    Each is a YAML file to copy and edit: data and model are paths in it.
+
+    [bold]Example[/bold]
+
+      mmpo recipe list
+    """
     from mmpo.cli import console
     from mmpo.recipes import read, shipped
 
@@ -33,6 +40,8 @@ def list_recipes() -> None:
 @recipes_app.command("show")
 def show(recipe: RecipeArgument) -> None:
     """Print a recipe as it is written, comments included.
+
+    The copy is yours to edit; the comments say what each value does.
 
     [bold]Example[/bold]
 
@@ -51,8 +60,11 @@ def check(
         bool, typer.Option("--full", help="Print every key that will be used, defaults included, as a recipe.")
     ] = False,
 ) -> None:
-    """Look for mistakes before anything runs: keys and values, the objective, every path, models and adapters, the
-    files of builders and benchmarks, packages, judges, room on the disk. All mistakes are listed at once.
+    """Look for mistakes in a recipe, without running it; all are listed at once.
+
+    Looked at are keys and values, the objective, every path, models, their
+    processors and adapters, the files of builders and benchmarks, packages,
+    judges, room on the disk. The commands that run a recipe look first, too.
 
     [bold]Examples[/bold]
 

@@ -55,11 +55,13 @@ def score(
       mmpo eval score help
       mmpo eval score pope --questions coco_pope_random.json --answers my.jsonl
       mmpo eval score mme --answers Your_Results/ --json
+      mmpo eval score mmhal --answers answers.json --judge judge.yaml
     """
     from mmpo.cli import console
     from mmpo.cli.score_table import show
     from mmpo.errors import UserError
-    from mmpo.eval.scoring import ScoreRequest, checked, scorers
+    from mmpo.eval.scoring import ScoreRequest, scorers
+    from mmpo.preflight.commands import examine_score
 
     if benchmark == "help":
         _list_benchmarks()
@@ -68,13 +70,16 @@ def score(
         raise UserError("--answers is missing", hint=f"mmpo eval score {benchmark} --answers FILE")
     options = dict(_key_value(text, "--set") for text in set_ or ())
     request = ScoreRequest(answers or Path(), questions, annotations, parser, None, options)
-    scorer = checked(benchmark, request, judged=bool(judge))
-    if judge:
+    settings = _judge_settings(judge) if judge else None
+    scorer, warnings = examine_score(benchmark, request, judge=settings, replies=judge_cache)
+    for warning in warnings:
+        console.warn(warning)
+    if settings is not None:
         from dataclasses import replace
 
         from mmpo.chat import open_chat
 
-        with open_chat(_judge_settings(judge), cache=judge_cache) as chat:
+        with open_chat(settings, cache=judge_cache) as chat:
             scored = scorer.run(replace(request, judge=chat))
     else:
         scored = scorer.run(request)

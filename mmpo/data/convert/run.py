@@ -29,6 +29,7 @@ from mmpo.data.convert.sources import Source, has_rejected, is_question
 from mmpo.data.convert.swift import MS_SWIFT
 from mmpo.data.convert.tables import RLAIF_V, RLHF_V
 from mmpo.data.convert.trl import TRL
+from mmpo.data.images import links_allowed
 from mmpo.data.outside.failures import FAILURES
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined, UserError
@@ -83,25 +84,27 @@ def convert(
     options: Mapping[str, Any] | None = None,
     ignore: Sequence[str] = (),
     overwrite: bool = False,
+    allow_links: bool = False,
 ) -> Converted:
     """Read preference data in one format and write it in another.
 
     `source` is a file or a folder; its format is told from its rows if it is not named. `images` is the folder that
     image paths start from, by default the source's own. `media` says how the output holds pictures (embed, copy or
     reference; see `Media`). A row with a picture, video or sound that its format does not read is quarantined, unless
-    its key is in `ignore`. The output folder appears when it is whole. A folder that holds anything is refused, unless
-    it is an earlier conversion and `overwrite` is given. The same source gives the same bytes.
+    its key is in `ignore`. With `allow_links` a link below `images` may lead out of it. The output folder appears when
+    it is whole. A folder that holds anything is refused, unless it is an earlier conversion and `overwrite` is given.
+    The same source gives the same bytes.
     """
     source, out = Path(source), Path(out)
-    writer = _format(out_format, "write")
-    _check_places(source, out, overwrite)
+    writer = format_named(out_format, "write")
+    check_places(source, out, overwrite)
     root = Path(images) if images is not None else (source if source.is_dir() else source.parent)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of images")
-    mode = _media(writer, media)
-    with locked(out, beside=True) as before:
+    mode = media_mode(writer, media)
+    with locked(out, beside=True) as before, links_allowed(allow_links):
         announce(out, before)
-        _check_places(source, out, overwrite)
+        check_places(source, out, overwrite)
         return _convert(source, out, root, source_format, writer, mode, split, options or {}, overwrite, ignore)
 
 
@@ -118,8 +121,8 @@ def _convert(
     ignore: Sequence[str],
 ) -> Converted:
     rows = Source(source, split)
-    reader = _detected(rows) if source_format is None else _format(source_format, "read")
-    context = Context(source, root, _options(reader, options))
+    reader = detected(rows) if source_format is None else format_named(source_format, "read")
+    context = Context(source, root, options_of(reader, options))
     recipe = {
         "converted_from": reader.name, "source": source.name, "split": split, "media": mode,
         "options": context.options.model_dump(mode="json"), **({"ignore": list(ignore)} if ignore else {}),
@@ -133,7 +136,7 @@ def _convert(
         without = 0
         for row in track(rows, "converting"):
             try:
-                pairs = _unique(_pairs(reader, row, context, ignore), seen)
+                pairs = _unique(pairs_of(reader, row, context, ignore), seen)
                 sink.add(*pairs)
                 without += sum(1 for pair in pairs if not has_media(pair))
             except Quarantined as error:
@@ -153,10 +156,10 @@ def _convert(
 
 def detect(source: str | Path, split: str = "train") -> str:
     """The name of a source's format, told from its first rows. UserError if none fits."""
-    return _detected(Source(Path(source), split)).name
+    return detected(Source(Path(source), split)).name
 
 
-def _detected(rows: Source) -> Format:
+def detected(rows: Source) -> Format:
     data = next((row.data for row in rows.first if row.error is None), None)
     if data is None:
         if rows.skipped:
@@ -184,7 +187,7 @@ def _notes(without: int, pairs: int, skipped: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def _pairs(reader: Format, row: Row, context: Context, ignore: Sequence[str]) -> list[PreferencePair]:
+def pairs_of(reader: Format, row: Row, context: Context, ignore: Sequence[str]) -> list[PreferencePair]:
     if row.error is not None:
         raise row.error
     assert reader.read is not None
@@ -219,20 +222,20 @@ def _unique(pairs: list[PreferencePair], seen: Counter[str]) -> list[PreferenceP
     return unique
 
 
-def _format(name: str, use: str) -> Format:
+def format_named(name: str, use: str) -> Format:
     usable = [known for known, format in FORMATS.items() if getattr(format, use) is not None]
     if name not in usable:
         raise UserError(f"no format {name!r} to {use}", hint=f"one of {', '.join(usable)}")
     return FORMATS[name]
 
 
-def _media(writer: Format, media: str | None) -> str:
+def media_mode(writer: Format, media: str | None) -> str:
     if media is not None and media not in writer.media:
         raise UserError(f"{writer.name} can't hold images by {media!r}", hint=f"--media {' or '.join(writer.media)}")
     return media or writer.media[0]
 
 
-def _options(reader: Format, given: Mapping[str, Any]) -> Options:
+def options_of(reader: Format, given: Mapping[str, Any]) -> Options:
     try:
         return reader.options.model_validate(dict(given))
     except ValidationError as error:
@@ -243,7 +246,7 @@ def _options(reader: Format, given: Mapping[str, Any]) -> Options:
         raise UserError(f"--set {name}: {wrong}", hint=f"options of {reader.name}: {known}") from None
 
 
-def _check_places(source: Path, out: Path, overwrite: bool) -> None:
+def check_places(source: Path, out: Path, overwrite: bool) -> None:
     here, there = source.resolve(), out.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
         raise UserError(f"{out}: the source lies in it, or it in the source", hint="convert into another folder")

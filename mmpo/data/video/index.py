@@ -160,10 +160,12 @@ def opened(source: Source) -> Iterator[Any]:
     if kind:
         raise NotAVideo(source.name, f"not a video but {kind}")
     try:
+        # Not `options`: before PyAV 18 these are also laid over the streams, and freed for streams that have none where
+        # the header lists no streams (MPEG program streams), which ends the process.
         container = av.open(
             source.stream(),
             metadata_errors="ignore",
-            options={"format_whitelist": DEMUXERS, "protocol_whitelist": "file"},
+            container_options={"format_whitelist": DEMUXERS, "protocol_whitelist": "file"},
         )
     except (av.error.FFmpegError, ValueError) as error:
         raise _unopened(source, error) from error

@@ -73,8 +73,6 @@ def write(
         stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
         if stamps is not None:
             stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
-        if rotation:
-            stream.set_display_rotation(rotation)
         if audio and sound is None:
             sound = _sound(container)
         for number in range(n):
@@ -85,7 +83,19 @@ def write(
         container.mux(stream.encode())
         if sound is not None:
             _silence(container, sound, n / fps)
+    if rotation:
+        _turn(path, rotation)
     return path
+
+
+def _turn(path: Path, rotation: int) -> None:
+    """Write an anticlockwise turn by 90, -90 or 180 degrees into the track header of an MP4."""
+    cos, sin = {90: (0, 1), -90: (0, -1), 180: (-1, 0)}[rotation]
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 44
+    for place, value in enumerate((cos, -sin, 0, sin, cos)):
+        data[at + 4 * place : at + 4 * place + 4] = (value * 65536).to_bytes(4, "big", signed=True)
+    path.write_bytes(bytes(data))
 
 
 def write_sound(path: Path, seconds: float = 1.0) -> Path:

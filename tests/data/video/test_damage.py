@@ -86,7 +86,7 @@ def test_a_cover_is_no_video(tmp_path: Path) -> None:
     with av.open(str(path)) as source, av.open(str(tmp_path / "cover.m4a"), "w", format="mp4") as target:
         picture, sound = source.streams.video[0], source.streams.audio[0]
         copies = {1: target.add_stream_from_template(sound), 0: target.add_stream_from_template(picture)}
-        copies[0].disposition = av.stream.Disposition.attached_pic
+        copies[0].disposition = av.stream.Disposition.attached_pic.value
         for packet in source.demux():
             if packet.dts is not None:
                 packet.stream = copies[packet.stream.index]

@@ -1,0 +1,35 @@
+"""Optional packages: who needs them, and how they come."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+from mmpo.errors import UserError
+
+
+@dataclass(frozen=True)
+class Package:
+    """An optional package by the name it is imported under, and the command that installs it."""
+
+    module: str
+    install: str
+
+    @property
+    def here(self) -> bool:
+        return importlib.util.find_spec(self.module) is not None
+
+
+BITSANDBYTES = Package("bitsandbytes", "pip install 'mmpo[qlora]'")
+PYDICOM = Package("pydicom", "pip install 'mmpo[radiology]'")
+SACREBLEU = Package("sacrebleu", "pip install 'mmpo[radiology]'")
+ROUGE_SCORE = Package("rouge_score", "pip install 'mmpo[radiology]'")
+BERT_SCORE = Package("bert_score", "pip install bert-score")
+RADGRAPH = Package("radgraph", "pip install radgraph, or give its annotations as JSON")
+
+
+def require(what: str, *packages: Package) -> None:
+    """Raises `UserError` for the first of the packages that is not installed; `what` is the thing that needs it."""
+    for package in packages:
+        if not package.here:
+            raise UserError(f"{what} needs the package {package.module.replace('_', '-')}", hint=package.install)

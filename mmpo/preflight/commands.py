@@ -1,0 +1,170 @@
+"""The same look for commands without a recipe: every mistake at once, and what it found as warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpo.data.convert.rows import SUFFIXES
+from mmpo.errors import UserError
+from mmpo.models.folder import check_adapter, check_fit, find_model, no_such_model
+from mmpo.preflight.context import Findings
+from mmpo.preflight.machine import check_chat, check_room
+from mmpo.preflight.things import check_path, check_vision_model, check_writable
+from mmpo.recipes.problems import Problem
+from mmpo.settings import FILE, FOLDER, PATH
+
+if TYPE_CHECKING:
+    from mmpo.chat import ChatSettings
+    from mmpo.data.convert.look import Look
+    from mmpo.eval.scoring import Scorer, ScoreRequest
+
+READ_TWICE = 200_000_000
+"""Bytes of a JSON file up to which it is read for a look at its first rows, and again for the conversion."""
+
+
+def examine_convert(
+    source: Path,
+    out: Path,
+    *,
+    source_format: str | None,
+    out_format: str,
+    images: Path | None,
+    media: str | None,
+    split: str,
+    options: Mapping[str, Any],
+    overwrite: bool,
+    allow_links: bool = False,
+) -> list[str]:
+    """What `mmpo convert` will meet: formats and their options, IN, OUT, the folder of images and the first pictures,
+    room on the disk. Raises one `UserError` that lists every mistake."""
+    from mmpo.data.convert.look import look
+    from mmpo.data.convert.run import check_places, format_named, media_mode, options_of
+
+    found, mode = Findings(), ""
+    with found.noting(()):
+        mode = media_mode(format_named(out_format, "write"), media)
+    if source_format is not None:
+        with found.noting(()):
+            options_of(format_named(source_format, "read"), options)
+    with found.noting(()):
+        check_path(source, PATH)
+    if images is not None:
+        with found.noting(("--images",)):
+            check_path(images, FOLDER)
+    with found.noting(()):
+        check_places(source, out, overwrite)
+        check_writable(out)
+    stored = {file: file.stat().st_size for file in _files(source)}
+    if found.problems or max((size for file, size in stored.items() if file.suffix == ".json"), default=0) > READ_TWICE:
+        return _told(found)
+    with found.noting(()):
+        seen = look(source, images, source_format, split, options, allow_links=allow_links)
+        _check_pictures(found, source, seen)
+        rows = sum(stored.values())
+        pictures = 0 if mode == "reference" else int(seen.bytes_each * rows / max(seen.row_bytes, 1))
+        check_room(found, out, {"rows": (rows // 10, rows), "pictures": (0, pictures)}, what="OUT", otherwise="OUT")
+    return _told(found)
+
+
+def _files(source: Path) -> list[Path]:
+    """The files of a source that may hold rows."""
+    files = source.rglob("*") if source.is_dir() else [source]
+    return [file for file in files if file.suffix in SUFFIXES and file.is_file()]
+
+
+def _check_pictures(found: Findings, source: Path, seen: Look) -> None:
+    """Pictures of the first rows, where more follow: of a few rows the conversion itself tells soon enough."""
+    if not seen.more or not seen.missing:
+        return
+    first = f"the first is {seen.first_missing}"
+    if seen.missing == seen.pictures:
+        found.error(
+            (),
+            f"{source}: none of the {seen.pictures} pictures of its first rows can be opened; {first}",
+            f"paths start in {seen.root}; --images DIR names another folder, --allow-links follows links out of it",
+        )
+    else:
+        found.warn((), f"{seen.missing} of the {seen.pictures} pictures of the first rows can't be opened; {first}")
+
+
+def examine_export(run: Path, out: Path, *, merge: bool) -> list[str]:
+    """What `mmpo export` will meet: a finished training, its adapter, with `merge` the model and whether the two fit,
+    the new folder and room for it. Raises one `UserError` that lists every mistake."""
+    from mmpo.models.folder import header, weights
+    from mmpo.trainers.export import check_unused, finished
+
+    found = Findings()
+    with found.noting(()):
+        check_unused(out)
+        check_writable(out)
+    with found.noting(()):
+        training = finished(run)
+        check_adapter(training.adapter)
+        written = _bytes(header(training.adapter / "adapter_model.safetensors"))
+        settings = training.settings
+        if merge and (folder := find_model(settings.model)) is not None:
+            check_vision_model(folder, settings.model, trust_remote_code=settings.trust_remote_code)
+            check_fit(training.adapter, folder, settings.model)
+            written = _bytes(weights(folder, settings.model))
+        elif merge and settings.allow_network:
+            found.warn((), f"{settings.model} is not on this machine and will be fetched from the hub")
+        elif merge:
+            raise no_such_model(settings.model)
+        check_room(found, out, {"weights": (written, written)}, what="OUT", otherwise="OUT")
+    return _told(found)
+
+
+_WIDTH = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}
+
+
+def _bytes(tensors: Mapping[str, Any]) -> int:
+    total = 0
+    for tensor in tensors.values():
+        count = _WIDTH.get(tensor.dtype, 1)
+        for side in tensor.shape:
+            count *= side
+        total += count
+    return total
+
+
+def examine_score(
+    benchmark: str, request: ScoreRequest, *, judge: ChatSettings | None = None, replies: Path | None = None
+) -> tuple[Scorer, list[str]]:
+    """What `mmpo eval score` will meet: the benchmark's parser, options and packages, its files, and the judge. Raises
+    one `UserError` that lists every mistake; else the benchmark's scorer, and warnings."""
+    from mmpo.eval.scoring import checked, scorers
+
+    found = Findings()
+    for option, path in (
+        ("--answers", request.answers), ("--questions", request.questions), ("--annotations", request.annotations)
+    ):  # fmt: skip
+        if path is not None:
+            with found.noting((option,)):
+                check_path(path, PATH)
+    with found.noting(()):
+        checked(benchmark, request, judged=judge is not None)
+    if judge is not None:
+        check_chat(found, ("--judge",), judge)
+        if replies is not None:
+            with found.noting(("--judge-cache",)):
+                check_path(replies, FILE) if replies.is_dir() else check_writable(replies.parent)
+    warnings = _told(found)
+    return scorers()[benchmark], warnings
+
+
+def _told(found: Findings) -> list[str]:
+    """The warnings; raises where there are mistakes."""
+    mistakes = [problem for problem in dict.fromkeys(found.problems) if problem.error]
+    if len(mistakes) == 1:
+        raise UserError(_text(mistakes[0], hint=False), hint=mistakes[0].hint)
+    if mistakes:
+        raise UserError("\n".join([f"{len(mistakes)} mistakes", *map(_text, mistakes)]))
+    return [_text(problem) for problem in dict.fromkeys(found.problems)]
+
+
+def _text(problem: Problem, *, hint: bool = True) -> str:
+    name = " ".join(problem.path)
+    line = f"{name}: {problem.message}" if name else problem.message
+    return line + (f"\n  hint: {problem.hint}" if hint and problem.hint else "")
