@@ -167,7 +167,7 @@ def _count(claim: Claim, truth: Truth) -> bool | None:
 def _pool(
     about: Described, items: list[AnnotatedObject], truth: Truth, *, colored: bool = True
 ) -> list[AnnotatedObject]:
-    """Those of a class that may be meant: at the place that is told, if any are there; of the colour, if any have it."""
+    """Those of a class that may be meant: at the told place, if any are there; of the told colour, if any have it."""
     pool = items
     if about.place is not None:
         pool = [item for item in pool if is_at(item, about.place.side, truth) is not False] or pool

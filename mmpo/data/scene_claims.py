@@ -25,7 +25,10 @@ KINDS: tuple[ClaimKind, ...] = get_args(ClaimKind)
 
 Side = Literal["left", "middle", "right", "top", "bottom"]
 
-COLORS = frozenset("red green blue yellow orange purple pink brown black white gray grey silver golden".split())
+COLORS = frozenset({
+    "red", "green", "blue", "yellow", "orange", "purple", "pink", "brown", "black", "white", "gray", "grey", "silver",
+    "golden",
+})  # fmt: skip
 
 
 class Number(NamedTuple):
@@ -232,7 +235,7 @@ def _count(found: Sequence[Described], index: int, *, exhaustive: bool) -> Itera
         before = ()
     after = any(o.mention.start > about.mention.start and o.sentence == about.sentence for o in same)
     alone = len(same) == 1 or (exhaustive and not after and all(o.sentence == about.sentence for o in same))
-    explicit = exhaustive or (counted.number > 1 or counted.end - counted.start > 2) and about.listed
+    explicit = exhaustive or (about.listed and _says_number(counted))
     exact = counted.exact and counted.new and alone and explicit and not counted.more
     if not exhaustive and about.places and about.spread is None:
         exact = False
@@ -240,6 +243,11 @@ def _count(found: Sequence[Described], index: int, *, exhaustive: bool) -> Itera
     yield Claim(
         "count", name, Number(least, least if exact else None), counted.start, about.mention.end, about, before=before
     )
+
+
+def _says_number(counted: Counted) -> bool:
+    """`two` and `one` say a number, `a` does not."""
+    return counted.number > 1 or counted.end - counted.start > 2
 
 
 def _denials(text: str, vocabulary: ObjectVocabulary) -> Iterator[Claim]:
