@@ -65,13 +65,15 @@ class Counted:
 
 @dataclass(frozen=True)
 class Placed:
-    """Words of place in the picture. `end` is behind all that belongs to the phrase (`on the left side of the image`);
-    `number` is how many of a group are there (`one on the left and two on the right`), None where it is about all.
+    """Words of place in the picture: `on the left side of the image`. `lead` is where begins what goes if they go
+    (`standing on the left`); `number` is how many of a group are there (`one on the left and two on the right`), None
+    where the words are about all.
     """
 
     start: int
     end: int
     side: Side
+    lead: int
     number: int | None = None
 
 
@@ -141,6 +143,7 @@ _ROUGHLY = re.compile(
     r"\b(?:about|around|approximately|nearly|almost|over|(?:more|less|fewer|other)\s+than|up\s+to|or|to)\s+$|-\s*$",
     re.I,
 )
+_PERHAPS = re.compile(r"\b(?:possibly|perhaps|probably|likely|maybe|or)\s+$", re.I)
 _AT_LEAST = re.compile(r"\bat\s+least\s+$", re.I)
 _MEASURE = re.compile(
     rf"\b(?:(?P<the>the|these|those)|an?)?\s*(?:\w+\s+)?(?P<word>{'|'.join(('pair', *_VAGUE))})s?\s+of\s+"
@@ -166,10 +169,10 @@ _AT = (
 _PLACE = re.compile(rf"(?P<lead>,?(?P<being>{_BEING})?(?:\s+(?:can\s+be\s+)?{_STANDS})?)\s+(?P<place>{_AT})", re.I)
 _ONES = rf"(?P<number>one|another|the\s+other|{'|'.join(NUMBERS[1:])})"
 _PART_OF_GROUP = re.compile(
-    rf"(?:\s*,\s*(?:and\s+|with\s+)?|\s+and\s+|\s+with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?{_AT}", re.I
+    rf"(?:\s*,\s*(?:and\s+|with\s+)?|\s+and\s+|\s+with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{_AT})", re.I
 )
 _SPREAD_BEGINS = re.compile(
-    rf"(?P<before>(?:\s+visible)?(?:\s+in\s+the\s+{_PICTURE})?)\s*,?\s*(?:with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?{_AT}",
+    rf"(?P<before>(?:\s+visible)?(?:\s+in\s+the\s+{_PICTURE})?)\s*,?\s*(?:with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{_AT})",
     re.I,
 )
 _FRONT = re.compile(rf"(?P<place>{_AT}),?\s+(?:there\s+(?:is|are)|(?:we|i|you)\s+(?:can\s+)?see)\s+$", re.I)
@@ -298,7 +301,8 @@ def _describe(
     if places:
         end = spread[1] if spread else places[-1].end
     elif only and counted is not None and (front := _FRONT.search(text, sentence[0], counted.start)):
-        places = (Placed(front.start("place"), front.end("place"), side_of(front["side"])),)
+        start = front.start("place")
+        places = (Placed(start, front.end("place"), side_of(front["side"]), start),)
     if color is None and (match := _IS_COLOR.match(text, end, sentence[1])):
         color = Span(match.start("color"), match.end("color"), same_color(match["color"]))
     related = None
@@ -359,7 +363,7 @@ def _before(text: str, mention: Mention, left: int, many: bool | None) -> tuple[
 def _number(text: str, word: str, start: int, end: int, left: int, many: bool | None) -> Counted | None:
     """The word of number at a place, if it fits a noun that is plural or not (None: one that looks alike)."""
     if word in ("a", "an"):
-        return None if many else Counted(start, end, 1, True, True, article=True)
+        return None if many or _PERHAPS.search(text, left, start) else Counted(start, end, 1, True, True, article=True)
     if word == "another":
         return None if many else Counted(start, end, 1, True, True, article=True, more=True)
     if word in _VAGUE:
@@ -390,25 +394,28 @@ def _measured(text: str, measure: re.Match[str], mention: Mention, end: int) -> 
 
 def _behind(text: str, at: int, end: int, many: bool) -> tuple[tuple[Placed, ...], tuple[int, int] | None, bool]:
     """(places, where words about the parts of a group stand, whether the place is a predicate) behind a mention."""
-    if many and _SPREAD_BEGINS.match(text, at, end):
-        parts: list[Placed] = []
-        start, stop = at, at
-        while match := (_PART_OF_GROUP if parts else _SPREAD_BEGINS).match(text, stop, end):
-            if not parts:
-                start = match.end("before")
-            number = _EXACT.get(match["number"].lower(), 1)
-            begin = re.compile(r"(?:on|in|at|to|towards?|near)\s+", re.I).search(text, match.end("number"))
-            parts.append(
-                Placed(begin.start() if begin else match.start("side"), match.end(), side_of(match["side"]), number)
-            )
-            stop = match.end()
-        if len(parts) > 1:
-            return tuple(parts), (start, stop), False
+    if many and len(parts := read_spread(text, at, end)) > 1:
+        return parts, (parts[0].lead, parts[-1].end), False
     match = _PLACE.match(text, at, end)
     if match is None:
         return (), None, False
-    placed = Placed(match.start("place"), match.end("place"), side_of(match["side"]))
+    placed = Placed(match.start("place"), match.end("place"), side_of(match["side"]), at)
     return (placed,), None, match["being"] is not None and not re.search(r"which|that|who", match["being"])
+
+
+def read_spread(text: str, at: int, end: int | None = None) -> tuple[Placed, ...]:
+    """`, one on the left and two on the right`, behind a group: where its parts are. Empty where nothing so begins at
+    `at`, or it has one part only.
+    """
+    end = len(text) if end is None else end
+    parts: list[Placed] = []
+    stop = at
+    while match := (_PART_OF_GROUP if parts else _SPREAD_BEGINS).match(text, stop, end):
+        number = _EXACT.get(match["number"].lower(), 1)
+        lead = stop if parts else match.end("before")
+        parts.append(Placed(match.start("place"), match.end(), side_of(match["side"]), lead, number))
+        stop = match.end()
+    return tuple(parts) if len(parts) > 1 else ()
 
 
 def _relation(text: str, at: int, other: Mention) -> Related | None:
