@@ -25,6 +25,14 @@ KINDS: tuple[ClaimKind, ...] = get_args(ClaimKind)
 
 Side = Literal["left", "middle", "right", "top", "bottom"]
 
+SAY_SIDE: dict[str, str] = {
+    "left": "on the left", "middle": "in the middle", "right": "on the right", "top": "at the top",
+    "bottom": "at the bottom",
+}  # fmt: skip
+RELATION_WORDS: dict[str, str] = {
+    "left": "to the left of", "right": "to the right of", "top": "above", "bottom": "below",
+}  # fmt: skip
+
 COLORS = frozenset({
     "red", "green", "blue", "yellow", "orange", "purple", "pink", "brown", "black", "white", "gray", "grey", "silver",
     "golden",
@@ -154,6 +162,11 @@ _ORDINALS = frozenset({"first", "second", "third", "fourth", "fifth", "last", "n
 _WORD_BEFORE = re.compile(r"([\w-]+)(\s+|,\s+)$")
 _WORD_BEHIND = re.compile(r"\s+([\w'’-]+)")
 _BEING = r"(?:\s+(?:which|that|who))?\s+(?:is|are)"
+_PART_OF = re.compile(
+    rf"\b(?:{'|'.join(NUMBERS)}|each|any|some|none|most|all)\s+of\s+(?:the|these|those|them|its|his|her|their)\s+(?:[\w-]+\s+)*$",
+    re.I,
+)
+"""`one of the`: what is said then is not said of all of them."""
 _IS_COLOR = re.compile(
     rf"{_BEING}\s+(?:all\s+|both\s+)?(?P<color>{'|'.join(sorted(COLORS))})\b(?!\s+(?:and|or|with)\b|-|,\s+\w+\s+and)",
     re.I,
@@ -234,13 +247,13 @@ def _count(found: Sequence[Described], index: int, *, exhaustive: bool) -> Itera
     name = about.mention.name
     mine = [other for other in found if other.mention.name == name and other is not about]
     same = [other for other in mine if other.counted is not None and other.counted.new]
-    here = [other for other in same if other.sentence == about.sentence]
+    here = [other for other in same if exhaustive or other.sentence == about.sentence]
     before = tuple(other for other in here if other.mention.start < about.mention.start)
     if counted.more and not before:
         before = tuple(other for other in same if other.mention.start < about.mention.start)[-1:]
     counts_on = counted.new and (exhaustive or (counted.article and all(map(_is_one, before))))
     before = before if counts_on else ()
-    alone = not same or (exhaustive and len(here) == len(same) and not any(o not in before for o in same))
+    alone = not same or (exhaustive and len(before) == len(same))
     partly = counted.number == 1 and any(other.many for other in mine)
     listed = about.listed and not counted.article and not partly and (not about.places or about.spread is not None)
     exact = counted.exact and counted.new and alone and (exhaustive or listed) and not counted.more
@@ -291,7 +304,7 @@ def _describe(
     only: bool,
 ) -> Described:
     many = is_many(mention, vocabulary)
-    if not many and _goes_on(text, mention, sentence[1]):
+    if _PART_OF.search(text, left, mention.start) or (not many and _goes_on(text, mention, sentence[1])):
         return Described(mention, many, number)
     counted, color, bare = _before(text, mention, left, None if _is_unchanged(mention) else many)
     if counted is not None and _is_unchanged(mention):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from mmpo.chat.settings import ChatSettings
+from mmpo.data.scene_claims import KINDS, ClaimKind
 from mmpo.data_builders.style import StyleReport
 from mmpo.settings import ANNOTATIONS, FILE, FOLDER, MODEL, TEMPLATE, VOCABULARY, Settings
 
@@ -115,9 +116,6 @@ class TemplateSettings(Settings):
     )
 
 
-CheckName = Literal["objects", "counts", "colors", "positions"]
-
-
 class BuildSettings(Settings):
     """Preference pairs from annotated images: what the model says against what it should have said (after HA-DPO)."""
 
@@ -163,12 +161,19 @@ class BuildSettings(Settings):
     max_new_tokens: int = Field(
         128, ge=1, description="Longest description, in tokens; an unfinished sentence at its end is cut off."
     )
-    checks: list[CheckName] = Field(
-        ["objects"],
+    correct: list[ClaimKind] = Field(
+        list(KINDS),
         min_length=1,
         description=(
-            "What rules compare with the annotation: which objects are there, how many, their colours (`color` "
-            "attributes), where in the picture (boxes)."
+            "Kinds of claim that rules compare with the annotation and put right: which objects are there, how many, "
+            "their colour (`color` attributes), their place in the picture and their relations (left of, above; boxes)."
+        ),
+    )
+    exhaustive: bool = Field(
+        False,
+        description=(
+            "Descriptions list everything they show, as the demo's do: `a dog` is one dog, and wrong where there are "
+            "two. Else it says that there is at least one."
         ),
     )
     judge: ChatSettings | None = Field(
