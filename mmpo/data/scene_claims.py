@@ -174,21 +174,21 @@ _IS_COLOR = re.compile(
 _STANDS = r"(?:visible|located|positioned|situated|seen|placed|parked|standing|sitting|lying)"
 _SIDE = r"(?P<side>left|right|middle|cent(?:er|re)|top|bottom)"
 _PART = r"(?:side|part|half|edge|corner|area|section)"
-_AT = (
+AT = (
     rf"(?:on|in|at|to|towards?|near)\s+the\s+(?:far\s+)?{_SIDE}\b(?!-|\s+(?:left|right|top|bottom)\b)"
     rf"(?:[\s-]+(?:hand\s+)?{_PART}\b)?(?:\s+of\s+the\s+{_PICTURE}\b)?"
     rf"(?!\s+(?:{_PART}|of|from)\b|['’]s|\s+(?:and|or)\s+(?:the\s+)?(?:left|right|middle|center|centre|top|bottom)\b)"
 )
-_PLACE = re.compile(rf"(?P<lead>,?(?P<being>{_BEING})?(?:\s+(?:can\s+be\s+)?{_STANDS})?)\s+(?P<place>{_AT})", re.I)
+_PLACE = re.compile(rf"(?P<lead>,?(?P<being>{_BEING})?(?:\s+(?:can\s+be\s+)?{_STANDS})?)\s+(?P<place>{AT})", re.I)
 _ONES = rf"(?P<number>one|another|the\s+other|{'|'.join(NUMBERS[1:])})"
 _PART_OF_GROUP = re.compile(
-    rf"(?:\s*,\s*(?:and\s+|with\s+)?|\s+and\s+|\s+with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{_AT})", re.I
+    rf"(?:\s*,\s*(?:and\s+|with\s+)?|\s+and\s+|\s+with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{AT})", re.I
 )
 _SPREAD_BEGINS = re.compile(
-    rf"(?P<before>(?:\s+visible)?(?:\s+in\s+the\s+{_PICTURE})?)\s*,?\s*(?:with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{_AT})",
+    rf"(?P<before>(?:\s+visible)?(?:\s+in\s+the\s+{_PICTURE})?)\s*,?\s*(?:with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{AT})",
     re.I,
 )
-_FRONT = re.compile(rf"(?P<place>{_AT}),?\s+(?:there\s+(?:is|are)|(?:we|i|you)\s+(?:can\s+)?see)\s+$", re.I)
+_FRONT = re.compile(rf"(?P<place>{AT}),?\s+(?:there\s+(?:is|are)|(?:we|i|you)\s+(?:can\s+)?see)\s+$", re.I)
 _RELATION = re.compile(
     rf"(?:{_BEING})?(?:\s+{_STANDS})?\s+(?P<words>(?:to|on)\s+the\s+(?P<across>left|right)(?:\s+(?:hand\s+)?side)?\s+of"
     r"|(?P<along>above|below))\s+(?:(?:the|an?|another|one)\s+)?(?:[\w-]+\s+){0,2}?$",
@@ -204,6 +204,7 @@ _NOT_NARROWED = re.compile(
     r"|visible\b|in\s+total\b)",
     re.I,
 )
+_IS = re.compile(r"\s+(?:is|was|has)\b", re.I)
 _NONE = re.compile(r"\bno\s+$", re.I)
 
 
@@ -307,8 +308,8 @@ def _describe(
     if _PART_OF.search(text, left, mention.start) or (not many and _goes_on(text, mention, sentence[1])):
         return Described(mention, many, number)
     counted, color, bare = _before(text, mention, left, None if _is_unchanged(mention) else many)
-    if counted is not None and _is_unchanged(mention):
-        many = counted.number > 1
+    if _is_unchanged(mention):
+        many = counted.number > 1 if counted is not None else not _IS.match(text, mention.end)
     end = mention.end
     places, spread, predicate = _behind(text, end, sentence[1], many)
     if places:

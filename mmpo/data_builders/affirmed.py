@@ -30,6 +30,7 @@ _CLAUSE = re.compile(r"[,;:()\n]|\b(?:but|while|whereas|although|though|however|
 _NEGATOR = re.compile(r"\b(?:no|not|cannot|without|neither|nor|none|never|\w+n['’]t)\b", re.I)
 _DENIED_BEHIND = re.compile(r"\s+(?:is|are|was|were|does|do|did|can)(?:\s*not|n['’]t)\b", re.I)
 _SCOPE_ENDS = re.compile(rf"\band\s+(?:an?|the|some|{'|'.join(NUMBERS)}|\d+)\b", re.I)
+_IS = re.compile(r"\s+(?:is|was|has)\b", re.I)
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
@@ -155,6 +156,8 @@ class EvidenceReader:
     def _is_plural(self, clause: str, mention: Mention) -> bool:
         last = re.split(r"[\s-]", mention.word.lower())[-1]
         if last in PAIRED:
+            return False
+        if last in UNCHANGED and _IS.match(clause, mention.end):
             return False
         if last in UNCHANGED:
             before = clause[: mention.start] if clause[mention.start : mention.end] == mention.word else "a "

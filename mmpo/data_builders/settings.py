@@ -34,7 +34,7 @@ class AnswerWeights(Settings):
 
 
 class QuestionSettings(Settings):
-    """Yes/no questions about objects, put to the model itself."""
+    """Questions put to the model itself: yes/no questions about objects, and about numbers, colours and places."""
 
     questions_per_image: int = Field(
         default=6,
@@ -55,7 +55,8 @@ class QuestionSettings(Settings):
         default="equal",
         description=(
             "How often yes and no are the right answers: `equal`; `none`, as they come; or weights such as "
-            "{no: 10, yes: 1} (HA-DPO's LLaVA set has 1,403 no to 141 yes). Kept within each unit of work, rounded."
+            "{no: 10, yes: 1} (HA-DPO's LLaVA set has 1,403 no to 141 yes). Kept within each unit of work, rounded. "
+            "Numbers, colours and places: each is chosen as often as it is rejected, but with `none`."
         ),
     )
     templates: list[str] = Field(
@@ -65,6 +66,26 @@ class QuestionSettings(Settings):
             "How questions are asked; `{object}` stands for the object's name and `{article}` for a or an. "
             "One is drawn for each question."
         ),
+    )
+    counts_per_image: int = Field(
+        default=1,
+        ge=0,
+        description="Questions `How many …?` about each image, half of them about several objects where there are some.",
+    )
+    colors_per_image: int = Field(
+        default=1, ge=0, description="Questions `What color …?`, about single objects with a `color` attribute."
+    )
+    places_per_image: int = Field(default=1, ge=0, description="Questions `Where …?`, about single objects with boxes.")
+    count_templates: list[str] = Field(
+        default=["How many {objects} are in the image?"],
+        min_length=1,
+        description="How numbers are asked for; `{objects}` stands for the plural, `{object}` for the name.",
+    )
+    color_templates: list[str] = Field(
+        default=["What color is the {object}?"], min_length=1, description="How colours are asked for."
+    )
+    place_templates: list[str] = Field(
+        default=["Where is the {object}?"], min_length=1, description="How places are asked for."
     )
     max_new_tokens: int = Field(default=32, ge=1, description="Longest answer, in tokens; longer ones are not used.")
     writer: ChatSettings | None = Field(
@@ -285,18 +306,25 @@ class BuildResult(BaseModel):
     images_used: int = Field(description="Images that gave at least one pair.")
     description_pairs: int
     omission_pairs: int = Field(description="Pairs whose rejected side leaves out a true object.")
-    question_pairs: int
+    question_pairs: int = Field(description="Pairs from yes/no questions.")
     counts: dict[str, dict[str, int]] = Field(
         description=(
-            "For images, descriptions, wordings of both sides and questions: how many came in, and where each went; "
-            "each table adds up."
+            "For images, descriptions, their claims, wordings of both sides and questions: how many came in, and where "
+            "each went; each table adds up."
         )
     )
     chosen_words: float = Field(description="Mean length of the chosen sides that are descriptions, in words.")
     rejected_words: float = Field(description="Mean length of the rejected ones.")
-    yes_share: float = Field(description="Share of the question pairs whose right answer is yes.")
+    yes_share: float = Field(description="Share of the yes/no pairs whose right answer is yes.")
     question_answers: dict[str, int] = Field(
-        default={}, description="How many question pairs have no and yes as the right answer."
+        default={}, description="How many yes/no pairs have no and yes as the right answer."
+    )
+    value_pairs: dict[str, int] = Field(
+        default={}, description="How many pairs there are from questions about numbers, colours and places."
+    )
+    corrected: dict[str, int] = Field(
+        default={},
+        description="In how many description pairs the rejected side is wrong about objects, numbers, …, by kind.",
     )
     hallucinating_share: float = Field(description="Share of the model's own descriptions with a mistake.")
     warnings: list[str] = Field(default=[], description="What to know before training on these pairs.")
