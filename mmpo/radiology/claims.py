@@ -58,7 +58,7 @@ BARE = frozenset(
         "border borders size sizes shape appearance position positions positioning alignment configuration course tip "
         "tips examination exam study radiograph film finding findings aeration ventilation volume volumes status "
         "picture situation pattern inspiration base bases apex apices hemithorax bibasilar basilar basal bibasal biapical apical space spaces cardiopulmonary process "
-        "its it extent severity degree amount number patient's parenchyma architecture upper-lobe angle angles",
+        "its it patient takes taken breath extent severity degree amount number patient's parenchyma architecture upper-lobe angle angles",
     )
 )
 """Words of a noun phrase that names a part of the body and no state of it."""
@@ -73,16 +73,18 @@ def time_phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
         for name, value in named:
             pattern = pattern.replace("{" + name + "}", value)
         for _ in range(3):
-            for name in ("EXAM", "DATE", "MONTH", "NUMBER", "PRIORADJ", "PLACED", "DEVICE"):
+            for name in ("EXAM", "DATE", "MONTH", "NUMBER", "PRIORADJ", "PLACED", "DEVICE", "SURG"):
                 pattern = pattern.replace("{" + name + "}", words[name])
         return re.compile(pattern, re.IGNORECASE)
 
     filler = r"(?:the|a|an|of|from|on|dated|at|in|for|chest|patient's|most|available|outside|hospital|single|frontal|portable|lateral|pa|ap|\d{1,2}:\d\d|am|pm|performed|obtained|made|with|to|same|day)"
+    chest = r"((?:^|\band |\bbut |[;,] )(?:the )?(?:(?:both|left|right|upper|lower|middle) ){0,3}"
+    wholly = r"(?:(?:now|since|also|completely|fully|entirely) )?"
     named = (
         ("ANY", r"(?:{FILL} ){0,6}(?:{PRIORADJ}|{EXAM}|{DATE}|(?:19|20)\d\d|before|previously)(?: (?:{FILL}|{PRIORADJ}|{EXAM}|{DATE})){0,12}\b"),
         ("OLD", r"(?:(?:{FILL} ){0,6}(?:(?:{PRIORADJ} )(?:{FILL} ){0,3}(?:{EXAM}|{DATE})|prior|previous|{DATE}|comparisons?|baseline)(?: (?:{FILL}|{PRIORADJ}|{EXAM}|{DATE})){0,12}|before|previously|earlier)\b"),
         ("FILL", filler),
-        ("END", r"(?:'s)?(?: (?:films?|study|exam))?(?=[ ,.;)]|$)"),
+        ("END", r"(?:'s)?(?: (?:films?|study|exam))?(?=[ ,.;)]|$)(?! (?:\w+ )?{SURG}\b)"),
         ("GRADE", r"(?:mild|moderate|severe|minimal|small|large|trace|tiny|marked|massive|normal|clear)(?:ly)?"),
         ("SIZE", r"\d[\d.]*(?: ?x ?[\d.]+)*(?: ?(?:cm|mm))?"),
         ("LOOK", r"(?:seen|noted|described|identified|demonstrated|visuali[sz]ed|shown|reported|present|questioned)"),
@@ -108,14 +110,8 @@ def time_phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
             r"\b(has|have) (\w+ly )?(?:enlarged|lessened|doubled|tripled|halved|(?:come|gone) (?:down|up)|subsided|waned|moved|migrated)\b",
             r"\1 changed",
         ),
-        (
-            r"\b(lung|lobe|base|apex|hemithorax) has (?:now |since |also |completely |fully |entirely )?cleared\b(?! of)",
-            r"\1 is clear",
-        ),
-        (
-            r"\b(lungs|lobes|bases|apices|angles) have (?:now |since |also |completely |fully |entirely )?cleared\b(?! of)",
-            r"\1 are clear",
-        ),
+        (rf"{chest}(?:lung|lobe|base|apex|hemithorax)) has {wholly}cleared\b(?! of)", r"\1 is clear"),
+        (rf"{chest}(?:lungs|lobes|bases|apices|angles)) have {wholly}cleared\b(?! of)", r"\1 are clear"),
         # values of before
         (r", {GRADE} on {OLD},", ""),
         (r",? ?\b(?:over|on|across) (?:multiple|several|serial|many) (?:\w+ )?{EXAM}{END}", ""),
@@ -156,7 +152,7 @@ def time_phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
             r"(?:,? (?:and|but))?,? ?\b(?:in the (?:interval|interim|meantime)|intervally|as previously|as before){END}",
             "",
         ),
-        (r", (?:now|still|currently) (?=(?:only |at most )?{GRADE}\b)", ", "),
+        (r", (?:now|still|currently) (?=(?:only |at most )?(?:{GRADE}|{SIZE})\b)", ", "),
         (r",? ?\b(?:now|still|currently|today|once again|again)\b(?!,? \d+ ?years)", ""),
     )
     return tuple((compiled(pattern), left) for pattern, left in table)
@@ -175,9 +171,12 @@ def without_time(text: str) -> str:
     return text.strip(" ,")
 
 
-_VERB = r"(?:is|are|was|were|has|have|had|remains?|remained|persists?|appears?|continues?|shows?|measures?|ends?)"
-_SUBJECT = rf"(?:(?!(?:{_VERB}|and|but|which|that)\b)[\w'/-]+ ){{1,8}}{_VERB}\b"
-_FINITE = re.compile(rf"\b{_VERB}\b", re.IGNORECASE)
+VERB = (
+    r"(?:is|are|was|were|has|have|had|remains?|remained|persists?|appears?|continues?|shows?|demonstrates?|measures?|"
+    r"ends?|terminates?|projects?|lies?|extends?|courses|overlies|overlie|involves?)"
+)
+_SUBJECT = rf"(?:(?!(?:{VERB}|and|but|which|that)\b)[\w'/-]+ ){{1,8}}{VERB}\b"
+_FINITE = re.compile(rf"\b{VERB}\b", re.IGNORECASE)
 _SPLIT = re.compile(
     rf"(,? \bbut\b|,? \b(?:while|whereas|although|however)\b,?|,? \band\b|,)(?= (?:there |{_SUBJECT}))|(;)|(\.)(?= )",
     re.IGNORECASE,

@@ -23,6 +23,7 @@ from mmpo.radiology.claims import (
     REMOVED,
     SEEN,
     STATIC,
+    VERB,
     is_bare,
     split_clauses,
     without_time,
@@ -48,10 +49,7 @@ _CLAUSE = re.compile(
     r"continues? to be|stays?|persists?|persisted|was|were)\b,? ?(?P<p>.*)$",
     re.IGNORECASE,
 )
-_FINITE = re.compile(
-    r"^(?:and |but )?(?:is|are|has|have|remains?|persists?|ends?|terminates?|projects?|lies|lie|measures?|extends?|overlies|overlie|demonstrates?|shows?)\b",
-    re.IGNORECASE,
-)
+_FINITE = re.compile(rf"^(?:and |but )?{VERB}\b", re.IGNORECASE)
 _PLACE = re.compile(
     r"^(?:in|at(?! (?:the )?upper limit)|on|along|over|overlying|within(?! (?:the )?(?:normal|expected))|throughout|bilaterally|involving|measuring|predominantly|projecting|along|with|without|likely|most likely|probably|possibly|which|particularly|especially|including|representing|reflecting|suggesting|suggestive|(?:left|right)(?: side)? (?:more|greater|worse))\b",
     re.IGNORECASE,
@@ -96,6 +94,7 @@ _CONTINUES = tuple(
         (r"\b(there) (?:remains|continues to be|persists)\b", r"\1 is"),
         (r"\b(there) (?:remain|continue to be|persist)\b", r"\1 are"),
         (r"\b(there) (?:has been|have been) ", r"\1 is "),
+        (r"^(?:re-?demonstrated|re-?identified) (?!is\b|are\b)", ""),
         (r"\b(?:re-?demonstrated|re-?identified)\b", "seen"),
         (r"\b(there (?:is|are)) (?:\w+ly |somewhat |much )?less ", r"\1 "),
     )
@@ -116,6 +115,9 @@ def rewrite_clause(clause: str) -> str | None:
         clause,
         flags=re.IGNORECASE,
     )
+    plain = attributes(clause)
+    if plain != clause and is_bare(re.sub(rf"\b{VERB}\b", "", plain)):
+        return None  # "the patient has taken a better breath"
     clause = re.sub(rf"^(?:{_STATE}), (?=\w)", "", clause, flags=re.IGNORECASE)
     for pattern, say in _FORMS:
         match = pattern.match(clause)
@@ -183,7 +185,7 @@ def _fragment(clause: str) -> str | None:
     if re.search(rf", {_STATE} (?:on|in|at) the (?:left|right)\b", clause, re.IGNORECASE):
         return None  # the side is that of the change
     clause = re.sub(
-        rf"^({_THERE}){_DEGREE}(?:unchanged|stable|similar|the same) {ASPECT} of (?:the |an? )?",
+        rf"^({_THERE}){_DEGREE}{CHANGED} {ASPECT} of (?:the |an? )?",
         r"\1",
         clause,
         flags=re.IGNORECASE,
