@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -26,7 +25,8 @@ from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, sample_ches
 from mmpo.demo.radiology.dictation import PROMPT, dictated_report, exact_report, question
 from mmpo.demo.radiology.patches import ATTRIBUTES, PatchLabels, PatchReader, patch_labels, surprise
 from mmpo.demo.see import pixels
-from mmpo.demo.training import Kept, cosine, export, fit, print_progress, two_rates
+from mmpo.demo.stage import run_stage
+from mmpo.demo.training import export, two_rates
 
 VOCABULARY_SIZE = 640
 TRAINING = 200
@@ -52,6 +52,11 @@ class Plan:
     save_every: int = 50
     asked: float = 0.3
     """Share of rows that are a question about the film instead of a report."""
+
+    @property
+    def pace(self) -> dict[str, int]:
+        """What both stages share of `run_stage`'s settings."""
+        return {"warmup": self.warmup, "save_every": self.save_every}
 
 
 GOING_ON = Plan(seed=17, see_steps=200, speak_steps=220, speak_batch=24, learning_rate=7e-4, warmup=20, save_every=25)
@@ -106,7 +111,7 @@ def see(learner: Learner, out: Path, plan: Plan) -> None:
             loss: Tensor = learner.reader(tower(pixels(chests)).last_hidden_state[:, 1:], patch_labels(chests))
         return loss
 
-    _stage("see", seeing, optimizer, loss_of, out, plan.see_steps, plan)
+    run_stage(out / "see.safetensors", seeing, optimizer, loss_of, steps=plan.see_steps, **plan.pace)
 
 
 def speak(learner: Learner, tokenizer: PreTrainedTokenizerFast, out: Path, plan: Plan) -> None:
@@ -119,32 +124,7 @@ def speak(learner: Learner, tokenizer: PreTrainedTokenizerFast, out: Path, plan:
         with torch.autocast("cpu", torch.bfloat16):
             return batch_loss(learner, tokenizer, decisive, *batch(tokenizer, plan, step))
 
-    _stage("speak", learner, optimizer, loss_of, out, plan.speak_steps, plan)
-
-
-def _stage(
-    name: str,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_of: Callable[[int], Tensor],
-    out: Path,
-    steps: int,
-    plan: Plan,
-) -> None:
-    """Steps of one stage by a cosine rate, from where `out` says that it stands."""
-    kept = Kept(out / f"{name}.safetensors", module, optimizer)
-    begin = kept.restore()
-    for group in optimizer.param_groups:  # what LambdaLR multiplies
-        group["initial_lr"] = group["lr"]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps, plan.warmup), begin - 1)
-    progress = print_progress(name, steps)
-
-    def report(step: int, loss: float, seconds: float) -> None:
-        progress(step, loss, seconds)
-        if step % plan.save_every == 0 or step == steps:
-            kept.save(step)
-
-    fit(loss_of, list(module.parameters()), optimizer, schedule, range(begin, steps), report)
+    run_stage(out / "speak.safetensors", learner, optimizer, loss_of, steps=plan.speak_steps, **plan.pace)
 
 
 def word_tokens(tokenizer: PreTrainedTokenizerFast, words: tuple[str, ...]) -> Tensor:
