@@ -35,7 +35,7 @@ CHANGED = (
     r"resolving|evolv(?:ed|ing)|enlarging|growing|grown|larger|smaller|bigger|better(?: (?:aerated|expanded|inflated|seen|defined))?|higher|denser|fewer|"
     r"(?:more|less) (?:prominent|conspicuous|extensive|dense|confluent|pronounced|apparent|evident|severe|well seen)|"
     r"residual|recurrent|ongoing|continued|new|newly (?:apparent|developed|seen|placed|noted)|newly|"
-    r"developed|appeared|recurred|re-?accumulated|partially (?:cleared|resolved)|shrunk|become (?:more|less) \w+)"
+    r"(?:re-?)?developed|appeared|recurred|re-?accumulated|partially (?:cleared|resolved)|shrunk|become (?:more|less) \w+)"
 )
 MOVED = (
     r"(?:placed|inserted|introduced|added|advanced|repositioned|retracted|exchanged|replaced|adjusted|withdrawn|"
@@ -58,7 +58,7 @@ BARE = frozenset(
         "border borders size sizes shape appearance position positions positioning alignment configuration course tip "
         "tips examination exam study radiograph film finding findings aeration ventilation volume volumes status "
         "picture situation pattern inspiration base bases apex apices hemithorax bibasilar basilar basal bibasal biapical apical space spaces cardiopulmonary process "
-        "its it extent severity degree amount number patient's parenchyma architecture upper-lobe angle angles",
+        "its it patient takes taken breath extent severity degree amount number patient's parenchyma architecture upper-lobe angle angles",
     )
 )
 """Words of a noun phrase that names a part of the body and no state of it."""
@@ -73,16 +73,18 @@ def time_phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
         for name, value in named:
             pattern = pattern.replace("{" + name + "}", value)
         for _ in range(3):
-            for name in ("EXAM", "DATE", "MONTH", "NUMBER", "PRIORADJ", "PLACED"):
+            for name in ("EXAM", "DATE", "MONTH", "NUMBER", "PRIORADJ", "PLACED", "DEVICE", "SURG"):
                 pattern = pattern.replace("{" + name + "}", words[name])
         return re.compile(pattern, re.IGNORECASE)
 
     filler = r"(?:the|a|an|of|from|on|dated|at|in|for|chest|patient's|most|available|outside|hospital|single|frontal|portable|lateral|pa|ap|\d{1,2}:\d\d|am|pm|performed|obtained|made|with|to|same|day)"
+    chest = r"((?:^|\band |\bbut |[;,] )(?:the )?(?:(?:both|left|right|upper|lower|middle) ){0,3}"
+    wholly = r"(?:(?:now|since|also|completely|fully|entirely) )?"
     named = (
         ("ANY", r"(?:{FILL} ){0,6}(?:{PRIORADJ}|{EXAM}|{DATE}|(?:19|20)\d\d|before|previously)(?: (?:{FILL}|{PRIORADJ}|{EXAM}|{DATE})){0,12}\b"),
         ("OLD", r"(?:(?:{FILL} ){0,6}(?:(?:{PRIORADJ} )(?:{FILL} ){0,3}(?:{EXAM}|{DATE})|prior|previous|{DATE}|comparisons?|baseline)(?: (?:{FILL}|{PRIORADJ}|{EXAM}|{DATE})){0,12}|before|previously|earlier)\b"),
         ("FILL", filler),
-        ("END", r"(?:'s)?(?: (?:films?|study|exam))?(?=[ ,.;)]|$)"),
+        ("END", r"(?:'s)?(?: (?:films?|study|exam))?(?=[ ,.;)]|$)(?! (?:\w+ )?{SURG}\b)"),
         ("GRADE", r"(?:mild|moderate|severe|minimal|small|large|trace|tiny|marked|massive|normal|clear)(?:ly)?"),
         ("SIZE", r"\d[\d.]*(?: ?x ?[\d.]+)*(?: ?(?:cm|mm))?"),
         ("LOOK", r"(?:seen|noted|described|identified|demonstrated|visuali[sz]ed|shown|reported|present|questioned)"),
@@ -108,6 +110,8 @@ def time_phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
             r"\b(has|have) (\w+ly )?(?:enlarged|lessened|doubled|tripled|halved|(?:come|gone) (?:down|up)|subsided|waned|moved|migrated)\b",
             r"\1 changed",
         ),
+        (rf"{chest}(?:lung|lobe|base|apex|hemithorax)) has {wholly}cleared\b(?! of)", r"\1 is clear"),
+        (rf"{chest}(?:lungs|lobes|bases|apices|angles)) have {wholly}cleared\b(?! of)", r"\1 are clear"),
         # values of before
         (r", {GRADE} on {OLD},", ""),
         (r",? ?\b(?:over|on|across) (?:multiple|several|serial|many) (?:\w+ )?{EXAM}{END}", ""),
@@ -121,8 +125,13 @@ def time_phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
             "",
         ),
         # references
+        (r"(?<!\bis )(?<!\bare )(?<!\bwas )(?<!\bwere )\b(?:not |never )?{LOOK} (?:on|in|at) {OLD}{END}", ""),
         (
-            r",? ?\b(?:(?:as |when |is |are )?(?:in )?compar(?:ed|ison)(?: is made)?(?: (?:to|with))?|relative to|since|than|from) {ANY}{END}",
+            r",? ?\b(?:following|after|since|post) (?:the )?(?:interval )?removal of (?:the |an? )?(?:[\w-]+ ){0,3}{DEVICE}(?=[ ,.;]|$)",
+            "",
+        ),
+        (
+            r",? ?\b(?:(?:as |when |is |are )?(?:in )?compar(?:ed|ison)(?: is made)?(?: (?:to|with))?|relative to|since|than|from|(?:dating|going|dates|goes) back to(?: at least)?|dating (?:to|from)) {ANY}{END}",
             "",
         ),
         (
@@ -143,6 +152,7 @@ def time_phrases() -> tuple[tuple[re.Pattern[str], str], ...]:
             r"(?:,? (?:and|but))?,? ?\b(?:in the (?:interval|interim|meantime)|intervally|as previously|as before){END}",
             "",
         ),
+        (r", (?:now|still|currently) (?=(?:only |at most )?(?:{GRADE}|{SIZE})\b)", ", "),
         (r",? ?\b(?:now|still|currently|today|once again|again)\b(?!,? \d+ ?years)", ""),
     )
     return tuple((compiled(pattern), left) for pattern, left in table)
@@ -161,11 +171,14 @@ def without_time(text: str) -> str:
     return text.strip(" ,")
 
 
-_VERB = r"(?:is|are|was|were|has|have|had|remains?|remained|persists?|appears?|continues?|shows?|measures?|ends?)"
-_SUBJECT = rf"(?:(?!(?:{_VERB}|and|but|which|that)\b)[\w'/-]+ ){{1,8}}{_VERB}\b"
-_FINITE = re.compile(rf"\b{_VERB}\b", re.IGNORECASE)
+VERB = (
+    r"(?:is|are|was|were|has|have|had|remains?|remained|persists?|appears?|continues?|shows?|demonstrates?|measures?|"
+    r"ends?|terminates?|projects?|lies?|extends?|courses|overlies|overlie|involves?)"
+)
+_SUBJECT = rf"(?:(?!(?:{VERB}|and|but|which|that)\b)[\w'/-]+ ){{1,8}}{VERB}\b"
+_FINITE = re.compile(rf"\b{VERB}\b", re.IGNORECASE)
 _SPLIT = re.compile(
-    rf"(;|,? \bbut\b|,? \b(?:while|whereas|although|however)\b,?|,? \band\b|,)(?= (?:there |{_SUBJECT}))|(;)|(\.)(?= )",
+    rf"(,? \bbut\b|,? \b(?:while|whereas|although|however)\b,?|,? \band\b|,)(?= (?:there |{_SUBJECT}))|(;)|(\.)(?= )",
     re.IGNORECASE,
 )
 
@@ -189,21 +202,20 @@ def is_bare(phrase: str) -> bool:
 
 STATIC = shipped_lexicon().classes["STATIC"]
 _AMOUNT = re.compile(rf"\b(?:the )?{ASPECT}s? of (?:the )?")
-NO_NEW = re.compile(
-    r"\b(?:no|without|nor|nothing)\b (?:\w+ ){0,3}?(?:new|interval|recurrent|residual|increas\w+|worsening)\b(?! change)"
-)
+NO_NEW = re.compile(r"\b(?:no|without|nor|nothing)\b (?:\w+ ){0,3}?(?:new|interval|increas\w+|worsening)\b(?! change)")
 NO_CHANGE = rf"(?:no|not|without|little|minimal|any)(?: [\w-]+){{0,3}}? (?:{CHANGE}|changed)"
 REMOVED = re.compile(
     r"\b(?:(?:has|have) not (?:\w+ ){0,2}(?:recurred|developed|appeared|re-?accumulated|re-?appeared)|"
     r"(?:was|were) not\b|(?:has|have|had|was|were|is|are) (?:\w+ ){0,2}(?:removed|discontinued|taken out|extubated)|removal of)\b"
 )
 NEARLY = r"(?:nearly|almost|largely|mostly|partially|partly|near|incompletely)"
+PARTLY_GONE = r"(?:near(?:ly)?|almost|partial(?:ly)?|incomplete)[ -](?:complete |total )?(?:resolution|clearing|clearance|resorption)"
 _GONE_AFTER = re.compile(
     rf"\b(?:(?:has|have) {ADVERB}{{0,3}}{GONE}|(?:is|are|was|were) {ADVERB}{{0,3}}(?:{GONE}|absent)|"
     rf"(?:is|are|was|were) (?:not|no longer) {ADVERB}{{0,2}}{SEEN}(?=\W*$)|no longer {SEEN}(?=\W*$))(?! of)"
 )
 _VOCABULARY = re.compile(
-    rf"\b(?:{NO_CHANGE}(?: (?:in|of)\b)?(?: the)?(?: {ASPECT}(?: of)?\b)?|"
+    rf"\b(?:(?<=there is )(?:\w+ly |somewhat |much )?less(?= )|{NO_CHANGE}(?: (?:in|of)\b)?(?: the)?(?: {ASPECT}(?: of)?\b)?|"
     rf"(?:(?:mild|slight|minimal|moderate|marked|significant|substantial|interval|further|gradual|interim) ){{0,2}}"
     rf"{CHANGE} (?:in|of)\b(?: the {ASPECT} of)?|{NEARLY} (?:completely |entirely )?{GONE}|"
     rf"(?:interval |new |interim ){{1,2}}(?:placement|insertion|introduction|removal) of|"
@@ -223,6 +235,7 @@ _FUNCTION = frozenset(
 )
 _NEGATORS = frozenset(("no", "not", "without", "neither", "nor", "never", "denies", "free"))
 _STRONG = frozenset(("and", "or", "but", "with", "without", "nor", "while", "whereas", "although", "however", ";"))
+_PLACES = frozenset(("left", "right", "upper", "lower", "mid", "middle", "apical", "basilar", "basal", "bibasilar"))
 _NEW_SCOPE = frozenset(
     [
         "there",
@@ -258,17 +271,23 @@ class Claims:
 
 
 def _lemma(word: str) -> str:
-    word = {"opacities": "opacity", "densities": "density", "masses": "mass", "apices": "apex", "metastases": "metastasis",
+    word = {"ending": "end", "terminating": "terminate", "projecting": "project", "extending": "extend", "involving": "involve",
+            "lying": "lie", "overlying": "overlie", "lies": "lie", "overlies": "overlie", "opacities": "opacity", "densities": "density", "masses": "mass", "apices": "apex", "metastases": "metastasis",
             "hila": "hilum", "pneumothoraces": "pneumothorax", "abnormalities": "abnormality"}.get(word, word)  # fmt: skip
     if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
         word = word[:-1]
     return word[:-2] if len(word) > 5 and word.endswith("ly") else word
 
 
+def _names_the_chest(word: str) -> bool:
+    return (word in BARE or f"{word}s" in BARE) and word not in _PLACES
+
+
 def clause_claims(clause: str) -> Claims:
     """The claims of one clause that has no reference to an earlier exam any more."""
     text = clause.lower()
     unknown = NO_NEW.search(text) or REMOVED.search(text)
+    text = re.sub(rf"\b{PARTLY_GONE} of\b", "change in", text)
     text = re.sub(rf"\b(?:has|have) not (?:\w+ ){{0,2}}{GONE}", "persists", text)
     gone = None if re.search(rf"\b{NEARLY}", text) else _GONE_AFTER.search(text)
     if gone:
@@ -282,12 +301,13 @@ def clause_claims(clause: str) -> Claims:
     tokens = re.findall(r"\d+(?:\.\d+)?|[~^]|[a-z][a-z'/]*|[,;]", plain)
     words: list[tuple[str, str]] = []
     joins: list[str] = []
-    join, joiner, negated, turn, free = "", "", False, 0, False
+    join, joiner, negated, turn, free, moved = "", "", False, 0, False, False
     for number, token in enumerate(tokens):
         if token in ("is", "are", "was", "were", "measures", "~") and not turn:
             turn = len(words)
         if token in "~^":
             free, gone = True, gone if token == "~" else None
+            moved = moved or token == "~"
         elif token in (",", *_STRONG):
             following = tokens[number + 1] if number + 1 < len(tokens) else ""
             ahead = tokens[number + 1 : number + 6]
@@ -302,7 +322,7 @@ def clause_claims(clause: str) -> Claims:
         elif token in _NEGATORS:
             negated = True
         elif token not in _FUNCTION:
-            if free and words and all(word in BARE or f"{word}s" in BARE for word, _ in words) and joiner == "with":
+            if moved and joiner == "with" and words and all(_names_the_chest(word) for word, _ in words):
                 words, joins, turn = [], [], 0  # "the lungs are better aerated with a small effusion"
             words.append((_lemma(token), "-" if negated or gone else "+"))
             joins.append(("?" if free else join) if words else "")

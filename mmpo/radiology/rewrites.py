@@ -19,15 +19,17 @@ from mmpo.radiology.claims import (
     MOVED,
     NEARLY,
     NO_NEW,
+    PARTLY_GONE,
     REMOVED,
     SEEN,
     STATIC,
+    VERB,
     is_bare,
     split_clauses,
     without_time,
 )
 
-_STATE = rf"(?:{ADVERB}{{0,4}}(?:in (?:an? |the )?)?(?:{CHANGED}|(?:been )?{MOVED})(?:,? ?in (?:overall |the )?{ASPECT}(?: and {ASPECT})?)?)"
+_STATE = rf"(?:{ADVERB}{{0,4}}(?:in (?:an? |the )?(?=[\w-]+(?: same)? {ASPECT}))?(?:{CHANGED}|(?:been )?{MOVED})(?:,? ?in (?:overall |the )?{ASPECT}(?: and {ASPECT})?)?)"
 _STATES = re.compile(
     rf"^,? ?{_STATE}(?:,? (?:(?:and|or|but|to) )?{_STATE})*(?![\w-])(?: {ASPECT}\b)?,? ?", re.IGNORECASE
 )
@@ -42,36 +44,14 @@ _AMOUNT = re.compile(
 )
 _DEGREE = r"(?:(?:mild|slight|minimal|moderate|marked|significant|substantial|interval|further|gradual|interim|continued|overall|definite|no|not|without|little|any|a|an|the|some|new|appreciable|relevant|large|small|great) ){0,4}"
 _THERE = r"(?:there (?:is|are|has been|have been|was|were) )?"
-_CHANGE_OF = re.compile(
-    rf"^{_THERE}(?P<d>{_DEGREE})(?P<c>{CHANGE}) (?:in|of|to|from)(?: the| an?)? (?P<x>.+)$", re.IGNORECASE
-)
-_PLACED = re.compile(
-    rf"^{_THERE}(?:status post )?(?:(?:interval|new|interim) )*(?:placement|insertion|introduction) of (?P<x>.+)$",
-    re.IGNORECASE,
-)
-_AGAIN = re.compile(
-    rf"^{_THERE}(?:(?:re-?demonstration|re-?identification) of (?P<a>.+)|(?:(?P<v>{SEEN})|re-?demonstrated|re-?identified) (?:is|are) (?P<b>.+))$",
-    re.IGNORECASE,
-)
-_RESOLVED = re.compile(
-    rf"^(?P<x>.+?),? (?:(?:has|have) {ADVERB}{{0,3}}{GONE}|(?:is|are) {ADVERB}{{0,3}}(?:{GONE}|no longer {SEEN}))$",
-    re.IGNORECASE,
-)
-_NO_LONGER = re.compile(
-    rf"^(?:there (?:is|are) no longer|no longer {SEEN} (?:is|are)|(?:interval |complete )*resolution of)(?: an?| any| the)? (?P<x>.+)$",
-    re.IGNORECASE,
-)
 _CLAUSE = re.compile(
     r"^(?P<s>(?!there\b).+?),? (?P<v>(?:has|have) (?:\w+ly |since |also )?been|has|have|is|are|appears?|looks?|remains?|remained|"
     r"continues? to be|stays?|persists?|persisted|was|were)\b,? ?(?P<p>.*)$",
     re.IGNORECASE,
 )
-_FINITE = re.compile(
-    r"^(?:and |but )?(?:is|are|has|have|remains?|persists?|ends?|terminates?|projects?|lies|lie|measures?|extends?|overlies|overlie|demonstrates?|shows?)\b",
-    re.IGNORECASE,
-)
+_FINITE = re.compile(rf"^(?:and |but )?{VERB}\b", re.IGNORECASE)
 _PLACE = re.compile(
-    r"^(?:in|at|on|along|over|overlying|within|throughout|bilaterally|involving|measuring|predominantly|projecting|along|with|without|likely|most likely|probably|possibly|which|particularly|especially|including|representing|reflecting|suggesting|suggestive|(?:left|right)(?: side)? (?:more|greater|worse))\b",
+    r"^(?:in|at(?! (?:the )?upper limit)|on|along|over|overlying|within(?! (?:the )?(?:normal|expected))|throughout|bilaterally|involving|measuring|predominantly|projecting|along|with|without|likely|most likely|probably|possibly|which|particularly|especially|including|representing|reflecting|suggesting|suggestive|(?:left|right)(?: side)? (?:more|greater|worse))\b",
     re.IGNORECASE,
 )
 _GRADE = re.compile(r"\b(?:mild|moderate|severe|small|large|trace|minimal|residual|\d)", re.IGNORECASE)
@@ -108,6 +88,19 @@ def rewrite(body: str) -> str | None:
     return text
 
 
+_CONTINUES = tuple(
+    (re.compile(pattern, re.IGNORECASE), left)
+    for pattern, left in (
+        (r"\b(there) (?:remains|continues to be|persists)\b", r"\1 is"),
+        (r"\b(there) (?:remain|continue to be|persist)\b", r"\1 are"),
+        (r"\b(there) (?:has been|have been) ", r"\1 is "),
+        (r"^(?:re-?demonstrated|re-?identified) (?!is\b|are\b)", ""),
+        (r"\b(?:re-?demonstrated|re-?identified)\b", "seen"),
+        (r"\b(there (?:is|are)) (?:\w+ly |somewhat |much )?less ", r"\1 "),
+    )
+)
+
+
 def rewrite_clause(clause: str) -> str | None:
     """One clause in the present, or None."""
     clause = re.sub(r"^(?:and|but|with) ", "", clause.strip(" ,"), flags=re.IGNORECASE)
@@ -122,35 +115,68 @@ def rewrite_clause(clause: str) -> str | None:
         clause,
         flags=re.IGNORECASE,
     )
-    for pattern in (_NO_LONGER, _RESOLVED):
+    plain = attributes(clause)
+    if plain != clause and is_bare(re.sub(rf"\b{VERB}\b", "", plain)):
+        return None  # "the patient has taken a better breath"
+    clause = re.sub(rf"^(?:{_STATE}), (?=\w)", "", clause, flags=re.IGNORECASE)
+    for pattern, say in _FORMS:
         match = pattern.match(clause)
         if match:
-            what = attributes(_article_free(match["x"]))
-            return None if is_bare(what) or _listed(what) else f"No {_lower(what)}"
-    clause = re.sub(rf"^(?:{_STATE}), (?=\w)", "", clause, flags=re.IGNORECASE)
-    match = _CHANGE_OF.match(clause)
-    if match:
-        what = _AMOUNT.sub("", match["x"])
-        what = attributes(what)
-        improved = re.match(r"improve", match["c"], re.IGNORECASE)
-        if is_bare(_head(what)) or improved:
-            return None
-        return _present(
-            _article_kept(clause, match, what), fragment="no" in match["d"].lower() or "little" in match["d"]
-        )
-    match = _PLACED.match(clause)
-    if match:
-        return _present(attributes(match["x"]))
-    match = _AGAIN.match(clause)
-    if match:
-        what = attributes(match["a"] or match["b"])
-        return f"{what} {_be(what)} {(match['v'] or 'seen').lower()}"
-    clause = re.sub(r"\b(there) (?:remains|continues to be|persists)\b", r"\1 is", clause, flags=re.IGNORECASE)
-    clause = re.sub(r"\b(there) (?:remain|continue to be|persist)\b", r"\1 are", clause, flags=re.IGNORECASE)
-    clause = re.sub(r"\b(there) (?:has been|have been) ", r"\1 is ", clause, flags=re.IGNORECASE)
-    clause = re.sub(r"\b(?:re-?demonstrated|re-?identified)\b", "seen", clause, flags=re.IGNORECASE)
+            return say(match)
+    for pattern, left in _CONTINUES:
+        clause = pattern.sub(left, clause)
     match = _CLAUSE.match(clause)
     return _predicated(match) if match else _fragment(clause)
+
+
+def _absent(match: re.Match[str]) -> str | None:
+    what = attributes(_article_free(match["x"]))
+    return None if is_bare(what) or _listed(what) else f"No {_lower(what)}"
+
+
+def _changed(match: re.Match[str]) -> str | None:
+    what = attributes(_AMOUNT.sub("", match["x"]))
+    state = re.match(rf"(?P<x>[^,]+), (?:which (?P<v>.+)|(?P<g>{_GRADE.pattern}[^,]*|clear))$", what, re.IGNORECASE)
+    if state:  # "improvement in the edema, now mild": the state of today stands behind
+        subject = _article_kept(match, state["x"])
+        return f"{subject} {state['v'] or _be(subject) + ' ' + state['g']}"
+    if is_bare(_head(what)) or re.match(r"improve", match["c"], re.IGNORECASE):
+        return None
+    fragment = "no" in match["d"].lower() or "little" in match["d"]
+    return _article_kept(match, what) if fragment else _present(_article_kept(match, what))
+
+
+def _again(match: re.Match[str]) -> str:
+    what = attributes(match["x"])
+    return f"{_closed(what)} {_be(what)} {(match.groupdict().get('v') or 'seen').lower()}"
+
+
+_FORMS = tuple(
+    (re.compile(pattern, re.IGNORECASE), say)
+    for pattern, say in (
+        (
+            rf"^(?:there (?:is|are) no longer|no longer {SEEN} (?:is|are)|(?:interval |complete )*resolution of)"
+            r"(?: an?| any| the)? (?P<x>.+)$",
+            _absent,
+        ),
+        (
+            rf"^(?P<x>.+?),? (?:(?:has|have) {ADVERB}{{0,3}}{GONE}|(?:is|are) {ADVERB}{{0,3}}(?:{GONE}|no longer {SEEN}))$",
+            _absent,
+        ),
+        (
+            rf"^{_THERE}(?:interval )?{PARTLY_GONE} of(?: the| an?)? (?P<x>.+)$",
+            lambda match: _stated(attributes(match["x"])),
+        ),
+        (rf"^{_THERE}(?P<d>{_DEGREE})(?P<c>{CHANGE}) (?:in|of|to|from)(?P<a> the| an?)? (?P<x>.+)$", _changed),
+        (
+            rf"^{_THERE}(?:status post )?(?:(?:interval|new|interim) )*(?:placement|insertion|introduction) of (?P<x>.+)$",
+            lambda match: _present(attributes(match["x"])),
+        ),
+        (rf"^{_THERE}(?:re-?demonstration|re-?identification) of (?P<x>.+)$", _again),
+        (rf"^{_THERE}(?:(?P<v>{SEEN})|re-?demonstrated|re-?identified) (?:is|are) (?P<x>.+)$", _again),
+    )
+)
+"""Clauses that are one phrase about change, and what each says of today. `x` is the finding."""
 
 
 def _fragment(clause: str) -> str | None:
@@ -159,7 +185,7 @@ def _fragment(clause: str) -> str | None:
     if re.search(rf", {_STATE} (?:on|in|at) the (?:left|right)\b", clause, re.IGNORECASE):
         return None  # the side is that of the change
     clause = re.sub(
-        rf"^({_THERE}){_DEGREE}(?:unchanged|stable|similar|the same) {ASPECT} of (?:the |an? )?",
+        rf"^({_THERE}){_DEGREE}{CHANGED} {ASPECT} of (?:the |an? )?",
         r"\1",
         clause,
         flags=re.IGNORECASE,
@@ -175,7 +201,15 @@ def _fragment(clause: str) -> str | None:
         what
     ):
         return None
-    return None if is_bare(_head(what)) else what
+    return _stated(what)
+
+
+def _stated(what: str) -> str | None:
+    """A noun phrase, if it says more than a part of the body; what the chest comes with, where it doesn't."""
+    if not is_bare(_head(what)):
+        return what
+    company = re.match(r"[^,]+? with (.+)$", what)
+    return attributes(company[1]) if company and not is_bare(_head(company[1])) else None
 
 
 def _predicated(match: re.Match[str]) -> str | None:
@@ -199,6 +233,9 @@ def _predicated(match: re.Match[str]) -> str | None:
     rest = trailing.strip(" ,")
     if _FINITE.match(rest) and changed:
         return rewrite_clause(f"{subject} {re.sub(r'^(?:and|but) ', '', rest)}")
+    infinitive = re.match(r"to (involve|occupy|fill|affect|include)\b(.*)$", rest)
+    if infinitive:
+        return f"{subject} {infinitive[1]}{'' if be == 'are' else 's'}{infinitive[2]}".replace("occupys", "occupies")
     rest = re.sub(r"^(?:and|but|or|to) ", "", rest)
     rest = re.sub(rf"^{SEEN}$", "", rest) if changed else rest
     rest = re.sub(r"^into\b", "in", rest)
@@ -225,9 +262,9 @@ def _predicated(match: re.Match[str]) -> str | None:
             if re.match(r"(?:likely|most|left|right|prob|poss|which|part|espec|incl|repr|refl|sugg|measuring)", rest)
             else ""
         )
-        return f"{subject} {be} present{comma} {rest}"
+        return f"{_closed(subject)} {be} present{comma} {rest}"
     kept = match["v"] if not changed and verb in ("is", "are", "was", "were") else be
-    return f"{subject} {kept} {rest}"
+    return f"{_closed(subject)} {kept} {rest}"
 
 
 def attributes(phrase: str) -> str:
@@ -239,20 +276,35 @@ def attributes(phrase: str) -> str:
         flags=re.IGNORECASE,
     )
     phrase = (
-        re.sub(rf" (?:and|but) {_STATE}(?= [a-z])", "", phrase) if not re.search(r"\b(?:is|are)\b", phrase) else phrase
+        re.sub(rf"({_GRADE.pattern}\w*) (?:and|but) {_STATE}(?= [a-z])", r"\1", phrase, flags=re.IGNORECASE)
+        if not re.search(r"\b(?:is|are)\b", phrase)
+        else phrase
     )
+    phrase = re.sub(rf",? (?:which|that) (?:has|have|is|are) {_STATE}(?=,|$)", "", phrase, flags=re.IGNORECASE)
     for _ in range(3):
         phrase = _ATTRIBUTE.sub("", phrase)
     return re.sub(r"\bwith (?:increase|decrease|worsening|improvement) (?:in|of) ", "with ", phrase)
 
 
-def _present(what: str, be: str | None = None, fragment: bool = False) -> str:
-    return what if fragment else f"{what} {be or _be(what)} present"
+def _present(what: str, be: str | None = None) -> str:
+    return f"{_closed(what)} {be or _be(what)} present"
 
 
-def _article_kept(clause: str, match: re.Match[str], what: str) -> str:
-    article = re.search(r"\b(?:in|of|to) (the|an?) $", clause[: match.start("x")], re.IGNORECASE)
-    return f"{article[1]} {what}" if article and not match["d"].lower().startswith(("no", "little")) else what
+_APPOSITION = re.compile(
+    r", (?:which|with|the|left|right|measuring|greater|likely|most|probably|possibly|particularly|especially|including|"
+    r"largest|predominantly|worse|consistent|suggesting|representing)\b(?!.* and )[^,]*$",
+    re.IGNORECASE,
+)
+
+
+def _closed(subject: str) -> str:
+    """A subject with the comma that ends what is put in behind one."""
+    return f"{subject}," if _APPOSITION.search(subject) else subject
+
+
+def _article_kept(match: re.Match[str], what: str) -> str:
+    article = (match["a"] or "").strip()
+    return f"{article} {what}" if article and not match["d"].lower().startswith(("no", "little")) else what
 
 
 def _article_free(phrase: str) -> str:
@@ -268,8 +320,7 @@ def _listed(phrase: str) -> bool:
 
 
 def _head(phrase: str) -> str:
-    parts = re.split(r",| (?:with|which|that|without) ", phrase)
-    return parts[-1] if is_bare(parts[-1]) else parts[0]
+    return re.split(r",| (?:with|which|that|without) ", phrase)[0]
 
 
 _PLURAL = re.compile(r"(?:s|ices|ae|oci)$")

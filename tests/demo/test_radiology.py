@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from mmpo.demo.by_kind import Share, table
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.radiology import chests, dictation, model_path, world
+from mmpo.demo.radiology.accuracy import Claim, count, outcomes, read_claims
 from mmpo.demo.radiology.model_card import write_model_card
+from mmpo.demo.radiology.patches import NOTHING, PatchReader, patch_labels
 from mmpo.errors import UserError
 from mmpo.eval.scorecard import Scorecard
 from mmpo.models.answer import AnswerEngine
@@ -64,17 +67,108 @@ def test_world_as_files(tmp_path: Path) -> None:
         list(world.world_split("nope", 1))
 
 
-def test_a_few_training_steps(tmp_path: Path) -> None:
+def chest(*findings: chests.Finding) -> chests.Chest:
+    return chests.Chest(findings, (0, 9, 0))
+
+
+HAND_MADE = chest(
+    chests.Finding("effusion", "left", "moderate", None, (67, 70, 38, 36)),
+    chests.Finding("opacity", "right", None, "upper", (31, 34, 22, 22)),
+)
+
+
+def test_claims_are_read_from_plain_and_from_prior_wording() -> None:
+    report = (
+        "FINDINGS: There is again an endotracheal tube. Cardiomegaly is unchanged from the prior exam. Compared to the "
+        "prior radiograph, the left lower lung nodule is unchanged. The large right pleural effusion has increased "
+        "since the previous exam. No pneumothorax, as on the previous radiograph. No significant interval change."
+    )
+    assert read_claims(report) == [
+        Claim("endotracheal tube", True),
+        Claim("cardiomegaly", True),
+        Claim("nodule", True, "left", "lower"),
+        Claim("effusion", True, "right", None, "large"),
+        Claim("pneumothorax", False),
+    ]
+    clear = read_claims("Heart size is normal and unchanged. The lungs remain clear.")
+    assert clear == [Claim("cardiomegaly", False), *(Claim(kind, False) for kind in ("edema", "opacity", "nodule"))]
+
+
+def test_every_report_of_the_world_is_read_as_it_was_meant() -> None:
+    for index in range(60):
+        one = chests.sample_chest((0, 9, index))
+        for write in (dictation.exact_report, dictation.dictated_report):
+            report = write(one, np.random.default_rng(index))
+            assert all(right for _, right in outcomes(report, one)), report
+
+
+def test_accuracy_by_kind_is_exact() -> None:
+    """A report with a wrong side, a wrong zone, a made-up heart and a finding left out."""
+    found = count(
+        [
+            "The heart is enlarged. There is a right lower lung opacity. There is a small left pleural effusion.",
+            "Heart size is normal. There is a left upper lung opacity. No pleural effusion. No pneumothorax.",
+        ],
+        [HAND_MADE, HAND_MADE],
+    )
+    assert found["claimed findings that are there"] == Share(3, 4)
+    assert found["denied findings that are not there"] == Share(2, 3)
+    assert found["side"] == Share(2, 3) and found["zone"] == Share(1, 2) and found["size"] == Share(0, 1)
+    assert found["opacity: side"] == Share(1, 2) and found["opacity: zone"] == Share(1, 2)
+    assert found["effusion: named where it is"] == Share(1, 2) and found["effusion: side"] == Share(1, 1)
+    assert found["cardiomegaly: not made up where it isn't"] == Share(1, 2)
+    assert "cardiomegaly: named where it is" not in found
+    text = table({"before": found, "after": found}, "right")
+    assert "| size | 0.0 [0.0, 79.3] of 1 | 0.0 [0.0, 79.3] of 1 |" in text
+
+
+def test_patches_know_side_zone_and_size() -> None:
+    labels = patch_labels([HAND_MADE, chest()])
+    effusion, opacity = (labels.kind[0] == chests.KINDS.index(kind) for kind in ("effusion", "opacity"))
+    assert effusion.sum() >= 2 and opacity.sum() >= 1
+    assert labels.kinds[0].sum() >= 3 and not labels.kinds[1].any()
+    side, zone, degree = (labels.attributes[name][0] for name in ("side", "zone", "degree"))
+    assert set(side[effusion].tolist()) == {0} and set(side[opacity].tolist()) == {1}
+    assert set(zone[opacity].tolist()) == {0} and set(zone[effusion].tolist()) == {NOTHING}
+    assert set(degree[effusion].tolist()) == {1} and set(degree[opacity].tolist()) == {NOTHING}
+    reader = PatchReader(8)
+    features = torch.zeros(2, labels.kind.shape[1], 8)
+    losses = [reader(features, labels), reader(features[1:], patch_labels([chest()]))]
+    assert all(torch.isfinite(loss) and loss.item() > 0 for loss in losses)
+
+
+def test_half_of_the_questions_are_about_what_is_there() -> None:
+    drawn = [chests.sample_chest((0, 9, index)) for index in range(400)]
+    answers = [dictation.question(one, np.random.default_rng(number))[1] for number, one in enumerate(drawn)]
+    assert 0.38 < answers.count("Yes.") / len(answers) < 0.58
+
+
+def test_a_few_training_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From nothing, stopped within the second stage and gone on with; then from the model that this gave."""
     from transformers import LlavaProcessor
 
-    from mmpo.demo.radiology.pretrain import Plan, batch, build_tokenizer, patch_labels, pretrain
+    from mmpo.demo.radiology import pretrain as training
 
-    chest = next(c for i in range(50) if (c := chests.sample_chest((0, 2, i))).of("effusion"))
-    assert patch_labels(chest)[:, chests.KINDS.index("effusion")].sum() >= 2
-    plan = Plan(see_steps=1, see_batch=2, speak_steps=1, speak_batch=2)
-    rows = batch(build_tokenizer(), plan, 0)
+    plan = training.Plan(see_steps=1, see_batch=2, speak_steps=3, speak_batch=2, save_every=1, warmup=1)
+    (rows, _), whole = training.batch(training.build_tokenizer(), plan, 0), training.pretrain(tmp_path / "whole", plan)
     assert rows["input_ids"].shape == rows["labels"].shape and (rows["labels"] >= 0).sum() > 4
-    folder = pretrain(tmp_path, plan)
+
+    drawn = training.batch
+
+    def interrupted(tokenizer: object, plan: training.Plan, step: int) -> object:
+        if step == 2:
+            raise KeyboardInterrupt
+        return drawn(tokenizer, plan, step)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(training, "batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        training.pretrain(tmp_path / "halves", plan)
+    monkeypatch.undo()
+    halves = training.pretrain(tmp_path / "halves", plan)
+    assert (halves / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+    folder = training.pretrain(tmp_path / "more", plan, begin=whole)
+    assert (folder / "model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes()
     processor = LlavaProcessor.from_pretrained(folder)
     assert processor.tokenizer.decode(processor.tokenizer.encode("Heart size is normal.")).endswith(
         "Heart size is normal."
@@ -106,7 +200,7 @@ def test_training_rows_are_the_prompts_of_the_processor(model: VLM) -> None:
     from mmpo.demo.radiology.pretrain import TRAINING, Plan, batch
 
     plan = Plan(speak_batch=1, asked=0.0)
-    rows = batch(model.tokenizer, plan, 3)
+    rows, _ = batch(model.tokenizer, plan, 3)
     prompt = rows["input_ids"][rows["labels"] < 0].tolist()
     content = [{"type": "image"}, {"type": "text", "text": dictation.PROMPT}]
     assert prompt == encode_prompt(model, [{"role": "user", "content": content}], 1)

@@ -38,6 +38,13 @@ SENTENCES = [
         ("A stable opacity is seen in the left base.", "An opacity is seen in the left base."),
         ("The mass measures 4.2 cm, previously 3.6 cm.", "The mass measures 4.2 cm."),
         ("There is now a small right apical pneumothorax.", "There is a small right apical pneumothorax."),
+        ("Mediastinal contours are stable and within normal limits.", "Mediastinal contours are within normal limits."),
+        ("Interval improvement in bilateral opacities, which now involve only the lung bases.", "Bilateral opacities involve only the lung bases."),  # noqa: E501
+        ("Small bilateral effusions, right greater than left, are stable.", "Small bilateral effusions, right greater than left, are present."),  # noqa: E501
+        ("Unchanged moderate right effusion and new small left pneumothorax.", "Moderate right effusion and small left pneumothorax."),  # noqa: E501
+        ("Right lung consolidation has progressed to involve the lower lobe.", "Right lung consolidation involves the lower lobe."),  # noqa: E501
+        ("Increased size of the left upper lobe nodule, now 14 mm.", "Left upper lobe nodule, 14 mm."),
+        ("The opacity at the left base has cleared.", "No opacity at the left base."),
         ("Redemonstration of surgical clips overlying the right axilla.", "Surgical clips overlying the right axilla are seen."),  # noqa: E501
     ],
 )  # fmt: skip

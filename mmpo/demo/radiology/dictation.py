@@ -95,13 +95,25 @@ def dictated_report(chest: Chest, rng: np.random.Generator) -> str:
     return " ".join(lines)
 
 
+ASKED = {
+    "effusion": "pleural effusion", "opacity": "lung opacity", "nodule": "lung nodule", "pneumothorax": "pneumothorax",
+    "pacemaker": "pacemaker",
+}  # fmt: skip
+"""The findings of yes/no questions and how these name them."""
+
+
 def question(chest: Chest, rng: np.random.Generator) -> tuple[str, str]:
-    """A yes/no question about the film and its answer; asked in training only, so that the model learns to look."""
-    kind = str(rng.choice(("pleural effusion", "lung opacity", "lung nodule", "pneumothorax", "pacemaker")))
-    side, zone = str(rng.choice(SIDES)), str(rng.choice(ZONES))
-    found = chest.of(kind.split()[-1])
+    """A yes/no question about the film and its answer; asked in training only, so that the model learns to look. Half
+    are about something that is there, where there is anything.
+    """
+    kind, side, zone = str(rng.choice(list(ASKED))), str(rng.choice(SIDES)), str(rng.choice(ZONES))
+    shown = [finding for finding in chest.findings if finding.kind in ASKED]
+    if shown and rng.random() < 0.5:
+        one = shown[int(rng.integers(len(shown)))]
+        kind, side, zone = one.kind, one.side or side, one.zone or zone
+    found = chest.of(kind)
     if kind == "pacemaker":
         return "Is there a pacemaker?", "Yes." if found else "No."
-    what = f"{side} {zone} {kind}" if kind.startswith("lung") else f"{side} {kind}"
+    what = f"{side} {zone} {ASKED[kind]}" if kind in ("opacity", "nodule") else f"{side} {ASKED[kind]}"
     there = any(one.side == side and (one.zone is None or one.zone == zone) for one in found)
     return f"Is there a {what}?", "Yes." if there else "No."

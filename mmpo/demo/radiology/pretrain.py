@@ -1,33 +1,40 @@
-"""Train the radiology demo's LLaVA from scratch: the tower learns what covers each patch, then the model to dictate.
+"""Train the radiology demo's LLaVA: the tower learns what is where in a film, then the model to dictate.
 
-    python -m mmpo.demo.radiology.pretrain OUT
+    python -m mmpo.demo.radiology.pretrain OUT [--begin MODEL]
 
-About half an hour on one CPU core. Everything follows from the seed; stopped between the stages it goes on there.
+About half an hour on one CPU core. Everything follows from the seed; stopped, it goes on from the last hundredth step.
+With `--begin` it goes on from the weights of another model, the shipped one say, and keeps its tokenizer.
 """
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPVisionModel, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
-from mmpo.demo.architecture import IMAGE_TOKENS, PATCH
+from mmpo.data.atomic import write_text
+from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor, train_tokenizer
-from mmpo.demo.drawing import SIZE
-from mmpo.demo.radiology.chests import KINDS, Chest, sample_chest
+from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, sample_chest
 from mmpo.demo.radiology.dictation import PROMPT, dictated_report, exact_report, question
-from mmpo.demo.see import patch_areas, pixels
-from mmpo.demo.training import Report, cosine, export, fit, print_progress, save_tensors, two_rates
+from mmpo.demo.radiology.patches import ATTRIBUTES, PatchLabels, PatchReader, patch_labels, surprise
+from mmpo.demo.see import pixels
+from mmpo.demo.stage import run_stage
+from mmpo.demo.training import export, two_rates
 
 VOCABULARY_SIZE = 640
 TRAINING = 200
 """Seeds the model's own chests; the world's splits have other numbers."""
+KIND_WORDS = {kind: {"cardiomegaly": "enlarged", "endotracheal tube": "endotracheal"}.get(kind, kind) for kind in KINDS}
+"""The word of a report that each kind of finding goes by."""
+DECISIVE = (*SIDES, *ZONES, *DEGREES, *KIND_WORDS.values(), "no", "No", "Yes", "normal", "clear")
+"""Words that decide what a sentence claims."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +49,45 @@ class Plan:
     learning_rate: float = 1e-3
     tower_rate: float = 2.5e-4
     warmup: int = 60
+    save_every: int = 50
     asked: float = 0.3
     """Share of rows that are a question about the film instead of a report."""
 
+    @property
+    def pace(self) -> dict[str, int]:
+        """What both stages share of `run_stage`'s settings."""
+        return {"warmup": self.warmup, "save_every": self.save_every}
 
-def pretrain(out: Path, plan: Plan) -> Path:
-    """Train by `plan` into `out`; the finished model is in the folder that is returned (`out/model`)."""
+
+GOING_ON = Plan(seed=17, see_steps=200, speak_steps=220, speak_batch=24, learning_rate=7e-4, warmup=20, save_every=25)
+"""From the weights of a model that can dictate already: what the shipped one was finished with."""
+
+
+class Learner(nn.Module):
+    """The model and the heads on its tower's patches, which are thrown away in the end."""
+
+    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+        self.reader = PatchReader(model.model.vision_tower.config.hidden_size)
+
+
+def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
+    """Train by `plan` into `out`, from nothing or from the model in `begin`; the finished model is in the folder that
+    is returned (`out/model`)."""
     out.mkdir(parents=True, exist_ok=True)
-    processor = build_processor(build_tokenizer())
-    model = build_model(processor, plan.seed)
-    tower_file = out / "tower.safetensors"
-    if not tower_file.exists():
-        see(model.model.vision_tower, plan, print_progress("see", plan.see_steps))
-        save_tensors(tower_file, dict(model.model.vision_tower.state_dict()))
-    model.model.vision_tower.load_state_dict(load_file(tower_file))
-    speak(model, processor.tokenizer, plan, print_progress("speak", plan.speak_steps))
-    return export(model, processor, out / "model")
+    write_text(out / "plan.json", json.dumps({**asdict(plan), "begin": str(begin) if begin else None}, indent=2))
+    if begin is None:
+        processor = build_processor(build_tokenizer())
+        model = build_model(processor, plan.seed)
+    else:
+        processor = LlavaProcessor.from_pretrained(begin)
+        model = LlavaForConditionalGeneration.from_pretrained(begin, dtype=torch.float32)
+    torch.manual_seed(plan.seed)
+    learner = Learner(model).train()
+    see(learner, out, plan)
+    speak(learner, processor.tokenizer, out, plan)
+    return export(learner.model, processor, out / "model")
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
@@ -69,52 +99,79 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(texts, VOCABULARY_SIZE)
 
 
-def patch_labels(chest: Chest) -> np.ndarray:
-    """Which kinds cover a quarter or more of each patch [IMAGE_TOKENS, KINDS], 0 or 1."""
-    side = SIZE // PATCH
-    labels = np.zeros((side, side, len(KINDS)), dtype=np.float32)
-    for finding in chest.findings:
-        _, _, width, height = finding.box
-        labels[..., KINDS.index(finding.kind)] += patch_areas(finding.box) > 0.25 * min(PATCH**2, width * height)
-    return np.minimum(labels, 1).reshape(-1, len(KINDS))
-
-
-def see(tower: CLIPVisionModel, plan: Plan, report: Report) -> None:
-    """Train the tower in place to name what covers each patch."""
-    torch.manual_seed(plan.seed)
-    head = nn.Sequential(nn.LayerNorm(tower.config.hidden_size), nn.Linear(tower.config.hidden_size, len(KINDS)))
-    parameters = [*tower.parameters(), *head.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, plan.learning_rate, total_steps=plan.see_steps)
-    weight = torch.full((len(KINDS),), 3.0)
+def see(learner: Learner, out: Path, plan: Plan) -> None:
+    """The tower's stage: name what covers each patch, and on which side, in which zone and how large it is."""
+    tower = learner.model.model.vision_tower
+    seeing = nn.ModuleDict({"tower": tower, "reader": learner.reader})
+    optimizer = torch.optim.AdamW(seeing.parameters(), lr=plan.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
 
     def loss_of(step: int) -> Tensor:
         chests = [sample_chest((plan.seed, TRAINING, 1, step * plan.see_batch + i)) for i in range(plan.see_batch)]
-        labels = torch.from_numpy(np.stack([patch_labels(chest) for chest in chests]))
         with torch.autocast("cpu", torch.bfloat16):
-            logits = head(tower(pixels(chests)).last_hidden_state[:, 1:])
-        return nn.functional.binary_cross_entropy_with_logits(logits.float(), labels, pos_weight=weight)
+            loss: Tensor = learner.reader(tower(pixels(chests)).last_hidden_state[:, 1:], patch_labels(chests))
+        return loss
 
-    fit(loss_of, parameters, optimizer, schedule, range(plan.see_steps), report)
+    run_stage(out / "see.safetensors", seeing, optimizer, loss_of, steps=plan.see_steps, **plan.pace)
 
 
-def speak(model: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, plan: Plan, report: Report) -> None:
-    """Train the whole model in place on dictated reports and questions."""
-    optimizer = two_rates(model, plan.learning_rate, plan.tower_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, plan.speak_steps, plan.warmup))
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def speak(learner: Learner, tokenizer: PreTrainedTokenizerFast, out: Path, plan: Plan) -> None:
+    """The whole model's stage, on dictated reports and questions. The heads go on, so that the tower keeps what it has
+    learnt."""
+    optimizer = two_rates(learner, plan.learning_rate, plan.tower_rate)
+    decisive = word_tokens(tokenizer, DECISIVE)
 
     def loss_of(step: int) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            loss: Tensor = model(**batch(tokenizer, plan, step)).loss
-        return loss
+            return batch_loss(learner, tokenizer, decisive, *batch(tokenizer, plan, step))
 
-    model.train()
-    fit(loss_of, parameters, optimizer, schedule, range(plan.speak_steps), report)
+    run_stage(out / "speak.safetensors", learner, optimizer, loss_of, steps=plan.speak_steps, **plan.pace)
 
 
-def batch(tokenizer: PreTrainedTokenizerFast, plan: Plan, step: int) -> dict[str, Tensor]:
-    """Batch number `step`: input_ids, labels and attention_mask [rows, tokens], pixel_values of each row's film."""
+def word_tokens(tokenizer: PreTrainedTokenizerFast, words: tuple[str, ...]) -> Tensor:
+    """The first token of every word as it stands inside a sentence [words]."""
+    return torch.tensor([_ids(tokenizer, f" {word}")[0] for word in words])
+
+
+def batch_loss(
+    learner: Learner,
+    tokenizer: PreTrainedTokenizerFast,
+    decisive: Tensor,
+    rows: dict[str, Tensor],
+    labels: PatchLabels,
+) -> Tensor:
+    """Weighted mean cross-entropy over the answer tokens (`decisive` ones count five times), plus half the alignment
+    of image tokens with words, plus the loss of the heads.
+
+    Alignment: an image token that shows an opacity on the left should lie nearer to the words "opacity" and "left" than
+    to other kinds and sides, so that saying it is copying (as in `mmpo/demo/speak.py`).
+    """
+    model = learner.model
+    features = model.model.vision_tower(rows["pixel_values"]).last_hidden_state[:, 1:]
+    images = model.model.multi_modal_projector(features)
+    embeddings = model.get_input_embeddings()(rows["input_ids"])
+    is_image = (rows["input_ids"] == model.config.image_token_id)[..., None]
+    embeddings = embeddings.masked_scatter(is_image, images.to(embeddings.dtype))
+    hidden = model.model.language_model(
+        inputs_embeds=embeddings, attention_mask=rows["attention_mask"], use_cache=False
+    ).last_hidden_state
+    targets = rows["labels"][:, 1:]
+    scored = targets >= 0
+    logits = model.lm_head(hidden[:, :-1][scored])
+    weights = 1 + 4 * torch.isin(targets[scored], decisive).float()
+    loss = nn.functional.cross_entropy(logits.float(), targets[scored], reduction="none")
+    total = (weights * loss).sum() / weights.sum() + learner.reader(features, labels)
+    shown = nn.functional.normalize(images.float(), dim=-1)
+    asked = [(tuple(KIND_WORDS.values()), labels.kind)]
+    asked += [(words, labels.attributes[name]) for name, words in ATTRIBUTES.items()]
+    for words, truth in asked:
+        meant = nn.functional.normalize(model.get_input_embeddings()(word_tokens(tokenizer, words)).float(), dim=-1)
+        total = total + 0.5 * surprise(12 * shown @ meant.T, truth) / len(asked)
+    return total
+
+
+def batch(tokenizer: PreTrainedTokenizerFast, plan: Plan, step: int) -> tuple[dict[str, Tensor], PatchLabels]:
+    """Batch number `step`: input_ids, labels and attention_mask [rows, tokens], pixel_values of each row's film; and
+    what the patches of the films show."""
     chests, rows = [], []
     image = tokenizer.convert_tokens_to_ids("<image>")
     for i in range(plan.speak_batch):
@@ -134,7 +191,8 @@ def batch(tokenizer: PreTrainedTokenizerFast, plan: Plan, step: int) -> dict[str
     mask = torch.zeros_like(ids)
     for row, (before, after) in enumerate(rows):
         mask[row, : len(before) + len(after)] = 1
-    return {"input_ids": ids, "labels": labels, "attention_mask": mask, "pixel_values": pixels(chests)}
+    rows_of = {"input_ids": ids, "labels": labels, "attention_mask": mask, "pixel_values": pixels(chests)}
+    return rows_of, patch_labels(chests)
 
 
 def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
@@ -143,13 +201,16 @@ def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def main() -> None:
-    """`python -m mmpo.demo.radiology.pretrain OUT [--see-steps N] [--speak-steps N]`."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """`python -m mmpo.demo.radiology.pretrain OUT [--begin MODEL] [--see-steps N] [--speak-steps N]`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="working folder; the model ends up in OUT/model")
-    parser.add_argument("--see-steps", type=int, default=Plan.see_steps, help="steps of the tower's stage")
-    parser.add_argument("--speak-steps", type=int, default=Plan.speak_steps, help="steps of the whole model's stage")
+    parser.add_argument("--begin", type=Path, help="folder of a model to go on from; from nothing without it")
+    parser.add_argument("--see-steps", type=int, help="steps of the tower's stage")
+    parser.add_argument("--speak-steps", type=int, help="steps of the whole model's stage")
     arguments = parser.parse_args()
-    print("done:", pretrain(arguments.out, Plan(see_steps=arguments.see_steps, speak_steps=arguments.speak_steps)))
+    named = {name: value for name in ("see_steps", "speak_steps") if (value := getattr(arguments, name)) is not None}
+    plan = replace(GOING_ON if arguments.begin else Plan(), **named)
+    print("done:", pretrain(arguments.out, plan, arguments.begin))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 
 from mmpo.data.atomic import write_text
+from mmpo.demo.by_kind import table
 from mmpo.demo.model_card import metric_table
+from mmpo.demo.video.accuracy import measure
 from mmpo.demo.video.clips import KEY_FRAMES
 from mmpo.demo.video.narration import CARELESS
 from mmpo.demo.video.pretrain import Plan
@@ -44,6 +46,11 @@ unchanged.
 {table}
 
 Metrics as in `docs/video.md`; answers judged by rules over the annotations.
+
+What it claims beside what was drawn, by kind of claim (`python -m mmpo.demo.video.accuracy MODEL`, with `--adapter DIR`
+before and after; 95 % intervals by Wilson):
+
+{accuracy}
 """
 
 
@@ -79,6 +86,7 @@ def write_model_card(model: Path, work: Path, clips: int = 200) -> Path:
         batch=Plan.batch,
         clips=clips,
         table=metric_table(card),
+        accuracy=table(measure(model, clips=clips), "right, % [95 %]"),
     )
     return write_text(model / "README.md", text)
 

@@ -2,30 +2,29 @@
 
     python -m mmpo.demo.video.pretrain OUT
 
-Half an hour on one CPU core. The vision tower, which knows the world's things, stays as it is; projector and language
-model learn. Everything follows from the seed.
+Half an hour on one CPU core. The vision tower, which knows the world's things and where they are, stays as it is;
+projector and language model learn. Everything follows from the seed; stopped, it goes on from the last hundredth step.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from tokenizers import AddedToken
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 from mmpo.demo import model_path as picture_model_path
 from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import CHAT_TEMPLATE, build_model
-from mmpo.demo.language import YES_NO, Turn, noun_phrase
+from mmpo.demo.language import YES_NO, Turn, ask_side, noun_phrase
 from mmpo.demo.speak import Row, batch_loss, decisive_tokens, make_batch, name_tokens
+from mmpo.demo.stage import run_stage
 from mmpo.demo.video.clips import COURSES, KEY_FRAMES, Clip, sample_clip
 from mmpo.demo.video.narration import CARELESS, missing, questions
 
@@ -52,37 +51,30 @@ class Plan:
 
 
 def pretrain(out: Path, plan: Plan) -> Path:
-    """Train by `plan`; the model is in the folder that is returned (`out/model`), renewed every `save_every` steps."""
+    """Train by `plan`; the finished model is in the folder that is returned (`out/model`)."""
     out.mkdir(parents=True, exist_ok=True)
     processor = build_processor()
-    model = initial_model(processor, plan.seed)
+    model = initial_model(processor, plan.seed).train()
     tokenizer = processor.tokenizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _cosine(step, plan))
     names, decisive = name_tokens(tokenizer), torch.cat([decisive_tokens(tokenizer), course_tokens(tokenizer)])
-    losses: list[float] = []
-    began = time.monotonic()
-    for step in range(plan.steps):
-        model.train()
+
+    def loss_of(step: int) -> Tensor:
         rows = [clip_row((plan.seed, TRAINING, step * plan.batch + row)) for row in range(plan.batch)]
         with torch.autocast("cpu", torch.bfloat16):
-            loss = batch_loss(model, make_batch(rows, tokenizer, IMAGE_TOKENS), names, decisive)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        losses = [*losses[-24:], loss.item()]
-        done = step + 1
-        if done % 25 == 0 or done == plan.steps:
-            seconds = time.monotonic() - began
-            left = seconds / done * (plan.steps - done) / 60
-            mean = sum(losses) / len(losses)
-            print(f"step {done}/{plan.steps}: loss {mean:.3f} ({seconds:.0f} s, {left:.0f} min left)", flush=True)
-        if done % plan.save_every == 0 or done == plan.steps:
-            _export(model, processor, out / "model")
-    return out / "model"
+            return batch_loss(model, make_batch(rows, tokenizer, IMAGE_TOKENS), names, decisive)
+
+    run_stage(
+        out / "video.safetensors",
+        model,
+        optimizer,
+        loss_of,
+        steps=plan.steps,
+        warmup=plan.warmup,
+        save_every=plan.save_every,
+    )
+    return _export(model, processor, out / "model")
 
 
 def build_processor() -> LlavaProcessor:
@@ -122,11 +114,11 @@ def initial_model(processor: LlavaProcessor, seed: int) -> LlavaForConditionalGe
 
 
 def clip_row(seed: tuple[int, ...]) -> Row:
-    """A clip's frames, the text before the questions, and careless turns about it. Three turns about single frames keep
-    alive what the picture model can do, and what events are made of."""
+    """A clip's frames, the text before the questions, and careless turns about it. Turns about single frames keep alive
+    what the picture model can do, and what events and sides are made of."""
     clip, rng = sample_clip(seed), np.random.default_rng((*seed, 3))
-    turns = [*questions(clip, rng, CARELESS), *(_ask_frame(clip, rng) for _ in range(3))]
-    return clip.scenes(), BEFORE, turns
+    turns = [*questions(clip, rng, CARELESS), *(_ask_frame(clip, rng) for _ in range(2))]
+    return clip.scenes(), BEFORE, [*turns, *(_ask_place(clip, rng) for _ in range(2))]
 
 
 def _ask_frame(clip: Clip, rng: np.random.Generator) -> Turn:
@@ -136,24 +128,29 @@ def _ask_frame(clip: Clip, rng: np.random.Generator) -> Turn:
     return Turn(f"In Image{number + 1}, is there {noun_phrase(thing)}? {YES_NO}", "Yes" if there else "No")
 
 
+def _ask_place(clip: Clip, rng: np.random.Generator) -> Turn:
+    """Where something that moves is in a frame that shows it: places frame by frame are what a course is read from."""
+    thing = str(rng.choice([track.thing for track in clip.moving]))
+    shown = [
+        (number, item) for number, scene in enumerate(clip.scenes()) for item in scene.items if item.thing == thing
+    ]
+    number, item = shown[int(rng.integers(len(shown)))]
+    turn = ask_side(item)
+    return Turn(f"In Image{number + 1}, {turn.question[0].lower()}{turn.question[1:]}", turn.answer)
+
+
 def course_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """The first tokens of the verbs and sides, which decide an answer as yes and no do."""
     words = (*COURSES, "left", "right")
     return torch.tensor([tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words])
 
 
-def _cosine(step: int, plan: Plan) -> float:
-    if step < plan.warmup:
-        return (step + 1) / plan.warmup
-    done = (step - plan.warmup) / max(1, plan.steps - plan.warmup)
-    return 0.03 + 0.97 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def _export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> None:
-    """The model in the standard layout, in half precision, in files of 8 MB at most; training goes on with `model`."""
+def _export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> Path:
+    """The model in the standard layout, in half precision, in files of 8 MB at most."""
     state = {name: value.to(torch.float16) for name, value in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=state, max_shard_size="8MB")
     processor.save_pretrained(folder)
+    return folder
 
 
 def main() -> None:

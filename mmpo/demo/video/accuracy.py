@@ -1,0 +1,179 @@
+"""How often what a model says of a clip is so, by kind of claim: things, events, sides, order.
+
+    python -m mmpo.demo.video.accuracy [MODEL] [--adapter DIR] [--clips 200]
+
+The model is shown the key frames as they are drawn and asked every kind of question once a clip; its answers are read
+in the few wordings of `narration.py` and compared with what the clip's tracks do. Events count where their thing is in
+the clip, sides where the event happens, the order of two things where both move and begin at different times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from mmpo.demo.by_kind import Outcome, Share, shares, table
+from mmpo.demo.language import Turn
+from mmpo.demo.things import THINGS
+from mmpo.demo.video import model_path
+from mmpo.demo.video.clips import COURSES, OTHER, Clip
+from mmpo.demo.video.narration import DESCRIBE, EXACT, VERBS, questions
+from mmpo.demo.video.world import world_split
+from mmpo.errors import UserError
+
+KINDS = (
+    "description: things that are there", "description: events that happen", "description: sides", "description: order",
+    "description: things told of", "description: told once",
+    "what does it do: event", "what does it do: side", "what does it do: absent things denied",
+    "does it: what happens", "does it: what does not", "is there: what is there", "is there: what is not",
+    "which moves first",
+)  # fmt: skip
+_THING = "|".join(sorted(map(re.escape, THINGS), key=len, reverse=True))
+_EVENT = re.compile(
+    rf"\bthe (?P<thing>{_THING}) (?P<does>{'|'.join(COURSES)})\b(?: (?:from|to)(?: the)? (?P<side>left|right))?", re.I
+)
+_ASKED = re.compile(
+    rf"\b(?:does the|is there an?) (?P<thing>{_THING})\b(?: (?P<does>{'|'.join(VERBS.values())})\b)?", re.I
+)
+_COURSE_OF = {verb: course for course, verb in VERBS.items()}
+
+
+@dataclass(frozen=True)
+class Told:
+    """One event that an answer tells of; `side` is where it comes from or, if it leaves, goes to."""
+
+    thing: str
+    does: str
+    side: str | None
+
+
+def read_events(answer: str) -> list[Told]:
+    """The events that an answer tells of, in order."""
+    found = (match.groupdict() for match in _EVENT.finditer(answer))
+    return [Told(**{name: word and word.lower() for name, word in one.items()}) for one in found]
+
+
+def side_of(clip: Clip, thing: str, does: str) -> str | None:
+    """The side of an event that happens in the clip; None for staying."""
+    track = next(track for track in clip.tracks if track.thing == thing)
+    if does == "stays":
+        return None
+    return OTHER[track.side] if track.course == "passes" and does == "leaves" else track.side
+
+
+def outcomes(turn: Turn, answer: str, clip: Clip) -> Iterator[Outcome]:
+    """What of an answer is so, claim by claim. `turn` is the question with its exact answer."""
+    if turn.question == DESCRIBE:
+        yield from _of_description(read_events(answer), clip)
+    elif turn.question.startswith("Which"):
+        yield "which moves first", answer.strip(" .").lower() == turn.answer.strip(" .").lower()
+    else:
+        asked = _ASKED.search(turn.question)
+        if asked is None:
+            raise ValueError(f"no kind of question: {turn.question}")
+        thing, verb = asked["thing"].lower(), asked["does"]
+        if turn.question.startswith("What"):
+            yield from _of_course(read_events(answer), thing, clip)
+            return
+        right = answer.lower().startswith("yes" if turn.answer.startswith("Yes") else "no")
+        if turn.question.startswith("Does"):
+            happens = (thing, _COURSE_OF[verb.lower()]) in clip.events
+            yield f"does it: {'what happens' if happens else 'what does not'}", right
+        else:
+            yield f"is there: {'what is there' if thing in clip.things else 'what is not'}", right
+
+
+def _of_description(told: list[Told], clip: Clip) -> Iterator[Outcome]:
+    for number, one in enumerate(told):
+        yield "description: things that are there", one.thing in clip.things
+        yield "description: told once", one not in told[:number]
+    yield from _of_events(told, clip, "description: events that happen", "description: sides")
+    for thing in clip.things:
+        yield "description: things told of", any(one.thing == thing for one in told)
+    first: dict[str, int] = {}
+    for number, one in enumerate(told):
+        first.setdefault(one.thing, number)
+    starts = {track.thing: track.start for track in clip.moving if track.thing in first}
+    for a, b in combinations(starts, 2):
+        if starts[a] != starts[b]:
+            yield "description: order", (first[a] < first[b]) == (starts[a] < starts[b])
+
+
+def _of_course(told: list[Told], thing: str, clip: Clip) -> Iterator[Outcome]:
+    if thing not in clip.things:
+        yield "what does it do: absent things denied", not told
+        return
+    mine = [one for one in told if one.thing == thing]
+    if not mine:
+        yield "what does it do: event", False
+    yield from _of_events(mine, clip, "what does it do: event", "what does it do: side")
+
+
+def _of_events(told: list[Told], clip: Clip, event: str, side: str) -> Iterator[Outcome]:
+    for one in told:
+        if one.thing not in clip.things:
+            continue
+        happens = (one.thing, one.does) in clip.events
+        yield event, happens
+        true = side_of(clip, one.thing, one.does) if happens else None
+        if true is not None:
+            yield side, one.side == true
+
+
+def asked_of(clip: Clip) -> list[Turn]:
+    """The questions about a clip, with their exact answers."""
+    return questions(clip, np.random.default_rng((*clip.seed, 8)), EXACT)
+
+
+def count(clips: Sequence[Clip], answers: Sequence[str]) -> dict[str, Share]:
+    """Shares by kind of claim; `answers` are those to `asked_of` every clip, in order."""
+    turns = [(clip, turn) for clip in clips for turn in asked_of(clip)]
+    said = (one for (clip, turn), answer in zip(turns, answers, strict=True) for one in outcomes(turn, answer, clip))
+    return shares(said, KINDS)
+
+
+def measure(model: Path, adapter: Path | None = None, clips: int = 200, seed: int = 0) -> dict[str, dict[str, Share]]:
+    """Greedy answers about unseen clips, counted; with an adapter also those after it."""
+    from mmpo.models.answer import AnswerEngine
+    from mmpo.models.loading import load_vlm
+
+    drawn = list(world_split("video_test", clips, seed))
+    asked = [([scene.draw() for scene in clip.scenes()], [turn.question for turn in asked_of(clip)]) for clip in drawn]
+    engine = AnswerEngine(load_vlm(str(model), adapter=adapter), max_new_tokens=96)
+    if adapter is None:
+        return {"model": count(drawn, [answer.text for answer in engine.answer(asked)])}
+    both = list(engine.before_after(asked))
+    return {
+        "before": count(drawn, [before.text for before, _ in both]),
+        "after": count(drawn, [after.text for _, after in both]),
+    }
+
+
+def main() -> None:
+    """`python -m mmpo.demo.video.accuracy [MODEL] [--adapter DIR] [--clips N] [--json]`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", help="folder of the model; the shipped one without it")
+    parser.add_argument("--adapter", type=Path, help="an adapter trained on it, to compare before and after")
+    parser.add_argument("--clips", type=int, default=200, help="clips of the test split")
+    parser.add_argument("--seed", type=int, default=0, help="another number is another world with the same rules")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    try:
+        found = measure(arguments.model or model_path(), arguments.adapter, arguments.clips, arguments.seed)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    if arguments.json:
+        print(json.dumps({name: {kind: vars(share) for kind, share in one.items()} for name, one in found.items()}))
+    else:
+        print(table(found, "right, % [95 %]"))
+
+
+if __name__ == "__main__":
+    main()
