@@ -6,12 +6,13 @@ The rules compare object mentions with the objects that people marked. Counts, c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
+from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.claims import Split, claimed, split_sentences
+from mmpo.data.evidence import Truth, truth_of
 from mmpo.data.vocabulary import Mention, ObjectVocabulary
 
 __all__ = [
@@ -69,17 +70,6 @@ class SentenceVerdict:
         return {"sentence": self.text, "verdict": self.verdict, "reason": self.reason, "spans": spans}
 
 
-@dataclass(frozen=True)
-class Truth:
-    """What is known about one picture. `names` are the classes of the vocabulary that are in it, `objects` the marked
-    ones by class: a class that only a caption names has none.
-    """
-
-    image: AnnotatedImage
-    names: frozenset[str]
-    objects: Mapping[str, Sequence[AnnotatedObject]] = field(default_factory=dict)
-
-
 class Check(Protocol):
     """One rule. It gives findings, right and wrong, for the claims in a sentence that it understands."""
 
@@ -109,16 +99,8 @@ class Detector:
         self.checks: tuple[Check, ...] = tuple(checks) if checks is not None else (ObjectCheck(vocabulary),)
 
     def truth(self, image: AnnotatedImage) -> Truth:
-        """The classes in the picture: those of its annotated objects, and those that its captions and the phrases about
-        its regions name, as in CHAIR.
-        """
-        objects: dict[str, list[AnnotatedObject]] = {}
-        for item in image.objects:
-            if name := self.vocabulary.name_of(item.name):
-                objects.setdefault(name, []).append(item)
-        told = [*image.captions, *(region.phrase for region in image.regions)]
-        said = {mention.name for text in told for mention in claimed(text, self.vocabulary)}
-        return Truth(image, frozenset(said.union(objects)), objects)
+        """What is known about a picture."""
+        return truth_of(image, self.vocabulary)
 
     def check(self, text: str, truth: Truth) -> list[SentenceVerdict]:
         """One verdict a sentence, in order."""
