@@ -91,11 +91,8 @@ def as_label(claim: Claim) -> str | None:
     if claim.kind == "count":
         assert isinstance(claim.value, Number)
         least, most = claim.value
-        counted = claim.about.counted
         if (least, most) == (1, None):
             return None
-        if counted is not None and not counted.exact:
-            return f"count:{claim.name}:several"
         return f"count:{claim.name}:{least}" if most == least else f"count:{claim.name}:>={least}"
     value = {"middle": "center"}.get(str(claim.value), str(claim.value))
     if claim.kind == "relation":
@@ -126,14 +123,15 @@ def score(sentences: Iterable[Sentence]) -> dict[str, dict[str, Score]]:
 
 
 def agree(read: str, label: str) -> bool:
-    """Whether a claim that was read follows from a labelled one: a number also from a larger or an exact one, `top` or
-    `right` from `top right`.
+    """Whether a claim that was read follows from a labelled one: `at least two` also from a larger or an exact number,
+    `top` or `right` from `top right`. `several` are at least two or three.
     """
     kind, name, *values = label.split(":")
     if kind == "place":
         return any(read == f"place:{name}:{side}" for side in (values[0], *values[0].split()))
-    if kind == "count" and values[0] != "several" and read.startswith(f"count:{name}:>="):
-        return int(read.rpartition(">=")[2]) <= int(values[0].removeprefix(">="))
+    if kind == "count" and read.startswith(f"count:{name}:>="):
+        number = values[0].removeprefix(">=")
+        return int(read.rpartition(">=")[2]) <= (3 if number == "several" else int(number))
     return read == label
 
 
