@@ -34,7 +34,7 @@ _TEXTS, _NAMED, _REPEATED = (3 * len(KINDS) + place for place in range(3))
 
 
 def _over_kinds(counts: Array, column: int) -> Array:
-    total: Array = counts[..., column : _TEXTS : 3].sum(-1)
+    total: Array = counts[..., column:_TEXTS:3].sum(-1)
     return total
 
 
@@ -61,9 +61,7 @@ OVERALL = (
     ),
 )  # fmt: skip
 BY_KIND = (
-    Metric(
-        "wrong", lambda c: ratio(c[..., _WRONG], c[..., _DECIDED]), "lower", denominator=lambda c: c[..., _DECIDED]
-    ),
+    Metric("wrong", lambda c: ratio(c[..., _WRONG], c[..., _DECIDED]), "lower", denominator=lambda c: c[..., _DECIDED]),
     Metric("decided", lambda c: ratio(c[..., _DECIDED], c[..., _READ]), "neither", denominator=lambda c: c[..., _READ]),
 )
 
@@ -152,9 +150,7 @@ def score(
     )
     counts = np.array([_counts(row) for row in rows], dtype=np.int64)
     images = tuple(captions)
-    by_kind = {
-        kind: Tally(images, counts[:, 3 * place : 3 * place + 3], BY_KIND) for place, kind in enumerate(KINDS)
-    }
+    by_kind = {kind: Tally(images, counts[:, 3 * place : 3 * place + 3], BY_KIND) for place, kind in enumerate(KINDS)}
     return ClaimsResult(rows, Tally(images, counts, OVERALL), by_kind)
 
 
