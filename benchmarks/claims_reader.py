@@ -1,13 +1,14 @@
 """How well the reader of claims reads: precision and recall by kind against sentences labelled by hand.
 
     python benchmarks/claims_reader.py tests/data/claims_twin.jsonl
-    python benchmarks/claims_reader.py tests/data/claims_opera_labels.jsonl --published shared/data/published --errors open
+    python benchmarks/claims_reader.py tests/data/claims_opera_labels.jsonl --published FOLDER --errors open
 
 Labels are `object:dog`, `count:dog:2`, `count:kite:>=4`, `count:sheep:several`, `color:cow:brown`, `place:chair:left`,
 `relation:car:left of:horse`. What stands under `optional` is read by some and not by others: it counts neither way. A
 row has its own `text`, or names a published one: a file of OPERA's repository (Huang et al. 2024,
-https://github.com/shikiw/OPERA), an image id, the sentence's number and the beginning of its SHA-256. A sentence is read
-within its whole caption. `part` is `open` (errors may be looked at when the reader is mended) or `kept` (never).
+https://github.com/shikiw/OPERA; in FOLDER/shikiw_OPERA), an image id, the sentence's number and the beginning of its
+SHA-256. A sentence is read within its whole caption. `part` is `open` (errors may be looked at when the reader is
+mended) or `kept` (never).
 """
 
 from __future__ import annotations

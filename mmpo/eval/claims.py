@@ -51,7 +51,9 @@ OVERALL = (
         "neither",
         denominator=lambda c: _over_kinds(c, _READ),
     ),
-    Metric("repeats", lambda c: ratio(c[..., _REPEATED], c[..., _NAMED]), "lower", denominator=lambda c: c[..., _NAMED]),
+    Metric(
+        "repeats", lambda c: ratio(c[..., _REPEATED], c[..., _NAMED]), "lower", denominator=lambda c: c[..., _NAMED]
+    ),
     Metric(
         "claims",
         lambda c: ratio(_over_kinds(c, _READ), c[..., _TEXTS]),

@@ -13,7 +13,7 @@ class ClaimsSettings(Section):
     prompt: str | None = Field(
         default=None,
         min_length=1,
-        description="What the model is asked for each image. Empty: CHAIR's prompt, so that both judge one description.",
+        description="What the model is asked for each image. Empty: CHAIR's prompt, and both judge one description.",
     )
     max_new_tokens: int | None = Field(default=None, ge=1, description="Longest description. Empty: as for CHAIR.")
     exhaustive: bool = Field(

@@ -16,10 +16,10 @@ from mmpo.demo.things import VOCABULARY
 from mmpo.demo.world import annotation, world_split
 from mmpo.errors import UserError
 from mmpo.eval import claims
+from mmpo.eval.claims_benchmark import ClaimsBenchmark
 from mmpo.eval.compare import Bootstrap, compare
 from mmpo.eval.harness import evaluate
 from mmpo.eval.protocol import Ask, Material, Reply
-from mmpo.eval.claims_benchmark import ClaimsBenchmark
 from mmpo.eval.scorecard import Row, Scorecard
 from mmpo.eval.scoring import Scored, ScoreRequest, score
 from mmpo.eval.settings import EvalSettings
