@@ -50,8 +50,8 @@ class Span:
 @dataclass(frozen=True)
 class Counted:
     """Words of number before an object: `a`, `two`, `a couple of`, `several`. `exact` ones say a number; `new` ones
-    bring in objects of their own (`two cars`), others speak of those that are known (`the two cars`); `more` is
-    `another`.
+    bring in objects of their own (`two cars`), others speak of those that are known (`the two cars`). An `article` is a
+    number in a list of everything only; `more` is `another`.
     """
 
     start: int
@@ -59,18 +59,21 @@ class Counted:
     number: int
     exact: bool
     new: bool
+    article: bool = False
     more: bool = False
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Words of place in the picture. `end` is behind all that belongs to the phrase (`on the left side of the image`);
-    `number` is how many of a group are there (`one on the left and two on the right`), None where it is about all.
+    """Words of place in the picture: `on the left side of the image`. `lead` is where begins what goes if they go
+    (`standing on the left`); `number` is how many of a group are there (`one on the left and two on the right`), None
+    where the words are about all.
     """
 
     start: int
     end: int
     side: Side
+    lead: int
     number: int | None = None
 
 
@@ -132,20 +135,22 @@ _EXACT = {word: number for number, word in enumerate(NUMBERS, start=1)} | {str(n
 _VAGUE = {
     "several": 3, "many": 3, "numerous": 3, "multiple": 2, "various": 2, "few": 2, "group": 2, "bunch": 3, "herd": 3,
     "flock": 3, "crowd": 3, "row": 2, "lot": 3, "lots": 3, "number": 2, "cluster": 2, "stack": 2, "pile": 2,
+    "couple": 2,
 }  # fmt: skip
 """Words of number without a number, with how many there must be at least."""
-_TWO = ("pair", "couple", "both")
 _KNOWN = ("the", "these", "those", "both", "all", "its", "his", "her", "their", "our", "my", "your")
 _ROUGHLY = re.compile(
     r"\b(?:about|around|approximately|nearly|almost|over|(?:more|less|fewer|other)\s+than|up\s+to|or|to)\s+$|-\s*$",
     re.I,
 )
+_PERHAPS = re.compile(r"\b(?:possibly|perhaps|probably|likely|maybe|or)\s+$", re.I)
 _AT_LEAST = re.compile(r"\bat\s+least\s+$", re.I)
 _MEASURE = re.compile(
-    rf"\b(?:(?P<the>the|these|those)|an?)?\s*(?:\w+\s+)?(?P<word>{'|'.join((*_TWO[:2], *_VAGUE))})s?\s+of\s+"
+    rf"\b(?:(?P<the>the|these|those)|an?)?\s*(?:\w+\s+)?(?P<word>{'|'.join(('pair', *_VAGUE))})s?\s+of\s+"
     r"(?:(?:the|these|those|different|other)\s+)?$|\b(?P<few>a\s+few)\s+$",
     re.I,
 )
+_ORDINALS = frozenset({"first", "second", "third", "fourth", "fifth", "last", "next", "more", "others"})
 _WORD_BEFORE = re.compile(r"([\w-]+)(\s+|,\s+)$")
 _WORD_BEHIND = re.compile(r"\s+([\w'’-]+)")
 _BEING = r"(?:\s+(?:which|that|who))?\s+(?:is|are)"
@@ -157,17 +162,17 @@ _STANDS = r"(?:visible|located|positioned|situated|seen|placed|parked|standing|s
 _SIDE = r"(?P<side>left|right|middle|cent(?:er|re)|top|bottom)"
 _PART = r"(?:side|part|half|edge|corner|area|section)"
 _AT = (
-    rf"(?:on|in|at|to|towards?|near|closer\s+to)\s+the\s+(?:far\s+)?{_SIDE}\b(?!-|\s+(?:left|right|top|bottom)\b)"
+    rf"(?:on|in|at|to|towards?|near)\s+the\s+(?:far\s+)?{_SIDE}\b(?!-|\s+(?:left|right|top|bottom)\b)"
     rf"(?:[\s-]+(?:hand\s+)?{_PART}\b)?(?:\s+of\s+the\s+{_PICTURE}\b)?"
     rf"(?!\s+(?:{_PART}|of|from)\b|['’]s|\s+(?:and|or)\s+(?:the\s+)?(?:left|right|middle|center|centre|top|bottom)\b)"
 )
 _PLACE = re.compile(rf"(?P<lead>,?(?P<being>{_BEING})?(?:\s+(?:can\s+be\s+)?{_STANDS})?)\s+(?P<place>{_AT})", re.I)
 _ONES = rf"(?P<number>one|another|the\s+other|{'|'.join(NUMBERS[1:])})"
 _PART_OF_GROUP = re.compile(
-    rf"(?:\s*,\s*(?:and\s+|with\s+)?|\s+and\s+|\s+with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?{_AT}", re.I
+    rf"(?:\s*,\s*(?:and\s+|with\s+)?|\s+and\s+|\s+with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{_AT})", re.I
 )
 _SPREAD_BEGINS = re.compile(
-    rf"(?P<before>(?:\s+visible)?(?:\s+in\s+the\s+{_PICTURE})?)\s*,?\s*(?:with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?{_AT}",
+    rf"(?P<before>(?:\s+visible)?(?:\s+in\s+the\s+{_PICTURE})?)\s*,?\s*(?:with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{_AT})",
     re.I,
 )
 _FRONT = re.compile(rf"(?P<place>{_AT}),?\s+(?:there\s+(?:is|are)|(?:we|i|you)\s+(?:can\s+)?see)\s+$", re.I)
@@ -227,27 +232,25 @@ def _count(found: Sequence[Described], index: int, *, exhaustive: bool) -> Itera
     if counted is None:
         return
     name = about.mention.name
-    same = [other for other in found if other.mention.name == name and other.counted and other.counted.new]
-    before = tuple(o for o in same if o.mention.start < about.mention.start and o.sentence == about.sentence)
+    mine = [other for other in found if other.mention.name == name and other is not about]
+    same = [other for other in mine if other.counted is not None and other.counted.new]
+    here = [other for other in same if other.sentence == about.sentence]
+    before = tuple(other for other in here if other.mention.start < about.mention.start)
     if counted.more and not before:
-        before = tuple(o for o in same if o.mention.start < about.mention.start)[-1:]
-    if not counted.new:
-        before = ()
-    after = any(o.mention.start > about.mention.start and o.sentence == about.sentence for o in same)
-    alone = len(same) == 1 or (exhaustive and not after and all(o.sentence == about.sentence for o in same))
-    explicit = exhaustive or (about.listed and _says_number(counted))
-    exact = counted.exact and counted.new and alone and explicit and not counted.more
-    if not exhaustive and about.places and about.spread is None:
-        exact = False
+        before = tuple(other for other in same if other.mention.start < about.mention.start)[-1:]
+    counts_on = counted.new and (exhaustive or (counted.article and all(map(_is_one, before))))
+    before = before if counts_on else ()
+    alone = not same or (exhaustive and len(here) == len(same) and not any(o not in before for o in same))
+    partly = counted.number == 1 and any(other.many for other in mine)
+    listed = about.listed and not counted.article and not partly and (not about.places or about.spread is not None)
+    exact = counted.exact and counted.new and alone and (exhaustive or listed) and not counted.more
     least = counted.number + sum(other.counted.number for other in before if other.counted)
-    yield Claim(
-        "count", name, Number(least, least if exact else None), counted.start, about.mention.end, about, before=before
-    )
+    number = Number(least, least if exact else None)
+    yield Claim("count", name, number, counted.start, about.mention.end, about, before=before)
 
 
-def _says_number(counted: Counted) -> bool:
-    """`two` and `one` say a number, `a` does not."""
-    return counted.number > 1 or counted.end - counted.start > 2
+def _is_one(about: Described) -> bool:
+    return about.counted is not None and about.counted.article
 
 
 def _denials(text: str, vocabulary: ObjectVocabulary) -> Iterator[Claim]:
@@ -298,7 +301,8 @@ def _describe(
     if places:
         end = spread[1] if spread else places[-1].end
     elif only and counted is not None and (front := _FRONT.search(text, sentence[0], counted.start)):
-        places = (Placed(front.start("place"), front.end("place"), side_of(front["side"])),)
+        start = front.start("place")
+        places = (Placed(start, front.end("place"), side_of(front["side"]), start),)
     if color is None and (match := _IS_COLOR.match(text, end, sentence[1])):
         color = Span(match.start("color"), match.end("color"), same_color(match["color"]))
     related = None
@@ -335,6 +339,8 @@ def _before(text: str, mention: Mention, left: int, many: bool | None) -> tuple[
         start, end = match.span(1)
         if measure := _MEASURE.search(text, left, at):
             return _measured(text, measure, mention, at), None if mixed else color, bare
+        if word in _ORDINALS:
+            return None, None if mixed else color, bare
         if word in FUNCTION_WORDS:
             if word in ("and", "or") and color is not None:
                 mixed = True
@@ -357,9 +363,9 @@ def _before(text: str, mention: Mention, left: int, many: bool | None) -> tuple[
 def _number(text: str, word: str, start: int, end: int, left: int, many: bool | None) -> Counted | None:
     """The word of number at a place, if it fits a noun that is plural or not (None: one that looks alike)."""
     if word in ("a", "an"):
-        return None if many else Counted(start, end, 1, True, True)
+        return None if many or _PERHAPS.search(text, left, start) else Counted(start, end, 1, True, True, article=True)
     if word == "another":
-        return None if many else Counted(start, end, 1, True, True, more=True)
+        return None if many else Counted(start, end, 1, True, True, article=True, more=True)
     if word in _VAGUE:
         return Counted(start, end, _VAGUE[word], False, True)
     if word == "both":
@@ -380,33 +386,36 @@ def _measured(text: str, measure: re.Match[str], mention: Mention, end: int) -> 
     until = start + len(text[start:end].rstrip())
     word = (measure["word"] or "few").lower()
     if word == "pair" and mention.word.lower() in PAIRED:
-        return Counted(start, until, 1, True, measure["the"] is None)
-    if word in _TWO:
+        return Counted(start, until, 1, True, measure["the"] is None, article=True)
+    if word == "pair":
         return Counted(start, until, 2, True, measure["the"] is None)
     return Counted(start, until, _VAGUE[word], False, measure["the"] is None)
 
 
 def _behind(text: str, at: int, end: int, many: bool) -> tuple[tuple[Placed, ...], tuple[int, int] | None, bool]:
     """(places, where words about the parts of a group stand, whether the place is a predicate) behind a mention."""
-    if many and _SPREAD_BEGINS.match(text, at, end):
-        parts: list[Placed] = []
-        start, stop = at, at
-        while match := (_PART_OF_GROUP if parts else _SPREAD_BEGINS).match(text, stop, end):
-            if not parts:
-                start = match.end("before")
-            number = _EXACT.get(match["number"].lower(), 1)
-            begin = re.compile(r"(?:on|in|at|to|towards?|near|closer)\s+", re.I).search(text, match.end("number"))
-            parts.append(
-                Placed(begin.start() if begin else match.start("side"), match.end(), side_of(match["side"]), number)
-            )
-            stop = match.end()
-        if len(parts) > 1:
-            return tuple(parts), (start, stop), False
+    if many and len(parts := read_spread(text, at, end)) > 1:
+        return parts, (parts[0].lead, parts[-1].end), False
     match = _PLACE.match(text, at, end)
     if match is None:
         return (), None, False
-    placed = Placed(match.start("place"), match.end("place"), side_of(match["side"]))
+    placed = Placed(match.start("place"), match.end("place"), side_of(match["side"]), at)
     return (placed,), None, match["being"] is not None and not re.search(r"which|that|who", match["being"])
+
+
+def read_spread(text: str, at: int, end: int | None = None) -> tuple[Placed, ...]:
+    """`, one on the left and two on the right`, behind a group: where its parts are. Empty where nothing so begins at
+    `at`, or it has one part only.
+    """
+    end = len(text) if end is None else end
+    parts: list[Placed] = []
+    stop = at
+    while match := (_PART_OF_GROUP if parts else _SPREAD_BEGINS).match(text, stop, end):
+        number = _EXACT.get(match["number"].lower(), 1)
+        lead = stop if parts else match.end("before")
+        parts.append(Placed(match.start("place"), match.end(), side_of(match["side"]), lead, number))
+        stop = match.end()
+    return tuple(parts) if len(parts) > 1 else ()
 
 
 def _relation(text: str, at: int, other: Mention) -> Related | None:
