@@ -88,8 +88,8 @@ class SeenByKind:
 
 def questions(scenes: Sequence[Scene], more: Iterable[Scene] = ()) -> list[Seen]:
     """Of each scene: where every thing is that is alone of its kind, which colour it has, how many of one thing there
-    are, and whether two present and two absent things are there, and one whose usual companion is. A third as many things that occur twice, and three
-    times, as there are `scenes`; `more` scenes are looked through for them.
+    are, and whether two present things, two absent ones, and one whose usual companion is present are there. A third
+    as many things that occur twice, and three times, as there are `scenes`; `more` scenes are looked through for them.
     """
     found: list[Seen] = []
     counted: dict[int, int] = defaultdict(int)
