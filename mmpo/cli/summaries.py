@@ -39,7 +39,7 @@ def _hallucination_build(result: Mapping[str, Any]) -> str:
     console.line(
         f"{result['description_pairs']:,} pairs about a hallucination, {result['omission_pairs']:,} about an "
         f"omission (chosen {result['chosen_words']:.1f} words, rejected {result['rejected_words']:.1f}), "
-        f"{result['question_pairs']:,} yes/no pairs{_answers(result)}, "
+        f"{result['question_pairs']:,} yes/no pairs{_answers(result)}, {_values(result)}"
         f"from {result['images_used']:,} of {result['images']:,} images"
     )
     counts = result["counts"]
@@ -59,6 +59,13 @@ def _answers(result: Mapping[str, Any]) -> str:
     answers = result.get("question_answers") or {}
     said = ", ".join(f"{answer} in {count:,}" for answer, count in answers.items())
     return f" (right answer {said})" if said and result["question_pairs"] else ""
+
+
+def _values(result: Mapping[str, Any]) -> str:
+    """The pairs from questions about numbers, colours and places, by kind."""
+    pairs = {kind: count for kind, count in (result.get("value_pairs") or {}).items() if count}
+    said = ", ".join(f"{kind} {count:,}" for kind, count in pairs.items())
+    return f"{sum(pairs.values()):,} pairs about a value ({said}), " if pairs else ""
 
 
 def _pairs_made(result: Mapping[str, Any], sources: str) -> str:

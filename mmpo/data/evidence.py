@@ -83,8 +83,8 @@ def corrected(claim: Claim, truth: Truth) -> str | int | None:
         items = truth.marked(claim.name)
         if items is None:
             return None
-        counted = sum(other.counted.number for other in claim.before if other.counted)
-        return max(0, len(_pool(claim.about, items, truth)) - counted)
+        free = len(_pool(claim.about, items, truth)) - _counted(_same_place(claim))
+        return max(0, min(free, len(items) - _counted(claim.before)))
     if decide(claim, truth):
         return str(claim.value)
     items = truth.marked(claim.name) or []
@@ -147,21 +147,29 @@ def _count(claim: Claim, truth: Truth) -> bool | None:
         return claim.name not in truth.names
     if not items:
         return None
-    counted = claim.about.counted
-    sides = [is_at(item, claim.about.place.side, truth) for item in items] if claim.about.place else []
+    counted, place = claim.about.counted, claim.about.place
+    sides = [is_at(item, place.side, truth) for item in items] if place else []
     here = [side for side in sides if side is not False]
-    sure, possible = (sides.count(True), len(here)) if here and most is not None else (len(items), len(items))
-    if claim.about.place and claim.before:
-        shared = [o for o in claim.before if o.place and o.place.side == claim.about.place.side]
-        together = (counted.number if counted else 1) + sum(o.counted.number for o in shared if o.counted)
-        if shared and here and together > len(here):
-            return False
+    if here and _same_place(claim) and least - _counted(claim.before) + _counted(_same_place(claim)) > len(here):
+        return False
+    within = bool(here) and most is not None and not claim.before
+    sure, possible = (sides.count(True), len(here)) if within else (len(items), len(items))
     if possible < least:
         vague = counted is not None and not counted.exact and not claim.before
         return None if vague and possible > 1 else False
     if most is None or possible <= most:
         return True if sure >= least else None
     return False if sure > most else None
+
+
+def _same_place(claim: Claim) -> tuple[Described, ...]:
+    """What was counted before at the same place."""
+    place = claim.about.place
+    return tuple(o for o in claim.before if place is not None and o.place is not None and o.place.side == place.side)
+
+
+def _counted(groups: Iterable[Described]) -> int:
+    return sum(group.counted.number for group in groups if group.counted is not None)
 
 
 def _pool(

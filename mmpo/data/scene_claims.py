@@ -25,6 +25,14 @@ KINDS: tuple[ClaimKind, ...] = get_args(ClaimKind)
 
 Side = Literal["left", "middle", "right", "top", "bottom"]
 
+SAY_SIDE: dict[str, str] = {
+    "left": "on the left", "middle": "in the middle", "right": "on the right", "top": "at the top",
+    "bottom": "at the bottom",
+}  # fmt: skip
+RELATION_WORDS: dict[str, str] = {
+    "left": "to the left of", "right": "to the right of", "top": "above", "bottom": "below",
+}  # fmt: skip
+
 COLORS = frozenset({
     "red", "green", "blue", "yellow", "orange", "purple", "pink", "brown", "black", "white", "gray", "grey", "silver",
     "golden",
@@ -154,6 +162,11 @@ _ORDINALS = frozenset({"first", "second", "third", "fourth", "fifth", "last", "n
 _WORD_BEFORE = re.compile(r"([\w-]+)(\s+|,\s+)$")
 _WORD_BEHIND = re.compile(r"\s+([\w'’-]+)")
 _BEING = r"(?:\s+(?:which|that|who))?\s+(?:is|are)"
+_PART_OF = re.compile(
+    rf"\b(?:{'|'.join(NUMBERS)}|each|any|some|none|most|all)\s+of\s+(?:the|these|those|them|its|his|her|their)\s+(?:[\w-]+\s+)*$",
+    re.I,
+)
+"""`one of the`: what is said then is not said of all of them."""
 _IS_COLOR = re.compile(
     rf"{_BEING}\s+(?:all\s+|both\s+)?(?P<color>{'|'.join(sorted(COLORS))})\b(?!\s+(?:and|or|with)\b|-|,\s+\w+\s+and)",
     re.I,
@@ -161,21 +174,21 @@ _IS_COLOR = re.compile(
 _STANDS = r"(?:visible|located|positioned|situated|seen|placed|parked|standing|sitting|lying)"
 _SIDE = r"(?P<side>left|right|middle|cent(?:er|re)|top|bottom)"
 _PART = r"(?:side|part|half|edge|corner|area|section)"
-_AT = (
+AT = (
     rf"(?:on|in|at|to|towards?|near)\s+the\s+(?:far\s+)?{_SIDE}\b(?!-|\s+(?:left|right|top|bottom)\b)"
     rf"(?:[\s-]+(?:hand\s+)?{_PART}\b)?(?:\s+of\s+the\s+{_PICTURE}\b)?"
     rf"(?!\s+(?:{_PART}|of|from)\b|['’]s|\s+(?:and|or)\s+(?:the\s+)?(?:left|right|middle|center|centre|top|bottom)\b)"
 )
-_PLACE = re.compile(rf"(?P<lead>,?(?P<being>{_BEING})?(?:\s+(?:can\s+be\s+)?{_STANDS})?)\s+(?P<place>{_AT})", re.I)
+_PLACE = re.compile(rf"(?P<lead>,?(?P<being>{_BEING})?(?:\s+(?:can\s+be\s+)?{_STANDS})?)\s+(?P<place>{AT})", re.I)
 _ONES = rf"(?P<number>one|another|the\s+other|{'|'.join(NUMBERS[1:])})"
 _PART_OF_GROUP = re.compile(
-    rf"(?:\s*,\s*(?:and\s+|with\s+)?|\s+and\s+|\s+with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{_AT})", re.I
+    rf"(?:\s*,\s*(?:and\s+|with\s+)?|\s+and\s+|\s+with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{AT})", re.I
 )
 _SPREAD_BEGINS = re.compile(
-    rf"(?P<before>(?:\s+visible)?(?:\s+in\s+the\s+{_PICTURE})?)\s*,?\s*(?:with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{_AT})",
+    rf"(?P<before>(?:\s+visible)?(?:\s+in\s+the\s+{_PICTURE})?)\s*,?\s*(?:with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{AT})",
     re.I,
 )
-_FRONT = re.compile(rf"(?P<place>{_AT}),?\s+(?:there\s+(?:is|are)|(?:we|i|you)\s+(?:can\s+)?see)\s+$", re.I)
+_FRONT = re.compile(rf"(?P<place>{AT}),?\s+(?:there\s+(?:is|are)|(?:we|i|you)\s+(?:can\s+)?see)\s+$", re.I)
 _RELATION = re.compile(
     rf"(?:{_BEING})?(?:\s+{_STANDS})?\s+(?P<words>(?:to|on)\s+the\s+(?P<across>left|right)(?:\s+(?:hand\s+)?side)?\s+of"
     r"|(?P<along>above|below))\s+(?:(?:the|an?|another|one)\s+)?(?:[\w-]+\s+){0,2}?$",
@@ -191,6 +204,7 @@ _NOT_NARROWED = re.compile(
     r"|visible\b|in\s+total\b)",
     re.I,
 )
+_IS = re.compile(r"\s+(?:is|was|has)\b", re.I)
 _NONE = re.compile(r"\bno\s+$", re.I)
 
 
@@ -234,13 +248,13 @@ def _count(found: Sequence[Described], index: int, *, exhaustive: bool) -> Itera
     name = about.mention.name
     mine = [other for other in found if other.mention.name == name and other is not about]
     same = [other for other in mine if other.counted is not None and other.counted.new]
-    here = [other for other in same if other.sentence == about.sentence]
+    here = [other for other in same if exhaustive or other.sentence == about.sentence]
     before = tuple(other for other in here if other.mention.start < about.mention.start)
     if counted.more and not before:
         before = tuple(other for other in same if other.mention.start < about.mention.start)[-1:]
     counts_on = counted.new and (exhaustive or (counted.article and all(map(_is_one, before))))
     before = before if counts_on else ()
-    alone = not same or (exhaustive and len(here) == len(same) and not any(o not in before for o in same))
+    alone = not same or (exhaustive and len(before) == len(same))
     partly = counted.number == 1 and any(other.many for other in mine)
     listed = about.listed and not counted.article and not partly and (not about.places or about.spread is not None)
     exact = counted.exact and counted.new and alone and (exhaustive or listed) and not counted.more
@@ -291,11 +305,11 @@ def _describe(
     only: bool,
 ) -> Described:
     many = is_many(mention, vocabulary)
-    if not many and _goes_on(text, mention, sentence[1]):
+    if _PART_OF.search(text, left, mention.start) or (not many and _goes_on(text, mention, sentence[1])):
         return Described(mention, many, number)
     counted, color, bare = _before(text, mention, left, None if _is_unchanged(mention) else many)
-    if counted is not None and _is_unchanged(mention):
-        many = counted.number > 1
+    if _is_unchanged(mention):
+        many = counted.number > 1 if counted is not None else not _IS.match(text, mention.end)
     end = mention.end
     places, spread, predicate = _behind(text, end, sentence[1], many)
     if places:

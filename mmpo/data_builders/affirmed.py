@@ -1,6 +1,6 @@
 """Does the evidence support what a yes/no answer says? The chosen side of a question pair must pass, or there is none.
 
-An answer is read as descriptions are (`detect`, `checks`) and held to more, for it is short and learnt as the truth:
+An answer is read as descriptions are (`detect`) and held to more, for it is short and learnt as the truth:
 every word beyond the usual frame (`there is`, `in the image`) must be supported; an object may be called by the name of
 its class or as the annotation calls it, not by any synonym (a `woman` is a person, a person is not always a woman); and
 a plural needs several.
@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from mmpo.data.evidence import decide
 from mmpo.data.function_words import NUMBERS
+from mmpo.data.scene_claims import KINDS, Claim
 from mmpo.data.vocabulary import Mention, ObjectVocabulary
 from mmpo.data.words import PAIRED, PLURAL, UNCHANGED, plurals
-from mmpo.data_builders.checks import checks_for
-from mmpo.data_builders.detect import Truth, claimed, split_sentences
+from mmpo.data_builders.detect import Detector, Truth, claimed, split_sentences
 
 UNSUPPORTED, UNDECIDABLE = "unsupported", "undecidable"
 
@@ -29,6 +30,7 @@ _CLAUSE = re.compile(r"[,;:()\n]|\b(?:but|while|whereas|although|though|however|
 _NEGATOR = re.compile(r"\b(?:no|not|cannot|without|neither|nor|none|never|\w+n['’]t)\b", re.I)
 _DENIED_BEHIND = re.compile(r"\s+(?:is|are|was|were|does|do|did|can)(?:\s*not|n['’]t)\b", re.I)
 _SCOPE_ENDS = re.compile(rf"\band\s+(?:an?|the|some|{'|'.join(NUMBERS)}|\d+)\b", re.I)
+_IS = re.compile(r"\s+(?:is|was|has)\b", re.I)
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
@@ -59,7 +61,7 @@ class EvidenceReader:
 
     def __init__(self, vocabulary: ObjectVocabulary) -> None:
         self.vocabulary = vocabulary
-        self.checks = checks_for(["objects", "counts", "colors", "positions"], vocabulary)[1:]
+        self.detector = Detector(vocabulary, KINDS[1:])
 
     def answer(self, text: str, truth: Truth, name: str = "") -> str:
         """Why an answer can't be chosen: it says what the evidence contradicts (`unsupported`), or what can't be told
@@ -86,9 +88,13 @@ class EvidenceReader:
     def _reasons(self, text: str, truth: Truth, name: str) -> Iterator[str]:
         for piece in split_sentences(text):
             sentence = _IN_THE_PICTURE.sub(lambda match: " " * len(match.group()), piece.text)
-            findings = [finding for check in self.checks for finding in check(sentence, truth)]
-            yield from (UNSUPPORTED for finding in findings if finding.wrong)
-            covered = {at for f in findings if not f.wrong for at in range(f.start, f.end)}
+            covered: set[int] = set()
+            for claim in self.detector.claims(sentence):
+                right = decide(claim, truth)
+                if right is False:
+                    yield UNSUPPORTED
+                elif right:
+                    covered |= _deciding(claim)
             start = 0
             for end in [*(match.start() for match in _CLAUSE.finditer(sentence)), len(sentence)]:
                 yield from self._clause(sentence, start, end, covered, truth, name)
@@ -151,6 +157,8 @@ class EvidenceReader:
         last = re.split(r"[\s-]", mention.word.lower())[-1]
         if last in PAIRED:
             return False
+        if last in UNCHANGED and _IS.match(clause, mention.end):
+            return False
         if last in UNCHANGED:
             before = clause[: mention.start] if clause[mention.start : mention.end] == mention.word else "a "
             return not re.search(r"\b(?:an?|one|this|that|any)\s+(?:\w+\s+)?$", before, re.I)
@@ -165,6 +173,14 @@ class EvidenceReader:
             return len(marked) == 2
         told = (o for o in self._told(truth) if o.name == mention.name)
         return len(marked) >= several or (several == 2 and any(self._is_plural("", o) for o in told))
+
+
+def _deciding(claim: Claim) -> set[int]:
+    """The characters of the words that a claim consists of; of a number not those between it and its noun."""
+    counted, mention = claim.about.counted, claim.about.mention
+    if claim.kind == "count" and counted is not None:
+        return {*range(counted.start, counted.end), *range(mention.start, mention.end)}
+    return set(range(claim.start, claim.end))
 
 
 def _denied(clause: str, at: int, end: int) -> bool:

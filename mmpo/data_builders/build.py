@@ -31,6 +31,7 @@ from mmpo.data.annotations import AnnotatedImage, read_annotations
 from mmpo.data.atomic import read_json, remove_leftovers, write_json
 from mmpo.data.fingerprints import folder_fingerprint, model_folder
 from mmpo.data.images import follows_links, portable_image
+from mmpo.data.scene_claims import KINDS
 from mmpo.data.shards import PairWriter
 from mmpo.data.vocabulary import ObjectVocabulary, coco
 from mmpo.data_builders.detect import Detector
@@ -57,6 +58,7 @@ from mmpo.data_builders.units import (
     read_outcomes,
     read_unit,
 )
+from mmpo.data_builders.value_questions import VALUE_KINDS
 from mmpo.errors import Quarantined, UserError
 from mmpo.locks import in_own_folder
 from mmpo.models.answer import AnswerEngine
@@ -250,6 +252,11 @@ def answers_line(answers: Mapping[str, int]) -> str:
     return ", ".join(f"{answer} in {count:,}" for answer, count in answers.items())
 
 
+def kinds_line(kinds: Mapping[str, int]) -> str:
+    """`count 12, color 3`"""
+    return ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
+
+
 def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, choice: dict[str, int]) -> BuildResult:
     rejected = {reason.replace("/", ": "): count for reason, count in writer.counts.reasons.items()}
     counts = {
@@ -257,7 +264,9 @@ def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, cho
         "images": {"in": images, "paired": writer.counts.kept, **rejected},
         "descriptions": ordered(total["descriptions"]),
         "wordings": ordered(total["wordings"], ("in", "kept")),
+        "claims": ordered(total["claims"], ("in",)),
         "questions": ordered(total["questions"]),
+        "value_questions": ordered(total["value_questions"]),
     }
     check_sums(counts)
     totals = total["totals"]
@@ -278,6 +287,8 @@ def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, cho
         chosen_words=share(totals["chosen_words"], texts),
         rejected_words=share(totals["rejected_words"], texts),
         yes_share=share(totals["yes"], asked),
+        value_pairs={kind: totals[f"{kind}_questions"] for kind in VALUE_KINDS},
+        corrected={kind: totals[f"wrong_{kind}"] for kind in KINDS},
         question_answers={"no": asked - totals["yes"], "yes": totals["yes"]},
         hallucinating_share=share(totals["hallucinating"], counts["descriptions"].get("in", 0)),
     )
@@ -308,7 +319,9 @@ def _notes(result: BuildResult) -> str:
     return (
         f"{result.description_pairs} description pairs and {result.omission_pairs} about an omission (chosen "
         f"{result.chosen_words} words, rejected {result.rejected_words}), {result.question_pairs} yes/no pairs "
-        f"(right answer {answers_line(result.question_answers)}).\n\n"
+        f"(right answer {answers_line(result.question_answers)}), pairs from questions about "
+        f"{kinds_line(result.value_pairs)}.\n\n"
+        f"Description pairs whose rejected side is wrong, by kind of claim: {kinds_line(result.corrected)}.\n\n"
         + "".join(f"Warning: {warning}.\n\n" for warning in result.warnings)
         + (f"Style probe of the description pairs: {result.style.line()}.\n\n" if result.style else "")
         + count_table(result.counts)

@@ -15,9 +15,9 @@ from typing import Any
 
 from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.data_builders.checks import checks_for, repaired
 from mmpo.data_builders.detect import Detector, SentenceVerdict, Truth, hallucinated, split_sentences
 from mmpo.data_builders.phrases import Naming, missed_phrases
+from mmpo.data_builders.repair import repaired
 from mmpo.data_builders.settings import BuildSettings
 from mmpo.data_builders.text_models import Judge, Judgement, Rewriter
 from mmpo.data_builders.tree import Phrase
@@ -66,7 +66,7 @@ class Drafter:
     ) -> None:
         self.settings, self.vocabulary = settings, vocabulary
         self.judge, self.rewriter = judge, rewriter
-        self.detector = Detector(vocabulary, checks_for(settings.checks, vocabulary))
+        self.detector = Detector(vocabulary, settings.correct, exhaustive=settings.exhaustive)
         self.writer = Writer(vocabulary)
 
     def check(self, drafts: Sequence[Draft]) -> None:
@@ -183,8 +183,7 @@ class Drafter:
 
     def edited(self, draft: Draft, variant: int, namings: dict[str, Naming]) -> Correction:
         """The description with its mistakes edited out by rules."""
-        wrong = {finding.name for finding in hallucinated(draft.verdicts) if not finding.edits}
-        absent = {name for name in wrong if name not in draft.truth.names}
+        absent = {finding.name for finding in hallucinated(draft.verdicts) if finding.kind == "object"}
         missed = self._missed(draft, namings)
         add = {"none": 0, "balance": len(absent), "all": len(missed)}[self.settings.add_missed]
         return self.writer.correct(
@@ -195,7 +194,7 @@ class Drafter:
             variant=variant,
             seed=f"{self.settings.seed}/{draft.id}",
             across=self._across(draft.image),
-            repaired=repaired(draft.text, draft.verdicts, self.vocabulary),
+            repaired=repaired(draft.text, draft.truth, self.detector),
         )
 
     def _add(self, draft: Draft, chosen: str, rejected: str) -> None:
@@ -222,7 +221,7 @@ class Drafter:
             return "chosen_still_wrong"
         if not knows(side.verdicts):
             return "nothing_left"
-        lost = self.settings.add_missed != "none" and draft.lost
+        lost = self.settings.add_missed != "none" and "object" in self.settings.correct and draft.lost
         return "object_lost" if lost and not named(side.verdicts).issuperset(draft.lost) else ""
 
     def _across(self, image: AnnotatedImage) -> Callable[[Phrase], float | None]:
@@ -250,7 +249,7 @@ def knows(verdicts: Sequence[SentenceVerdict]) -> bool:
 
 
 def named(verdicts: Sequence[SentenceVerdict]) -> set[str]:
-    return {finding.name for verdict in verdicts for finding in verdict.findings}
+    return {finding.name for verdict in verdicts for finding in verdict.findings if finding.kind == "object"}
 
 
 def whole_sentences(text: str) -> str:

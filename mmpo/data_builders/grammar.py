@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
+from mmpo.data.scene_claims import read_spread
 from mmpo.data_builders import lexicon as lx
 from mmpo.data_builders.reading import Reading, Spotted, Token, is_adverb
 from mmpo.data_builders.tree import Clause, Phrase, Sentence, Tail, is_plural
@@ -86,6 +87,7 @@ class _Parser:
             return self._predicate(verb, items, joints, joiner, front, front_end)
         if front:
             return None
+        items, joints, end = self._list(at, "object", depth=0) or read  # `a farm with a cow, a pig`: the farm has both
         return Clause("fragment", items, joints, joiner), end
 
     def _predicate(
@@ -231,6 +233,8 @@ class _Parser:
 
     def _tail(self, at: int, role: _Role = "object", *, depth: int) -> tuple[Tail, int] | None:
         """A link and what it governs. Tails set off by a comma or joined by `and` belong to the outermost phrase."""
+        if parts := read_spread(self.text, at):
+            return Tail(re.sub(r"\s+", " ", self.text[at : parts[-1].end])), parts[-1].end
         start = at
         position = self.reading.skip(at)
         if match := lx.SEPARATOR.match(self.text, at):

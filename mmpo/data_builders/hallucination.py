@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import eq
 from typing import Any
 
 from mmpo.data.annotations import AnnotatedImage
+from mmpo.data.evidence import decide
 from mmpo.data.images import load_image, read_image
 from mmpo.data.pair import placeholder_in
+from mmpo.data.scene_claims import Claim
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.data_builders.affirmed import EvidenceReader
 from mmpo.data_builders.detect import Detector, Truth
@@ -29,6 +31,13 @@ from mmpo.data_builders.questions import Asked, CoOccurrence, Judged, choose_que
 from mmpo.data_builders.segments import weighted_spans
 from mmpo.data_builders.settings import BuildSettings
 from mmpo.data_builders.text_models import Judge, QuestionMaker, Rewriter
+from mmpo.data_builders.value_questions import (
+    ValueAsked,
+    ValueKind,
+    choose_value_questions,
+    judge_values,
+    select_values,
+)
 from mmpo.errors import Quarantined
 
 
@@ -38,8 +47,16 @@ class Tally:
 
     descriptions: Counter[str] = field(default_factory=Counter)
     wordings: Counter[str] = field(default_factory=Counter)
+    claims: Counter[str] = field(default_factory=Counter)
     questions: Counter[str] = field(default_factory=Counter)
+    value_questions: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
+
+    def count_claims(self, claims: Iterable[Claim], truth: Truth) -> None:
+        for claim in claims:
+            right = decide(claim, truth)
+            self.claims["in"] += 1
+            self.claims[f"{claim.kind}: {'undecided' if right is None else 'right' if right else 'wrong'}"] += 1
 
     def count_words(self, row: dict[str, Any]) -> None:
         self.totals["chosen_words"] += len(row["chosen"].split())
@@ -153,6 +170,9 @@ class HallucinationBuilder:
         owners = {source.image.id: source for source in sources}
         fresh = [draft for draft in drafts if not draft.why_not]
         self.drafter.check(fresh)
+        if self.drafter.judge is None:
+            for draft in fresh:
+                tally.count_claims(self.drafter.detector.claims(draft.text), draft.truth)
         said = sorted({text for source in sources for text, _ in source.descriptions})
         namings = usual_namings(part.tree for text in said for part in self.drafter.writer.read(text))
         wrong = [draft for draft in fresh if not draft.why_not]
@@ -210,6 +230,8 @@ class HallucinationBuilder:
         tally.wordings.update(side.why_not or "kept" for side in (*draft.chosen, *draft.rejected))
         for row in rows.values():
             tally.count_words(row)
+            wrong = {span["kind"] for verdict in row["provenance"]["verdicts"] for span in verdict["spans"]}
+            tally.totals.update(f"wrong_{kind}" for kind in wrong)
         if not rows:
             draft.why_not = lost[0] if lost else "wording_missing"
         return list(rows.values())
@@ -278,13 +300,16 @@ class HallucinationBuilder:
             question.id: source for source, questions in zip(sources, chosen, strict=True) for question in questions
         }
         asked = [question for questions in chosen for question in questions]
+        values = [self._value_questions(source) for source in sources]
         groups = [
-            (source.picture, [(question.id, question.text) for question in questions])
-            for source, questions in zip(sources, chosen, strict=True)
-            if questions
+            (source.picture, [(question.id, question.text) for question in (*questions, *more)])
+            for source, questions, more in zip(sources, chosen, values, strict=True)
+            if questions or more
         ]
-        answers = self.listener.answers(unit, groups, qa.max_new_tokens)
-        ended = [(q, text) for q, (text, truncated) in zip(asked, answers, strict=True) if not truncated]
+        ids = [key for _, items in groups for key, _ in items]
+        answers = dict(zip(ids, self.listener.answers(unit, groups, qa.max_new_tokens), strict=True))
+        self._value_pairs(sources, values, answers, tally)
+        ended = [(q, answers[q.id][0]) for q in asked if not answers[q.id][1]]
         whole = [(q, text) for q, text in ended if not placeholder_in(text)]
         judged = judge(whole, lambda item, text: self.evidence.answer(text, by_id[item.id].truth, item.name))
         kept, dropped = select(
@@ -301,6 +326,67 @@ class HallucinationBuilder:
         for item in kept:
             source = by_id[item.asked.id]
             source.pairs.append(self._question_row(source, item))
+
+    def _value_questions(self, source: Source) -> list[ValueAsked]:
+        qa = self.settings.qa
+        assert qa is not None
+        per_image: dict[ValueKind, int] = {
+            "count": qa.counts_per_image, "color": qa.colors_per_image, "place": qa.places_per_image,
+        }  # fmt: skip
+        templates: dict[ValueKind, list[str]] = {
+            "count": qa.count_templates, "color": qa.color_templates, "place": qa.place_templates,
+        }  # fmt: skip
+        return choose_value_questions(
+            source.image.id, source.truth, per_image=per_image, templates=templates, seed=self.settings.seed
+        )
+
+    def _value_pairs(
+        self,
+        sources: Sequence[Source],
+        asked: Sequence[Sequence[ValueAsked]],
+        answers: Mapping[str, Said],
+        tally: Tally,
+    ) -> None:
+        """Adds the pairs from questions about numbers, colours and places."""
+        qa = self.settings.qa
+        assert qa is not None
+        owners = {question.id: source for source, items in zip(sources, asked, strict=True) for question in items}
+        questions = [question for items in asked for question in items]
+        ended = [(q, answers[q.id][0]) for q in questions if not answers[q.id][1]]
+        whole = [(q, text) for q, text in ended if not placeholder_in(text)]
+        judged = judge_values(
+            whole,
+            self.drafter.vocabulary,
+            lambda item, text: self.evidence.answer(text, owners[item.id].truth, item.name),
+        )
+        kept, dropped = select_values(
+            judged, keep_right_share=qa.keep_right_share, balanced=qa.balance != "none", seed=self.settings.seed
+        )
+        tally.value_questions["in"] += len(questions)
+        tally.value_questions["paired"] += len(kept)
+        tally.value_questions["unfinished"] += len(questions) - len(ended)
+        tally.value_questions["image_tag"] += len(ended) - len(whole)
+        tally.value_questions["no_value"] += len(whole) - len(judged)
+        tally.value_questions.update(dropped)
+        for pair in kept:
+            item = pair.judged
+            source = owners[item.asked.id]
+            tally.totals[f"{item.asked.kind}_questions"] += 1
+            source.pairs.append(
+                self._row(
+                    source,
+                    item.asked.id.rpartition("/")[2],
+                    item.asked.text,
+                    item.chosen,
+                    pair.rejected,
+                    kind="value_question",
+                    asks=item.asked.kind,
+                    object=item.asked.name,
+                    right=item.asked.right,
+                    wrong=pair.wrong,
+                    answered_rightly=item.right,
+                )
+            )
 
     def _object_questions(self, sources: Sequence[Source]) -> list[list[Asked]]:
         qa = self.settings.qa

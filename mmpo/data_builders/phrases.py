@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.words import article, is_plural, plural, with_article
 from mmpo.data_builders import lexicon as lx
-from mmpo.data_builders.tree import Phrase, Sentence, Tail, is_place, say_tail
+from mmpo.data_builders.tree import Phrase, Sentence, Tail, is_place, is_spread, say_tail
 
 NUMBER_WORDS = dict(enumerate(lx.NUMBERS, start=1))
 SIDES = ("left", "middle", "right")
@@ -72,6 +72,7 @@ def missed_phrases(
     """
     items = [item for tree in like for item in listed_items(tree)]
     places = [tail for item in items for tail in item.tails if is_place(tail)]
+    words = [tail for tail in places if not is_spread(tail)]
     placed = len(places) * 2 >= len(items) > 0
     colored = any(lx.COLORS.intersection(item.words.lower().split()) for item in items)
     found: dict[str, list[_Seen]] = {}
@@ -88,7 +89,7 @@ def missed_phrases(
         side, color = _common(seen.side for seen in group), _common(seen.color for seen in group)
         naming = (namings or {}).get(name)
         shown = color if colored or (naming is not None and naming.colored) else None
-        place = _place_words(places, side) if placed and side else None
+        place = _place_words(words, side) if placed and side else None
         phrases.append((area, noun_phrase(name, len(group), shown, place, naming)))
     phrases.sort(key=lambda entry: -entry[0])  # stable: ties stay in the order of the annotation
     return [phrase for _, phrase in phrases]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from mmpo.chat.settings import ChatSettings
+from mmpo.data.scene_claims import KINDS, ClaimKind
 from mmpo.data_builders.style import StyleReport
 from mmpo.settings import ANNOTATIONS, FILE, FOLDER, MODEL, TEMPLATE, VOCABULARY, Settings
 
@@ -33,7 +34,7 @@ class AnswerWeights(Settings):
 
 
 class QuestionSettings(Settings):
-    """Yes/no questions about objects, put to the model itself."""
+    """Questions put to the model itself: yes/no questions about objects, and about numbers, colours and places."""
 
     questions_per_image: int = Field(
         default=6,
@@ -54,7 +55,8 @@ class QuestionSettings(Settings):
         default="equal",
         description=(
             "How often yes and no are the right answers: `equal`; `none`, as they come; or weights such as "
-            "{no: 10, yes: 1} (HA-DPO's LLaVA set has 1,403 no to 141 yes). Kept within each unit of work, rounded."
+            "{no: 10, yes: 1} (HA-DPO's LLaVA set has 1,403 no to 141 yes). Kept within each unit of work, rounded. "
+            "Numbers, colours and places: each is chosen as often as it is rejected, but with `none`."
         ),
     )
     templates: list[str] = Field(
@@ -64,6 +66,26 @@ class QuestionSettings(Settings):
             "How questions are asked; `{object}` stands for the object's name and `{article}` for a or an. "
             "One is drawn for each question."
         ),
+    )
+    counts_per_image: int = Field(
+        default=1,
+        ge=0,
+        description="Questions `How many …?` about each image, half of them about several objects where there are some.",
+    )
+    colors_per_image: int = Field(
+        default=1, ge=0, description="Questions `What color …?`, about single objects with a `color` attribute."
+    )
+    places_per_image: int = Field(default=1, ge=0, description="Questions `Where …?`, about single objects with boxes.")
+    count_templates: list[str] = Field(
+        default=["How many {objects} are in the image?"],
+        min_length=1,
+        description="How numbers are asked for; `{objects}` stands for the plural, `{object}` for the name.",
+    )
+    color_templates: list[str] = Field(
+        default=["What color is the {object}?"], min_length=1, description="How colours are asked for."
+    )
+    place_templates: list[str] = Field(
+        default=["Where is the {object}?"], min_length=1, description="How places are asked for."
     )
     max_new_tokens: int = Field(default=32, ge=1, description="Longest answer, in tokens; longer ones are not used.")
     writer: ChatSettings | None = Field(
@@ -115,9 +137,6 @@ class TemplateSettings(Settings):
     )
 
 
-CheckName = Literal["objects", "counts", "colors", "positions"]
-
-
 class BuildSettings(Settings):
     """Preference pairs from annotated images: what the model says against what it should have said (after HA-DPO)."""
 
@@ -163,12 +182,19 @@ class BuildSettings(Settings):
     max_new_tokens: int = Field(
         128, ge=1, description="Longest description, in tokens; an unfinished sentence at its end is cut off."
     )
-    checks: list[CheckName] = Field(
-        ["objects"],
+    correct: list[ClaimKind] = Field(
+        list(KINDS),
         min_length=1,
         description=(
-            "What rules compare with the annotation: which objects are there, how many, their colours (`color` "
-            "attributes), where in the picture (boxes)."
+            "Kinds of claim that rules compare with the annotation and put right: which objects are there, how many, "
+            "their colour (`color` attributes), their place in the picture and their relations (left of, above; boxes)."
+        ),
+    )
+    exhaustive: bool = Field(
+        False,
+        description=(
+            "Descriptions list everything they show, as the demo's do: `a dog` is one dog, and wrong where there are "
+            "two. Else it says that there is at least one."
         ),
     )
     judge: ChatSettings | None = Field(
@@ -280,18 +306,25 @@ class BuildResult(BaseModel):
     images_used: int = Field(description="Images that gave at least one pair.")
     description_pairs: int
     omission_pairs: int = Field(description="Pairs whose rejected side leaves out a true object.")
-    question_pairs: int
+    question_pairs: int = Field(description="Pairs from yes/no questions.")
     counts: dict[str, dict[str, int]] = Field(
         description=(
-            "For images, descriptions, wordings of both sides and questions: how many came in, and where each went; "
-            "each table adds up."
+            "For images, descriptions, their claims, wordings of both sides and questions: how many came in, and where "
+            "each went; each table adds up."
         )
     )
     chosen_words: float = Field(description="Mean length of the chosen sides that are descriptions, in words.")
     rejected_words: float = Field(description="Mean length of the rejected ones.")
-    yes_share: float = Field(description="Share of the question pairs whose right answer is yes.")
+    yes_share: float = Field(description="Share of the yes/no pairs whose right answer is yes.")
     question_answers: dict[str, int] = Field(
-        default={}, description="How many question pairs have no and yes as the right answer."
+        default={}, description="How many yes/no pairs have no and yes as the right answer."
+    )
+    value_pairs: dict[str, int] = Field(
+        default={}, description="How many pairs there are from questions about numbers, colours and places."
+    )
+    corrected: dict[str, int] = Field(
+        default={},
+        description="In how many description pairs the rejected side is wrong about objects, numbers, …, by kind.",
     )
     hallucinating_share: float = Field(description="Share of the model's own descriptions with a mistake.")
     warnings: list[str] = Field(default=[], description="What to know before training on these pairs.")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mmpo.data.scene_claims import read_spread
 from mmpo.data_builders import lexicon as lx
 
 
@@ -124,7 +125,12 @@ def clause_names(clause: Clause, *, front_only: bool = False) -> list[str]:
 def is_place(tail: Tail) -> bool:
     """Does the tail give a position in the picture, such as `on the left`?"""
     items = " ".join(f"{item.quantifier} {item.words}".strip() for item in tail.items)
-    return lx.PLACE_WITHOUT_NOUN.fullmatch(f"{tail.link.strip()} {items}".strip()) is not None
+    return is_spread(tail) or lx.PLACE_WITHOUT_NOUN.fullmatch(f"{tail.link.strip()} {items}".strip()) is not None
+
+
+def is_spread(tail: Tail) -> bool:
+    """Does the tail tell the places of the parts of a group: `, one on the left and one on the right`?"""
+    return not tail.items and bool(read_spread(tail.link, 0))
 
 
 def sentence_names(sentence: Sentence | None) -> list[str]:

@@ -133,8 +133,8 @@ def test_weights_stand_on_what_was_made_up(parrot_folder: Path, world: Path, sai
 def test_numbers_and_places_are_checked_where_wanted(
     parrot_folder: Path, world: Path, said: Path, tmp_path: Path
 ) -> None:
-    names = ["objects", "counts", "positions"]
-    result = build(quick(parrot_folder, world, checks=names, add_missed="none"), tmp_path, said=said)
+    names = ["object", "count", "place"]
+    result = build(quick(parrot_folder, world, correct=names, add_missed="none"), tmp_path, said=said)
     pairs = {pair.id: pair for pair in pairs_of(tmp_path, "description")}
     # One cup, at the centre of the picture's first half; the model says two on the right, and a dog that is not there.
     assert pairs["i0/d0v0"].chosen_text.startswith("There is a cat on the left and a cup ")
@@ -236,8 +236,8 @@ def test_the_style_probe_is_in_the_result_and_on_the_card(
     [
         {"variants": 3, "pairs_per_image": 2},
         {"rewrite": False, "variants": 2},
-        {"checks": []},
-        {"checks": ["smells"]},
+        {"correct": []},
+        {"correct": ["smell"]},
         {"correction": "caption", "judge": {"backend": "local", "model": "m"}},
         {"judge": {"backend": "server", "model": "m"}},
     ],

@@ -71,7 +71,7 @@ def test_further_checks_can_be_added() -> None:
         at = sentence.find("!")
         return [] if at < 0 else [Finding(at, at + 1, "tone", "!", True, "too loud")]
 
-    detector = Detector(WORDS, checks=[loud])
+    detector = Detector(WORDS, kinds=(), checks=[loud])
     verdicts = detector.check("A cat. A dog!", detector.truth(picture("cat")))
     assert [verdict.verdict for verdict in verdicts] == ["unchecked", "hallucination"]
     assert hallucinated(verdicts)[0].start == len("A cat. A dog")

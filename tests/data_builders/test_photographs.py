@@ -11,8 +11,8 @@ from PIL import Image
 
 from mmpo.data.annotations import read_annotations
 from mmpo.data.images import load_image
+from mmpo.data.scene_claims import KINDS
 from mmpo.data_builders.build import build
-from mmpo.data_builders.checks import checks_for
 from mmpo.data_builders.detect import Detector, hallucinated
 from mmpo.demo.things import VOCABULARY
 from tests.data_builders import parrot
@@ -84,11 +84,10 @@ def parrot_of_photographs(photographs: Path, tmp_path_factory: pytest.TempPathFa
 
 def test_photographs_go_through_the_builder(parrot_of_photographs: Path, photographs: Path, tmp_path: Path) -> None:
     """The tiny model says the same of every picture: a cat on the left, a dog, two cups on the right."""
-    checks = ["objects", "counts", "colors", "positions"]
     names = {name for image in read_annotations(photographs) for name in image.object_names}
     words = tmp_path / "words.json"
     words.write_text(json.dumps({**{name: [] for name in sorted({*names, "cat", "dog", "cup", "bird", "horse"})}}))
-    values = {"vocabulary": str(words), "checks": checks, "variants": 2, "samples_per_image": 1, "changed_weight": 5.0}
+    values = {"vocabulary": str(words), "variants": 2, "samples_per_image": 1, "changed_weight": 5.0}
     result = build(settings(parrot_of_photographs, photographs, **values), tmp_path / "run")
     assert result.images == 8 and result.counts["images"]["in"] == 8
     for table in result.counts.values():
@@ -103,7 +102,7 @@ def test_photographs_go_through_the_builder(parrot_of_photographs: Path, photogr
 
     images = {image.id: image for image in read_annotations(photographs)}
     vocabulary = read_vocabulary(settings(parrot_of_photographs, photographs, **values), list(images.values()))
-    detector = Detector(vocabulary, checks_for(checks, vocabulary))
+    detector = Detector(vocabulary, KINDS)
     for pair in pairs.values():
         truth = detector.truth(images[pair.provenance["source"]])
         assert not hallucinated(detector.check(pair.chosen_text, truth))
