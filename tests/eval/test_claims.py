@@ -46,10 +46,10 @@ CAPTIONS = [
 """Worked by hand, read as lists of everything (x: wrong, ?: undecided).
 
 1: object dog, car, bench x; count 1 dog, 3 cars x, 1 bench ?; color brown; place dog right x, cars right.
-2: object cat, cat; color black ? (no colour is marked); place middle. The second cat is no new one, and what two
-sentences bring in has no number.
+2: object cat, cat; count two x (the second cat, in a list of everything); color black ? (no colour is marked); place
+middle. The second cat is no new one.
 """
-OBJECT, COUNT, COLOR, PLACE = (5, 5, 1), (3, 2, 1), (2, 1, 0), (3, 3, 1)
+OBJECT, COUNT, COLOR, PLACE = (5, 5, 1), (4, 3, 2), (2, 1, 0), (3, 3, 1)
 
 
 def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -92,7 +92,7 @@ def test_counted_by_hand(tmp_path: Path, annotations: Path) -> None:
         (one["kind"], one["text"], one["instead"]) for row in rows for one in row["claims"] if one["right"] is False
     ]
     assert ("object", "bench", None) in false and ("place", "on the right", "left") in false
-    assert [instead for kind, _, instead in false if kind == "count"] == [2]
+    assert [instead for kind, _, instead in false if kind == "count"] == [2, 0]
     assert [one["name"] for row in rows for one in row["claims"] if one["again"]] == ["cat"]
 
 
