@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
 from mmpo.data.claims import claimed
-from mmpo.data.scene_claims import Claim, Described, Number, Side, same_color, side_of
+from mmpo.data.described import Described, Side, same_color, side_of
+from mmpo.data.scene_claims import Claim, Number
 from mmpo.data.vocabulary import ObjectVocabulary
 
 MARGIN = 0.1

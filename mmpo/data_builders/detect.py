@@ -12,8 +12,9 @@ from typing import Literal, Protocol
 
 from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.claims import Split, claimed, split_sentences
+from mmpo.data.described import SAY_SIDE
 from mmpo.data.evidence import Truth, decide, side_at, truth_of
-from mmpo.data.scene_claims import RELATION_WORDS, SAY_SIDE, Claim, ClaimKind, Number, read_claims
+from mmpo.data.scene_claims import RELATION_WORDS, Claim, ClaimKind, Number, read_claims
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.data.words import plural
 

@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from mmpo.data.scene_claims import read_spread
+from mmpo.data.described import read_spread
 from mmpo.data_builders import lexicon as lx
 from mmpo.data_builders.reading import Reading, Spotted, Token, is_adverb
 from mmpo.data_builders.tree import Clause, Phrase, Sentence, Tail, is_plural

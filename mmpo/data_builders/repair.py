@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from mmpo.data.described import SAY_SIDE, Described, Side, base_word, described
 from mmpo.data.evidence import ACROSS, Truth, corrected, decide, side_at
 from mmpo.data.function_words import NUMBERS
-from mmpo.data.scene_claims import SAY_SIDE, Claim, Described, Side, base_word, described
+from mmpo.data.scene_claims import Claim
 from mmpo.data.vocabulary import Mention, ObjectVocabulary
 from mmpo.data.words import PAIRED, article, plural
 from mmpo.data_builders import lexicon as lx

@@ -70,7 +70,7 @@ class QuestionSettings(Settings):
     counts_per_image: int = Field(
         default=1,
         ge=0,
-        description="Questions `How many …?` about each image, half of them about several objects where there are some.",
+        description="Questions `How many …?` about each image, half of them about several objects, if there are.",
     )
     colors_per_image: int = Field(
         default=1, ge=0, description="Questions `What color …?`, about single objects with a `color` attribute."

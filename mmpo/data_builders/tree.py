@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mmpo.data.scene_claims import read_spread
+from mmpo.data.described import read_spread
 from mmpo.data_builders import lexicon as lx
 
 

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from mmpo.data.described import AT, COLORS, same_color, side_of
 from mmpo.data.evidence import ACROSS, Truth, is_at
 from mmpo.data.function_words import NUMBERS
-from mmpo.data.scene_claims import AT, COLORS, Claim, Number, read_claims, same_color, side_of
+from mmpo.data.scene_claims import Claim, Number, read_claims
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.data.words import MASS, is_plural, plural
 from mmpo.data_builders.repair import number_word, other_place, with_value

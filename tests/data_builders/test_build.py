@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from mmpo.data.annotations import read_annotations
 from mmpo.data.pair import PreferencePair
+from mmpo.data.scene_claims import KINDS
 from mmpo.data.shards import read_pairs
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.data_builders.build import build, read_vocabulary
@@ -29,6 +30,7 @@ def settings(model: Path, world: Path, **changes: Any) -> BuildSettings:
         "model": str(model),
         "annotations": world,
         "prompts": [DESCRIBE],
+        "correct": ["object"],
         "qa": {"questions_per_image": 4},
         "max_new_tokens": 64,
         "shard_size": 5,
@@ -86,6 +88,32 @@ def test_description_pairs_differ_in_truth_alone(built: tuple[Path, BuildResult]
     swapped = next(pair for pair in pairs if pair.id == "i5/d0v0")
     assert swapped.provenance["added"] == ["horse"]
     assert "a horse in the middle" in swapped.chosen_text
+
+
+def test_every_kind_of_claim_is_put_right_unless_less_is_wanted(
+    parrot_folder: Path, world: Path, tmp_path: Path
+) -> None:
+    """The model says the same of every picture: a cat on the left, a dog in the middle, two cups on the right."""
+    result = build(settings(parrot_folder, world, correct=list(KINDS), changed_weight=5.0), tmp_path)
+    images = {image.id: image for image in read_annotations(world)}
+    detector = Detector(ObjectVocabulary.from_names(sorted({name for scene in SCENES for name in scene})), KINDS)
+    pairs = pairs_of(tmp_path, "description")
+    kinds: Counter[str] = Counter()
+    for pair in pairs:
+        truth = detector.truth(images[pair.provenance["source"]])
+        assert not hallucinated(detector.check(pair.chosen_text, truth))
+        wrong = {finding.kind for finding in hallucinated(detector.check(pair.rejected_text, truth))}
+        assert wrong and (pair.rejected_weights or pair.chosen_weights)
+        kinds.update(wrong)
+    assert pairs_of(tmp_path, "description")[0].rejected_text == CAPTION
+    assert {kind: count for kind, count in result.corrected.items() if count} == dict(kinds)
+    assert set(kinds) == {"object", "count", "place"}
+    claims = result.counts["claims"]
+    assert claims["in"] == sum(claims.values()) - claims["in"] and claims["place: wrong"] > 0 < claims["object: right"]
+    first = next(pair for pair in pairs if pair.id == "i0/d0v0")
+    assert first.chosen_text.startswith("There is a cat on the left and a cup ")
+    notes = json.loads((tmp_path / "pairs" / "card.json").read_text())["notes"]
+    assert f"count {result.corrected['count']}, " in notes and "| claims | count: wrong |" in notes
 
 
 def test_omission_pairs_prefer_the_description_that_leaves_nothing_out(

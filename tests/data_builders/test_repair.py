@@ -76,6 +76,28 @@ def test_mistakes(text: str, mistakes: list[tuple[str, str]]) -> None:
         ("There is a red mug.", "There is an orange mug."),
         ("There is a dog. There are two blue cars in the middle.", "There is a dog. There is a red car on the left."),
         ("There is a dog on the far right.", "There is a dog in the middle."),
+        ("There are two blue mugs and a dog.", "There are two mugs and a dog."),  # one is orange
+        ("A dog is sleeping. The mugs are blue. A car.", "A dog is sleeping. A car."),
+        ("On the right, there is a dog. It sleeps.", "In the middle, there is a dog. It sleeps."),
+        ("There is a dog on the left side of the image.", "There is a dog in the middle of the image."),
+        ("There is a dog to the left of the car.", "There is a dog to the right of the car."),
+        ("The car is above the mugs.", "The car is above the mugs."),
+        ("A car and a car.", "A car."),
+        ("There is a car and another car, and two mugs.", "There is a car and two mugs."),
+        ("Both dogs are asleep.", "The dog is asleep."),
+        ("The three mugs are blue.", "The mug is blue."),
+        ("There are two dogs in the image, both asleep. They are old. A car.", "A car."),
+        (
+            "There are three mugs, two on the left and one on the right, and a dog.",
+            "There are two mugs on the right, and a dog.",
+        ),
+        (
+            "There are two dogs, one on the left and one in the middle, and a car.",
+            "There is a dog in the middle, and a car.",
+        ),
+        ("The picture shows several dogs.", "The picture shows a dog."),
+        ("There are no mugs.", "There are two mugs."),
+        ("There is a person. Five people stand there.", "There is a person. Five people stand there."),  # a crowd
     ],
 )
 def test_repairs(text: str, right: str) -> None:
