@@ -99,6 +99,8 @@ class Described:
 
 
 _PICTURE = r"(?:image|picture|photo|photograph|scene|frame|view)"
+_WHOLE = rf"(?:{_PICTURE}|(?:living\s+)?room|kitchen|bathroom|bedroom|restroom)"
+"""What a picture shows from side to side: the left of a kitchen is the left of its picture."""
 _EXACT = {word: number for number, word in enumerate(NUMBERS, start=1)} | {str(n): n for n in range(1, 100)}
 _VAGUE = {
     "several": 3, "many": 3, "numerous": 3, "multiple": 2, "various": 2, "few": 2, "group": 2, "bunch": 3, "herd": 3,
@@ -131,12 +133,15 @@ _IS_COLOR = re.compile(
     rf"{_BEING}\s+(?:all\s+|both\s+)?(?P<color>{'|'.join(sorted(COLORS))})\b(?!\s+(?:and|or|with)\b|-|,\s+\w+\s+and)",
     re.I,
 )
-_STANDS = r"(?:visible|located|positioned|situated|seen|placed|parked|standing|sitting|lying)"
+_STANDS = (
+    r"(?:visible|located|positioned|situated|seen|placed|parked|standing|sitting|lying|hanging"
+    r"|stands?|sits?|hangs?|lies)"
+)
 _SIDE = r"(?P<side>left|right|middle|cent(?:er|re)|top|bottom)"
 _PART = r"(?:side|part|half|edge|corner|area|section)"
 AT = (
     rf"(?:on|in|at|to|towards?|near)\s+the\s+(?:far\s+)?{_SIDE}\b(?!-(?!hand)|\s+(?:left|right|top|bottom)\b)"
-    rf"(?:[\s-]+(?:hand\s+)?{_PART}\b)?(?:\s+of\s+the\s+{_PICTURE}\b)?"
+    rf"(?:[\s-]+(?:hand\s+)?{_PART}\b)?(?:\s+of\s+the\s+{_WHOLE}\b)?"
     rf"(?!\s+(?:{_PART}|of|from)\b|['’]s|\s+(?:and|or)\s+(?:the\s+)?(?:left|right|middle|center|centre|top|bottom)\b)"
 )
 _PLACE = re.compile(rf"(?P<lead>,?(?P<being>{_BEING})?(?:\s+(?:can\s+be\s+)?{_STANDS})?)\s+(?P<place>{AT})", re.I)
@@ -148,6 +153,12 @@ _SPREAD_BEGINS = re.compile(
     rf"(?P<before>(?:\s+visible)?(?:\s+in\s+the\s+{_PICTURE})?)\s*,?\s*(?:with\s+)?{_ONES}\s+(?:{_STANDS}\s+)?(?P<place>{AT})",
     re.I,
 )
+_OF_SOMETHING = re.compile(
+    rf"\bthe\s+{_SIDE}(?:[\s-]+(?:hand\s+)?{_PART})?\s+of\s+(?!the\s+{_WHOLE}\b)"
+    r"(?:the|an?|its|his|her|their|this|that)\b",
+    re.I,
+)
+_OF_WHOLE = re.compile(rf"\bof\s+the\s+{_WHOLE}$", re.I)
 _FRONT = re.compile(rf"(?P<place>{AT}),?\s+(?:there\s+(?:is|are)|(?:we|i|you)\s+(?:can\s+)?see)\s+$", re.I)
 _RELATION = re.compile(
     rf"(?:{_BEING})?(?:\s+{_STANDS})?\s+(?P<words>(?:to|on)\s+the\s+(?P<across>left|right)(?:\s+(?:hand\s+)?side)?\s+of"
@@ -204,6 +215,8 @@ def _describe(
         many = counted.number > 1 if counted is not None else not _IS.match(text, mention.end)
     end = mention.end
     places, spread, predicate = _behind(text, end, sentence[1], many)
+    if not _of_the_picture(text, places, sentence):
+        places, spread, predicate = (), None, False
     if places:
         end = spread[1] if spread else places[-1].end
     elif only and counted is not None and (front := _FRONT.search(text, sentence[0], counted.start)):
@@ -307,6 +320,13 @@ def _behind(text: str, at: int, end: int, many: bool) -> tuple[tuple[Placed, ...
         return (), None, False
     placed = Placed(match.start("place"), match.end("place"), side_of(match["side"]), at)
     return (placed,), None, match["being"] is not None and not re.search(r"which|that|who", match["being"])
+
+
+def _of_the_picture(text: str, places: tuple[Placed, ...], sentence: tuple[int, int]) -> bool:
+    """Are these places in the picture? `in the middle` is not, after `one on the left side of the table`."""
+    if _OF_SOMETHING.search(text, *sentence) is None:
+        return True
+    return any(_OF_WHOLE.search(text[place.start : place.end]) for place in places)
 
 
 def read_spread(text: str, at: int, end: int | None = None) -> tuple[Placed, ...]:

@@ -8,6 +8,7 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 
 from mmpo.data.atomic import write_text
+from mmpo.demo import seen_by_kind
 from mmpo.demo.language import CARELESS, DETAILED
 from mmpo.demo.things import PLACES, THINGS
 from mmpo.demo.world import write_split
@@ -48,12 +49,19 @@ intervals):
 
 {tables}
 
-CHAIR and POPE as in `docs/evaluators.md`.
+CHAIR, POPE and claims as in `docs/evaluators.md`.
+
+## What it sees, by kind
+
+Right answers and right claims in percent, on the same scenes of `test`; things that occur twice or three times are
+looked for in further ones:
+
+{seen}
 """
 
 
 def measure(model: Path, work: Path, images: int) -> dict[str, Scorecard]:
-    """POPE and CHAIR of the model alone, on `images` scenes of each test split."""
+    """Claims, POPE and CHAIR of the model alone, on `images` scenes of each test split."""
     cards = {}
     for split in SPLITS:
         folder = write_split(work / "world" / split, split, images)
@@ -62,6 +70,8 @@ def measure(model: Path, work: Path, images: int) -> dict[str, Scorecard]:
                 "model": str(model),
                 "images": str(folder),
                 "annotations": str(folder / "annotations.jsonl"),
+                "benchmarks": ["claims", "pope", "chair"],
+                "claims": {"exhaustive": True},
                 "chair": {"vocabulary": str(folder / "vocabulary.json"), "prompt": DETAILED[0], "max_new_tokens": 96},
             }
         )
@@ -75,8 +85,8 @@ def metric_table(card: Scorecard) -> str:
     return "\n".join(takewhile(lambda line: line.startswith("|"), lines))
 
 
-def write_model_card(model: Path, work: Path, images: int = 300) -> Path:
-    """Measure and write `model/README.md`."""
+def write_model_card(model: Path, work: Path, images: int = 300, adapter: Path | None = None) -> Path:
+    """Measure and write `model/README.md`; what an adapter changes in what is seen stands beside it."""
     from transformers import LlavaForConditionalGeneration
 
     from mmpo.demo.architecture import IMAGE_TOKENS
@@ -96,6 +106,7 @@ def write_model_card(model: Path, work: Path, images: int = 300) -> Path:
         folder="MODEL",
         images=images,
         tables="\n\n".join(parts),
+        seen=seen_by_kind.table(seen_by_kind.measure(model, adapter, images=images)),
     )
     return write_text(model / "README.md", text)
 
@@ -105,8 +116,13 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of the model")
     parser.add_argument("--work", type=Path, default=Path("runs/demo-model/measured"), help="where to draw and answer")
     parser.add_argument("--images", type=int, default=300, help="scenes of each split")
+    parser.add_argument("--adapter", type=Path, help="an adapter whose sight is shown beside the model's")
+    parser.add_argument("--seen", action="store_true", help="print what it sees by kind, and write nothing")
     arguments = parser.parse_args()
-    print(write_model_card(arguments.model, arguments.work, arguments.images))
+    if arguments.seen:
+        print(seen_by_kind.table(seen_by_kind.measure(arguments.model, arguments.adapter, images=arguments.images)))
+    else:
+        print(write_model_card(arguments.model, arguments.work, arguments.images, arguments.adapter))
 
 
 if __name__ == "__main__":

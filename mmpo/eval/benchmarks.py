@@ -12,6 +12,7 @@ from mmpo.data.annotations import AnnotatedImage
 from mmpo.eval import chair
 from mmpo.eval.amber_benchmark import AmberBenchmark
 from mmpo.eval.chair_benchmark import ChairBenchmark
+from mmpo.eval.claims_benchmark import ClaimsBenchmark
 from mmpo.eval.hallusionbench_benchmark import HallusionBenchmark
 from mmpo.eval.mme_benchmark import MmeBenchmark
 from mmpo.eval.mmhal_benchmark import MmhalBenchmark
@@ -29,6 +30,7 @@ from mmpo.eval.video_qa_benchmark import VideoQaBenchmark
 BENCHMARKS: dict[str, Callable[[Material | None, EvalSettings], Benchmark]] = {
     "pope": PopeBenchmark,
     "chair": ChairBenchmark,
+    "claims": ClaimsBenchmark,
     "mme": MmeBenchmark,
     "amber": AmberBenchmark,
     "object_halbench": ObjectHalBenchmark,

@@ -169,7 +169,10 @@ def _estimated(tally: Tally, metric: Metric, sums: Array) -> Estimate:
         interval = wilson(successes, trials)
     else:
         highest = 1.0 if metric.percent else metric.highest
-        interval = percentile_interval(metric.formula(sums), images=len(tally.images), highest=highest)
+        images = len(tally.images)
+        if metric.denominator is not None:  # images without anything to count say nothing about a share
+            images = max(1, int((metric.denominator(tally.counts) > 0).sum()))
+        interval = percentile_interval(metric.formula(sums), images=images, highest=highest)
     defined = metric.name not in tally.undefined
     return Estimate(value=float(metric.formula(totals)), defined=defined, **vars(interval))
 

@@ -145,12 +145,15 @@ def _score(
     for name, benchmark in benchmarks.items():
         scored = {state: benchmark.score(given) for state, given in replies.items()}
         own: list[Row] = []
+        silent_parts = all(part.unparsed is None for part in scored["after"] if not part.total)
         for number, after in enumerate(scored["after"]):
+            if after.split is not None and not any(parts[number].questions for parts in scored.values()):
+                continue
             before = scored["before"][number].tally if "before" in scored else None
             dumb = [state for state, parts in scored.items() if parts[number].unreadable]
             own += [_blank(row, dumb) for row in compare(name, after.split, before, after.tally, bootstrap)]
             counts += [_counted(name, state, parts[number]) for state, parts in scored.items()]
-            if not after.total:
+            if not after.total or silent_parts:
                 unread += [w for state, parts in scored.items() for w in _unread(name, state, parts[number])]
             categories += compare_categories(name, before, after.tally)
         rows += adjusted(own, [part.split for part in scored["after"] if part.total])
@@ -222,7 +225,7 @@ def _unread(benchmark: str, state: str, part: Part) -> list[str]:
         ]
     return [
         f"{where}, {state}: {part.unparsed:,} of {part.questions:,} answers could not be read; the number follows the "
-        "parser's default for them"
+        "parser's default for them, or leaves them out"
     ]
 
 

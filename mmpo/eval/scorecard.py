@@ -32,6 +32,10 @@ LABELS = {
     "easy_aAcc": "easy groups",
     "hard_aAcc": "hard groups",
     "yes_bias": "bias to yes",
+    "wrong": "wrong claims",
+    "decided": "claims decided",
+    "repeats": "named again",
+    "claims": "claims a text",
 }
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 

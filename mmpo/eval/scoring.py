@@ -27,6 +27,7 @@ _MODULES = (
     "pope_answers",
     "mme_answers",
     "chair_answers",
+    "claims_answers",
     "amber_answers",
     "object_halbench_answers",
     "shr_answers",

@@ -10,6 +10,7 @@ from mmpo.chat.settings import ChatSettings
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
 from mmpo.eval.amber_settings import AmberSettings
 from mmpo.eval.chair_settings import ChairSettings
+from mmpo.eval.claims_settings import ClaimsSettings
 from mmpo.eval.hallusionbench_settings import HallusionBenchSettings
 from mmpo.eval.mme_settings import MmeSettings
 from mmpo.eval.mmhal_settings import MmhalSettings
@@ -25,6 +26,7 @@ from mmpo.settings import ADAPTER, ANNOTATIONS, FOLDER, MODEL, OUTPUT
 BenchmarkName = Literal[
     "pope",
     "chair",
+    "claims",
     "mme",
     "amber",
     "object_halbench",
@@ -82,6 +84,9 @@ class EvalSettings(Section):
     benchmarks: list[BenchmarkName] = Field(default=["pope", "chair"], min_length=1, description="What to measure.")
     pope: PopeSettings = Field(default_factory=PopeSettings, description="POPE: yes/no questions about objects.")
     chair: ChairSettings = Field(default_factory=ChairSettings, description="CHAIR: objects in free descriptions.")
+    claims: ClaimsSettings = Field(
+        default_factory=ClaimsSettings, description="Objects, counts, colours and places in free descriptions."
+    )
     amber: AmberSettings = Field(default_factory=AmberSettings, description="AMBER: its published queries.")
     object_halbench: ObjectHalBenchSettings = Field(
         default_factory=ObjectHalBenchSettings, description="Object HalBench: its published questions."

@@ -1,0 +1,226 @@
+"""What a demo model sees, by kind: where, which colour, how many, whether; in answers and in descriptions, against the
+exact scenes.
+
+CHAIR and POPE know classes only. Here every question about a scene has one right answer, and every word of a
+description can be checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
+from mmpo.data.evidence import Truth, truth_of
+from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.demo.drawing import SIZE
+from mmpo.demo.language import DETAILED, NUMBERS, Turn, ask_color, ask_count, ask_existence, ask_side
+from mmpo.demo.scene import SIDES, Scene
+from mmpo.demo.things import COLORS, PARTNER, THINGS, VOCABULARY
+from mmpo.demo.world import world_split
+from mmpo.eval import claims
+from mmpo.eval.statistics import wilson
+from mmpo.models.answer import AnswerEngine
+
+Kind = Literal["place", "color", "count", "yes/no"]
+COUNTS = (1, 2, 3)
+SCANNED = 30
+"""How many times as many scenes as asked for are looked through for things that occur twice or three times."""
+QUESTION_TOKENS, DESCRIPTION_TOKENS = 16, 96
+
+_NUMBER = re.compile(rf"\b(?:{'|'.join(NUMBERS)}|\d+)\b", re.I)
+_COLOR = re.compile(rf"\b(?:{'|'.join(COLORS)})\b", re.I)
+_SIDE = re.compile("|".join(SIDES), re.I)
+_YES_NO = re.compile(r"\s*(yes|no)\b", re.I)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A question about a scene, of a kind and within it of a group (`two` of the counts, `absent` of yes/no)."""
+
+    kind: Kind
+    group: str
+    scene: Scene
+    turn: Turn
+
+
+@dataclass(frozen=True)
+class Share:
+    """`right` of `of`."""
+
+    right: int = 0
+    of: int = 0
+
+    def __str__(self) -> str:
+        if not self.of:
+            return "–"
+        interval = wilson(self.right, self.of)
+        return f"{100 * self.right / self.of:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}] of {self.of:,}"
+
+
+@dataclass(frozen=True)
+class SeenByKind:
+    """Right answers by kind and group, and right claims of descriptions by kind; `named_again` of the objects that
+    descriptions bring in (see `mmpo.eval.claims`).
+    """
+
+    answers: Mapping[Kind, Mapping[str, Share]]
+    described: Mapping[str, Share]
+    named_again: Share
+
+    def answered(self, kind: Kind) -> Share:
+        """All questions of a kind."""
+        groups = self.answers.get(kind, {}).values()
+        return Share(sum(share.right for share in groups), sum(share.of for share in groups))
+
+    @property
+    def balanced_counts(self) -> float | None:
+        """The mean of the accuracies for one, two and three; None where one of them was never asked."""
+        shares = [self.answers.get("count", {}).get(NUMBERS[count], Share()) for count in COUNTS]
+        return float(np.mean([share.right / share.of for share in shares])) if all(s.of for s in shares) else None
+
+
+def questions(scenes: Sequence[Scene], more: Iterable[Scene] = ()) -> list[Seen]:
+    """Of each scene: where every thing is that is alone of its kind, which colour it has, how many of one thing there
+    are, and whether two present things, two absent ones, and one whose usual companion is present are there. A third
+    as many things that occur twice, and three times, as there are `scenes`; `more` scenes are looked through for them.
+    """
+    found: list[Seen] = []
+    counted: dict[int, int] = defaultdict(int)
+    for scene in scenes:
+        rng = np.random.default_rng((*scene.seed, 7))
+        alone = [item for item in scene.items if scene.count(item.thing) == 1]
+        found += [Seen("place", item.side, scene, ask_side(item)) for item in alone]
+        found += [Seen("color", item.color, scene, ask_color(item)) for item in alone if item.color]
+        found += [Seen("count", "one", scene, ask_count(scene, item.thing)) for item in alone[:1]]
+        absent = [thing for thing in THINGS if thing not in scene.things and PARTNER[thing] not in scene.things]
+        for group, number, pool in (("present", 2, scene.things), ("absent", 2, absent),
+                                    ("companion", 1, scene.missing_partners)):  # fmt: skip
+            chosen = rng.permutation(pool)[:number]
+            found += [Seen("yes/no", group, scene, ask_existence(scene, str(thing), rng)) for thing in chosen]
+    for scene in (*scenes, *more):
+        for thing in scene.things:
+            number = scene.count(thing)
+            if number in COUNTS[1:] and counted[number] < -(-len(scenes) // 3):
+                counted[number] += 1
+                found.append(Seen("count", NUMBERS[number], scene, ask_count(scene, thing)))
+        if all(counted[number] >= -(-len(scenes) // 3) for number in COUNTS[1:]):
+            break
+    return found
+
+
+def is_right(seen: Seen, answer: str) -> bool:
+    """Whether an answer says what the exact one says: the same side, colour or number and no other, the same yes or
+    no at its beginning.
+    """
+    pattern = {"place": _SIDE, "color": _COLOR, "count": _NUMBER, "yes/no": _YES_NO}[seen.kind]
+
+    def said(text: str) -> set[str]:
+        if seen.kind == "yes/no":
+            begins = _YES_NO.match(text)
+            return {begins[1].lower()} if begins else set()
+        words = {match.group().lower() for match in pattern.finditer(text)}
+        return {NUMBERS[int(word)] if word.isdigit() and int(word) < len(NUMBERS) else word for word in words}
+
+    return said(answer) == said(seen.turn.answer)
+
+
+def truth_of_scene(scene: Scene, vocabulary: ObjectVocabulary) -> Truth:
+    """The scene as an annotation that decides every claim."""
+    objects = tuple(
+        AnnotatedObject(
+            item.thing,
+            tuple(map(float, item.box)),  # type: ignore[arg-type]
+            {"side": item.side, **({"color": item.color} if item.color else {})},
+        )
+        for item in scene.items
+    )
+    return truth_of(AnnotatedImage("scene", "scene.png", Path(), SIZE, SIZE, objects), vocabulary)
+
+
+def seen_by_kind(
+    asked: Sequence[Seen], answers: Sequence[str], scenes: Sequence[Scene], descriptions: Sequence[str]
+) -> SeenByKind:
+    """Judge the answers to `asked`, and a description of each of `scenes`."""
+    rights: dict[Kind, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for seen, answer in zip(asked, answers, strict=True):
+        rights[seen.kind][seen.group].append(is_right(seen, answer))
+    vocabulary = ObjectVocabulary(VOCABULARY)
+    truth = {str(number): truth_of_scene(scene, vocabulary) for number, scene in enumerate(scenes)}
+    texts = {str(number): text for number, text in enumerate(descriptions)}
+    result = claims.score(texts, truth, vocabulary, exhaustive=True)
+    totals = {kind: result.totals(kind) for kind in result.by_kind}
+    again = sum(claim.again for row in result.rows for claim in row.claims)
+    named = sum(row.named for row in result.rows)
+    return SeenByKind(
+        {
+            kind: {group: Share(sum(each), len(each)) for group, each in groups.items()}
+            for kind, groups in rights.items()
+        },
+        {kind: Share(decided - wrong, decided) for kind, (_, decided, wrong) in totals.items()},
+        Share(again, named),
+    )
+
+
+def measure(
+    model: str | Path, adapter: str | Path | None = None, *, split: str = "test", images: int = 300, seed: int = 0
+) -> dict[str, SeenByKind]:
+    """Ask a model about `images` held-out scenes: `base`, and with an adapter `tuned`."""
+    from mmpo.models.loading import load_vlm
+
+    scenes = list(world_split(split, images, seed))
+    asked = questions(scenes, _more(split, images, seed))
+    engine = AnswerEngine(load_vlm(model, adapter=adapter), max_new_tokens=DESCRIPTION_TOKENS)
+
+    def look() -> SeenByKind:
+        groups = [(scene.draw(), [seen.turn.question for seen in asked if seen.scene is scene]) for scene in about]
+        replies = iter(engine.answer(groups, max_new_tokens=QUESTION_TOKENS))
+        by_seen = {id(seen): next(replies).text for scene in about for seen in asked if seen.scene is scene}
+        told = list(engine.describe([scene.draw() for scene in scenes], DETAILED[0]))
+        return seen_by_kind(asked, [by_seen[id(seen)] for seen in asked], scenes, told)
+
+    about = list({id(seen.scene): seen.scene for seen in asked}.values())
+    if adapter is None:
+        return {"base": look()}
+    with engine.adapter_off():
+        base = look()
+    return {"base": base, "tuned": look()}
+
+
+def _more(split: str, images: int, seed: int) -> Iterator[Scene]:
+    """The scenes of the split behind the first `images`."""
+    for number, scene in enumerate(world_split(split, SCANNED * images, seed)):
+        if number >= images:
+            yield scene
+
+
+def table(measured: Mapping[str, SeenByKind]) -> str:
+    """Accuracy in percent with 95% intervals (Wilson's) as a Markdown table, a column for each state."""
+    rows: list[tuple[str, list[str]]] = []
+    states = list(measured.values())
+
+    def balanced(state: SeenByKind) -> str:
+        return "–" if state.balanced_counts is None else f"{100 * state.balanced_counts:.1f}"
+
+    rows.append(("*Where is the …?* right", [str(state.answered("place")) for state in states]))
+    rows.append(("*What color is the …?* right", [str(state.answered("color")) for state in states]))
+    for count in COUNTS:
+        number = NUMBERS[count]
+        shares = [state.answers.get("count", {}).get(number, Share()) for state in states]
+        rows.append((f"*How many … are there?* right where there are {number}", [str(share) for share in shares]))
+    rows.append(("mean of these three", [balanced(state) for state in states]))
+    for group, name in (("present", "present"), ("absent", "absent"), ("companion", "absent companions of present")):
+        shares = [state.answers.get("yes/no", {}).get(group, Share()) for state in states]
+        rows.append((f"*Is there …?* right, {name} things", [str(share) for share in shares]))
+    for kind, name in (("object", "objects"), ("place", "places"), ("count", "counts"), ("color", "colours")):
+        shares = [state.described.get(kind, Share()) for state in states]
+        rows.append((f"{name} right in descriptions", [str(share) for share in shares]))
+    rows.append(("named again in descriptions", [str(state.named_again) for state in states]))
+    header = [f"| | {' | '.join(measured)} |", "| --- |" + " --- |" * len(states)]
+    return "\n".join([*header, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows)])
