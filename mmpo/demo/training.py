@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
@@ -40,9 +40,9 @@ def fit(
         report(step + 1, sum(losses) / len(losses), time.monotonic() - began)
 
 
-def two_rates(model: LlavaForConditionalGeneration, learning_rate: float, tower_rate: float) -> torch.optim.AdamW:
+def two_rates(model: nn.Module, learning_rate: float, tower_rate: float) -> torch.optim.AdamW:
     """AdamW with one learning rate for the vision tower and another for everything else."""
-    tower = list(model.model.vision_tower.parameters())
+    tower = [p for n, p in model.named_parameters() if "vision_tower" in n]
     rest = [p for n, p in model.named_parameters() if "vision_tower" not in n]
     groups = [{"params": rest, "lr": learning_rate}, {"params": tower, "lr": tower_rate}]
     return torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98))
@@ -74,6 +74,36 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """A safetensors file that is there whole or not at all."""
     with replacing(path) as partial:
         save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, partial)
+
+
+class Kept:
+    """Training state in one safetensors file: the weights of `module` and both moments of Adam."""
+
+    def __init__(self, path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self.path, self.module, self.optimizer = path, module, optimizer
+
+    def save(self, step: int) -> None:
+        """Keep the state after `step` steps."""
+        tensors = {f"model/{name}": value for name, value in self.module.state_dict().items()}
+        for name, parameter in self.module.named_parameters():
+            state = self.optimizer.state[parameter]
+            if state:  # the tower's last norm is not on LLaVA's path and never has a gradient
+                tensors |= {f"optimizer/{key}/{name}": state[key] for key in ("exp_avg", "exp_avg_sq")}
+        save_tensors(self.path, {**tensors, "step": torch.tensor(step)})
+
+    def restore(self) -> int:
+        """Load what was kept, if there is anything; returns the number of steps done."""
+        if not self.path.exists():
+            return 0
+        tensors = load_file(self.path)
+        self.module.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
+        step = tensors["step"]
+        for name, parameter in self.module.named_parameters():
+            if f"optimizer/exp_avg/{name}" in tensors:
+                moments = {key: tensors[f"optimizer/{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")}
+                self.optimizer.state[parameter] = {"step": step.float(), **moments}
+        print(f"going on from step {int(step)}", flush=True)
+        return int(step)
 
 
 def export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> Path:
