@@ -35,7 +35,7 @@ class Plan:
     seed: int = 7
     see_steps: int = 2000
     see_batch: int = 64
-    speak_steps: int = 1400
+    speak_steps: int = 1800
     speak_batch: int = 32
     learning_rate: float = 1e-3
     tower_rate: float = 2.5e-4

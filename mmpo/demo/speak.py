@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +17,11 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mmpo.demo.language import CARELESS, EXACT, NUMBERS, Turn, describe, noun_phrase, questions
 from mmpo.demo.scene import SIDES, Scene
-from mmpo.demo.see import BACKGROUND, PatchLabels, PatchReader, patch_labels, pixels, read_patches, training_scene
+from mmpo.demo.see import PatchLabels, PatchReader, patch_labels, pixels, read_patches, training_scene
 from mmpo.demo.things import COLORS, THINGS
+
+ROUNDED = 32
+"""Rows are padded to a multiple of this: kernels and memory of few sizes are made once and used again."""
 
 Row = tuple[list[Scene], str, list[Turn]]
 """The scenes of a row, the text before its turns, and the turns."""
@@ -91,7 +95,7 @@ def make_batch(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, image_to
             positions += range(len(prefix), len(prefix) + len(question) + len(answer))
             owner += [number] * (len(question) + len(answer))
         laid.append((ids, positions, owner, scored))
-    length = max(len(ids) for ids, *_ in laid)
+    length = -(-max(len(ids) for ids, *_ in laid) // ROUNDED) * ROUNDED
     pad = tokenizer.pad_token_id
 
     def padded(lists: list[list[int]], fill: int) -> Tensor:
@@ -112,9 +116,21 @@ def make_batch(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, image_to
     )
 
 
-def name_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """The first token of every thing's name as it stands inside a sentence [things]."""
-    return torch.tensor([tokenizer.encode(f" {thing}", add_special_tokens=False)[0] for thing in THINGS])
+class Words(NamedTuple):
+    """The first token of every word for what a patch shows, as it stands inside a sentence; in the order of the labels
+    of `PatchLabels` that have the same name."""
+
+    things: Tensor
+    colors: Tensor
+    sides: Tensor
+    counts: Tensor
+
+
+def name_tokens(tokenizer: PreTrainedTokenizerFast) -> Words:
+    """The words that image tokens are aligned with."""
+    kinds = (THINGS, COLORS, [side.split()[-1] for side in SIDES], NUMBERS[1:4])
+    first = [[tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words] for words in kinds]
+    return Words(*map(torch.tensor, first))
 
 
 def decisive_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
@@ -126,7 +142,7 @@ def decisive_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
 def batch_loss(
     model: LlavaForConditionalGeneration,
     batch: Batch,
-    names: Tensor,
+    names: Words,
     decisive: Tensor,
     align: float = 0.5,
     reader: PatchReader | None = None,
@@ -134,9 +150,9 @@ def batch_loss(
     """Weighted mean cross-entropy over the answer tokens, plus `align` times the alignment of image tokens with words,
     plus a fifth of the loss of `reader` on the tower's patches.
 
-    Alignment: an image token that shows a dog should lie nearer to the embedding of the word "dog" than to other
-    names. A decoder that can match and copy words then needs no second skill to find what a question asks for;
-    without it, looking comes late.
+    Alignment: an image token that shows a dog on the left should lie nearer to the embedding of the word "dog" than to
+    other names, and nearer to "left" than to other sides. A decoder that can match and copy words then needs no second
+    skill to find what a question asks for and to say what it found; without it, looking comes late.
     """
     middle, last = read_patches(model.model.vision_tower, batch.images)
     features = model.model.multi_modal_projector(last)
@@ -154,8 +170,18 @@ def batch_loss(
     loss = (weights * surprise).sum() / weights.sum()
     if reader is not None:
         loss = loss + 0.2 * reader(middle, last, batch.labels)[0]
-    things = batch.labels.things.flatten()
-    shows = things != BACKGROUND
-    words = nn.functional.normalize(model.get_input_embeddings()(names).float(), dim=-1)
-    similarity = nn.functional.normalize(features.flatten(0, 1)[shows].float(), dim=-1) @ words.T
-    return loss + align * nn.functional.cross_entropy(12 * similarity, things[shows])
+    return loss + align * _alignment(model, features.flatten(0, 1), batch.labels, names)
+
+
+def _alignment(model: LlavaForConditionalGeneration, features: Tensor, labels: PatchLabels, names: Words) -> Tensor:
+    """How surprising each image token's words are among their kind, by the cosine of token and word; summed over the
+    kinds. features [image tokens of the batch, width]."""
+    told = nn.functional.normalize(features.float(), dim=-1)
+    loss = features.new_zeros((), dtype=torch.float32)
+    for kind, tokens in names._asdict().items():
+        truth = getattr(labels, kind).flatten()
+        shown = (truth >= 0) & (truth < len(tokens))
+        if shown.any():
+            words = nn.functional.normalize(model.get_input_embeddings()(tokens).float(), dim=-1)
+            loss = loss + nn.functional.cross_entropy(12 * told[shown] @ words.T, truth[shown])
+    return loss
