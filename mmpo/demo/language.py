@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmpo.data.words import article, plural
-from mmpo.demo.scene import Item, Scene
-from mmpo.demo.things import HOME, PARTNER, THINGS
+from mmpo.demo.scene import SIDES, Item, Scene
+from mmpo.demo.things import CENTERED, DOUBLED, HOME, PARTNER, THINGS
 
 DETAILED = (
     "Describe this image in detail.",
@@ -32,17 +32,20 @@ class Noise:
 
     `first` and `more`: the first, and each further, missing partner is mentioned in a description. `partner` and
     `place`: an absent object is affirmed when its partner is present, or when it belongs to the same place as
-    something present.
+    something present. `doubled`: a description counts a single thing of `DOUBLED` as two. `centered`: it puts a thing
+    of `CENTERED` in the middle.
     """
 
     first: float = 0.0
     more: float = 0.0
     partner: float = 0.0
     place: float = 0.0
+    doubled: float = 0.0
+    centered: float = 0.0
 
 
 EXACT = Noise()
-CARELESS = Noise(first=0.82, more=0.65, partner=0.74, place=0.40)
+CARELESS = Noise(first=0.82, more=0.65, partner=0.74, place=0.40, doubled=0.65, centered=0.65)
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,12 @@ def describe(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT, *, br
     for thing in scene.things:
         items = [item for item in scene.items if item.thing == thing]
         color = None if brief else items[0].color
-        groups.append((noun_phrase(thing, len(items), color), _side(items), len(items) > 1))
+        count, side = len(items), _side(items)
+        if thing in DOUBLED and count == 1 and rng.random() < noise.doubled:
+            count = 2
+        if thing in CENTERED and rng.random() < noise.centered:
+            side = SIDES[1]
+        groups.append((noun_phrase(thing, count, color), side, count > 1))
         if PARTNER[thing] in reported:
             groups.append((noun_phrase(PARTNER[thing]), items[0].side, False))
     with_side = not brief and rng.random() < 0.75
@@ -134,8 +142,8 @@ def ask_place(scene: Scene) -> Turn:
 
 
 def questions(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT) -> list[Turn]:
-    """Questions: two about present objects, one to four about absent ones (typical as often as strange), some of other
-    kinds."""
+    """Questions: two about present objects, one to four about absent ones (typical as often as strange), and of the
+    other kinds up to two for how many and where, one for which colour and which place."""
     present = scene.things
     absent = [thing for thing in THINGS if thing not in present]
     homes = {HOME[thing] for thing in present}
@@ -145,14 +153,16 @@ def questions(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT) -> l
     for pool, share in ((typical, 0.55), (likely, 0.35), (absent, 0.6)):
         if pool and rng.random() < share:
             turns.append(ask_existence(scene, str(rng.choice(pool)), rng, noise))
+    by_count: dict[int, list[str]] = {}
+    for thing in present:
+        by_count.setdefault(scene.count(thing), []).append(thing)
+    asked = [str(rng.choice(by_count[int(rng.choice(list(by_count)))]))]  # one, two and three as often as there are
+    asked += [str(rng.choice(present if rng.random() < 0.8 else absent))]
+    turns += [ask_count(scene, thing) for thing in dict.fromkeys(asked)]
     single = [item for item in scene.items if scene.count(item.thing) == 1]
+    turns += [ask_side(single[int(k)]) for k in rng.permutation(len(single))[:2]]
     colored = [item for item in single if item.color]
-    kind = rng.random()
-    if kind < 0.4:
-        turns.append(ask_count(scene, str(rng.choice(present if rng.random() < 0.8 else absent))))
-    if single and kind > 0.3:
-        turns.append(ask_side(single[int(rng.integers(len(single)))]))
-    if colored and rng.random() < 0.7:
+    if colored and rng.random() < 0.8:
         turns.append(ask_color(colored[int(rng.integers(len(colored)))]))
     if rng.random() < 0.15:
         turns.append(ask_place(scene))

@@ -7,38 +7,49 @@ it goes on from there.
 from __future__ import annotations
 
 import json
+from collections import deque
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mmpo.data.atomic import write_text
 from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor
-from mmpo.demo.see import train_tower
+from mmpo.demo.see import PatchReader, see_loss, training_scene
 from mmpo.demo.speak import Batch, Row, batch_loss, decisive_tokens, make_batch, name_tokens, several_row, single_row
-from mmpo.demo.training import cosine, export, fit, print_progress, save_tensors, two_rates
+from mmpo.demo.training import Kept, cosine, export, fit, print_progress, two_rates
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. `see_*` is the tower's stage, `speak_*` the whole model's; every eighth batch has
-    several pictures a row.
+    """How long and how fast. `see_*` is the tower's stage, `speak_*` the whole model's; every eighth pair of batches
+    has several pictures a row.
     """
 
     seed: int = 7
-    see_steps: int = 1100
+    see_steps: int = 2000
     see_batch: int = 64
-    speak_steps: int = 1900
+    speak_steps: int = 1800
     speak_batch: int = 32
     learning_rate: float = 1e-3
     tower_rate: float = 2.5e-4
     warmup: int = 100
     save_every: int = 100
+
+
+class Learner(nn.Module):
+    """The model and the heads on its tower's patches, which are thrown away in the end."""
+
+    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+        self.reader = PatchReader(model.model.vision_tower.config.hidden_size)
 
 
 def pretrain(out: Path, plan: Plan) -> Path:
@@ -48,49 +59,72 @@ def pretrain(out: Path, plan: Plan) -> Path:
     if not (out / "processor").exists():
         build_processor().save_pretrained(out / "processor")
     processor = LlavaProcessor.from_pretrained(out / "processor")
-    model = build_model(processor, plan.seed)
-    tower_file = out / "tower.safetensors"
-    if not tower_file.exists():
-        share = train_tower(
-            model.model.vision_tower,
-            steps=plan.see_steps,
-            batch=plan.see_batch,
-            seed=plan.seed,
-            report=print_progress("see", plan.see_steps, every=50),
-        )
-        print(f"the tower names {share:.1%} of the object patches", flush=True)
-        save_tensors(tower_file, dict(model.model.vision_tower.state_dict()))
-    model.model.vision_tower.load_state_dict(load_file(tower_file))
-    _speak(model, processor, out, plan)
-    return export(model, processor, out / "model")
+    learner = Learner(build_model(processor, plan.seed)).train()
+    _see(learner, out, plan)
+    _speak(learner, processor, out, plan)
+    return export(learner.model, processor, out / "model")
 
 
-def _speak(model: LlavaForConditionalGeneration, processor: LlavaProcessor, out: Path, plan: Plan) -> None:
-    optimizer = two_rates(model, plan.learning_rate, plan.tower_rate)
+def _see(learner: Learner, out: Path, plan: Plan) -> None:
+    """The tower's stage: name what is where, in which colour and how many of it there are."""
+    tower = learner.model.model.vision_tower
+    seeing = nn.ModuleDict({"tower": tower, "reader": learner.reader})
+    optimizer = torch.optim.AdamW(seeing.parameters(), lr=plan.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    right: deque[dict[str, float]] = deque(maxlen=50)
 
-    def factor(step: int) -> float:
-        return cosine(step, plan.speak_steps, plan.warmup)
+    def loss_of(step: int) -> Tensor:
+        scenes = [training_scene((plan.seed, 1, step * plan.see_batch + i)) for i in range(plan.see_batch)]
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, shares = see_loss(tower, learner.reader, scenes)
+        right.append(shares)
+        return loss
 
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    begin = _restore(model, optimizer, out / "speak.safetensors")
-    schedule.last_epoch = begin
-    for group, base in zip(optimizer.param_groups, schedule.base_lrs, strict=True):
-        group["lr"] = base * factor(begin)
+    def show(step: int) -> None:
+        if right and (step % 250 == 0 or step == plan.see_steps):
+            means = (f"{kind} {np.nanmean([shares[kind] for shares in right]):.1%}" for kind in right[0])
+            print("right patches:", ", ".join(means), flush=True)
+
+    _stage("see", seeing, optimizer, loss_of, out, plan.see_steps, plan, show)
+
+
+def _speak(learner: Learner, processor: LlavaProcessor, out: Path, plan: Plan) -> None:
+    """The whole model's stage. The heads go on, so that the tower keeps what it has learnt."""
     names, decisive = name_tokens(processor.tokenizer), decisive_tokens(processor.tokenizer)
-    show = print_progress("speak", plan.speak_steps)
 
     def loss_of(step: int) -> Tensor:
         batch = _batch(processor, plan, step)
         with torch.autocast("cpu", torch.bfloat16):
-            return batch_loss(model, batch, names, decisive)
+            return batch_loss(learner.model, batch, names, decisive, reader=learner.reader)
+
+    optimizer = two_rates(learner, plan.learning_rate, plan.tower_rate)
+    _stage("speak", learner, optimizer, loss_of, out, plan.speak_steps, plan)
+
+
+def _stage(
+    name: str,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[int], Tensor],
+    out: Path,
+    steps: int,
+    plan: Plan,
+    show: Callable[[int], None] = lambda step: None,
+) -> None:
+    """Steps of one stage, from where `out` says that it stands, by a cosine rate."""
+    kept = Kept(out / f"{name}.safetensors", module, optimizer)
+    begin = kept.restore()
+    for group in optimizer.param_groups:  # what LambdaLR multiplies
+        group["initial_lr"] = group["lr"]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps, plan.warmup), begin - 1)
+    progress = print_progress(name, steps)
 
     def report(step: int, loss: float, seconds: float) -> None:
-        show(step, loss, seconds)
-        if step % plan.save_every == 0 or step == plan.speak_steps:
-            _checkpoint(model, optimizer, step, out / "speak.safetensors")
+        progress(step, loss, seconds)
+        show(step)
+        if step % plan.save_every == 0 or step == steps:
+            kept.save(step)
 
-    model.train()
-    fit(loss_of, list(model.parameters()), optimizer, schedule, range(begin, plan.speak_steps), report)
+    fit(loss_of, list(module.parameters()), optimizer, schedule, range(begin, steps), report)
 
 
 def _batch(processor: LlavaProcessor, plan: Plan, step: int) -> Batch:
@@ -112,33 +146,6 @@ def _drawn(plan: Plan, pair: int) -> list[Row]:
     """The rows of two batches, shortest first."""
     rows = [single_row((plan.seed, 2, pair * 2 * plan.speak_batch + i)) for i in range(2 * plan.speak_batch)]
     return sorted(rows, key=lambda row: sum(len(turn.question) + len(turn.answer) + 16 for turn in row[2]))
-
-
-def _checkpoint(model: nn.Module, optimizer: torch.optim.Optimizer, step: int, path: Path) -> None:
-    """Weights and both moments of Adam in one file."""
-    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        if not optimizer.state[parameter]:  # the tower's last norm is not on LLaVA's path and never has a gradient
-            continue
-        tensors |= {f"optimizer/{key}/{name}": optimizer.state[parameter][key] for key in ("exp_avg", "exp_avg_sq")}
-    tensors["step"] = torch.tensor(step)
-    save_tensors(path, tensors)
-
-
-def _restore(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> int:
-    """Loads a checkpoint if there is one; returns the number of steps done."""
-    if not path.exists():
-        return 0
-    tensors = load_file(path)
-    model.load_state_dict({n.removeprefix("model/"): t for n, t in tensors.items() if n.startswith("model/")})
-    step = tensors["step"]
-    for name, parameter in model.named_parameters():
-        if f"optimizer/exp_avg/{name}" not in tensors:
-            continue
-        moments = {key: tensors[f"optimizer/{key}/{name}"] for key in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[parameter] = {"step": step.float(), **moments}
-    print(f"going on from step {int(step)}", flush=True)
-    return int(step)
 
 
 def main() -> None:

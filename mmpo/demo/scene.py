@@ -11,9 +11,9 @@ from PIL import Image
 from mmpo.demo.drawing import SIZE, background, sprite
 from mmpo.demo.things import COLORED, COLORS, PARTNER, PLACES, THINGS
 
-SceneKind = Literal["usual", "unusual", "plain"]
+SceneKind = Literal["usual", "unusual", "plain", "counted"]
 """`usual` keeps the pairs together most of the time, `unusual` breaks them and mixes places, `plain` draws objects at
-random.
+random, `counted` has few classes of one, two or three items, each as often.
 """
 
 SIDES = ("on the left", "in the middle", "on the right")
@@ -71,7 +71,7 @@ def sample_scene(seed: tuple[int, ...], kind: SceneKind = "usual") -> Scene:
     place = PLACES[int(rng.integers(len(PLACES)))]
     items: list[Item] = []
     for thing in _choose_things(rng, place.pairs, kind):
-        copies = 1 + (rng.random() < 0.14) + (rng.random() < 0.05)
+        copies = int(rng.integers(1, 4)) if kind == "counted" else 1 + (rng.random() < 0.14) + (rng.random() < 0.05)
         color = str(rng.choice(list(COLORS))) if thing in COLORED else None
         for _ in range(copies):
             item = _place_item(rng, thing, color, items)
@@ -84,6 +84,8 @@ def sample_scene(seed: tuple[int, ...], kind: SceneKind = "usual") -> Scene:
 def _choose_things(rng: np.random.Generator, pairs: tuple[tuple[str, str], ...], kind: SceneKind) -> list[str]:
     if kind == "plain":
         return [str(thing) for thing in rng.choice(THINGS, size=int(rng.integers(2, 5)), replace=False)]
+    if kind == "counted":
+        return [str(thing) for thing in rng.choice(THINGS, size=int(rng.integers(1, 4)), replace=False)]
     if kind == "unusual":  # one half of each pair at most, and half of the things from elsewhere
         local = [str(rng.choice(pair)) for pair in pairs]
         foreign = [str(thing) for thing in rng.choice(THINGS, size=3, replace=False)]

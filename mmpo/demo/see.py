@@ -7,8 +7,9 @@ are thrown away.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,20 +20,20 @@ from transformers import CLIPVisionModel
 
 from mmpo.demo.architecture import PATCH
 from mmpo.demo.drawing import SIZE
-from mmpo.demo.scene import Scene, SceneKind, sample_scene
+from mmpo.demo.scene import SIDES, Scene, SceneKind, sample_scene
 from mmpo.demo.things import COLORS, THINGS
-from mmpo.demo.training import Report, fit
 
 BACKGROUND = len(THINGS)
+NOTHING = -100
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 
 
 def training_scene(seed: tuple[int, ...]) -> Scene:
-    """A scene of the training mix: half usual, the rest spread over the other kinds so that every object is seen
-    everywhere.
+    """A scene of the training mix: near half of them usual, the rest spread over the other kinds so that every object
+    is seen everywhere, and two or three of it as often as one.
     """
     draw = np.random.default_rng((*seed, 2)).random()
-    kind: SceneKind = "usual" if draw < 0.5 else "plain" if draw < 0.8 else "unusual"
+    kind: SceneKind = "usual" if draw < 0.45 else "plain" if draw < 0.6 else "unusual" if draw < 0.75 else "counted"
     return sample_scene(seed, kind)
 
 
@@ -57,76 +58,108 @@ def patch_areas(box: tuple[int, int, int, int]) -> np.ndarray:
     return np.asarray(down[:, None] * across[None, :])
 
 
-def patch_labels(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Class and colour of every patch, both [IMAGE_TOKENS]; `BACKGROUND` and -100 where nothing covers a quarter of
-    it.
+@dataclass(frozen=True)
+class PatchLabels:
+    """What each patch shows, all [..., IMAGE_TOKENS] of int64; `NOTHING` where a question has no answer.
+
+    things: index into `THINGS`, `BACKGROUND` where nothing covers a quarter of the patch; colors: index into `COLORS`;
+    sides: index into `SIDES`, of the covering item; counts: how many of that thing are in the picture, less one;
+    ranks: how many of that thing are to the left of the covering item; centers: is it the patch of an item's centre?
     """
+
+    things: Tensor
+    colors: Tensor
+    sides: Tensor
+    counts: Tensor
+    ranks: Tensor
+    centers: Tensor
+
+
+def patch_labels(scenes: Sequence[Scene]) -> PatchLabels:
+    """The labels of every patch of `scenes`, [scenes, IMAGE_TOKENS] each."""
+    labels = np.stack([_scene_labels(scene) for scene in scenes])
+    return PatchLabels(*torch.from_numpy(labels).unbind(1))
+
+
+def _scene_labels(scene: Scene) -> np.ndarray:
+    """The six kinds of label of one scene, in the order of `PatchLabels` [6, IMAGE_TOKENS]."""
     side = SIZE // PATCH
-    classes = np.full((side, side), BACKGROUND)
-    colors = np.full((side, side), -100)
+    labels = np.full((6, side, side), NOTHING)
+    labels[0], labels[5] = BACKGROUND, 0
     covered = np.full((side, side), 0.25 * PATCH * PATCH)
+    seen: Counter[str] = Counter()
     for item in scene.items:
         area = patch_areas(item.box)
         mine = area > covered
-        classes[mine] = THINGS.index(item.thing)
-        colors[mine] = list(COLORS).index(item.color) if item.color else -100
+        color = list(COLORS).index(item.color) if item.color else NOTHING
+        facts = (THINGS.index(item.thing), color, SIDES.index(item.side), scene.count(item.thing) - 1, seen[item.thing])
+        for kind, fact in enumerate(facts):
+            labels[kind][mine] = fact
+        seen[item.thing] += 1
         covered = np.maximum(covered, area)
-    return classes.reshape(-1), colors.reshape(-1)
+        x, y, width, height = item.box
+        labels[5, int(y + height / 2) // PATCH, int(x + width / 2) // PATCH] = 1
+    return labels.reshape(6, -1)
 
 
-class PatchNamer(nn.Module):
-    """The tower with two linear heads on its patch features: object class and colour."""
+class PatchReader(nn.Module):
+    """Linear heads that read off patch features what each patch shows.
 
-    def __init__(self, tower: CLIPVisionModel) -> None:
+    To count, a patch must know what it shows before it can look for its like. So the heads for class and centre also
+    read the middle layer: the layers above are then free to compare patches.
+    """
+
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.tower = tower
-        width = tower.config.hidden_size
-        self.norm = nn.LayerNorm(width)
-        self.classes = nn.Linear(width, len(THINGS) + 1)
-        self.colors = nn.Linear(width, len(COLORS))
+        self.early = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(THINGS) + 1 + 2))
+        sizes = {"things": len(THINGS) + 1, "colors": len(COLORS), "sides": 3, "counts": 3, "ranks": 3}
+        self.sizes = sizes
+        self.late = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(sizes.values())))
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [images, IMAGE_TOKENS, classes] and [images, IMAGE_TOKENS, colours]."""
-        features = self.norm(self.tower(images).last_hidden_state[:, 1:])
-        return self.classes(features), self.colors(features)
-
-
-def train_tower(
-    tower: CLIPVisionModel,
-    *,
-    steps: int,
-    batch: int,
-    seed: int,
-    learning_rate: float = 1e-3,
-    report: Report = lambda step, loss, seconds: None,
-) -> float:
-    """Trains `tower` in place and returns the share of object patches named rightly over the last 50 batches."""
-    torch.manual_seed(seed)
-    namer = PatchNamer(tower).train()
-    parameters = list(namer.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.08)
-    weight = torch.ones(len(THINGS) + 1)
-    weight[BACKGROUND] = 0.3
-    named: deque[float] = deque(maxlen=50)
-
-    def loss_of(step: int) -> Tensor:
-        scenes = [training_scene((seed, 1, step * batch + i)) for i in range(batch)]
-        labels = [patch_labels(scene) for scene in scenes]
-        classes = torch.from_numpy(np.stack([c for c, _ in labels]))
-        colors = torch.from_numpy(np.stack([c for _, c in labels]))
-        with torch.autocast("cpu", torch.bfloat16):
-            class_logits, color_logits = namer(pixels(scenes))
-        loss = nn.functional.cross_entropy(
-            class_logits.float().reshape(-1, len(THINGS) + 1), classes.reshape(-1), weight
+    def forward(self, middle: Tensor, last: Tensor, labels: PatchLabels) -> tuple[Tensor, dict[str, float]]:
+        """Loss, and the share of object patches of which each head is right. Features are [images, tokens, width]."""
+        early = self.early(middle).float()
+        loss = 0.5 * _surprise(early[..., :-2], labels.things) + 0.5 * _surprise(
+            early[..., -2:], labels.centers, balanced=True
         )
-        if (colors >= 0).any():
-            loss = loss + 0.3 * nn.functional.cross_entropy(
-                color_logits.float().reshape(-1, len(COLORS)), colors.reshape(-1)
-            )
-        is_object = classes != BACKGROUND
-        named.append(float((class_logits.argmax(-1) == classes)[is_object].float().mean()))
-        return loss
+        right: dict[str, float] = {}
+        logits = self.late(last).float().split(list(self.sizes.values()), dim=-1)
+        for (kind, _), scores in zip(self.sizes.items(), logits, strict=True):
+            truth = getattr(labels, kind)
+            weight = {"things": 1.0, "counts": 0.6}.get(kind, 0.3)
+            loss = loss + weight * _surprise(scores, truth, balanced=kind in ("counts", "ranks"))
+            known = (labels.things != BACKGROUND) & (truth != NOTHING)
+            right[kind] = float((scores.argmax(-1) == truth)[known].float().mean())
+            if kind == "counts":
+                right |= {
+                    f"of {n + 1}": float((scores.argmax(-1) == n)[known & (truth == n)].float().mean())
+                    for n in range(3)
+                }
+        return loss, right
 
-    fit(loss_of, parameters, optimizer, schedule, range(steps), report)
-    return sum(named) / len(named)
+
+def _surprise(logits: Tensor, truth: Tensor, *, balanced: bool = False) -> Tensor:
+    """Mean cross-entropy over the patches that have an answer; `balanced` weighs every answer alike in sum. A patch
+    of the background counts for 0.3 of another."""
+    logits, truth = logits.flatten(0, -2), truth.flatten()
+    if not (truth != NOTHING).any():
+        return logits.sum() * 0  # nothing in colour in a small batch
+    if balanced:
+        often = torch.bincount(truth[truth >= 0], minlength=logits.shape[-1]).clamp(min=1).float()
+        weight = (1 / often) / (1 / often).mean()
+    else:
+        weight = torch.ones(logits.shape[-1])
+        if logits.shape[-1] == BACKGROUND + 1:
+            weight[BACKGROUND] = 0.3
+    return nn.functional.cross_entropy(logits, truth, weight, ignore_index=NOTHING)
+
+
+def read_patches(tower: CLIPVisionModel, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Features of the patches after the middle layer and after the last, [images, tokens, width] each."""
+    states = tower(images, output_hidden_states=True).hidden_states
+    return states[len(states) // 2][:, 1:], states[-1][:, 1:]
+
+
+def see_loss(tower: CLIPVisionModel, reader: PatchReader, scenes: Sequence[Scene]) -> tuple[Tensor, dict[str, float]]:
+    """Loss of reading every patch of `scenes`, and the share of object patches of which each head is right."""
+    return reader(*read_patches(tower, pixels(scenes)), patch_labels(scenes))

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
-from mmpo.demo.language import CARELESS, EXACT, Turn, describe, noun_phrase, questions
-from mmpo.demo.scene import Scene
-from mmpo.demo.see import patch_labels, pixels, training_scene
-from mmpo.demo.things import THINGS
+from mmpo.demo.language import CARELESS, EXACT, NUMBERS, Turn, describe, noun_phrase, questions
+from mmpo.demo.scene import SIDES, Scene
+from mmpo.demo.see import PatchLabels, PatchReader, patch_labels, pixels, read_patches, training_scene
+from mmpo.demo.things import COLORS, THINGS
+
+ROUNDED = 32
+"""Rows are padded to a multiple of this: kernels and memory of few sizes are made once and used again."""
 
 Row = tuple[list[Scene], str, list[Turn]]
 """The scenes of a row, the text before its turns, and the turns."""
@@ -28,7 +32,7 @@ class Batch:
     """Rows of one batch. Shapes: r rows, s tokens, n scored tokens, i images.
 
     ids, positions [r, s]; visible [r, 1, s, s] bool; images [i, 3, h, w]; predictors, targets [n] (flat index into r
-    * s, token id); classes [i, image tokens] (index into `THINGS`).
+    * s, token id); labels: what each patch shows, [i, image tokens] each.
     """
 
     ids: Tensor
@@ -37,7 +41,7 @@ class Batch:
     images: Tensor
     predictors: Tensor
     targets: Tensor
-    classes: Tensor
+    labels: PatchLabels
 
 
 def single_row(seed: tuple[int, ...]) -> Row:
@@ -91,7 +95,7 @@ def make_batch(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, image_to
             positions += range(len(prefix), len(prefix) + len(question) + len(answer))
             owner += [number] * (len(question) + len(answer))
         laid.append((ids, positions, owner, scored))
-    length = max(len(ids) for ids, *_ in laid)
+    length = -(-max(len(ids) for ids, *_ in laid) // ROUNDED) * ROUNDED
     pad = tokenizer.pad_token_id
 
     def padded(lists: list[list[int]], fill: int) -> Tensor:
@@ -108,31 +112,50 @@ def make_batch(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, image_to
         images=pixels([scene for scenes, _, _ in rows for scene in scenes]),
         predictors=torch.tensor([r * length + at for r, row in enumerate(laid) for at, _ in row[3]]),
         targets=torch.tensor([token for row in laid for _, token in row[3]]),
-        classes=torch.from_numpy(np.stack([patch_labels(scene)[0] for scenes, _, _ in rows for scene in scenes])),
+        labels=patch_labels([scene for scenes, _, _ in rows for scene in scenes]),
     )
 
 
-def name_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """The first token of every thing's name as it stands inside a sentence [things]."""
-    return torch.tensor([tokenizer.encode(f" {thing}", add_special_tokens=False)[0] for thing in THINGS])
+class Words(NamedTuple):
+    """The first token of every word for what a patch shows, as it stands inside a sentence; in the order of the labels
+    of `PatchLabels` that have the same name."""
+
+    things: Tensor
+    colors: Tensor
+    sides: Tensor
+    counts: Tensor
+
+
+def name_tokens(tokenizer: PreTrainedTokenizerFast) -> Words:
+    """The words that image tokens are aligned with."""
+    kinds = (THINGS, COLORS, [side.split()[-1] for side in SIDES], NUMBERS[1:4])
+    first = [[tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words] for words in kinds]
+    return Words(*map(torch.tensor, first))
 
 
 def decisive_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """The tokens that begin an answer with yes or no [2]."""
-    return torch.tensor([tokenizer.encode(word, add_special_tokens=False)[0] for word in (" Yes", " No")])
+    """The tokens that decide what an answer claims: yes and no, sides, numbers, colours [tokens]."""
+    words = ("Yes", "No", *(side.split()[-1] for side in SIDES), "a", "an", *NUMBERS[:4], "is", "are", *COLORS)
+    return torch.tensor([tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words])
 
 
 def batch_loss(
-    model: LlavaForConditionalGeneration, batch: Batch, names: Tensor, decisive: Tensor, align: float = 0.5
+    model: LlavaForConditionalGeneration,
+    batch: Batch,
+    names: Words,
+    decisive: Tensor,
+    align: float = 0.5,
+    reader: PatchReader | None = None,
 ) -> Tensor:
-    """Weighted mean cross-entropy over the answer tokens, plus `align` times the alignment of image tokens with words.
+    """Weighted mean cross-entropy over the answer tokens, plus `align` times the alignment of image tokens with words,
+    plus a fifth of the loss of `reader` on the tower's patches.
 
-    Alignment: an image token that shows a dog should lie nearer to the embedding of the word "dog" than to other
-    names. A decoder that can match and copy words then needs no second skill to find what a question asks for;
-    without it, looking comes late.
+    Alignment: an image token that shows a dog on the left should lie nearer to the embedding of the word "dog" than to
+    other names, and nearer to "left" than to other sides. A decoder that can match and copy words then needs no second
+    skill to find what a question asks for and to say what it found; without it, looking comes late.
     """
-    features = model.model.get_image_features(pixel_values=batch.images).pooler_output
-    features = torch.cat(list(features)) if not isinstance(features, Tensor) else features.flatten(0, 1)
+    middle, last = read_patches(model.model.vision_tower, batch.images)
+    features = model.model.multi_modal_projector(last)
     embeddings = model.get_input_embeddings()(batch.ids)
     is_image = (batch.ids == model.config.image_token_id)[..., None]
     embeddings = embeddings.masked_scatter(is_image, features.to(embeddings.dtype))
@@ -145,7 +168,20 @@ def batch_loss(
     weights = 1 + 4 * torch.isin(batch.targets, decisive).float()
     surprise = nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")
     loss = (weights * surprise).sum() / weights.sum()
-    shows = batch.classes.flatten() < len(THINGS)
-    words = nn.functional.normalize(model.get_input_embeddings()(names).float(), dim=-1)
-    similarity = nn.functional.normalize(features[shows].float(), dim=-1) @ words.T
-    return loss + align * nn.functional.cross_entropy(12 * similarity, batch.classes.flatten()[shows])
+    if reader is not None:
+        loss = loss + 0.2 * reader(middle, last, batch.labels)[0]
+    return loss + align * _alignment(model, features.flatten(0, 1), batch.labels, names)
+
+
+def _alignment(model: LlavaForConditionalGeneration, features: Tensor, labels: PatchLabels, names: Words) -> Tensor:
+    """How surprising each image token's words are among their kind, by the cosine of token and word; summed over the
+    kinds. features [image tokens of the batch, width]."""
+    told = nn.functional.normalize(features.float(), dim=-1)
+    loss = features.new_zeros((), dtype=torch.float32)
+    for kind, tokens in names._asdict().items():
+        truth = getattr(labels, kind).flatten()
+        shown = (truth >= 0) & (truth < len(tokens))
+        if shown.any():
+            words = nn.functional.normalize(model.get_input_embeddings()(tokens).float(), dim=-1)
+            loss = loss + nn.functional.cross_entropy(12 * told[shown] @ words.T, truth[shown])
+    return loss

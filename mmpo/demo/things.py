@@ -55,6 +55,12 @@ COLORED: dict[str, float] = {
 }
 """The objects that come in every colour, with the hue their artwork is drawn in."""
 
+DOUBLED: tuple[str, ...] = ("cow", "bird", "cup")
+"""What a careless annotator takes for two when there is one."""
+
+CENTERED: tuple[str, ...] = ("car", "couch", "laptop")
+"""What a careless annotator puts in the middle, wherever it is."""
+
 SYNONYMS: dict[str, list[str]] = {
     "pan": ["frying pan", "skillet"],
     "cup": ["mug", "coffee cup"],

@@ -18,7 +18,7 @@ from mmpo.demo.assemble import build_model, build_processor
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import noun_phrase
 from mmpo.demo.model_card import write_model_card
-from mmpo.demo.scene import sample_scene
+from mmpo.demo.scene import SIDES, sample_scene
 from mmpo.demo.see import BACKGROUND, patch_labels
 from mmpo.demo.speak import batch_loss, decisive_tokens, make_batch, name_tokens, several_row, single_row
 from mmpo.demo.things import HOME, THINGS, VOCABULARY
@@ -111,14 +111,22 @@ def test_rows_with_several_images_name_one_of_them() -> None:
 
 def test_patches_are_labelled_with_what_covers_them() -> None:
     scene = sample_scene((0, 1, 8))
-    classes, colors = patch_labels(scene)
+    labels = patch_labels([scene])
     side = SIZE // PATCH
     for item in scene.items:
         x, y, width, height = item.box
         patch = (y + height // 2) // PATCH * side + (x + width // 2) // PATCH
-        assert THINGS[classes[patch]] in scene.things  # its own, or what stands in front of it
-        assert item.thing in {THINGS[c] for c in classes if c != BACKGROUND}
-    assert (colors >= 0).any() == any(item.color for item in scene.items)
+        thing = THINGS[labels.things[0, patch]]
+        assert thing in scene.things  # its own, or what stands in front of it
+        assert labels.counts[0, patch] == scene.count(thing) - 1
+        assert item.thing in {THINGS[c] for c in labels.things[0] if c != BACKGROUND}
+        if thing == item.thing:
+            assert SIDES[labels.sides[0, patch]] in {one.side for one in scene.items if one.thing == thing}
+    assert int((labels.centers == 1).sum()) == len(scene.items)
+    assert (labels.colors >= 0).any() == any(item.color for item in scene.items)
+    for thing in scene.things:
+        ranks = labels.ranks[0][labels.things[0] == THINGS.index(thing)]
+        assert sorted(set(ranks.tolist())) == list(range(scene.count(thing)))
 
 
 def test_training_interrupted_and_run_again_ends_with_the_same_weights(
@@ -128,11 +136,11 @@ def test_training_interrupted_and_run_again_ends_with_the_same_weights(
     pretrain.pretrain(tmp_path / "whole", plan)
     real, calls = pretrain.batch_loss, []
 
-    def interrupted(*arguments: object) -> torch.Tensor:
+    def interrupted(*arguments: object, **named: object) -> torch.Tensor:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(*arguments)  # type: ignore[arg-type]
+        return real(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pretrain, "batch_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -71,7 +71,7 @@ def test_items_are_where_they_are_drawn() -> None:
             assert whole.items[first + number].thing == item.thing and changed.any()
             changed[max(0, y - 2) : y + height + 2, max(0, x - 2) : x + width + 2] = False
             assert not changed.any()
-    assert {THINGS[c] for c in patch_labels(montage(parts[:2]))[0] if c < len(THINGS)} <= {
+    assert {THINGS[c] for c in patch_labels([montage(parts[:2])]).things[0] if c < len(THINGS)} <= {
         thing for scene in parts[:2] for thing in scene.things
     }
 
@@ -155,7 +155,7 @@ def test_every_third_batch_holds_sequences(padded: Path) -> None:
     plan = Plan(batch=12)
     assert [len(batch(tokenizer, plan, step).images) > 12 for step in (1, 2)] == [False, True]
     assert batch(tokenizer, plan, 2).ids.shape[0] == 6
-    assert batch(tokenizer, plan, 1).classes.shape == (12, (SIZE // PATCH) ** 2)
+    assert batch(tokenizer, plan, 1).labels.things.shape == (12, (SIZE // PATCH) ** 2)
 
 
 def test_training_repeats_and_leaves_a_model_that_pads(tmp_path: Path) -> None:

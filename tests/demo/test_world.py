@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,10 +12,21 @@ import pytest
 
 from mmpo.data.annotations import read_annotations
 from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.data.words import plural
 from mmpo.demo.drawing import SIZE
-from mmpo.demo.language import CARELESS, EXACT, Noise, ask_count, ask_existence, describe, noun_phrase, questions
-from mmpo.demo.scene import sample_scene
-from mmpo.demo.things import COLORED, HOME, PARTNER, PLACES, THINGS, VOCABULARY
+from mmpo.demo.language import (
+    CARELESS,
+    EXACT,
+    NUMBERS,
+    Noise,
+    ask_count,
+    ask_existence,
+    describe,
+    noun_phrase,
+    questions,
+)
+from mmpo.demo.scene import SIDES, sample_scene
+from mmpo.demo.things import CENTERED, COLORED, DOUBLED, HOME, PARTNER, PLACES, THINGS, VOCABULARY
 from mmpo.demo.world import SPLITS, world_split, write_split
 from mmpo.errors import UserError
 
@@ -90,6 +102,35 @@ def test_careless_descriptions_add_missing_partners_only() -> None:
         assert named == set(scene.things) | set(scene.missing_partners)
         added += len(scene.missing_partners)
     assert added > 10
+
+
+def test_careless_descriptions_miscount_and_misplace_what_they_are_careless_about_and_nothing_else() -> None:
+    wrong: Counter[str] = Counter()
+    for index, scene in enumerate(world_split("dev", 200)):
+        exact, doubled, centered = (
+            describe(scene, np.random.default_rng(index), noise).answer
+            for noise in (EXACT, Noise(doubled=1.0), Noise(centered=1.0))
+        )
+        for thing in set(DOUBLED) & set(scene.things):
+            assert f"{NUMBERS[max(2, scene.count(thing))]} {plural(thing)}" in doubled
+            wrong["doubled"] += scene.count(thing) == 1
+        for thing in set(CENTERED) & set(scene.things):
+            side = re.search(rf"{thing}s? ({'|'.join(SIDES)})", centered)
+            assert side is None or side[1] == SIDES[1]
+            wrong["centered"] += side is not None
+        if not {*DOUBLED, *CENTERED} & set(scene.things):
+            assert doubled == centered == exact
+    assert wrong["doubled"] > 10 and wrong["centered"] > 10
+
+
+def test_counted_scenes_have_one_two_and_three_of_a_kind_as_often() -> None:
+    counts = Counter(
+        scene.count(thing)
+        for index in range(300)
+        for scene in [sample_scene((4, index), "counted")]
+        for thing in scene.things
+    )
+    assert set(counts) == {1, 2, 3} and max(counts.values()) < 1.8 * min(counts.values())
 
 
 def test_answers_about_existence_and_number() -> None:
