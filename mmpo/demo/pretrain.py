@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +22,8 @@ from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor
 from mmpo.demo.see import PatchReader, see_loss, training_scene
 from mmpo.demo.speak import Batch, Row, batch_loss, decisive_tokens, make_batch, name_tokens, several_row, single_row
-from mmpo.demo.training import Kept, cosine, export, fit, print_progress, two_rates
+from mmpo.demo.stage import run_stage
+from mmpo.demo.training import export, two_rates
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,11 @@ class Plan:
     tower_rate: float = 2.5e-4
     warmup: int = 100
     save_every: int = 100
+
+    @property
+    def pace(self) -> dict[str, int]:
+        """What both stages share of `run_stage`'s settings."""
+        return {"warmup": self.warmup, "save_every": self.save_every}
 
 
 class Learner(nn.Module):
@@ -77,14 +82,12 @@ def _see(learner: Learner, out: Path, plan: Plan) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             loss, shares = see_loss(tower, learner.reader, scenes)
         right.append(shares)
-        return loss
-
-    def show(step: int) -> None:
-        if right and (step % 250 == 0 or step == plan.see_steps):
+        if step % 250 == 249:
             means = (f"{kind} {np.nanmean([shares[kind] for shares in right]):.1%}" for kind in right[0])
             print("right patches:", ", ".join(means), flush=True)
+        return loss
 
-    _stage("see", seeing, optimizer, loss_of, out, plan.see_steps, plan, show)
+    run_stage(out / "see.safetensors", seeing, optimizer, loss_of, steps=plan.see_steps, **plan.pace)
 
 
 def _speak(learner: Learner, processor: LlavaProcessor, out: Path, plan: Plan) -> None:
@@ -97,34 +100,7 @@ def _speak(learner: Learner, processor: LlavaProcessor, out: Path, plan: Plan) -
             return batch_loss(learner.model, batch, names, decisive, reader=learner.reader)
 
     optimizer = two_rates(learner, plan.learning_rate, plan.tower_rate)
-    _stage("speak", learner, optimizer, loss_of, out, plan.speak_steps, plan)
-
-
-def _stage(
-    name: str,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_of: Callable[[int], Tensor],
-    out: Path,
-    steps: int,
-    plan: Plan,
-    show: Callable[[int], None] = lambda step: None,
-) -> None:
-    """Steps of one stage, from where `out` says that it stands, by a cosine rate."""
-    kept = Kept(out / f"{name}.safetensors", module, optimizer)
-    begin = kept.restore()
-    for group in optimizer.param_groups:  # what LambdaLR multiplies
-        group["initial_lr"] = group["lr"]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps, plan.warmup), begin - 1)
-    progress = print_progress(name, steps)
-
-    def report(step: int, loss: float, seconds: float) -> None:
-        progress(step, loss, seconds)
-        show(step)
-        if step % plan.save_every == 0 or step == steps:
-            kept.save(step)
-
-    fit(loss_of, list(module.parameters()), optimizer, schedule, range(begin, steps), report)
+    run_stage(out / "speak.safetensors", learner, optimizer, loss_of, steps=plan.speak_steps, **plan.pace)
 
 
 def _batch(processor: LlavaProcessor, plan: Plan, step: int) -> Batch:

@@ -19,13 +19,13 @@ import numpy as np
 from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
 from mmpo.data.evidence import Truth, truth_of
 from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.demo.by_kind import Share
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import DETAILED, NUMBERS, Turn, ask_color, ask_count, ask_existence, ask_side
 from mmpo.demo.scene import SIDES, Scene
 from mmpo.demo.things import COLORS, PARTNER, THINGS, VOCABULARY
 from mmpo.demo.world import world_split
 from mmpo.eval import claims
-from mmpo.eval.statistics import wilson
 from mmpo.models.answer import AnswerEngine
 
 Kind = Literal["place", "color", "count", "yes/no"]
@@ -51,20 +51,6 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Share:
-    """`right` of `of`."""
-
-    right: int = 0
-    of: int = 0
-
-    def __str__(self) -> str:
-        if not self.of:
-            return "–"
-        interval = wilson(self.right, self.of)
-        return f"{100 * self.right / self.of:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}] of {self.of:,}"
-
-
-@dataclass(frozen=True)
 class SeenByKind:
     """Right answers by kind and group, and right claims of descriptions by kind; `named_again` of the objects that
     descriptions bring in (see `mmpo.eval.claims`).
@@ -77,13 +63,17 @@ class SeenByKind:
     def answered(self, kind: Kind) -> Share:
         """All questions of a kind."""
         groups = self.answers.get(kind, {}).values()
-        return Share(sum(share.right for share in groups), sum(share.of for share in groups))
+        return sum(groups, Share())
 
     @property
     def balanced_counts(self) -> float | None:
         """The mean of the accuracies for one, two and three; None where one of them was never asked."""
         shares = [self.answers.get("count", {}).get(NUMBERS[count], Share()) for count in COUNTS]
-        return float(np.mean([share.right / share.of for share in shares])) if all(s.of for s in shares) else None
+        return (
+            float(np.mean([share.right / share.asked for share in shares]))
+            if all(share.asked for share in shares)
+            else None
+        )
 
 
 def questions(scenes: Sequence[Scene], more: Iterable[Scene] = ()) -> list[Seen]:

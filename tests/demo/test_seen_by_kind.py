@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mmpo.demo.by_kind import Share
 from mmpo.demo.language import EXACT, NUMBERS, describe
 from mmpo.demo.scene import SIDES, Item, Scene
-from mmpo.demo.seen_by_kind import Seen, SeenByKind, Share, is_right, questions, seen_by_kind, table
+from mmpo.demo.seen_by_kind import Seen, SeenByKind, is_right, questions, seen_by_kind, table
 from mmpo.demo.world import world_split
 
 CAR = Item("car", "red", (4, 20, 30, 30), False)
@@ -84,11 +85,11 @@ def test_exact_answers_and_descriptions_are_all_right_and_one_change_is_one_erro
     exact = seen_by_kind(asked, [seen.turn.answer for seen in asked], scenes, told)
     assert exact.balanced_counts == 1.0 and exact.named_again.right == 0
     shares = [*exact.described.values(), *(exact.answered(kind) for kind in exact.answers)]
-    assert all(share.right == share.of for share in shares)
+    assert all(share.right == share.asked for share in shares)
     first = next(n for n, text in enumerate(told) if "on the left" in text)
     changed = [*told[:first], told[first].replace("on the left", "on the right", 1), *told[first + 1 :]]
     found = seen_by_kind(asked, [seen.turn.answer for seen in asked], scenes, changed)
-    assert found.described["place"] == replace(exact.described["place"], right=exact.described["place"].of - 1)
+    assert found.described["place"] == replace(exact.described["place"], right=exact.described["place"].asked - 1)
 
 
 def test_the_table_has_a_row_for_every_kind_and_a_column_for_each_state() -> None:
