@@ -3,10 +3,10 @@
 python benchmarks/radiology_sentences.py tests/radiology/*third_blind.jsonl
 python benchmarks/radiology_sentences.py --parser spacy tests/radiology/prior_sentences_second_blind.jsonl
 
-A row is {"text", "label"} (does it refer to an earlier exam?), {"text", "edit", "ok"} (may the edit stand?), or {"text",
-"accept"}: edits that keep every finding, drop every reference and read as English, "" being the dropped line. Where a
-row also has "keep" and "drop", words that must be in the edit and words that mustn't, an edit in other words counts as
-kept, not as accepted. `--parser spacy` scores the sentences by a dependency parse instead of the rules.
+A row is {"text", "label"} (does it refer to an earlier exam?), {"text", "edit", "ok"} (may the edit stand?), or
+{"text", "accept"}: edits that keep every finding, drop every reference and read as English, "" being the dropped line.
+Where a row also has "keep" and "drop", words that must be in the edit and words that mustn't, an edit in other words
+counts as kept, not as accepted. `--parser spacy` scores the sentences by a dependency parse instead of the rules.
 """
 
 from __future__ import annotations
@@ -77,23 +77,10 @@ CHANGED = frozenset(
         "worsened increasing decreasing improving worsening evolving resolving larger smaller",
     )
 )
-COURSE = frozenset(
-    re.findall(
-        r"\S+",
-        "again now still previously interval since before formerly yesterday",
-    )
-)
-EARLIER = frozenset(
-    re.findall(
-        r"\S+",
-        "prior previous earlier last preceding old",
-    )
-)
+COURSE = frozenset(re.findall(r"\S+", "again now still previously interval since before formerly yesterday"))
+EARLIER = frozenset(re.findall(r"\S+", "prior previous earlier last preceding old"))
 UNREAL = frozenset(
-    re.findall(
-        r"\S+",
-        "recommend suggest advise consider should may might could would can if evaluate ensure document",
-    )
+    re.findall(r"\S+", "recommend suggest advise consider should may might could would can if evaluate ensure document")
 )
 
 

@@ -104,9 +104,6 @@ _CONTINUES = tuple(
 def rewrite_clause(clause: str) -> str | None:
     """One clause in the present, or None."""
     clause = re.sub(r"^(?:and|but|with) ", "", clause.strip(" ,"), flags=re.IGNORECASE)
-    listed = re.search(r",? (?:and |but )?(?:no|without) (?:evidence of |definite )?new\b.*$", clause)
-    if listed and listed.start():
-        clause = clause[: listed.start()]
     if re.search(r"re-?expanded$", clause) or NO_NEW.search(clause.lower()) or REMOVED.search(clause.lower()):
         return None
     clause = re.sub(
@@ -137,6 +134,10 @@ def _absent(match: re.Match[str]) -> str | None:
 def _changed(match: re.Match[str]) -> str | None:
     what = attributes(_AMOUNT.sub("", match["x"]))
     state = re.match(rf"(?P<x>[^,]+), (?:which (?P<v>.+)|(?P<g>{_GRADE.pattern}[^,]*|clear))$", what, re.IGNORECASE)
+    grown = re.match(r"(?P<x>[^,]+?) to (?P<size>\d.*)$", what)
+    if grown:  # "increase of the mass to 4.8 cm"
+        subject = _article_kept(match, grown["x"])
+        return f"{subject} {_be(subject)} {grown['size']}"
     if state:  # "improvement in the edema, now mild": the state of today stands behind
         subject = _article_kept(match, state["x"])
         return f"{subject} {state['v'] or _be(subject) + ' ' + state['g']}"
