@@ -213,6 +213,15 @@ def _stated(what: str) -> str | None:
     return attributes(company[1]) if company and not is_bare(_head(company[1])) else None
 
 
+_THIRD_PERSON = {
+    "involve": "involves",
+    "occupy": "occupies",
+    "fill": "fills",
+    "affect": "affects",
+    "include": "includes",
+}
+
+
 def _predicated(match: re.Match[str]) -> str | None:
     subject, verb, predicate = attributes(match["s"]), match["v"].lower(), match["p"]
     subject = _AMOUNT.sub(lambda m: "" if _STATES.match(predicate) else m[0], subject)
@@ -234,9 +243,9 @@ def _predicated(match: re.Match[str]) -> str | None:
     rest = trailing.strip(" ,")
     if _FINITE.match(rest) and changed:
         return rewrite_clause(f"{subject} {re.sub(r'^(?:and|but) ', '', rest)}")
-    infinitive = re.match(r"to (involve|occupy|fill|affect|include)\b(.*)$", rest)
+    infinitive = re.match(rf"to ({'|'.join(_THIRD_PERSON)})\b(.*)$", rest)
     if infinitive:
-        return f"{subject} {infinitive[1]}{'' if be == 'are' else 's'}{infinitive[2]}".replace("occupys", "occupies")
+        return f"{subject} {infinitive[1] if be == 'are' else _THIRD_PERSON[infinitive[1]]}{infinitive[2]}"
     rest = re.sub(r"^(?:and|but|or|to) ", "", rest)
     rest = re.sub(rf"^{SEEN}$", "", rest) if changed else rest
     rest = re.sub(r"^into\b", "in", rest)
