@@ -302,7 +302,7 @@ class HallucinationBuilder:
         asked = [question for questions in chosen for question in questions]
         values = [self._value_questions(source) for source in sources]
         groups = [
-            (source.picture, [(question.id, question.text) for question in (*questions, *more)])
+            (source.picture, [(q.id, q.text) for q in questions] + [(q.id, q.text) for q in more])
             for source, questions, more in zip(sources, chosen, values, strict=True)
             if questions or more
         ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mmpo.data.described import SAY_SIDE, Described, Side, base_word, described
@@ -51,17 +51,20 @@ def repaired(text: str, truth: Truth, detector: Detector) -> str:
         if not wrong:
             break
         claim = min(wrong, key=lambda claim: _ORDER.index(claim.kind))
-        text = _put_right(text, claim, truth, detector.vocabulary)
+        misplaced = {c.about.mention for c in wrong if c.kind == "place"}
+        text = _put_right(text, claim, truth, detector.vocabulary, misplaced)
     return text
 
 
-def _put_right(text: str, claim: Claim, truth: Truth, vocabulary: ObjectVocabulary) -> str:
+def _put_right(
+    text: str, claim: Claim, truth: Truth, vocabulary: ObjectVocabulary, misplaced: Collection[Mention]
+) -> str:
     right = corrected(claim, truth)
     if claim.kind == "count":
         if right is None:
             return without_sentence(text, claim.start)
         if right == 0:
-            return without_mention(text, claim.about.mention, vocabulary)
+            return without_mention(text, _repeat(claim, misplaced), vocabulary)
     if claim.about.spread is not None and claim.kind in ("count", "place"):
         marked = truth.marked(claim.name) or []
         number = right if isinstance(right, int) else len(marked)
@@ -70,6 +73,13 @@ def _put_right(text: str, claim: Claim, truth: Truth, vocabulary: ObjectVocabula
     else:
         changed = with_value(text, claim, right, vocabulary)
     return without_sentence(text, claim.start) if changed is None or changed == text else changed
+
+
+def _repeat(claim: Claim, misplaced: Collection[Mention]) -> Mention:
+    """Which mention of an object that was counted twice goes: one at a wrong place, else the last."""
+    single = [about for about in (*claim.before, claim.about) if about.counted and about.counted.number == 1]
+    wrong = [about.mention for about in single if about.mention in misplaced]
+    return wrong[-1] if wrong and claim.about.counted in [about.counted for about in single] else claim.about.mention
 
 
 def with_value(

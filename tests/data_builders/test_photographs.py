@@ -87,7 +87,13 @@ def test_photographs_go_through_the_builder(parrot_of_photographs: Path, photogr
     names = {name for image in read_annotations(photographs) for name in image.object_names}
     words = tmp_path / "words.json"
     words.write_text(json.dumps({**{name: [] for name in sorted({*names, "cat", "dog", "cup", "bird", "horse"})}}))
-    values = {"vocabulary": str(words), "variants": 2, "samples_per_image": 1, "changed_weight": 5.0}
+    values = {
+        "vocabulary": str(words),
+        "correct": list(KINDS),
+        "variants": 2,
+        "samples_per_image": 1,
+        "changed_weight": 5.0,
+    }
     result = build(settings(parrot_of_photographs, photographs, **values), tmp_path / "run")
     assert result.images == 8 and result.counts["images"]["in"] == 8
     for table in result.counts.values():
@@ -121,6 +127,11 @@ def test_the_demo_model_on_photographs(photographs: Path, tmp_path: Path) -> Non
     names = {name for image in read_annotations(photographs) for name in image.object_names}
     words = tmp_path / "words.json"
     words.write_text(json.dumps({**VOCABULARY, **{name: [] for name in names if name not in VOCABULARY}}))
-    values = {"vocabulary": str(words), "samples_per_image": 0, "prompts": ["Describe this image in detail."]}
+    values = {
+        "vocabulary": str(words),
+        "correct": list(KINDS),
+        "samples_per_image": 0,
+        "prompts": ["Describe this image in detail."],
+    }
     result = build(settings(model_path(), photographs, **values), tmp_path / "run")
     assert result.images == 8 and result.hallucinating_share > 0.5 and result.description_pairs > 0

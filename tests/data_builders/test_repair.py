@@ -83,6 +83,7 @@ def test_mistakes(text: str, mistakes: list[tuple[str, str]]) -> None:
         ("There is a dog to the left of the car.", "There is a dog to the right of the car."),
         ("The car is above the mugs.", "The car is above the mugs."),
         ("A car and a car.", "A car."),
+        ("There is a car on the right, a dog and a car on the left.", "There is a dog and a car on the left."),
         ("There is a car and another car, and two mugs.", "There is a car and two mugs."),
         ("Both dogs are asleep.", "The dog is asleep."),
         ("The three mugs are blue.", "The mug is blue."),
