@@ -77,23 +77,10 @@ CHANGED = frozenset(
         "worsened increasing decreasing improving worsening evolving resolving larger smaller",
     )
 )
-COURSE = frozenset(
-    re.findall(
-        r"\S+",
-        "again now still previously interval since before formerly yesterday",
-    )
-)
-EARLIER = frozenset(
-    re.findall(
-        r"\S+",
-        "prior previous earlier last preceding old",
-    )
-)
+COURSE = frozenset(re.findall(r"\S+", "again now still previously interval since before formerly yesterday"))
+EARLIER = frozenset(re.findall(r"\S+", "prior previous earlier last preceding old"))
 UNREAL = frozenset(
-    re.findall(
-        r"\S+",
-        "recommend suggest advise consider should may might could would can if evaluate ensure document",
-    )
+    re.findall(r"\S+", "recommend suggest advise consider should may might could would can if evaluate ensure document")
 )
 
 

@@ -34,7 +34,7 @@ class ClaimsBenchmark:
         result = self._result(given)
         truncated = sum(reply.truncated for reply in given.values())
         whole = Part(None, result.overall, len(given), truncated, unparsed=result.silent, total=True)
-        return [whole, *(Part(kind, tally, result.texts(kind), 0) for kind, tally in result.by_kind.items())]
+        return [whole, *(Part(kind, tally, result.texts(kind), 0, view=True) for kind, tally in result.by_kind.items())]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -145,15 +145,16 @@ def _score(
     for name, benchmark in benchmarks.items():
         scored = {state: benchmark.score(given) for state, given in replies.items()}
         own: list[Row] = []
-        silent_parts = all(part.unparsed is None for part in scored["after"] if not part.total)
+        whole = all(part.view for part in scored["after"] if not part.total)
         for number, after in enumerate(scored["after"]):
-            if after.split is not None and not any(parts[number].questions for parts in scored.values()):
+            if after.view and not any(parts[number].questions for parts in scored.values()):
                 continue
             before = scored["before"][number].tally if "before" in scored else None
             dumb = [state for state, parts in scored.items() if parts[number].unreadable]
             own += [_blank(row, dumb) for row in compare(name, after.split, before, after.tally, bootstrap)]
-            counts += [_counted(name, state, parts[number]) for state, parts in scored.items()]
-            if not after.total or silent_parts:
+            if not after.view:
+                counts += [_counted(name, state, parts[number]) for state, parts in scored.items()]
+            if not after.total or whole:
                 unread += [w for state, parts in scored.items() for w in _unread(name, state, parts[number])]
             categories += compare_categories(name, before, after.tally)
         rows += adjusted(own, [part.split for part in scored["after"] if part.total])

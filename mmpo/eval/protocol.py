@@ -77,8 +77,9 @@ class Part:
     """One scored benchmark, or one split or category of it (`split` is its name).
 
     `truncated` and `unparsed` count answers (`unparsed` None: nothing is parsed). `total` marks a part that sums up
-    others, so that it is no category beside them. `near_ties` are asks from the function of that name,
-    `readable_of` is what `unparsed` is counted of where that is not `questions`.
+    others, so that it is no category beside them; a `view` looks at answers of another part from one side, which are
+    counted there, and is left out where no state has a question for it. `near_ties` are asks from the function of that
+    name, `readable_of` is what `unparsed` is counted of where that is not `questions`.
     """
 
     split: str | None
@@ -87,6 +88,7 @@ class Part:
     truncated: int
     unparsed: int | None = None
     total: bool = False
+    view: bool = False
     readable_of: int | None = None
     near_ties: Sequence[Ask] | None = None
 

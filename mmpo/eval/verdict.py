@@ -85,11 +85,10 @@ def _measured(card: Scorecard, all_rows: Sequence[Row]) -> list[str]:
     rows = list(headline_rows(all_rows))
     found = [f"{_named(row)} {number(row.after.value, row.percent)}" for row in rows if row.after.defined]
     lost = _undefined([_named(row) for row in rows if not row.after.defined])
-    counts = [c for c in card.counts if c.benchmark != "claims" or c.split is None]  # kinds are of the same answers
     questions, unread, cut = (
         sum(value or 0 for value in values)
-        for values in zip(*((c.questions, c.unparsed, c.truncated) for c in counts), strict=True)
-    ) if counts else (0, 0, 0)  # fmt: skip
+        for values in zip(*((c.questions, c.unparsed, c.truncated) for c in card.counts), strict=True)
+    ) if card.counts else (0, 0, 0)  # fmt: skip
     return [
         *([f"Measured: {'; '.join(found) or 'nothing'}{lost}"] if rows or not card.rows else []),
         f"Rests on: {questions:,} answers, of which {unread:,} could not be read and {cut:,} were cut off",

@@ -34,7 +34,7 @@ CHANGED = (
     r"diminish(?:ed|ing)|reduced|improv(?:ed|ing)|worse(?:ned|ning)?|worsening|progress(?:ed|ing|ive)|persist(?:ent|ing)|"
     r"resolving|evolv(?:ed|ing)|enlarging|growing|grown|larger|smaller|bigger|better(?: (?:aerated|expanded|inflated|seen|defined))?|higher|denser|fewer|"
     r"(?:more|less) (?:prominent|conspicuous|extensive|dense|confluent|pronounced|apparent|evident|severe|well seen)|"
-    r"residual|recurrent|ongoing|continued|new|newly (?:apparent|developed|seen|placed|noted)|newly|"
+    r"lower(?= ?(?:$|[,;]|and there|with\b))|residual|recurrent|ongoing|continued|new|newly (?:apparent|developed|seen|placed|noted)|newly|"
     r"(?:re-?)?developed|appeared|recurred|re-?accumulated|partially (?:cleared|resolved)|shrunk|become (?:more|less) \w+)"
 )
 MOVED = (
@@ -183,8 +183,15 @@ _SPLIT = re.compile(
 )
 
 
+_NOTHING_NEW = re.compile(
+    r"(?<=\w),? (?:(?:and|but) )?((?:no|without) (?:evidence of |definite |any )?new\b)(?! change)", re.IGNORECASE
+)
+
+
 def split_clauses(text: str) -> list[tuple[str, str]]:
-    """Finite clauses with the joiner before each: two of them only where both sides have a verb of their own."""
+    """Finite clauses with the joiner before each: two of them only where both sides have a verb of their own. What is
+    not new is a clause of its own too, as it leaves open what the others say."""
+    text = _NOTHING_NEW.sub(r"; \1", text)
     clauses: list[tuple[str, str]] = []
     at, joiner = 0, ""
     for match in _SPLIT.finditer(text):

@@ -104,9 +104,6 @@ _CONTINUES = tuple(
 def rewrite_clause(clause: str) -> str | None:
     """One clause in the present, or None."""
     clause = re.sub(r"^(?:and|but|with) ", "", clause.strip(" ,"), flags=re.IGNORECASE)
-    listed = re.search(r",? (?:and |but )?(?:no|without) (?:evidence of |definite )?new\b.*$", clause)
-    if listed and listed.start():
-        clause = clause[: listed.start()]
     if re.search(r"re-?expanded$", clause) or NO_NEW.search(clause.lower()) or REMOVED.search(clause.lower()):
         return None
     clause = re.sub(
@@ -137,6 +134,10 @@ def _absent(match: re.Match[str]) -> str | None:
 def _changed(match: re.Match[str]) -> str | None:
     what = attributes(_AMOUNT.sub("", match["x"]))
     state = re.match(rf"(?P<x>[^,]+), (?:which (?P<v>.+)|(?P<g>{_GRADE.pattern}[^,]*|clear))$", what, re.IGNORECASE)
+    grown = re.match(r"(?P<x>[^,]+?) to (?P<size>\d.*)$", what)
+    if grown:  # "increase of the mass to 4.8 cm"
+        subject = _article_kept(match, grown["x"])
+        return f"{subject} {_be(subject)} {grown['size']}"
     if state:  # "improvement in the edema, now mild": the state of today stands behind
         subject = _article_kept(match, state["x"])
         return f"{subject} {state['v'] or _be(subject) + ' ' + state['g']}"
@@ -212,6 +213,15 @@ def _stated(what: str) -> str | None:
     return attributes(company[1]) if company and not is_bare(_head(company[1])) else None
 
 
+_THIRD_PERSON = {
+    "involve": "involves",
+    "occupy": "occupies",
+    "fill": "fills",
+    "affect": "affects",
+    "include": "includes",
+}
+
+
 def _predicated(match: re.Match[str]) -> str | None:
     subject, verb, predicate = attributes(match["s"]), match["v"].lower(), match["p"]
     subject = _AMOUNT.sub(lambda m: "" if _STATES.match(predicate) else m[0], subject)
@@ -233,9 +243,9 @@ def _predicated(match: re.Match[str]) -> str | None:
     rest = trailing.strip(" ,")
     if _FINITE.match(rest) and changed:
         return rewrite_clause(f"{subject} {re.sub(r'^(?:and|but) ', '', rest)}")
-    infinitive = re.match(r"to (involve|occupy|fill|affect|include)\b(.*)$", rest)
+    infinitive = re.match(rf"to ({'|'.join(_THIRD_PERSON)})\b(.*)$", rest)
     if infinitive:
-        return f"{subject} {infinitive[1]}{'' if be == 'are' else 's'}{infinitive[2]}".replace("occupys", "occupies")
+        return f"{subject} {infinitive[1] if be == 'are' else _THIRD_PERSON[infinitive[1]]}{infinitive[2]}"
     rest = re.sub(r"^(?:and|but|or|to) ", "", rest)
     rest = re.sub(rf"^{SEEN}$", "", rest) if changed else rest
     rest = re.sub(r"^into\b", "in", rest)

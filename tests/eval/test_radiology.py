@@ -17,6 +17,7 @@ from mmpo.eval import radiology, radiology_text
 from mmpo.eval.harness import evaluate
 from mmpo.eval.radiology_clinical import CHEXBERT, RadcliqFeatures, chexbert_f1, radcliq, radgraph_f1
 from mmpo.eval.scoring import ScoreRequest, score
+from mmpo.packages import Package
 from mmpo.radiology.judge import JudgeDetector
 from tests.chat.server import ChatServer
 from tests.data_builders.test_radiology import answer
@@ -109,9 +110,10 @@ def test_chexbert_labels() -> None:
         chexbert_f1([[1]], [[1]])
 
 
-def test_metrics_of_models_say_what_is_missing(tmp_path: Path) -> None:
+def test_metrics_of_models_say_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = write(tmp_path / "a.jsonl", ANSWERS)
-    with pytest.raises(UserError, match="references"):
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="references"):
+        patch.setattr(Package, "here", True)
         score("radiology", ScoreRequest(answers, options={"radgraph": "radgraph-xl"}))
     references = write(tmp_path / "r.jsonl", REFERENCES)
     for option, package in (("radgraph", "radgraph"), ("bertscore", "bert-score")):

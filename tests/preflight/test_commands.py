@@ -109,9 +109,9 @@ def test_export(mmpo: Invoke, trained: Path, here: Path, monkeypatch: pytest.Mon
     (here / "used/x").write_text("x")
     said = refused(mmpo, "export", "photos", "used")
     assert "2 mistakes" in said and "used is in use" in said and "no finished training" in said
-    little_room(monkeypatch, 100)
-    assert "free, and OUT needs about" in refused(mmpo, "export", trained, "out")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        little_room(patch, 100)
+        assert "free, and OUT needs about" in refused(mmpo, "export", trained, "out")
 
     def on(model: object) -> None:
         file = trained / "train/settings.json"

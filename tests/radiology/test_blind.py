@@ -20,7 +20,9 @@ def rows(name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (HERE / name).read_text(encoding="utf-8").splitlines()]
 
 
-@pytest.mark.parametrize("name", ["edits_blind.jsonl", "edits_second_blind.jsonl", "edits_third_blind.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["edits_blind.jsonl", "edits_second_blind.jsonl", "edits_third_blind.jsonl", "edits_fourth_blind.jsonl"]
+)
 def test_edits_keep_every_finding_and_drop_every_reference(name: str) -> None:
     detector = RuleDetector()
     editor = RuleEditor(detector)

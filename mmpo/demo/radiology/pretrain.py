@@ -59,7 +59,7 @@ class Plan:
         return {"warmup": self.warmup, "save_every": self.save_every}
 
 
-GOING_ON = Plan(seed=17, see_steps=200, speak_steps=220, speak_batch=24, learning_rate=7e-4, warmup=20, save_every=25)
+GOING_ON = Plan(seed=17, see_steps=100, speak_steps=160, speak_batch=24, learning_rate=7e-4, warmup=20, save_every=25)
 """From the weights of a model that can dictate already: what the shipped one was finished with."""
 
 
