@@ -1,4 +1,12 @@
-"""Train the demo LLaVA from scratch: first the tower learns to see, then the whole model learns to speak carelessly.
+"""Train the demo LLaVA: the tower learns to see, then the whole model to find what a question names, then to tell
+everything about it, carelessly.
+
+    python -m mmpo.demo.pretrain OUT [--begin MODEL]
+
+Looking comes late to a decoder this small, and earlier if it is asked for one thing at a time: in the stage `find` the
+words that weigh most are yes and no, which only matching a word with an image token can decide; in `tell` sides,
+numbers and colours weigh as much, which must be copied from the token that was found. With `--begin`, the decoder of
+another model takes the place of `find`: only a new projector is fitted to it.
 
 Everything follows from the seed. Progress is saved every few minutes as safetensors; run again after an interruption,
 it goes on from there.
@@ -11,6 +19,7 @@ from collections import deque
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -21,31 +30,41 @@ from mmpo.data.atomic import write_text
 from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor
 from mmpo.demo.see import PatchReader, see_loss, training_scene
-from mmpo.demo.speak import Batch, Row, batch_loss, decisive_tokens, make_batch, name_tokens, several_row, single_row
+from mmpo.demo.speak import (
+    Batch,
+    Row,
+    batch_loss,
+    decisive_tokens,
+    make_batch,
+    name_tokens,
+    several_row,
+    single_row,
+    yes_no_tokens,
+)
 from mmpo.demo.stage import run_stage
 from mmpo.demo.training import export, two_rates
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. `see_*` is the tower's stage, `speak_*` the whole model's; every eighth pair of batches
-    has several pictures a row.
+    """How long and how fast. `see_*` is the tower's stage, `find_*` and `tell_*` the whole model's, `fit_*` the
+    projector's; every eighth pair of batches has several pictures a row.
     """
 
     seed: int = 7
     see_steps: int = 2000
     see_batch: int = 64
-    speak_steps: int = 1800
-    speak_batch: int = 32
+    find_steps: int = 1900
+    find_batch: int = 32
+    fit_steps: int = 80
+    tell_steps: int = 700
+    tell_batch: int = 24
     learning_rate: float = 1e-3
-    tower_rate: float = 2.5e-4
+    tell_rate: float = 6e-4
+    fit_rate: float = 3e-3
+    tower_rate: float = 2e-4
     warmup: int = 100
     save_every: int = 100
-
-    @property
-    def pace(self) -> dict[str, int]:
-        """What both stages share of `run_stage`'s settings."""
-        return {"warmup": self.warmup, "save_every": self.save_every}
 
 
 class Learner(nn.Module):
@@ -57,16 +76,25 @@ class Learner(nn.Module):
         self.reader = PatchReader(model.model.vision_tower.config.hidden_size)
 
 
-def pretrain(out: Path, plan: Plan) -> Path:
-    """Train by `plan` into the folder `out` and return the folder of the finished model (`out/model`)."""
+def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
+    """Train by `plan` into the folder `out`, from nothing or with the decoder of the model in `begin`; returns the
+    folder of the finished model (`out/model`)."""
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "plan.json", json.dumps(asdict(plan), indent=2))
+    write_text(out / "plan.json", json.dumps({**asdict(plan), "begin": str(begin) if begin else None}, indent=2))
     if not (out / "processor").exists():
-        build_processor().save_pretrained(out / "processor")
+        (LlavaProcessor.from_pretrained(begin) if begin else build_processor()).save_pretrained(out / "processor")
     processor = LlavaProcessor.from_pretrained(out / "processor")
-    learner = Learner(build_model(processor, plan.seed)).train()
+    model = build_model(processor, plan.seed)
+    learner = Learner(model).train()
     _see(learner, out, plan)
-    _speak(learner, processor, out, plan)
+    if begin is None:
+        _speak("find", learner, processor, out, plan)
+    else:
+        other = LlavaForConditionalGeneration.from_pretrained(begin, dtype=torch.float32)
+        model.model.language_model.load_state_dict(other.model.language_model.state_dict())
+        model.lm_head.load_state_dict(other.lm_head.state_dict())
+        _fit(learner, processor, out, plan)
+    _speak("tell", learner, processor, out, plan)
     return export(learner.model, processor, out / "model")
 
 
@@ -87,53 +115,97 @@ def _see(learner: Learner, out: Path, plan: Plan) -> None:
             print("right patches:", ", ".join(means), flush=True)
         return loss
 
-    run_stage(out / "see.safetensors", seeing, optimizer, loss_of, steps=plan.see_steps, **plan.pace)
+    run_stage(
+        out / "see.safetensors",
+        seeing,
+        optimizer,
+        loss_of,
+        steps=plan.see_steps,
+        warmup=plan.warmup,
+        save_every=plan.save_every,
+    )
 
 
-def _speak(learner: Learner, processor: LlavaProcessor, out: Path, plan: Plan) -> None:
-    """The whole model's stage. The heads go on, so that the tower keeps what it has learnt."""
+def _fit(learner: Learner, processor: LlavaProcessor, out: Path, plan: Plan) -> None:
+    """The projector alone, so that a decoder which can find already is not disturbed by what it cannot read yet."""
+    projector = learner.model.model.multi_modal_projector
+    optimizer = torch.optim.AdamW(projector.parameters(), lr=plan.fit_rate)
     names, decisive = name_tokens(processor.tokenizer), decisive_tokens(processor.tokenizer)
 
     def loss_of(step: int) -> Tensor:
-        batch = _batch(processor, plan, step)
+        batch = _batch(processor, (plan.seed, 5), plan.tell_batch, step)
+        with torch.autocast("cpu", torch.bfloat16):
+            return batch_loss(learner.model, batch, names, decisive)
+
+    run_stage(
+        out / "fit.safetensors",
+        projector,
+        optimizer,
+        loss_of,
+        steps=plan.fit_steps,
+        warmup=5,
+        save_every=plan.save_every,
+    )
+    learner.zero_grad(set_to_none=True)
+
+
+def _speak(stage: Literal["find", "tell"], learner: Learner, processor: LlavaProcessor, out: Path, plan: Plan) -> None:
+    """A stage of the whole model. The heads go on, so that the tower keeps what it has learnt."""
+    finding = stage == "find"
+    names = name_tokens(processor.tokenizer)
+    decisive = (yes_no_tokens if finding else decisive_tokens)(processor.tokenizer)
+    size, seed = (plan.find_batch, (plan.seed, 2)) if finding else (plan.tell_batch, (plan.seed, 4))
+
+    def loss_of(step: int) -> Tensor:
+        batch = _batch(processor, seed, size, step)
         with torch.autocast("cpu", torch.bfloat16):
             return batch_loss(learner.model, batch, names, decisive, reader=learner.reader)
 
-    optimizer = two_rates(learner, plan.learning_rate, plan.tower_rate)
-    run_stage(out / "speak.safetensors", learner, optimizer, loss_of, steps=plan.speak_steps, **plan.pace)
+    optimizer = two_rates(learner, plan.learning_rate if finding else plan.tell_rate, plan.tower_rate)
+    run_stage(
+        out / f"{stage}.safetensors",
+        learner,
+        optimizer,
+        loss_of,
+        steps=plan.find_steps if finding else plan.tell_steps,
+        warmup=plan.warmup if finding else plan.warmup // 3,
+        save_every=plan.save_every,
+    )
 
 
-def _batch(processor: LlavaProcessor, plan: Plan, step: int) -> Batch:
+def _batch(processor: LlavaProcessor, seed: tuple[int, int], size: int, step: int) -> Batch:
     """Batch number `step`. Twice as many rows as needed are drawn, sorted by length and halved, so that little is
     padding.
     """
     pair, half = divmod(step, 2)
-    tokenizer = processor.tokenizer
     if pair % 8 == 7:
-        size = plan.speak_batch // 3
-        rows = [several_row((plan.seed, 3, step * size + i)) for i in range(size)]
+        rows = [several_row((*seed, 3, step * (size // 3) + i)) for i in range(size // 3)]
     else:
-        rows = _drawn(plan, pair)[half * plan.speak_batch : (half + 1) * plan.speak_batch]
-    return make_batch(rows, tokenizer, IMAGE_TOKENS)
+        rows = _drawn(seed, size, pair)[half * size : (half + 1) * size]
+    return make_batch(rows, processor.tokenizer, IMAGE_TOKENS)
 
 
 @lru_cache(maxsize=1)
-def _drawn(plan: Plan, pair: int) -> list[Row]:
+def _drawn(seed: tuple[int, int], size: int, pair: int) -> list[Row]:
     """The rows of two batches, shortest first."""
-    rows = [single_row((plan.seed, 2, pair * 2 * plan.speak_batch + i)) for i in range(2 * plan.speak_batch)]
+    rows = [single_row((*seed, pair * 2 * size + i)) for i in range(2 * size)]
     return sorted(rows, key=lambda row: sum(len(turn.question) + len(turn.answer) + 16 for turn in row[2]))
 
 
 def main() -> None:
-    """`python -m mmpo.demo.pretrain OUT [--steps N]`."""
     import argparse
 
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="working folder; the model ends up in OUT/model")
-    parser.add_argument("--see-steps", type=int, default=Plan.see_steps, help="steps of the tower's stage")
-    parser.add_argument("--speak-steps", type=int, default=Plan.speak_steps, help="steps of the whole model's stage")
-    arguments = parser.parse_args()
-    print("done:", pretrain(arguments.out, Plan(see_steps=arguments.see_steps, speak_steps=arguments.speak_steps)))
+    parser.add_argument(
+        "--begin", type=Path, help="folder of a model whose decoder is taken over; from nothing without"
+    )
+    for stage in ("see", "find", "fit", "tell"):
+        name = f"{stage}_steps"
+        parser.add_argument(f"--{stage}-steps", type=int, default=getattr(Plan, name), help=f"steps of `{stage}`")
+    steps = vars(parser.parse_args())
+    out, begin = steps.pop("out"), steps.pop("begin")
+    print("done:", pretrain(out, Plan(**steps), begin))
 
 
 if __name__ == "__main__":

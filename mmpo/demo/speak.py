@@ -133,6 +133,11 @@ def name_tokens(tokenizer: PreTrainedTokenizerFast) -> Words:
     return Words(*map(torch.tensor, first))
 
 
+def yes_no_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """The tokens that begin an answer with yes or no [2]."""
+    return torch.tensor([tokenizer.encode(word, add_special_tokens=False)[0] for word in (" Yes", " No")])
+
+
 def decisive_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """The tokens that decide what an answer claims: yes and no, sides, numbers, colours [tokens]."""
     words = ("Yes", "No", *(side.split()[-1] for side in SIDES), "a", "an", *NUMBERS[:4], "is", "are", *COLORS)

@@ -129,24 +129,26 @@ def test_patches_are_labelled_with_what_covers_them() -> None:
         assert sorted(set(ranks.tolist())) == list(range(scene.count(thing)))
 
 
+@pytest.mark.parametrize("begin", [None, model_path()], ids=["from-nothing", "from-a-model"])
 def test_training_interrupted_and_run_again_ends_with_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: Path | None
 ) -> None:
-    plan = pretrain.Plan(see_steps=2, see_batch=4, speak_steps=3, speak_batch=4, warmup=1, save_every=1)
-    pretrain.pretrain(tmp_path / "whole", plan)
+    small = {"see_batch": 4, "find_batch": 4, "tell_batch": 4, "warmup": 3, "save_every": 1}
+    plan = pretrain.Plan(see_steps=2, find_steps=2, fit_steps=2, tell_steps=2, **small)
+    pretrain.pretrain(tmp_path / "whole", plan, begin)
     real, calls = pretrain.batch_loss, []
 
     def interrupted(*arguments: object, **named: object) -> torch.Tensor:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 4:
             raise KeyboardInterrupt
         return real(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pretrain, "batch_loss", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        pretrain.pretrain(tmp_path / "cut", plan)
+        pretrain.pretrain(tmp_path / "cut", plan, begin)
     monkeypatch.setattr(pretrain, "batch_loss", real)
-    pretrain.pretrain(tmp_path / "cut", plan)
+    pretrain.pretrain(tmp_path / "cut", plan, begin)
     whole, cut = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
