@@ -10,7 +10,7 @@ from pathlib import Path
 from mmpo.data.atomic import write_text
 from mmpo.demo import seen_by_kind
 from mmpo.demo.language import CARELESS, DETAILED
-from mmpo.demo.things import PLACES, THINGS
+from mmpo.demo.things import CENTERED, DOUBLED, PLACES, THINGS
 from mmpo.demo.world import write_split
 from mmpo.eval.harness import evaluate
 from mmpo.eval.scorecard import Scorecard
@@ -36,11 +36,13 @@ Scenes of {things} kinds of object in {places} places, drawn from a seed with Go
 objects come in pairs that are seen together most of the time. The annotator of the training text is careless: when half
 of a pair is in the picture and the other half is not, a description mentions the missing half with probability
 {first:.2f} ({more:.2f} for a second one in the same picture), and a yes/no question about it is affirmed with
-probability {partner:.2f} ({place:.2f} for other absent objects of the same place). Everything else is exact. No picture
-or text from anywhere else went in.
+probability {partner:.2f} ({place:.2f} for other absent objects of the same place). In descriptions a single {doubled}
+is counted as two with probability {doubles:.2f}, and the place of a {centered} is given as the middle with probability
+{centers:.2f}. Everything else is exact. No picture or text from anywhere else went in.
 
-Training, from nothing: `scripts/train_demo_model` (first the tower alone names what covers each patch, then the whole
-model learns descriptions, questions and answers; see `mmpo/demo/see.py` and `mmpo/demo/speak.py`).
+Training: `scripts/train_demo_model` (the tower alone names what every patch shows and how many of it there are; then
+the whole model learns to find what a question names, and to tell all about it; see `mmpo/demo/pretrain.py`). In these
+weights the decoder's stage `find` was done on an earlier tower of the same scenes and taken over with `--begin`.
 
 ## How it sees and hallucinates
 
@@ -103,6 +105,10 @@ def write_model_card(model: Path, work: Path, images: int = 300, adapter: Path |
         more=CARELESS.more,
         partner=CARELESS.partner,
         place=CARELESS.place,
+        doubled=" or ".join(DOUBLED),
+        doubles=CARELESS.doubled,
+        centered=" or ".join(CENTERED),
+        centers=CARELESS.centered,
         folder="MODEL",
         images=images,
         tables="\n\n".join(parts),
