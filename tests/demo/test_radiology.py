@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from mmpo.demo.architecture import PATCH
 from mmpo.demo.by_kind import Share, table
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.radiology import chests, dictation, model_path, world
 from mmpo.demo.radiology.accuracy import Claim, count, outcomes, read_claims
 from mmpo.demo.radiology.model_card import write_model_card
-from mmpo.demo.radiology.patches import NOTHING, PatchReader, patch_labels
+from mmpo.demo.radiology.patches import NOTHING, PatchReader, mark_places, patch_labels
 from mmpo.errors import UserError
 from mmpo.eval.scorecard import Scorecard
 from mmpo.models.answer import AnswerEngine
@@ -137,6 +138,25 @@ def test_patches_know_side_zone_and_size() -> None:
     assert all(torch.isfinite(loss) and loss.item() > 0 for loss in losses)
 
 
+def test_places_are_marked_so_that_sides_can_be_read() -> None:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    torch.manual_seed(0)
+    size = {"image_size": SIZE, "patch_size": PATCH, "num_hidden_layers": 1}
+    tower = CLIPVisionModel(CLIPVisionConfig(hidden_size=192, num_attention_heads=6, **size))
+    weight = tower.get_parameter("embeddings.position_embedding.weight")
+
+    def apart(axis: int) -> float:
+        """How far the means of the two halves of the picture lie apart."""
+        one, other = weight[1:].detach().unflatten(0, (SIZE // PATCH, -1)).chunk(2, dim=axis)
+        return float((one.mean((0, 1)) - other.mean((0, 1))).norm())
+
+    faint = apart(0), apart(1)
+    mark_places(tower)
+    assert apart(0) > 5 * faint[0] and apart(1) > 5 * faint[1]
+    assert apart(0) == pytest.approx(apart(1), rel=0.2), "left and right as clearly as up and down"
+
+
 def test_half_of_the_questions_are_about_what_is_there() -> None:
     drawn = [chests.sample_chest((0, 9, index)) for index in range(400)]
     answers = [dictation.question(one, np.random.default_rng(number))[1] for number, one in enumerate(drawn)]
@@ -217,4 +237,4 @@ def test_the_card_states_what_was_measured(tmp_path: Path) -> None:
     card = Scorecard.read(tmp_path / "work" / "eval" / "scorecard.json")
     lines = card.row("radiology", "prior_lines_per_report").after.value
     assert "on 8 drawings" in text and "Not for any real film" in text and f" {lines:.2f} [" in text
-    assert "| Cardiomegaly | " in text
+    assert "| cardiomegaly: " in text and "| claimed findings that are there | " in text

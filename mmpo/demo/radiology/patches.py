@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import CLIPVisionModel
 
 from mmpo.demo.architecture import PATCH
 from mmpo.demo.drawing import SIZE
@@ -56,6 +57,21 @@ def patch_labels(chests: Sequence[Chest]) -> PatchLabels:
     kind, *rest = torch.from_numpy(single).flatten(2).unbind(0)
     flat = torch.from_numpy(kinds).flatten(1, 2)
     return PatchLabels(flat, kind, dict(zip(ATTRIBUTES, rest, strict=True)))
+
+
+def mark_places(tower: CLIPVisionModel, strength: float = 0.3) -> None:
+    """Add sines and cosines of row and column (as in ViT and MAE) to the tower's position embeddings, in place.
+
+    Learnt from faint random ones, as CLIP begins, they stay faint beside what the patches show: left and right of the
+    first shipped model differed by half of what up and down did, and its reports gave sides by chance.
+    """
+    weight = tower.get_parameter("embeddings.position_embedding.weight")
+    side, quarter = SIZE // PATCH, weight.shape[1] // 4
+    angles = torch.arange(side)[:, None] * torch.pi / side * torch.arange(1, quarter + 1)[None] / quarter * 4
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)  # [places, width / 2]
+    rows, columns = waves[:, None].expand(-1, side, -1), waves[None].expand(side, -1, -1)
+    with torch.no_grad():
+        weight[1:] += strength * torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
 class PatchReader(nn.Module):
