@@ -12,7 +12,7 @@ import pytest
 from mmpo.data.annotations import read_annotations
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.demo.language import CARELESS, EXACT, describe
-from mmpo.demo.things import VOCABULARY
+from mmpo.demo.things import CENTERED, DOUBLED, VOCABULARY
 from mmpo.demo.world import annotation, world_split
 from mmpo.errors import UserError
 from mmpo.eval import claims
@@ -161,9 +161,13 @@ def test_what_a_careless_annotator_makes_up_is_found_and_nothing_else(demo: Any)
     scenes, truth, vocabulary, texts = demo
     result = claims.score(texts[CARELESS], truth, vocabulary, exhaustive=True)
     for row, scene in zip(result.rows, scenes, strict=True):
-        made_up = [one.name for one in row.claims if one.kind == "object" and one.name not in scene.things]
-        assert [one.name for one in row.claims if one.right is False] == made_up
-    assert result.totals("object")[2] > 50
+        wrong = [one for one in row.claims if one.right is False]
+        made_up = {one.name for one in row.claims if one.kind == "object" and one.name not in scene.things}
+        assert {one.name for one in wrong if one.kind == "object"} == made_up
+        assert {one.name for one in wrong if one.kind == "count"} <= set(DOUBLED)
+        assert {one.name for one in wrong if one.kind == "place"} <= set(CENTERED)
+        assert not [one for one in wrong if one.kind not in ("object", "count", "place")]
+    assert result.totals("object")[2] > 50 and result.totals("count")[2] > 3 and result.totals("place")[2] > 3
 
 
 @pytest.mark.parametrize(

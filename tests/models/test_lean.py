@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers.activations import ACT2FN
 
-from mmpo.models import lean, score
+from mmpo.models import lean, score, segments
 from mmpo.models.lean import keep_less_in_feed_forward, keeping_less, made_again, watching_kept
 from mmpo.models.score import PairScorer
 from tests.models.pairs import mixed_batch, pair_batch
@@ -44,7 +44,7 @@ def test_every_family_keeps_less_for_the_same_gradients(name: str, monkeypatch: 
     scorer = PairScorer(vlm, sharing="on")
     batch = mixed_batch(vlm)
     less, kept_less = measured(scorer, batch)
-    monkeypatch.setattr(score, "keeping_less", lambda model: nullcontext())
+    monkeypatch.setattr(segments, "keeping_less", lambda model: nullcontext())
     plain, kept_plain = measured(scorer, batch)
     assert less.keys() == plain.keys() and len(less) > 2 * len(layers)
     for key, gradient in plain.items():
