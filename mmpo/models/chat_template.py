@@ -14,7 +14,7 @@ from mmpo.errors import UserError
 # transformers makes its sandbox inside a function of its own, by this name. Other users of transformers in the process
 # are not bounded: nothing counts outside `limited()`.
 if not issubclass(chat_template_utils.ImmutableSandboxedEnvironment, BoundedEnvironment):
-    chat_template_utils.ImmutableSandboxedEnvironment = BoundedEnvironment
+    vars(chat_template_utils)["ImmutableSandboxedEnvironment"] = BoundedEnvironment
     chat_template_utils._compile_jinja_template.cache_clear()
 
 
