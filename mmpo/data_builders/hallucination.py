@@ -20,7 +20,7 @@ from mmpo.data.annotations import AnnotatedImage
 from mmpo.data.evidence import decide
 from mmpo.data.images import load_image, read_image
 from mmpo.data.pair import placeholder_in
-from mmpo.data.scene_claims import Claim
+from mmpo.data.scene_claims import KINDS, Claim
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.data_builders.affirmed import EvidenceReader
 from mmpo.data_builders.detect import Detector, Truth
@@ -231,7 +231,7 @@ class HallucinationBuilder:
         for row in rows.values():
             tally.count_words(row)
             wrong = {span["kind"] for verdict in row["provenance"]["verdicts"] for span in verdict["spans"]}
-            tally.totals.update(f"wrong_{kind}" for kind in wrong)
+            tally.totals.update(f"wrong_{kind}" for kind in KINDS if kind in wrong)
         if not rows:
             draft.why_not = lost[0] if lost else "wording_missing"
         return list(rows.values())
