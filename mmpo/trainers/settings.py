@@ -63,7 +63,7 @@ class AuxiliarySettings(Settings):
     @classmethod
     def _rate(cls, value: Any) -> Any:
         if value != "once" and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-            raise ValueError(f"must be a number greater than 0, or once (it is {value!r})")
+            raise ValueError("must be a number greater than 0, or once")
         return value
 
     def rate(self, samples: int, pairs: int) -> Fraction:

@@ -16,18 +16,18 @@ from mmpo.errors import UserError
 from tests.cli.conftest import Invoke
 
 
-def every_command() -> list[str]:
-    """As they are typed: `eval`, `eval score`, `recipe check` …"""
+def every_command() -> dict[str, str]:
+    """Help texts by commands as they are typed: `eval`, `eval score`, `recipe check` …"""
 
-    def below(command: Any, words: tuple[str, ...]) -> Iterator[str]:
+    def below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         parts = getattr(command, "commands", {})
         if not parts or DEFAULT in parts:
-            yield " ".join(words)
+            yield " ".join(words), command.help or ""
         for name, part in parts.items():
             if name != DEFAULT:
                 yield from below(part, (*words, name))
 
-    return list(below(typer.main.get_command(load_commands()), ()))
+    return dict(below(typer.main.get_command(load_commands()), ()))
 
 
 @pytest.mark.parametrize("command", every_command())
@@ -37,6 +37,13 @@ def test_help_shows_usage_and_an_example(mmpo: Invoke, command: str) -> None:
     assert f"Usage: mmpo {command} [OPTIONS]" in result.stdout
     after_heading = result.stdout.split("Example", 1)[1]
     assert f"\n   mmpo {command}" in after_heading, "indented, below its heading"
+
+
+@pytest.mark.parametrize(("command", "text"), every_command().items())
+def test_help_fits_a_terminal_of_80_columns(command: str, text: str) -> None:
+    """Behind the first paragraph line ends are kept, so that a longer line comes out in two, the second with a word."""
+    behind = text.partition("\n\n")[2]
+    assert [line for line in behind.splitlines() if len(line) > 77] == [], command
 
 
 def test_groups_say_what_else_they_have(mmpo: Invoke) -> None:

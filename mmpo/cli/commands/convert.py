@@ -53,15 +53,16 @@ def convert(
 ) -> None:
     """Convert preference data between formats.
 
-    Reads mmpo, trl, llamafactory, ms-swift, llava, povid, hadpo, rlhf-v, rlaif-v, seva,
-    mia-dpo, mdpo, sentinel, llava-hound, vlfeedback, bpo and opa-dpo; docs/convert.md has the
-    options of each (--set). A row that cannot be used, or that holds media its format does not
-    read, is listed in OUT/rejects.jsonl with file, row and reason.
+    Reads mmpo, trl, llamafactory, ms-swift, llava, povid, hadpo, rlhf-v,
+    rlaif-v, seva, mia-dpo, mdpo, sentinel, llava-hound, vlfeedback, bpo and
+    opa-dpo; docs/convert.md has the options of each (--set). A row that cannot
+    be used, or that holds media its format does not read, is listed in
+    OUT/rejects.jsonl with file, row and reason.
 
     [bold]Examples[/bold]
 
       mmpo convert RLHF-V-Dataset pairs
-      mmpo convert hadpo/llava-v1.5 pairs --images visual_genome --set pairs_per_image=9
+      mmpo convert hadpo/llava-v1.5 pairs --images vg --set pairs_per_image=9
       mmpo convert runs/mine/build/pairs lf --to llamafactory
       mmpo convert rows.jsonl pairs --images hub/snapshot --allow-links
     """

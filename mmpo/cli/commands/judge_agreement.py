@@ -39,7 +39,8 @@ def judge_agreement(
     [bold]Example[/bold]
 
       mmpo eval judge-agreement runs/mine/build/pairs \\
-          --judge backend=server --judge base_url=http://127.0.0.1:8000/v1 --judge model=NAME
+          --judge backend=server --judge model=NAME \\
+          --judge base_url=http://127.0.0.1:8000/v1
     """
     from mmpo.chat import open_chat
     from mmpo.cli import console
