@@ -15,13 +15,11 @@ it goes on from there.
 from __future__ import annotations
 
 import json
-from collections import deque
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
@@ -29,7 +27,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from mmpo.data.atomic import write_text
 from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor
-from mmpo.demo.see import PatchReader, see_loss, training_scene
+from mmpo.demo.see import PatchReader, patch_labels, pixels, read_patches, training_scene
 from mmpo.demo.speak import (
     Batch,
     Row,
@@ -103,16 +101,16 @@ def _see(learner: Learner, out: Path, plan: Plan) -> None:
     tower = learner.model.model.vision_tower
     seeing = nn.ModuleDict({"tower": tower, "reader": learner.reader})
     optimizer = torch.optim.AdamW(seeing.parameters(), lr=plan.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
-    right: deque[dict[str, float]] = deque(maxlen=50)
 
     def loss_of(step: int) -> Tensor:
         scenes = [training_scene((plan.seed, 1, step * plan.see_batch + i)) for i in range(plan.see_batch)]
+        labels = patch_labels(scenes)
         with torch.autocast("cpu", torch.bfloat16):
-            loss, shares = see_loss(tower, learner.reader, scenes)
-        right.append(shares)
-        if step % 250 == 249:
-            means = (f"{kind} {np.nanmean([shares[kind] for shares in right]):.1%}" for kind in right[0])
-            print("right patches:", ", ".join(means), flush=True)
+            middle, last = read_patches(tower, pixels(scenes))
+            loss: Tensor = learner.reader(middle, last, labels)
+            if step % 250 == 249:
+                shares = learner.reader.right(last, labels)
+                print("right patches:", ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items()), flush=True)
         return loss
 
     run_stage(

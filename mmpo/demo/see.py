@@ -25,6 +25,8 @@ from mmpo.demo.things import COLORS, THINGS
 
 BACKGROUND = len(THINGS)
 NOTHING = -100
+_THING_WEIGHTS = torch.tensor([1.0] * len(THINGS) + [0.3])
+"""A patch of the background counts for 0.3 of another."""
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 
 
@@ -112,54 +114,57 @@ class PatchReader(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.early = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, len(THINGS) + 1 + 2))
-        sizes = {"things": len(THINGS) + 1, "colors": len(COLORS), "sides": 3, "counts": 3, "ranks": 3}
-        self.sizes = sizes
-        self.late = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(sizes.values())))
+        self.sizes = {"things": len(THINGS) + 1, "colors": len(COLORS), "sides": 3, "counts": 3, "ranks": 3}
+        self.late = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, sum(self.sizes.values())))
 
-    def forward(self, middle: Tensor, last: Tensor, labels: PatchLabels) -> tuple[Tensor, dict[str, float]]:
-        """Loss, and the share of object patches of which each head is right. Features are [images, tokens, width]."""
+    def forward(self, middle: Tensor, last: Tensor, labels: PatchLabels) -> Tensor:
+        """The loss of both layers' features, [images, tokens, width] each."""
         early = self.early(middle).float()
-        loss = 0.5 * _surprise(early[..., :-2], labels.things) + 0.5 * _surprise(
-            early[..., -2:], labels.centers, balanced=True
-        )
-        right: dict[str, float] = {}
-        logits = self.late(last).float().split(list(self.sizes.values()), dim=-1)
-        for (kind, _), scores in zip(self.sizes.items(), logits, strict=True):
+        loss = 0.5 * _surprise(early[..., :-2], labels.things, _THING_WEIGHTS)
+        loss = loss + 0.5 * _surprise(early[..., -2:], labels.centers, _balance(labels.centers, 2))
+        for kind, scores in self._read(last).items():
             truth = getattr(labels, kind)
-            weight = {"things": 1.0, "counts": 0.6}.get(kind, 0.3)
-            loss = loss + weight * _surprise(scores, truth, balanced=kind in ("counts", "ranks"))
+            share, weight = 0.3, None
+            if kind == "things":
+                share, weight = 1.0, _THING_WEIGHTS
+            elif kind in ("counts", "ranks"):
+                share, weight = 0.6 if kind == "counts" else 0.3, _balance(truth, 3)
+            loss = loss + share * _surprise(scores, truth, weight)
+        return loss
+
+    @torch.no_grad()
+    def right(self, last: Tensor, labels: PatchLabels) -> dict[str, float]:
+        """The share of object patches of which each head is right; of the numbers also one by one."""
+        found: dict[str, float] = {}
+        for kind, scores in self._read(last).items():
+            truth = getattr(labels, kind)
             known = (labels.things != BACKGROUND) & (truth != NOTHING)
-            right[kind] = float((scores.argmax(-1) == truth)[known].float().mean())
+            hit = (scores.argmax(-1) == truth).float()
+            found[kind] = float(hit[known].mean())
             if kind == "counts":
-                right |= {
-                    f"of {n + 1}": float((scores.argmax(-1) == n)[known & (truth == n)].float().mean())
-                    for n in range(3)
-                }
-        return loss, right
+                found |= {f"of {n + 1}": float(hit[known & (truth == n)].mean()) for n in range(3)}
+        return found
+
+    def _read(self, last: Tensor) -> dict[str, Tensor]:
+        parts = self.late(last).float().split(list(self.sizes.values()), dim=-1)
+        return dict(zip(self.sizes, parts, strict=True))
 
 
-def _surprise(logits: Tensor, truth: Tensor, *, balanced: bool = False) -> Tensor:
-    """Mean cross-entropy over the patches that have an answer; `balanced` weighs every answer alike in sum. A patch
-    of the background counts for 0.3 of another."""
+def _surprise(logits: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy over the patches that have an answer, by the `weight` of each answer."""
     logits, truth = logits.flatten(0, -2), truth.flatten()
     if not (truth != NOTHING).any():
         return logits.sum() * 0  # nothing in colour in a small batch
-    if balanced:
-        often = torch.bincount(truth[truth >= 0], minlength=logits.shape[-1]).clamp(min=1).float()
-        weight = (1 / often) / (1 / often).mean()
-    else:
-        weight = torch.ones(logits.shape[-1])
-        if logits.shape[-1] == BACKGROUND + 1:
-            weight[BACKGROUND] = 0.3
     return nn.functional.cross_entropy(logits, truth, weight, ignore_index=NOTHING)
+
+
+def _balance(truth: Tensor, answers: int) -> Tensor:
+    """Weights by which every answer counts alike in sum [answers]."""
+    rare = 1 / torch.bincount(truth[truth != NOTHING], minlength=answers).clamp(min=1).float()
+    return rare / rare.mean()
 
 
 def read_patches(tower: CLIPVisionModel, images: Tensor) -> tuple[Tensor, Tensor]:
     """Features of the patches after the middle layer and after the last, [images, tokens, width] each."""
     states = tower(images, output_hidden_states=True).hidden_states
     return states[len(states) // 2][:, 1:], states[-1][:, 1:]
-
-
-def see_loss(tower: CLIPVisionModel, reader: PatchReader, scenes: Sequence[Scene]) -> tuple[Tensor, dict[str, float]]:
-    """Loss of reading every patch of `scenes`, and the share of object patches of which each head is right."""
-    return reader(*read_patches(tower, pixels(scenes)), patch_labels(scenes))

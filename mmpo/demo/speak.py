@@ -174,7 +174,7 @@ def batch_loss(
     surprise = nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")
     loss = (weights * surprise).sum() / weights.sum()
     if reader is not None:
-        loss = loss + 0.2 * reader(middle, last, batch.labels)[0]
+        loss = loss + 0.2 * reader(middle, last, batch.labels)
     return loss + align * _alignment(model, features.flatten(0, 1), batch.labels, names)
 
 
