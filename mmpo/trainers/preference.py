@@ -137,8 +137,6 @@ class PreferenceTrainer(Trainer):
         )
 
     def _samples_per_pair(self, samples: Samples) -> Fraction:
-        if samples.settings is None:
-            return Fraction(1)
         rate = samples.settings.rate(len(samples), len(self.pairs))
         if rate < 1 and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise UserError(
