@@ -113,7 +113,7 @@ _EPILOGS = {
     "[cyan]mmpo recipe show radiology > my.yaml[/cyan]",
 }
 _groups = {
-    name: typer.Typer(help=text, epilog=_EPILOGS.get(name), no_args_is_help=name in _EPILOGS, rich_markup_mode="rich")
+    name: typer.Typer(help=text, epilog=_EPILOGS.get(name), no_args_is_help=True, rich_markup_mode="rich")
     for name, text in _GROUPS.items()
 }
 for _name, _group in _groups.items():

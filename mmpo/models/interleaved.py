@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mmpo.data.pair import Message
-from mmpo.errors import UserError
-from mmpo.models.chat_template import render
 from mmpo.models.loading import VLM
+from mmpo.models.prompts import rendered
 
 TAG = "<image>"
 
@@ -40,19 +39,12 @@ def interleaved(vlm: VLM, text: str) -> list[Message]:
 
 def keeps_order(vlm: VLM) -> bool:
     """Whether the chat template shows images between pieces of text, rather than all of them first."""
-    rendered = _rendered(vlm)
-    places = [rendered.index(mark) for mark in ("\u2042a", "\u2042b", "\u2042c")]
+    text = rendered(vlm, _PROBE)
+    places = [text.index(mark) for mark in ("\u2042a", "\u2042b", "\u2042c")]
     image = vlm.processor.image_token
-    return image in rendered[places[0] : places[1]] and image in rendered[places[1] : places[2]]
+    return image in text[places[0] : places[1]] and image in text[places[1] : places[2]]
 
 
 def template_writes_line_ends(vlm: VLM) -> bool:
     """Whether the chat template itself ends the line behind an image."""
-    return f"{vlm.processor.image_token}\n" in _rendered(vlm)
-
-
-def _rendered(vlm: VLM) -> str:
-    template = getattr(vlm.processor, "chat_template", None) or vlm.family.template
-    if template is None:
-        raise UserError(f"{vlm.source}: the processor has no chat template")
-    return render(vlm.processor, _PROBE, source=vlm.source, template=template if isinstance(template, str) else None)
+    return f"{vlm.processor.image_token}\n" in rendered(vlm, _PROBE)

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mmpo.errors import UserError
 from mmpo.models.layout import Segment, response_tree
@@ -234,3 +235,31 @@ class PairLogps:
 
     def __len__(self) -> int:
         return len(self.chosen.mask)
+
+
+def blank_logps(batch: PairBatch) -> PairLogps:
+    """The record of a batch before any model has seen it: real lengths and weights, every log-probability -1."""
+
+    def side(ids: list[Tensor], weights: list[Tensor] | None) -> ResponseLogps:
+        lengths = torch.tensor([len(row) for row in ids])
+        mask = torch.arange(max(map(len, ids), default=0))[None] < lengths[:, None]  # [b, t]
+        blank = -mask.float()
+        padded = None if weights is None else pad_sequence(weights, batch_first=True)
+        states = blank[..., None]
+        return ResponseLogps(blank, blank, mask, padded, policy_hidden=states, reference_hidden=states, kl=blank)
+
+    return PairLogps(
+        side(batch.chosen_ids, batch.chosen_weights),
+        side(batch.rejected_ids, batch.rejected_weights),
+        {name: side(view.response_ids, view.weights) for name, view in batch.views.items()},
+        side(_joined(batch.auxiliary), None) if batch.auxiliary is not None else None,
+    )
+
+
+def _joined(answers: AnswerBatch) -> list[Tensor]:
+    """The answers of each sample as one row."""
+    owners = range(max(answers.owner, default=-1) + 1)
+    return [
+        torch.cat([ids for ids, owner in zip(answers.response_ids, answers.owner, strict=True) if owner == sample])
+        for sample in owners
+    ]

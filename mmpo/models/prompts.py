@@ -108,7 +108,7 @@ def _encode_conversation(
     vlm: VLM, messages: Sequence[Message], images: int | Sequence[Sequence[int]], add_generation_prompt: bool
 ) -> _Conversation:
     expansions = placeholders_for(vlm, images) if isinstance(images, int) else images
-    text = _render(vlm, messages, add_generation_prompt=add_generation_prompt)
+    text = rendered(vlm, messages, add_generation_prompt=add_generation_prompt)
     written = vlm.processor.image_token  # by the template, for an image; Gemma 3's placeholders are another token
     if expansions and any(around := margins(vlm)):
         text = text.replace(written, around[0] + written + around[1])
@@ -197,9 +197,9 @@ def _response_frame(vlm: VLM) -> tuple[str, str, str]:
     """The text around a response in the chat template: generation prompt, separator before it, end marker after it."""
     cache = facts(vlm)
     if "frame" not in cache:
-        head = _render(vlm, _PROBE, add_generation_prompt=True)
+        head = rendered(vlm, _PROBE, add_generation_prompt=True)
         answered = [*_PROBE, {"role": "assistant", "content": [{"type": "text", "text": _MARK}]}]
-        full = _render(vlm, answered, add_generation_prompt=False)
+        full = rendered(vlm, answered)
         before, _, after = full.partition(_MARK)
         # A template that writes the answer after something else than its own generation prompt (a thinking block, say):
         # keep the generation prompt, that is where generation starts.
@@ -208,7 +208,8 @@ def _response_frame(vlm: VLM) -> tuple[str, str, str]:
     return cache["frame"]
 
 
-def _render(vlm: VLM, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+def rendered(vlm: VLM, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+    """The messages as the model's chat template writes them; what looks like a special token in a text is a mark."""
     template = getattr(vlm.processor, "chat_template", None) or vlm.family.template
     if template is None:
         raise UserError(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpo.data.convert.rows import SUFFIXES
-from mmpo.errors import UserError
-from mmpo.models.folder import check_adapter, check_fit, find_model, no_such_model
+from mmpo.models.folder import Tensor, check_adapter, check_fit, find_model, header, no_such_model, weights
 from mmpo.preflight.context import Findings
 from mmpo.preflight.machine import check_chat, check_room
 from mmpo.preflight.things import check_path, check_vision_model, check_writable
-from mmpo.recipes.problems import Problem
+from mmpo.recipes.problems import Problem, listed
 from mmpo.settings import FILE, FOLDER, PATH
 
 if TYPE_CHECKING:
@@ -92,7 +92,6 @@ def _check_pictures(found: Findings, source: Path, seen: Look) -> None:
 def examine_export(run: Path, out: Path, *, merge: bool) -> list[str]:
     """What `mmpo export` will meet: a finished training, its adapter, with `merge` the model and whether the two fit,
     the new folder and room for it. Raises one `UserError` that lists every mistake."""
-    from mmpo.models.folder import header, weights
     from mmpo.trainers.export import check_unused, finished
 
     found = Findings()
@@ -119,14 +118,8 @@ def examine_export(run: Path, out: Path, *, merge: bool) -> list[str]:
 _WIDTH = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}
 
 
-def _bytes(tensors: Mapping[str, Any]) -> int:
-    total = 0
-    for tensor in tensors.values():
-        count = _WIDTH.get(tensor.dtype, 1)
-        for side in tensor.shape:
-            count *= side
-        total += count
-    return total
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(_WIDTH.get(tensor.dtype, 1) * prod(tensor.shape) for tensor in tensors.values())
 
 
 def examine_score(
@@ -156,15 +149,13 @@ def examine_score(
 
 def _told(found: Findings) -> list[str]:
     """The warnings; raises where there are mistakes."""
-    mistakes = [problem for problem in dict.fromkeys(found.problems) if problem.error]
-    if len(mistakes) == 1:
-        raise UserError(_text(mistakes[0], hint=False), hint=mistakes[0].hint)
-    if mistakes:
-        raise UserError("\n".join([f"{len(mistakes)} mistakes", *map(_text, mistakes)]))
-    return [_text(problem) for problem in dict.fromkeys(found.problems)]
+    problems = list(dict.fromkeys(found.problems))
+    if mistakes := [problem for problem in problems if problem.error]:
+        raise listed(mistakes, _text)
+    return [_text(problem) for problem in problems]
 
 
-def _text(problem: Problem, *, hint: bool = True) -> str:
+def _text(problem: Problem) -> str:
     name = " ".join(problem.path)
     line = f"{name}: {problem.message}" if name else problem.message
-    return line + (f"\n  hint: {problem.hint}" if hint and problem.hint else "")
+    return line + (f"\n  hint: {problem.hint}" if problem.hint else "")

@@ -142,9 +142,9 @@ def check_vision_model(folder: Path, source: str, *, trust_remote_code: bool = F
             f"{source}: a model of type {config.get('model_type')!r} without a vision tower; it sees no pictures",
             hint="name a vision-language model (docs/families.md)",
         )
-    from mmpo.models.opening import family_in, open_processor
-
     if not trust_remote_code:
+        from mmpo.models.opening import family_in, open_processor
+
         family_in(source)
         open_processor(source)
 

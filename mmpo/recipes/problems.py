@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from mmpo.errors import UserError
 from mmpo.recipes.source import Path, Source
@@ -34,8 +34,11 @@ def in_order(source: Source, problems: Iterable[Problem]) -> list[Problem]:
 
 def refusal(source: Source, problems: Iterable[Problem]) -> UserError:
     """One error that lists them all."""
-    ordered = in_order(source, problems)
-    if len(ordered) == 1:
-        alone = ordered[0]
-        return UserError(Problem(alone.path, alone.message).text(source), hint=alone.hint)
-    return UserError("\n".join([f"{len(ordered)} mistakes", *(one.text(source) for one in ordered)]))
+    return listed(in_order(source, problems), lambda one: one.text(source))
+
+
+def listed(problems: Sequence[Problem], text: Callable[[Problem], str]) -> UserError:
+    """One error that lists them all as `text` tells each, its remedy included; a single one keeps its hint apart."""
+    if len(problems) == 1:
+        return UserError(text(replace(problems[0], hint=None)), hint=problems[0].hint)
+    return UserError("\n".join([f"{len(problems)} mistakes", *map(text, problems)]))

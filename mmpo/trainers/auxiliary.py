@@ -73,8 +73,8 @@ class Samples:
 
     rows: list[EncodedSample]
     store: ImageStore
+    settings: AuxiliarySettings
     dropped: Counter[str] = field(default_factory=Counter)
-    settings: AuxiliarySettings | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -147,7 +147,7 @@ def encode_samples(
 ) -> Samples:
     """Tokenize every sample and check every image; what can't be used is put aside, counted and passed to
     `on_reject`. Raises `UserError` if nothing is left."""
-    result = Samples([], store, settings=settings)
+    result = Samples([], store, settings)
     first: dict[str, str] = {}
 
     def reject(name: str, error: Quarantined) -> None:

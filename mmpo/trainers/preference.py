@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmpo.errors import UserError
-from mmpo.models.pairs import AnswerBatch
-from mmpo.models.score import PairBatch, PairLogps, PairScorer, ResponseLogps
+from mmpo.models.pairs import blank_logps
+from mmpo.models.score import PairBatch, PairLogps, PairScorer
 from mmpo.objectives import Objective
 from mmpo.objectives.term import OBJECTIVES
 from mmpo.progress import track
@@ -137,8 +137,6 @@ class PreferenceTrainer(Trainer):
         )
 
     def _samples_per_pair(self, samples: Samples) -> Fraction:
-        if samples.settings is None:
-            return Fraction(1)
         rate = samples.settings.rate(len(samples), len(self.pairs))
         if rate < 1 and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise UserError(
@@ -416,31 +414,3 @@ class _EpochClock(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         state.epoch = self.schedule.epoch(state.global_step)
-
-
-def blank_logps(batch: PairBatch) -> PairLogps:
-    """The record of a batch before any model has seen it: real lengths and weights, every log-probability -1."""
-
-    def side(ids: list[Tensor], weights: list[Tensor] | None) -> ResponseLogps:
-        lengths = torch.tensor([len(row) for row in ids])
-        mask = torch.arange(max(map(len, ids), default=0))[None] < lengths[:, None]  # [b, t]
-        blank = -mask.float()
-        padded = None if weights is None else nn.utils.rnn.pad_sequence(weights, batch_first=True)
-        states = blank[..., None]
-        return ResponseLogps(blank, blank, mask, padded, policy_hidden=states, reference_hidden=states, kl=blank)
-
-    return PairLogps(
-        side(batch.chosen_ids, batch.chosen_weights),
-        side(batch.rejected_ids, batch.rejected_weights),
-        {name: side(view.response_ids, view.weights) for name, view in batch.views.items()},
-        side(_joined(batch.auxiliary), None) if batch.auxiliary is not None else None,
-    )
-
-
-def _joined(answers: AnswerBatch) -> list[Tensor]:
-    """The answers of each sample as one row."""
-    owners = range(max(answers.owner, default=-1) + 1)
-    return [
-        torch.cat([ids for ids, owner in zip(answers.response_ids, answers.owner, strict=True) if owner == sample])
-        for sample in owners
-    ]

@@ -18,6 +18,7 @@ from typing import Any
 
 from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.visitor import NodeTransformer
 
 SECONDS = 10.0
 LONGEST = 10_000_000
@@ -97,7 +98,7 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         return "".join(_counted_pieces(pieces))
 
     def _generate(self, source: nodes.Template, *args: Any, **kwargs: Any) -> str:
-        return super()._generate(_watched(source), *args, **kwargs)
+        return super()._generate(_Watch().visit(source).set_environment(self), *args, **kwargs)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if (budget := _budget.get()) is not None:
@@ -120,32 +121,18 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
 _LOOP, _TEXT = "mmpo loop", "mmpo text"  # with a space: no template can name them
 
 
-def _watched(template: nodes.Template) -> nodes.Template:
-    """The template with a count at every loop, and at every text that is put together with `~`."""
-    for loop in list(template.find_all(nodes.For)):
+class _Watch(NodeTransformer):
+    """Puts a count at every loop, and at every text that is put together with `~`."""
+
+    def visit_For(self, loop: nodes.For) -> nodes.For:
         weight = 1 + sum(1 for _ in loop.find_all(nodes.Node))
+        self.generic_visit(loop)
         loop.iter = nodes.Filter(loop.iter, _LOOP, [nodes.Const(weight)], [], None, None, lineno=loop.lineno)
-    _wrap_concatenations(template)
-    template.set_environment(template.environment) if template.environment is not None else None
-    return template
+        return loop
 
-
-def _wrap_concatenations(node: nodes.Node) -> None:
-    for name, value in node.iter_fields():
-        if isinstance(value, nodes.Node):
-            _wrap_concatenations(value)
-            if isinstance(value, nodes.Concat):
-                setattr(node, name, _as_text(value))
-        elif isinstance(value, list):
-            for place, item in enumerate(value):
-                if isinstance(item, nodes.Node):
-                    _wrap_concatenations(item)
-                    if isinstance(item, nodes.Concat):
-                        value[place] = _as_text(item)
-
-
-def _as_text(node: nodes.Concat) -> nodes.Filter:
-    return nodes.Filter(node, _TEXT, [], [], None, None, lineno=node.lineno)
+    def visit_Concat(self, text: nodes.Concat) -> nodes.Filter:
+        self.generic_visit(text)
+        return nodes.Filter(text, _TEXT, [], [], None, None, lineno=text.lineno)
 
 
 def _looped(items: Any, weight: int) -> Any:
