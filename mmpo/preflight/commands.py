@@ -7,7 +7,8 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpo.data.convert.rows import SUFFIXES
+from mmpo.data.convert.rows import row_files
+from mmpo.errors import UserError
 from mmpo.models.folder import Tensor, check_adapter, check_fit, find_model, header, no_such_model, weights
 from mmpo.preflight.context import Findings
 from mmpo.preflight.machine import check_chat, check_room
@@ -56,7 +57,7 @@ def examine_convert(
     with found.noting(()):
         check_places(source, out, overwrite)
         check_writable(out)
-    stored = {file: file.stat().st_size for file in _files(source)}
+    stored = {file: file.stat().st_size for file in _files(source, split)}
     if found.problems or max((size for file, size in stored.items() if file.suffix == ".json"), default=0) > READ_TWICE:
         return _told(found)
     with found.noting(()):
@@ -68,10 +69,14 @@ def examine_convert(
     return _told(found)
 
 
-def _files(source: Path) -> list[Path]:
-    """The files of a source that may hold rows."""
-    files = source.rglob("*") if source.is_dir() else [source]
-    return [file for file in files if file.suffix in SUFFIXES and file.is_file()]
+def _files(source: Path, split: str) -> list[Path]:
+    """The files of a source whose rows will be read; none where `look` will say that there are none."""
+    if not source.is_dir():
+        return [source] if source.is_file() else []
+    try:
+        return row_files(source, split)
+    except UserError:
+        return []
 
 
 def _check_pictures(found: Findings, source: Path, seen: Look) -> None:

@@ -59,6 +59,17 @@ def test_convert_tells_every_mistake_at_once(mmpo: Invoke, rows: Path, here: Pat
     assert "is a file" in refused(mmpo, "convert", rows, "file/out")
 
 
+def test_only_the_rows_that_are_read_need_room(mmpo: Invoke, rows: Path, here: Path) -> None:
+    """Another split, or annotations beside the rows, may be larger than the disk."""
+    folder = here / "set"
+    folder.mkdir()
+    rows.rename(folder / "train.jsonl")
+    with (folder / "test.jsonl").open("wb") as file:
+        file.truncate(1 << 43)  # a sparse file of 8 TB
+    done = mmpo("convert", folder, "out", "--images", here)
+    assert done.exit_code == 0 and "40 kept" in done.stdout, done.output
+
+
 def test_convert_looks_at_the_first_pictures(mmpo: Invoke, rows: Path, here: Path) -> None:
     for number in range(3):
         (here / f"pictures/{number}.png").unlink()
