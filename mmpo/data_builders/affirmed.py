@@ -166,11 +166,12 @@ class EvidenceReader:
 
     def _are_there(self, mention: Mention, several: int, word: str, truth: Truth) -> bool:
         """Are there so many? `word` is how the number was said."""
+        if word in ("pair", "couple", "both"):
+            exactly = truth.marked(mention.name)
+            return exactly is not None and len(exactly) == 2
         marked = truth.objects.get(mention.name, ())
         if any(item.attributes.get("crowd") for item in marked):
-            return word not in ("pair", "couple", "both")
-        if word in ("pair", "couple", "both"):
-            return len(marked) == 2
+            return True
         told = (o for o in self._told(truth) if o.name == mention.name)
         return len(marked) >= several or (several == 2 and any(self._is_plural("", o) for o in told))
 

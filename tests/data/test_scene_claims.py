@@ -147,6 +147,32 @@ def test_what_annotation_says(text: str, verdicts: tuple[bool | None, Any]) -> N
     assert (decide(claim, PICTURE), corrected(claim, PICTURE)) == verdicts
 
 
+def test_a_list_of_names_does_not_tell_how_many_there_are() -> None:
+    """A name stands for one object or for all of them; a box or a place in words is of a single one."""
+    listed = truth_of(
+        AnnotatedImage(
+            "i", "i.png", Path("."), 100, 100,
+            (
+                AnnotatedObject("dog"), thing("cat", 5), AnnotatedObject("cat", None, {"color": "red"}),
+                AnnotatedObject("car", None, {"side": "on the left"}), AnnotatedObject("cup", None, {"side": "here"}),
+            ),
+        ),
+        WORDS,
+    )  # fmt: skip
+    assert {name: listed.marked(name) and len(listed.marked(name) or ()) for name in listed.objects} == {
+        "dog": None, "cat": None, "car": 1, "cup": None,
+    }  # fmt: skip
+    texts = ["There are two dogs.", "There are three cats.", "There are two cups.", "There are two cars."]
+    counts = [claim for text in texts for claim in read_claims(text, WORDS) if claim.kind == "count"]
+    assert [decide(claim, listed) for claim in counts] == [None, None, None, False]
+    assert [corrected(claim, listed) for claim in counts] == [None, None, None, 1]
+    assert [decide(claim, listed) for claim in read_claims("A dog. There are no dogs.", WORDS) if claim.value] == [
+        True,
+        None,
+        False,
+    ]
+
+
 def test_two_things_said_of_one_object_hold_of_one() -> None:
     """There is a red car and there is a car on the right, but no red car on the right."""
     claims = {claim.kind: claim for claim in read_claims("A red car on the right.", WORDS)}
