@@ -169,7 +169,6 @@ class Interviewer:
         kept, dropped = select(judged, keep_right_share=qa.keep_right_share, seed=self.seed, weights=qa.weights())
         found.questions.update(dropped, paired=len(kept), neither_yes_nor_no=len(answered) - len(judged))
         found.totals["yes"] += sum(item.asked.present for item in kept)
-        found.totals["answered_wrongly"] += sum(not item.right for item in judged)
         for item in kept:
             about = {
                 "kind": "question",
