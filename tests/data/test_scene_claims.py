@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
-from mmpo.data.evidence import Truth, corrected, decide, truth_of
+from mmpo.data.evidence import corrected, decide, truth_of
 from mmpo.data.scene_claims import Claim, Number, read_claims
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.demo.language import EXACT, ask_color, ask_count, ask_side, describe
-from mmpo.demo.scene import Scene, sample_scene
+from mmpo.demo.scene import sample_scene
+from mmpo.demo.seen_by_kind import truth_of_scene
 from mmpo.demo.things import THINGS, VOCABULARY
 
 WORDS = ObjectVocabulary(
@@ -191,18 +192,6 @@ def test_of_what_is_absent_only_that_is_decided() -> None:
     assert decide(read_claims("There are no cars.", WORDS)[0], nothing) is True
 
 
-def known(scene: Scene, vocabulary: ObjectVocabulary) -> Truth:
-    objects = tuple(
-        AnnotatedObject(
-            item.thing,
-            tuple(map(float, item.box)),  # type: ignore[arg-type]
-            {"side": item.side, **({"color": item.color} if item.color else {})},
-        )
-        for item in scene.items
-    )
-    return truth_of(AnnotatedImage("s", "s.png", Path("."), 128, 128, objects), vocabulary)
-
-
 def test_the_demos_language_is_read_exactly() -> None:
     """Each thing of a description has one claim of presence and number, and as many colours and places as are said; all
     are true, and what would be true is what is said."""
@@ -211,7 +200,7 @@ def test_the_demos_language_is_read_exactly() -> None:
     for index in range(200):
         scene = sample_scene((0, 8, index))
         rng = np.random.default_rng(index)
-        truth = known(scene, vocabulary)
+        truth = truth_of_scene(scene, vocabulary)
         single = [item for item in scene.items if scene.count(item.thing) == 1]
         texts = [describe(scene, rng, EXACT, brief=index % 4 == 0).answer]
         texts += [ask_side(item).answer for item in single] + [ask_color(item).answer for item in single if item.color]
