@@ -366,8 +366,7 @@ def not_narrowed(text: str, at: int, end: int) -> bool:
 def base_word(mention: Mention, vocabulary: ObjectVocabulary) -> str:
     """The mention's word as the vocabulary lists it: `mugs` is `mug`, though its class be `cup`."""
     said = " ".join(mention.word.lower().replace("-", " ").split())
-    words = (word for word in vocabulary.synonyms[mention.name])
-    return next((word for word in words if said in (word, *plurals(word))), said)
+    return next((word for word in vocabulary.synonyms[mention.name] if said in (word, *plurals(word))), said)
 
 
 def _is_unchanged(mention: Mention) -> bool:

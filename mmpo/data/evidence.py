@@ -39,11 +39,18 @@ class Truth:
     objects: Mapping[str, Sequence[AnnotatedObject]] = field(default_factory=dict)
 
     def marked(self, name: str) -> list[AnnotatedObject] | None:
-        """The objects of a class, each by itself; None where their number is not known: in a crowd, or unmarked."""
+        """The objects of a class, each by itself; None where their number is not known: in a crowd, or unmarked. A name
+        in a list, without a box or a place in words, may stand for several.
+        """
         items = list(self.objects.get(name, ()))
         if not items and name in self.names:
             return None
-        return None if any(item.attributes.get("crowd") for item in items) else items
+        return None if any(map(_is_several, items)) else items
+
+
+def _is_several(item: AnnotatedObject) -> bool:
+    """May an annotated object be more than one?"""
+    return bool(item.attributes.get("crowd")) or (item.bbox_xywh is None and _worded(item) is None)
 
 
 def truth_of(image: AnnotatedImage, vocabulary: ObjectVocabulary) -> Truth:

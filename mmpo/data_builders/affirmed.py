@@ -11,11 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from mmpo.data.described import base_word, is_many
 from mmpo.data.evidence import decide
 from mmpo.data.function_words import NUMBERS
 from mmpo.data.scene_claims import KINDS, Claim
 from mmpo.data.vocabulary import Mention, ObjectVocabulary
-from mmpo.data.words import PAIRED, PLURAL, UNCHANGED, plurals
+from mmpo.data.words import PAIRED, UNCHANGED, plurals
 from mmpo.data_builders.detect import Detector, Truth, claimed, split_sentences
 
 UNSUPPORTED, UNDECIDABLE = "unsupported", "undecidable"
@@ -141,7 +142,7 @@ class EvidenceReader:
     def _called_so(self, mention: Mention, truth: Truth) -> bool:
         """Is the mentioned class called so by its name or by the evidence?"""
         words = {mention.name, *(item.name for item in truth.objects.get(mention.name, ()))}
-        words |= {self._base(other) for other in self._told(truth) if other.name == mention.name}
+        words |= {base_word(other, self.vocabulary) for other in self._told(truth) if other.name == mention.name}
         said = mention.word.lower().replace("-", " ")
         return any(said in (word, *plurals(word)) for word in map(_plain, words))
 
@@ -149,28 +150,23 @@ class EvidenceReader:
         for text in (*truth.image.captions, *(region.phrase for region in truth.image.regions)):
             yield from claimed(text, self.vocabulary)
 
-    def _base(self, mention: Mention) -> str:
-        said = mention.word.lower()
-        return next((word for word in self.vocabulary.synonyms[mention.name] if said in (word, *plurals(word))), said)
-
     def _is_plural(self, clause: str, mention: Mention) -> bool:
         last = re.split(r"[\s-]", mention.word.lower())[-1]
-        if last in PAIRED:
-            return False
         if last in UNCHANGED and _IS.match(clause, mention.end):
             return False
         if last in UNCHANGED:
             before = clause[: mention.start] if clause[mention.start : mention.end] == mention.word else "a "
             return not re.search(r"\b(?:an?|one|this|that|any)\s+(?:\w+\s+)?$", before, re.I)
-        return last in PLURAL or self._base(mention) != mention.word.lower()
+        return is_many(mention, self.vocabulary)
 
     def _are_there(self, mention: Mention, several: int, word: str, truth: Truth) -> bool:
         """Are there so many? `word` is how the number was said."""
+        if word in ("pair", "couple", "both"):
+            exactly = truth.marked(mention.name)
+            return exactly is not None and len(exactly) == 2
         marked = truth.objects.get(mention.name, ())
         if any(item.attributes.get("crowd") for item in marked):
-            return word not in ("pair", "couple", "both")
-        if word in ("pair", "couple", "both"):
-            return len(marked) == 2
+            return True
         told = (o for o in self._told(truth) if o.name == mention.name)
         return len(marked) >= several or (several == 2 and any(self._is_plural("", o) for o in told))
 

@@ -35,7 +35,7 @@ from mmpo.data.scene_claims import KINDS
 from mmpo.data.shards import PairWriter
 from mmpo.data.vocabulary import ObjectVocabulary, coco
 from mmpo.data_builders.detect import Detector
-from mmpo.data_builders.hallucination import HallucinationBuilder, TextModels
+from mmpo.data_builders.hallucination import HallucinationBuilder, Tally, TextModels
 from mmpo.data_builders.hearing import Listener
 from mmpo.data_builders.questions import CoOccurrence
 from mmpo.data_builders.select import choose_images
@@ -217,7 +217,7 @@ def _assemble(
     choice: dict[str, int],
 ) -> BuildResult:
     """Write the dataset from the finished units. It is quick, and resumes as the writer does."""
-    total = {name: Counter[str]() for name in ("descriptions", "wordings", "questions", "totals")}
+    total: dict[str, Counter[str]] = vars(Tally())
     for path in units:
         add_up(total, read_unit(path)["tally"])
     writer = PairWriter(run_dir / "pairs", recipe=recipe, scores=())

@@ -118,8 +118,10 @@ def _reason(claim: Claim, truth: Truth, right: bool) -> str:
     if claim.kind == "object":
         return f"{name} is in this picture" if right else f"no {name} in this picture"
     if isinstance(value, Number):
-        there = len(truth.objects.get(name, ()))
-        found = f"{there} {name if there == 1 else plural(name)}"
+        marked = truth.marked(name)
+        if marked is None:  # then nothing but `no dogs` is decided
+            return f"{plural(name)} in this picture, not none"
+        found = f"{len(marked)} {name if len(marked) == 1 else plural(name)}"
         return f"{found} in this picture" if right else f"{found}, not {value.least}"
     if claim.kind == "relation":
         assert claim.other is not None

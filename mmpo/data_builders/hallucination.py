@@ -22,22 +22,15 @@ from mmpo.data.images import load_image, read_image
 from mmpo.data.pair import placeholder_in
 from mmpo.data.scene_claims import KINDS, Claim
 from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.data_builders.affirmed import EvidenceReader
 from mmpo.data_builders.detect import Detector, Truth
 from mmpo.data_builders.drafts import Draft, Drafter, Side, mistaken, named, provenance_of, whole_sentences
 from mmpo.data_builders.hearing import Listener, Said
 from mmpo.data_builders.phrases import usual_namings
-from mmpo.data_builders.questions import Asked, CoOccurrence, Judged, choose_questions, judge, select
+from mmpo.data_builders.question_pairs import Interviewer
+from mmpo.data_builders.questions import CoOccurrence
 from mmpo.data_builders.segments import weighted_spans
 from mmpo.data_builders.settings import BuildSettings
 from mmpo.data_builders.text_models import Judge, QuestionMaker, Rewriter
-from mmpo.data_builders.value_questions import (
-    ValueAsked,
-    ValueKind,
-    choose_value_questions,
-    judge_values,
-    select_values,
-)
 from mmpo.errors import Quarantined
 
 
@@ -113,11 +106,13 @@ class HallucinationBuilder:
         models = text_models or TextModels()
         self.settings = settings
         self.listener = listener
-        self.common = common
         self.drafter = Drafter(settings, vocabulary, models.judge, models.rewriter)
         self.objects = Detector(vocabulary)
-        self.evidence = EvidenceReader(vocabulary)
-        self.maker = models.questions
+        self.interviewer = (
+            Interviewer(settings.qa, settings.seed, listener, vocabulary, common, models.questions)
+            if settings.qa is not None
+            else None
+        )
         self.version = version
 
     def build(
@@ -134,9 +129,9 @@ class HallucinationBuilder:
         asked = [(source.picture, source.prompt) for source in sources]
         for source, texts in zip(sources, self.listener.descriptions(unit, asked, done), strict=True):
             source.descriptions = texts
-        best = self._description_pairs(sources, tally)
-        if self.settings.qa is not None:
-            self._question_pairs(unit, sources, best, tally)
+        described = self._description_pairs(sources, tally)
+        if self.interviewer is not None:
+            self._question_pairs(unit, sources, described, tally)
         return [self._outcome(image, item) for image, item in zip(images, opened, strict=True)], tally
 
     def _open(self, image: AnnotatedImage) -> Source | Quarantined:
@@ -164,8 +159,8 @@ class HallucinationBuilder:
 
     # ---- descriptions
 
-    def _description_pairs(self, sources: Sequence[Source], tally: Tally) -> dict[str, Draft]:
-        """Adds the pairs; returns for each image the draft of its first description pair."""
+    def _description_pairs(self, sources: Sequence[Source], tally: Tally) -> dict[str, tuple[str, str]]:
+        """Adds the pairs; returns both sides of each image's first description pair."""
         drafts = [draft for source in sources for draft in self._drafts(source, tally)]
         owners = {source.image.id: source for source in sources}
         fresh = [draft for draft in drafts if not draft.why_not]
@@ -177,7 +172,7 @@ class HallucinationBuilder:
         namings = usual_namings(part.tree for text in said for part in self.drafter.writer.read(text))
         wrong = [draft for draft in fresh if not draft.why_not]
         self.drafter.word(wrong, namings)
-        best: dict[str, Draft] = {}
+        first: dict[str, tuple[str, str]] = {}
         for draft in drafts:
             source = owners[draft.image.id]
             rows = self._rows(source, draft, tally) if draft in wrong else []
@@ -186,13 +181,13 @@ class HallucinationBuilder:
             source.pairs += rows
             source.trouble = source.trouble or draft.trouble
             if rows:
-                best.setdefault(draft.image.id, draft)
+                first.setdefault(draft.image.id, (rows[0]["chosen"], rows[0]["rejected"]))
             complete = rows[0]["chosen"] if rows else draft.text if draft.why_not == "nothing_hallucinated" else ""
             for omission in self._omissions(source, complete, _number(draft)) if complete else ():
                 source.pairs.append(omission)
                 tally.totals["omission_pairs"] += 1
                 tally.count_words(omission)
-        return best
+        return first
 
     def _drafts(self, source: Source, tally: Tally) -> list[Draft]:
         """The descriptions of an image; empty ones and repetitions are out at once."""
@@ -292,164 +287,18 @@ class HallucinationBuilder:
 
     # ---- questions
 
-    def _question_pairs(self, unit: int, sources: Sequence[Source], best: dict[str, Draft], tally: Tally) -> None:
-        qa = self.settings.qa
-        assert qa is not None
-        chosen = self._made_questions(sources, best, tally) if self.maker else self._object_questions(sources)
-        by_id = {
-            question.id: source for source, questions in zip(sources, chosen, strict=True) for question in questions
-        }
-        asked = [question for questions in chosen for question in questions]
-        values = [self._value_questions(source) for source in sources]
-        groups = [
-            (source.picture, [(q.id, q.text) for q in questions] + [(q.id, q.text) for q in more])
-            for source, questions, more in zip(sources, chosen, values, strict=True)
-            if questions or more
-        ]
-        ids = [key for _, items in groups for key, _ in items]
-        answers = dict(zip(ids, self.listener.answers(unit, groups, qa.max_new_tokens), strict=True))
-        self._value_pairs(sources, values, answers, tally)
-        ended = [(q, answers[q.id][0]) for q in asked if not answers[q.id][1]]
-        whole = [(q, text) for q, text in ended if not placeholder_in(text)]
-        judged = judge(whole, lambda item, text: self.evidence.answer(text, by_id[item.id].truth, item.name))
-        kept, dropped = select(
-            judged, keep_right_share=qa.keep_right_share, seed=self.settings.seed, weights=qa.weights()
-        )
-        tally.questions["in"] += len(asked)
-        tally.questions["paired"] += len(kept)
-        tally.questions["unfinished"] += len(asked) - len(ended)
-        tally.questions["image_tag"] += len(ended) - len(whole)
-        tally.questions["neither_yes_nor_no"] += len(whole) - len(judged)
-        tally.questions.update(dropped)
-        tally.totals["yes"] += sum(item.asked.present for item in kept)
-        tally.totals["answered_wrongly"] += sum(not item.right for item in judged)
-        for item in kept:
-            source = by_id[item.asked.id]
-            source.pairs.append(self._question_row(source, item))
-
-    def _value_questions(self, source: Source) -> list[ValueAsked]:
-        qa = self.settings.qa
-        assert qa is not None
-        per_image: dict[ValueKind, int] = {
-            "count": qa.counts_per_image, "color": qa.colors_per_image, "place": qa.places_per_image,
-        }  # fmt: skip
-        templates: dict[ValueKind, list[str]] = {
-            "count": qa.count_templates, "color": qa.color_templates, "place": qa.place_templates,
-        }  # fmt: skip
-        return choose_value_questions(
-            source.image.id, source.truth, per_image=per_image, templates=templates, seed=self.settings.seed
-        )
-
-    def _value_pairs(
-        self,
-        sources: Sequence[Source],
-        asked: Sequence[Sequence[ValueAsked]],
-        answers: Mapping[str, Said],
-        tally: Tally,
+    def _question_pairs(
+        self, unit: int, sources: Sequence[Source], described: Mapping[str, tuple[str, str]], tally: Tally
     ) -> None:
-        """Adds the pairs from questions about numbers, colours and places."""
-        qa = self.settings.qa
-        assert qa is not None
-        owners = {question.id: source for source, items in zip(sources, asked, strict=True) for question in items}
-        questions = [question for items in asked for question in items]
-        ended = [(q, answers[q.id][0]) for q in questions if not answers[q.id][1]]
-        whole = [(q, text) for q, text in ended if not placeholder_in(text)]
-        judged = judge_values(
-            whole,
-            self.drafter.vocabulary,
-            lambda item, text: self.evidence.answer(text, owners[item.id].truth, item.name),
-        )
-        kept, dropped = select_values(
-            judged, keep_right_share=qa.keep_right_share, balanced=qa.balance != "none", seed=self.settings.seed
-        )
-        tally.value_questions["in"] += len(questions)
-        tally.value_questions["paired"] += len(kept)
-        tally.value_questions["unfinished"] += len(questions) - len(ended)
-        tally.value_questions["image_tag"] += len(ended) - len(whole)
-        tally.value_questions["no_value"] += len(whole) - len(judged)
-        tally.value_questions.update(dropped)
-        for pair in kept:
-            item = pair.judged
-            source = owners[item.asked.id]
-            tally.totals[f"{item.asked.kind}_questions"] += 1
-            source.pairs.append(
-                self._row(
-                    source,
-                    item.asked.id.rpartition("/")[2],
-                    item.asked.text,
-                    item.chosen,
-                    pair.rejected,
-                    kind="value_question",
-                    asks=item.asked.kind,
-                    object=item.asked.name,
-                    right=item.asked.right,
-                    wrong=pair.wrong,
-                    answered_rightly=item.right,
-                )
-            )
-
-    def _object_questions(self, sources: Sequence[Source]) -> list[list[Asked]]:
-        qa = self.settings.qa
-        assert qa is not None
-        return [
-            choose_questions(
-                source.image.id,
-                source.truth.names,
-                self.common,
-                count=qa.questions_per_image,
-                templates=qa.templates,
-                seed=self.settings.seed,
-            )
-            for source in sources
-        ]
-
-    def _made_questions(self, sources: Sequence[Source], best: dict[str, Draft], tally: Tally) -> list[list[Asked]]:
-        """A text model's questions about each image that has a description pair; one whose answer the evidence does not
-        support, or can't tell, is not asked, and none is asked twice.
-        """
-        assert self.maker is not None
-        drafts = {key: self.drafter.pairings(draft)[0][0] for key, draft in best.items()}
-        sides = [(best[key].chosen[i].text, best[key].rejected[j].text) for key, (i, j) in drafts.items()]
-        made = dict(zip(drafts, self.maker.make(sides), strict=True))
-        chosen: list[list[Asked]] = []
-        template = 0
-        for source in sources:
-            chosen.append([])
-            found = made.get(source.image.id, [])
-            seen: set[str] = set()
-            for question in [found] if isinstance(found, Quarantined) else found:
-                if isinstance(question, Quarantined):
-                    reason = f"{question.stage}: {question.reason}"
-                elif (text := question.question.casefold()) in seen:
-                    reason = "question_repeated"
-                elif placeholder_in(text):
-                    reason = "question_image_tag"
-                else:
-                    seen.add(text)
-                    unfit = self.evidence.question(question.question, question.yes, question.object, source.truth)
-                    reason = f"answer_{unfit}" if unfit else ""
-                    if not unfit:
-                        # Each has wording of its own: answers to others say nothing about how this one is answered.
-                        template -= 1
-                        name = f"{source.image.id}/q{len(chosen[-1])}"
-                        chosen[-1].append(Asked(name, question.question, template, question.object, question.yes))
-                if reason:
-                    tally.questions["in"] += 1
-                    tally.questions[reason] += 1
-        return chosen
-
-    def _question_row(self, source: Source, item: Judged) -> dict[str, Any]:
-        return self._row(
-            source,
-            item.asked.id.rpartition("/")[2],
-            item.asked.text,
-            item.chosen,
-            item.rejected,
-            kind="question",
-            object=item.asked.name,
-            present=item.asked.present,
-            answered_rightly=item.right,
-        )
+        assert self.interviewer is not None
+        found = self.interviewer.ask(unit, [(source.picture, source.truth) for source in sources], described)
+        tally.questions.update(found.questions)
+        tally.value_questions.update(found.value_questions)
+        tally.totals.update(found.totals)
+        for source, pairs in zip(sources, found.pairs, strict=True):
+            for pair in pairs:
+                suffix = pair.id.rpartition("/")[2]
+                source.pairs.append(self._row(source, suffix, pair.question, pair.chosen, pair.rejected, **pair.about))
 
     def _row(
         self, source: Source, suffix: str, question: str, chosen: str, rejected: str, **about: Any

@@ -116,5 +116,3 @@ BEING = re.compile(
     re.I,
 )
 """The verb of a clause that tells where or how its subject is."""
-
-COLORS = _words("red green blue yellow orange purple pink brown black white gray grey silver golden")

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mmpo.data.annotations import AnnotatedImage
+from mmpo.data.described import COLORS, SAY_SIDE
+from mmpo.data.evidence import ACROSS
 from mmpo.data.words import article, is_plural, plural, with_article
 from mmpo.data_builders import lexicon as lx
 from mmpo.data_builders.tree import Phrase, Sentence, Tail, is_place, is_spread, say_tail
 
 NUMBER_WORDS = dict(enumerate(lx.NUMBERS, start=1))
-SIDES = ("left", "middle", "right")
 
 
 @dataclass(frozen=True, order=True)
@@ -31,7 +32,7 @@ def usual_namings(trees: Iterable[Sentence | None]) -> dict[str, Naming]:
         for item in listed_items(tree):
             quantifier = "a" if item.quantifier == "an" else item.quantifier
             words = item.words.split()
-            noun = " ".join(word for word in words if word.lower() not in lx.COLORS)
+            noun = " ".join(word for word in words if word.lower() not in COLORS)
             if len(item.names) == 1 and noun and quantifier in ("a", "some", "a pair of", ""):
                 naming = Naming(quantifier, noun, colored=noun != item.words)
                 seen.setdefault(item.names[0], Counter())[naming] += 1
@@ -74,7 +75,7 @@ def missed_phrases(
     places = [tail for item in items for tail in item.tails if is_place(tail)]
     words = [tail for tail in places if not is_spread(tail)]
     placed = len(places) * 2 >= len(items) > 0
-    colored = any(lx.COLORS.intersection(item.words.lower().split()) for item in items)
+    colored = any(COLORS.intersection(item.words.lower().split()) for item in items)
     found: dict[str, list[_Seen]] = {}
     for item in image.objects:
         if (name := name_of(item.name)) is not None:
@@ -108,7 +109,7 @@ def _area_and_side(box: tuple[float, float, float, float] | None, size: tuple[in
         return 1.0, None
     x, _, width, height = box
     third = int((x + width / 2) * 3 / size[0])
-    return width * height / (size[0] * size[1]), SIDES[max(0, min(2, third))]
+    return width * height / (size[0] * size[1]), ACROSS[max(0, min(2, third))]
 
 
 def _common(values: Iterable[str | None]) -> str | None:
@@ -120,8 +121,7 @@ def _common(values: Iterable[str | None]) -> str | None:
 def _place_words(places: Sequence[Tail], side: str) -> str:
     """`on the left`, worded as the description words that side."""
     said = Counter(" ".join(say_tail(tail).split()) for tail in places)
-    usual = "in the middle" if side == "middle" else f"on the {side}"
-    return next((words for words, _ in said.most_common() if side in words.split()), usual)
+    return next((words for words, _ in said.most_common() if side in words.split()), SAY_SIDE[side])
 
 
 def listed_items(tree: Sentence | None) -> list[Phrase]:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
+from mmpo.data.described import COLORS
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.data_builders import lexicon as lx
 
@@ -165,7 +166,7 @@ def without_edits(chosen: str, rejected: str) -> tuple[str, str]:
 
 def _blank_description(match: re.Match[str]) -> str:
     words = match.group().split()
-    return "".join("* " if _NUMBER.fullmatch(word) or word.lower() in lx.COLORS else f"{word} " for word in words)
+    return "".join("* " if _NUMBER.fullmatch(word) or word.lower() in COLORS else f"{word} " for word in words)
 
 
 @dataclass

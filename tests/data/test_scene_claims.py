@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
-from mmpo.data.evidence import Truth, corrected, decide, truth_of
+from mmpo.data.evidence import corrected, decide, truth_of
 from mmpo.data.scene_claims import Claim, Number, read_claims
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.demo.language import EXACT, ask_color, ask_count, ask_side, describe
-from mmpo.demo.scene import Scene, sample_scene
+from mmpo.demo.scene import sample_scene
+from mmpo.demo.seen_by_kind import truth_of_scene
 from mmpo.demo.things import THINGS, VOCABULARY
 
 WORDS = ObjectVocabulary(
@@ -147,6 +148,32 @@ def test_what_annotation_says(text: str, verdicts: tuple[bool | None, Any]) -> N
     assert (decide(claim, PICTURE), corrected(claim, PICTURE)) == verdicts
 
 
+def test_a_list_of_names_does_not_tell_how_many_there_are() -> None:
+    """A name stands for one object or for all of them; a box or a place in words is of a single one."""
+    listed = truth_of(
+        AnnotatedImage(
+            "i", "i.png", Path("."), 100, 100,
+            (
+                AnnotatedObject("dog"), thing("cat", 5), AnnotatedObject("cat", None, {"color": "red"}),
+                AnnotatedObject("car", None, {"side": "on the left"}), AnnotatedObject("cup", None, {"side": "here"}),
+            ),
+        ),
+        WORDS,
+    )  # fmt: skip
+    assert {name: listed.marked(name) and len(listed.marked(name) or ()) for name in listed.objects} == {
+        "dog": None, "cat": None, "car": 1, "cup": None,
+    }  # fmt: skip
+    texts = ["There are two dogs.", "There are three cats.", "There are two cups.", "There are two cars."]
+    counts = [claim for text in texts for claim in read_claims(text, WORDS) if claim.kind == "count"]
+    assert [decide(claim, listed) for claim in counts] == [None, None, None, False]
+    assert [corrected(claim, listed) for claim in counts] == [None, None, None, 1]
+    assert [decide(claim, listed) for claim in read_claims("A dog. There are no dogs.", WORDS) if claim.value] == [
+        True,
+        None,
+        False,
+    ]
+
+
 def test_two_things_said_of_one_object_hold_of_one() -> None:
     """There is a red car and there is a car on the right, but no red car on the right."""
     claims = {claim.kind: claim for claim in read_claims("A red car on the right.", WORDS)}
@@ -165,18 +192,6 @@ def test_of_what_is_absent_only_that_is_decided() -> None:
     assert decide(read_claims("There are no cars.", WORDS)[0], nothing) is True
 
 
-def known(scene: Scene, vocabulary: ObjectVocabulary) -> Truth:
-    objects = tuple(
-        AnnotatedObject(
-            item.thing,
-            tuple(map(float, item.box)),  # type: ignore[arg-type]
-            {"side": item.side, **({"color": item.color} if item.color else {})},
-        )
-        for item in scene.items
-    )
-    return truth_of(AnnotatedImage("s", "s.png", Path("."), 128, 128, objects), vocabulary)
-
-
 def test_the_demos_language_is_read_exactly() -> None:
     """Each thing of a description has one claim of presence and number, and as many colours and places as are said; all
     are true, and what would be true is what is said."""
@@ -185,7 +200,7 @@ def test_the_demos_language_is_read_exactly() -> None:
     for index in range(200):
         scene = sample_scene((0, 8, index))
         rng = np.random.default_rng(index)
-        truth = known(scene, vocabulary)
+        truth = truth_of_scene(scene, vocabulary)
         single = [item for item in scene.items if scene.count(item.thing) == 1]
         texts = [describe(scene, rng, EXACT, brief=index % 4 == 0).answer]
         texts += [ask_side(item).answer for item in single] + [ask_color(item).answer for item in single if item.color]

@@ -99,6 +99,13 @@ def test_the_evidences_own_words_may_be_used() -> None:
     assert READER.answer("Yes, there is a wolf.", told, "wolf") == "undecidable"
 
 
+def test_names_without_boxes_do_not_affirm_a_number() -> None:
+    listed = truth(AnnotatedObject("dog"), AnnotatedObject("dog"))
+    assert not READER.answer("Yes, there are dogs.", listed) and not READER.answer("Yes, there is a dog.", listed)
+    assert READER.answer("Yes, there are two dogs.", listed) == "undecidable"
+    assert READER.answer("Yes, there is a couple of dogs.", listed) == "undecidable"
+
+
 @pytest.mark.parametrize(
     ("question", "yes", "name", "why_not"),
     [

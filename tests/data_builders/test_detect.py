@@ -66,6 +66,17 @@ def test_verdicts() -> None:
     }
 
 
+def test_what_is_there_in_unknown_number_is_not_counted() -> None:
+    detector = Detector(WORDS, ["count"])
+    truth = detector.truth(picture("cat", captions=("A dog.",)))
+    verdicts = detector.check("There are no dogs. There are no cats. There are two cats.", truth)
+    assert [verdict.verdict for verdict in verdicts] == ["hallucination", "hallucination", "unchecked"]
+    assert [verdict.reason for verdict in verdicts[:2]] == [
+        "dogs in this picture, not none",
+        "cats in this picture, not none",
+    ]
+
+
 def test_further_checks_can_be_added() -> None:
     def loud(sentence: str, truth: Truth) -> list[Finding]:
         at = sentence.find("!")
