@@ -42,7 +42,7 @@ from mmpo.demo.speak import (
     yes_no_tokens,
 )
 from mmpo.demo.stage import run_stage
-from mmpo.demo.training import export, two_rates
+from mmpo.demo.training import adam, export, two_rates
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _see(learner: Learner, out: Path, plan: Plan) -> None:
     """The tower's stage: name what is where, in which colour and how many of it there are."""
     tower = learner.model.model.vision_tower
     seeing = nn.ModuleDict({"tower": tower, "reader": learner.reader})
-    optimizer = torch.optim.AdamW(seeing.parameters(), lr=plan.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    optimizer = adam(seeing.parameters(), plan.learning_rate)
     right: deque[dict[str, float]] = deque(maxlen=50)
 
     def loss_of(step: int) -> Tensor:

@@ -25,6 +25,7 @@ from mmpo.demo.things import COLORS, THINGS
 
 BACKGROUND = len(THINGS)
 NOTHING = -100
+"""The label of a question that a patch has no answer to."""
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
 
 
@@ -119,15 +120,17 @@ class PatchReader(nn.Module):
     def forward(self, middle: Tensor, last: Tensor, labels: PatchLabels) -> tuple[Tensor, dict[str, float]]:
         """Loss, and the share of object patches of which each head is right. Features are [images, tokens, width]."""
         early = self.early(middle).float()
-        loss = 0.5 * _surprise(early[..., :-2], labels.things) + 0.5 * _surprise(
-            early[..., -2:], labels.centers, balanced=True
-        )
+        faint = torch.ones(BACKGROUND + 1)
+        faint[BACKGROUND] = 0.3
+        loss = 0.5 * surprise(early[..., :-2], labels.things, faint)
+        loss = loss + 0.5 * surprise(early[..., -2:], labels.centers, _balanced(labels.centers, 2))
         right: dict[str, float] = {}
         logits = self.late(last).float().split(list(self.sizes.values()), dim=-1)
-        for (kind, _), scores in zip(self.sizes.items(), logits, strict=True):
+        for (kind, size), scores in zip(self.sizes.items(), logits, strict=True):
             truth = getattr(labels, kind)
             weight = {"things": 1.0, "counts": 0.6}.get(kind, 0.3)
-            loss = loss + weight * _surprise(scores, truth, balanced=kind in ("counts", "ranks"))
+            each = faint if kind == "things" else _balanced(truth, size) if kind in ("counts", "ranks") else None
+            loss = loss + weight * surprise(scores, truth, each)
             known = (labels.things != BACKGROUND) & (truth != NOTHING)
             right[kind] = float((scores.argmax(-1) == truth)[known].float().mean())
             if kind == "counts":
@@ -138,20 +141,18 @@ class PatchReader(nn.Module):
         return loss, right
 
 
-def _surprise(logits: Tensor, truth: Tensor, *, balanced: bool = False) -> Tensor:
-    """Mean cross-entropy over the patches that have an answer; `balanced` weighs every answer alike in sum. A patch
-    of the background counts for 0.3 of another."""
-    logits, truth = logits.flatten(0, -2), truth.flatten()
+def surprise(scores: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of scores [..., answers] over the patches that have an answer [...], each by the `weight` of
+    its answer [answers]; 0 where none has."""
     if not (truth != NOTHING).any():
-        return logits.sum() * 0  # nothing in colour in a small batch
-    if balanced:
-        often = torch.bincount(truth[truth >= 0], minlength=logits.shape[-1]).clamp(min=1).float()
-        weight = (1 / often) / (1 / often).mean()
-    else:
-        weight = torch.ones(logits.shape[-1])
-        if logits.shape[-1] == BACKGROUND + 1:
-            weight[BACKGROUND] = 0.3
-    return nn.functional.cross_entropy(logits, truth, weight, ignore_index=NOTHING)
+        return scores.sum() * 0  # nothing in colour in a small batch
+    return nn.functional.cross_entropy(scores.flatten(0, -2), truth.flatten(), weight, ignore_index=NOTHING)
+
+
+def _balanced(truth: Tensor, answers: int) -> Tensor:
+    """Weights by which every answer counts alike in sum [answers]."""
+    often = torch.bincount(truth[truth >= 0], minlength=answers).clamp(min=1).float()
+    return (1 / often) / (1 / often).mean()
 
 
 def read_patches(tower: CLIPVisionModel, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,12 @@
-"""What both demo models' trainings share: the loop, its schedule, its progress line, and how the result is kept."""
+"""What the demo models' trainings share: optimizer, loop, schedule, progress line, and how the result is kept."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -40,12 +41,17 @@ def fit(
         report(step + 1, sum(losses) / len(losses), time.monotonic() - began)
 
 
+def adam(parameters: Iterable[Tensor] | Iterable[dict[str, Any]], learning_rate: float) -> torch.optim.AdamW:
+    """AdamW as all demo models are trained by it; a group of parameters may have a learning rate of its own."""
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+
+
 def two_rates(model: nn.Module, learning_rate: float, tower_rate: float) -> torch.optim.AdamW:
     """AdamW with one learning rate for the vision tower and another for everything else."""
     tower = [p for n, p in model.named_parameters() if "vision_tower" in n]
     rest = [p for n, p in model.named_parameters() if "vision_tower" not in n]
-    groups = [{"params": rest, "lr": learning_rate}, {"params": tower, "lr": tower_rate}]
-    return torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98))
+    groups: list[dict[str, Any]] = [{"params": rest}, {"params": tower, "lr": tower_rate}]
+    return adam(groups, learning_rate)
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:

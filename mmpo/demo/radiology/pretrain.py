@@ -23,10 +23,10 @@ from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor, train_tokenizer
 from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, sample_chest
 from mmpo.demo.radiology.dictation import PROMPT, dictated_report, exact_report, question
-from mmpo.demo.radiology.patches import ATTRIBUTES, PatchLabels, PatchReader, mark_places, patch_labels, surprise
-from mmpo.demo.see import pixels
+from mmpo.demo.radiology.patches import ATTRIBUTES, PatchLabels, PatchReader, mark_places, patch_labels
+from mmpo.demo.see import pixels, surprise
 from mmpo.demo.stage import run_stage
-from mmpo.demo.training import export, two_rates
+from mmpo.demo.training import adam, export, two_rates
 
 VOCABULARY_SIZE = 640
 TRAINING = 200
@@ -104,7 +104,7 @@ def see(learner: Learner, out: Path, plan: Plan) -> None:
     """The tower's stage: name what covers each patch, and on which side, in which zone and how large it is."""
     tower = learner.model.model.vision_tower
     seeing = nn.ModuleDict({"tower": tower, "reader": learner.reader})
-    optimizer = torch.optim.AdamW(seeing.parameters(), lr=plan.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    optimizer = adam(seeing.parameters(), plan.learning_rate)
 
     def loss_of(step: int) -> Tensor:
         chests = [sample_chest((plan.seed, TRAINING, 1, step * plan.see_batch + i)) for i in range(plan.see_batch)]
