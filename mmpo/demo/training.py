@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +15,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mmpo.data.atomic import replacing
 
+Reader = TypeVar("Reader", bound=nn.Module)
 Report = Callable[[int, float, float], None]
 """Told after every step: steps done, mean loss of the last 50, seconds since the loop began."""
 
@@ -80,6 +81,15 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """A safetensors file that is there whole or not at all."""
     with replacing(path) as partial:
         save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, partial)
+
+
+class Learner(nn.Module, Generic[Reader]):
+    """A model and the heads on its tower's patches, which are thrown away in the end."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, reader: Callable[[int], Reader]) -> None:
+        super().__init__()
+        self.model = model
+        self.reader = reader(model.model.vision_tower.config.hidden_size)
 
 
 class Kept:
