@@ -41,15 +41,21 @@ def score_sentences(rows: list[dict[str, Any]], flags: Callable[[str], bool]) ->
     return f"{len(rows)} sentences, {scores} ({each:.2f} ms of CPU each)"
 
 
+def judge_edit(row: dict[str, Any], editor: RuleEditor) -> tuple[str, bool, bool]:
+    """The edit; whether it is among the accepted ones; whether it is, or keeps and drops what it must."""
+    text = edit_report(row["text"], editor).text
+    accepted = text in row["accept"]
+    keeps = bool(text) and "keep" in row and all(word.lower() in text.lower() for word in row["keep"])
+    drops = not any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in row.get("drop", ()))
+    return text, accepted, accepted or (keeps and drops and not editor.detector.flags(text))
+
+
 def score_edits(rows: list[dict[str, Any]], editor: RuleEditor) -> str:
     """Edits that are among the accepted ones, and those that keep and drop what they must, after all that aren't."""
     accepted = kept = 0
     for row in rows:
-        text = edit_report(row["text"], editor).text
-        good = text in row["accept"]
-        keeps = bool(text) and "keep" in row and all(word.lower() in text.lower() for word in row["keep"])
-        drops = not any(re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) for word in row.get("drop", ()))
-        accepted, kept = accepted + good, kept + (good or (keeps and drops and not editor.detector.flags(text)))
+        text, good, keeps = judge_edit(row, editor)
+        accepted, kept = accepted + good, kept + keeps
         if not good:
             print(f"  {row['text']} -> {text or '(dropped)'}")
     return f"{accepted} of {len(rows)} edits accepted, {kept} keep and drop what they must"

@@ -1,11 +1,23 @@
-"""How often a demo model is right, kind of claim by kind of claim: counts, and a table of one or several models."""
+"""How often a demo model is right, kind of claim by kind of claim: counts, a table of one or several models, and the
+command that prints it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import argparse
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from mmpo.errors import UserError
 from mmpo.eval.statistics import wilson
+
+if TYPE_CHECKING:
+    from mmpo.models.answer import AnswerEngine
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -46,3 +58,52 @@ def table(models: Mapping[str, Mapping[str, Share]], heading: str) -> str:
         f"| {kind} | {' | '.join(str(found.get(kind, Share())) for found in models.values())} |" for kind in kinds
     ]
     return "\n".join(lines)
+
+
+def before_after(
+    model: str | Path,
+    adapter: str | Path | None,
+    look: Callable[[AnswerEngine], Found],
+    *,
+    max_new_tokens: int,
+    names: tuple[str, str, str] = ("model", "before", "after"),
+) -> dict[str, Found]:
+    """What `look` finds of a model, under the first of `names`; with an adapter, without and with it under the others.
+
+    `look` has read all its answers when it returns.
+    """
+    from mmpo.models.answer import AnswerEngine
+    from mmpo.models.loading import load_vlm
+
+    alone, before, after = names
+    engine = AnswerEngine(load_vlm(model, adapter=adapter), max_new_tokens=max_new_tokens)
+    if adapter is None:
+        return {alone: look(engine)}
+    with engine.adapter_off():
+        found = {before: look(engine)}
+    return {**found, after: look(engine)}
+
+
+class Measure(Protocol):
+    """Measures a model on so many of the world's test split, under the name of each state."""
+
+    def __call__(self, model: Path, adapter: Path | None, number: int, seed: int, /) -> dict[str, dict[str, Share]]: ...
+
+
+def command(description: str | None, measure: Measure, shipped: Callable[[], Path], what: str, number: int) -> None:
+    """`[MODEL] [--adapter DIR] [--WHAT NUMBER] [--seed N] [--json]`: measure the model, `shipped` without one."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path, nargs="?", help="folder of the model; the shipped one without it")
+    parser.add_argument("--adapter", type=Path, help="an adapter trained on it, to compare before and after")
+    parser.add_argument(f"--{what}", type=int, default=number, help=f"{what} of the test split")
+    parser.add_argument("--seed", type=int, default=0, help="another number is another world with the same rules")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    try:
+        found = measure(arguments.model or shipped(), arguments.adapter, getattr(arguments, what), arguments.seed)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    if arguments.json:
+        print(json.dumps({name: {kind: vars(share) for kind, share in one.items()} for name, one in found.items()}))
+    else:
+        print(table(found, "right, % [95 %]"))

@@ -40,7 +40,7 @@ from mmpo.demo.speak import (
     yes_no_tokens,
 )
 from mmpo.demo.stage import run_stage
-from mmpo.demo.training import export, two_rates
+from mmpo.demo.training import Learner, adam, export, two_rates
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,6 @@ class Plan:
     save_every: int = 100
 
 
-class Learner(nn.Module):
-    """The model and the heads on its tower's patches, which are thrown away in the end."""
-
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
-        super().__init__()
-        self.model = model
-        self.reader = PatchReader(model.model.vision_tower.config.hidden_size)
-
-
 def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
     """Train by `plan` into the folder `out`, from nothing or with the decoder of the model in `begin`; returns the
     folder of the finished model (`out/model`)."""
@@ -83,7 +74,7 @@ def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
         (LlavaProcessor.from_pretrained(begin) if begin else build_processor()).save_pretrained(out / "processor")
     processor = LlavaProcessor.from_pretrained(out / "processor")
     model = build_model(processor, plan.seed)
-    learner = Learner(model).train()
+    learner = Learner(model, PatchReader).train()
     _see(learner, out, plan)
     if begin is None:
         _speak("find", learner, processor, out, plan)
@@ -96,11 +87,11 @@ def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
     return export(learner.model, processor, out / "model")
 
 
-def _see(learner: Learner, out: Path, plan: Plan) -> None:
+def _see(learner: Learner[PatchReader], out: Path, plan: Plan) -> None:
     """The tower's stage: name what is where, in which colour and how many of it there are."""
     tower = learner.model.model.vision_tower
     seeing = nn.ModuleDict({"tower": tower, "reader": learner.reader})
-    optimizer = torch.optim.AdamW(seeing.parameters(), lr=plan.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    optimizer = adam(seeing.parameters(), plan.learning_rate)
 
     def loss_of(step: int) -> Tensor:
         scenes = [training_scene((plan.seed, 1, step * plan.see_batch + i)) for i in range(plan.see_batch)]
@@ -124,7 +115,7 @@ def _see(learner: Learner, out: Path, plan: Plan) -> None:
     )
 
 
-def _fit(learner: Learner, processor: LlavaProcessor, out: Path, plan: Plan) -> None:
+def _fit(learner: Learner[PatchReader], processor: LlavaProcessor, out: Path, plan: Plan) -> None:
     """The projector alone, so that a decoder which can find already is not disturbed by what it cannot read yet."""
     projector = learner.model.model.multi_modal_projector
     optimizer = torch.optim.AdamW(projector.parameters(), lr=plan.fit_rate)
@@ -147,7 +138,9 @@ def _fit(learner: Learner, processor: LlavaProcessor, out: Path, plan: Plan) -> 
     learner.zero_grad(set_to_none=True)
 
 
-def _speak(stage: Literal["find", "tell"], learner: Learner, processor: LlavaProcessor, out: Path, plan: Plan) -> None:
+def _speak(
+    stage: Literal["find", "tell"], learner: Learner[PatchReader], processor: LlavaProcessor, out: Path, plan: Plan
+) -> None:
     """A stage of the whole model. The heads go on, so that the tower keeps what it has learnt."""
     finding = stage == "find"
     names = name_tokens(processor.tokenizer)

@@ -25,6 +25,7 @@ from mmpo.demo.things import COLORS, THINGS
 
 BACKGROUND = len(THINGS)
 NOTHING = -100
+"""The label of a question that a patch has no answer to."""
 _THING_WEIGHTS = torch.tensor([1.0] * len(THINGS) + [0.3])
 """A patch of the background counts for 0.3 of another."""
 PIXEL_MEAN, PIXEL_STD = 0.5, 0.25
@@ -120,8 +121,8 @@ class PatchReader(nn.Module):
     def forward(self, middle: Tensor, last: Tensor, labels: PatchLabels) -> Tensor:
         """The loss of both layers' features, [images, tokens, width] each."""
         early = self.early(middle).float()
-        loss = 0.5 * _surprise(early[..., :-2], labels.things, _THING_WEIGHTS)
-        loss = loss + 0.5 * _surprise(early[..., -2:], labels.centers, _balance(labels.centers, 2))
+        loss = 0.5 * surprise(early[..., :-2], labels.things, _THING_WEIGHTS)
+        loss = loss + 0.5 * surprise(early[..., -2:], labels.centers, _balance(labels.centers, 2))
         for kind, scores in self._read(last).items():
             truth = getattr(labels, kind)
             share, weight = 0.3, None
@@ -129,7 +130,7 @@ class PatchReader(nn.Module):
                 share, weight = 1.0, _THING_WEIGHTS
             elif kind in ("counts", "ranks"):
                 share, weight = 0.6 if kind == "counts" else 0.3, _balance(truth, 3)
-            loss = loss + share * _surprise(scores, truth, weight)
+            loss = loss + share * surprise(scores, truth, weight)
         return loss
 
     @torch.no_grad()
@@ -150,12 +151,12 @@ class PatchReader(nn.Module):
         return dict(zip(self.sizes, parts, strict=True))
 
 
-def _surprise(logits: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over the patches that have an answer, by the `weight` of each answer."""
-    logits, truth = logits.flatten(0, -2), truth.flatten()
+def surprise(scores: Tensor, truth: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of scores [..., answers] over the patches that have an answer [...], each by the `weight` of
+    its answer [answers]; 0 where none has."""
     if not (truth != NOTHING).any():
-        return logits.sum() * 0  # nothing in colour in a small batch
-    return nn.functional.cross_entropy(logits, truth, weight, ignore_index=NOTHING)
+        return scores.sum() * 0  # nothing in colour in a small batch
+    return nn.functional.cross_entropy(scores.flatten(0, -2), truth.flatten(), weight, ignore_index=NOTHING)
 
 
 def _balance(truth: Tensor, answers: int) -> Tensor:

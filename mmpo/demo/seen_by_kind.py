@@ -12,21 +12,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
 from mmpo.data.evidence import Truth, truth_of
 from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.demo.by_kind import Share
+from mmpo.demo.by_kind import Share, before_after
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import DETAILED, NUMBERS, Turn, ask_color, ask_count, ask_existence, ask_side
 from mmpo.demo.scene import SIDES, Scene
 from mmpo.demo.things import COLORS, PARTNER, THINGS, VOCABULARY
 from mmpo.demo.world import world_split
 from mmpo.eval import claims
-from mmpo.models.answer import AnswerEngine
+
+if TYPE_CHECKING:
+    from mmpo.models.answer import AnswerEngine
 
 Kind = Literal["place", "color", "count", "yes/no"]
 COUNTS = (1, 2, 3)
@@ -162,25 +164,19 @@ def measure(
     model: str | Path, adapter: str | Path | None = None, *, split: str = "test", images: int = 300, seed: int = 0
 ) -> dict[str, SeenByKind]:
     """Ask a model about `images` held-out scenes: `base`, and with an adapter `tuned`."""
-    from mmpo.models.loading import load_vlm
-
     scenes = list(world_split(split, images, seed))
     asked = questions(scenes, _more(split, images, seed))
-    engine = AnswerEngine(load_vlm(model, adapter=adapter), max_new_tokens=DESCRIPTION_TOKENS)
+    about = list({id(seen.scene): seen.scene for seen in asked}.values())
 
-    def look() -> SeenByKind:
+    def look(engine: AnswerEngine) -> SeenByKind:
         groups = [(scene.draw(), [seen.turn.question for seen in asked if seen.scene is scene]) for scene in about]
         replies = iter(engine.answer(groups, max_new_tokens=QUESTION_TOKENS))
         by_seen = {id(seen): next(replies).text for scene in about for seen in asked if seen.scene is scene}
         told = list(engine.describe([scene.draw() for scene in scenes], DETAILED[0]))
         return seen_by_kind(asked, [by_seen[id(seen)] for seen in asked], scenes, told)
 
-    about = list({id(seen.scene): seen.scene for seen in asked}.values())
-    if adapter is None:
-        return {"base": look()}
-    with engine.adapter_off():
-        base = look()
-    return {"base": base, "tuned": look()}
+    names = ("base", "base", "tuned")
+    return before_after(model, adapter, look, max_new_tokens=DESCRIPTION_TOKENS, names=names)
 
 
 def _more(split: str, images: int, seed: int) -> Iterator[Scene]:

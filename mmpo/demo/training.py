@@ -1,11 +1,12 @@
-"""What both demo models' trainings share: the loop, its schedule, its progress line, and how the result is kept."""
+"""What the demo models' trainings share: optimizer, loop, schedule, progress line, and how the result is kept."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,6 +15,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mmpo.data.atomic import replacing
 
+Reader = TypeVar("Reader", bound=nn.Module)
 Report = Callable[[int, float, float], None]
 """Told after every step: steps done, mean loss of the last 50, seconds since the loop began."""
 
@@ -40,12 +42,17 @@ def fit(
         report(step + 1, sum(losses) / len(losses), time.monotonic() - began)
 
 
+def adam(parameters: Iterable[Tensor] | Iterable[dict[str, Any]], learning_rate: float) -> torch.optim.AdamW:
+    """AdamW as all demo models are trained by it; a group of parameters may have a learning rate of its own."""
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+
+
 def two_rates(model: nn.Module, learning_rate: float, tower_rate: float) -> torch.optim.AdamW:
     """AdamW with one learning rate for the vision tower and another for everything else."""
     tower = [p for n, p in model.named_parameters() if "vision_tower" in n]
     rest = [p for n, p in model.named_parameters() if "vision_tower" not in n]
-    groups = [{"params": rest, "lr": learning_rate}, {"params": tower, "lr": tower_rate}]
-    return torch.optim.AdamW(groups, weight_decay=0.02, betas=(0.9, 0.98))
+    groups: list[dict[str, Any]] = [{"params": rest}, {"params": tower, "lr": tower_rate}]
+    return adam(groups, learning_rate)
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
@@ -74,6 +81,15 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     """A safetensors file that is there whole or not at all."""
     with replacing(path) as partial:
         save_file({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}, partial)
+
+
+class Learner(nn.Module, Generic[Reader]):
+    """A model and the heads on its tower's patches, which are thrown away in the end."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, reader: Callable[[int], Reader]) -> None:
+        super().__init__()
+        self.model = model
+        self.reader = reader(model.model.vision_tower.config.hidden_size)
 
 
 class Kept:

@@ -73,6 +73,18 @@ def flag(value: str | None, name: str) -> bool | None:
     return YES[value.lower()]
 
 
+def described(request: ScoreRequest) -> dict[str, tuple[str, str]]:
+    """Each image's description and the file and line it stands at, by the keys that the options name."""
+    keys = request.options.get("image_key", "image_id"), request.options.get("caption_key", "caption")
+    return chair.located_captions(request.answers, *keys)
+
+
+def vocabulary_read(request: ScoreRequest, vocabulary: ObjectVocabulary) -> str:
+    """The vocabulary, in words for the reader of a result."""
+    choice = request.options.get("vocabulary", "auto")
+    return f"vocabulary: {choice} ({len(vocabulary)} objects), {chair.phrases(vocabulary)}"
+
+
 @scorer(
     "chair",
     needs=("annotations",),
@@ -93,9 +105,7 @@ def score_chair(request: ScoreRequest) -> Scored:
     options = request.options
     words = options.get("words", "rules")
     rules = flag(options.get("published_rules"), "published_rules")
-    located = chair.located_captions(
-        request.answers, options.get("image_key", "image_id"), options.get("caption_key", "caption")
-    )
+    located = described(request)
     truth, vocabulary = objects_by_image(
         request.annotations,
         options.get("vocabulary", "auto"),
@@ -128,7 +138,7 @@ def score_chair(request: ScoreRequest) -> Scored:
         conventions=[
             f"CHAIRs, CHAIRi and Recall in percent, over {len(located)} descriptions; Len in tokens, a phrase is one",
             f"word forms: {object_reader(words, vocabulary).identity}",
-            f"vocabulary: {options.get('vocabulary', 'auto')} ({len(vocabulary)} objects), {chair.phrases(vocabulary)}",
+            vocabulary_read(request, vocabulary),
         ],
         read=len(located),
         scored=len(located),

@@ -12,7 +12,7 @@ from mmpo.data.scene_claims import KINDS
 from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.errors import UserError
 from mmpo.eval import chair, claims
-from mmpo.eval.chair_answers import annotated_images, flag
+from mmpo.eval.chair_answers import annotated_images, described, flag, vocabulary_read
 from mmpo.eval.claims_benchmark import how_read
 from mmpo.eval.compare import intervals
 from mmpo.eval.image_ids import by_names
@@ -59,9 +59,7 @@ def score_claims(request: ScoreRequest) -> Scored:
     assert request.annotations is not None
     options = request.options
     exhaustive = flag(options.get("exhaustive"), "exhaustive") or False
-    located = chair.located_captions(
-        request.answers, options.get("image_key", "image_id"), options.get("caption_key", "caption")
-    )
+    located = described(request)
     known, vocabulary = truth_by_image(
         request.annotations, options.get("vocabulary", "auto"), captions=options.get("captions")
     )
@@ -83,7 +81,7 @@ def score_claims(request: ScoreRequest) -> Scored:
             f"shares in percent, over {len(located)} descriptions; `wrong` of the claims that the annotations decide, "
             "`decided` of those that were read",
             how_read(exhaustive=exhaustive),
-            f"vocabulary: {options.get('vocabulary', 'auto')} ({len(vocabulary)} objects), {chair.phrases(vocabulary)}",
+            vocabulary_read(request, vocabulary),
         ],
         read=len(located),
         scored=len(located),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, pairwise
@@ -363,15 +364,16 @@ def keeps_claims(line: str, edit: str) -> bool:
             kept = [clause for number, clause in enumerate(before) if number not in gone]
             if _same_order(kept, after) or _same_parts(kept, after):
                 unknown = {word for number in free if number not in gone for word in before[number].words}
-                return not any(_open(line, word) for word, _ in unknown)
+                return not (unknown and _open(line, {word for word, _ in unknown}))
     return False
 
 
-def _open(line: str, word: str) -> bool:
-    """Whether the line leaves open whether `word` is there: "no new …", "… removed"."""
+def _open(line: str, words: Collection[str]) -> bool:
+    """Whether the line leaves open whether one of `words` is there: "no new …", "… removed"."""
     return any(
-        (NO_NEW.search(clause.lower()) or REMOVED.search(clause.lower())) and word in clause.lower()
-        for _, clause in split_clauses(without_time(line))
+        (NO_NEW.search(clause) or REMOVED.search(clause)) and any(word in clause for word in words)
+        for _, said in split_clauses(without_time(line))
+        for clause in [said.lower()]
     )
 
 

@@ -16,7 +16,8 @@ from mmpo.demo.drawing import SIZE
 from mmpo.demo.radiology import chests, dictation, model_path, world
 from mmpo.demo.radiology.accuracy import Claim, count, outcomes, read_claims
 from mmpo.demo.radiology.model_card import write_model_card
-from mmpo.demo.radiology.patches import NOTHING, PatchReader, mark_places, patch_labels
+from mmpo.demo.radiology.patches import PatchReader, mark_places, patch_labels
+from mmpo.demo.see import NOTHING
 from mmpo.errors import UserError
 from mmpo.eval.scorecard import Scorecard
 from mmpo.models.answer import AnswerEngine

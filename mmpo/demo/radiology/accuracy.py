@@ -9,20 +9,21 @@ its finding is there; a finding that is not there is a false claim.
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmpo.data.claims import split_sentences
-from mmpo.demo.by_kind import Outcome, Share, shares, table
+from mmpo.demo.by_kind import Outcome, Share, before_after, command, shares
 from mmpo.demo.radiology import model_path
 from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, Chest
 from mmpo.demo.radiology.dictation import PROMPT
 from mmpo.demo.radiology.world import world_split
-from mmpo.errors import UserError
+
+if TYPE_CHECKING:
+    from mmpo.models.answer import AnswerEngine
 
 SUMMARY = ("claimed findings that are there", "denied findings that are not there", "side", "zone", "size")
 LUNG_FINDINGS = ("edema", "opacity", "nodule")
@@ -101,36 +102,18 @@ def count(reports: Sequence[str], chests: Sequence[Chest]) -> dict[str, Share]:
 
 def measure(model: Path, adapter: Path | None = None, films: int = 300, seed: int = 0) -> dict[str, dict[str, Share]]:
     """Greedy reports on unseen films, counted; with an adapter also those after it."""
-    from mmpo.models.answer import AnswerEngine
-    from mmpo.models.loading import load_vlm
-
     chests = list(world_split("radiology_test", films, seed))
     pictures = [chest.draw() for chest in chests]
-    engine = AnswerEngine(load_vlm(str(model), adapter=adapter), max_new_tokens=128)
-    if adapter is None:
-        return {"model": count(list(engine.describe(pictures, PROMPT)), chests)}
-    with engine.adapter_off():
-        before = list(engine.describe(pictures, PROMPT))
-    return {"before": count(before, chests), "after": count(list(engine.describe(pictures, PROMPT)), chests)}
+
+    def look(engine: AnswerEngine) -> dict[str, Share]:
+        return count(list(engine.describe(pictures, PROMPT)), chests)
+
+    return before_after(model, adapter, look, max_new_tokens=128)
 
 
 def main() -> None:
     """`python -m mmpo.demo.radiology.accuracy [MODEL] [--adapter DIR] [--films N] [--json]`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, nargs="?", help="folder of the model; the shipped one without it")
-    parser.add_argument("--adapter", type=Path, help="an adapter trained on it, to compare before and after")
-    parser.add_argument("--films", type=int, default=300, help="films of the test split")
-    parser.add_argument("--seed", type=int, default=0, help="another number is another world with the same rules")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
-    try:
-        found = measure(arguments.model or model_path(), arguments.adapter, arguments.films, arguments.seed)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-    if arguments.json:
-        print(json.dumps({name: {kind: vars(share) for kind, share in one.items()} for name, one in found.items()}))
-    else:
-        print(table(found, "right, % [95 %]"))
+    command(__doc__, measure, model_path, "films", 300)
 
 
 if __name__ == "__main__":

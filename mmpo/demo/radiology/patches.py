@@ -17,10 +17,7 @@ from transformers import CLIPVisionModel
 from mmpo.demo.architecture import PATCH
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, Chest
-from mmpo.demo.see import patch_areas
-
-NOTHING = -100
-"""The label of a question that a patch has no answer to."""
+from mmpo.demo.see import NOTHING, patch_areas, surprise
 
 ATTRIBUTES = {"side": SIDES, "zone": ZONES, "degree": DEGREES}
 """What is asked of a finding, and the answers: a word each, the same in reports."""
@@ -90,10 +87,3 @@ class PatchReader(nn.Module):
         for scores, truth in zip(rest, labels.attributes.values(), strict=True):
             loss = loss + 0.2 * surprise(scores, truth)
         return loss
-
-
-def surprise(scores: Tensor, truth: Tensor) -> Tensor:
-    """Mean cross-entropy of scores [..., answers] over the patches that have an answer [...]; 0 where none has."""
-    if not (truth != NOTHING).any():
-        return scores.sum() * 0
-    return nn.functional.cross_entropy(scores.flatten(0, -2), truth.flatten(), ignore_index=NOTHING)

@@ -23,10 +23,10 @@ from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor, train_tokenizer
 from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, sample_chest
 from mmpo.demo.radiology.dictation import PROMPT, dictated_report, exact_report, question
-from mmpo.demo.radiology.patches import ATTRIBUTES, PatchLabels, PatchReader, mark_places, patch_labels, surprise
-from mmpo.demo.see import pixels
+from mmpo.demo.radiology.patches import ATTRIBUTES, PatchLabels, PatchReader, mark_places, patch_labels
+from mmpo.demo.see import pixels, surprise
 from mmpo.demo.stage import run_stage
-from mmpo.demo.training import export, two_rates
+from mmpo.demo.training import Learner, adam, export, two_rates
 
 VOCABULARY_SIZE = 640
 TRAINING = 200
@@ -63,15 +63,6 @@ GOING_ON = Plan(seed=17, see_steps=500, speak_steps=400, speak_batch=24, learnin
 """From the weights of a model that can dictate already: about a quarter of an hour on one core."""
 
 
-class Learner(nn.Module):
-    """The model and the heads on its tower's patches, which are thrown away in the end."""
-
-    def __init__(self, model: LlavaForConditionalGeneration) -> None:
-        super().__init__()
-        self.model = model
-        self.reader = PatchReader(model.model.vision_tower.config.hidden_size)
-
-
 def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
     """Train by `plan` into `out`, from nothing or from the model in `begin`; the finished model is in the folder that
     is returned (`out/model`)."""
@@ -85,7 +76,7 @@ def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
         model = LlavaForConditionalGeneration.from_pretrained(begin, dtype=torch.float32)
     torch.manual_seed(plan.seed)
     mark_places(model.model.vision_tower)
-    learner = Learner(model).train()
+    learner = Learner(model, PatchReader).train()
     see(learner, out, plan)
     speak(learner, processor.tokenizer, out, plan)
     return export(learner.model, processor, out / "model")
@@ -100,11 +91,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(texts, VOCABULARY_SIZE)
 
 
-def see(learner: Learner, out: Path, plan: Plan) -> None:
+def see(learner: Learner[PatchReader], out: Path, plan: Plan) -> None:
     """The tower's stage: name what covers each patch, and on which side, in which zone and how large it is."""
     tower = learner.model.model.vision_tower
     seeing = nn.ModuleDict({"tower": tower, "reader": learner.reader})
-    optimizer = torch.optim.AdamW(seeing.parameters(), lr=plan.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    optimizer = adam(seeing.parameters(), plan.learning_rate)
 
     def loss_of(step: int) -> Tensor:
         chests = [sample_chest((plan.seed, TRAINING, 1, step * plan.see_batch + i)) for i in range(plan.see_batch)]
@@ -115,7 +106,7 @@ def see(learner: Learner, out: Path, plan: Plan) -> None:
     run_stage(out / "see.safetensors", seeing, optimizer, loss_of, steps=plan.see_steps, **plan.pace)
 
 
-def speak(learner: Learner, tokenizer: PreTrainedTokenizerFast, out: Path, plan: Plan) -> None:
+def speak(learner: Learner[PatchReader], tokenizer: PreTrainedTokenizerFast, out: Path, plan: Plan) -> None:
     """The whole model's stage, on dictated reports and questions. The heads go on, so that the tower keeps what it has
     learnt."""
     optimizer = two_rates(learner, plan.learning_rate, plan.tower_rate)
@@ -134,7 +125,7 @@ def word_tokens(tokenizer: PreTrainedTokenizerFast, words: tuple[str, ...]) -> T
 
 
 def batch_loss(
-    learner: Learner,
+    learner: Learner[PatchReader],
     tokenizer: PreTrainedTokenizerFast,
     decisive: Tensor,
     rows: dict[str, Tensor],

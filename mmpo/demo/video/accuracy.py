@@ -9,24 +9,25 @@ the clip, sides where the event happens, the order of two things where both move
 
 from __future__ import annotations
 
-import argparse
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmpo.demo.by_kind import Outcome, Share, shares, table
+from mmpo.demo.by_kind import Outcome, Share, before_after, command, shares
 from mmpo.demo.language import Turn
 from mmpo.demo.things import THINGS
 from mmpo.demo.video import model_path
 from mmpo.demo.video.clips import COURSES, OTHER, Clip
 from mmpo.demo.video.narration import DESCRIBE, EXACT, VERBS, questions
 from mmpo.demo.video.world import world_split
-from mmpo.errors import UserError
+
+if TYPE_CHECKING:
+    from mmpo.models.answer import AnswerEngine
 
 KINDS = (
     "description: things that are there", "description: events that happen", "description: sides", "description: order",
@@ -141,38 +142,18 @@ def count(clips: Sequence[Clip], answers: Sequence[str]) -> dict[str, Share]:
 
 def measure(model: Path, adapter: Path | None = None, clips: int = 200, seed: int = 0) -> dict[str, dict[str, Share]]:
     """Greedy answers about unseen clips, counted; with an adapter also those after it."""
-    from mmpo.models.answer import AnswerEngine
-    from mmpo.models.loading import load_vlm
-
     drawn = list(world_split("video_test", clips, seed))
     asked = [([scene.draw() for scene in clip.scenes()], [turn.question for turn in asked_of(clip)]) for clip in drawn]
-    engine = AnswerEngine(load_vlm(str(model), adapter=adapter), max_new_tokens=96)
-    if adapter is None:
-        return {"model": count(drawn, [answer.text for answer in engine.answer(asked)])}
-    both = list(engine.before_after(asked))
-    return {
-        "before": count(drawn, [before.text for before, _ in both]),
-        "after": count(drawn, [after.text for _, after in both]),
-    }
+
+    def look(engine: AnswerEngine) -> dict[str, Share]:
+        return count(drawn, [answer.text for answer in engine.answer(asked)])
+
+    return before_after(model, adapter, look, max_new_tokens=96)
 
 
 def main() -> None:
     """`python -m mmpo.demo.video.accuracy [MODEL] [--adapter DIR] [--clips N] [--json]`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, nargs="?", help="folder of the model; the shipped one without it")
-    parser.add_argument("--adapter", type=Path, help="an adapter trained on it, to compare before and after")
-    parser.add_argument("--clips", type=int, default=200, help="clips of the test split")
-    parser.add_argument("--seed", type=int, default=0, help="another number is another world with the same rules")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    arguments = parser.parse_args()
-    try:
-        found = measure(arguments.model or model_path(), arguments.adapter, arguments.clips, arguments.seed)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
-    if arguments.json:
-        print(json.dumps({name: {kind: vars(share) for kind, share in one.items()} for name, one in found.items()}))
-    else:
-        print(table(found, "right, % [95 %]"))
+    command(__doc__, measure, model_path, "clips", 200)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from mmpo.demo.assemble import CHAT_TEMPLATE, build_model
 from mmpo.demo.language import YES_NO, Turn, ask_side, noun_phrase
 from mmpo.demo.speak import Row, batch_loss, decisive_tokens, make_batch, name_tokens
 from mmpo.demo.stage import run_stage
+from mmpo.demo.training import adam
 from mmpo.demo.video.clips import COURSES, KEY_FRAMES, Clip, sample_clip
 from mmpo.demo.video.narration import CARELESS, missing, questions
 
@@ -57,7 +58,7 @@ def pretrain(out: Path, plan: Plan) -> Path:
     model = initial_model(processor, plan.seed).train()
     tokenizer = processor.tokenizer
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.02, betas=(0.9, 0.98))
+    optimizer = adam(parameters, plan.learning_rate)
     names, decisive = name_tokens(tokenizer), torch.cat([decisive_tokens(tokenizer), course_tokens(tokenizer)])
 
     def loss_of(step: int) -> Tensor:

@@ -1,0 +1,44 @@
+"""The command that prints how often a demo model is right, with a made-up measure."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmpo.demo.by_kind import Share, command
+from mmpo.errors import UserError
+
+
+def measure(model: Path, adapter: Path | None, number: int, seed: int) -> dict[str, dict[str, Share]]:
+    if number < 1:
+        raise UserError("no films")
+    name = f"{model} {adapter} {seed}"
+    return {name: {"side": Share(1, number)}}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["accuracy", *arguments])
+    command("About films.", measure, lambda: Path("shipped"), "films", 4)
+
+
+def test_the_shipped_model_and_the_usual_number(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(monkeypatch)
+    assert capsys.readouterr().out.splitlines() == [
+        "| right, % [95 %] | shipped None 0 |",
+        "| --- | ---: |",
+        "| side | 25.0 [4.6, 69.9] of 4 |",
+    ]
+
+
+def test_everything_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run(monkeypatch, "own", "--adapter", "tuned", "--films", "2", "--seed", "3", "--json")
+    assert json.loads(capsys.readouterr().out) == {"own tuned 3": {"side": {"right": 1, "asked": 2}}}
+
+
+def test_a_mistake_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match="error: no films"):
+        run(monkeypatch, "--films", "0")
