@@ -38,6 +38,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmpo.errors import in_one_line
 from mmpo.models.answer import Answer, AnswerEngine
 from mmpo.models.loading import VLM, load_vlm
 from tests.tiny import tiny_image, tiny_llava
@@ -298,4 +299,4 @@ def compare(threads: int, quick: bool, per_image: list[int]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

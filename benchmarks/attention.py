@@ -32,6 +32,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmpo.errors import in_one_line
 from mmpo.models.generate import PromptGroup, answering, generate_shared
 from mmpo.models.loading import VLM
 from mmpo.models.probe import ProbeSpec, image_columns
@@ -189,4 +190,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

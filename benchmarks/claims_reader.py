@@ -25,6 +25,7 @@ from typing import Any
 from mmpo.data.claims import split_sentences
 from mmpo.data.scene_claims import KINDS, Claim, Number, read_claims
 from mmpo.data.vocabulary import coco
+from mmpo.errors import in_one_line
 from mmpo.eval.statistics import wilson
 
 REPOSITORY = "shikiw_OPERA"
@@ -172,4 +173,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -32,6 +32,7 @@ from mmpo.data.layouts import Composer
 from mmpo.data.layouts.compose import label_font
 from mmpo.data.layouts.geometry import canvas_size, grid_shape
 from mmpo.data.layouts.mixing import COLLAGE_MIX, quotas
+from mmpo.errors import in_one_line
 
 QUALITY = 75
 
@@ -145,4 +146,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -21,6 +21,7 @@ import numpy as np
 from mmpo.data.atomic import write_bytes, write_text
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import read_pairs
+from mmpo.errors import in_one_line
 
 _HEAD = """# The demo, to look at
 
@@ -115,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -36,6 +36,7 @@ from mmpo.data.convert.hadpo import DESCRIBE
 from mmpo.data_builders.build import build
 from mmpo.data_builders.settings import BuildResult, BuildSettings
 from mmpo.demo import model_path
+from mmpo.errors import in_one_line
 
 BUILDS: dict[str, dict[str, Any]] = {
     "edited": {},
@@ -197,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -50,6 +50,7 @@ from mmpo.demo.scene import Scene
 from mmpo.demo.several import LABEL, SIZES, Plan, pad_pictures, train
 from mmpo.demo.things import THINGS
 from mmpo.demo.world import world_split
+from mmpo.errors import in_one_line
 from mmpo.eval.statistics import auroc
 
 LAYOUTS = ("sequence", "collage", "pic_in_pic")
@@ -317,4 +318,4 @@ def _told_apart(seeds: Mapping[str, Mapping[str, Any]], cells: list[str]) -> lis
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

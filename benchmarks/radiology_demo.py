@@ -29,6 +29,7 @@ from mmpo.data_builders.radiology import build
 from mmpo.data_builders.radiology_settings import RadiologySettings
 from mmpo.demo.radiology import model_path
 from mmpo.demo.radiology.world import write_split
+from mmpo.errors import in_one_line
 from mmpo.eval.radiology import reduction, score_reports
 from mmpo.pipeline import section_settings
 from mmpo.recipes import Recipe, load
@@ -118,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -11,6 +11,7 @@ import random
 import time
 from pathlib import Path
 
+from mmpo.errors import in_one_line
 from mmpo.radiology.detector import RuleDetector
 
 SENTENCES = Path(__file__).parents[1] / "tests" / "radiology"
@@ -51,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmpo.errors import in_one_line
 from mmpo.radiology.claims import keeps_claims
 from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.editing import RuleEditor, edit_report
@@ -149,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -26,6 +26,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.answering import ask_one, benchmark_model
+from mmpo.errors import in_one_line
 from mmpo.models.answer import AnswerEngine
 from mmpo.models.loading import VLM
 from tests.tiny import tiny_image
@@ -109,4 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

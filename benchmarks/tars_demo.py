@@ -38,6 +38,7 @@ from mmpo.data.atomic import write_json, write_text
 from mmpo.data_builders.build import build
 from mmpo.data_builders.settings import BuildSettings
 from mmpo.demo import model_path
+from mmpo.errors import in_one_line
 
 SPLITS = ("test", "test_unusual")
 METRICS = (
@@ -200,4 +201,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

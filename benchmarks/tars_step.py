@@ -45,6 +45,7 @@ import torch
 
 from mmpo.data.images import encode_image
 from mmpo.data.pair import PreferencePair
+from mmpo.errors import in_one_line
 from mmpo.models.loading import VLM
 from mmpo.models.score import PairBatch, PairScorer
 from mmpo.objectives import build_objective
@@ -246,4 +247,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -27,6 +27,7 @@ import numpy as np
 
 from mmpo.data.video import probe, read_frames
 from mmpo.data.video.sampling import linspace
+from mmpo.errors import in_one_line
 
 Reader = Callable[[Path, int], np.ndarray]
 CLIPS = {  # size, frames, options of x264
@@ -161,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.cells import picked, tables
 from mmpo.data.atomic import read_json, write_json, write_text
 from mmpo.demo.video.agreement import measure, table
+from mmpo.errors import in_one_line
 from mmpo.eval.scorecard import Scorecard
 
 METRICS = (
@@ -67,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

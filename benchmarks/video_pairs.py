@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mmpo.errors import in_one_line
 from mmpo.models.loading import VLM
 from mmpo.models.prompts import encode_prompt, process_images
 from mmpo.models.score import PairBatch, PairScorer
@@ -174,4 +175,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 LONGEST = 1500
 """Characters of a message: it may quote a value from a file, of any size."""
 
@@ -35,3 +38,13 @@ class Quarantined(Exception):
         self.stage = stage
         self.reason = reason
         self.detail = detail
+
+
+def in_one_line(main: Callable[[], object]) -> None:
+    """Run a script's `main`: a mistake in its input ends it with the error's line and status 2, as in the command
+    line."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from mmpo.errors import UserError
 from mmpo.eval.statistics import wilson
 
 if TYPE_CHECKING:
@@ -99,10 +98,7 @@ def command(description: str | None, measure: Measure, shipped: Callable[[], Pat
     parser.add_argument("--seed", type=int, default=0, help="another number is another world with the same rules")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    try:
-        found = measure(arguments.model or shipped(), arguments.adapter, getattr(arguments, what), arguments.seed)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    found = measure(arguments.model or shipped(), arguments.adapter, getattr(arguments, what), arguments.seed)
     if arguments.json:
         print(json.dumps({name: {kind: vars(share) for kind, share in one.items()} for name, one in found.items()}))
     else:

@@ -12,6 +12,7 @@ from mmpo.demo import seen_by_kind
 from mmpo.demo.language import CARELESS, DETAILED
 from mmpo.demo.things import CENTERED, DOUBLED, PLACES, THINGS
 from mmpo.demo.world import write_split
+from mmpo.errors import in_one_line
 from mmpo.eval.harness import evaluate
 from mmpo.eval.scorecard import Scorecard
 from mmpo.eval.settings import EvalSettings
@@ -132,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -41,6 +41,8 @@ from mmpo.demo.speak import (
 )
 from mmpo.demo.stage import run_stage
 from mmpo.demo.training import Learner, adam, export, two_rates
+from mmpo.errors import in_one_line
+from mmpo.models.folder import check_model
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Plan:
 def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
     """Train by `plan` into the folder `out`, from nothing or with the decoder of the model in `begin`; returns the
     folder of the finished model (`out/model`)."""
+    if begin is not None:
+        check_model(begin, str(begin))
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "plan.json", json.dumps({**asdict(plan), "begin": str(begin) if begin else None}, indent=2))
     if not (out / "processor").exists():
@@ -200,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -39,6 +39,7 @@ from mmpo.demo.see import PIXEL_MEAN, training_scene
 from mmpo.demo.speak import Batch, Row, batch_loss, decisive_tokens, make_batch, name_tokens, single_row
 from mmpo.demo.things import THINGS
 from mmpo.demo.training import cosine, export, fit, print_progress, two_rates
+from mmpo.errors import in_one_line
 
 SIZES = {"sequence": (2, 3), "collage": (2, 4)}
 LABEL = "Image{n}: "
@@ -268,4 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from mmpo.demo.by_kind import Share, command
-from mmpo.errors import UserError
+
+ROOT = str(Path(__file__).parents[2])
 
 
 def measure(model: Path, adapter: Path | None, number: int, seed: int) -> dict[str, dict[str, Share]]:
-    if number < 1:
-        raise UserError("no films")
     name = f"{model} {adapter} {seed}"
     return {name: {"side": Share(1, number)}}
 
@@ -39,6 +41,10 @@ def test_everything_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out) == {"own tuned 3": {"side": {"right": 1, "asked": 2}}}
 
 
-def test_a_mistake_is_told_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit, match="error: no films"):
-        run(monkeypatch, "--films", "0")
+@pytest.mark.parametrize("words", [["accuracy", "nowhere"], ["pretrain", "out", "--begin", "nowhere"]])
+def test_a_mistake_is_told_without_a_traceback(words: list[str], tmp_path: Path) -> None:
+    module, *rest = words
+    command = [sys.executable, "-m", f"mmpo.demo.radiology.{module}", *rest]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ROOT})
+    assert done.returncode == 2 and "error: nowhere: no" in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())

@@ -21,6 +21,7 @@ from mmpo.demo.radiology import model_path
 from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, Chest
 from mmpo.demo.radiology.dictation import PROMPT
 from mmpo.demo.radiology.world import world_split
+from mmpo.errors import in_one_line
 
 if TYPE_CHECKING:
     from mmpo.models.answer import AnswerEngine
@@ -117,4 +118,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -17,6 +17,7 @@ from mmpo.demo.radiology.accuracy import count
 from mmpo.demo.radiology.chests import KINDS
 from mmpo.demo.radiology.dictation import PRIOR_SHARE, PROMPT
 from mmpo.demo.radiology.world import world_split, write_split
+from mmpo.errors import in_one_line
 from mmpo.eval.harness import evaluate
 from mmpo.eval.scorecard import Scorecard
 from mmpo.eval.settings import EvalSettings
@@ -107,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

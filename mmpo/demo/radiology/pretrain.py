@@ -27,6 +27,8 @@ from mmpo.demo.radiology.patches import ATTRIBUTES, PatchLabels, PatchReader, ma
 from mmpo.demo.see import pixels, surprise
 from mmpo.demo.stage import run_stage
 from mmpo.demo.training import Learner, adam, export, two_rates
+from mmpo.errors import in_one_line
+from mmpo.models.folder import check_model
 
 VOCABULARY_SIZE = 640
 TRAINING = 200
@@ -66,6 +68,8 @@ GOING_ON = Plan(seed=17, see_steps=500, speak_steps=400, speak_batch=24, learnin
 def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
     """Train by `plan` into `out`, from nothing or from the model in `begin`; the finished model is in the folder that
     is returned (`out/model`)."""
+    if begin is not None:
+        check_model(begin, str(begin))
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "plan.json", json.dumps({**asdict(plan), "begin": str(begin) if begin else None}, indent=2))
     if begin is None:
@@ -206,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

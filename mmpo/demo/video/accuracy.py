@@ -25,6 +25,7 @@ from mmpo.demo.video import model_path
 from mmpo.demo.video.clips import COURSES, OTHER, Clip
 from mmpo.demo.video.narration import DESCRIBE, EXACT, VERBS, questions
 from mmpo.demo.video.world import world_split
+from mmpo.errors import in_one_line
 
 if TYPE_CHECKING:
     from mmpo.models.answer import AnswerEngine
@@ -157,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

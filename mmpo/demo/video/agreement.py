@@ -26,7 +26,7 @@ from mmpo.data_builders.video_pairs import normalized
 from mmpo.demo.video.clips import sample_clip
 from mmpo.demo.video.narration import CARELESS, describe
 from mmpo.demo.video.world import SPLITS
-from mmpo.errors import UserError
+from mmpo.errors import in_one_line
 from mmpo.eval.judge_agreement import Agreement, Compared, agreement
 
 SPLIT = "video_train"
@@ -111,13 +111,10 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="run folder of `mmpo demo video`")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    try:
-        found = measure(arguments.run)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from None
+    found = measure(arguments.run)
     as_json: dict[str, Any] = {name: one.as_json() for name, one in found.items()}
     print(json.dumps(as_json, indent=2) if arguments.json else table(found), end="")
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

@@ -13,6 +13,7 @@ from mmpo.demo.video.clips import KEY_FRAMES
 from mmpo.demo.video.narration import CARELESS
 from mmpo.demo.video.pretrain import Plan
 from mmpo.demo.video.world import write_split
+from mmpo.errors import in_one_line
 from mmpo.eval.harness import evaluate
 from mmpo.eval.settings import EvalSettings
 
@@ -102,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)

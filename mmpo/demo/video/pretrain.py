@@ -28,6 +28,7 @@ from mmpo.demo.stage import run_stage
 from mmpo.demo.training import adam
 from mmpo.demo.video.clips import COURSES, KEY_FRAMES, Clip, sample_clip
 from mmpo.demo.video.narration import CARELESS, missing, questions
+from mmpo.errors import in_one_line
 
 TRAINING = 300
 """Seeds the model's own clips; the world's splits have other numbers."""
@@ -164,4 +165,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    in_one_line(main)
