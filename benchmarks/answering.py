@@ -39,8 +39,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmpo.errors import in_one_line
-from mmpo.models.answer import Answer, AnswerEngine
-from mmpo.models.loading import VLM, load_vlm
+from mmpo.models.families.loading import VLM, load_vlm
+from mmpo.models.generation.answer import Answer, AnswerEngine
 from tests.tiny import tiny_image, tiny_llava
 
 OBJECTS = """

@@ -33,11 +33,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmpo.errors import in_one_line
-from mmpo.models.generate import PromptGroup, answering, generate_shared
-from mmpo.models.loading import VLM
-from mmpo.models.probe import ProbeSpec, image_columns
-from mmpo.models.processing import model_tensors
-from mmpo.models.prompts import encode_prompt, process_images
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.processing import model_tensors
+from mmpo.models.families.prompts import encode_prompt, process_images
+from mmpo.models.generation.generate import PromptGroup, answering, generate_shared
+from mmpo.models.generation.probe import ProbeSpec, image_columns
 from tests.tiny import tiny_image, tiny_llava, user
 
 WAYS = ("shared", "watched", "plain", "full")

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.atomic import read_json, write_json
 from mmpo.demo.world import write_split
+from mmpo.files.atomic import read_json, write_json
 
 Metric = tuple[str, str, str | None]
 """Benchmark, metric, split, as in a scorecard."""
@@ -64,8 +64,8 @@ class Cell:
 def measured(folder: Path, name: str, settings: Mapping[str, Any], metrics: Sequence[Metric]) -> dict[str, Any]:
     """Evaluate once in `folder/name`; the metrics with their intervals, before and after."""
     from mmpo.eval.harness import evaluate
-    from mmpo.eval.scorecard import Scorecard
     from mmpo.eval.settings import EvalSettings
+    from mmpo.eval.statistics.scorecard import Scorecard
 
     run = folder / name
     if not (run / "scorecard.json").exists():

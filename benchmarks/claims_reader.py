@@ -1,7 +1,7 @@
 """How well the reader of claims reads: precision and recall by kind against sentences labelled by hand.
 
-    python benchmarks/claims_reader.py tests/data/claims_twin.jsonl
-    python benchmarks/claims_reader.py tests/data/claims_opera_labels.jsonl --published FOLDER --errors open
+    python benchmarks/claims_reader.py tests/text/claims_twin.jsonl
+    python benchmarks/claims_reader.py tests/text/claims_opera_labels.jsonl --published FOLDER --errors open
 
 Labels are `object:dog`, `count:dog:2`, `count:kite:>=4`, `count:sheep:several`, `color:cow:brown`, `place:chair:left`,
 `relation:car:left of:horse`. What stands under `optional` is read by some and not by others: it counts neither way. A
@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.claims import split_sentences
-from mmpo.data.scene_claims import KINDS, Claim, Number, read_claims
-from mmpo.data.vocabulary import coco
 from mmpo.errors import in_one_line
-from mmpo.eval.statistics import wilson
+from mmpo.eval.statistics.statistics import wilson
+from mmpo.text.claims import split_sentences
+from mmpo.text.scene_claims import KINDS, Claim, Number, read_claims
+from mmpo.text.vocabulary import coco
 
 REPOSITORY = "shikiw_OPERA"
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from mmpo.data.atomic import write_bytes, write_text
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import read_pairs
 from mmpo.errors import in_one_line
+from mmpo.files.atomic import write_bytes, write_text
 
 _HEAD = """# The demo, to look at
 

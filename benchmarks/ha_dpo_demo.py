@@ -31,12 +31,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.cells import Cell, Metric, draw, measured, open_comparison, tables
-from mmpo.data.atomic import write_json, write_text
 from mmpo.data.convert.hadpo import DESCRIBE
-from mmpo.data_builders.build import build
-from mmpo.data_builders.settings import BuildResult, BuildSettings
+from mmpo.data_builders.hallucination.build import build
+from mmpo.data_builders.hallucination.settings import BuildResult, BuildSettings
 from mmpo.demo import model_path
 from mmpo.errors import in_one_line
+from mmpo.files.atomic import write_json, write_text
 
 BUILDS: dict[str, dict[str, Any]] = {
     "edited": {},

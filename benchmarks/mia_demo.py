@@ -39,19 +39,19 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.cells import Cell, Metric, draw, measured, open_comparison, tables
-from mmpo.data.atomic import read_json, write_json, write_text
 from mmpo.data.shards import PairWriter, count_pairs, read_pairs
-from mmpo.data_builders.mia_build import build, reselect
-from mmpo.data_builders.mia_ratio import chosen_part
-from mmpo.data_builders.mia_select import opening
-from mmpo.data_builders.mia_settings import MiaBuildResult, MiaSettings
+from mmpo.data_builders.mia.build import build, reselect
+from mmpo.data_builders.mia.ratio import chosen_part
+from mmpo.data_builders.mia.select import opening
+from mmpo.data_builders.mia.settings import MiaBuildResult, MiaSettings
 from mmpo.demo.language import Turn, ask_existence, describe, questions
 from mmpo.demo.scene import Scene
 from mmpo.demo.several import LABEL, SIZES, Plan, pad_pictures, train
 from mmpo.demo.things import THINGS
 from mmpo.demo.world import world_split
 from mmpo.errors import in_one_line
-from mmpo.eval.statistics import auroc
+from mmpo.eval.statistics.statistics import auroc
+from mmpo.files.atomic import read_json, write_json, write_text
 
 LAYOUTS = ("sequence", "collage", "pic_in_pic")
 CELLS: dict[str, dict[str, Any]] = {

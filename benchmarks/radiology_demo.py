@@ -24,13 +24,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.cells import Cell, Metric, measured, open_comparison, tables
-from mmpo.data.atomic import write_json, write_text
-from mmpo.data_builders.radiology import build
-from mmpo.data_builders.radiology_settings import RadiologySettings
+from mmpo.data_builders.radiology.build import build
+from mmpo.data_builders.radiology.settings import RadiologySettings
 from mmpo.demo.radiology import model_path
 from mmpo.demo.radiology.world import write_split
 from mmpo.errors import in_one_line
-from mmpo.eval.radiology import reduction, score_reports
+from mmpo.eval.radiology.metrics import reduction, score_reports
+from mmpo.files.atomic import write_json, write_text
 from mmpo.pipeline import section_settings
 from mmpo.recipes import Recipe, load
 

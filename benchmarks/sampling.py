@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.answering import ask_one, benchmark_model
 from mmpo.errors import in_one_line
-from mmpo.models.answer import AnswerEngine
-from mmpo.models.loading import VLM
+from mmpo.models.families.loading import VLM
+from mmpo.models.generation.answer import AnswerEngine
 from tests.tiny import tiny_image
 
 PROMPT = "Describe this image in detail."

@@ -34,11 +34,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.cells import Cell, draw, measured, open_comparison, tables
-from mmpo.data.atomic import write_json, write_text
-from mmpo.data_builders.build import build
-from mmpo.data_builders.settings import BuildSettings
+from mmpo.data_builders.hallucination.build import build
+from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.demo import model_path
 from mmpo.errors import in_one_line
+from mmpo.files.atomic import write_json, write_text
 
 SPLITS = ("test", "test_unusual")
 METRICS = (

@@ -43,17 +43,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from mmpo.data.images import encode_image
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import in_one_line
-from mmpo.models.loading import VLM
-from mmpo.models.score import PairBatch, PairScorer
+from mmpo.files.images import encode_image
+from mmpo.models.families.loading import VLM
+from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.objectives import build_objective
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.settings import TrainSettings
-from mmpo.trainers.view_maker import view_maker
-from mmpo.trainers.views import PERTURBED
+from mmpo.trainers.views.view_maker import view_maker
+from mmpo.trainers.views.views import PERTURBED
 from tests.tiny import add_lora, save_tiny_llava, tiny_image, tiny_llava
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -25,9 +25,9 @@ from typing import Any
 import av
 import numpy as np
 
-from mmpo.data.video import probe, read_frames
-from mmpo.data.video.sampling import linspace
 from mmpo.errors import in_one_line
+from mmpo.video import probe, read_frames
+from mmpo.video.sampling import linspace
 
 Reader = Callable[[Path, int], np.ndarray]
 CLIPS = {  # size, frames, options of x264

@@ -18,10 +18,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.cells import picked, tables
-from mmpo.data.atomic import read_json, write_json, write_text
 from mmpo.demo.video.agreement import measure, table
 from mmpo.errors import in_one_line
-from mmpo.eval.scorecard import Scorecard
+from mmpo.eval.statistics.scorecard import Scorecard
+from mmpo.files.atomic import read_json, write_json, write_text
 
 METRICS = (
     ("video_qa", "accuracy", None), ("video_qa", "score", None), ("video_qa", "hallucination", None),

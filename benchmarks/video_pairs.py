@@ -31,9 +31,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from mmpo.errors import in_one_line
-from mmpo.models.loading import VLM
-from mmpo.models.prompts import encode_prompt, process_images
-from mmpo.models.score import PairBatch, PairScorer
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.prompts import encode_prompt, process_images
+from mmpo.models.scoring.score import PairBatch, PairScorer
 from tests.tiny import add_lora, tiny_image, tiny_llava, user
 
 BETA = 0.1

@@ -27,9 +27,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from mmpo.data import owners
-from mmpo.data.atomic import remove_leftovers
 from mmpo.errors import UserError
+from mmpo.files import owners
+from mmpo.files.atomic import remove_leftovers
 from mmpo.runs import is_main_process
 
 try:

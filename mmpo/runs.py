@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mmpo
-from mmpo.data.atomic import read_sealed, write_json, write_sealed, write_text
 from mmpo.errors import UserError
+from mmpo.files.atomic import read_sealed, write_json, write_sealed, write_text
 from mmpo.resuming import has_work
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "pillow")

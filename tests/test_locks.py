@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from mmpo import locks
-from mmpo.data import atomic, owners
 from mmpo.errors import UserError
+from mmpo.files import atomic, owners
 
 HOLD = """
 import sys, time

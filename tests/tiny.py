@@ -19,8 +19,8 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mmpo.models.families import family_of
-from mmpo.models.loading import VLM
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.records import family_of
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"

@@ -65,8 +65,8 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 from transformers.video_processing_utils import BaseVideoProcessor
 
-from mmpo.models.families import FAMILIES, family_of, too_old
-from mmpo.models.loading import VLM
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.records import FAMILIES, family_of, too_old
 from tests.tiny import CHAT_TEMPLATE, tiny_llava, tiny_tokenizer
 
 try:

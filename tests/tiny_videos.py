@@ -21,10 +21,10 @@ from transformers.utils import is_torchvision_available
 from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import make_batched_metadata
 
-from mmpo.data.images import encode_image
-from mmpo.data.video.clip import Clip
-from mmpo.models.families import FAMILIES
-from mmpo.models.loading import VLM
+from mmpo.files.images import encode_image
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.records import FAMILIES
+from mmpo.video.clip import Clip
 from tests.tiny import tiny_image
 from tests.tiny_families import TINY, with_real_videos
 

@@ -28,8 +28,8 @@ from transformers.models.llava_next.image_processing_pil_llava_next import Llava
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
-from mmpo.models.families import family_of
-from mmpo.models.loading import VLM
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.records import family_of
 from tests.tiny import CHAT_TEMPLATE, add_lora, llava_processor, tiny_tokenizer
 from tests.tiny_families import NoVideos, assembled, token
 

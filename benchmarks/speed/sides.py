@@ -22,11 +22,11 @@ from torch import Tensor
 
 from benchmarks.speed.layouts import Layout, examples
 from benchmarks.speed.models import Size, build
-from mmpo.data.images import encode_image
 from mmpo.data.pair import PreferencePair
-from mmpo.models.loading import VLM
-from mmpo.models.score import PairScorer
-from mmpo.models.vision import encode_images, select_images, vision_modules
+from mmpo.files.images import encode_image
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.vision import encode_images, select_images, vision_modules
+from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.chat.protocol import ChatReply
-from mmpo.data.atomic import seal_row, sound
-from mmpo.data.outside import json_of
+from mmpo.files.atomic import seal_row, sound
+from mmpo.outside import json_of
 
 log = logging.getLogger(__name__)
 

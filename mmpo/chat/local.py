@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, L
 from mmpo.chat.cache import ReplyCache
 from mmpo.chat.protocol import ChatReply, ChatRequest, request_key
 from mmpo.chat.settings import ChatSettings
-from mmpo.data.fingerprints import folder_fingerprint, model_folder
 from mmpo.data.plain_text import PlainText
 from mmpo.errors import Quarantined, UserError
+from mmpo.files.fingerprints import folder_fingerprint, model_folder
 from mmpo.progress import task
 
 STAGE = "chat"
@@ -79,7 +79,7 @@ class LocalChat:
     def _tokens(self, request: ChatRequest) -> list[int]:
         if request.images:
             raise Quarantined(STAGE, "images_unsupported", "a local text model sees no images; use a server")
-        from mmpo.models.chat_template import render
+        from mmpo.chat.chat_template import render
 
         plain = self._plain_text
         messages = [{"role": role, "content": plain.hide(text)} for role, text in request.messages]

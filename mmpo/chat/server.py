@@ -28,8 +28,8 @@ from mmpo.chat.protocol import ChatReply, ChatRequest, request_key
 from mmpo.chat.redact import Redactor
 from mmpo.chat.settings import ChatSettings
 from mmpo.chat.transport import LARGEST_REPLY, Oversized, Unreadable, client
-from mmpo.data.outside import json_of
 from mmpo.errors import Quarantined, UserError
+from mmpo.outside import json_of
 from mmpo.progress import task
 
 log = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.loaders import FileSystemLoader
 
-from mmpo.data.outside.templates import BoundedEnvironment, TemplateTooMuch, limited
 from mmpo.errors import UserError
+from mmpo.outside.templates import BoundedEnvironment, TemplateTooMuch, limited
 
 PROMPTS = Path(__file__).parent / "prompts"
 SUFFIX = ".j2"

@@ -11,8 +11,8 @@ from typing import Any
 import typer
 
 from mmpo.cli import console
-from mmpo.data.atomic import read_json
 from mmpo.errors import Quarantined, UserError
+from mmpo.files.atomic import read_json
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".avif", ".ppm")
 _LOOKED_AT = 2000
@@ -82,7 +82,7 @@ def run_folder(path: Path) -> dict[str, Any]:
 
 def scorecard(path: Path) -> dict[str, Any]:
     """A scorecard as the evaluation printed it."""
-    from mmpo.eval.scorecard import Scorecard
+    from mmpo.eval.statistics.scorecard import Scorecard
 
     file = path / "scorecard.json" if path.is_dir() else path.with_suffix(".json")
     if not file.is_file():
@@ -125,7 +125,7 @@ def model(path: Path) -> dict[str, Any]:
 
 def photo(path: Path) -> dict[str, Any]:
     """One picture as mmpo reads it. A picture that can't be used says why."""
-    from mmpo.data.images import load_image
+    from mmpo.files.images import load_image
 
     try:
         image = load_image(path)

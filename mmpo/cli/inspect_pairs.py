@@ -64,9 +64,9 @@ def summary(folder: Path) -> dict[str, Any]:
 
 def draw_pairs(folder: Path, ids: Sequence[str], out: Path) -> dict[str, Any]:
     """Write `ID.png` and `ID.html` of each pair into `out`. Raises UserError for an id that isn't there."""
-    from mmpo.data.atomic import write_bytes, write_text
     from mmpo.data.shards import read_pairs
-    from mmpo.data_builders.mia_draw import draw, page
+    from mmpo.data_builders.mia.draw import draw, page
+    from mmpo.files.atomic import write_bytes, write_text
 
     wanted = dict.fromkeys(ids)
     taken: set[str] = set()

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mmpo.cli import console
-from mmpo.eval.scorecard import table_width
 from mmpo.eval.scoring import Scored
+from mmpo.eval.statistics.scorecard import table_width
 
 PAGE = 120
 FEW, WIDE = 4, 7

@@ -48,7 +48,7 @@ def _hallucination_build(result: Mapping[str, Any]) -> str:
     if flipped := _losses(counts.get("wordings", {})):
         console.line(f"of {counts['wordings']['in']:,} wordings were dropped: {flipped}")
     if result.get("style"):
-        from mmpo.data_builders.style import StyleReport
+        from mmpo.data_builders.hallucination.style_probe import StyleReport
 
         console.line(StyleReport.model_validate(result["style"]).line())
     return "images"
@@ -122,7 +122,7 @@ def _train(run: RunFolder, result: Mapping[str, Any]) -> None:
 
 
 def _eval(run: RunFolder, result: Mapping[str, Any]) -> None:
-    from mmpo.eval.scorecard import Scorecard
+    from mmpo.eval.statistics.scorecard import Scorecard
 
     console.out.print()
     console.out.print(Scorecard.model_validate(result))

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 import mmpo
-from mmpo.data.atomic import JsonLines, file_digest, read_json, read_jsonl, write_json, write_text
 from mmpo.data.reader import count_pairs, shard_paths
 from mmpo.errors import Quarantined, UserError
+from mmpo.files.atomic import JsonLines, file_digest, read_json, read_jsonl, write_json, write_text
 
 FORMAT = "mmpo-pairs/1"
 

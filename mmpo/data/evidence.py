@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
-from mmpo.data.claims import claimed
-from mmpo.data.described import Described, Side, same_color, side_of
-from mmpo.data.scene_claims import Claim, Number
-from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject
+from mmpo.text.claims import claimed
+from mmpo.text.described import Described, Side, same_color, side_of
+from mmpo.text.scene_claims import Claim, Number
+from mmpo.text.vocabulary import ObjectVocabulary
 
 MARGIN = 0.1
 """How far beyond its third of the picture, in shares of it, a centre may lie and `on the left` is not yet wrong."""

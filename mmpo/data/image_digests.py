@@ -13,11 +13,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from mmpo.data.atomic import write_text
-from mmpo.data.images import load_image
 from mmpo.data.pair import Video
 from mmpo.data.reader import read_pairs
 from mmpo.errors import Quarantined, UserError
+from mmpo.files.atomic import write_text
+from mmpo.files.images import load_image
 
 FILE = "images.sha256"
 """Beside pairs, and in the folder of an adapter that was trained on them: one digest a line, sorted. The name has no

@@ -11,11 +11,11 @@ from typing import Any, TypeVar, overload
 
 import pyarrow.parquet as pq
 
-from mmpo.data.atomic import file_digest, read_json
-from mmpo.data.outside.failures import FAILURES
 from mmpo.data.pair import PreferencePair, validate
 from mmpo.data.rows import from_row, pair_schema
 from mmpo.errors import UserError
+from mmpo.files.atomic import file_digest, read_json
+from mmpo.outside.failures import FAILURES
 
 ROW_GROUP = 32  # rows that are decoded together: small, so that reading one row at random stays cheap
 TABLES, TEXTS = (".parquet", ".arrow"), (".jsonl", ".json")  # what `mmpo convert` reads

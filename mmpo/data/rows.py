@@ -9,9 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from mmpo.data.outside import Unreadable, json_of
 from mmpo.data.pair import Message, PreferencePair, Video
 from mmpo.errors import UserError
+from mmpo.outside import Unreadable, json_of
 
 PROVENANCE_FIELDS = {
     "builder": pa.string(),

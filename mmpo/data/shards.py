@@ -21,9 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmpo.data.atomic import remove_leftovers, write_bytes
 from mmpo.data.card import Counts, Rejects, count_reasons, recipe_hash, rejects_path, write_card
-from mmpo.data.images import portable_image
 from mmpo.data.pair import PreferencePair, Video, validate
 from mmpo.data.reader import (
     ROW_GROUP,
@@ -38,6 +36,8 @@ from mmpo.data.reader import (
 )
 from mmpo.data.rows import check_scores, pair_schema, to_row
 from mmpo.errors import Quarantined, UserError
+from mmpo.files.atomic import remove_leftovers, write_bytes
+from mmpo.files.images import portable_image
 
 __all__ = ["Counts", "PairDataset", "PairWriter", "Rejects", "check_pairs", "count_pairs", "read_pairs", "write_card"]
 

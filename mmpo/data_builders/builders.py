@@ -9,18 +9,18 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Discriminator, Tag
 
-from mmpo.data_builders.mia_settings import MiaSettings
-from mmpo.data_builders.radiology_settings import RadiologySettings
-from mmpo.data_builders.settings import BuildSettings
-from mmpo.data_builders.video_settings import VideoRewardSettings
+from mmpo.data_builders.hallucination.settings import BuildSettings
+from mmpo.data_builders.mia.settings import MiaSettings
+from mmpo.data_builders.radiology.settings import RadiologySettings
+from mmpo.data_builders.video.settings import VideoRewardSettings
 
 DEFAULT = "hallucination_pairs"
 
 BUILDERS = {
-    DEFAULT: "mmpo.data_builders.build:build",
-    "video_rewards": "mmpo.data_builders.video_build:build",
-    "radiology": "mmpo.data_builders.radiology:build",
-    "mia": "mmpo.data_builders.mia_build:build",
+    DEFAULT: "mmpo.data_builders.hallucination.build:build",
+    "video_rewards": "mmpo.data_builders.video.build:build",
+    "radiology": "mmpo.data_builders.radiology.build:build",
+    "mia": "mmpo.data_builders.mia.build:build",
 }
 """`function(settings, run_dir) -> result` of each builder. Imported late, for it brings torch."""
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.data_builders.builders import builder_of
-from mmpo.data_builders.mia_settings import MiaSettings
-from mmpo.data_builders.radiology_settings import RadiologySettings
-from mmpo.data_builders.settings import BuildSettings
-from mmpo.data_builders.video_settings import VideoRewardSettings
+from mmpo.data_builders.hallucination.settings import BuildSettings
+from mmpo.data_builders.mia.settings import MiaSettings
+from mmpo.data_builders.radiology.settings import RadiologySettings
+from mmpo.data_builders.video.settings import VideoRewardSettings
 from mmpo.errors import UserError
 
 Pictures = Iterator[tuple[Path, str]]
@@ -26,7 +26,7 @@ def look(settings: Any) -> Pictures:
 
 
 def _annotated(settings: BuildSettings) -> Pictures:
-    from mmpo.data.annotations import read_annotations
+    from mmpo.data.annotations.read import read_annotations
 
     images = list(read_annotations(settings.annotations, settings.images, captions=settings.captions))
     if not images:
@@ -40,7 +40,7 @@ def _annotated(settings: BuildSettings) -> Pictures:
 
 
 def _records(settings: MiaSettings) -> Pictures:
-    from mmpo.data_builders.mia_plan import read_records
+    from mmpo.data_builders.mia.plan import read_records
 
     records, _ = read_records(settings.data, settings.limit)
     if not records:
@@ -50,7 +50,7 @@ def _records(settings: MiaSettings) -> Pictures:
 
 
 def _videos(settings: VideoRewardSettings) -> Pictures:
-    from mmpo.data.video.items import read_videos
+    from mmpo.data.video_lists import read_videos
 
     items = list(islice(read_videos(settings.videos, settings.root, settings.captions), settings.limit))
     if not items:

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from mmpo.data.atomic import read_json, read_sealed, remove_leftovers, write_json, write_sealed
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import UserError
+from mmpo.files.atomic import read_json, read_sealed, remove_leftovers, write_json, write_sealed
 from mmpo.progress import task
 from mmpo.resuming import has_work
 

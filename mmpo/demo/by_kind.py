@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from mmpo.eval.statistics import wilson
+from mmpo.eval.statistics.statistics import wilson
 
 if TYPE_CHECKING:
-    from mmpo.models.answer import AnswerEngine
+    from mmpo.models.generation.answer import AnswerEngine
 
 Found = TypeVar("Found")
 
@@ -71,8 +71,8 @@ def before_after(
 
     `look` has read all its answers when it returns.
     """
-    from mmpo.models.answer import AnswerEngine
-    from mmpo.models.loading import load_vlm
+    from mmpo.models.families.loading import load_vlm
+    from mmpo.models.generation.answer import AnswerEngine
 
     alone, before, after = names
     engine = AnswerEngine(load_vlm(model, adapter=adapter), max_new_tokens=max_new_tokens)

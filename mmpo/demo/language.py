@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmpo.data.words import article, plural
 from mmpo.demo.scene import SIDES, Item, Scene
 from mmpo.demo.things import CENTERED, DOUBLED, HOME, PARTNER, THINGS
+from mmpo.text.words import article, plural
 
 DETAILED = (
     "Describe this image in detail.",

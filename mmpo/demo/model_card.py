@@ -7,15 +7,15 @@ import argparse
 from itertools import dropwhile, takewhile
 from pathlib import Path
 
-from mmpo.data.atomic import write_text
 from mmpo.demo import seen_by_kind
 from mmpo.demo.language import CARELESS, DETAILED
 from mmpo.demo.things import CENTERED, DOUBLED, PLACES, THINGS
 from mmpo.demo.world import write_split
 from mmpo.errors import in_one_line
 from mmpo.eval.harness import evaluate
-from mmpo.eval.scorecard import Scorecard
 from mmpo.eval.settings import EvalSettings
+from mmpo.eval.statistics.scorecard import Scorecard
+from mmpo.files.atomic import write_text
 
 SPLITS = {"test": "usual scenes", "test_unusual": "scenes that break the usual co-occurrence"}
 

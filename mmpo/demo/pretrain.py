@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from mmpo.data.atomic import write_text
 from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor
 from mmpo.demo.see import PatchReader, patch_labels, pixels, read_patches, training_scene
@@ -42,6 +41,7 @@ from mmpo.demo.speak import (
 from mmpo.demo.stage import run_stage
 from mmpo.demo.training import Learner, adam, export, two_rates
 from mmpo.errors import in_one_line
+from mmpo.files.atomic import write_text
 from mmpo.models.folder import check_model
 
 

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mmpo.data.annotations import AnnotatedImage, AnnotatedObject
+from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject
 from mmpo.data.evidence import Truth, truth_of
-from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.demo.by_kind import Share, before_after
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import DETAILED, NUMBERS, Turn, ask_color, ask_count, ask_existence, ask_side
 from mmpo.demo.scene import SIDES, Scene
 from mmpo.demo.things import COLORS, PARTNER, THINGS, VOCABULARY
 from mmpo.demo.world import world_split
-from mmpo.eval import claims
+from mmpo.eval.claims import metrics as claims
+from mmpo.text.vocabulary import ObjectVocabulary
 
 if TYPE_CHECKING:
-    from mmpo.models.answer import AnswerEngine
+    from mmpo.models.generation.answer import AnswerEngine
 
 Kind = Literal["place", "color", "count", "yes/no"]
 COUNTS = (1, 2, 3)
@@ -55,7 +55,7 @@ class Seen:
 @dataclass(frozen=True)
 class SeenByKind:
     """Right answers by kind and group, and right claims of descriptions by kind; `named_again` of the objects that
-    descriptions bring in (see `mmpo.eval.claims`).
+    descriptions bring in (see `mmpo.eval.claims.metrics`).
     """
 
     answers: Mapping[Kind, Mapping[str, Share]]

@@ -25,7 +25,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
-from mmpo.data.atomic import read_json, write_json
 from mmpo.data.layouts import Box, Composer
 from mmpo.data.layouts.compose import Composed, picture_in_picture
 from mmpo.data.layouts.geometry import inner_box
@@ -40,6 +39,7 @@ from mmpo.demo.speak import Batch, Row, batch_loss, decisive_tokens, make_batch,
 from mmpo.demo.things import THINGS
 from mmpo.demo.training import cosine, export, fit, print_progress, two_rates
 from mmpo.errors import in_one_line
+from mmpo.files.atomic import read_json, write_json
 
 SIZES = {"sequence": (2, 3), "collage": (2, 4)}
 LABEL = "Image{n}: "

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from mmpo.data.atomic import replacing
+from mmpo.files.atomic import replacing
 
 Reader = TypeVar("Reader", bound=nn.Module)
 Report = Callable[[int, float, float], None]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpo.data.atomic import write_bytes, write_json, write_text
-from mmpo.data.images import encode_image
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import EXACT, describe
 from mmpo.demo.scene import Scene, SceneKind, sample_scene
 from mmpo.demo.things import THINGS, VOCABULARY
 from mmpo.errors import UserError
+from mmpo.files.atomic import write_bytes, write_json, write_text
+from mmpo.files.images import encode_image
 from mmpo.progress import track
 
 # The first number seeds the split, so no two splits (nor the model's own training scenes) draw the same scene.

@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from mmpo.data.atomic import SEAL, JsonLines, read_jsonl, seal_row, sound
-from mmpo.data.fingerprints import file_fingerprint, folder_fingerprint, model_folder
 from mmpo.errors import UserError
+from mmpo.files.atomic import SEAL, JsonLines, read_jsonl, seal_row, sound
+from mmpo.files.fingerprints import file_fingerprint, folder_fingerprint, model_folder
 
 __all__ = ["AnswerLog", "answer_key", "file_fingerprint", "folder_fingerprint", "model_folder"]
 

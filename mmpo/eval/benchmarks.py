@@ -8,24 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mmpo.data.annotations import AnnotatedImage
-from mmpo.eval import chair
-from mmpo.eval.amber_benchmark import AmberBenchmark
-from mmpo.eval.chair_benchmark import ChairBenchmark
-from mmpo.eval.claims_benchmark import ClaimsBenchmark
-from mmpo.eval.hallusionbench_benchmark import HallusionBenchmark
-from mmpo.eval.mme_benchmark import MmeBenchmark
-from mmpo.eval.mmhal_benchmark import MmhalBenchmark
-from mmpo.eval.multi_image_benchmark import MultiImageBenchmark
-from mmpo.eval.multiple_choice_benchmark import MultipleChoiceBenchmark
-from mmpo.eval.object_halbench_benchmark import ObjectHalBenchmark
-from mmpo.eval.pope_benchmark import PopeBenchmark
+from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.eval.amber.task import AmberBenchmark
+from mmpo.eval.chair import metrics as chair
+from mmpo.eval.chair.task import ChairBenchmark
+from mmpo.eval.claims.task import ClaimsBenchmark
+from mmpo.eval.hallusionbench.task import HallusionBenchmark
+from mmpo.eval.mme.task import MmeBenchmark
+from mmpo.eval.mmhal.task import MmhalBenchmark
+from mmpo.eval.multi_image.task import MultiImageBenchmark
+from mmpo.eval.multiple_choice.task import MultipleChoiceBenchmark
+from mmpo.eval.object_halbench.task import ObjectHalBenchmark
+from mmpo.eval.pope.task import PopeBenchmark
 from mmpo.eval.protocol import Benchmark, Material
-from mmpo.eval.radiology_benchmark import RadiologyBenchmark
+from mmpo.eval.radiology.task import RadiologyBenchmark
 from mmpo.eval.settings import EvalSettings
-from mmpo.eval.shr_benchmark import ShrBenchmark
-from mmpo.eval.temporal_benchmark import TemporalBenchmark
-from mmpo.eval.video_qa_benchmark import VideoQaBenchmark
+from mmpo.eval.shr.task import ShrBenchmark
+from mmpo.eval.temporal.task import TemporalBenchmark
+from mmpo.eval.video_qa.task import VideoQaBenchmark
 
 BENCHMARKS: dict[str, Callable[[Material | None, EvalSettings], Benchmark]] = {
     "pope": PopeBenchmark,

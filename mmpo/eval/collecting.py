@@ -9,16 +9,16 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmpo.data.atomic import read_json, write_json
 from mmpo.errors import UserError
 from mmpo.eval.answers import AnswerCache, AnswerLog, answer_key, folder_fingerprint, model_folder
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Ask, Reply
 from mmpo.eval.settings import EvalSettings
+from mmpo.files.atomic import read_json, write_json
 from mmpo.progress import task
 
 if TYPE_CHECKING:
-    from mmpo.models.answer import Answer, AnswerEngine
+    from mmpo.models.generation.answer import Answer, AnswerEngine
 
 State = Literal["before", "after"]
 Replies = dict[State, dict[Ask, Reply]]
@@ -109,8 +109,8 @@ def _ask_model(
     cache: AnswerCache | None,
     record: Path,
 ) -> None:
-    from mmpo.models.answer import AnswerEngine
-    from mmpo.models.loading import load_vlm
+    from mmpo.models.families.loading import load_vlm
+    from mmpo.models.generation.answer import AnswerEngine
 
     vlm = load_vlm(
         settings.model,
@@ -168,8 +168,8 @@ def _answers(
     """Ask what is not `known`, all that concerns a picture together, and answers of one length limit together. The
     engine's batches are formed over all asks, so that a stopped evaluation ends with the same digits.
     """
-    from mmpo.models.answer import Question
-    from mmpo.models.interleaved import TAG, interleaved
+    from mmpo.models.families.interleaved import TAG, interleaved
+    from mmpo.models.generation.answer import Question
 
     def prompt(ask: Ask) -> Any:
         return interleaved(engine.vlm, ask.prompt) if TAG in ask.prompt else ask.prompt

@@ -15,17 +15,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmpo.data.atomic import write_json, write_text
 from mmpo.data.image_digests import read_digests
-from mmpo.data.images import follows_links
 from mmpo.errors import UserError
 from mmpo.eval.benchmarks import BENCHMARKS, material
 from mmpo.eval.collecting import Replies, collect_replies, engine_notes
-from mmpo.eval.compare import Bootstrap, adjusted, compare, compare_categories
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Ask, Benchmark, Material, NothingToAsk, Part, Reply
-from mmpo.eval.scorecard import Category, Counts, Estimate, Overlap, Row, Scorecard
 from mmpo.eval.settings import EvalSettings
+from mmpo.eval.statistics.compare import Bootstrap, adjusted, compare, compare_categories
+from mmpo.eval.statistics.scorecard import Category, Counts, Estimate, Overlap, Row, Scorecard
+from mmpo.files.atomic import write_json, write_text
+from mmpo.files.images import follows_links
 from mmpo.locks import in_own_folder
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from scipy.stats import pearsonr, spearmanr
 
 from mmpo.chat import ChatModel, ChatReply, ChatRequest
 from mmpo.chat.templates import render, template_version
+from mmpo.chat.video_replies import read_reward
 from mmpo.data.pair import PreferencePair
-from mmpo.data.video.replies import read_reward
 from mmpo.errors import Quarantined, UserError
-from mmpo.eval.statistics import Array
+from mmpo.eval.statistics.statistics import Array
 
 TEMPLATE = "video_frames_reward"
 

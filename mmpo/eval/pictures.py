@@ -14,16 +14,16 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
-from mmpo.data.annotations import AnnotatedImage, read_annotations
+from mmpo.data.annotations.read import AnnotatedImage, read_annotations
 from mmpo.data.image_digests import frames_digest, pixel_digest
-from mmpo.data.images import inside, load_image
-from mmpo.data.video import read_frames
-from mmpo.data.video.clip import Clip
 from mmpo.errors import Quarantined, UserError
 from mmpo.eval.answers import file_fingerprint
 from mmpo.eval.protocol import Ask, FrameChoice
 from mmpo.eval.settings import EvalSettings
+from mmpo.files.images import inside, load_image
 from mmpo.progress import track
+from mmpo.video import read_frames
+from mmpo.video.clip import Clip
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +67,8 @@ class Pictures:
     @cached_property
     def native(self) -> bool:
         """Whether the model gets videos as videos. Raises UserError where it can't and must."""
-        from mmpo.models.loading import takes_videos
-        from mmpo.models.opening import family_in
+        from mmpo.models.families.loading import takes_videos
+        from mmpo.models.families.opening import family_in
 
         return takes_videos(
             family_in(self._settings.model, trust_remote_code=self._settings.trust_remote_code),

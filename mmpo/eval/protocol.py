@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mmpo.data.annotations import AnnotatedImage
-from mmpo.data.vocabulary import ObjectVocabulary
+from mmpo.data.annotations.read import AnnotatedImage
 from mmpo.errors import UserError
-from mmpo.eval.tally import Tally
+from mmpo.eval.statistics.tally import Tally
+from mmpo.text.vocabulary import ObjectVocabulary
 
 if TYPE_CHECKING:
     from mmpo.chat import ChatModel
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FrameChoice:
-    """Which frames of a video are shown (`mmpo.data.video.sampling`), and how large."""
+    """Which frames of a video are shown (`mmpo.video.sampling`), and how large."""
 
     num: int = 8
     sampling: str = "linspace_trunc"

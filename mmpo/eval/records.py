@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.outside import Unreadable, json_of, read_text
 from mmpo.errors import UserError
+from mmpo.outside import Unreadable, json_of, read_text
 
 
 def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from mmpo.chat import ChatModel
 
 _MODULES = (
-    "pope_answers",
-    "mme_answers",
-    "chair_answers",
-    "claims_answers",
-    "amber_answers",
-    "object_halbench_answers",
-    "shr_answers",
-    "mmhal_benchmark",
-    "hallusionbench_answers",
-    "radiology_benchmark",
-    "video_qa_answers",
-    "temporal_answers",
-    "multi_image_benchmark",
-    "multiple_choice_benchmark",
+    "pope.score",
+    "mme.score",
+    "chair.score",
+    "claims.score",
+    "amber.score",
+    "object_halbench.score",
+    "shr.score",
+    "mmhal.task",
+    "hallusionbench.score",
+    "radiology.task",
+    "video_qa.score",
+    "temporal.score",
+    "multi_image.task",
+    "multiple_choice.task",
 )
 """The modules of `mmpo.eval` that register a scorer."""
 

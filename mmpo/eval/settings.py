@@ -8,19 +8,19 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
-from mmpo.eval.amber_settings import AmberSettings
-from mmpo.eval.chair_settings import ChairSettings
-from mmpo.eval.claims_settings import ClaimsSettings
-from mmpo.eval.hallusionbench_settings import HallusionBenchSettings
-from mmpo.eval.mme_settings import MmeSettings
-from mmpo.eval.mmhal_settings import MmhalSettings
-from mmpo.eval.multi_image_settings import MultiImageSettings, MultipleChoiceSettings
-from mmpo.eval.object_halbench_settings import ObjectHalBenchSettings
-from mmpo.eval.pope_settings import PopeSettings
-from mmpo.eval.radiology_settings import RadiologyEvalSettings
+from mmpo.eval.amber.settings import AmberSettings
+from mmpo.eval.chair.settings import ChairSettings
+from mmpo.eval.claims.settings import ClaimsSettings
+from mmpo.eval.hallusionbench.settings import HallusionBenchSettings
+from mmpo.eval.mme.settings import MmeSettings
+from mmpo.eval.mmhal.settings import MmhalSettings
+from mmpo.eval.multi_image.settings import MultiImageSettings, MultipleChoiceSettings
+from mmpo.eval.object_halbench.settings import ObjectHalBenchSettings
+from mmpo.eval.pope.settings import PopeSettings
+from mmpo.eval.radiology.settings import RadiologyEvalSettings
 from mmpo.eval.section import Section, distinct
-from mmpo.eval.shr_settings import ShrSettings
-from mmpo.eval.video_qa_settings import TemporalSettings, VideoQaSettings
+from mmpo.eval.shr.settings import ShrSettings
+from mmpo.eval.video_qa.settings import TemporalSettings, VideoQaSettings
 from mmpo.settings import ADAPTER, ANNOTATIONS, FOLDER, MODEL, OUTPUT
 
 BenchmarkName = Literal[

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.fingerprints import model_folder
-from mmpo.data.outside import json_of
 from mmpo.errors import UserError
+from mmpo.files.fingerprints import model_folder
+from mmpo.outside import json_of
 
 MAX_HEADER = 100_000_000
 PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.models.pairs import PairLogps
+from mmpo.models.scoring.pairs import PairLogps
 from mmpo.objectives.pairwise import dense_reward, log_ratios, per_pair, span_reward
 from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.term import Term, register

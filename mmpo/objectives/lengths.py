@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmpo.models.pairs import PairLogps, ResponseLogps
+from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import NonNegative, Positive, Share
 from mmpo.objectives.reference_free import average_logps

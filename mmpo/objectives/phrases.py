@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.models.pairs import PairLogps, ResponseLogps
+from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import NonNegative
 from mmpo.objectives.term import Term, register

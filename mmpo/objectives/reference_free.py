@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.models.score import PairLogps, ResponseLogps
+from mmpo.models.scoring.score import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.term import Term, average_reward, register

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch.nn.functional import softplus
 
-from mmpo.models.pairs import PairLogps
+from mmpo.models.scoring.pairs import PairLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.term import Term, register

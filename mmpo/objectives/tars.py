@@ -1,7 +1,7 @@
 """TARS: the preference under a perturbed question, and the spectrum of what the model thinks while answering.
 
 The paper (arXiv 2507.21584) and its released code describe different algorithms; `tars` is the paper's,
-`mmpo.objectives.tars_official` has the code's. The perturbation itself is made by `mmpo.trainers.views`.
+`mmpo.objectives.tars_official` has the code's. The perturbation itself is made by `mmpo.trainers.views.views`.
 
 Shapes: b pairs, t tokens of a response (padded), h hidden channels, k frequencies.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.models.pairs import Hidden, PairLogps, ResponseLogps
+from mmpo.models.scoring.pairs import Hidden, PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import Count, NonNegative, Positive, PositiveShare
 from mmpo.objectives.term import Term, register

@@ -2,7 +2,7 @@
 
 Commit b2e6288 of KejiaZhang-Robust/TARS: random tokens of the whole sequence are perturbed, question and response
 alike, in chosen and rejected independently; an image-preference term with a diffused image is added; the spectral term
-is a triplet hinge on the embeddings of the whole sequence. `mmpo.trainers.disturb` makes the sequences.
+is a triplet hinge on the embeddings of the whole sequence. `mmpo.trainers.views.disturb` makes the sequences.
 
 Shapes: b pairs, t tokens of a response (padded), s tokens of a sequence, h hidden channels.
 """
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from mmpo.errors import UserError
-from mmpo.models.pairs import Hidden, PairLogps, ResponseLogps
+from mmpo.models.scoring.pairs import Hidden, PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.tars import own_states

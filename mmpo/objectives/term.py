@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mmpo.errors import UserError
-from mmpo.models.pairs import Hidden, StepStatistics
-from mmpo.models.score import PairLogps, ResponseLogps
+from mmpo.models.scoring.pairs import Hidden, StepStatistics
+from mmpo.models.scoring.score import PairLogps, ResponseLogps
 from mmpo.objectives.parameters import mistakes, parameters_of
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from mmpo.errors import UserError
-from mmpo.models.pairs import PairLogps, ResponseLogps
+from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import Count, NonNegative, Positive, Share
 from mmpo.objectives.term import Term, register

@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
-from mmpo.data.annotations import AnnotatedImage
-from mmpo.data.images import inside
+from mmpo.data.annotations.read import AnnotatedImage
 from mmpo.errors import Quarantined, UserError
+from mmpo.files.images import inside
 from mmpo.models.folder import Tensor, find_model, weights
 from mmpo.packages import BITSANDBYTES, PYDICOM, require
 from mmpo.preflight.context import Context
@@ -219,7 +219,7 @@ def check_eval(context: Context) -> None:
 
 
 def _annotated(context: Context) -> Sequence[AnnotatedImage] | None:
-    from mmpo.data.annotations import read_annotations
+    from mmpo.data.annotations.read import read_annotations
 
     settings = context.settings("eval")
     at = ("eval", "annotations")

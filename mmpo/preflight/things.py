@@ -59,7 +59,7 @@ def _check(context: Context, path: Keys, need: Need, value: str) -> None:
     elif need.kind == "template":
         _template(value)
     elif need.kind == "sampling":
-        from mmpo.data.video.sampling import parse
+        from mmpo.video.sampling import parse
 
         parse(value)
     elif need.kind == "output":
@@ -69,7 +69,7 @@ def _check(context: Context, path: Keys, need: Need, value: str) -> None:
     else:
         check_path(Path(value), need)
         if need.kind == "vocabulary":
-            from mmpo.data.vocabulary import ObjectVocabulary
+            from mmpo.text.vocabulary import ObjectVocabulary
 
             ObjectVocabulary.from_file(value)
 
@@ -143,7 +143,7 @@ def check_vision_model(folder: Path, source: str, *, trust_remote_code: bool = F
             hint="name a vision-language model (docs/families.md)",
         )
     if not trust_remote_code:
-        from mmpo.models.opening import family_in, open_processor
+        from mmpo.models.families.opening import family_in, open_processor
 
         family_in(source)
         open_processor(source)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmpo.data.images import MAX_PIXELS, encode_image, portable_image, read_image
 from mmpo.errors import Quarantined
+from mmpo.files.images import MAX_PIXELS, encode_image, portable_image, read_image
 from mmpo.packages import PYDICOM, require
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", "")

@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mmpo.data.outside import json_of
 from mmpo.errors import Quarantined
+from mmpo.outside import json_of
 from mmpo.radiology.claims import keeps_claims
 from mmpo.radiology.detector import Cue, RuleDetector, Verdict
 from mmpo.radiology.editing import LineEdit

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mmpo.data.outside import read_map
 from mmpo.errors import UserError
+from mmpo.outside import read_map
 
 SHIPPED = Path(__file__).with_name("lexicon.yaml")
 _NAME = re.compile(r"\{([A-Z][A-Z0-9]*)\}")

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mmpo.data.outside import Unreadable, json_of, names_its_file
 from mmpo.errors import Quarantined, UserError
+from mmpo.outside import Unreadable, json_of, names_its_file
 
 Section = Literal["findings", "impression", "both", "report"]
 HEADERS = {

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
 from mmpo.data_builders.builders import BUILDERS, AnyBuildSettings, settings_class
-from mmpo.data_builders.settings import BuildSettings
+from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.eval.settings import EvalSettings
 from mmpo.recipes.other_names import ours
 from mmpo.recipes.problems import Problem, refusal

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from mmpo.data.outside import MAX_DEPTH, Unreadable, yaml_document, yaml_of
 from mmpo.errors import UserError
+from mmpo.outside import MAX_DEPTH, Unreadable, yaml_document, yaml_of
 
 Path = tuple[str, ...]
 """Where a value stands: `("train", "objective", "dpo")`; list items by their number."""

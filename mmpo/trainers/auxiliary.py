@@ -30,13 +30,13 @@ from mmpo.data.convert.media import below, images_of
 from mmpo.data.convert.rows import read_rows
 from mmpo.data.convert.texts import Turn, bad, messages_of, need
 from mmpo.data.image_digests import digests_of, shown_in
-from mmpo.data.images import links_allowed
 from mmpo.data.pair import Video
 from mmpo.data.reader import read_pairs, shard_paths
 from mmpo.errors import Quarantined, UserError
-from mmpo.models.loading import VLM
-from mmpo.models.pairs import AnswerBatch, PairBatch
-from mmpo.models.prompts import encode_response
+from mmpo.files.images import links_allowed
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.prompts import encode_response
+from mmpo.models.scoring.pairs import AnswerBatch, PairBatch
 from mmpo.progress import track
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, OnReject
 from mmpo.trainers.images import ImageStore

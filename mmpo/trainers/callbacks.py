@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mmpo.data.atomic import JsonLines, read_jsonl
+from mmpo.files.atomic import JsonLines, read_jsonl
 from mmpo.progress import Task, task
 from mmpo.trainers.samples import Sampler
 

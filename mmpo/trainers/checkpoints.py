@@ -13,8 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.atomic import file_digest, read_sealed, write_sealed
 from mmpo.errors import UserError
+from mmpo.files.atomic import file_digest, read_sealed, write_sealed
 
 logger = logging.getLogger(__name__)
 

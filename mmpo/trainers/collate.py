@@ -28,10 +28,10 @@ from torch import Tensor
 from mmpo.data.pair import PreferencePair, check_spans, join_text
 from mmpo.data.reader import PairDataset
 from mmpo.errors import Quarantined, UserError
-from mmpo.models.loading import VLM
-from mmpo.models.prompts import encode_response, prompt_words, response_offsets, token_weights
-from mmpo.models.score import PairBatch
-from mmpo.models.sharing import LEAST_SHARED
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.prompts import encode_response, prompt_words, response_offsets, token_weights
+from mmpo.models.scoring.score import PairBatch
+from mmpo.models.tree.sharing import LEAST_SHARED
 from mmpo.trainers.changes import changed_weights
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.media import Media, pixel_tensors, placeholders, prompt_ids

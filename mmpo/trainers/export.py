@@ -16,12 +16,12 @@ import yaml
 from PIL import Image
 
 import mmpo
-from mmpo.data.atomic import read_json, replacing_folder, write_text
 from mmpo.errors import UserError
+from mmpo.files.atomic import read_json, replacing_folder, write_text
 from mmpo.locks import announce, locked
-from mmpo.models.loading import VLM, load_vlm
-from mmpo.models.prompts import encode_response
-from mmpo.models.segments import score_responses
+from mmpo.models.families.loading import VLM, load_vlm
+from mmpo.models.families.prompts import encode_response
+from mmpo.models.scoring.segment_logps import score_responses
 from mmpo.trainers.settings import TrainResult, TrainSettings
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmpo.errors import UserError
 from mmpo.objectives import Objective
 from mmpo.trainers.settings import TrainSettings
-from mmpo.trainers.views import CORRUPTED, DISTURBED, PERTURBED
+from mmpo.trainers.views.views import CORRUPTED, DISTURBED, PERTURBED
 
 Problem = tuple[str, str, str]
 """Key of the `train` section, what is wrong, remedy."""

@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 
 from PIL import Image
 
-from mmpo.data.images import load_image, open_picture, read_image
 from mmpo.data.reader import PairDataset
 from mmpo.errors import Quarantined
-from mmpo.models.loading import VLM
-from mmpo.models.processing import ProcessedImages, process_images, process_video
+from mmpo.files.images import load_image, open_picture, read_image
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.processing import ProcessedImages, process_images, process_video
 
 CHECKED_TOGETHER = 64  # images whose bytes are in memory together while all are looked through
 

@@ -9,7 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from mmpo.errors import UserError
-from mmpo.models.loading import VLM
+from mmpo.models.families.loading import VLM
 from mmpo.trainers.settings import LoraSettings
 
 

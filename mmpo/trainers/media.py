@@ -9,13 +9,13 @@ from typing import Any
 
 from torch import Tensor
 
-from mmpo.data.images import inside
 from mmpo.data.pair import Message, Video
 from mmpo.data.reader import PairDataset
-from mmpo.data.video.pairs import clip_of, in_order, with_frames
-from mmpo.models.loading import VLM
-from mmpo.models.processing import join_images
-from mmpo.models.prompts import encode_prompt
+from mmpo.data.video_pairs import clip_of, in_order, with_frames
+from mmpo.files.images import inside
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.processing import join_images
+from mmpo.models.families.prompts import encode_prompt
 from mmpo.trainers.images import ImageStore, ShownImage, StoredImage
 
 

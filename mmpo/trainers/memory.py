@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from mmpo.errors import UserError
-from mmpo.models.lean import watching_kept
-from mmpo.models.loading import VLM
-from mmpo.models.logprob import CHUNK_ELEMENTS
-from mmpo.models.score import PairBatch, PairScorer
+from mmpo.models.families.loading import VLM
+from mmpo.models.scoring.lean import watching_kept
+from mmpo.models.scoring.logprob import CHUNK_ELEMENTS
+from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.objectives import Objective
 
 logger = logging.getLogger(__name__)

@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmpo.errors import UserError
-from mmpo.models.pairs import blank_logps
-from mmpo.models.score import PairBatch, PairLogps, PairScorer
+from mmpo.models.scoring.pairs import blank_logps
+from mmpo.models.scoring.score import PairBatch, PairLogps, PairScorer
 from mmpo.objectives import Objective
 from mmpo.objectives.term import OBJECTIVES
 from mmpo.progress import track

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mmpo.data.atomic import write_text
+from mmpo.files.atomic import write_text
 
 logger = logging.getLogger(__name__)
 

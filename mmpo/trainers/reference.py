@@ -24,11 +24,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmpo.data.atomic import remove_leftovers, replacing
-from mmpo.data.fingerprints import folder_fingerprint, model_folder
 from mmpo.errors import UserError
-from mmpo.models.loading import VLM
-from mmpo.models.score import PairScorer
+from mmpo.files.atomic import remove_leftovers, replacing
+from mmpo.files.fingerprints import folder_fingerprint, model_folder
+from mmpo.models.families.loading import VLM
+from mmpo.models.scoring.score import PairScorer
 from mmpo.progress import task
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
 from mmpo.trainers.images import ImageStore

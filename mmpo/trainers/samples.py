@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmpo.models.generate import PromptGroup, answering, generate_alone, generate_shared
-from mmpo.models.loading import VLM
+from mmpo.models.families.loading import VLM
+from mmpo.models.generation.generate import PromptGroup, answering, generate_alone, generate_shared
+from mmpo.models.generation.shared_cache import SharingUnsupported
 from mmpo.models.sharded import is_sharded
-from mmpo.models.shared_cache import SharingUnsupported
 from mmpo.trainers.collate import EncodedPair
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.media import pixel_tensors, prompt_ids

@@ -27,15 +27,15 @@ from accelerate import DistributedType, PartialState
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from mmpo.data.atomic import read_json, replacing_folder, write_json
 from mmpo.data.image_digests import digests_of_pairs, write_digests
 from mmpo.data.shards import PairDataset, Rejects, check_pairs, read_pairs
 from mmpo.errors import UserError
+from mmpo.files.atomic import read_json, replacing_folder, write_json
 from mmpo.locks import in_own_folder
 from mmpo.models.compat import enable_checkpointing
-from mmpo.models.loading import VLM, load_vlm
-from mmpo.models.score import PairBatch, PairScorer
-from mmpo.models.vision import vision_is_frozen
+from mmpo.models.families.loading import VLM, load_vlm
+from mmpo.models.families.vision import vision_is_frozen
+from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.objectives import Objective, build_objective
 from mmpo.progress import track
 from mmpo.resuming import has_work
@@ -54,8 +54,8 @@ from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_refer
 from mmpo.trainers.samples import Sampler
 from mmpo.trainers.schedule import cut
 from mmpo.trainers.settings import TrainResult, TrainSettings
-from mmpo.trainers.view_maker import view_maker
-from mmpo.trainers.views import PERTURBED
+from mmpo.trainers.views.view_maker import view_maker
+from mmpo.trainers.views.views import PERTURBED
 
 logger = logging.getLogger(__name__)
 

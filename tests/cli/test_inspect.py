@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from mmpo.cli.app import load_commands
-from tests.data.video.clips import number_of, write
+from tests.video.clips import number_of, write
 
 runner = CliRunner()
 

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from mmpo.data.shards import PairWriter, read_pairs
-from mmpo.data_builders.mia_build import build
-from mmpo.data_builders.mia_draw import density, draw
-from mmpo.data_builders.mia_ratio import packed
-from mmpo.data_builders.mia_settings import MiaSettings
+from mmpo.data_builders.mia.build import build
+from mmpo.data_builders.mia.draw import density, draw
+from mmpo.data_builders.mia.ratio import packed
+from mmpo.data_builders.mia.settings import MiaSettings
 from tests.cli.conftest import Invoke
 
 

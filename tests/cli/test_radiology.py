@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mmpo.cli.app import load_commands
-from mmpo.eval.scorecard import Scorecard
+from mmpo.eval.statistics.scorecard import Scorecard
 from tests.chat.server import ChatServer
-from tests.data_builders.test_radiology import answer
+from tests.data_builders.radiology.test_radiology import answer
 from tests.radiology.test_films_and_reports import RAMP, made
 
 

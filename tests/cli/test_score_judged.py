@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tests.chat.server import ChatServer
 from tests.cli.conftest import Invoke
-from tests.eval.test_hallusionbench import ROWS
-from tests.eval.test_mmhal import record
-from tests.eval.test_shr import write_images
+from tests.eval.hallusionbench.test_hallusionbench import ROWS
+from tests.eval.mmhal.test_mmhal import record
+from tests.eval.shr.test_shr import write_images
 
 
 def test_shr(mmpo: Invoke, here: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 from mmpo.data.reader import read_pairs
 from tests.chat.server import ChatServer
 from tests.cli.conftest import Invoke
-from tests.data.video import clips
 from tests.tiny_videos import openable, save_video_model
+from tests.video import clips
 
 __all__ = ["openable"]
 

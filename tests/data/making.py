@@ -11,10 +11,10 @@ from typing import Any
 from PIL import Image
 
 from mmpo.data.card import Counts
-from mmpo.data.images import encode_image
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairWriter
 from mmpo.errors import Quarantined
+from mmpo.files.images import encode_image
 
 RECIPE = {"method": "hallucination", "seed": 3, "where": Path("images")}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from PIL import Image
 
 from mmpo.data.image_digests import FILE, digests_of_pairs, pixel_digest, read_digests, write_digests
-from mmpo.data.images import load_image
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairWriter
+from mmpo.files.images import load_image
 from tests.tiny import tiny_image
 
 

@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mmpo.data.card import read_card
-from mmpo.data.images import load_image
 from mmpo.data.pair import text_message
 from mmpo.data.shards import PairDataset, PairWriter, count_pairs, read_pairs
 from mmpo.errors import Quarantined, UserError
+from mmpo.files.images import load_image
 from tests.data.making import build, make_pair, picture
 
 

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from mmpo.data.card import read_card
-from mmpo.data.images import load_image
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data.shards import PairDataset, PairWriter, count_pairs, read_pairs
 from mmpo.errors import Quarantined, UserError
+from mmpo.files.images import load_image
 from tests.data.making import RECIPE, build, files, make_pair, picture
 
 

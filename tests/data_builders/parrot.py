@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from mmpo.models.loading import VLM
-from mmpo.models.prompts import encode_prompt, encode_response, process_images
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.prompts import encode_prompt, encode_response, process_images
 from tests.tiny import tiny_image, tiny_llava, user
 
 DESCRIBE = "Describe the image."

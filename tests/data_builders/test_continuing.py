@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from mmpo.data.atomic import read_sealed, write_sealed
 from mmpo.errors import UserError
+from mmpo.files.atomic import read_sealed, write_sealed
 from mmpo.pipeline import check_section, run_section
 from mmpo.recipes import Recipe
 from mmpo.runs import RunFolder
 from tests.chat.server import ChatServer
-from tests.data.video import clips
 from tests.data_builders import careful
-from tests.data_builders import test_mia as multi_image
-from tests.data_builders.test_build import settings as hallucination_settings
-from tests.data_builders.test_radiology import answer as edits
-from tests.data_builders.test_radiology import settings as radiology_settings
-from tests.data_builders.test_video import OBJECTS, script, settings_for
+from tests.data_builders.hallucination.test_build import settings as hallucination_settings
+from tests.data_builders.mia import test_mia as multi_image
+from tests.data_builders.radiology.test_radiology import answer as edits
+from tests.data_builders.radiology.test_radiology import settings as radiology_settings
+from tests.data_builders.video.test_video import OBJECTS, script, settings_for
 from tests.tiny_videos import openable
+from tests.video import clips
 
 __all__ = ["openable"]
 

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from mmpo.data.reader import read_pairs
-from mmpo.data_builders import build, mia_build, video_build
-from mmpo.data_builders.mia_settings import MiaSettings
-from mmpo.data_builders.settings import BuildSettings
-from mmpo.data_builders.video_settings import VideoRewardSettings
-from tests.data.video import clips
+from mmpo.data_builders.hallucination import build
+from mmpo.data_builders.hallucination.settings import BuildSettings
+from mmpo.data_builders.mia import build as mia_build
+from mmpo.data_builders.mia.settings import MiaSettings
+from mmpo.data_builders.video import build as video_build
+from mmpo.data_builders.video.settings import VideoRewardSettings
 from tests.data_builders import parrot
 from tests.tiny import tiny_image
+from tests.video import clips
 
 ASKED = [f"Is there a {name} in the image?" for name in ("dog", "cat", "cup")]
 TAGGED = "There </s> is an <image> and a cat."

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmpo.data.vocabulary import ObjectVocabulary
 from mmpo.demo import model_path, pretrain
 from mmpo.demo.architecture import IMAGE_TOKENS, PATCH
 from mmpo.demo.assemble import build_model, build_processor
@@ -23,10 +22,11 @@ from mmpo.demo.see import BACKGROUND, patch_labels
 from mmpo.demo.speak import batch_loss, decisive_tokens, make_batch, name_tokens, several_row, single_row
 from mmpo.demo.things import HOME, THINGS, VOCABULARY
 from mmpo.demo.world import world_split
-from mmpo.eval.scorecard import Scorecard
-from mmpo.models.answer import AnswerEngine
-from mmpo.models.loading import VLM, load_vlm
-from mmpo.models.prompts import encode_prompt
+from mmpo.eval.statistics.scorecard import Scorecard
+from mmpo.models.families.loading import VLM, load_vlm
+from mmpo.models.families.prompts import encode_prompt
+from mmpo.models.generation.answer import AnswerEngine
+from mmpo.text.vocabulary import ObjectVocabulary
 
 
 @pytest.fixture(scope="module")

@@ -19,10 +19,10 @@ from mmpo.demo.radiology.model_card import write_model_card
 from mmpo.demo.radiology.patches import PatchReader, mark_places, patch_labels
 from mmpo.demo.see import NOTHING
 from mmpo.errors import UserError
-from mmpo.eval.scorecard import Scorecard
-from mmpo.models.answer import AnswerEngine
-from mmpo.models.loading import VLM, load_vlm
-from mmpo.models.prompts import encode_prompt
+from mmpo.eval.statistics.scorecard import Scorecard
+from mmpo.models.families.loading import VLM, load_vlm
+from mmpo.models.families.prompts import encode_prompt
+from mmpo.models.generation.answer import AnswerEngine
 from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.editing import RuleEditor, edit_report
 from mmpo.radiology.findings import compare_findings, report_findings

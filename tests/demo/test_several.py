@@ -25,9 +25,9 @@ from mmpo.demo.see import patch_labels, pixels
 from mmpo.demo.several import Plan, Slips, batch, montage, pad_pictures, several_row, train
 from mmpo.demo.speak import Row, make_batch
 from mmpo.demo.things import HOME, THINGS
-from mmpo.models.interleaved import interleaved
-from mmpo.models.loading import load_vlm
-from mmpo.models.prompts import encode_prompt
+from mmpo.models.families.interleaved import interleaved
+from mmpo.models.families.loading import load_vlm
+from mmpo.models.families.prompts import encode_prompt
 
 HONEST = Slips(0, 0, 0, 0)
 

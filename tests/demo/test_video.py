@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from mmpo.chat.video_rules import RuleJudge
 from mmpo.cli.app import load_commands
-from mmpo.data.video import probe, read_frames
-from mmpo.data.video.items import read_videos
-from mmpo.data.video.rules import RuleJudge
+from mmpo.data.video_lists import read_videos
 from mmpo.demo.by_kind import Share, shares
 from mmpo.demo.things import PARTNER
 from mmpo.demo.video import clips, narration, world
@@ -20,8 +19,9 @@ from mmpo.demo.video.accuracy import Told, asked_of, outcomes, read_events, side
 from mmpo.demo.video.agreement import by_caption, measure, truth
 from mmpo.demo.video.pretrain import BEFORE, Plan, clip_row, pretrain
 from mmpo.errors import UserError
-from mmpo.eval.scorecard import Scorecard
-from mmpo.eval.temporal import read as read_temporal
+from mmpo.eval.statistics.scorecard import Scorecard
+from mmpo.eval.temporal.metrics import read as read_temporal
+from mmpo.video import probe, read_frames
 
 SOME = [clips.sample_clip((0, 9, index)) for index in range(120)]
 

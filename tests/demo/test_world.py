@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmpo.data.annotations import read_annotations
-from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.data.words import plural
+from mmpo.data.annotations.read import read_annotations
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import (
     CARELESS,
@@ -29,6 +27,8 @@ from mmpo.demo.scene import SIDES, sample_scene
 from mmpo.demo.things import CENTERED, COLORED, DOUBLED, HOME, PARTNER, PLACES, THINGS, VOCABULARY
 from mmpo.demo.world import SPLITS, world_split, write_split
 from mmpo.errors import UserError
+from mmpo.text.vocabulary import ObjectVocabulary
+from mmpo.text.words import plural
 
 
 def test_the_world_is_large_enough_and_partners_are_mutual() -> None:

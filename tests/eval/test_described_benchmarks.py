@@ -10,11 +10,11 @@ import pytest
 
 from mmpo.errors import UserError
 from mmpo.eval.harness import evaluate
-from mmpo.eval.object_halbench import read_questions
-from mmpo.eval.object_halbench_benchmark import picture_paths
-from mmpo.eval.scorecard import Scorecard
+from mmpo.eval.object_halbench.metrics import read_questions
+from mmpo.eval.object_halbench.task import picture_paths
 from mmpo.eval.scoring import ScoreRequest, score
 from mmpo.eval.settings import EvalSettings
+from mmpo.eval.statistics.scorecard import Scorecard
 from tests.chat.server import ChatServer
 from tests.tiny import add_lora, save_tiny_llava, tiny_image, tiny_llava
 

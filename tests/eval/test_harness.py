@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from mmpo.errors import UserError
-from mmpo.eval import chair, pope
+from mmpo.eval.chair import metrics as chair
 from mmpo.eval.harness import evaluate
-from mmpo.eval.scorecard import Scorecard
+from mmpo.eval.pope import metrics as pope
+from mmpo.eval.statistics.scorecard import Scorecard
 from tests.eval.evaluating import answers_in, settings
 
 
@@ -58,8 +59,8 @@ def test_shared_questions_are_asked_once(finished: Path) -> None:
 
 @pytest.mark.parametrize("state", ["before", "after"])
 def test_answers_are_those_of_the_model_asked_alone(world: Path, finished: Path, state: str) -> None:
-    from mmpo.models.answer import AnswerEngine
-    from mmpo.models.loading import load_vlm
+    from mmpo.models.families.loading import load_vlm
+    from mmpo.models.generation.answer import AnswerEngine
 
     vlm = load_vlm(world / "model", adapter=world / "adapter" if state == "after" else None)
     alone = AnswerEngine(vlm, sharing="off", image_root=world / "images")

@@ -7,11 +7,11 @@ import pytest
 from typer.testing import CliRunner
 
 from mmpo.cli.app import load_commands
-from mmpo.data.images import encode_image
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data.shards import PairWriter
 from mmpo.errors import UserError
 from mmpo.eval.judge_agreement import Compared, agreement, compared
+from mmpo.files.images import encode_image
 from tests.chat.server import ChatServer
 from tests.tiny import tiny_image
 

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 from mmpo.errors import UserError
-from mmpo.eval import hallusionbench as hb
-from mmpo.eval import mmhal
+from mmpo.eval.hallusionbench import metrics as hb
 from mmpo.eval.harness import evaluate
+from mmpo.eval.mmhal import metrics as mmhal
 from mmpo.eval.protocol import Reply
-from mmpo.eval.scorecard import Scorecard
 from mmpo.eval.scoring import ScoreRequest, score
-from mmpo.eval.shr_benchmark import ShrBenchmark
+from mmpo.eval.shr.task import ShrBenchmark
+from mmpo.eval.statistics.scorecard import Scorecard
 from tests.chat.server import ChatServer
 from tests.eval.evaluating import answers_in, settings
-from tests.eval.test_hallusionbench import ROWS
-from tests.eval.test_mmhal import record
-from tests.eval.test_shr import write_images
+from tests.eval.hallusionbench.test_hallusionbench import ROWS
+from tests.eval.mmhal.test_mmhal import record
+from tests.eval.shr.test_shr import write_images
 
 SHORT = {"max_new_tokens": 6}
 

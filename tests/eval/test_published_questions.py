@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from mmpo.errors import UserError
-from mmpo.eval import harness, pope
+from mmpo.eval import harness
 from mmpo.eval.harness import evaluate
+from mmpo.eval.pope import metrics as pope
 from mmpo.eval.protocol import Ask, Part, Reply
-from mmpo.eval.scorecard import Scorecard
-from mmpo.eval.tally import Metric, Tally
+from mmpo.eval.statistics.scorecard import Scorecard
+from mmpo.eval.statistics.tally import Metric, Tally
 from tests.eval.evaluating import answers_in, settings
 
 OBJECTS = ("dog", "cat", "cup")
@@ -131,7 +132,7 @@ def test_another_run_finds_the_answers_in_the_cache(
     def no_model(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("mmpo.models.loading.load_vlm", no_model)
+    monkeypatch.setattr("mmpo.models.families.loading.load_vlm", no_model)
     chosen = published(world, files, adapter=str(world / "adapter"), cache=str(finished / "cache"))
     card = evaluate(chosen, tmp_path)
     assert card.rows == Scorecard.read(finished / "scorecard.json").rows
@@ -222,8 +223,8 @@ def ask_notes(monkeypatch: pytest.MonkeyPatch, world: Path, run: Path, asks: Seq
 
 
 def test_questions_without_image(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmpo.models.answer import AnswerEngine
-    from mmpo.models.loading import load_vlm
+    from mmpo.models.families.loading import load_vlm
+    from mmpo.models.generation.answer import AnswerEngine
 
     root = str(world / "images")
     texts = ["What is a dog?", "What is a cup?"]
@@ -272,7 +273,7 @@ def test_a_changed_picture_under_the_same_name_is_asked_again(
 def test_an_error_while_asking_is_no_empty_answer(
     world: Path, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmpo.models import continuing
+    from mmpo.models.generation import continuing
 
     real, calls = continuing.generate_shared, []
 

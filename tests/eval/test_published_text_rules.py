@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.data.video.replies import read_reward
-from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.eval.object_halbench import answer_reader
-from mmpo.eval.object_halbench_judge import NameMatcher, read_objects
-from mmpo.eval.shr import gram_diversity, read_judgement
-from mmpo.eval.shr_data import Region, ShrImage
-from mmpo.eval.shr_judge import region_lines
+from mmpo.chat.video_replies import read_reward
+from mmpo.eval.object_halbench.judge import NameMatcher, read_objects
+from mmpo.eval.object_halbench.metrics import answer_reader
+from mmpo.eval.shr.files import Region, ShrImage
+from mmpo.eval.shr.judge import region_lines
+from mmpo.eval.shr.metrics import gram_diversity, read_judgement
 from mmpo.eval.yes_no import parse
+from mmpo.text.vocabulary import ObjectVocabulary
 
 LETTERS = {"h": "hallucination", "c": "correct", "n": "cannot judge", "?": None}
 

@@ -11,8 +11,8 @@ import pytest
 from mmpo.chat import open_chat
 from mmpo.errors import UserError
 from mmpo.eval.scoring import ScoreRequest, score
-from mmpo.eval.tempcompass import rate, read_caption_answer, read_correctness, task_of
-from mmpo.eval.videohallucer import official, published_bias, set_of
+from mmpo.eval.temporal.tempcompass import rate, read_caption_answer, read_correctness, task_of
+from mmpo.eval.temporal.videohallucer import official, published_bias, set_of
 from tests.chat.server import ChatServer
 
 MATCH = "Which?\nOption 1: The man is dribbling a basketball.\nOption 2: A man is dunking a basketball."

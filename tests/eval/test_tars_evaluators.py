@@ -13,7 +13,7 @@ from mmpo.eval.harness import evaluate
 from mmpo.eval.settings import EvalSettings
 from mmpo.recipes import load
 from tests.chat.server import ChatServer
-from tests.eval.test_mmhal import record
+from tests.eval.mmhal.test_mmhal import record
 from tests.eval.test_published_questions import question_file
 from tests.tiny import add_lora, save_tiny_llava, tiny_image, tiny_llava
 

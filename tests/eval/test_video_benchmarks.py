@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from mmpo.data.video import read_frames
-from mmpo.data.video.clip import Clip
 from mmpo.errors import UserError
 from mmpo.eval.harness import evaluate
 from mmpo.eval.settings import EvalSettings
-from mmpo.models.answer import AnswerEngine
-from mmpo.models.loading import load_vlm
+from mmpo.models.families.loading import load_vlm
+from mmpo.models.generation.answer import AnswerEngine
+from mmpo.video import read_frames
+from mmpo.video.clip import Clip
 from tests.chat.server import ChatServer
-from tests.data.video import clips
 from tests.tiny import add_lora, save_tiny_llava, tiny_llava
 from tests.tiny_videos import openable, save_video_model
+from tests.video import clips
 
 __all__ = ["openable"]
 

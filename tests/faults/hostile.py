@@ -16,37 +16,35 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from mmpo.chat.judging import read_correctness, read_rating, read_same
 from mmpo.cli.commands.score import _judge_settings
-from mmpo.data.annotations import read_annotations, read_coco_folder
+from mmpo.data.annotations.read import read_annotations, read_coco_folder
 from mmpo.data.card import read_card
 from mmpo.data.convert import convert
 from mmpo.data.pair import text_message
 from mmpo.data.reader import PairDataset, read_pairs
 from mmpo.data.shards import PairWriter
-from mmpo.data.synonyms import read_lexicon
-from mmpo.data.video.items import read_videos
-from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.data_builders import mia_plan
-from mmpo.eval import (
-    amber,
-    chair,
-    hallusionbench,
-    mme_files,
-    mmhal,
-    multi_image,
-    multiple_choice,
-    object_halbench,
-    pope_files,
-    shr_data,
-    temporal,
-    video_qa,
-)
-from mmpo.eval.judging import read_correctness, read_rating, read_same
-from mmpo.eval.object_halbench_judge import read_objects
+from mmpo.data.video_lists import read_videos
+from mmpo.data_builders.mia import plan as mia_plan
+from mmpo.eval.amber import metrics as amber
+from mmpo.eval.chair import metrics as chair
+from mmpo.eval.hallusionbench import metrics as hallusionbench
+from mmpo.eval.mme import files as mme_files
+from mmpo.eval.mmhal import metrics as mmhal
+from mmpo.eval.multi_image import metrics as multi_image
+from mmpo.eval.multiple_choice import metrics as multiple_choice
+from mmpo.eval.object_halbench import metrics as object_halbench
+from mmpo.eval.object_halbench.judge import read_objects
+from mmpo.eval.pope import files as pope_files
+from mmpo.eval.shr import files as shr_data
+from mmpo.eval.temporal import metrics as temporal
+from mmpo.eval.video_qa import metrics as video_qa
 from mmpo.radiology.judge import read_items
 from mmpo.radiology.lexicon import load_lexicon
 from mmpo.radiology.reports import read_reports
 from mmpo.recipes import load
+from mmpo.text.synonyms import read_lexicon
+from mmpo.text.vocabulary import ObjectVocabulary
 from tests.data.making import make_pair, picture
 
 Row = dict[str, Any]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.data_builders.build import build
-from mmpo.data_builders.settings import BuildSettings
+from mmpo.data_builders.hallucination.build import build
+from mmpo.data_builders.hallucination.settings import BuildSettings
 from tests.data_builders import parrot
 
 

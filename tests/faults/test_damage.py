@@ -13,13 +13,13 @@ import pytest
 
 from mmpo.chat.cache import ReplyCache
 from mmpo.chat.protocol import ChatReply
-from mmpo.data import atomic
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairDataset, PairWriter, read_pairs
-from mmpo.data_builders.build import build
-from mmpo.data_builders.settings import BuildSettings
+from mmpo.data_builders.hallucination.build import build
+from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.errors import UserError
 from mmpo.eval.answers import AnswerCache, AnswerLog
+from mmpo.files import atomic
 from mmpo.runs import RunFolder
 from mmpo.trainers import checkpoints
 from mmpo.trainers.settings import TrainSettings

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from mmpo.models.loading import VLM
-from mmpo.models.processing import ProcessedImages, join_images
-from mmpo.models.prompts import encode_prompt, encode_response, process_images
-from mmpo.models.score import PairBatch, PairLogps
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.processing import ProcessedImages, join_images
+from mmpo.models.families.prompts import encode_prompt, encode_response, process_images
+from mmpo.models.scoring.score import PairBatch, PairLogps
 from tests.tiny import tiny_image, user
 
 

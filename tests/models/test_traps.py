@@ -18,20 +18,20 @@ from typing import Any
 import pytest
 import torch
 
-import mmpo.models.score as score_module
-import mmpo.models.segments as segments_module
-import mmpo.models.tree as tree_module
+import mmpo.models.scoring.score as score_module
+import mmpo.models.scoring.segment_logps as segments_module
+import mmpo.models.tree.segments as tree_module
 from mmpo.errors import UserError
-from mmpo.models.attention import CallPlan, TreePlan, dense_attention_mask
-from mmpo.models.layout import Segment, TreeBatch, pack, response_tree
-from mmpo.models.loading import VLM
-from mmpo.models.positions import Counted
-from mmpo.models.processing import join_images, process_images
-from mmpo.models.prompts import encode_prompt, encode_response
-from mmpo.models.score import PairBatch, PairScorer
-from mmpo.models.segments import plain_rows, rules_of, segment_logps, shared_row
-from mmpo.models.tree import CAUSAL
-from mmpo.models.vision import encode_images, select_images
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.processing import join_images, process_images
+from mmpo.models.families.prompts import encode_prompt, encode_response
+from mmpo.models.families.vision import encode_images, select_images
+from mmpo.models.scoring.score import PairBatch, PairScorer
+from mmpo.models.scoring.segment_logps import plain_rows, rules_of, segment_logps, shared_row
+from mmpo.models.tree.attention import CallPlan, TreePlan, dense_attention_mask
+from mmpo.models.tree.layout import Segment, TreeBatch, pack, response_tree
+from mmpo.models.tree.positions import Counted
+from mmpo.models.tree.segments import CAUSAL
 from tests.models.pairs import PICTURES, by_hand, mixed_batch
 from tests.tiny import add_lora, user
 from tests.tiny_families import TINY

@@ -10,15 +10,15 @@ import torch
 from transformers.utils import is_torchvision_available
 
 from mmpo.errors import Quarantined, UserError
-from mmpo.models.answer import AnswerEngine
-from mmpo.models.generate import PromptGroup
-from mmpo.models.loading import VLM
-from mmpo.models.processing import ProcessedImages, join_images, model_tensors, process_video, video_tensors
-from mmpo.models.prompts import encode_prompt, encode_response, process_images
-from mmpo.models.score import PairBatch, PairScorer
-from mmpo.models.vision import encode_images
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.processing import ProcessedImages, join_images, model_tensors, process_video, video_tensors
+from mmpo.models.families.prompts import encode_prompt, encode_response, process_images
+from mmpo.models.families.vision import encode_images
+from mmpo.models.generation.answer import AnswerEngine
+from mmpo.models.generation.generate import PromptGroup
+from mmpo.models.scoring.score import PairBatch, PairScorer
+from tests.models.generation.test_generate import assert_same
 from tests.models.pairs import PICTURES, gradients, worst_relative
-from tests.models.test_generate import assert_same
 from tests.tiny import add_lora, tiny_image
 from tests.tiny_families import TINY
 from tests.tiny_videos import VIDEO, small_processor, video_model, with_video

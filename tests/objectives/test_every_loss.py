@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from mmpo.models.pairs import PairLogps, ResponseLogps
+from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives import OBJECTIVES, build_objective
 
 LENGTHS = {"chosen": (4, 2, 6), "rejected": (3, 5, 6)}

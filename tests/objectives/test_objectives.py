@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmpo.errors import UserError
-from mmpo.models.score import PairLogps, ResponseLogps
+from mmpo.models.scoring.score import PairLogps, ResponseLogps
 from mmpo.objectives import OBJECTIVES, build_objective
 from tests.objectives.golden import CASES, PAIRS
 from tests.objectives.more_golden import MORE_CASES

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmpo.errors import UserError
-from mmpo.models.pairs import PairLogps, ResponseLogps
+from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives import build_objective
 from mmpo.objectives.tars import CHOSEN, REJECTED, log_spectral_ratio, spectrum
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmpo.errors import UserError
-from mmpo.models.pairs import PairLogps, ResponseLogps
+from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives import build_objective
 from mmpo.objectives.visual import CHOSEN, REJECTED
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmpo.eval import amber
-from mmpo.eval.amber import Annotations, Asked, Described
-from mmpo.eval.amber_words import Exact
+from mmpo.eval.amber import metrics as amber
+from mmpo.eval.amber.metrics import Annotations, Asked, Described
+from mmpo.eval.amber.words import Exact
 from mmpo.eval.scoring import ScoreRequest, score
 
 

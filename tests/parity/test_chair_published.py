@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.data.words import plurals
-from mmpo.eval import chair, word_forms
-from mmpo.eval.morphology import morphy
-from mmpo.eval.object_words import object_reader
+from mmpo.eval.chair import metrics as chair
 from mmpo.eval.scoring import Scored, ScoreRequest, score
-from mmpo.eval.word_forms import tokenize
-from tests.eval.test_object_words import DIFFERENT, SAME
-from tests.eval.test_word_forms import needs_spacy
+from mmpo.text import word_forms
+from mmpo.text.morphology import morphy
+from mmpo.text.object_words import object_reader
+from mmpo.text.vocabulary import ObjectVocabulary
+from mmpo.text.word_forms import tokenize
+from mmpo.text.words import plurals
+from tests.text.test_object_words import DIFFERENT, SAME
+from tests.text.test_word_forms import needs_spacy
 
 CAPTIONS = "shikiw_OPERA/log/chair_eval_results/llava-1.5/greedy.jsonl"
 SYNONYMS = "LisaAnne_Hallucination/data/synonyms.txt"

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mmpo.errors import UserError
-from mmpo.eval import mme, mme_files
+from mmpo.eval.mme import files as mme_files
+from mmpo.eval.mme import metrics as mme
 from mmpo.eval.scoring import Scored, ScoreRequest, score
 
 TOOL = "BradyFU_MME/eval_tool/LaVIN"

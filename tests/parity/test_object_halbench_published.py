@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.data.vocabulary import ObjectVocabulary
-from mmpo.eval import chair
-from mmpo.eval.object_halbench import Answer, answer_reader, named_in_words, score
+from mmpo.eval.chair import metrics as chair
+from mmpo.eval.object_halbench.metrics import Answer, answer_reader, named_in_words, score
+from mmpo.text.vocabulary import ObjectVocabulary
 
 REFINED = "RLHF-V_RLHF-V/eval/data/synonyms_refine.txt"
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from mmpo.errors import UserError
-from mmpo.eval import pope, pope_builder
-from mmpo.eval.pope_builder import ImageObjects
+from mmpo.eval.pope import build as pope_builder
+from mmpo.eval.pope import metrics as pope
+from mmpo.eval.pope.build import ImageObjects
 from mmpo.eval.scoring import ScoreRequest, score
 
 COCO = "RUCAIBox_POPE/output/coco/coco_pope_{}.json"

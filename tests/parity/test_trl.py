@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from mmpo.models.loading import VLM
-from mmpo.models.prompts import encode_prompt, encode_response, process_images
-from mmpo.models.score import PairBatch, PairScorer
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.prompts import encode_prompt, encode_response, process_images
+from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.objectives import build_objective
 from tests.models.pairs import worst_relative
 from tests.tiny import add_lora, tiny_image, tiny_llava

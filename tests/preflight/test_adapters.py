@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mmpo.errors import UserError
+from mmpo.models.families.loading import load_vlm
 from mmpo.models.folder import check_fit, header, weights
-from mmpo.models.loading import load_vlm
 from tests.cli.conftest import Invoke
 from tests.tiny import save_tiny_llava
 

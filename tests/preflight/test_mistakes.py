@@ -283,9 +283,9 @@ def test_a_finished_section_is_not_looked_at_again(mmpo: Invoke, recipe: Path, p
 
 
 def test_an_evaluation_follows_links_where_it_may(here: Path, photos: Path) -> None:
-    from mmpo.data.images import follows_links, load_image
     from mmpo.errors import Quarantined
     from mmpo.eval.settings import EvalSettings
+    from mmpo.files.images import follows_links, load_image
 
     (here / "elsewhere").mkdir()
     shutil.move(photos / "0.png", here / "elsewhere" / "0.png")

@@ -18,8 +18,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmpo.data.atomic import JsonLines, write_bytes
 from mmpo.errors import UserError
+from mmpo.files.atomic import JsonLines, write_bytes
 from mmpo.storage import storage_error
 from tests.cli.conftest import Invoke
 

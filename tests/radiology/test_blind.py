@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.radiology_sentences import judge_edit
-from mmpo.data.atomic import read_jsonl
+from mmpo.files.atomic import read_jsonl
 from mmpo.radiology.claims import keeps_claims
 from mmpo.radiology.editing import RuleEditor
 

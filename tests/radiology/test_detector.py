@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.data.atomic import read_jsonl
 from mmpo.errors import UserError
+from mmpo.files.atomic import read_jsonl
 from mmpo.radiology.detector import RuleDetector, merge_spans
 from mmpo.radiology.lexicon import load_lexicon, shipped_lexicon
 from mmpo.radiology.lines import split_lines

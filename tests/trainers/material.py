@@ -7,9 +7,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.images import encode_image
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairWriter
+from mmpo.files.images import encode_image
 from tests.tiny import tiny_image
 
 OBJECTS = ("dog", "cat", "red cup", "ball", "small house", "tree", "chair", "table")

@@ -27,16 +27,16 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainerControl, TrainerState
 
-from mmpo.models.loading import VLM
-from mmpo.models.score import PairScorer
+from mmpo.models.families.loading import VLM
+from mmpo.models.scoring.score import PairScorer
 from mmpo.trainers.callbacks import SamplesFile
 from mmpo.trainers.collate import encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.lora import add_lora
-from mmpo.trainers.relevance import PolicyEmbedder, RelevanceTable
 from mmpo.trainers.samples import Sampler
 from mmpo.trainers.settings import LoraSettings, SampleSettings
 from mmpo.trainers.step import gather_step
+from mmpo.trainers.views.relevance import PolicyEmbedder, RelevanceTable
 from tests.tiny import save_tiny_llava, tiny_llava
 from tests.trainers import run_fsdp
 from tests.trainers.material import make_pairs

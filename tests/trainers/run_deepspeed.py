@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
-from mmpo.models.score import PairScorer
+from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
 from tests.trainers.run_fsdp import OBJECTIVE, batch_of, policy
 

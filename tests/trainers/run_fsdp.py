@@ -20,8 +20,8 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from mmpo.models.loading import VLM
-from mmpo.models.score import PairBatch, PairScorer
+from mmpo.models.families.loading import VLM
+from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.objectives import build_objective
 from tests.models.pairs import pair_batch
 from tests.tiny import add_lora, tiny_llava

@@ -14,11 +14,11 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from mmpo.data.images import encode_image, load_image
 from mmpo.errors import UserError
-from mmpo.models.loading import VLM
-from mmpo.models.score import PairScorer
-from mmpo.models.segments import score_responses
+from mmpo.files.images import encode_image, load_image
+from mmpo.models.families.loading import VLM
+from mmpo.models.scoring.score import PairScorer
+from mmpo.models.scoring.segment_logps import score_responses
 from mmpo.trainers.auxiliary import AuxiliaryCollator, Sample, draw, encode_samples, read_samples
 from mmpo.trainers.collate import PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore

@@ -12,12 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mmpo.data.images import encode_image
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined, UserError
-from mmpo.models.loading import VLM
-from mmpo.models.score import PairScorer
-from mmpo.models.segments import shared_row
+from mmpo.files.images import encode_image
+from mmpo.models.families.loading import VLM
+from mmpo.models.scoring.score import PairScorer
+from mmpo.models.scoring.segment_logps import shared_row
 from mmpo.trainers import collate as collate_module
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore, scaled_down

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpo.data.images import encode_image
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined, UserError
-from mmpo.models.loading import VLM
-from mmpo.models.prompts import encode_prompt, encode_response
+from mmpo.files.images import encode_image
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.prompts import encode_prompt, encode_response
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from tests.tiny import tiny_image

@@ -13,10 +13,10 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from mmpo.data.atomic import write_text
 from mmpo.errors import UserError
-from mmpo.models.loading import load_vlm
-from mmpo.models.segments import score_responses
+from mmpo.files.atomic import write_text
+from mmpo.models.families.loading import load_vlm
+from mmpo.models.scoring.segment_logps import score_responses
 from mmpo.trainers import export as export_module
 from mmpo.trainers.export import export
 from mmpo.trainers.train import train

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpo.data.images import encode_image
 from mmpo.data.pair import PreferencePair
-from mmpo.models.prompts import encode_prompt, process_images
-from mmpo.models.score import PairScorer
+from mmpo.files.images import encode_image
+from mmpo.models.families.prompts import encode_prompt, process_images
+from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
 from mmpo.trainers import reference
 from mmpo.trainers.collate import PairCollator, encode_pairs

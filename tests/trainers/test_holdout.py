@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpo.data.images import encode_image
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairWriter
+from mmpo.files.images import encode_image
 from mmpo.trainers.collate import EncodedPair, EncodedPairs
 from mmpo.trainers.holdout import STRADDLES, hold_out
 from mmpo.trainers.train import train

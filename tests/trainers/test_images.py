@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmpo.data.images import encode_image
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairDataset, PairWriter, read_pairs
-from mmpo.models.loading import VLM
+from mmpo.files.images import encode_image
+from mmpo.models.families.loading import VLM
 from mmpo.trainers.collate import PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore, StoredImage
 from tests.tiny import tiny_image

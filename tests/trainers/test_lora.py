@@ -10,7 +10,7 @@ from peft import PeftModel
 from torch import nn
 
 from mmpo.errors import UserError
-from mmpo.models.loading import VLM, load_vlm
+from mmpo.models.families.loading import VLM, load_vlm
 from mmpo.trainers.lora import add_lora
 from mmpo.trainers.settings import LoraSettings
 from tests.tiny import tiny_llava

@@ -12,8 +12,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmpo.errors import UserError
-from mmpo.models.logprob import CHUNK_ELEMENTS
-from mmpo.models.score import PairScorer
+from mmpo.models.scoring.logprob import CHUNK_ELEMENTS
+from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
 from mmpo.trainers import memory
 from mmpo.trainers.collate import PairCollator, encode_pairs
@@ -154,7 +154,7 @@ class _Peak(TorchDispatchMode):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_looking_takes_less_memory_than_the_step(checkpointing: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where one pair is the whole batch, too."""
-    monkeypatch.setattr("mmpo.models.logprob.CHUNK_ELEMENTS", 2**10)
+    monkeypatch.setattr("mmpo.models.scoring.logprob.CHUNK_ELEMENTS", 2**10)
     material = Material(checkpointing)
     batch = material.batch([0])
     with _Peak() as step:

@@ -14,9 +14,9 @@ import torch
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data.shards import PairWriter, read_pairs
 from mmpo.errors import UserError
-from mmpo.models.loading import load_vlm
-from mmpo.models.prompts import encode_prompt, encode_response
-from mmpo.models.score import PairScorer
+from mmpo.models.families.loading import load_vlm
+from mmpo.models.families.prompts import encode_prompt, encode_response
+from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
 from mmpo.objectives.term import log_sums
 from mmpo.trainers.averages import PastReward
@@ -24,7 +24,7 @@ from mmpo.trainers.collate import PairCollator, encode_pairs
 from mmpo.trainers.holdout import hold_out
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.train import train
-from mmpo.trainers.view_maker import view_maker
+from mmpo.trainers.views.view_maker import view_maker
 from tests.tiny import add_lora
 from tests.trainers.material import make_pairs, settings_for, write_pairs
 

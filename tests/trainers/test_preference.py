@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 
 from mmpo.errors import UserError
-from mmpo.models.loading import VLM
-from mmpo.models.score import PairScorer
+from mmpo.models.families.loading import VLM
+from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
 from mmpo.trainers.collate import PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore

@@ -11,8 +11,8 @@ from peft import PeftModel
 from torch import nn
 
 from mmpo.errors import UserError
-from mmpo.models.loading import VLM, load_vlm
-from mmpo.models.score import PairScorer
+from mmpo.models.families.loading import VLM, load_vlm
+from mmpo.models.scoring.score import PairScorer
 from mmpo.trainers.lora import add_lora
 from mmpo.trainers.reference import reference_identity
 from mmpo.trainers.settings import LoraSettings

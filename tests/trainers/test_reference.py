@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from mmpo.data.shards import read_pairs
 from mmpo.errors import UserError
-from mmpo.models.loading import load_vlm
-from mmpo.models.score import PairScorer
+from mmpo.models.families.loading import load_vlm
+from mmpo.models.scoring.score import PairScorer
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.lora import add_lora

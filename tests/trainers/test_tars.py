@@ -28,17 +28,17 @@ from mmpo.data.corruption import Corruption, generator
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairWriter, read_pairs
 from mmpo.errors import UserError
-from mmpo.models.loading import VLM, load_vlm
-from mmpo.models.pairs import PairBatch
-from mmpo.models.score import PairScorer
+from mmpo.models.families.loading import VLM, load_vlm
+from mmpo.models.scoring.pairs import PairBatch
+from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
-from mmpo.trainers.perturb import Perturber, neutral_id
-from mmpo.trainers.relevance import ClipEmbedder, PolicyEmbedder, RelevanceTable
 from mmpo.trainers.train import train
-from mmpo.trainers.view_maker import view_maker
-from mmpo.trainers.views import ImageCorrupter
+from mmpo.trainers.views.perturb import Perturber, neutral_id
+from mmpo.trainers.views.relevance import ClipEmbedder, PolicyEmbedder, RelevanceTable
+from mmpo.trainers.views.view_maker import view_maker
+from mmpo.trainers.views.views import ImageCorrupter
 from tests.tiny import add_lora, save_tiny_llava
 from tests.trainers.material import make_pairs, settings_for, write_pairs
 

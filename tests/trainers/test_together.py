@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from mmpo.models.score import PairScorer
+from mmpo.models.scoring.score import PairScorer
 from tests.models.pairs import pair_batch
 from tests.tiny import add_lora, tiny_llava
 from tests.trainers import run_ddp

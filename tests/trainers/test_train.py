@@ -11,11 +11,11 @@ import pytest
 import torch
 from peft import PeftModel
 
-from mmpo.data.atomic import read_json
 from mmpo.data.shards import PairWriter
 from mmpo.errors import UserError
-from mmpo.models.loading import load_vlm
-from mmpo.models.segments import score_responses
+from mmpo.files.atomic import read_json
+from mmpo.models.families.loading import load_vlm
+from mmpo.models.scoring.segment_logps import score_responses
 from mmpo.progress import reporting
 from mmpo.trainers.settings import TrainResult, TrainSettings
 from mmpo.trainers.train import train

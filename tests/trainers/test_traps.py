@@ -10,20 +10,20 @@ import pytest
 import torch
 
 from mmpo.data.corruption import Corruption
-from mmpo.data.images import encode_image, load_image
 from mmpo.data.pair import PreferencePair
-from mmpo.models.loading import VLM
-from mmpo.models.processing import SEVERAL as SEVERAL_IMAGES
-from mmpo.models.processing import process_images
-from mmpo.models.score import PairBatch, PairScorer
-from mmpo.models.segments import shared_row
-from mmpo.models.vision import vision_modules
+from mmpo.files.images import encode_image, load_image
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.processing import SEVERAL as SEVERAL_IMAGES
+from mmpo.models.families.processing import process_images
+from mmpo.models.families.vision import vision_modules
+from mmpo.models.scoring.score import PairBatch, PairScorer
+from mmpo.models.scoring.segment_logps import shared_row
 from mmpo.objectives import build_objective
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
-from mmpo.trainers.views import ImageCorrupter, ViewMaker
+from mmpo.trainers.views.views import ImageCorrupter, ViewMaker
+from tests.models.families.test_families import count_tower_calls
 from tests.models.pairs import PICTURES, by_hand
-from tests.models.test_families import count_tower_calls
 from tests.tiny import add_lora, user
 from tests.tiny_families import TINY
 from tests.trainers.material import make_pairs

@@ -12,15 +12,14 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from mmpo.data.corruption import Corruption, generator
-from mmpo.data.images import encode_image, load_image
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data.shards import PairDataset, PairWriter, read_pairs
-from mmpo.data.video.clip import Clip
 from mmpo.errors import UserError
-from mmpo.models.loading import VLM, load_vlm
-from mmpo.models.processing import join_images, process_images, process_video
-from mmpo.models.prompts import encode_prompt, encode_response
-from mmpo.models.score import PairBatch, PairScorer
+from mmpo.files.images import encode_image, load_image
+from mmpo.models.families.loading import VLM, load_vlm
+from mmpo.models.families.processing import join_images, process_images, process_video
+from mmpo.models.families.prompts import encode_prompt, encode_response
+from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.objectives import build_objective
 from mmpo.trainers import reference
 from mmpo.trainers.auxiliary import answer_batch, encode_samples
@@ -29,8 +28,9 @@ from mmpo.trainers.images import ImageStore, StoredImage
 from mmpo.trainers.samples import Sampler
 from mmpo.trainers.settings import AuxiliarySettings, SampleSettings
 from mmpo.trainers.train import train
-from mmpo.trainers.view_maker import view_maker
-from mmpo.trainers.views import ImageCorrupter
+from mmpo.trainers.views.view_maker import view_maker
+from mmpo.trainers.views.views import ImageCorrupter
+from mmpo.video.clip import Clip
 from tests.tiny import add_lora, tiny_image
 from tests.tiny_videos import SIZE, VIDEO, clip, openable, save_video_model, video_model
 from tests.trainers.material import settings_for

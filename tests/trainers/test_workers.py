@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from mmpo.data.shards import PairDataset, read_pairs
-from mmpo.models.loading import load_vlm
+from mmpo.models.families.loading import load_vlm
 from mmpo.objectives import build_objective
 from mmpo.trainers.collate import PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.settings import AuxiliarySettings
 from mmpo.trainers.train import train
-from mmpo.trainers.view_maker import view_maker
+from mmpo.trainers.views.view_maker import view_maker
 from tests.tiny import save_tiny_llava
 from tests.trainers.material import settings_for, write_conversations, write_pairs
 

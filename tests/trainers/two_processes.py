@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from mmpo.models.score import PairScorer
+from mmpo.models.scoring.score import PairScorer
 from tests.trainers.run_fsdp import batch_of, gradients, policy
 
 ROOT = Path(__file__).parents[2]

@@ -71,8 +71,8 @@ def convert(
 
     from mmpo.cli import console
     from mmpo.data.convert import convert as run
-    from mmpo.data.outside import Unreadable, yaml_of
     from mmpo.errors import UserError
+    from mmpo.outside import Unreadable, yaml_of
     from mmpo.preflight.commands import examine_convert
     from mmpo.progress import reporting
 

@@ -15,7 +15,7 @@ from mmpo.cli.app import app
 from mmpo.cli.visible import echo
 
 if TYPE_CHECKING:
-    from mmpo.data.video import VideoInfo
+    from mmpo.video import VideoInfo
 
 VIDEO = f"{__name__}:inspect_video"
 PAIRS = "mmpo.cli.inspect_pairs:inspect_pairs"
@@ -119,8 +119,8 @@ def inspect_video(
 ) -> None:
     """Print what a video holds; write single frames of it."""
     from mmpo.cli import console
-    from mmpo.data.video import VideoError, probe
     from mmpo.errors import UserError
+    from mmpo.video import VideoError, probe
 
     if ids:
         raise UserError("--id belongs to a folder of pairs", hint="mmpo inspect PAIRS --id ID --out DIR")
@@ -146,9 +146,9 @@ def write_frames(file: Path, numbers: Sequence[int], out: Path, backend: str = "
 
     from PIL import Image
 
-    from mmpo.data.atomic import write_bytes, write_json
-    from mmpo.data.images import encode_image
-    from mmpo.data.video import Backend, read_frames
+    from mmpo.files.atomic import write_bytes, write_json
+    from mmpo.files.images import encode_image
+    from mmpo.video import Backend, read_frames
 
     read = read_frames(file, indices=numbers, backend=cast(Backend, backend))
     rows = []

@@ -134,8 +134,8 @@ def films(
       mmpo radiology films dicom films
     """
     from mmpo.cli import console
-    from mmpo.data.atomic import JsonLines, write_bytes
     from mmpo.errors import Quarantined, UserError
+    from mmpo.files.atomic import JsonLines, write_bytes
     from mmpo.radiology.films import dicom_picture, is_dicom
 
     paths = sorted(path for path in source.rglob("*") if path.is_file()) if source.is_dir() else [source]
@@ -159,8 +159,8 @@ def films(
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
     """The rows of a file, each with a string `text`. UserError naming the line otherwise."""
-    from mmpo.data.outside import Unreadable, json_of
     from mmpo.errors import Quarantined, UserError
+    from mmpo.outside import Unreadable, json_of
     from mmpo.radiology.reports import decode_text
 
     try:
@@ -205,8 +205,8 @@ def _chat_settings(path: Path) -> ChatSettings:
     from pydantic import ValidationError
 
     from mmpo.chat import ChatSettings
-    from mmpo.data.outside import read_map
     from mmpo.errors import UserError
+    from mmpo.outside import read_map
 
     try:
         return ChatSettings.model_validate(read_map(path))

@@ -38,9 +38,9 @@ def reselect(
       mmpo build reselect runs/mia --out pairs-2 --set 'sequence={2: 0.6}'
     """
     from mmpo.cli import console
-    from mmpo.data.outside import Unreadable
-    from mmpo.data_builders.mia_build import reselect as select_again
+    from mmpo.data_builders.mia.build import reselect as select_again
     from mmpo.errors import UserError
+    from mmpo.outside import Unreadable
     from mmpo.recipes.source import parse_value
 
     changes: dict[str, Any] = {}

@@ -117,8 +117,8 @@ def _judge_settings(words: Sequence[str]) -> ChatSettings:
     from pydantic import ValidationError
 
     from mmpo.chat import ChatSettings
-    from mmpo.data.outside import Unreadable, read_map, yaml_of
     from mmpo.errors import UserError
+    from mmpo.outside import Unreadable, read_map, yaml_of
 
     values: dict[str, Any] = {}
     for word in words:

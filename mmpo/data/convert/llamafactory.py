@@ -16,14 +16,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.atomic import write_json
 from mmpo.data.convert.format import Context, Format
 from mmpo.data.convert.media import VIDEO_KEYS, Media, cells_of, images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import EXTRAS, Turn, alternating, bad, extras_of, need, pair_of_turns, turns_of
 from mmpo.data.convert.writing import LinesSink, video_column
-from mmpo.data.outside import read_json
 from mmpo.data.pair import PreferencePair
+from mmpo.files.atomic import write_json
+from mmpo.outside import read_json
 
 INFO = "dataset_info.json"
 COLUMNS = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "images": "images"}

@@ -11,9 +11,9 @@ from typing import Any
 from mmpo.data.convert.format import Context
 from mmpo.data.convert.run import detected, format_named, options_of, pairs_of
 from mmpo.data.convert.sources import Source
-from mmpo.data.images import inside
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined
+from mmpo.files.images import inside
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmpo.data.outside import Unreadable, json_of, naming, read_lines, read_text
 from mmpo.errors import Quarantined, UserError
+from mmpo.outside import Unreadable, json_of, naming, read_lines, read_text
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
 TEXT_SUFFIXES = (".txt", ".tsv", ".csv", ".xlsx")

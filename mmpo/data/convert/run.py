@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mmpo.data.atomic import replacing_folder, write_json
 from mmpo.data.convert.completions import BPO, VLFEEDBACK
 from mmpo.data.convert.flat import MDPO, MIA_DPO, SEVA
 from mmpo.data.convert.format import Context, Format, Options
@@ -29,11 +28,12 @@ from mmpo.data.convert.sources import Source, has_rejected, is_question
 from mmpo.data.convert.swift import MS_SWIFT
 from mmpo.data.convert.tables import RLAIF_V, RLHF_V
 from mmpo.data.convert.trl import TRL
-from mmpo.data.images import links_allowed
-from mmpo.data.outside.failures import FAILURES
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined, UserError
+from mmpo.files.atomic import replacing_folder, write_json
+from mmpo.files.images import links_allowed
 from mmpo.locks import announce, locked
+from mmpo.outside.failures import FAILURES
 from mmpo.progress import track
 
 # In the order in which they are tried on a source whose format is not named.

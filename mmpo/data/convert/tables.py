@@ -13,9 +13,9 @@ from mmpo.data.convert.format import Context, Format
 from mmpo.data.convert.media import images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import bad, messages_of, need, pair_of
-from mmpo.data.outside import json_of
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined
+from mmpo.outside import json_of
 
 
 def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:

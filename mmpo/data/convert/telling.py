@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from mmpo.data.convert.media import decoded
-from mmpo.data.outside import json_of
+from mmpo.outside import json_of
 
 SUFFIXES = {
     "image": "jpg jpeg jpe jfif png webp gif bmp tif tiff heic heif avif jp2 ppm pgm pnm svg dcm dicom",

@@ -11,9 +11,9 @@ from typing import Any
 import mmpo
 from mmpo.data.convert.media import below, image_of
 from mmpo.data.convert.rows import Row
-from mmpo.data.outside import json_of
 from mmpo.data.pair import Message, PreferencePair, Video, content_parts, text_message, validate
 from mmpo.errors import Quarantined, UserError
+from mmpo.outside import json_of
 
 TAG = re.compile(r"<(image|video)>")
 EXTRAS = "mmpo"

@@ -20,9 +20,9 @@ from mmpo.data.convert.media import VIDEO_KEYS, Media, cells_of, image_of, image
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import EXTRAS, bad, extras_in, extras_of, messages_of, pair_of, parts_of, videos_of
 from mmpo.data.convert.writing import RowSink
-from mmpo.data.outside import json_of
 from mmpo.data.pair import Message, PreferencePair, content_parts, join_text
 from mmpo.data.rows import pair_schema, to_row
+from mmpo.outside import json_of
 
 COLUMNS = ("id", "images", "prompt", "chosen", "rejected")
 GROUP = 32  # rows held and written together

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from mmpo.data.outside import read_json
 from mmpo.errors import Quarantined, UserError
+from mmpo.outside import read_json
 
 FOLDERS = ("VG_100K", "VG_100K_2", "")
 

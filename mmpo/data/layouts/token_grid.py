@@ -3,7 +3,7 @@
 A *view* is a grid of tokens over a part of the picture: LLaVA has one, tiled encoders two (all tiles together, and the
 whole picture small). Row ends, tile names and class tokens are in no view. Boxes and views are in pixels of the picture
 as it was given to the processor; a view may reach beyond the picture (padding) or hold less than all of it (a crop).
-`mmpo.models.token_map` knows the views of each family.
+`mmpo.models.tree.token_map` knows the views of each family.
 
 Legend: c image tokens of one picture, r x q a view's grid.
 """

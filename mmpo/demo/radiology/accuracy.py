@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmpo.data.claims import split_sentences
 from mmpo.demo.by_kind import Outcome, Share, before_after, command, shares
 from mmpo.demo.radiology import model_path
 from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, Chest
 from mmpo.demo.radiology.dictation import PROMPT
 from mmpo.demo.radiology.world import world_split
 from mmpo.errors import in_one_line
+from mmpo.text.claims import split_sentences
 
 if TYPE_CHECKING:
-    from mmpo.models.answer import AnswerEngine
+    from mmpo.models.generation.answer import AnswerEngine
 
 SUMMARY = ("claimed findings that are there", "denied findings that are not there", "side", "zone", "size")
 LUNG_FINDINGS = ("edema", "opacity", "nodule")

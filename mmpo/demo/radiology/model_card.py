@@ -9,7 +9,6 @@ import argparse
 import json
 from pathlib import Path
 
-from mmpo.data.atomic import write_text
 from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.by_kind import Share, table
 from mmpo.demo.model_card import metric_table
@@ -19,8 +18,9 @@ from mmpo.demo.radiology.dictation import PRIOR_SHARE, PROMPT
 from mmpo.demo.radiology.world import world_split, write_split
 from mmpo.errors import in_one_line
 from mmpo.eval.harness import evaluate
-from mmpo.eval.scorecard import Scorecard
 from mmpo.eval.settings import EvalSettings
+from mmpo.eval.statistics.scorecard import Scorecard
+from mmpo.files.atomic import write_text
 
 _CARD = """---
 license: apache-2.0

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
-from mmpo.data.atomic import write_text
 from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor, train_tokenizer
 from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, sample_chest
@@ -28,6 +27,7 @@ from mmpo.demo.see import pixels, surprise
 from mmpo.demo.stage import run_stage
 from mmpo.demo.training import Learner, adam, export, two_rates
 from mmpo.errors import in_one_line
+from mmpo.files.atomic import write_text
 from mmpo.models.folder import check_model
 
 VOCABULARY_SIZE = 640

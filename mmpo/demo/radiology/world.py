@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpo.data.atomic import write_bytes, write_text
-from mmpo.data.images import encode_image
 from mmpo.demo.radiology.chests import Chest, sample_chest
 from mmpo.demo.radiology.dictation import dictated_report, exact_report
 from mmpo.errors import UserError
+from mmpo.files.atomic import write_bytes, write_text
+from mmpo.files.images import encode_image
 from mmpo.progress import track
 
 SPLITS = {"radiology_train": 201, "radiology_test": 203}

@@ -28,7 +28,7 @@ from mmpo.demo.video.world import world_split
 from mmpo.errors import in_one_line
 
 if TYPE_CHECKING:
-    from mmpo.models.answer import AnswerEngine
+    from mmpo.models.generation.answer import AnswerEngine
 
 KINDS = (
     "description: things that are there", "description: events that happen", "description: sides", "description: order",

@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 
-from mmpo.data.claims import split_sentences
+from mmpo.chat.video_rules import RuleJudge, polarity
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import read_pairs
-from mmpo.data.video.items import read_videos
-from mmpo.data.video.rules import RuleJudge, polarity
-from mmpo.data_builders.video_pairs import normalized
+from mmpo.data.video_lists import read_videos
+from mmpo.data_builders.video.choose import normalized
 from mmpo.demo.video.clips import sample_clip
 from mmpo.demo.video.narration import CARELESS, describe
 from mmpo.demo.video.world import SPLITS
 from mmpo.errors import in_one_line
 from mmpo.eval.judge_agreement import Agreement, Compared, agreement
+from mmpo.text.claims import split_sentences
 
 SPLIT = "video_train"
 

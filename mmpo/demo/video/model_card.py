@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmpo.data.atomic import write_text
 from mmpo.demo.by_kind import table
 from mmpo.demo.model_card import metric_table
 from mmpo.demo.video.accuracy import measure
@@ -16,6 +15,7 @@ from mmpo.demo.video.world import write_split
 from mmpo.errors import in_one_line
 from mmpo.eval.harness import evaluate
 from mmpo.eval.settings import EvalSettings
+from mmpo.files.atomic import write_text
 
 _CARD = """---
 license: apache-2.0

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpo.data.atomic import write_bytes, write_json, write_text
 from mmpo.demo.video.clips import Clip, encode_clip, sample_clip
 from mmpo.demo.video.narration import EXACT, VERBS, caption, questions, tempting, true_event
 from mmpo.errors import UserError
+from mmpo.files.atomic import write_bytes, write_json, write_text
 from mmpo.progress import track
 
 SPLITS = {"video_train": 301, "video_test": 303}

@@ -1,0 +1,332 @@
+"""From annotated images to preference pairs, one unit of work at a time (HA-DPO, Zhao et al. 2023, arXiv:2311.16839).
+
+    images ──describe──▶ the model's own descriptions ──check, correct, reword both──▶ description pairs
+           ──ask──▶ the model's own answers ──sort, balance──▶ question pairs
+
+What a unit gives depends on its images, the settings, the model and the text models; nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from operator import eq
+from typing import Any
+
+from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.evidence import decide
+from mmpo.data.pair import placeholder_in
+from mmpo.data_builders.hallucination.detect import Detector, Truth
+from mmpo.data_builders.hallucination.drafts import (
+    Draft,
+    Drafter,
+    Side,
+    mistaken,
+    named,
+    provenance_of,
+    whole_sentences,
+)
+from mmpo.data_builders.hallucination.generations import Listener, Said
+from mmpo.data_builders.hallucination.grammar.phrases import usual_namings
+from mmpo.data_builders.hallucination.judges import Judge, QuestionMaker, Rewriter
+from mmpo.data_builders.hallucination.question_pairs import Interviewer
+from mmpo.data_builders.hallucination.questions import CoOccurrence
+from mmpo.data_builders.hallucination.segments import weighted_spans
+from mmpo.data_builders.hallucination.settings import BuildSettings
+from mmpo.errors import Quarantined
+from mmpo.files.images import load_image, read_image
+from mmpo.text.scene_claims import KINDS, Claim
+from mmpo.text.vocabulary import ObjectVocabulary
+
+
+@dataclass
+class Tally:
+    """Where everything went. Each table has `in`, and as much in its other entries together."""
+
+    descriptions: Counter[str] = field(default_factory=Counter)
+    wordings: Counter[str] = field(default_factory=Counter)
+    claims: Counter[str] = field(default_factory=Counter)
+    questions: Counter[str] = field(default_factory=Counter)
+    value_questions: Counter[str] = field(default_factory=Counter)
+    totals: Counter[str] = field(default_factory=Counter)
+
+    def count_claims(self, claims: Iterable[Claim], truth: Truth) -> None:
+        for claim in claims:
+            right = decide(claim, truth)
+            self.claims["in"] += 1
+            self.claims[f"{claim.kind}: {'undecided' if right is None else 'right' if right else 'wrong'}"] += 1
+
+    def count_words(self, row: dict[str, Any]) -> None:
+        self.totals["chosen_words"] += len(row["chosen"].split())
+        self.totals["rejected_words"] += len(row["rejected"].split())
+
+
+@dataclass
+class Source:
+    """An image that can be used, and what has come of it."""
+
+    image: AnnotatedImage
+    picture: bytes
+    size: tuple[int, int]
+    truth: Truth
+    prompt: str
+    descriptions: list[Said] = field(default_factory=list)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    trouble: Quarantined | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one image gave: rows of pairs (text only), or why there is none."""
+
+    id: str
+    path: str
+    pairs: list[dict[str, Any]]
+    stage: str = ""
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class TextModels:
+    """The text models of a build; rules stand in for those that are None."""
+
+    judge: Judge | None = None
+    rewriter: Rewriter | None = None
+    questions: QuestionMaker | None = None
+
+
+class HallucinationBuilder:
+    """Builds the pairs of one model. `common` holds the co-occurrence statistics of the whole annotation file."""
+
+    def __init__(
+        self,
+        settings: BuildSettings,
+        listener: Listener,
+        vocabulary: ObjectVocabulary,
+        common: CoOccurrence,
+        version: str,
+        text_models: TextModels | None = None,
+    ) -> None:
+        models = text_models or TextModels()
+        self.settings = settings
+        self.listener = listener
+        self.drafter = Drafter(settings, vocabulary, models.judge, models.rewriter)
+        self.objects = Detector(vocabulary)
+        self.interviewer = (
+            Interviewer(settings.qa, settings.seed, listener, vocabulary, common, models.questions)
+            if settings.qa is not None
+            else None
+        )
+        self.version = version
+
+    def build(
+        self, unit: int, images: Sequence[AnnotatedImage], done: Callable[[], None] = lambda: None
+    ) -> tuple[list[Outcome], Tally]:
+        """One unit: an outcome for each image, in order, and the account of what was tried. `done` is called once for
+        each image on the way.
+        """
+        tally = Tally()
+        opened = [self._open(image) for image in images]
+        sources = [source for source in opened if isinstance(source, Source)]
+        for _ in range(len(images) - len(sources)):
+            done()
+        asked = [(source.picture, source.prompt) for source in sources]
+        for source, texts in zip(sources, self.listener.descriptions(unit, asked, done), strict=True):
+            source.descriptions = texts
+        described = self._description_pairs(sources, tally)
+        if self.interviewer is not None:
+            self._question_pairs(unit, sources, described, tally)
+        return [self._outcome(image, item) for image, item in zip(images, opened, strict=True)], tally
+
+    def _open(self, image: AnnotatedImage) -> Source | Quarantined:
+        truth = self.drafter.detector.truth(image)
+        if not truth.names:
+            known = image.objects or image.regions
+            reason = "unknown_objects" if known else "no_objects"
+            return Quarantined("annotation", reason, "nothing annotated is in the vocabulary" if known else "")
+        try:
+            picture = read_image(image.path, root=image.root)
+            size = load_image(picture).size
+        except Quarantined as error:
+            return error
+        prompt = random.Random(f"{self.settings.seed}/prompt/{image.id}").choice(self.settings.prompts)
+        return Source(image, picture, size, truth, prompt)
+
+    def _outcome(self, image: AnnotatedImage, found: Source | Quarantined) -> Outcome:
+        if isinstance(found, Quarantined):
+            return Outcome(image.id, image.path, [], found.stage, found.reason, found.detail)
+        if found.pairs:
+            return Outcome(image.id, image.path, found.pairs)
+        if found.trouble is not None:
+            return self._outcome(image, found.trouble)
+        return Outcome(image.id, image.path, [], "filter", "no_pair", "nothing hallucinated, and no question kept")
+
+    # ---- descriptions
+
+    def _description_pairs(self, sources: Sequence[Source], tally: Tally) -> dict[str, tuple[str, str]]:
+        """Adds the pairs; returns both sides of each image's first description pair."""
+        drafts = [draft for source in sources for draft in self._drafts(source, tally)]
+        owners = {source.image.id: source for source in sources}
+        fresh = [draft for draft in drafts if not draft.why_not]
+        self.drafter.check(fresh)
+        if self.drafter.judge is None:
+            for draft in fresh:
+                tally.count_claims(self.drafter.detector.claims(draft.text), draft.truth)
+        said = sorted({text for source in sources for text, _ in source.descriptions})
+        namings = usual_namings(part.tree for text in said for part in self.drafter.writer.read(text))
+        wrong = [draft for draft in fresh if not draft.why_not]
+        self.drafter.word(wrong, namings)
+        first: dict[str, tuple[str, str]] = {}
+        for draft in drafts:
+            source = owners[draft.image.id]
+            rows = self._rows(source, draft, tally) if draft in wrong else []
+            tally.totals["hallucinating"] += mistaken(draft.verdicts)
+            tally.descriptions["paired" if rows else draft.why_not] += 1
+            source.pairs += rows
+            source.trouble = source.trouble or draft.trouble
+            if rows:
+                first.setdefault(draft.image.id, (rows[0]["chosen"], rows[0]["rejected"]))
+            complete = rows[0]["chosen"] if rows else draft.text if draft.why_not == "nothing_hallucinated" else ""
+            for omission in self._omissions(source, complete, _number(draft)) if complete else ():
+                source.pairs.append(omission)
+                tally.totals["omission_pairs"] += 1
+                tally.count_words(omission)
+        return first
+
+    def _drafts(self, source: Source, tally: Tally) -> list[Draft]:
+        """The descriptions of an image; empty ones and repetitions are out at once."""
+        drafts: list[Draft] = []
+        seen: set[str] = set()
+        for sample, (text, truncated) in enumerate(source.descriptions):
+            text = whole_sentences(text) if truncated else text.strip()
+            draft = Draft(f"{source.image.id}/{sample}", source.image, source.size, source.truth, text)
+            if not text:
+                draft.why_not = "unfinished" if truncated else "empty"
+            elif placeholder_in(text):
+                draft.why_not = "image_tag"
+            elif text in seen:
+                draft.why_not = "duplicate"
+            seen.add(text)
+            drafts.append(draft)
+        tally.descriptions["in"] += len(drafts)
+        return drafts
+
+    def _rows(self, source: Source, draft: Draft, tally: Tally) -> list[dict[str, Any]]:
+        """The rows of a draft's pairs, each text once; where there are none, `why_not` says why."""
+        if draft.why_not:
+            return []
+        kept, lost = self.drafter.pairings(draft)
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for i, j in kept:
+            sides = draft.chosen[i], draft.rejected[j]
+            texts = sides[0].text, sides[1].text
+            if texts[0] == texts[1]:
+                lost.append("sides_alike")
+            elif texts not in rows:
+                rows[texts] = self._description_row(source, draft, i, j, sides)
+        tally.totals["description_pairs"] += len(rows)
+        tally.wordings["in"] += len(draft.chosen) + len(draft.rejected)
+        tally.wordings.update(side.why_not or "kept" for side in (*draft.chosen, *draft.rejected))
+        for row in rows.values():
+            tally.count_words(row)
+            wrong = {span["kind"] for verdict in row["provenance"]["verdicts"] for span in verdict["spans"]}
+            tally.totals.update(f"wrong_{kind}" for kind in KINDS if kind in wrong)
+        if not rows:
+            draft.why_not = lost[0] if lost else "wording_missing"
+        return list(rows.values())
+
+    def _description_row(
+        self, source: Source, draft: Draft, i: int, j: int, sides: tuple[Side, Side]
+    ) -> dict[str, Any]:
+        both = f"v{i}" if i == j else f"v{i}x{j}"
+        row = self._row(
+            source,
+            f"d{_number(draft)}{both}",
+            source.prompt,
+            sides[0].text,
+            sides[1].text,
+            kind="description",
+            sample=_number(draft),
+            variant=i,
+            removed=list(draft.removed),
+            added=list(draft.added),
+            verdicts=provenance_of(draft.verdicts),
+        )
+        if i != j:
+            row["provenance"]["rejected_variant"] = j
+        if self.settings.changed_weight is not None:
+            chosen, rejected = ((side.text, side.verdicts) for side in sides)
+            weights = weighted_spans(chosen, rejected, self.settings.changed_weight)
+            row["chosen_weights"], row["rejected_weights"] = weights
+        return row
+
+    def _omissions(self, source: Source, text: str, sample: int) -> Iterator[dict[str, Any]]:
+        """Pairs that prefer a right description to the same one without a true object, another object each.
+
+        Pairs about hallucinations alone teach to say less: the shorter side is always the better one. These are their
+        counterweight, so that what is learnt is to look.
+        """
+        rng = random.Random(f"{self.settings.seed}/omission/{source.image.id}/{sample}")
+        said = sorted(named(self.objects.check(text, source.truth)))
+        wanted, rest = divmod(self.settings.omission_share, 1)
+        count = int(wanted) + (rng.random() < rest)
+        if len(said) < 2:
+            return
+        for number, omitted in enumerate(rng.sample(said, min(count, len(said)))):
+            shorter = self.drafter.writer.correct(text, partial(eq, omitted))
+            if not shorter.corrected or shorter.lost or shorter.original == shorter.corrected:
+                continue
+            if named(self.objects.check(shorter.corrected, source.truth)) != set(said) - {omitted}:
+                continue
+            yield self._row(
+                source,
+                f"o{sample}" + (f"-{number}" if number else ""),
+                source.prompt,
+                shorter.original,
+                shorter.corrected,
+                kind="omission",
+                sample=sample,
+                omitted=omitted,
+            )
+
+    # ---- questions
+
+    def _question_pairs(
+        self, unit: int, sources: Sequence[Source], described: Mapping[str, tuple[str, str]], tally: Tally
+    ) -> None:
+        assert self.interviewer is not None
+        found = self.interviewer.ask(unit, [(source.picture, source.truth) for source in sources], described)
+        tally.questions.update(found.questions)
+        tally.value_questions.update(found.value_questions)
+        tally.totals.update(found.totals)
+        for source, pairs in zip(sources, found.pairs, strict=True):
+            for pair in pairs:
+                suffix = pair.id.rpartition("/")[2]
+                source.pairs.append(self._row(source, suffix, pair.question, pair.chosen, pair.rejected, **pair.about))
+
+    def _row(
+        self, source: Source, suffix: str, question: str, chosen: str, rejected: str, **about: Any
+    ) -> dict[str, Any]:
+        """A pair without its image; `about` goes to its provenance."""
+        provenance = {
+            "builder": self.settings.builder,
+            "version": self.version,
+            "source": source.image.id,
+            "seed": self.settings.seed,
+        }
+        return {
+            "id": f"{source.image.id}/{suffix}",
+            "question": question,
+            "chosen": chosen,
+            "rejected": rejected,
+            "provenance": {**provenance, **about},
+        }
+
+
+def _number(draft: Draft) -> int:
+    """Which of its image's descriptions the draft is."""
+    return int(draft.id.rpartition("/")[2])

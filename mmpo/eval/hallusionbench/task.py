@@ -1,0 +1,198 @@
+"""HallusionBench as a benchmark: asked through the engine, judged by a text model or by a yes/no rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpo.chat.judging import opened, require_all
+from mmpo.chat.templates import template_version
+from mmpo.errors import UserError
+from mmpo.eval.hallusionbench import judge as hbj
+from mmpo.eval.hallusionbench import metrics as hb
+from mmpo.eval.protocol import Ask, Material, Part, Reply
+from mmpo.eval.settings import EvalSettings
+from mmpo.eval.statistics.statistics import Array, ratio
+from mmpo.eval.statistics.tally import Metric, Tally, by_image
+from mmpo.files.atomic import write_text
+
+_COUNTED = (
+    "answers", "right", "groups", "groups_right", "figures", "figures_right", "easy", "easy_right", "hard",
+    "hard_right", "said_yes", "yes", "wrong", "wrong_no", "attributed", *hb.CAUSES,
+)  # fmt: skip
+_AT = {name: column for column, name in enumerate(_COUNTED)}
+
+
+def _rate(name: str, above: str, below: str, better: Any = "higher") -> Metric:
+    top, bottom = _AT[above], _AT[below]
+    return Metric(name, lambda c: ratio(c[..., top], c[..., bottom]), better, denominator=lambda c: c[..., bottom])
+
+
+METRICS = (
+    _rate("aAcc", "right", "answers"),
+    _rate("qAcc", "groups_right", "groups"),
+    _rate("fAcc", "figures_right", "figures"),
+    _rate("easy_aAcc", "easy_right", "easy"),
+    _rate("hard_aAcc", "hard_right", "hard"),
+    Metric(
+        "yes_bias",
+        lambda c: ratio(c[..., _AT["said_yes"]] - c[..., _AT["yes"]], c[..., _AT["answers"]]),
+        "neither",
+        denominator=lambda c: c[..., _AT["answers"]],
+    ),
+    _rate("fp_ratio", "wrong_no", "wrong", "neither"),
+)
+ATTRIBUTION_METRICS = tuple(_rate(name, name, "attributed", "neither") for name in hb.CAUSES)
+
+
+class HallusionBenchmark:
+    """The published questions; those without an image are asked without one."""
+
+    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
+        self.settings, self._judge, self._cache = settings.hallusionbench, settings.judge, settings.cache
+        own = self.settings
+        if own.questions is None or own.images is None:
+            raise UserError(
+                "hallusionbench needs its questions and figures",
+                hint="set eval.hallusionbench.questions to HallusionBench.json and .images to the folder with VD/ and "
+                "VS/",
+            )
+        if own.judged_by == "model" and self._judge is None:
+            raise UserError("eval.hallusionbench.judged_by is `model`, but eval.judge is not set")
+        self.by_model = own.judged_by != "rules" and self._judge is not None
+        if own.attribution and not self.by_model:
+            raise UserError("eval.hallusionbench.attribution needs a judge", hint="set eval.judge (docs/judges.md)")
+        questions = hb.read_questions(own.questions)
+        if own.question_set == "image":
+            questions = [question for question in questions if question.image is not None]
+        self.questions = questions[: settings.limit]
+        self.conventions = self._conventions()
+        self._verdicts: dict[tuple[str, ...], tuple[list[int], list[int] | None, int]] = {}
+
+    def asks(self) -> list[Ask]:
+        return list(dict.fromkeys(self._ask(question) for question in self.questions))
+
+    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+        given = [replies[self._ask(question)] for question in self.questions]
+        answered = self._answered(given)
+        texts = tuple(reply.text for reply in given)
+        if texts not in self._verdicts:
+            self._verdicts[texts] = self._judged(answered)
+        verdicts, same, unparsed = self._verdicts[texts]
+        cut = sum(reply.truncated for reply in given)
+        return [Part(None, tally(answered, verdicts, same), len(given), cut, unparsed)]
+
+    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for state, given in replies.items():
+            answered = self._answered([given[self._ask(question)] for question in self.questions])
+            write_predictions(folder / f"result_{state}.json", answered)
+
+    def _judged(self, answered: Sequence[hb.HallusionQuestion]) -> tuple[list[int], list[int] | None, int]:
+        own = self.settings
+        if not self.by_model:
+            verdicts = hb.yes_no_verdicts(answered, own.yes_no)
+            return verdicts, None, verdicts.count(hb.UNCLEAR)
+        with opened(self._judge, self._cache, "hallusionbench") as chat:
+            found = hbj.correctness(chat, answered, mode=own.parser, template=own.correct_template)
+            require_all(found, "hallusionbench")
+            same = None
+            if own.attribution:
+                compared = hbj.sameness(chat, answered, mode=own.parser, template=own.same_template)
+                require_all([one for one in compared if one is not None], "hallusionbench")
+                same = [hbj.same_flag(one) for one in compared]
+        return [hbj.verdict(one) for one in found], same, sum(one.value is None for one in found)
+
+    def _answered(self, given: Sequence[Reply]) -> list[hb.HallusionQuestion]:
+        return [replace(question, prediction=reply.text) for question, reply in zip(self.questions, given, strict=True)]
+
+    def _conventions(self) -> list[str]:
+        own = self.settings
+        asked = f"question followed by {own.prompt_suffix!r}" if own.prompt_suffix else "question alone"
+        if self._judge is not None and self.by_model:
+            judged = f"judged by {self._judge.model} with {template_version(own.correct_template)}, read by the "
+            judged += f"{own.parser} rule"
+        else:
+            judged = f"judged by yes and no, read by the {own.yes_no} rule; neither is unclear"
+        return [
+            f"HallusionBench: {len(self.questions)} of {hb.QUESTIONS} questions ({own.question_set}), {asked}, greedy, "
+            f"at most {own.max_new_tokens} tokens; {judged}",
+            "HallusionBench: its images are sets of figures here (intervals resample sets, which hold whole groups); "
+            "unclear is right where no image is shown",
+        ]
+
+    def _ask(self, question: hb.HallusionQuestion) -> Ask:
+        root = None if question.image is None else self.settings.images
+        return Ask(question.image, question.question + self.settings.prompt_suffix, self.settings.max_new_tokens, root)
+
+
+def tally(
+    questions: Sequence[hb.HallusionQuestion], verdicts: Sequence[int], same: Sequence[int] | None = None
+) -> Tally:
+    """Counts by set of figures, which no group of questions crosses, with outcomes by question."""
+    right = [hb.is_right(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
+    rows = list(zip(questions, right, strict=True))
+    zeros = {q.group: v for q, v in zip(questions, verdicts, strict=True) if q.figure_id == "0"}
+    names: list[str] = []
+    counted: list[Array] = []
+
+    def count(place: str, **columns: int) -> None:
+        row = np.zeros(len(_COUNTED), dtype=np.int64)
+        for name, value in columns.items():
+            row[_AT[name]] = value
+        names.append(place)
+        counted.append(row)
+
+    for number, (question, ok) in enumerate(rows):
+        wrong_no = not ok and question.answer == "no"
+        columns = {"answers": 1, "right": ok, "wrong": not ok, "wrong_no": wrong_no}
+        columns["yes"] = question.answer == "yes"
+        columns["said_yes"] = columns["yes"] == ok
+        if same is not None:
+            why = hb.cause(question, verdicts[number], zeros.get(question.group), same[number])
+            columns |= {} if why is None else {"attributed": 1, why: 1}
+        count(question.set, **columns)
+    kinds = (
+        ("groups", hb.groups(rows, lambda q: q.group)),
+        ("figures", hb.groups(rows, lambda q: q.figure, lambda q: not q.imageless_case)),
+        ("easy", hb.groups(rows, lambda q: q.group, lambda q: q.visual_input != 2)),
+        ("hard", hb.groups(rows, lambda q: q.group, lambda q: q.visual_input == 2)),
+    )
+    for kind, found in kinds:
+        for (category, subcategory, set_id, _), marks in found.items():
+            count(f"{category}/{subcategory}/{set_id}", **{kind: 1, f"{kind}_right": all(marks)})
+    sets, counts = by_image(names, np.stack(counted))
+    return Tally(
+        sets,
+        counts,
+        METRICS if same is None else (*METRICS, *ATTRIBUTION_METRICS),
+        {question.key: ok for question, ok in rows},
+        paired_metric="aAcc",
+        categories={question.key: f"{question.category} {question.subcategory}" for question, _ in rows},
+    )
+
+
+def write_predictions(path: str | Path, questions: Sequence[hb.HallusionQuestion]) -> None:
+    """Write the published form: the records with `model_prediction`."""
+    rows = [
+        {
+            "category": one.category,
+            "subcategory": one.subcategory,
+            "visual_input": str(one.visual_input),
+            "set_id": one.set_id,
+            "figure_id": one.figure_id,
+            "question_id": one.question_id,
+            "question": one.question,
+            "gt_answer_details": one.details,
+            **({} if one.answer is None else {"gt_answer": "1" if one.answer == "yes" else "0"}),
+            "filename": None if one.image is None else f"./{one.image}",
+            "model_prediction": one.prediction,
+        }
+        for one in questions
+    ]
+    write_text(path, json.dumps(rows, indent=1, ensure_ascii=False) + "\n")

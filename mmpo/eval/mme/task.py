@@ -1,0 +1,113 @@
+"""MME as a benchmark: its published questions, or pairs in its form built from annotated images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mmpo.errors import UserError
+from mmpo.eval.mme import build as mme_pairs
+from mmpo.eval.mme import files as mme_files
+from mmpo.eval.mme import metrics as mme
+from mmpo.eval.protocol import Ask, Material, Part, Reply, near_ties, needed
+from mmpo.eval.settings import EvalSettings
+
+
+class MmeBenchmark:
+    """MME's question pairs by subtask."""
+
+    partial = True
+
+    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
+        self.settings = settings.mme
+        self.root: str | None = None
+        self.questions: list[mme.MmeQuestion]
+        chosen = self.settings.subtasks
+        if self.settings.questions is None:
+            images = needed(material, "mme", "eval.mme.questions").images
+            built = mme_pairs.build(
+                images, chosen or mme.HALLUCINATION, limit=self.settings.images, seed=self.settings.seed
+            )
+            self.questions = [question for questions in built.values() for question in questions]
+            counts = ", ".join(f"{name} {len(questions) // 2}" for name, questions in built.items())
+            source = f"pairs built from {len(images)} annotated images, seed {self.settings.seed}; images: {counts}"
+        else:
+            self.questions = self._published(Path(self.settings.questions), settings, chosen)
+            source = f"questions of {self.settings.questions}"
+        self.conventions = [
+            f"MME: {source}; parser {self.settings.parser}; question followed by {self.settings.instruction!r}; "
+            f"greedy, at most {self.settings.max_new_tokens} tokens; score = 100 acc + 100 acc+, groups are sums"
+        ]
+
+    def _published(self, path: Path, settings: EvalSettings, chosen: Sequence[str]) -> list[mme.MmeQuestion]:
+        questions = mme_files.read_questions(path)
+        for subtask in chosen:
+            if all(question.subtask != subtask for question in questions):
+                raise UserError(f"{path} has no questions of MME's {subtask!r}")
+        questions = [question for question in questions if not chosen or question.subtask in chosen]
+        if settings.limit is not None:  # so many images of each subtask
+            kept: dict[str, dict[str, None]] = {}
+            for question in questions:
+                images = kept.setdefault(question.subtask, {})
+                if len(images) < settings.limit:
+                    images.setdefault(question.image)
+            questions = [question for question in questions if question.image in kept[question.subtask]]
+        folder = Path(self.settings.image_folder or path)
+        if self.settings.image_folder is None and mme_files.holds_rows(path):
+            folder = Path(settings.cache or ".") / "mme_images"
+            mme_files.unpack_images(path, folder)
+        self.root = str(folder)
+        return questions
+
+    def asks(self) -> list[Ask]:
+        return list(dict.fromkeys(map(self._ask, self.questions)))
+
+    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+        questions = self._answered(replies)
+        given = [replies[self._ask(question)] for question in questions]
+        texts = [reply.text for reply in given]
+        results = mme.score(questions, texts, self.settings.parser, p_yes=[reply.p_yes for reply in given])
+        parts = [
+            self._part(name, result.tally, [name], questions, replies, results) for name, result in results.items()
+        ]
+        for group, members in mme.GROUPS.items():
+            tally = mme.group_tally(results, group)
+            if tally is not None:
+                parts.append(self._part(group, tally, members, questions, replies, results, total=True))
+        return parts
+
+    def _part(
+        self,
+        name: str,
+        tally: mme.Tally,
+        subtasks: Sequence[str],
+        questions: Sequence[mme.MmeQuestion],
+        replies: Mapping[Ask, Reply],
+        results: Mapping[str, mme.SubtaskResult],
+        *,
+        total: bool = False,
+    ) -> Part:
+        own = [self._ask(question) for question in questions if question.subtask in subtasks]
+        return Part(
+            name,
+            tally,
+            questions=len(own),
+            truncated=sum(replies[ask].truncated for ask in own),
+            unparsed=sum(results[subtask].other for subtask in subtasks),
+            total=total,
+            near_ties=near_ties({ask: replies[ask] for ask in own}),
+        )
+
+    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+        for state, given in replies.items():
+            questions = self._answered(given)
+            mme_files.write_tool_files(folder / state, questions, [given[self._ask(q)].text for q in questions])
+
+    def _answered(self, replies: Mapping[Ask, Reply]) -> list[mme.MmeQuestion]:
+        """The questions of images that can be used."""
+        return [question for question in self.questions if self._ask(question) in replies]
+
+    def _ask(self, question: mme.MmeQuestion) -> Ask:
+        image = question.image if self.root is None else mme_files.image_path(Path(self.root), question)
+        text = mme.bare(question.text) + self.settings.instruction
+        return Ask(image, text, self.settings.max_new_tokens, self.root)

@@ -1,0 +1,188 @@
+"""MMHal-Bench as a benchmark, and on answers made elsewhere: asked, rated by the judge, scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from mmpo.chat import ChatModel
+from mmpo.chat.judging import (
+    Judgement,
+    Mode,
+    cut_off,
+    failures,
+    judge,
+    not_judged,
+    opened,
+    read_rating,
+    require_all,
+    unparsed,
+)
+from mmpo.chat.templates import render, template_version
+from mmpo.errors import UserError
+from mmpo.eval.mmhal import metrics as mmhal
+from mmpo.eval.protocol import Ask, Material, Part, Reply
+from mmpo.eval.scoring import Scored, ScoreRequest, scorer
+from mmpo.eval.settings import EvalSettings
+from mmpo.eval.statistics.compare import intervals
+
+TEMPLATE = "mmhal_judge"
+COMPARABLE = (
+    "MMHal scores compare only within one judge and one judge's prompt; the published ones are gpt-4-0314's with "
+    "another prompt"
+)
+
+
+def rate(
+    chat: ChatModel, records: Sequence[mmhal.MmhalRecord], *, mode: Mode = "strict", template: str = TEMPLATE
+) -> list[Judgement[int]]:
+    """The judge's rating of each record's answer."""
+    prompts = [
+        render(
+            template,
+            image_content=record.image_content_text,
+            question=record.question,
+            standard_answer=record.standard_answer,
+            answer=record.answer,
+        )
+        for record in records
+    ]
+    return judge(chat, prompts, partial(read_rating, mode=mode, highest=mmhal.HIGHEST), label="rating answers")
+
+
+class MmhalBenchmark:
+    """The published questions, asked through the engine and rated by `eval.judge`."""
+
+    partial = True
+
+    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
+        self.settings, self._judge, self._cache = settings.mmhal, settings.judge, settings.cache
+        if self.settings.questions is None or self.settings.images is None:
+            raise UserError(
+                "mmhal needs its questions and images",
+                hint="set eval.mmhal.questions to the answer template and eval.mmhal.images to the folder of images",
+            )
+        if self._judge is None:
+            raise UserError("mmhal needs a judge", hint="set eval.judge (docs/judges.md)")
+        self.records = mmhal.read_template(self.settings.questions)[: settings.limit]
+        self.conventions = [
+            f"MMHal-Bench: {len(self.records)} of {mmhal.RECORDS} questions, greedy, at most "
+            f"{self.settings.max_new_tokens} tokens; rated 0 to 6 by {self._judge.model} with "
+            f"{template_version(self.settings.template)}, below {mmhal.HALLUCINATED_BELOW} is a hallucination; "
+            f"replies read by the {self.settings.parser} rule, unreadable ones count as 0",
+            COMPARABLE,
+        ]
+        self._ratings: dict[tuple[str, ...], list[Judgement[int]]] = {}
+
+    def asks(self) -> list[Ask]:
+        return [self._ask(record) for record in self.records]
+
+    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+        given = self._answered(replies)
+        records, texts = [record for record, _ in given], tuple(reply.text for _, reply in given)
+        if texts not in self._ratings:
+            answered = [replace(record, answer=text) for record, text in zip(records, texts, strict=True)]
+            with opened(self._judge, self._cache, "mmhal") as chat:
+                found = rate(chat, answered, mode=self.settings.parser, template=self.settings.template)
+            require_all(found, "mmhal")
+            self._ratings[texts] = found
+        ratings = self._ratings[texts]
+        unread = sum(one.value is None for one in ratings)
+        cut = sum(reply.truncated for _, reply in given)
+        return [Part(None, mmhal.tally(records, ratings), len(records), cut, unread)]
+
+    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for state, given in replies.items():
+            answered = self._answered(given)
+            mmhal.write_template(
+                folder / f"answers_{state}.json",
+                [record for record, _ in answered],
+                [reply.text for _, reply in answered],
+            )
+
+    def _answered(self, replies: Mapping[Ask, Reply]) -> list[tuple[mmhal.MmhalRecord, Reply]]:
+        return [(record, replies[ask]) for record in self.records if (ask := self._ask(record)) in replies]
+
+    def _ask(self, record: mmhal.MmhalRecord) -> Ask:
+        folder = str(self.settings.images)
+        return Ask(mmhal.image_file(folder, record), record.question, self.settings.max_new_tokens, folder)
+
+
+@scorer(
+    "mmhal",
+    parsers=("strict", "tolerant"),
+    options={
+        "template": f"the judge's prompt, a packaged name or a .j2 file ({TEMPLATE})",
+        "judgements": "file of judge replies saved before, in the order of the answers; takes the place of --judge",
+    },
+)
+def score_mmhal(request: ScoreRequest) -> Scored:
+    """MMHal-Bench of a filled template (or of answers beside the template), by the judge or by saved judge replies."""
+    mode: Mode = "tolerant" if request.parser == "tolerant" else "strict"
+    if request.questions is None:
+        records = mmhal.read_template(request.answers)
+    else:
+        records = mmhal.read_answers(request.answers, mmhal.read_template(request.questions))
+    if not any(record.answer.strip() for record in records):
+        raise UserError(f"{request.answers}: every `model_answer` is empty", hint="fill in the model's answers")
+    judgements, how = _judged(request, records, mode)
+    kept = [(record, one) for record, one in zip(records, judgements, strict=True) if one.failure is None]
+    failed = failures(judgements)
+    if not kept:
+        raise UserError(f"no answer was judged: {failed}", hint="run again: replies that come are kept")
+    found = mmhal.metrics([record.type for record, _ in kept], [one.value for _, one in kept])
+    return Scored(
+        metrics=found,
+        conventions=[
+            f"score 0 to 6; hallucination_rate is the fraction of scores below {mmhal.HALLUCINATED_BELOW}; "
+            f"informativeness in percent (RLHF-V); types as the records say; {how}, read by the {mode} rule, "
+            "unreadable ones count as 0",
+            COMPARABLE,
+        ],
+        read=len(records),
+        scored=len(kept),
+        unparsed=unparsed(judgements),
+        quarantined=failed,
+        warnings=_warnings(records, judgements),
+        intervals=_intervals([record for record, _ in kept], [one for _, one in kept]),
+    )
+
+
+def _judged(
+    request: ScoreRequest, records: Sequence[mmhal.MmhalRecord], mode: Mode
+) -> tuple[list[Judgement[int]], str]:
+    saved = request.options.get("judgements")
+    if saved is not None:
+        texts = mmhal.read_judge_replies(saved)
+        if len(texts) != len(records):
+            raise UserError(f"{saved} has {len(texts)} replies for {len(records)} answers")
+        return [Judgement(read_rating(text, mode, mmhal.HIGHEST), text) for text in texts], f"replies from {saved}"
+    if request.judge is None:
+        raise UserError("mmhal needs --judge, or saved replies with --set judgements=FILE", hint="see docs/judges.md")
+    template = request.options.get("template", TEMPLATE)
+    ratings = rate(request.judge, records, mode=mode, template=template)
+    return ratings, f"rated by {request.judge.identity} with {template_version(template)}"
+
+
+def _intervals(records: Sequence[mmhal.MmhalRecord], judgements: Sequence[Judgement[int]]) -> dict[str, list[float]]:
+    """Of the three means, on their scales (informativeness in percent, the rate a fraction)."""
+    found = mmhal.tally(records, judgements)
+    return {**intervals(found), "informativeness": intervals(found, percent=True)["informativeness"]}
+
+
+def _warnings(records: Sequence[mmhal.MmhalRecord], judgements: Sequence[Judgement[int]]) -> list[str]:
+    warnings = []
+    if len(records) != mmhal.RECORDS:
+        warnings.append(f"{len(records)} records; the benchmark has {mmhal.RECORDS}")
+    if unread := unparsed(judgements):
+        warnings.append(f"{unread} judge replies hold no single readable rating; each counts as a full hallucination")
+        texts = [one.text for one in judgements if one.value is None and one.text is not None]
+        if readable := sum(read_rating(text, "tolerant", mmhal.HIGHEST) is not None for text in texts):
+            warnings[-1] += f" (--parser tolerant reads {readable} of them)"
+    warnings += not_judged(judgements) + cut_off(judgements)
+    if empty := sum(not record.answer.strip() for record in records):
+        warnings.append(f"{empty} answers are empty")
+    return warnings

@@ -1,0 +1,168 @@
+"""Object HalBench as a benchmark: the published questions are asked, and the answers' objects checked."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from mmpo.chat.judging import opened, require_all, unparsed
+from mmpo.chat.templates import template_version
+from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.errors import UserError
+from mmpo.eval.object_halbench.judge import named_by_model
+from mmpo.eval.object_halbench.metrics import Answer, HalRow, Named, Question, named_in_words, read_questions, score
+from mmpo.eval.object_halbench.score import objects_and_reader, split_unread, write_rows
+from mmpo.eval.protocol import Ask, Material, Part, Reply
+from mmpo.eval.settings import EvalSettings
+from mmpo.files.atomic import write_bytes, write_text
+
+_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+_FILE_NAME = re.compile(r"\w[\w.-]*")
+
+
+class ObjectHalBenchmark:
+    """Detailed descriptions of COCO images, each with its own instruction."""
+
+    partial = True
+
+    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
+        self.settings, self._judge, self._cache = settings.object_halbench, settings.judge, settings.cache
+        own = self.settings
+        self.root = own.image_folder or settings.images
+        for name, value in (
+            ("questions", own.questions),
+            ("annotations", own.annotations),
+            ("image_folder", self.root),
+        ):
+            if value is None:
+                raise UserError(f"object_halbench needs eval.object_halbench.{name}")
+        assert own.questions is not None and own.annotations is not None and self.root is not None
+        self.questions = list(islice(read_questions(own.questions), settings.limit))
+        self.truth, self.reader, images = objects_and_reader(
+            own.annotations, own.vocabulary, words=own.words, captions=own.captions
+        )
+        unknown = next((question for question in self.questions if question.image_id not in self.truth), None)
+        if unknown is not None:
+            raise UserError(f"{unknown.where}: image {unknown.image_id} has no objects in {own.annotations}")
+        self.paths = picture_paths(self.questions, Path(self.root), images)
+        self.by_model = self._by_model()
+        self.conventions = [
+            f"Object HalBench: {len(self.questions)} questions, greedy, at most {own.max_new_tokens} tokens; "
+            + self._extraction(),
+            f"Object HalBench: vocabulary {own.vocabulary} ({len(self.reader.vocabulary)} objects), word forms "
+            f"{self.reader.identity}; CHAIRs_refine is the published Resp., CHAIRi the published Mention",
+        ]
+        self._scored: dict[tuple[str, ...], tuple[list[Answer], list[tuple[Named, ...]], int]] = {}
+
+    def asks(self) -> list[Ask]:
+        return [self._ask(question) for question in self.questions]
+
+    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+        answers, named, unread = self._named(replies)
+        _, tally = score(answers, named, self.truth)
+        given = [replies[ask] for ask in self.asks() if ask in replies]
+        read = unread if self.by_model else None
+        return [Part(None, tally, len(given), sum(reply.truncated for reply in given), read)]
+
+    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+        """Answers in the published form, and what each names."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for state, given in replies.items():
+            records = [
+                {"image_id": answer.image_id, "question": answer.question, "answer": answer.text}
+                for answer in self._answers(given)
+            ]
+            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            write_text(folder / f"answers_{state}.jsonl", lines)
+            write_rows(folder / f"sentences_{state}.jsonl", self._rows(given))
+
+    def _rows(self, replies: Mapping[Ask, Reply]) -> list[HalRow]:
+        answers, named, _ = self._named(replies)
+        return score(answers, named, self.truth)[0]
+
+    def _answers(self, replies: Mapping[Ask, Reply]) -> list[Answer]:
+        """The answers there are (all, unless an image can't be used)."""
+        return [
+            Answer(question.image_id, replies[ask].text, question.text, question.where)
+            for question in self.questions
+            if (ask := self._ask(question)) in replies
+        ]
+
+    def _named(self, replies: Mapping[Ask, Reply]) -> tuple[list[Answer], list[tuple[Named, ...]], int]:
+        """The answers whose objects are known, these, and how many answers the judge gave no list for."""
+        answers = self._answers(replies)
+        key = tuple(answer.text for answer in answers)
+        if key not in self._scored:
+            self._scored[key] = self._extracted(answers)
+        return self._scored[key]
+
+    def _extracted(self, answers: list[Answer]) -> tuple[list[Answer], list[tuple[Named, ...]], int]:
+        if not self.by_model:
+            return answers, named_in_words(answers, self.reader), 0
+        with opened(self._judge, self._cache, "object_halbench") as chat:
+            named, judgements = named_by_model(
+                chat,
+                answers,
+                self.reader,
+                mode=self.settings.parser,
+                template=self.settings.template,
+                temperature=self.settings.temperature,
+            )
+        require_all(judgements, "object_halbench")
+        return *split_unread(answers, named), unparsed(judgements)
+
+    def _by_model(self) -> bool:
+        if self.settings.extraction == "model" and self._judge is None:
+            raise UserError("eval.object_halbench.extraction is `model`, but eval.judge is not set")
+        return self.settings.extraction != "words" and self._judge is not None
+
+    def _extraction(self) -> str:
+        if self._judge is None or not self.by_model:
+            return "objects from the answers' own words, every occurrence (the script without its judge)"
+        return (
+            f"objects listed by {self._judge.model} at temperature {self.settings.temperature:g} with "
+            f"{template_version(self.settings.template)}, each once an answer; unparsed answers are left out"
+        )
+
+    def _ask(self, question: Question) -> Ask:
+        return Ask(self.paths[question.image_id], question.text, self.settings.max_new_tokens, self.root)
+
+
+def picture_paths(questions: Sequence[Question], folder: Path, images: Sequence[AnnotatedImage]) -> dict[str, str]:
+    """Where in `folder` the picture of each image id is: as the question names it, unpacked there as `ID.jpg` where the
+    question holds it in base64, else as the annotations name it.
+
+    Raises UserError where none of them says, and for base64 that can't be read.
+    """
+    annotated = {image.id: image.path for image in images}
+    paths: dict[str, str] = {}
+    for question in questions:
+        if question.image is not None and question.image.lower().endswith(_PICTURES):
+            paths[question.image_id] = question.image
+        elif question.image is not None:
+            paths[question.image_id] = _unpacked(question, question.image, folder)
+        elif question.image_id in annotated:
+            paths[question.image_id] = annotated[question.image_id]
+        else:
+            raise UserError(f"{question.where}: no `image`, and the annotations have no file for {question.image_id}")
+    return paths
+
+
+def _unpacked(question: Question, data: str, folder: Path) -> str:
+    name = question.image_id if question.image_id.lower().endswith(_PICTURES) else f"{question.image_id}.jpg"
+    if not _FILE_NAME.fullmatch(name):
+        raise UserError(f"{question.where}: image id {question.image_id!r} cannot be a file name")
+    target = folder / name
+    if not target.exists():
+        try:
+            picture = base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError):
+            raise UserError(f"{question.where}: `image` is neither the name of a picture nor base64") from None
+        folder.mkdir(parents=True, exist_ok=True)
+        write_bytes(target, picture)
+    return name

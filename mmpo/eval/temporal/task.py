@@ -1,0 +1,98 @@
+"""VideoHallucer and TempCompass as a benchmark: asked through the engine on frames, read by rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmpo.errors import UserError
+from mmpo.eval.protocol import Ask, FrameChoice, Material, Part, Reply
+from mmpo.eval.settings import EvalSettings
+from mmpo.eval.temporal import tempcompass, videohallucer
+from mmpo.eval.temporal.metrics import PARSERS, TemporalQuestion, is_right, read, tally
+from mmpo.files.atomic import write_json
+
+
+class TemporalBenchmark:
+    """Questions with short answers about videos. `partial`: what is about unreadable videos is left out."""
+
+    partial = True
+
+    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
+        self.settings = own = settings.temporal
+        if own.questions is None or own.videos is None:
+            raise UserError(
+                "temporal needs its questions and videos", hint="set eval.temporal.questions and eval.temporal.videos"
+            )
+        self.kind, questions = read(own.questions)
+        if own.parser not in PARSERS[self.kind]:
+            raise UserError(
+                f"eval.temporal.parser: {self.kind} has no parser {own.parser!r}",
+                hint=f"one of {', '.join(PARSERS[self.kind])}",
+            )
+        captions = sum(question.part == "captioning" for question in questions)
+        questions = [question for question in questions if question.part != "captioning"]
+        if not questions:
+            raise UserError(
+                f"{own.questions}: only captions, which no rule can read",
+                hint="have the model caption the videos, and rate the answers: mmpo eval score tempcompass --judge",
+            )
+        groups = list(dict.fromkeys(question.group for question in questions))[: settings.limit]
+        self.questions = [question for question in questions if question.group in set(groups)]
+        suffixes = " or ".join(repr(text) for text in dict.fromkeys(self._suffix(q) for q in self.questions))
+        self.conventions = [
+            f"temporal ({self.kind}): {len(self.questions)} questions followed by {suffixes}, "
+            f"{own.frames.num} frames ({own.frames.sampling}), greedy, at most {own.max_new_tokens} tokens; read by "
+            f"the rule {own.parser}, without a language model; what no rule reads counts as wrong"
+            + (f"; {captions} captions are left out" if captions else "")
+        ]
+
+    def asks(self) -> list[Ask]:
+        return list(dict.fromkeys(self._ask(question) for question in self.questions))
+
+    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+        answered = self._answered(replies)
+        cut = sum(replies[self._ask(question)].truncated for question in answered)
+        unread = sum(is_right(self.kind, question, self.settings.parser) is None for question in answered)
+        return [Part(None, tally(self.kind, answered, self.settings.parser), len(answered), cut, unread)]
+
+    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for state, given in replies.items():
+            write_json(folder / f"answers_{state}.json", self._published(self._answered(given)))
+
+    def _published(self, answered: list[TemporalQuestion]) -> Any:
+        """Predictions in the benchmark's own form."""
+        if self.kind == "tempcompass":
+            videos: dict[str, dict[str, list[dict[str, Any]]]] = {}
+            for q in answered:
+                row = {"question": q.question, "answer": q.answer, "prediction": q.prediction}
+                videos.setdefault(q.video, {}).setdefault(q.category, []).append(row)
+            return videos
+        pairs: dict[str, dict[str, Any]] = {}
+        for q in answered:
+            part = {"video": q.video, "question": q.question, "answer": q.answer, "predict": q.prediction}
+            pairs.setdefault(q.group, {"type": q.category})[q.side] = part
+        return list(pairs.values())
+
+    def _answered(self, replies: Mapping[Ask, Reply]) -> list[TemporalQuestion]:
+        lost = {question.group for question in self.questions if self._ask(question) not in replies}
+        return [
+            replace(question, prediction=replies[self._ask(question)].text, rating=None)
+            for question in self.questions
+            if question.group not in lost
+        ]
+
+    def _suffix(self, question: TemporalQuestion) -> str:
+        if self.settings.prompt_suffix is not None:
+            return self.settings.prompt_suffix
+        task = next((task for task in tempcompass.TASKS if task == question.part), None)
+        return videohallucer.SUFFIX if task is None else tempcompass.SUFFIXES[task]
+
+    def _ask(self, question: TemporalQuestion) -> Ask:
+        own = self.settings
+        video = own.video_pattern.replace("{video}", question.video)
+        frames = FrameChoice(own.frames.num, own.frames.sampling, own.frames.max_side)
+        return Ask(video, question.question + self._suffix(question), own.max_new_tokens, own.videos, frames)

@@ -1,0 +1,161 @@
+"""Open-ended video QA as a benchmark: asked through the engine on frames, judged before and after alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from mmpo.chat.judging import opened, require_all, unparsed
+from mmpo.chat.video_rules import IDENTITY, RuleJudge
+from mmpo.data.video_lists import VideoItem, read_videos
+from mmpo.errors import UserError
+from mmpo.eval.protocol import Ask, FrameChoice, Material, Part, Reply
+from mmpo.eval.records import read_records
+from mmpo.eval.settings import EvalSettings
+from mmpo.eval.statistics.statistics import ratio
+from mmpo.eval.statistics.tally import Metric, Tally
+from mmpo.eval.video_qa.judge import verdicts
+from mmpo.eval.video_qa.metrics import RIGHT_FROM, Judged, VideoQuestion, read_questions, tally, with_videos
+from mmpo.files.atomic import write_text
+
+
+def _rate(name: str, column: int) -> Metric:
+    return Metric(name, lambda c: ratio(c[..., column], c[..., 1]), "lower", denominator=lambda c: c[..., 1])
+
+
+RULE_METRICS = (_rate("hallucination", 4), _rate("absent_objects", 5), _rate("false_events", 6))
+
+
+class VideoQaBenchmark:
+    """Questions about videos. `partial`: videos that can't be read are left out and counted."""
+
+    partial = True
+
+    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
+        self.settings, self._judge, self._cache = settings.video_qa, settings.judge, settings.cache
+        own = self.settings
+        if own.questions is None:
+            raise UserError("video_qa needs its questions", hint="set eval.video_qa.questions, and .videos")
+        if own.judged_by == "model" and self._judge is None:
+            raise UserError(
+                "video_qa needs a judge", hint="set eval.judge (docs/judges.md), or eval.video_qa.judged_by: rules"
+            )
+        self.items = _items(own.questions)
+        if own.judged_by == "rules" and not any(item.objects or item.events for item in self.items.values()):
+            raise UserError(
+                f"{own.questions}: no video has `objects` or `events`, so rules can't judge",
+                hint="give mmpo's own list of videos (docs/video.md), or judge by a model",
+            )
+        questions = _of_items(self.items) or read_questions(own.questions, own.answers)
+        self.questions = with_videos(questions[: settings.limit], own.video_pattern)
+        if own.protocol == "reward" and own.judged_by == "model" and not self._captions():
+            raise UserError("the protocol reward needs captions", hint="set eval.video_qa.captions")
+        who = IDENTITY if self._judge is None or own.judged_by == "rules" else f"{self._judge.model}, {own.protocol}"
+        self.conventions = [
+            f"video_qa: {len(self.questions)} questions, {own.frames.num} frames ({own.frames.sampling}, longer side "
+            f"at most {own.frames.max_side}), greedy, at most {own.max_new_tokens} tokens; judged by {who}, replies "
+            f"read by the rule {own.parser}, unreadable ones count as wrong; numbers compare within one judge only"
+        ]
+        self._known: dict[tuple[str, ...], tuple[Tally, int]] = {}
+
+    def asks(self) -> list[Ask]:
+        return list(dict.fromkeys(self._ask(question) for question in self.questions))
+
+    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+        given = self._answered(replies)
+        texts = tuple(reply.text for _, reply in given)
+        if texts not in self._known:
+            self._known[texts] = self._judged([(question, reply.text) for question, reply in given])
+        counted, unread = self._known[texts]
+        return [Part(None, counted, len(given), sum(reply.truncated for _, reply in given), unread)]
+
+    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for state, given in replies.items():
+            rows = [
+                {"id": q.id, "video": q.video, "question": q.question, "answer": q.answer, "pred": reply.text}
+                for q, reply in self._answered(given)
+            ]
+            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            write_text(folder / f"answers_{state}.jsonl", "".join(lines))
+
+    def _judged(self, answered: Sequence[tuple[VideoQuestion, str]]) -> tuple[Tally, int]:
+        own = self.settings
+        if own.judged_by == "rules":
+            return self._by_rules(answered), 0
+        with opened(self._judge, self._cache, "video_qa") as chat:
+            judged, raw = verdicts(
+                chat, answered, protocol=own.protocol, parser=own.parser, template=own.template,
+                captions=self._captions(),
+            )  # fmt: skip
+        require_all(raw, "video_qa")
+        return tally(judged), unparsed(raw)
+
+    def _by_rules(self, answered: Sequence[tuple[VideoQuestion, str]]) -> Tally:
+        """Rewards by rules, and the shares of answers that make something up."""
+        everything = list(self.items.values())
+        judge = RuleJudge.over(
+            [name for item in everything for name in (*item.objects, *(who for who, _ in item.events))],
+            [event for item in everything for event in item.events],
+        )
+        judged: list[Judged] = []
+        made_up: dict[str, np.ndarray] = {}
+        for question, text in answered:
+            item = self.items[question.id.rpartition("/")[0]]
+            reward = judge.reward(
+                text, reference=question.answer, caption=item.caption, objects=item.objects, events=item.events
+            )
+            right = reward.score is not None and reward.score >= RIGHT_FROM
+            judged.append(Judged(question, right, reward.score))
+            absent = bool(judge.absent_objects(text, item.objects, f"{item.caption} {question.answer}"))
+            false = bool(judge.false_events(text, item.events))
+            made_up.setdefault(question.video, np.zeros(3))
+            made_up[question.video] += (absent or false, absent, false)
+        plain = tally(judged)
+        extra = np.array([made_up[video] for video in plain.images]).reshape(-1, 3)
+        counts = np.concatenate([plain.counts, extra], axis=1)
+        return replace(plain, counts=counts, metrics=(*plain.metrics, *RULE_METRICS))
+
+    def _captions(self) -> dict[str, str]:
+        found = {
+            f"{item.id}/{number}": item.caption
+            for item in self.items.values()
+            if item.caption
+            for number in range(len(item.qa))
+        }
+        if self.settings.captions is not None:
+            for _, row in read_records(self.settings.captions):
+                names = [str(row[key]) for key in ("id", "video") if key in row]
+                found.update(dict.fromkeys(names, str(row.get("caption", ""))))
+        return found
+
+    def _answered(self, replies: Mapping[Ask, Reply]) -> list[tuple[VideoQuestion, Reply]]:
+        return [(question, replies[ask]) for question in self.questions if (ask := self._ask(question)) in replies]
+
+    def _ask(self, question: VideoQuestion) -> Ask:
+        own = self.settings
+        root = own.videos or str(Path(str(own.questions)).parent)
+        frames = FrameChoice(own.frames.num, own.frames.sampling, own.frames.max_side)
+        return Ask(question.video, question.question + own.prompt_suffix, own.max_new_tokens, root, frames)
+
+
+def _items(path: str) -> dict[str, VideoItem]:
+    """mmpo's own list of videos, by id; empty for a file of another form."""
+    if not path.endswith(".jsonl"):
+        return {}
+    first = next((row for _, row in read_records(path)), {})
+    if not isinstance(first.get("video"), str) or "qa" not in first:
+        return {}
+    return {item.id: item for item in read_videos(path)}
+
+
+def _of_items(items: Mapping[str, VideoItem]) -> list[VideoQuestion]:
+    return [
+        VideoQuestion(f"{item.id}/{number}", item.video, qa.question, qa.answer)
+        for item in items.values()
+        for number, qa in enumerate(item.qa)
+    ]

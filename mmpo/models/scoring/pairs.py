@@ -1,0 +1,265 @@
+"""What goes into scoring and what comes out: preference pairs as token ids, and the log-probs of their responses.
+
+Shapes: b pairs, t tokens of a response (padded), h hidden.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mmpo.errors import UserError
+from mmpo.models.tree.layout import Segment, response_tree
+from mmpo.models.tree.sharing import Path, Shared, TokenIds, share
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """Which hidden states scoring returns: those after `layer` decoder layers (0: the embeddings; -1: after the last
+    one and the final norm), at the `response`'s own tokens or over the whole `sequence`."""
+
+    layer: int = -1
+    span: Literal["response", "sequence"] = "response"
+
+
+@dataclass
+class View:
+    """One more response for every pair of a batch: the chosen answer to a corrupted image, an answer to a perturbed
+    prompt. `prompt_ids[i]`, `image_index[i]` and `response_ids[i]` belong to pair i.
+
+    `preferred_under` names another view of the batch whose responses are equally long: scored are then, at the places
+    of this view's own tokens, the tokens that the policy would rather write there under the other view."""
+
+    prompt_ids: list[Tensor]
+    image_index: list[list[int]]
+    response_ids: list[Tensor]
+    weights: list[Tensor] | None = None
+    preferred_under: str | None = None
+
+    def to(self, device: torch.device | str) -> View:
+        """Move the weights; token ids stay where they are."""
+        return self if self.weights is None else replace(self, weights=[w.to(device) for w in self.weights])
+
+    def paths(self) -> list[Path]:
+        """One path a pair."""
+        columns = zip(self.prompt_ids, self.response_ids, self.image_index, strict=True)
+        return [Path(prompt.tolist(), response.tolist(), images) for prompt, response, images in columns]
+
+
+@dataclass
+class AnswerBatch:
+    """Answers that are learnt as they stand, with nothing to compare them to; the policy alone scores them. Answer k
+    follows `prompt_ids[k]` and belongs to sample `owner[k]`: the turns of one conversation are one sample, and samples
+    count from 0. Images as in `PairBatch`, but of their own."""
+
+    prompt_ids: list[Tensor]
+    response_ids: list[Tensor]
+    image_index: list[list[int]]
+    owner: list[int]
+    image_inputs: dict[str, Tensor]
+    image_tokens: list[int]
+
+    def to(self, device: torch.device | str) -> AnswerBatch:
+        """Move the pixels; token ids stay where they are."""
+        return replace(self, image_inputs={key: value.to(device) for key, value in self.image_inputs.items()})
+
+    def shared(self, image_token_id: TokenIds, *, whole_prompts: bool = False) -> Shared:
+        """The answers laid out as trees: the turns of a conversation share what they have in common."""
+        columns = zip(self.prompt_ids, self.response_ids, self.image_index, strict=True)
+        paths = [Path(prompt.tolist(), response.tolist(), images) for prompt, response, images in columns]
+        least = sys.maxsize if whole_prompts else None
+        return share(paths, image_token_id, dict(enumerate(self.image_tokens)), least=least)
+
+
+@dataclass
+class PairBatch:
+    """Preference pairs as token ids, and the distinct images they show.
+
+    `image_index[i]` names the images of pair i's prompt in the order of its placeholders (indices into
+    `image_inputs`). Where the rejected side sees other images, `rejected_prompt_ids[i]` and `rejected_image_index[i]`
+    hold its own prompt; None otherwise. Weights, if given, are one float per response token. `image_tokens[k]` is the
+    number of placeholder tokens of distinct image k: with it, pairs that share an image, or an image and a prompt,
+    become one tree; without it every pair is a tree of its own. `reference[i]` holds reference log-probs (chosen [c],
+    rejected [r]) that were computed before. `views` are further responses that an objective compares with, `auxiliary`
+    answers to other questions that are learnt beside the pairs."""
+
+    ids: list[str]
+    prompt_ids: list[Tensor]
+    chosen_ids: list[Tensor]
+    rejected_ids: list[Tensor]
+    image_inputs: dict[str, Tensor]
+    image_index: list[list[int]]
+    rejected_prompt_ids: list[Tensor | None] | None = None
+    rejected_image_index: list[list[int] | None] | None = None
+    chosen_weights: list[Tensor] | None = None
+    rejected_weights: list[Tensor] | None = None
+    image_tokens: list[int] | None = None
+    reference: list[tuple[Tensor, Tensor]] | None = None
+    views: dict[str, View] = field(default_factory=dict)
+    auxiliary: AnswerBatch | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def to(self, device: torch.device | str) -> PairBatch:
+        """Move what the model reads (pixels and weights). Token ids stay where they are: the layout is made from
+        them.
+        """
+        return replace(
+            self,
+            auxiliary=None if self.auxiliary is None else self.auxiliary.to(device),
+            views={name: view.to(device) for name, view in self.views.items()},
+            image_inputs={key: value.to(device) for key, value in self.image_inputs.items()},
+            chosen_weights=None if self.chosen_weights is None else [w.to(device) for w in self.chosen_weights],
+            rejected_weights=None if self.rejected_weights is None else [w.to(device) for w in self.rejected_weights],
+            reference=None if self.reference is None else [(c.to(device), r.to(device)) for c, r in self.reference],
+        )
+
+    def paths(self) -> list[Path]:
+        """What is scored: chosen, rejected, chosen, … of the pairs, then each view's responses, all with the prompt and
+        images they follow."""
+        paths: list[Path] = []
+        for i, prompt in enumerate(self.prompt_ids):
+            paths.append(Path(prompt.tolist(), self.chosen_ids[i].tolist(), self.image_index[i]))
+            own = self.rejected_prompt_ids[i] if self.rejected_prompt_ids is not None else None
+            images = self.rejected_image_index[i] if self.rejected_image_index is not None else None
+            paths.append(
+                Path(
+                    (own if own is not None else prompt).tolist(),
+                    self.rejected_ids[i].tolist(),
+                    images if images is not None else self.image_index[i],
+                )
+            )
+        return paths + [path for view in self.views.values() for path in view.paths()]
+
+    def shared(self, image_token_id: TokenIds, *, whole_prompts: bool = False) -> Shared:
+        """The paths laid out as trees: over the whole batch where `image_tokens` says where each image ends, else pair
+        by pair. `whole_prompts`: a prompt is shared as a whole or not at all."""
+        paths = self.paths()
+        if self.image_tokens is not None:
+            least = sys.maxsize if whole_prompts else None
+            return share(paths, image_token_id, dict(enumerate(self.image_tokens)), least=least)
+        trees: list[list[Segment]] = []
+        sides, others = paths[: 2 * len(self)], paths[2 * len(self) :]
+        for chosen, rejected in zip(sides[0::2], sides[1::2], strict=True):
+            if chosen.prompt == rejected.prompt and chosen.images == rejected.images:
+                trees.append(response_tree(chosen.prompt, [chosen.response, rejected.response], chosen.images))
+            else:
+                trees += [response_tree(side.prompt, [side.response], side.images) for side in (chosen, rejected)]
+        trees += [response_tree(path.prompt, [path.response], path.images) for path in others]
+        return Shared(trees, list(range(len(paths))))
+
+
+@dataclass
+class ResponseLogps:
+    """Log-probs of one side's responses, right-padded with zeros: `policy` [b, t] float32, `reference` [b, t] or
+    None, `mask` [b, t] bool, `weights` [b, t] or None, `top1` [b, t] bool (the policy's first choice). Where an
+    objective asks for them: `policy_hidden`, `reference_hidden` [b, t, h], a layer's states at the response's own
+    tokens, or [b, s, h] over the whole sequence with `hidden_mask` [b, s]; `kl` [b, t], the divergence KL(reference ||
+    policy) of the two models' distributions of each token."""
+
+    policy: Tensor
+    reference: Tensor | None
+    mask: Tensor
+    weights: Tensor | None = None
+    top1: Tensor | None = None
+    policy_hidden: Tensor | None = None
+    reference_hidden: Tensor | None = None
+    hidden_mask: Tensor | None = None
+    kl: Tensor | None = None
+
+    @property
+    def policy_sum(self) -> Tensor:
+        """[b], every scored token counted once."""
+        return self.policy.sum(dim=-1)
+
+    @property
+    def reference_sum(self) -> Tensor:
+        """[b]. Raises `UserError` without reference log-probs."""
+        if self.reference is None:
+            raise UserError("this objective needs reference log-probs, and scoring ran without a reference")
+        return self.reference.sum(dim=-1)
+
+    @property
+    def kl_sum(self) -> Tensor:
+        """[b], the sequential divergence. Raises `UserError` where scoring ran without it."""
+        if self.kl is None:
+            raise UserError("this objective needs the divergence of each token, and scoring ran without it")
+        return self.kl.sum(dim=-1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """[b] number of scored tokens."""
+        return self.mask.sum(dim=-1)
+
+
+@dataclass(frozen=True)
+class StepStatistics:
+    """Numbers of every pair of an optimizer step, over all processes: `values[name]` [n], without gradient, from a pass
+    before the step's first. `own` are the places of the pairs of the batch at hand. The order of the pairs is that of
+    the step, however it is cut."""
+
+    values: Mapping[str, Tensor]
+    own: slice = field(default_factory=lambda: slice(None))
+
+    def to(self, device: torch.device | str) -> StepStatistics:
+        return replace(self, values={name: value.to(device) for name, value in self.values.items()})
+
+
+@dataclass
+class PairLogps:
+    """What an objective sees: never a model, only log-probs. `views` holds those of `PairBatch.views`, `auxiliary` a
+    row for each sample of `PairBatch.auxiliary`, without reference log-probs. `step` are the statistics of the whole
+    optimizer step that an objective asks for; without them a batch is a step of its own. `past_reward` is the mean of
+    all log-ratios, chosen and rejected, that were trained on so far, those of this step included; 0 before the first.
+    """
+
+    chosen: ResponseLogps
+    rejected: ResponseLogps
+    views: dict[str, ResponseLogps] = field(default_factory=dict)
+    auxiliary: ResponseLogps | None = None
+    step: StepStatistics | None = None
+    past_reward: float = 0.0
+
+    def view(self, name: str) -> ResponseLogps:
+        """Raises `UserError` where the batch was made without that view."""
+        if name not in self.views:
+            raise UserError(f"this objective compares with {name!r}, and the batch was scored without it")
+        return self.views[name]
+
+    def __len__(self) -> int:
+        return len(self.chosen.mask)
+
+
+def blank_logps(batch: PairBatch) -> PairLogps:
+    """The record of a batch before any model has seen it: real lengths and weights, every log-probability -1."""
+
+    def side(ids: list[Tensor], weights: list[Tensor] | None) -> ResponseLogps:
+        lengths = torch.tensor([len(row) for row in ids])
+        mask = torch.arange(max(map(len, ids), default=0))[None] < lengths[:, None]  # [b, t]
+        blank = -mask.float()
+        padded = None if weights is None else pad_sequence(weights, batch_first=True)
+        states = blank[..., None]
+        return ResponseLogps(blank, blank, mask, padded, policy_hidden=states, reference_hidden=states, kl=blank)
+
+    return PairLogps(
+        side(batch.chosen_ids, batch.chosen_weights),
+        side(batch.rejected_ids, batch.rejected_weights),
+        {name: side(view.response_ids, view.weights) for name, view in batch.views.items()},
+        side(_joined(batch.auxiliary), None) if batch.auxiliary is not None else None,
+    )
+
+
+def _joined(answers: AnswerBatch) -> list[Tensor]:
+    """The answers of each sample as one row."""
+    owners = range(max(answers.owner, default=-1) + 1)
+    return [
+        torch.cat([ids for ids, owner in zip(answers.response_ids, answers.owner, strict=True) if owner == sample])
+        for sample in owners
+    ]

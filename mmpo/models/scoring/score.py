@@ -1,0 +1,315 @@
+"""Scoring preference pairs: the log-probs of chosen and rejected responses under policy and reference, each token
+computed once.
+
+`PairScorer` is one module whose forward holds vision encoding, language model and head, so that DDP, FSDP and
+DeepSpeed can wrap it. The reference pass comes first, without autograd: its temporary memory is gone before the
+policy's activations appear.
+
+Shapes: b pairs, t scored tokens of a response (padded), n all scored tokens, s row tokens, h hidden.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils.rnn import pad_sequence
+
+from mmpo.errors import UserError
+from mmpo.models.families import unknown
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.vision import encode_images, vision_is_frozen, vision_modules
+from mmpo.models.scoring.divergence import token_kl
+from mmpo.models.scoring.hidden import places
+from mmpo.models.scoring.last_layer import read_last_layer_only_where_needed
+from mmpo.models.scoring.lean import keep_less_in_adapters, keep_less_in_feed_forward
+from mmpo.models.scoring.logprob import token_logps
+from mmpo.models.scoring.pairs import AnswerBatch, Hidden, PairBatch, PairLogps, ResponseLogps, View
+from mmpo.models.scoring.segment_logps import SegmentLogps, plain_rows, segment_logps, shared_row
+from mmpo.models.scoring.sides import Spread, pair_logps, with_cached_reference
+from mmpo.models.tree.attention import use_tree_attention
+from mmpo.models.tree.backends import Attention, choose_attention
+from mmpo.models.tree.layout import Backend, Tree, TreeBatch
+
+__all__ = ["Hidden", "PairBatch", "PairLogps", "PairScorer", "ResponseLogps", "View"]
+
+logger = logging.getLogger(__name__)
+
+Sharing = Literal["auto", "on", "off"]
+# Mean difference per token above which the first batch counts as wrong: far above rounding, far below the 0.2 and more
+# by which a leak between branches moves log-probs.
+_SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
+
+
+class PairScorer(nn.Module):
+    """Scores pair batches with one pass per model over the distinct tokens.
+
+    `sharing`: "on" lays pairs out as trees; "auto" does so after the first batch was checked against plain rows and
+    falls back loudly; "off" scores one ordinary row per response. `reference`: "adapter_off" (the same network
+    without its adapter), "cached" (the log-probs that come with each batch), "none", or a second model of the same
+    kind. `attention`: how trees are attended to (`mmpo.models.tree.backends`). `chunk`: scored tokens per head call, by
+    default chosen by memory. `hidden`: which states to return as well. `kl`: also the divergence of each chosen,
+    rejected and auxiliary token."""
+
+    def __init__(
+        self,
+        vlm: VLM,
+        *,
+        sharing: Sharing = "auto",
+        reference: Literal["adapter_off", "cached", "none"] | nn.Module = "adapter_off",
+        attention: Attention = "auto",
+        chunk: int | None = None,
+        hidden: Hidden | None = None,
+        kl: bool = False,
+    ) -> None:
+        super().__init__()
+        if sharing not in ("auto", "on", "off"):
+            raise UserError(f"sharing={sharing!r} is unknown", hint="one of auto, on, off")
+        if isinstance(reference, str) and reference not in ("adapter_off", "cached", "none"):
+            raise UserError(f"reference={reference!r} is unknown", hint="one of adapter_off, cached, none, or a model")
+        if kl and reference in ("cached", "none"):
+            raise UserError(
+                "the divergence from the reference needs its distributions, not just its log-probs",
+                hint="leave cache_reference out",
+            )
+        if sharing == "on" and not vlm.family.sharing:
+            raise UserError(
+                f"{vlm.family.name} can't share prefixes: {vlm.family.why_not}", hint="set sharing to auto or off"
+            )
+        shared = sharing != "off" and vlm.family.sharing
+        if not shared and attention != "auto":
+            raise UserError(
+                f"attention={attention} says how shared prompts are attended to, and nothing is shared here",
+                hint="leave attention out, or set sharing to auto",
+            )
+        self.model = vlm.model
+        self.reference_model = reference if isinstance(reference, nn.Module) else None
+        self.reference: str = "model" if isinstance(reference, nn.Module) else reference
+        self.chunk = chunk
+        self.hidden, self.kl = hidden, kl
+        self.shared = shared
+        self.backend: Backend = choose_attention(attention, vlm) if shared else "plain"
+        self._vlm = vlm
+        self._reference_vlm = (
+            replace(vlm, model=cast(Any, self.reference_model)) if self.reference_model is not None else vlm
+        )
+        self._unknown = vlm.family.features == "own"
+        self._check_due = self._unknown or (sharing == "auto" and self.shared)
+        if self._unknown:
+            logger.warning(
+                "mmpo has no record of model type %s: scoring row by row with the model's own code, which is slow",
+                vlm.family.model_type,
+            )
+        if self.reference_model is not None:
+            self.reference_model.requires_grad_(False).eval()
+        for base in {id(one.base): one.base for one in (vlm, self._reference_vlm)}.values():
+            if not self._unknown:
+                keep_less_in_feed_forward(base.get_decoder())
+                keep_less_in_adapters(base.get_decoder())
+                read_last_layer_only_where_needed(base.get_decoder())
+            if self.shared:
+                use_tree_attention(base)
+
+    def train(self, mode: bool = True) -> PairScorer:
+        """As any module's, but a reference model of its own stays in evaluation: its dropout is never wanted."""
+        super().train(mode)
+        if self.reference_model is not None:
+            self.reference_model.eval()
+        return self
+
+    def forward(self, batch: PairBatch) -> PairLogps:
+        shared = batch.shared(self._vlm.visual_token_ids, whole_prompts=self._vlm.family.blocks == "prompt")
+        if self._check_due:
+            self._self_check(shared.trees, batch.image_inputs)
+        layout = self._layout(shared.trees, batch.image_inputs)
+        frozen = vision_is_frozen(self._vlm)
+        features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
+        preferred = any(view.preferred_under for view in batch.views.values())
+        policy, reference = self._both(layout, batch.image_inputs, features, states=self.kl or preferred)
+        pairs = pair_logps(batch, shared.leaf, layout, policy, reference)
+        if self.kl:
+            self._add_divergence(pairs, shared.leaf[: 2 * len(batch)], layout, policy, reference)
+        if preferred:
+            self._score_preferred(pairs, batch, shared.leaf, layout, policy, reference)
+        if batch.auxiliary is not None:
+            pairs = replace(pairs, auxiliary=self._answers(batch.auxiliary, frozen))
+        return with_cached_reference(pairs, batch) if self.reference == "cached" else pairs
+
+    def _both(
+        self, layout: TreeBatch, tensors: Mapping[str, Tensor], features: Any | None, *, states: bool
+    ) -> tuple[SegmentLogps, SegmentLogps | None]:
+        """Policy and, where the reference is a model, reference on one layout. `features` are given where the tower is
+        frozen."""
+        reference = None
+        options: dict[str, Any] = {"chunk": self.chunk, "hidden": self.hidden, "states": states}
+        if self.reference in ("adapter_off", "model"):
+            with torch.no_grad(), self._reference_mode():
+                own = self._reference_features(tensors, features)
+                reference = segment_logps(self._reference_vlm, layout, own, **options)
+        if features is not None:
+            return segment_logps(self._vlm, layout, features, **options), reference
+        features = encode_images(self._vlm, tensors, frozen=False)
+        found = segment_logps(self._vlm, layout, features, **options)
+        return found._replace(logps=found.logps + self._tied(features)), reference
+
+    def _tied(self, features: Any | None) -> Tensor | float:
+        """0 that depends on all that trains in tower and projector: in a process whose batch shows no image (or whose
+        tower has layers that are not read) their gradients must exist, or the others wait for them."""
+        if not (torch.is_grad_enabled() and dist.is_available() and dist.is_initialized()):
+            return 0.0
+        trained = [p for root in vision_modules(self._vlm) for p in root.parameters() if p.requires_grad]
+        tied = [p.flatten()[:1] for p in trained if not hasattr(p, "ds_id") and not isinstance(p, DTensor)]
+        if len(tied) < len(trained) and features is not None:  # cut up: reached through the tower alone
+            tied += [feature.flatten()[:1] for feature in features.pooler_output]
+        return 0.0 * torch.cat([value.float() for value in tied]).nan_to_num().sum() if tied else 0.0
+
+    def _divergence(self, policy: Tensor, reference: Tensor) -> Tensor:
+        vlm, other = self._vlm, self._reference_vlm
+        return token_kl(policy, reference, vlm.head, other.head, chunk=self.chunk, softcap=vlm.softcap)
+
+    def _add_divergence(
+        self,
+        pairs: PairLogps,
+        leaf: Sequence[int],
+        layout: TreeBatch,
+        policy: SegmentLogps,
+        reference: SegmentLogps | None,
+    ) -> None:
+        """The divergence of the tokens of the pairs' own sides, whose segments `leaf` names."""
+        assert reference is not None and reference.states is not None and policy.states is not None
+        own = places(sorted(set(leaf)), layout.lengths).to(policy.logps.device)
+        found = self._divergence(policy.states.index_select(0, own), reference.states.index_select(0, own))
+        spread = Spread(leaf, layout.lengths)
+        flat = found.new_zeros(len(policy.logps)).index_copy(0, own, found)
+        pairs.chosen.kl, pairs.rejected.kl = spread(flat, slice(0, None, 2)), spread(flat, slice(1, None, 2))
+
+    def _score_preferred(
+        self,
+        pairs: PairLogps,
+        batch: PairBatch,
+        leaf: Sequence[int],
+        layout: TreeBatch,
+        policy: SegmentLogps,
+        reference: SegmentLogps | None,
+    ) -> None:
+        """Replace the views that ask for what the policy would rather write under another view."""
+        assert policy.states is not None
+        names = list(batch.views)
+        best = policy.best.split(layout.lengths)
+        for name, view in batch.views.items():
+            if view.preferred_under is None:
+                continue
+            here, there = (
+                [leaf[(2 + names.index(n)) * len(batch) + i] for i in range(len(batch))]
+                for n in (name, view.preferred_under)
+            )
+            targets = [best[number] for number in there]
+            if [len(t) for t in targets] != [layout.lengths[number] for number in here]:
+                raise ValueError(f"{name} and {view.preferred_under} must have responses of the same lengths")
+            own = places(here, layout.lengths).to(policy.logps.device)
+
+            def side(vlm: VLM, states: Tensor, own: Tensor = own, targets: list[Tensor] = targets) -> Tensor:
+                flat = torch.cat(targets)
+                found = token_logps(states.index_select(0, own), vlm.head, flat, chunk=self.chunk, softcap=vlm.softcap)
+                return pad_sequence(list(found.logps.split([len(t) for t in targets])), batch_first=True)
+
+            theirs = None
+            if reference is not None and reference.states is not None:
+                with torch.no_grad():
+                    theirs = side(self._reference_vlm, reference.states)
+            before = pairs.views[name]
+            pairs.views[name] = replace(before, policy=side(self._vlm, policy.states), reference=theirs, top1=None)
+
+    def _answers(self, batch: AnswerBatch, frozen: bool) -> ResponseLogps:
+        """Policy log-probs of auxiliary answers, a row a sample [samples, t]."""
+        if not batch.owner:
+            nothing = torch.zeros(0, 0, device=self._vlm.device)
+            return ResponseLogps(nothing, None, nothing.bool(), top1=nothing.bool(), kl=nothing if self.kl else None)
+        shared = batch.shared(self._vlm.visual_token_ids, whole_prompts=self._vlm.family.blocks == "prompt")
+        layout = self._layout(shared.trees, batch.image_inputs)
+        divergence = None
+        if self.kl:
+            features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
+            found, reference = self._both(layout, batch.image_inputs, features, states=True)
+            assert reference is not None and reference.states is not None and found.states is not None
+            divergence = self._divergence(found.states, reference.states)
+        else:
+            features = encode_images(self._vlm, batch.image_inputs, frozen=frozen)
+            found = segment_logps(self._vlm, layout, features, chunk=self.chunk)
+        rows: list[list[int]] = [[] for _ in range(max(batch.owner) + 1)]
+        for leaf, owner in zip(shared.leaf, batch.owner, strict=True):
+            rows[owner].append(leaf)
+
+        def side(flat: Tensor) -> Tensor:
+            parts = flat.split(list(layout.lengths))
+            return pad_sequence([torch.cat([parts[leaf] for leaf in row]) for row in rows], batch_first=True)
+
+        mask = side(torch.ones_like(found.logps, dtype=torch.bool))
+        kl = side(divergence) if divergence is not None else None
+        return ResponseLogps(side(found.logps), None, mask, top1=side(found.top1), kl=kl)
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Recompute the language model's layers in backward, non-reentrant.
+
+        Not through peft or `enable_input_require_grads`: that hook makes the frozen tower's output require gradients
+        too, so that every tower layer is recomputed and differentiated for nothing. Non-reentrant checkpointing
+        doesn't need it."""
+        kwargs = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
+        self._vlm.base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=kwargs)
+
+    def gradient_checkpointing_disable(self) -> None:
+        self._vlm.base.gradient_checkpointing_disable()
+
+    @contextmanager
+    def _reference_mode(self) -> Iterator[None]:
+        if self.reference == "adapter_off":
+            with self._vlm.adapter_off():
+                yield
+        else:
+            yield
+
+    def _reference_features(self, tensors: Mapping[str, Tensor], policy_features: Any | None) -> Any | None:
+        """The policy's features where the reference has the same tower, else the reference's own."""
+        if policy_features is not None and self.reference_model is None:
+            return policy_features
+        return encode_images(self._reference_vlm, tensors, frozen=True)
+
+    def _layout(self, trees: Sequence[Tree], tensors: Mapping[str, Tensor]) -> TreeBatch:
+        if self.shared:
+            return shared_row(self._vlm, trees, tensors, self.backend).to(self._vlm.device)
+        return plain_rows(self._vlm, trees, tensors).to(self._vlm.device)
+
+    @torch.no_grad()
+    def _self_check(self, trees: Sequence[Tree], tensors: Mapping[str, Tensor]) -> None:
+        """Compare shared with plain scoring on the first pair; switch sharing off, with a warning, if they disagree.
+        A model without a record is checked for what row-by-row scoring needs, and refused if it lacks it."""
+        self._check_due = False
+        training = self.model.training
+        self.model.eval()
+        try:
+            features = encode_images(self._vlm, tensors, frozen=True)
+            if self._unknown:
+                unknown.check(self._vlm, self._layout(trees, tensors), features)
+                return
+            first = [max(trees, key=len)]
+            layouts = (self._layout(first, tensors), plain_rows(self._vlm, first, tensors).to(self._vlm.device))
+            tree, plain = (segment_logps(self._vlm, layout, features, chunk=self.chunk).logps for layout in layouts)
+        finally:
+            self.model.train(training)
+        difference = (tree - plain).abs().mean().item()
+        tolerance = _SELF_CHECK_TOLERANCE.get(self._vlm.dtype, 1e-3)
+        if not difference <= tolerance:
+            self.shared = False
+            logger.warning(
+                "shared-prefix scoring disagrees with plain scoring by %.3g nats per token on this model (%s); "
+                "scoring one row per response instead, which is slower",
+                difference,
+                self._vlm.config.model_type,
+            )

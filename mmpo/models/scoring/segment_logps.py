@@ -1,0 +1,105 @@
+"""The log-probs of the scored tokens of a layout: trees in one row, or plain rows.
+
+Shapes: n all scored tokens, s row tokens, h hidden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmpo.models.families import unknown
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.prompts import encode_prompt, encode_response, process_images
+from mmpo.models.families.vision import encode_images, select_images
+from mmpo.models.scoring.hidden import capture
+from mmpo.models.scoring.lean import keeping_less
+from mmpo.models.scoring.logprob import token_logps
+from mmpo.models.scoring.pairs import Hidden
+from mmpo.models.tree.attention import use_tree_attention
+from mmpo.models.tree.layout import Backend, Rules, Tree, TreeBatch, pack, response_tree, unshared
+from mmpo.models.tree.positions import positions_of
+
+
+class SegmentLogps(NamedTuple):
+    """Log-probs [n] of the scored tokens in the layout's order, and whether each is the model's first choice. If asked
+    for: the `hidden` states that an objective reads, one scored segment after the other, the `states` [n, h] that
+    predict the tokens, and with them `best`, the first choices."""
+
+    logps: Tensor
+    top1: Tensor
+    best: Tensor
+    hidden: Tensor | None = None
+    states: Tensor | None = None
+
+
+def segment_logps(
+    vlm: VLM,
+    layout: TreeBatch,
+    features: Any | None,
+    *,
+    chunk: int | None = None,
+    hidden: Hidden | None = None,
+    states: bool = False,
+) -> SegmentLogps:
+    """Log-probs of every scored token of a layout; `features` come from `encode_images`. `hidden` names further states
+    to return, `states` keeps those that the tokens were predicted from, and the first choices."""
+    if layout.plan is not None and hidden is not None and hidden.span == "sequence":
+        layout = replace(layout, plan=replace(layout.plan, read=None))  # the states of other tokens are asked for
+    with capture(vlm, hidden) as captured, keeping_less(vlm.base):
+        if vlm.family.features == "own":
+            rows = unknown.hidden_states(vlm, layout, features)
+        else:
+            shown = select_images(features, layout.image_order, vlm.family)
+            rows = vlm.backbone(**layout.model_inputs, **shown, use_cache=False).last_hidden_state
+    scored = rows.flatten(0, 1).index_select(0, layout.predictors)
+    found = token_logps(scored, vlm.head, layout.targets, chunk=chunk, softcap=vlm.softcap, best=states)
+    asked = captured.read(rows, layout) if captured is not None else None
+    return SegmentLogps(found.logps, found.top1, found.best, asked, scored if states else None)
+
+
+def shared_row(
+    vlm: VLM,
+    trees: Sequence[Tree],
+    image_inputs: Mapping[str, Tensor] | None = None,
+    backend: Backend = "plain",
+) -> TreeBatch:
+    """Whole trees in one row for this model. `image_inputs` are the processor's tensors of the batch's images."""
+    return pack(trees, positions=positions_of(vlm, image_inputs), rules=rules_of(vlm), backend=backend)
+
+
+def plain_rows(vlm: VLM, trees: Sequence[Tree], image_inputs: Mapping[str, Tensor] | None = None) -> TreeBatch:
+    """The trees' scored paths as ordinary padded rows for this model."""
+    return unshared(trees, positions=positions_of(vlm, image_inputs), rules=rules_of(vlm), pad_id=vlm.pad_id)
+
+
+def rules_of(vlm: VLM) -> Rules:
+    """Who sees whom in this model."""
+    text = vlm.config.get_text_config()
+    layers = getattr(text, "layer_types", None)
+    window = getattr(text, "sliding_window", None) if layers is None or "sliding_attention" in layers else None
+    return Rules(vlm.family.blocks, vlm.image_token_id, window)
+
+
+@torch.no_grad()
+def score_responses(
+    vlm: VLM, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image], texts: Sequence[str]
+) -> list[float]:
+    """Summed log-prob of each text as the answer to one conversation. The conversation is computed once."""
+    if not texts:
+        return []
+    processed = process_images(vlm, images, several=len(images) > 1)
+    prompt = encode_prompt(vlm, messages, processed.placeholders)
+    tree = response_tree(prompt, [encode_response(vlm, text) for text in texts], range(len(images)))
+    features = encode_images(vlm, processed.tensors, frozen=True)
+    if vlm.family.sharing:
+        use_tree_attention(vlm.base)
+    lay_out = shared_row if vlm.family.sharing else plain_rows
+    layout = lay_out(vlm, [tree], processed.tensors)
+    logps = segment_logps(vlm, layout.to(vlm.device), features).logps
+    return [part.sum().item() for part in logps.split(layout.lengths)]

@@ -1,0 +1,413 @@
+"""The exact index of a video: which frames it shows, when, and which of them decoding can start from.
+
+One pass over the packets without decoding them. Headers are not believed: `stream.frames` is 0 for MPEG-TS and Matroska
+and wrong with edit lists, and a frame's time is never its number divided by a rate.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmpo.video.errors import (
+    BackendUnavailable,
+    CorruptVideo,
+    EmptyVideo,
+    NotAVideo,
+    NoVideoStream,
+    UnsupportedCodec,
+    VideoNotFound,
+    VideoTooLarge,
+)
+from mmpo.video.records import Deadline, Limits, VideoInfo
+
+Stamps = npt.NDArray[np.int64]
+
+# Containers that may be opened. Play lists (HLS, DASH, concat) are none: they make FFmpeg open other files.
+DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,gif,ivf,m4v,h264,hevc,obu,"
+    "av1,rm,mxf,dv,nut,wav,mp3,flac,aac,swf,yuv4mpegpipe,mpegtsraw,wtv,amr,aiff,caf,vc1,h263,mjpeg"
+)
+PICTURES = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"BM": "a BMP image",
+    b"II*\0": "a TIFF image",
+    b"MM\0*": "a TIFF image",
+    b"RIFF????WEBP": "a WebP image",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x1f\x8b": "a gzip archive",
+    b"\x7fELF": "a program",
+}
+CONTAINERS = {
+    b"????ftyp": "MP4",
+    b"????moov": "MP4",
+    b"????mdat": "MP4",
+    b"\x1aE\xdf\xa3": "Matroska",
+    b"RIFF????AVI ": "AVI",
+    b"GIF8": "GIF",
+    b"FLV": "FLV",
+    b"OggS": "Ogg",
+    b"DKIF": "IVF",
+    b"\0\0\x01\xba": "MPEG",
+    b"0&\xb2u": "ASF",
+    b"G": "MPEG-TS",
+}
+HDR_TRANSFERS = (16, 18)  # PQ (SMPTE 2084) and HLG (ARIB STD-B67) in FFmpeg's numbering
+ROTATION_PACKETS = 256
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or a file's bytes. `name` is how messages call it."""
+
+    name: str
+    path: Path | None = None
+    data: bytes | None = None
+
+    @classmethod
+    def of(cls, source: str | Path | bytes | Any) -> Source:
+        """A path, bytes, or an open binary file (read whole). Raises VideoNotFound."""
+        if isinstance(source, bytes):
+            return cls("<bytes>", data=source)
+        if hasattr(source, "read"):
+            return cls(str(getattr(source, "name", "<file>")), data=source.read())
+        path = Path(source)
+        try:
+            if not path.exists():
+                raise VideoNotFound(str(source), "no such file")
+            if not path.is_file():
+                raise VideoNotFound(str(source), "not a file")
+            with open(path, "rb") as file:
+                file.read(1)
+        except (OSError, ValueError) as error:  # no permission; a name that is none
+            raise VideoNotFound(str(source)[:200], f"can't be read: {error}", cause=error) from None
+        return cls(str(source), path=path.resolve())
+
+    @property
+    def size(self) -> int:
+        return len(self.data) if self.data is not None else self.path.stat().st_size  # type: ignore[union-attr]
+
+    def head(self, count: int = 4096) -> bytes:
+        if self.data is not None:
+            return self.data[:count]
+        assert self.path is not None
+        with open(self.path, "rb") as file:
+            return file.read(count)
+
+    def stream(self) -> str | io.BytesIO:
+        """What PyAV opens. `file:` keeps FFmpeg from reading a protocol into a file name."""
+        return io.BytesIO(self.data) if self.data is not None else f"file:{self.path}"
+
+
+@dataclass(frozen=True)
+class Index:
+    """The frames of a video in the order in which they are shown.
+
+    `pts` [n] in units of `time_base`, ascending; `keys` those of the key frames. `trusted` is False where stamps had to
+    be made from decoding times, or the container is one whose stamps decoders rewrite; `counted` is True where there
+    are none at all and a frame is known only by its place. `reordered` tells an open GOP: frames shown before the key
+    frame that precedes them in the file. `edited`: an edit list hides frames.
+    """
+
+    info: VideoInfo
+    stream: int
+    pts: Stamps
+    keys: Stamps
+    time_base: Fraction
+    trusted: bool
+    counted: bool
+    reordered: bool
+    edited: bool
+    colours: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    @property
+    def times(self) -> npt.NDArray[np.float64]:
+        """[n] seconds since the first frame."""
+        return (self.pts - self.pts[0]) * float(self.time_base)
+
+    @property
+    def key_numbers(self) -> list[int]:
+        return [int(i) for i in np.searchsorted(self.pts, self.keys)]
+
+
+def require_av() -> Any:
+    """The `av` module, or BackendUnavailable."""
+    try:
+        import av
+    except ImportError as error:
+        raise BackendUnavailable("-", "PyAV is not installed: pip install av", backend="pyav", cause=error) from None
+    return av
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[Any]:
+    """An open container, closed at the end whatever happens. Raises NotAVideo or CorruptVideo."""
+    av = require_av()
+    kind = sniff(source.head())
+    if kind:
+        raise NotAVideo(source.name, f"not a video but {kind}")
+    try:
+        # Not `options`: before PyAV 18 these are also laid over the streams, and freed for streams that have none where
+        # the header lists no streams (MPEG program streams), which ends the process.
+        container = av.open(
+            source.stream(),
+            metadata_errors="ignore",
+            container_options={"format_whitelist": DEMUXERS, "protocol_whitelist": "file"},
+        )
+    except (av.error.FFmpegError, ValueError) as error:
+        raise _unopened(source, error) from error
+    with container:
+        yield container
+
+
+def sniff(head: bytes) -> str:
+    """What a file that can't be a video is; empty where it may be one."""
+    if not head:
+        return "an empty file"
+    for signature, kind in PICTURES.items():
+        if _matches(head, signature):
+            return kind
+    if _known_container(head):
+        return ""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:64].lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head")):
+        return "an HTML page"
+    try:
+        decoded = head[:1024].decode("utf-8", errors="strict" if len(head) <= 1024 else "ignore")
+    except UnicodeDecodeError:
+        return ""
+    printable = all(character.isprintable() or character in "\r\n\t\f" for character in decoded)
+    return f"text that starts with {decoded[:40]!r}" if printable else ""
+
+
+def _matches(head: bytes, signature: bytes) -> bool:
+    return len(head) >= len(signature) and all(s in (ord("?"), h) for s, h in zip(signature, head, strict=False))
+
+
+def _known_container(head: bytes) -> str:
+    found = next((name for signature, name in CONTAINERS.items() if _matches(head, signature)), "")
+    return "" if found == "MPEG-TS" and len(head) > 188 and head[188:189] != b"G" else found
+
+
+def _unopened(source: Source, error: Exception) -> NotAVideo | CorruptVideo:
+    head = source.head()
+    known = _known_container(head)
+    reason = " ".join(str(error).split())[:160]
+    if known == "MP4" and not _has_moov(source):
+        return CorruptVideo(source.name, "no index (no moov box): an upload that was cut off?", backend="pyav")
+    if known:
+        return CorruptVideo(source.name, f"a {known} file that can't be opened ({reason})", backend="pyav")
+    return NotAVideo(source.name, f"no known container; it starts with {head[:12]!r}", backend="pyav")
+
+
+def _has_moov(source: Source) -> bool:
+    """Walk the top-level boxes of an MP4 file."""
+    file: Any = io.BytesIO(source.data) if source.data is not None else open(source.path, "rb")  # type: ignore[arg-type] # noqa: SIM115
+    with file:
+        at, size = 0, source.size
+        while at + 8 <= size:
+            file.seek(at)
+            box = file.read(16)
+            length, name = int.from_bytes(box[:4], "big"), box[4:8]
+            if name == b"moov":
+                return at + length <= size or length == 0
+            if length == 1:
+                length = int.from_bytes(box[8:16], "big")
+            if length < 8:
+                return False
+            at += length
+    return False
+
+
+def video_stream(container: Any, source: Source) -> Any:
+    """The default video stream that is no cover picture, else the first. Raises NoVideoStream or UnsupportedCodec."""
+    av = require_av()
+    flags = av.stream.Disposition
+    streams = [stream for stream in container.streams.video if not stream.disposition & flags.attached_pic]
+    if not streams:
+        kinds = sorted({str(stream.type) for stream in container.streams}) or ["no streams"]
+        raise NoVideoStream(source.name, f"no video stream, only {', '.join(kinds)}")
+    chosen = next((stream for stream in streams if stream.disposition & flags.default), streams[0])
+    if chosen.codec_context is None:
+        raise UnsupportedCodec(source.name, "no decoder for the video stream", backend="pyav")
+    return chosen
+
+
+def check_size(source: Source, width: int, height: int, limits: Limits) -> None:
+    """VideoTooLarge for frames over `limits.max_pixels`."""
+    if width * height > limits.max_pixels:
+        raise VideoTooLarge(source.name, f"frames of {width}x{height} are over {limits.max_pixels} pixels")
+
+
+def scan(source: Source, limits: Limits, deadline: Deadline) -> Index:
+    """The exact index. Decodes only until the first frame shows how the picture stands."""
+    av = require_av()
+    if source.size > limits.scan_bytes:
+        raise VideoTooLarge(
+            source.name, f"{source.size} bytes to scan are over {limits.scan_bytes}; raise Limits.scan_bytes"
+        )
+    with opened(source) as container:
+        stream = video_stream(container, source)
+        context = stream.codec_context
+        check_size(source, context.width, context.height, limits)
+        context.thread_type, context.thread_count = "SLICE", 1
+        # FFmpeg checks this before it allocates a picture whose size only the stream itself knows.
+        context.options = {"max_pixels": str(limits.max_pixels)}
+        pts: list[int] = []
+        keys: list[int] = []
+        first, tries, damage = None, 0, 0
+        missing = unstamped = hidden = last_duration = 0
+        reordered, current_key, latest = False, None, None
+        packets = iter(container.demux(stream))
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                break
+            except av.error.FFmpegError as error:  # the container itself breaks off here
+                if not pts:
+                    raise CorruptVideo(source.name, f"no packet can be read ({error})", backend="pyav") from error
+                damage += 1
+                break
+            deadline.check("reading the index")
+            if first is None and tries < ROTATION_PACKETS:
+                tries += 1
+                first, failed = _decoded_alone(av, context, packet)
+                damage += failed
+            if packet.size == 0:
+                continue
+            if packet.is_discard:
+                hidden += 1
+                continue
+            stamp = packet.pts if packet.pts is not None else packet.dts
+            missing += packet.pts is None
+            if stamp is None:
+                unstamped += 1
+                stamp = len(pts)
+            if packet.is_keyframe:
+                keys.append(stamp)
+                current_key = stamp
+            elif current_key is not None and stamp < current_key:
+                reordered = True
+            if latest is None or stamp >= latest:
+                latest, last_duration = stamp, packet.duration or 0
+            pts.append(stamp)
+            if len(pts) > limits.max_packets:
+                raise VideoTooLarge(source.name, f"more than {limits.max_packets} packets")
+        seen = _Seen(pts, keys, missing, unstamped, hidden, last_duration, reordered, damage)
+        return _index(source, container, stream, seen, first)
+
+
+def _decoded_alone(av: Any, context: Any, packet: Any) -> tuple[Any, bool]:
+    """The frame of one packet, without waiting for those that decoding order puts behind it; and whether it failed."""
+    try:
+        frames = [*packet.decode(), *(context.decode(None) if packet.size else ())]
+    except av.error.FFmpegError:
+        return None, True
+    finally:
+        context.flush_buffers()
+    return next(iter(frames), None), False
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the pass over the packets found."""
+
+    pts: list[int]
+    keys: list[int]
+    missing: int
+    unstamped: int
+    hidden: int
+    last_duration: int
+    reordered: bool
+    damage: int
+
+
+def _index(source: Source, container: Any, stream: Any, seen: _Seen, first: Any) -> Index:
+    pts, keys, last_duration = seen.pts, seen.keys, seen.last_duration
+    if not pts:
+        raise EmptyVideo(source.name, "the video stream holds no frames", backend="pyav")
+    context = stream.codec_context
+    warnings: list[str] = []
+    stamps = np.unique(np.asarray(pts, dtype=np.int64))
+    counted = seen.unstamped > 0
+    if counted:
+        warnings.append("the stream has no time stamps: frames are counted, their times follow the nominal rate")
+    elif seen.missing:
+        warnings.append(f"{seen.missing} packets have no time stamp of their own")
+    if len(stamps) < len(pts):
+        warnings.append(f"{len(pts) - len(stamps)} packets repeat a time stamp")
+    if seen.damage:
+        warnings.append("damage was met while reading the index")
+    if first is None:
+        warnings.append("no frame could be decoded while reading the index")
+    rotation = 0 if first is None else int(first.rotation)
+    if rotation % 90:
+        warnings.append(f"a rotation by {rotation} degrees is ignored")
+        rotation = 0
+    time_base = Fraction(stream.time_base)
+    rate = stream.average_rate or stream.base_rate or Fraction(25)
+    if counted:
+        time_base = 1 / Fraction(rate)
+        stamps = np.arange(len(pts), dtype=np.int64)
+        keys = []
+        last_duration = 1
+    width, height = (context.width, context.height) if first is None else (first.width, first.height)
+    if not width * height:
+        raise CorruptVideo(source.name, "the header names no possible picture size", backend="pyav")
+    seconds = (stamps - stamps[0]) * float(time_base)
+    steps = np.diff(seconds)
+    middle = float(np.median(steps)) if len(steps) else 0.0
+    slack = max(2.0 * float(time_base), 0.02 * middle)
+    variable = bool(len(steps) and np.abs(steps - middle).max() > slack)
+    step = last_duration * float(time_base) or middle or float(1 / Fraction(rate))
+    aspect = Fraction(stream.sample_aspect_ratio or 1)
+    if (len(stamps) != stream.frames) and stream.frames:
+        warnings.append(f"the header promises {stream.frames} frames")
+    info = VideoInfo(
+        path=source.name,
+        container=container.format.name,
+        codec=context.codec.canonical_name,
+        pix_fmt=str(context.pix_fmt),
+        width=height if rotation % 180 else width,
+        height=width if rotation % 180 else height,
+        rotation=rotation,
+        n_frames=len(stamps),
+        key_frames=len(keys),
+        duration=float(seconds[-1]) + step,
+        avg_fps=(len(stamps) - 1) / float(seconds[-1]) if len(stamps) > 1 and seconds[-1] else float(rate),
+        variable_rate=variable,
+        start_time=float(stamps[0] * time_base),
+        has_audio=bool(container.streams.audio),
+        sample_aspect=f"{aspect.numerator}:{aspect.denominator}",
+        interlaced=bool(first is not None and first.interlaced_frame),
+        hdr=int(context.color_trc or 0) in HDR_TRANSFERS,
+        header_frames=stream.frames or None,
+        backend="pyav",
+        warnings=tuple(warnings),
+    )
+    return Index(
+        info=info,
+        stream=stream.index,
+        pts=stamps,
+        keys=np.unique(np.asarray(keys, dtype=np.int64)),
+        time_base=time_base,
+        trusted=not seen.missing and info.container != "avi",
+        counted=counted,
+        reordered=seen.reordered,
+        edited=seen.hidden > 0 or int(stamps[0]) < 0,
+        colours=(int(context.colorspace or 0), int(context.color_range or 0)),
+    )
