@@ -14,16 +14,18 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmpo.data.image_digests import read_digests
 from mmpo.errors import UserError
-from mmpo.eval.benchmarks import BENCHMARKS, material
 from mmpo.eval.collecting import Replies, collect_replies, engine_notes
+from mmpo.eval.material import context_of
 from mmpo.eval.pictures import Pictures
-from mmpo.eval.protocol import Ask, Benchmark, Material, NothingToAsk, Part, Reply
+from mmpo.eval.protocol import Ask, NothingToAsk, Part, Reply
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.compare import Bootstrap, adjusted, compare, compare_categories
 from mmpo.eval.statistics.scorecard import Category, Counts, Estimate, Overlap, Row, Scorecard
+from mmpo.eval.task import Context, Task, named
 from mmpo.files.atomic import write_json, write_text
 from mmpo.files.images import follows_links
 from mmpo.locks import in_own_folder
@@ -50,9 +52,7 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     pictures = Pictures(settings)
-    ready = None if pictures.annotated is None else material(pictures.annotated, settings)
-    kept = settings if settings.cache else settings.model_copy(update={"cache": str(run_dir)})  # for judges' replies
-    benchmarks, notes = _benchmarks(settings, ready, kept)
+    benchmarks, notes = _benchmarks(settings, context_of(settings, pictures.annotated, settings.cache or str(run_dir)))
     asks = list(dict.fromkeys(ask for benchmark in benchmarks.values() for ask in benchmark.asks()))
     pictures.look_at(asks)
     overlap = _overlap(settings, run_dir, pictures, asks)
@@ -93,27 +93,25 @@ def _overlap(settings: EvalSettings, run_dir: Path, pictures: Pictures, asks: Se
     return overlap
 
 
-def _benchmarks(
-    settings: EvalSettings, ready: Material | None, kept: EvalSettings
-) -> tuple[dict[str, Benchmark], list[str]]:
+def _benchmarks(settings: EvalSettings, context: Context) -> tuple[dict[str, Task[Any]], list[str]]:
     """The benchmarks, and what they warn of; one that has nothing to ask is skipped with a warning, unless it is the
     only one.
     """
-    made: dict[str, Benchmark] = {}
+    made: dict[str, Task[Any]] = {}
     notes: list[str] = []
     for name in settings.benchmarks:
         try:
-            made[name] = BENCHMARKS[name](ready, kept)
+            made[name] = named(name).ready(settings.of(name), context)
         except NothingToAsk as error:
             if len(settings.benchmarks) == 1:
                 raise
             notes.append(f"{error.message}; it is skipped")
         else:
-            notes += getattr(made[name], "warnings", ())
+            notes += made[name].warnings
     return made, notes
 
 
-def _left_out(name: str, benchmark: Benchmark, pictures: Pictures) -> str:
+def _left_out(name: str, benchmark: Task[Any], pictures: Pictures) -> str:
     """A warning where some of a benchmark's questions can't be asked. Raises UserError where it can't be scored then,
     or none is left.
     """
@@ -122,14 +120,14 @@ def _left_out(name: str, benchmark: Benchmark, pictures: Pictures) -> str:
     if not problems:
         return ""
     counted = f"{name}: {len(problems)} of {len(asks)} questions are about images that cannot be used"
-    if len(problems) == len(asks) or not getattr(benchmark, "partial", False):
+    if len(problems) == len(asks) or not benchmark.partial:
         raise UserError(f"{counted}; the first: {problems[0]}", hint="is the folder of its images right and complete?")
     return f"{counted} and were not asked; the numbers are not those of the whole benchmark"
 
 
 def _score(
     settings: EvalSettings,
-    benchmarks: Mapping[str, Benchmark],
+    benchmarks: Mapping[str, Task[Any]],
     replies: Replies,
     pictures: Pictures,
     left_out: Sequence[str],

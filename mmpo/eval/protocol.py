@@ -1,26 +1,19 @@
-"""What a benchmark is to the rest of mmpo: questions to ask about images, and results made of the replies.
+"""What passes between a benchmark (`mmpo.eval.task`) and the harness: questions about images, replies, and results.
 
 A benchmark never sees a model. It says what to ask, the harness asks and hands the replies back, and intervals, tests
-and tables are made from what it counted. `mmpo.eval.benchmarks` lists the benchmarks there are.
+and tables are made from what it counted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
 
 from mmpo.data.annotations.read import AnnotatedImage
 from mmpo.errors import UserError
 from mmpo.eval.statistics.tally import Tally
 from mmpo.text.vocabulary import ObjectVocabulary
-
-if TYPE_CHECKING:
-    from mmpo.chat import ChatModel
-    from mmpo.eval.settings import EvalSettings
 
 
 @dataclass(frozen=True)
@@ -116,25 +109,6 @@ def near_ties(replies: Mapping[Ask, Reply]) -> list[Ask] | None:
     return close
 
 
-class Benchmark(Protocol):
-    """A benchmark that is ready to be asked.
-
-    Where images of a question file can't be used, the harness stops with an error; a benchmark with an attribute
-    `partial = True` is scored on the replies there are instead (and counts what it left out).
-    """
-
-    conventions: list[str]
-
-    def asks(self) -> Sequence[Ask]:
-        """Everything to ask."""
-
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        """Score the replies to all asks."""
-
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        """Write questions and replies of each state (`before`, `after`) in the benchmark's published formats."""
-
-
 @dataclass
 class Material:
     """The evaluation's annotated images that can be opened, with the objects in each by image path, and the vocabulary
@@ -155,18 +129,3 @@ def needed(material: Material | None, benchmark: str, remedy: str = "") -> Mater
         hint = "set eval.images and eval.annotations" + (f", or {remedy}" if remedy else "")
         raise UserError(f"{benchmark} is built from annotated images, and the evaluation names none", hint=hint)
     return material
-
-
-@contextmanager
-def open_judge(settings: EvalSettings, benchmark: str) -> Iterator[ChatModel]:
-    """The evaluation's judge, with its replies kept in `settings.cache` (the run folder, unless the recipe names
-    another). Raises UserError where the evaluation has no judge.
-    """
-    if settings.judge is None:
-        raise UserError(f"{benchmark} needs a judge", hint="set eval.judge, e.g. {backend: local, model: FOLDER}")
-    from mmpo.chat import open_chat
-
-    with open_chat(
-        settings.judge, cache=None if settings.cache is None else Path(settings.cache) / "judge.jsonl"
-    ) as chat:
-        yield chat

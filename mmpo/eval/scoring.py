@@ -5,41 +5,25 @@ A benchmark's module holds pure functions that read and score; a thin scorer at 
     @scorer("pope", parsers=tuple(PARSERS), needs=("questions",))
     def score_pope(request: ScoreRequest) -> Scored: ...
 
-and its module stands in `_MODULES`.
+Scorers are found in the `score.py` or `task.py` of a benchmark's folder.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmpo.errors import UserError
+from mmpo.eval.section import own_benchmarks
 from mmpo.packages import Package, require
 
 if TYPE_CHECKING:
     from mmpo.chat import ChatModel
-
-_MODULES = (
-    "pope.score",
-    "mme.score",
-    "chair.score",
-    "claims.score",
-    "amber.score",
-    "object_halbench.score",
-    "shr.score",
-    "mmhal.task",
-    "hallusionbench.score",
-    "radiology.task",
-    "video_qa.score",
-    "temporal.score",
-    "multi_image.task",
-    "multiple_choice.task",
-)
-"""The modules of `mmpo.eval` that register a scorer."""
 
 Need = Literal["questions", "annotations", "judge"]
 
@@ -155,8 +139,10 @@ def _readable(
 
 def scorers() -> dict[str, Scorer]:
     """Every scorer there is, by benchmark."""
-    for module in _MODULES:
-        importlib.import_module(f"mmpo.eval.{module}")
+    for name in own_benchmarks():
+        for module in (f"mmpo.eval.{name}.task", f"mmpo.eval.{name}.score"):
+            if find_spec(module) is not None:
+                import_module(module)
     return dict(sorted(SCORERS.items()))
 
 

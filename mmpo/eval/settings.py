@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, create_model, field_validator
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
-from mmpo.eval.amber.settings import AmberSettings
-from mmpo.eval.chair.settings import ChairSettings
-from mmpo.eval.claims.settings import ClaimsSettings
-from mmpo.eval.hallusionbench.settings import HallusionBenchSettings
-from mmpo.eval.mme.settings import MmeSettings
-from mmpo.eval.mmhal.settings import MmhalSettings
-from mmpo.eval.multi_image.settings import MultiImageSettings, MultipleChoiceSettings
-from mmpo.eval.object_halbench.settings import ObjectHalBenchSettings
-from mmpo.eval.pope.settings import PopeSettings
-from mmpo.eval.radiology.settings import RadiologyEvalSettings
-from mmpo.eval.section import Section, distinct
-from mmpo.eval.shr.settings import ShrSettings
-from mmpo.eval.video_qa.settings import TemporalSettings, VideoQaSettings
+from mmpo.eval.section import Section, distinct, sections
 from mmpo.settings import ADAPTER, ANNOTATIONS, FOLDER, MODEL, OUTPUT
-
-BenchmarkName = Literal[
-    "pope",
-    "chair",
-    "claims",
-    "mme",
-    "amber",
-    "object_halbench",
-    "shr",
-    "mmhal",
-    "hallusionbench",
-    "radiology",
-    "video_qa",
-    "temporal",
-    "multi_image",
-    "multiple_choice",
-]
 
 
 def _none_word(value: Any) -> Any:
@@ -54,7 +26,7 @@ class BootstrapSettings(Section):
     seed: int = Field(default=0, description="Seed of the resamples.")
 
 
-class EvalSettings(Section):
+class CommonSettings(Section):
     """One evaluation: a model (and adapter), asked about annotated images or published questions."""
 
     FREE: ClassVar[frozenset[str]] = frozenset({"cache"})
@@ -81,40 +53,8 @@ class EvalSettings(Section):
     limit: int | None = Field(
         default=None, ge=1, description="Use only the first so many images of the annotations, or of a question file."
     )
-    benchmarks: list[BenchmarkName] = Field(default=["pope", "chair"], min_length=1, description="What to measure.")
-    pope: PopeSettings = Field(default_factory=PopeSettings, description="POPE: yes/no questions about objects.")
-    chair: ChairSettings = Field(default_factory=ChairSettings, description="CHAIR: objects in free descriptions.")
-    claims: ClaimsSettings = Field(
-        default_factory=ClaimsSettings, description="Objects, counts, colours and places in free descriptions."
-    )
-    amber: AmberSettings = Field(default_factory=AmberSettings, description="AMBER: its published queries.")
-    object_halbench: ObjectHalBenchSettings = Field(
-        default_factory=ObjectHalBenchSettings, description="Object HalBench: its published questions."
-    )
-    mme: MmeSettings = Field(default_factory=MmeSettings, description="MME: pairs of yes/no questions, 14 subtasks.")
-    shr: ShrSettings = Field(default_factory=ShrSettings, description="SHR: sentences of free descriptions, judged.")
-    mmhal: MmhalSettings = Field(
-        default_factory=MmhalSettings, description="MMHal-Bench: free questions, rated by a judge."
-    )
-    hallusionbench: HallusionBenchSettings = Field(
-        default_factory=HallusionBenchSettings, description="HallusionBench: yes/no questions about figures."
-    )
-    video_qa: VideoQaSettings = Field(
-        default_factory=VideoQaSettings, description="Open-ended questions about videos, judged."
-    )
-    temporal: TemporalSettings = Field(
-        default_factory=TemporalSettings, description="VideoHallucer and TempCompass: short answers about videos."
-    )
+    benchmarks: list[str] = Field(default=["pope", "chair"], min_length=1, description="What to measure.")
     video_input: VideoInput = Field(default="auto", description=VIDEO_INPUT)
-    radiology: RadiologyEvalSettings = Field(
-        default_factory=RadiologyEvalSettings, description="Hallucinated earlier exams in radiology reports."
-    )
-    multi_image: MultiImageSettings = Field(
-        default_factory=MultiImageSettings, description="Questions about one of several pictures."
-    )
-    multiple_choice: MultipleChoiceSettings = Field(
-        default_factory=MultipleChoiceSettings, description="NLVR2, BLINK, Mantis-Eval, MVBench: published questions."
-    )
     judge: ChatSettings | None = Field(
         default=None, description="The text model that judges answers, for the benchmarks that need one."
     )
@@ -140,3 +80,33 @@ class EvalSettings(Section):
     )
 
     _unique = field_validator("benchmarks")(distinct)
+
+    def of(self, name: str) -> Section:
+        """The settings of a benchmark."""
+        return cast(Section, getattr(self, name))
+
+
+def eval_settings() -> type[CommonSettings]:
+    """The `eval` section of a recipe, with the sections of all benchmarks that are registered by now."""
+    return _with(tuple(sections().items()))
+
+
+@cache
+def _with(known: tuple[tuple[str, type[Section]], ...]) -> type[CommonSettings]:
+    asked = CommonSettings.model_fields["benchmarks"]
+    fields: dict[str, Any] = {
+        name: (section, Field(default_factory=section, description=section.about())) for name, section in known
+    }
+    fields["benchmarks"] = (
+        list[Literal[tuple(name for name, _ in known)]],  # type: ignore[misc]
+        Field(default=asked.default, min_length=1, description=asked.description),
+    )
+    return create_model(
+        "EvalSettings", __base__=CommonSettings, __module__=__name__, __doc__=CommonSettings.__doc__, **fields
+    )
+
+
+if TYPE_CHECKING:
+    EvalSettings = CommonSettings
+else:
+    EvalSettings = eval_settings()

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mmpo.data.annotations.read import AnnotatedImage
 from mmpo.errors import Quarantined, UserError
@@ -199,15 +199,16 @@ def _check_weights(context: Context, settings: Any, stored: dict[str, Tensor]) -
 
 def check_eval(context: Context) -> None:
     """The benchmarks, made as the evaluation makes them: from their files and the annotated images."""
-    from mmpo.eval.settings import BenchmarkName
+    from mmpo.eval.material import VOCABULARY
+    from mmpo.eval.section import sections
 
     settings = context.settings("eval")
-    unused = {name for name in get_args(BenchmarkName) if name not in settings.benchmarks}
+    unused = {name for name in sections() if name not in settings.benchmarks}
     if settings.annotations is not None:
-        unused -= {"chair"}  # its vocabulary names the objects
+        unused -= {VOCABULARY}  # it names the objects
     check_things(context, "eval", without=unused)
     check_dtype(context, ("eval", "dtype"), settings.dtype)
-    if any(_path_to_come(context, value) for value in (settings.annotations, settings.chair.vocabulary)):
+    if any(_path_to_come(context, value) for value in (settings.annotations, settings.of(VOCABULARY).vocabulary)):
         annotated, ready = None, False
     else:
         annotated, ready = _annotated(context), True
@@ -235,38 +236,31 @@ def _annotated(context: Context) -> Sequence[AnnotatedImage] | None:
     return None
 
 
-COMPOSES = ("multi_image",)
-"""Benchmarks whose constructors draw pictures: too long for a look."""
-
-
 def _check_benchmark(context: Context, name: str, annotated: Sequence[AnnotatedImage] | None, scratch: Path) -> None:
-    from mmpo.eval.benchmarks import BENCHMARKS, material
+    from mmpo.eval.material import context_of
+    from mmpo.eval.task import named
 
     settings = context.settings("eval")
-    own = getattr(settings, name).model_dump(mode="python")
+    found, own = named(name).task, settings.of(name).model_dump(mode="python")
     if any(
         _path_to_come(context, value) for one in own.values() for value in (one if isinstance(one, list) else [one])
     ):
         return
     if annotated is None and context.has_error(("eval", "annotations")):
         return
-    if name in COMPOSES:
+    if found.looks == "settings":
         if annotated is None:
             context.error(("eval", "benchmarks"), f"{name} is built from annotated images", "set eval.annotations")
         return
-    changes: dict[str, Any] = {"cache": str(scratch)}
-    if name == "object_halbench":  # pictures that the question file holds are unpacked
-        changes[name] = getattr(settings, name).model_copy(update={"image_folder": str(scratch)})
-    with context.noting(("eval", name) if name in type(settings).model_fields else ("eval", "benchmarks")):
-        ready = None if annotated is None else material(annotated, settings)
-        benchmark = BENCHMARKS[name](ready, settings.model_copy(update=changes))
-        if name == "object_halbench" or (annotated is not None and not own.get("questions")):
+    with context.noting(("eval", name)):
+        benchmark = found(settings.of(name), context_of(settings, annotated, str(scratch), look=True))
+        if found.looks == "files" or (annotated is not None and not own.get("questions")):
             return
         asks = list(islice((ask for ask in benchmark.asks() if ask.image is not None), LOOKED_AT))
         folder = settings.images or (str(annotated[0].root) if annotated else "")
         pictures = [(Path(ask.root or folder), ask.paths[0]) for ask in asks if ask.root or folder]
         links = getattr(settings, "allow_links", False)
-        _check_pictures(context, ("eval", name), pictures, links, films=name == "radiology")
+        _check_pictures(context, ("eval", name), pictures, links, films=found.films)
 
 
 CHECKS: dict[str, Callable[[Context], None]] = {"build": check_build, "train": check_train, "eval": check_eval}

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from mmpo.eval.material import context_of
+from mmpo.eval.protocol import Material
 from mmpo.eval.settings import EvalSettings
+from mmpo.eval.task import Task, named
 from tests.tiny import add_lora, tiny_image, tiny_llava
 
 NAMES = ["dog", "cat", "cup", "chair", "bus", "car", "bed", "book"]
@@ -44,6 +49,12 @@ def settings(world: Path, **changes: object) -> EvalSettings:
         "dtype": "float32",
     }
     return EvalSettings(**(values | changes))
+
+
+def task(name: str, chosen: EvalSettings, material: Material | None = None) -> Task[Any]:
+    """A benchmark that is ready, on this material."""
+    context = replace(context_of(chosen, None, "."), material=material)
+    return named(name).ready(chosen.of(name), context)
 
 
 def answers_in(run: Path) -> list[dict]:

@@ -14,10 +14,9 @@ from mmpo.eval.harness import evaluate
 from mmpo.eval.mmhal import metrics as mmhal
 from mmpo.eval.protocol import Reply
 from mmpo.eval.scoring import ScoreRequest, score
-from mmpo.eval.shr.task import ShrBenchmark
 from mmpo.eval.statistics.scorecard import Scorecard
 from tests.chat.server import ChatServer
-from tests.eval.evaluating import answers_in, settings
+from tests.eval.evaluating import answers_in, settings, task
 from tests.eval.hallusionbench.test_hallusionbench import ROWS
 from tests.eval.mmhal.test_mmhal import record
 from tests.eval.shr.test_shr import write_images
@@ -98,7 +97,7 @@ def test_three_judged_benchmarks(world: Path, material: Path, tmp_path: Path) ->
 def test_published_shr_files_bring_their_own_images(world: Path, tmp_path: Path) -> None:
     published = {**SHORT, "annotations": str(write_images(tmp_path)), "images": "vg"}
     asked = settings(world, benchmarks=["shr"], annotations=None, images=None, shr=published, limit=1)
-    bench = ShrBenchmark(None, asked)
+    bench = task("shr", asked)
     (ask,) = bench.asks()
     assert (ask.image, ask.root, ask.prompt) == ("7.jpg", "vg", "Describe this image in detail.")
     (part,) = bench.score({ask: Reply("A cow. A man. A zebra. Calm.", truncated=True)})

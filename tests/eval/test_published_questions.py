@@ -6,17 +6,19 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from mmpo.errors import UserError
-from mmpo.eval import harness
 from mmpo.eval.harness import evaluate
 from mmpo.eval.pope import metrics as pope
 from mmpo.eval.protocol import Ask, Part, Reply
+from mmpo.eval.section import Section
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.eval.statistics.tally import Metric, Tally
+from mmpo.eval.task import BENCHMARKS, Benchmark, Task
 from tests.eval.evaluating import answers_in, settings
 
 OBJECTS = ("dog", "cat", "cup")
@@ -196,28 +198,24 @@ def test_limit_counts_images_of_the_file(world: Path, files: list[Path], tmp_pat
     assert card.counts[0].images == 2 and card.counts[0].questions == 12
 
 
-class Notes:
+class Notes(Task[Section]):
     """A benchmark of free questions, with and without image, in two folders."""
 
-    def __init__(self, asks: Sequence[Ask]) -> None:
-        self.conventions = ["NOTES: none"]
-        self._asks = asks
+    questions: ClassVar[Sequence[Ask]] = ()
 
     def asks(self) -> Sequence[Ask]:
-        return self._asks
+        return self.questions
 
     def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        lengths = np.array([[len(replies[ask].text), 1] for ask in self._asks])
-        images = tuple(str(number) for number in range(len(self._asks)))
+        lengths = np.array([[len(replies[ask].text), 1] for ask in self.questions])
+        images = tuple(str(number) for number in range(len(self.questions)))
         tally = Tally(images, lengths, (Metric("length", lambda c: c[..., 0] / c[..., 1], "neither", percent=False),))
-        return [Part(None, tally, len(self._asks), 0)]
-
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        pass
+        return [Part(None, tally, len(self.questions), 0)]
 
 
 def ask_notes(monkeypatch: pytest.MonkeyPatch, world: Path, run: Path, asks: Sequence[Ask]) -> list[dict]:
-    monkeypatch.setitem(harness.BENCHMARKS, "chair", lambda material, settings: Notes(asks))
+    monkeypatch.setattr(Notes, "questions", asks)
+    monkeypatch.setitem(BENCHMARKS, "chair", Benchmark("chair", Notes, Section, "nothing"))
     evaluate(published(world, [], benchmarks=["chair"]), run)
     return answers_in(run)
 

@@ -12,7 +12,7 @@ from mmpo.settings import FILE, FOLDER
 
 
 class AmberSettings(Section):
-    """AMBER's published files and how they are asked and scored."""
+    """AMBER: its published queries."""
 
     data: Annotated[str | None, FOLDER] = Field(
         default=None,

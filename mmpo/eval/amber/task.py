@@ -11,28 +11,30 @@ from mmpo.errors import UserError
 from mmpo.eval.amber import metrics as amber
 from mmpo.eval.amber.metrics import Asked, Described, Query
 from mmpo.eval.amber.score import answer_all, describe_all, rules
-from mmpo.eval.protocol import Ask, Material, Part, Reply, near_ties
-from mmpo.eval.settings import EvalSettings
+from mmpo.eval.amber.settings import AmberSettings
+from mmpo.eval.protocol import Ask, Part, Reply, near_ties
+from mmpo.eval.task import Context, Task, benchmark
 from mmpo.files.atomic import write_text
 
 _Item = TypeVar("_Item", Described, Asked)
 
 
-class AmberBenchmark:
+@benchmark("amber", settings=AmberSettings, needs="its data and images")
+class Amber(Task[AmberSettings]):
     """Descriptions and yes/no questions of AMBER's images."""
 
     partial = True
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.settings = settings.amber
-        self.root = self.settings.image_folder or settings.images
+    def __init__(self, settings: AmberSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.root = self.settings.image_folder or context.images
         if self.settings.data is None or self.root is None:
             missing = "data" if self.settings.data is None else "image_folder"
             raise UserError(f"amber needs eval.amber.{missing}", hint="a folder of the published data, or its images")
         data = Path(self.settings.data)
         self.annotations = amber.read_annotations(data)
         files = [Path(file) for file in self.settings.queries] or [data / "query" / "query_all.json"]
-        self.queries = self._wanted([query for file in files for query in amber.read_queries(file)], settings.limit)
+        self.queries = self._wanted([query for file in files for query in amber.read_queries(file)], context.limit)
         self.rules = rules(
             self.annotations,
             words=self.settings.words,

@@ -12,7 +12,7 @@ from mmpo.text.object_words import WordsName
 
 
 class ChairSettings(Section):
-    """How images are described and the descriptions checked."""
+    """CHAIR: objects in free descriptions."""
 
     prompt: str = Field(
         default="Please describe this image in detail.",

@@ -7,16 +7,19 @@ from pathlib import Path
 
 from mmpo.data.annotations.read import AnnotatedImage
 from mmpo.eval.chair import metrics as chair
-from mmpo.eval.protocol import Ask, Material, Part, Reply, needed
-from mmpo.eval.settings import EvalSettings
+from mmpo.eval.chair.settings import ChairSettings
+from mmpo.eval.protocol import Ask, Part, Reply, needed
+from mmpo.eval.task import Context, Task, benchmark
 from mmpo.text.object_words import object_reader
 
 
-class ChairBenchmark:
+@benchmark("chair", settings=ChairSettings, needs="annotated images")
+class Chair(Task[ChairSettings]):
     """CHAIR on free descriptions of every image."""
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.material, self.settings = needed(material, "chair"), settings.chair
+    def __init__(self, settings: ChairSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.material = needed(context.material, "chair")
         vocabulary = self.material.vocabulary
         self.conventions = [
             f"CHAIR: {len(self.material.images)} images, prompt {self.settings.prompt!r}, greedy, "

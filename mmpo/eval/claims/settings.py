@@ -8,7 +8,10 @@ from mmpo.eval.section import Section
 
 
 class ClaimsSettings(Section):
-    """How images are described and what is read in the descriptions. Words and vocabulary are those of `chair`."""
+    """Objects, counts, colours and places in free descriptions.
+
+    Words and vocabulary are those of `chair`.
+    """
 
     prompt: str | None = Field(
         default=None,

@@ -7,23 +7,27 @@ from pathlib import Path
 
 from mmpo.data.annotations.read import AnnotatedImage
 from mmpo.eval.chair import metrics as chair
+from mmpo.eval.chair.settings import ChairSettings
 from mmpo.eval.claims import metrics as claims
-from mmpo.eval.protocol import Ask, Material, Part, Reply, needed
-from mmpo.eval.settings import EvalSettings
+from mmpo.eval.claims.settings import ClaimsSettings
+from mmpo.eval.protocol import Ask, Part, Reply, needed
+from mmpo.eval.task import Context, Task, benchmark
 
 
-class ClaimsBenchmark:
+@benchmark("claims", settings=ClaimsSettings, needs="annotated images")
+class Claims(Task[ClaimsSettings]):
     """Wrong claims in free descriptions of every image, overall and by kind."""
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.material, self.settings = needed(material, "claims"), settings.claims
-        self.prompt = self.settings.prompt or settings.chair.prompt
-        self.max_new_tokens = self.settings.max_new_tokens or settings.chair.max_new_tokens
+    def __init__(self, settings: ClaimsSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        self.material, described = needed(context.material, "claims"), context.section(ChairSettings)
+        self.prompt = self.settings.prompt or described.prompt
+        self.max_new_tokens = self.settings.max_new_tokens or described.max_new_tokens
         vocabulary = self.material.vocabulary
         self.truth = claims.truths(self.material.images, self.material.truth, vocabulary)
         self.conventions = [
             f"CLAIMS: {len(self.material.images)} images, prompt {self.prompt!r}, greedy, at most "
-            f"{self.max_new_tokens} tokens; vocabulary {settings.chair.vocabulary} ({len(vocabulary)} objects), "
+            f"{self.max_new_tokens} tokens; vocabulary {described.vocabulary} ({len(vocabulary)} objects), "
             f"{chair.phrases(vocabulary)}; {how_read(exhaustive=self.settings.exhaustive)}"
         ]
 

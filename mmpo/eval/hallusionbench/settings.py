@@ -13,7 +13,7 @@ from mmpo.settings import FILE, FOLDER, TEMPLATE
 
 
 class HallusionBenchSettings(Section):
-    """HallusionBench's questions, and who says whether an answer is right."""
+    """HallusionBench: yes/no questions about figures."""
 
     questions: Annotated[str | None, FILE] = Field(default=None, description="The published HallusionBench.json.")
     images: Annotated[str | None, FOLDER] = Field(

@@ -15,10 +15,11 @@ from mmpo.chat.templates import template_version
 from mmpo.errors import UserError
 from mmpo.eval.hallusionbench import judge as hbj
 from mmpo.eval.hallusionbench import metrics as hb
-from mmpo.eval.protocol import Ask, Material, Part, Reply
-from mmpo.eval.settings import EvalSettings
+from mmpo.eval.hallusionbench.settings import HallusionBenchSettings
+from mmpo.eval.protocol import Ask, Part, Reply
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally, by_image
+from mmpo.eval.task import Context, Task, benchmark
 from mmpo.files.atomic import write_text
 
 _COUNTED = (
@@ -50,11 +51,12 @@ METRICS = (
 ATTRIBUTION_METRICS = tuple(_rate(name, name, "attributed", "neither") for name in hb.CAUSES)
 
 
-class HallusionBenchmark:
+@benchmark("hallusionbench", settings=HallusionBenchSettings, needs="its questions and figures")
+class HallusionBench(Task[HallusionBenchSettings]):
     """The published questions; those without an image are asked without one."""
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.settings, self._judge, self._cache = settings.hallusionbench, settings.judge, settings.cache
+    def __init__(self, settings: HallusionBenchSettings, context: Context) -> None:
+        super().__init__(settings, context)
         own = self.settings
         if own.questions is None or own.images is None:
             raise UserError(
@@ -62,15 +64,15 @@ class HallusionBenchmark:
                 hint="set eval.hallusionbench.questions to HallusionBench.json and .images to the folder with VD/ and "
                 "VS/",
             )
-        if own.judged_by == "model" and self._judge is None:
+        if own.judged_by == "model" and self.context.judge is None:
             raise UserError("eval.hallusionbench.judged_by is `model`, but eval.judge is not set")
-        self.by_model = own.judged_by != "rules" and self._judge is not None
+        self.by_model = own.judged_by != "rules" and self.context.judge is not None
         if own.attribution and not self.by_model:
             raise UserError("eval.hallusionbench.attribution needs a judge", hint="set eval.judge (docs/judges.md)")
         questions = hb.read_questions(own.questions)
         if own.question_set == "image":
             questions = [question for question in questions if question.image is not None]
-        self.questions = questions[: settings.limit]
+        self.questions = questions[: context.limit]
         self.conventions = self._conventions()
         self._verdicts: dict[tuple[str, ...], tuple[list[int], list[int] | None, int]] = {}
 
@@ -98,7 +100,7 @@ class HallusionBenchmark:
         if not self.by_model:
             verdicts = hb.yes_no_verdicts(answered, own.yes_no)
             return verdicts, None, verdicts.count(hb.UNCLEAR)
-        with opened(self._judge, self._cache, "hallusionbench") as chat:
+        with opened(self.context.judge, self.context.cache, "hallusionbench") as chat:
             found = hbj.correctness(chat, answered, mode=own.parser, template=own.correct_template)
             require_all(found, "hallusionbench")
             same = None
@@ -114,8 +116,8 @@ class HallusionBenchmark:
     def _conventions(self) -> list[str]:
         own = self.settings
         asked = f"question followed by {own.prompt_suffix!r}" if own.prompt_suffix else "question alone"
-        if self._judge is not None and self.by_model:
-            judged = f"judged by {self._judge.model} with {template_version(own.correct_template)}, read by the "
+        if self.context.judge is not None and self.by_model:
+            judged = f"judged by {self.context.judge.model} with {template_version(own.correct_template)}, read by the "
             judged += f"{own.parser} rule"
         else:
             judged = f"judged by yes and no, read by the {own.yes_no} rule; neither is unclear"

@@ -13,7 +13,7 @@ BuiltSubtask = Literal["existence", "count", "position", "color"]
 
 
 class MmeSettings(Section):
-    """How MME's question pairs are read, or built from the annotations, and asked."""
+    """MME: pairs of yes/no questions, 14 subtasks."""
 
     questions: Annotated[str | None, PATH] = Field(
         default=None,

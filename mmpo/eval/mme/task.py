@@ -9,22 +9,24 @@ from mmpo.errors import UserError
 from mmpo.eval.mme import build as mme_pairs
 from mmpo.eval.mme import files as mme_files
 from mmpo.eval.mme import metrics as mme
-from mmpo.eval.protocol import Ask, Material, Part, Reply, near_ties, needed
-from mmpo.eval.settings import EvalSettings
+from mmpo.eval.mme.settings import MmeSettings
+from mmpo.eval.protocol import Ask, Part, Reply, near_ties, needed
+from mmpo.eval.task import Context, Task, benchmark
 
 
-class MmeBenchmark:
+@benchmark("mme", settings=MmeSettings, needs="annotated images, or its questions")
+class Mme(Task[MmeSettings]):
     """MME's question pairs by subtask."""
 
     partial = True
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.settings = settings.mme
+    def __init__(self, settings: MmeSettings, context: Context) -> None:
+        super().__init__(settings, context)
         self.root: str | None = None
         self.questions: list[mme.MmeQuestion]
         chosen = self.settings.subtasks
         if self.settings.questions is None:
-            images = needed(material, "mme", "eval.mme.questions").images
+            images = needed(context.material, "mme", "eval.mme.questions").images
             built = mme_pairs.build(
                 images, chosen or mme.HALLUCINATION, limit=self.settings.images, seed=self.settings.seed
             )
@@ -32,29 +34,29 @@ class MmeBenchmark:
             counts = ", ".join(f"{name} {len(questions) // 2}" for name, questions in built.items())
             source = f"pairs built from {len(images)} annotated images, seed {self.settings.seed}; images: {counts}"
         else:
-            self.questions = self._published(Path(self.settings.questions), settings, chosen)
+            self.questions = self._published(Path(self.settings.questions), chosen)
             source = f"questions of {self.settings.questions}"
         self.conventions = [
             f"MME: {source}; parser {self.settings.parser}; question followed by {self.settings.instruction!r}; "
             f"greedy, at most {self.settings.max_new_tokens} tokens; score = 100 acc + 100 acc+, groups are sums"
         ]
 
-    def _published(self, path: Path, settings: EvalSettings, chosen: Sequence[str]) -> list[mme.MmeQuestion]:
+    def _published(self, path: Path, chosen: Sequence[str]) -> list[mme.MmeQuestion]:
         questions = mme_files.read_questions(path)
         for subtask in chosen:
             if all(question.subtask != subtask for question in questions):
                 raise UserError(f"{path} has no questions of MME's {subtask!r}")
         questions = [question for question in questions if not chosen or question.subtask in chosen]
-        if settings.limit is not None:  # so many images of each subtask
+        if self.context.limit is not None:  # so many images of each subtask
             kept: dict[str, dict[str, None]] = {}
             for question in questions:
                 images = kept.setdefault(question.subtask, {})
-                if len(images) < settings.limit:
+                if len(images) < self.context.limit:
                     images.setdefault(question.image)
             questions = [question for question in questions if question.image in kept[question.subtask]]
         folder = Path(self.settings.image_folder or path)
         if self.settings.image_folder is None and mme_files.holds_rows(path):
-            folder = Path(settings.cache or ".") / "mme_images"
+            folder = Path(self.context.cache or ".") / "mme_images"
             mme_files.unpack_images(path, folder)
         self.root = str(folder)
         return questions

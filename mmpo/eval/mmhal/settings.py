@@ -12,7 +12,7 @@ from mmpo.settings import FILE, FOLDER, TEMPLATE
 
 
 class MmhalSettings(Section):
-    """MMHal-Bench's questions, and how the judge is asked."""
+    """MMHal-Bench: free questions, rated by a judge."""
 
     questions: Annotated[str | None, FILE] = Field(
         default=None, description="The published answer template, mmhal-bench_answer_template.json."

@@ -23,10 +23,11 @@ from mmpo.chat.judging import (
 from mmpo.chat.templates import render, template_version
 from mmpo.errors import UserError
 from mmpo.eval.mmhal import metrics as mmhal
-from mmpo.eval.protocol import Ask, Material, Part, Reply
+from mmpo.eval.mmhal.settings import MmhalSettings
+from mmpo.eval.protocol import Ask, Part, Reply
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
-from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.compare import intervals
+from mmpo.eval.task import Context, Task, benchmark
 
 TEMPLATE = "mmhal_judge"
 COMPARABLE = (
@@ -52,24 +53,25 @@ def rate(
     return judge(chat, prompts, partial(read_rating, mode=mode, highest=mmhal.HIGHEST), label="rating answers")
 
 
-class MmhalBenchmark:
+@benchmark("mmhal", settings=MmhalSettings, needs="its questions and images, and a judge")
+class Mmhal(Task[MmhalSettings]):
     """The published questions, asked through the engine and rated by `eval.judge`."""
 
     partial = True
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.settings, self._judge, self._cache = settings.mmhal, settings.judge, settings.cache
+    def __init__(self, settings: MmhalSettings, context: Context) -> None:
+        super().__init__(settings, context)
         if self.settings.questions is None or self.settings.images is None:
             raise UserError(
                 "mmhal needs its questions and images",
                 hint="set eval.mmhal.questions to the answer template and eval.mmhal.images to the folder of images",
             )
-        if self._judge is None:
+        if self.context.judge is None:
             raise UserError("mmhal needs a judge", hint="set eval.judge (docs/judges.md)")
-        self.records = mmhal.read_template(self.settings.questions)[: settings.limit]
+        self.records = mmhal.read_template(self.settings.questions)[: context.limit]
         self.conventions = [
             f"MMHal-Bench: {len(self.records)} of {mmhal.RECORDS} questions, greedy, at most "
-            f"{self.settings.max_new_tokens} tokens; rated 0 to 6 by {self._judge.model} with "
+            f"{self.settings.max_new_tokens} tokens; rated 0 to 6 by {self.context.judge.model} with "
             f"{template_version(self.settings.template)}, below {mmhal.HALLUCINATED_BELOW} is a hallucination; "
             f"replies read by the {self.settings.parser} rule, unreadable ones count as 0",
             COMPARABLE,
@@ -84,7 +86,7 @@ class MmhalBenchmark:
         records, texts = [record for record, _ in given], tuple(reply.text for _, reply in given)
         if texts not in self._ratings:
             answered = [replace(record, answer=text) for record, text in zip(records, texts, strict=True)]
-            with opened(self._judge, self._cache, "mmhal") as chat:
+            with opened(self.context.judge, self.context.cache, "mmhal") as chat:
                 found = rate(chat, answered, mode=self.settings.parser, template=self.settings.template)
             require_all(found, "mmhal")
             self._ratings[texts] = found

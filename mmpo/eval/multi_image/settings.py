@@ -1,22 +1,20 @@
-"""What a recipe's `eval.multi_image` and `eval.multiple_choice` sections hold."""
+"""What a recipe's `eval.multi_image` section holds."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from mmpo.data.layouts.geometry import GRIDS
 from mmpo.eval.section import Section, distinct
 from mmpo.eval.yes_no import ParserName
-from mmpo.settings import FILE, FOLDER
 
 LayoutName = Literal["sequence", "collage", "pic_in_pic"]
-FormatName = Literal["nlvr2", "blink", "mantis_eval", "mvbench"]
 
 
 class MultiImageSettings(Section):
-    """Questions about one of several pictures, built from the annotations."""
+    """Questions about one of several pictures."""
 
     layouts: list[LayoutName] = Field(
         default=["sequence", "collage", "pic_in_pic"], min_length=1, description="How the pictures are shown."
@@ -49,19 +47,3 @@ class MultiImageSettings(Section):
         if min(sizes) < 2:
             raise ValueError("a sequence has at least 2 images")
         return sizes
-
-
-class MultipleChoiceSettings(Section):
-    """Published questions with several images and options."""
-
-    format: FormatName = Field(default="blink", description="Which benchmark's files these are.")
-    questions: Annotated[list[str], FILE] = Field(default=[], description="The question files, as published.")
-    images: Annotated[str | None, FOLDER] = Field(
-        default=None, description="Folder that image or video paths start from. Empty: the first file's folder."
-    )
-    frames: int = Field(default=8, ge=1, le=64, description="Frames of a video (MVBench).")
-    prompt_suffix: str = Field(
-        default="\nAnswer with the option's letter from the given choices directly.",
-        description="Text after a question with options. Changes the numbers.",
-    )
-    max_new_tokens: int = Field(default=16, ge=1, description="Longest answer, in tokens.")

@@ -19,10 +19,11 @@ from mmpo.eval.multi_image.metrics import (
     score,
     write_questions,
 )
-from mmpo.eval.protocol import Ask, Material, Part, Reply, near_ties, needed
+from mmpo.eval.multi_image.settings import MultiImageSettings
+from mmpo.eval.protocol import Ask, Part, Reply, near_ties, needed
 from mmpo.eval.records import read_records, text_of
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
-from mmpo.eval.settings import EvalSettings
+from mmpo.eval.task import Context, Task, benchmark
 from mmpo.eval.yes_no import ParserName
 from mmpo.files.atomic import write_bytes, write_text
 from mmpo.files.images import encode_image, load_image
@@ -31,15 +32,18 @@ from mmpo.progress import track
 PICTURES = "multi_image_pictures"
 
 
-class MultiImageBenchmark:
+@benchmark("multi_image", settings=MultiImageSettings, needs="annotated images")
+class MultiImage(Task[MultiImageSettings]):
     """Questions about one of several pictures. Collages and pictures in a picture are made once, in the folder where
     replies are kept."""
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        ready = needed(material, "multi_image")
-        self.settings = settings.multi_image
+    looks = "settings"
+
+    def __init__(self, settings: MultiImageSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        ready = needed(context.material, "multi_image")
         self._root = ready.images[0].root
-        self._folder = Path(settings.cache or ".") / PICTURES
+        self._folder = Path(context.cache or ".") / PICTURES
         self._composer = Composer()
         self.questions = build_questions(ready.truth, ready.vocabulary.names, self.settings)
         self._asks = {

@@ -8,28 +8,30 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mmpo.errors import UserError
-from mmpo.eval.multi_image.settings import FormatName
 from mmpo.eval.multiple_choice.metrics import Choice, by_category, read_choices, score
-from mmpo.eval.protocol import Ask, FrameChoice, Material, Part, Reply
+from mmpo.eval.multiple_choice.settings import FormatName, MultipleChoiceSettings
+from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply
 from mmpo.eval.records import read_records, text_of
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
-from mmpo.eval.settings import EvalSettings
+from mmpo.eval.task import Context, Task, benchmark
 from mmpo.files.atomic import write_bytes, write_text
 
 
-class MultipleChoiceBenchmark:
+@benchmark("multiple_choice", settings=MultipleChoiceSettings, needs="published questions and their images or videos")
+class MultipleChoice(Task[MultipleChoiceSettings]):
     """Published questions. `partial`: those whose pictures can't be used are left out and counted."""
 
     partial = True
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        own = self.settings = settings.multiple_choice
+    def __init__(self, settings: MultipleChoiceSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        own = settings
         if not own.questions:
             raise UserError("multiple_choice needs its questions", hint="set eval.multiple_choice.questions")
         self._root = own.images or str(Path(own.questions[0]).parent)
-        self._folder = Path(settings.cache or ".") / "multiple_choice_pictures"
+        self._folder = Path(context.cache or ".") / "multiple_choice_pictures"
         choices = [choice for path in own.questions for choice in read_choices(own.format, path)]
-        self.choices = choices[: settings.limit]
+        self.choices = choices[: context.limit]
         self._asks = {choice.id: self._ask(choice) for choice in self.choices}
         files = ", ".join(Path(path).name for path in own.questions)
         self.conventions = [

@@ -13,7 +13,7 @@ from mmpo.text.word_forms import FormName
 
 
 class ObjectHalBenchSettings(Section):
-    """Object HalBench's questions, the objects of its images, and how answers are read."""
+    """Object HalBench: its published questions."""
 
     questions: Annotated[str | None, FILE] = Field(
         default=None,

@@ -17,23 +17,27 @@ from mmpo.errors import UserError
 from mmpo.eval.object_halbench.judge import named_by_model
 from mmpo.eval.object_halbench.metrics import Answer, HalRow, Named, Question, named_in_words, read_questions, score
 from mmpo.eval.object_halbench.score import objects_and_reader, split_unread, write_rows
-from mmpo.eval.protocol import Ask, Material, Part, Reply
-from mmpo.eval.settings import EvalSettings
+from mmpo.eval.object_halbench.settings import ObjectHalBenchSettings
+from mmpo.eval.protocol import Ask, Part, Reply
+from mmpo.eval.task import Context, Task, benchmark
 from mmpo.files.atomic import write_bytes, write_text
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 _FILE_NAME = re.compile(r"\w[\w.-]*")
 
 
-class ObjectHalBenchmark:
+@benchmark("object_halbench", settings=ObjectHalBenchSettings, needs="its questions and COCO's annotations")
+class ObjectHalBench(Task[ObjectHalBenchSettings]):
     """Detailed descriptions of COCO images, each with its own instruction."""
 
     partial = True
+    looks = "files"
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.settings, self._judge, self._cache = settings.object_halbench, settings.judge, settings.cache
+    def __init__(self, settings: ObjectHalBenchSettings, context: Context) -> None:
+        super().__init__(settings, context)
         own = self.settings
-        self.root = own.image_folder or settings.images
+        # Pictures that the question file holds are unpacked there.
+        self.root = context.cache if context.look else own.image_folder or context.images
         for name, value in (
             ("questions", own.questions),
             ("annotations", own.annotations),
@@ -42,7 +46,7 @@ class ObjectHalBenchmark:
             if value is None:
                 raise UserError(f"object_halbench needs eval.object_halbench.{name}")
         assert own.questions is not None and own.annotations is not None and self.root is not None
-        self.questions = list(islice(read_questions(own.questions), settings.limit))
+        self.questions = list(islice(read_questions(own.questions), context.limit))
         self.truth, self.reader, images = objects_and_reader(
             own.annotations, own.vocabulary, words=own.words, captions=own.captions
         )
@@ -104,7 +108,7 @@ class ObjectHalBenchmark:
     def _extracted(self, answers: list[Answer]) -> tuple[list[Answer], list[tuple[Named, ...]], int]:
         if not self.by_model:
             return answers, named_in_words(answers, self.reader), 0
-        with opened(self._judge, self._cache, "object_halbench") as chat:
+        with opened(self.context.judge, self.context.cache, "object_halbench") as chat:
             named, judgements = named_by_model(
                 chat,
                 answers,
@@ -117,15 +121,15 @@ class ObjectHalBenchmark:
         return *split_unread(answers, named), unparsed(judgements)
 
     def _by_model(self) -> bool:
-        if self.settings.extraction == "model" and self._judge is None:
+        if self.settings.extraction == "model" and self.context.judge is None:
             raise UserError("eval.object_halbench.extraction is `model`, but eval.judge is not set")
-        return self.settings.extraction != "words" and self._judge is not None
+        return self.settings.extraction != "words" and self.context.judge is not None
 
     def _extraction(self) -> str:
-        if self._judge is None or not self.by_model:
+        if self.context.judge is None or not self.by_model:
             return "objects from the answers' own words, every occurrence (the script without its judge)"
         return (
-            f"objects listed by {self._judge.model} at temperature {self.settings.temperature:g} with "
+            f"objects listed by {self.context.judge.model} at temperature {self.settings.temperature:g} with "
             f"{template_version(self.settings.template)}, each once an answer; unparsed answers are left out"
         )
 

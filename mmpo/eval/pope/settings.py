@@ -14,7 +14,7 @@ SplitName = Literal["random", "popular", "adversarial"]
 
 
 class PopeSettings(Section):
-    """How POPE questions are built from the annotations, or read, and asked."""
+    """POPE: yes/no questions about objects."""
 
     questions: Annotated[list[str], FILE] = Field(
         default=[],

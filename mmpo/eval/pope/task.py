@@ -8,8 +8,9 @@ from pathlib import Path
 from mmpo.errors import UserError
 from mmpo.eval.pope import build as pope_builder
 from mmpo.eval.pope import metrics as pope
+from mmpo.eval.pope.settings import PopeSettings
 from mmpo.eval.protocol import Ask, Material, NothingToAsk, Part, Reply, near_ties, needed
-from mmpo.eval.settings import EvalSettings
+from mmpo.eval.task import Context, Task, benchmark
 from mmpo.files.atomic import write_json
 
 ENOUGH_IMAGES = 0.5
@@ -18,31 +19,31 @@ POPE_IMAGES = 500
 """How many images the published POPE splits have."""
 
 
-class PopeBenchmark:
+@benchmark("pope", settings=PopeSettings, needs="annotated images, or its questions")
+class Pope(Task[PopeSettings]):
     """POPE's splits, each with its questions."""
 
     partial = True
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.settings = settings.pope
+    def __init__(self, settings: PopeSettings, context: Context) -> None:
+        super().__init__(settings, context)
         self.root: str | None = None
         self.side_files: dict[str, object] = {}
-        self.warnings: list[str] = []
         self.splits: dict[str, list[pope.PopeQuestion]]
         if self.settings.questions:
-            self.root = self.settings.image_folder or settings.images
+            self.root = self.settings.image_folder or context.images
             if self.root is None:
                 raise UserError(
                     "eval.pope.questions names files, but not where their images are", hint="set eval.pope.image_folder"
                 )
             self.splits = {
-                split: pope.of_first_images(questions, settings.limit)
+                split: pope.of_first_images(questions, context.limit)
                 for split, questions in pope.read_splits(self.settings.questions).items()
             }
             files = ", ".join(Path(file).name for file in self.settings.questions)
             self.conventions = [f"POPE: questions of {files}; {self._asking()}"]
         else:
-            self._build(needed(material, "pope", "eval.pope.questions"))
+            self._build(needed(context.material, "pope", "eval.pope.questions"))
 
     def _build(self, material: Material) -> None:
         candidates = [pope_builder.ImageObjects(image.path, material.truth[image.path]) for image in material.images]

@@ -11,7 +11,7 @@ from mmpo.settings import FOLDER, LEXICON, PATH
 
 
 class RadiologyEvalSettings(Section):
-    """Reports written for films, checked for references to earlier exams that nobody gave."""
+    """Hallucinated earlier exams in radiology reports."""
 
     reports: Annotated[str | None, PATH] = Field(
         default=None, description="Reference reports with their films: .csv, .tsv, .jsonl, or MIMIC-CXR's folders."

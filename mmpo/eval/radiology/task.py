@@ -10,13 +10,14 @@ from typing import Any
 
 from mmpo.chat.judging import opened
 from mmpo.errors import UserError
-from mmpo.eval.protocol import Ask, Material, Part, Reply
+from mmpo.eval.protocol import Ask, Part, Reply
 from mmpo.eval.radiology import clinical as radiology_clinical
 from mmpo.eval.radiology import metrics as radiology
 from mmpo.eval.radiology import text as radiology_text
+from mmpo.eval.radiology.settings import RadiologyEvalSettings
 from mmpo.eval.records import read_records, text_of
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
-from mmpo.eval.settings import EvalSettings
+from mmpo.eval.task import Context, Task, benchmark
 from mmpo.files.atomic import write_text
 from mmpo.packages import BERT_SCORE, RADGRAPH, ROUGE_SCORE, SACREBLEU, require
 from mmpo.radiology.detector import RuleDetector
@@ -29,16 +30,18 @@ from mmpo.radiology.reports import RadiologyReport, read_reports, truth
 TEXT_KEYS = ("text", "answer", "report", "generated", "prediction")
 
 
-class RadiologyBenchmark:
+@benchmark("radiology", settings=RadiologyEvalSettings, needs="reports with their films")
+class Radiology(Task[RadiologyEvalSettings]):
     """Films shown to the model, its reports checked line by line."""
 
     partial = True
+    films = True
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.settings, self._judge, self._cache = settings.radiology, settings.judge, settings.cache
+    def __init__(self, settings: RadiologyEvalSettings, context: Context) -> None:
+        super().__init__(settings, context)
         if self.settings.reports is None:
             raise UserError("radiology needs reports with films", hint="set eval.radiology.reports")
-        if self.settings.judged_by == "both" and settings.judge is None:
+        if self.settings.judged_by == "both" and context.judge is None:
             raise UserError("radiology: judged_by: both needs a judge", hint="set eval.judge (docs/judges.md)")
         require("radiology, to compare texts,", SACREBLEU, ROUGE_SCORE)
         lexicon = [self.settings.lexicon] if self.settings.lexicon else []
@@ -54,11 +57,11 @@ class RadiologyBenchmark:
                 dropped["no_image" if not one.images else "no_section"] += 1
             else:
                 self.reports.append(one)
-        self.reports = self.reports[: settings.limit]
+        self.reports = self.reports[: context.limit]
         if not self.reports:
             raise UserError(f"{self.settings.reports}: no report can be used ({dict(dropped)})")
         if self.settings.judged_by == "both":
-            check_endpoint(settings.judge, any(report.credentialed for report in self.reports))
+            check_endpoint(context.judge, any(report.credentialed for report in self.reports))
         left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         self.conventions = [
             f"radiology: {len(self.reports)} films, prompt {self.settings.prompt!r}, greedy, at most "
@@ -81,7 +84,7 @@ class RadiologyBenchmark:
         cut = sum(reply.truncated for _, reply in given.values())
         parts = [Part(None, radiology.tally(found), len(found), cut)]
         if self.settings.judged_by == "both":
-            with opened(self._judge, self._cache, "radiology") as chat:
+            with opened(self.context.judge, self.context.cache, "radiology") as chat:
                 judged = radiology.judge_reports(answers, JudgeDetector(chat))
             agreement = radiology.agreement(found, judged)
             kept = {id: text for id, text in answers.items() if id in judged.flags}

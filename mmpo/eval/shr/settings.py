@@ -12,7 +12,7 @@ from mmpo.settings import FOLDER, PATH, TEMPLATE, VOCABULARY
 
 
 class ShrSettings(Section):
-    """How images are described for SHR, and who judges the sentences."""
+    """SHR: sentences of free descriptions, judged."""
 
     annotations: Annotated[str | None, PATH] = Field(
         default=None,

@@ -10,30 +10,32 @@ from mmpo.chat.judging import opened, require_all
 from mmpo.chat.templates import template_version
 from mmpo.errors import UserError
 from mmpo.eval.chair import metrics as chair
-from mmpo.eval.protocol import Ask, Material, Part, Reply, needed
-from mmpo.eval.settings import EvalSettings
+from mmpo.eval.protocol import Ask, Part, Reply, needed
 from mmpo.eval.shr import metrics as shr
 from mmpo.eval.shr.files import ShrImage, read_images
 from mmpo.eval.shr.judge import RuleJudge, from_annotated, model_rows, write_judgements
+from mmpo.eval.shr.settings import ShrSettings
+from mmpo.eval.task import Context, Task, benchmark
 from mmpo.text.vocabulary import ObjectVocabulary
 
 
-class ShrBenchmark:
+@benchmark("shr", settings=ShrSettings, needs="annotated images, or its annotations")
+class Shr(Task[ShrSettings]):
     """SHR on the published images or on the evaluation's own annotated ones."""
 
     partial = True
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.settings, self._judge, self._cache = settings.shr, settings.judge, settings.cache
+    def __init__(self, settings: ShrSettings, context: Context) -> None:
+        super().__init__(settings, context)
         self._root = self.settings.images
         if self.settings.annotations is not None:
             if self._root is None:
                 raise UserError("eval.shr.annotations needs eval.shr.images", hint="the folder of IMAGE_ID.jpg files")
-            published = islice(read_images(self.settings.annotations).values(), settings.limit)
+            published = islice(read_images(self.settings.annotations).values(), context.limit)
             self.images = {f"{image.id}.jpg": image for image in published}
             vocabulary = chair.vocabulary_for((), self.settings.vocabulary)
         else:
-            own = needed(material, "shr", "name SHR's annotations in eval.shr.annotations")
+            own = needed(context.material, "shr", "name SHR's annotations in eval.shr.annotations")
             self.images = {image.path: from_annotated(image) for image in own.images}
             vocabulary = own.vocabulary
         self.by_model = self._by_model()
@@ -76,7 +78,7 @@ class ShrBenchmark:
     def _judge_all(self, described: list[tuple[ShrImage, str]]) -> list[shr.ShrRow]:
         if not self.by_model:
             return [self.rules.row(image, response) for image, response in described]
-        with opened(self._judge, self._cache, "shr") as chat:
+        with opened(self.context.judge, self.context.cache, "shr") as chat:
             rows, judgements = model_rows(
                 chat,
                 described,
@@ -88,15 +90,15 @@ class ShrBenchmark:
         return rows
 
     def _by_model(self) -> bool:
-        if self.settings.judged_by == "model" and self._judge is None:
+        if self.settings.judged_by == "model" and self.context.judge is None:
             raise UserError("eval.shr.judged_by is `model`, but eval.judge is not set")
-        return self.settings.judged_by != "rules" and self._judge is not None
+        return self.settings.judged_by != "rules" and self.context.judge is not None
 
     def _conventions(self, vocabulary: ObjectVocabulary) -> list[str]:
         asked = f"SHR: {len(self.images)} images, prompt {self.settings.prompt!r}, greedy"
-        if self._judge is not None and self.by_model:
+        if self.context.judge is not None and self.by_model:
             judged = (
-                f"judged by {self._judge.model} at temperature {self.settings.temperature:g} with "
+                f"judged by {self.context.judge.model} at temperature {self.settings.temperature:g} with "
                 f"{template_version(self.settings.template)}, replies read by the {self.settings.parser} rule; "
                 "unparsed counts sentences"
             )

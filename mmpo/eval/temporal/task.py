@@ -8,20 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.errors import UserError
-from mmpo.eval.protocol import Ask, FrameChoice, Material, Part, Reply
-from mmpo.eval.settings import EvalSettings
+from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply
+from mmpo.eval.task import Context, Task, benchmark
 from mmpo.eval.temporal import tempcompass, videohallucer
 from mmpo.eval.temporal.metrics import PARSERS, TemporalQuestion, is_right, read, tally
+from mmpo.eval.temporal.settings import TemporalSettings
 from mmpo.files.atomic import write_json
 
 
-class TemporalBenchmark:
+@benchmark("temporal", settings=TemporalSettings, needs="its questions and videos")
+class Temporal(Task[TemporalSettings]):
     """Questions with short answers about videos. `partial`: what is about unreadable videos is left out."""
 
     partial = True
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.settings = own = settings.temporal
+    def __init__(self, settings: TemporalSettings, context: Context) -> None:
+        super().__init__(settings, context)
+        own = settings
         if own.questions is None or own.videos is None:
             raise UserError(
                 "temporal needs its questions and videos", hint="set eval.temporal.questions and eval.temporal.videos"
@@ -39,7 +42,7 @@ class TemporalBenchmark:
                 f"{own.questions}: only captions, which no rule can read",
                 hint="have the model caption the videos, and rate the answers: mmpo eval score tempcompass --judge",
             )
-        groups = list(dict.fromkeys(question.group for question in questions))[: settings.limit]
+        groups = list(dict.fromkeys(question.group for question in questions))[: context.limit]
         self.questions = [question for question in questions if question.group in set(groups)]
         suffixes = " or ".join(repr(text) for text in dict.fromkeys(self._suffix(q) for q in self.questions))
         self.conventions = [

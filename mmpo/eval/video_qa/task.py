@@ -13,13 +13,14 @@ from mmpo.chat.judging import opened, require_all, unparsed
 from mmpo.chat.video_rules import IDENTITY, RuleJudge
 from mmpo.data.video_lists import VideoItem, read_videos
 from mmpo.errors import UserError
-from mmpo.eval.protocol import Ask, FrameChoice, Material, Part, Reply
+from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply
 from mmpo.eval.records import read_records
-from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.statistics import ratio
 from mmpo.eval.statistics.tally import Metric, Tally
+from mmpo.eval.task import Context, Task, benchmark
 from mmpo.eval.video_qa.judge import verdicts
 from mmpo.eval.video_qa.metrics import RIGHT_FROM, Judged, VideoQuestion, read_questions, tally, with_videos
+from mmpo.eval.video_qa.settings import VideoQaSettings
 from mmpo.files.atomic import write_text
 
 
@@ -30,17 +31,18 @@ def _rate(name: str, column: int) -> Metric:
 RULE_METRICS = (_rate("hallucination", 4), _rate("absent_objects", 5), _rate("false_events", 6))
 
 
-class VideoQaBenchmark:
+@benchmark("video_qa", settings=VideoQaSettings, needs="questions and videos, and a judge or annotated videos")
+class VideoQa(Task[VideoQaSettings]):
     """Questions about videos. `partial`: videos that can't be read are left out and counted."""
 
     partial = True
 
-    def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.settings, self._judge, self._cache = settings.video_qa, settings.judge, settings.cache
+    def __init__(self, settings: VideoQaSettings, context: Context) -> None:
+        super().__init__(settings, context)
         own = self.settings
         if own.questions is None:
             raise UserError("video_qa needs its questions", hint="set eval.video_qa.questions, and .videos")
-        if own.judged_by == "model" and self._judge is None:
+        if own.judged_by == "model" and self.context.judge is None:
             raise UserError(
                 "video_qa needs a judge", hint="set eval.judge (docs/judges.md), or eval.video_qa.judged_by: rules"
             )
@@ -51,10 +53,11 @@ class VideoQaBenchmark:
                 hint="give mmpo's own list of videos (docs/video.md), or judge by a model",
             )
         questions = _of_items(self.items) or read_questions(own.questions, own.answers)
-        self.questions = with_videos(questions[: settings.limit], own.video_pattern)
+        self.questions = with_videos(questions[: context.limit], own.video_pattern)
         if own.protocol == "reward" and own.judged_by == "model" and not self._captions():
             raise UserError("the protocol reward needs captions", hint="set eval.video_qa.captions")
-        who = IDENTITY if self._judge is None or own.judged_by == "rules" else f"{self._judge.model}, {own.protocol}"
+        judge = context.judge
+        who = IDENTITY if judge is None or own.judged_by == "rules" else f"{judge.model}, {own.protocol}"
         self.conventions = [
             f"video_qa: {len(self.questions)} questions, {own.frames.num} frames ({own.frames.sampling}, longer side "
             f"at most {own.frames.max_side}), greedy, at most {own.max_new_tokens} tokens; judged by {who}, replies "
@@ -87,7 +90,7 @@ class VideoQaBenchmark:
         own = self.settings
         if own.judged_by == "rules":
             return self._by_rules(answered), 0
-        with opened(self._judge, self._cache, "video_qa") as chat:
+        with opened(self.context.judge, self.context.cache, "video_qa") as chat:
             judged, raw = verdicts(
                 chat, answered, protocol=own.protocol, parser=own.parser, template=own.template,
                 captions=self._captions(),

@@ -15,7 +15,6 @@ from mmpo.demo.things import CENTERED, DOUBLED, VOCABULARY
 from mmpo.demo.world import annotation, world_split
 from mmpo.errors import UserError
 from mmpo.eval.claims import metrics as claims
-from mmpo.eval.claims.task import ClaimsBenchmark
 from mmpo.eval.harness import evaluate
 from mmpo.eval.protocol import Ask, Material, Reply
 from mmpo.eval.scoring import Scored, ScoreRequest, score
@@ -23,7 +22,7 @@ from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.compare import Bootstrap, compare
 from mmpo.eval.statistics.scorecard import Row, Scorecard
 from mmpo.text.vocabulary import ObjectVocabulary
-from tests.eval.evaluating import answers_in, settings
+from tests.eval.evaluating import answers_in, settings, task
 
 SIZE = {"width": 300, "height": 300}
 ROWS: list[dict[str, Any]] = [
@@ -254,9 +253,9 @@ def test_own_prompt_asks_anew(world: Path) -> None:
         images, {image.path: image.object_names for image in images}, ObjectVocabulary.from_names(["dog"])
     )
     chosen: EvalSettings = settings(world, benchmarks=["claims"])
-    assert ClaimsBenchmark(material, chosen).asks()[0] == Ask("0.png", "Describe the image.", 8)
+    assert task("claims", chosen, material).asks()[0] == Ask("0.png", "Describe the image.", 8)
     chosen.claims.prompt, chosen.claims.max_new_tokens = "What is there?", 5
-    assert ClaimsBenchmark(material, chosen).asks()[0] == Ask("0.png", "What is there?", 5)
+    assert task("claims", chosen, material).asks()[0] == Ask("0.png", "What is there?", 5)
 
 
 def verdict_of(before: dict[str, str], after: dict[str, str], annotations: Path) -> list[str]:
@@ -264,7 +263,7 @@ def verdict_of(before: dict[str, str], after: dict[str, str], annotations: Path)
     images = list(read_annotations(annotations))
     vocabulary = ObjectVocabulary.from_names(["dog", "car", "cat"])
     chosen = EvalSettings.model_validate({"model": "m", "claims": {"exhaustive": True}})
-    benchmark = ClaimsBenchmark(Material(images, {}, vocabulary), chosen)
+    benchmark = task("claims", chosen, Material(images, {}, vocabulary))
     parts = [
         benchmark.score({ask: Reply(said[ask.image or ""], False) for ask in benchmark.asks()})
         for said in (before, after)

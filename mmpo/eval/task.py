@@ -1,0 +1,147 @@
+"""What a benchmark is: a task with settings of its own. Registered under a name, it is in recipes, in `mmpo eval score`
+and in the docs:
+
+    @benchmark("pope", settings=PopeSettings, needs="annotated images, or its questions")
+    class Pope(Task[PopeSettings]):
+        def asks(self) -> Sequence[Ask]: ...
+        def score(self, replies: Mapping[Ask, Reply]) -> list[Part]: ...
+
+mmpo's own are found by their folders (`mmpo.eval.section`); a plug-in registers its own when it is imported.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+from mmpo.chat.settings import ChatSettings
+from mmpo.errors import UserError
+from mmpo.eval.protocol import Ask, Material, Part, Reply
+from mmpo.eval.section import ADDED, Section, own_benchmarks, sections
+
+S = TypeVar("S", bound=Section)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an evaluation offers each of its benchmarks.
+
+    `material` are its annotated images, `images` is their folder; `limit` is how many images or questions are wanted;
+    `judge` says which text model judges; `cache` is the folder where replies and pictures that are made are kept.
+    `others` are the settings of all benchmarks. With `look` a task is made only to look at its files: it writes nothing
+    outside of `cache`.
+    """
+
+    material: Material | None = None
+    images: str | None = None
+    limit: int | None = None
+    judge: ChatSettings | None = None
+    cache: str | None = None
+    others: Mapping[str, Section] = field(default_factory=dict)
+    look: bool = False
+
+    def section(self, kind: type[S]) -> S:
+        """The settings of this kind, of another benchmark whose words or limits a task shares."""
+        return next((one for one in self.others.values() if isinstance(one, kind)), None) or kind()
+
+
+class Task(ABC, Generic[S]):
+    """A benchmark that is ready to be asked.
+
+    `conventions` are sentences for the reader of its numbers, `warnings` what the reader should beware of. Where images
+    can't be used the harness stops with an error; a task that is `partial` is scored on the replies there are instead
+    (and counts what it left out). `looks` says how far a look before the work goes: to its pictures, to its files only,
+    or no further than its settings, where making it takes long. `films`: its pictures may be DICOM files.
+
+    Raises UserError for mistakes in settings and files when it is made.
+    """
+
+    partial: ClassVar[bool] = False
+    looks: ClassVar[Literal["pictures", "files", "settings"]] = "pictures"
+    films: ClassVar[bool] = False
+
+    def __init__(self, settings: S, context: Context) -> None:
+        self.settings, self.context = settings, context
+        self.conventions: list[str] = []
+        self.warnings: list[str] = []
+
+    @abstractmethod
+    def asks(self) -> Sequence[Ask]:
+        """Everything to ask."""
+
+    @abstractmethod
+    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+        """Score the replies to all asks."""
+
+    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+        """Write questions and replies of each state (`before`, `after`) in the benchmark's published formats, where it
+        has any.
+        """
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A registered task: `needs` says in words what it is made of."""
+
+    name: str
+    task: type[Task[Any]]
+    settings: type[Section]
+    needs: str
+
+    @property
+    def about(self) -> str:
+        """One line about it."""
+        return self.settings.about()
+
+    def ready(self, settings: Section, context: Context) -> Task[Any]:
+        """The task, with its own settings of all those in `context`."""
+        return self.task(settings, context)
+
+
+BENCHMARKS: dict[str, Benchmark] = {}
+"""What has been registered by now; `named` also finds what has not been imported yet."""
+
+T = TypeVar("T", bound=type[Task[Any]])
+
+
+def benchmark(name: str, *, settings: type[Section] = Section, needs: str = "") -> Callable[[T], T]:
+    """Register the decorated task under `name`; its `settings` are the section `eval.NAME` of a recipe. Raises
+    UserError for a name that another benchmark or key of `eval` has.
+    """
+    from mmpo.eval.settings import CommonSettings
+
+    if not name.isidentifier() or name in CommonSettings.model_fields:
+        why = "another key of `eval:`" if name.isidentifier() else "no word that can be a key"
+        raise UserError(f"no benchmark can be called {name!r}: that is {why}", hint="rename it")
+
+    def register(task: T) -> T:
+        if name in BENCHMARKS or (name in sections() and sections()[name] is not settings):
+            owner = BENCHMARKS[name].task.__module__ if name in BENCHMARKS else "mmpo"
+            raise UserError(
+                f"two benchmarks are called {name!r}: one of {owner}, one of {task.__module__}",
+                hint="rename the second",
+            )
+        if name not in own_benchmarks():
+            ADDED[name] = settings
+        BENCHMARKS[name] = Benchmark(name, task, settings, needs)
+        return task
+
+    return register
+
+
+def named(name: str) -> Benchmark:
+    """The benchmark of that name. Raises UserError where there is none."""
+    if name in own_benchmarks() and name not in BENCHMARKS:
+        import_module(f"mmpo.eval.{name}.task")
+    if name not in BENCHMARKS:
+        raise UserError(f"no benchmark is called {name!r}", hint=f"choose one of {', '.join(sections())}")
+    return BENCHMARKS[name]
+
+
+def benchmarks() -> dict[str, Benchmark]:
+    """Every benchmark there is, by name."""
+    return {name: named(name) for name in sections()}

@@ -1,0 +1,145 @@
+"""Benchmarks are found by their folders, registered by name, and refused where two have one name."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from mmpo.errors import UserError
+from mmpo.eval import section
+from mmpo.eval import task as registry
+from mmpo.eval.chair.settings import ChairSettings
+from mmpo.eval.protocol import Ask, Part, Reply
+from mmpo.eval.section import Section, own_benchmarks, sections
+from mmpo.eval.settings import EvalSettings, eval_settings
+from mmpo.eval.task import Context, Task, benchmark, benchmarks, named
+
+
+class Length(Task[Section]):
+    """How long answers are."""
+
+    def asks(self) -> Sequence[Ask]:
+        return [Ask(None, "Why?", 4)]
+
+    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(registry, "BENCHMARKS", dict(registry.BENCHMARKS))
+    monkeypatch.setattr(section, "ADDED", {})
+    monkeypatch.setattr(registry, "ADDED", section.ADDED)
+
+
+def test_every_folder_is_registered_with_the_settings_that_the_schema_has() -> None:
+    found = benchmarks()
+    assert list(found) == list(own_benchmarks()) and len(found) == 14
+    for name, one in found.items():
+        assert one.settings is sections()[name] is EvalSettings.model_fields[name].annotation
+        assert one.about.endswith(".") and one.needs
+        assert EvalSettings.model_fields[name].description == one.about
+
+
+def test_a_benchmark_of_ones_own(alone: None) -> None:
+    class Settings(Section):
+        """How long answers are."""
+
+        words: int = 3
+
+    assert benchmark("length", settings=Settings, needs="nothing")(Length) is Length
+    chosen = eval_settings().model_validate({"model": "m", "benchmarks": ["length"], "length": {"words": 5}})
+    assert chosen.of("length") == Settings(words=5)
+    ready = named("length").ready(chosen.of("length"), Context())
+    assert [ask.prompt for ask in ready.asks()] == ["Why?"] and ready.write(Path("none"), {}) is None
+    assert "length" not in EvalSettings.model_fields, "the schema of before is what it was"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("pope", "two benchmarks are called 'pope': one of mmpo"),
+        ("limit", "another key of `eval:`"),
+        ("my-own", "no word that can be a key"),
+    ],
+)
+def test_names_that_are_taken(alone: None, name: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        benchmark(name)(Length)
+
+
+def test_twice(alone: None) -> None:
+    benchmark("length")(Length)
+    with pytest.raises(UserError, match="two benchmarks are called 'length': one of tests.eval.test_task"):
+        benchmark("length")(Length)
+
+
+def test_unknown() -> None:
+    with pytest.raises(UserError, match="no benchmark is called 'pop'") as error:
+        named("pop")
+    assert error.value.hint is not None and "pope" in error.value.hint
+
+
+def test_settings_of_another_benchmark() -> None:
+    own = ChairSettings(prompt="What?")
+    assert Context(others={"chair": own}).section(ChairSettings) is own
+    assert Context().section(ChairSettings) == ChairSettings()
+
+
+SETTINGS = '''
+from pydantic import Field
+from mmpo.eval.section import Section
+
+class LengthSettings(Section):
+    """Length of answers."""
+
+    words: int = Field(default=3, ge=1, description="Words.")
+'''
+TASK = """
+from mmpo.eval.length.settings import LengthSettings
+from mmpo.eval.scoring import Scored, ScoreRequest, scorer
+from mmpo.eval.task import Task, benchmark
+
+@benchmark("length", settings=LengthSettings, needs="nothing")
+class Length(Task[LengthSettings]):
+    def asks(self): return []
+    def score(self, replies): return []
+
+@scorer("length")
+def score_length(request: ScoreRequest) -> Scored:
+    return Scored({}, [], 0, 0)
+"""
+CHECK = """
+import sys
+import mmpo.eval
+mmpo.eval.__path__.append(sys.argv[1])
+from mmpo.errors import UserError
+from mmpo.recipes import parse
+from mmpo.recipes.schema import validate
+recipe = validate(parse("name: a\\neval: {model: m, benchmarks: [length], length: {words: 2}}", "a.yaml"))
+assert recipe.eval.length.words == 2
+assert "torch" not in sys.modules
+try:
+    validate(parse("name: a\\neval:\\n  model: m\\n  length: {wods: 2}", "a.yaml"))
+except UserError as error:
+    print(error)
+from mmpo.eval.scoring import scorers
+from mmpo.eval.task import named
+assert "length" in scorers() and named("length").needs == "nothing"
+"""
+
+
+def test_one_new_folder_is_all_it_takes(tmp_path: Path) -> None:
+    """In the recipe's schema with its hints, in `mmpo eval score`, and ready to be asked; no list is touched."""
+    folder = tmp_path / "length"
+    folder.mkdir()
+    for name, text in (("__init__", ""), ("settings", SETTINGS), ("task", TASK)):
+        (folder / f"{name}.py").write_text(text)
+    done = subprocess.run([sys.executable, "-c", CHECK, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "eval.length.wods" in done.stdout and "did you mean words?" in done.stdout
