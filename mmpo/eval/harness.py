@@ -25,6 +25,7 @@ from mmpo.eval.protocol import Ask, NothingToAsk, Part, Reply
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.compare import Bootstrap, adjusted, compare, compare_categories
 from mmpo.eval.statistics.scorecard import Category, Counts, Estimate, Overlap, Row, Scorecard
+from mmpo.eval.statistics.tally import Metric
 from mmpo.eval.task import Context, Task, named
 from mmpo.files.atomic import write_json, write_text
 from mmpo.files.images import follows_links
@@ -32,10 +33,7 @@ from mmpo.locks import in_own_folder
 
 log = logging.getLogger(__name__)
 
-YES_SHIFT = 0.05
 UNREAD_SHARE = 0.05
-LENGTH_SHIFT = 0.2
-HEADLINES = ("accuracy", "F1", "mean_F1", "CHAIRi", "CHAIRs", "Recall", "CHAIR", "Hal", "AMBER_score", "CHAIRs_refine")
 
 
 @follows_links
@@ -140,6 +138,7 @@ def _score(
     near_ties: list[dict[str, object]] = []
     conventions: list[str] = []
     unread: list[str] = []
+    metrics: dict[tuple[str, str | None, str], Metric] = {}
     for name, benchmark in benchmarks.items():
         scored = {state: benchmark.score(given) for state, given in replies.items()}
         own: list[Row] = []
@@ -150,6 +149,7 @@ def _score(
             before = scored["before"][number].tally if "before" in scored else None
             dumb = [state for state, parts in scored.items() if parts[number].unreadable]
             own += [_blank(row, dumb) for row in compare(name, after.split, before, after.tally, bootstrap)]
+            metrics |= {(name, after.split, metric.name): metric for metric in after.tally.metrics}
             if not after.view:
                 counts += [_counted(name, state, parts[number]) for state, parts in scored.items()]
             if not after.total or whole:
@@ -180,7 +180,7 @@ def _score(
         counts=counts,
         categories=categories,
         conventions=conventions + how,
-        warnings=[*left_out, *engine_warnings, *unread, *_warnings(rows, counts)],
+        warnings=[*left_out, *engine_warnings, *unread, *_warnings(rows, counts, metrics)],
         quarantined=dict(sorted(Counter(image.reason.reason for image in pictures.rejected).items())),
     )
 
@@ -242,7 +242,9 @@ def _counted(benchmark: str, state: str, part: Part) -> Counts:
     )
 
 
-def _warnings(rows: Sequence[Row], counts: Sequence[Counts]) -> list[str]:
+def _warnings(
+    rows: Sequence[Row], counts: Sequence[Counts], metrics: Mapping[tuple[str, str | None, str], Metric]
+) -> list[str]:
     """What a reader should know before believing a number."""
     warnings = []
     silent = {(c.benchmark, c.split) for c in counts if c.unreadable}  # said already
@@ -250,27 +252,19 @@ def _warnings(rows: Sequence[Row], counts: Sequence[Counts]) -> list[str]:
         if (row.benchmark, row.split) in silent:
             continue
         where = row.benchmark.upper() + (f" {row.split}" if row.split else "")
-        if not row.after.defined or (row.before is not None and not row.before.defined):
+        if not row.defined:
             warnings.append(f"{where}: {row.metric} is undefined (nothing to divide by) and counts as 0 in differences")
         if row.before is None or row.change is None:
             continue
         moved = f"from {row.before.value:.3g} to {row.after.value:.3g}"
-        if row.metric == "yes_ratio" and abs(row.change.value) > YES_SHIFT:
-            warnings.append(
-                f"{where}: the share of yes answers moved {moved}; part of any change is a changed bias, "
-                "look at accuracy too"
-            )
-        if row.metric == "Len" and row.before.value and abs(row.change.value) > LENGTH_SHIFT * row.before.value:
-            warnings.append(
-                f"{where}: descriptions went {moved} tokens; shorter ones hallucinate less by saying less, "
-                "look at recall too"
-            )
-        if (
-            row.better != "neither"
-            and row.change.p >= 0.05
-            and row.change.detectable is not None
-            and row.metric in HEADLINES
-        ):
+        metric = metrics.get((row.benchmark, row.split, row.metric))
+        if metric is None:
+            continue
+        if (caution := metric.caution) is not None:
+            limit = caution.limit * (row.before.value if caution.relative else 1.0)
+            if limit and abs(row.change.value) > limit:
+                warnings.append(f"{where}: {caution.text.format(moved=moved)}")
+        if metric.watched and row.change.p >= 0.05 and row.change.detectable is not None:
             unit = f"{100 * row.change.detectable:.1f} points"
             warnings.append(
                 f"{where}: no clear change in {row.metric} (p = {row.change.p:.2f}); "

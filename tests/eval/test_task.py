@@ -75,7 +75,7 @@ def test_names_that_are_taken(alone: None, name: str, said: str) -> None:
 
 def test_twice(alone: None) -> None:
     benchmark("length")(Length)
-    with pytest.raises(UserError, match="two benchmarks are called 'length': one of tests.eval.test_task"):
+    with pytest.raises(UserError, match="two benchmarks are called 'length': one of tests"):
         benchmark("length")(Length)
 
 

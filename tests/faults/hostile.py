@@ -26,7 +26,7 @@ from mmpo.data.reader import PairDataset, read_pairs
 from mmpo.data.shards import PairWriter
 from mmpo.data.video_lists import read_videos
 from mmpo.data_builders.mia import plan as mia_plan
-from mmpo.eval.amber import metrics as amber
+from mmpo.eval.amber import files as amber_files
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.hallusionbench import metrics as hallusionbench
 from mmpo.eval.mme import files as mme_files
@@ -337,15 +337,15 @@ KINDS = [
     Kind("MMHal's template", "m.json", MMHAL, mmhal.read_template),
     Kind("MMHal's replies", "m.json", [{"choices": [{"message": {"content": "Rating: 3"}}]}], mmhal.read_judge_replies),
     Kind("HallusionBench", "h.json", HALLUSION, hallusionbench.read_questions),
-    Kind("AMBER", "annotations.json", AMBER, amber.read_annotations, AMBER_TABLE),
+    Kind("AMBER", "annotations.json", AMBER, amber_files.read_annotations, AMBER_TABLE),
     Kind(
         "AMBER's words",
         "relation.json",
         AMBER_TABLE["relation.json"],
-        lambda path: amber.read_annotations(path.with_name("annotations.json")),
+        lambda path: amber_files.read_annotations(path.with_name("annotations.json")),
         {"annotations.json": AMBER, "safe_words.txt": "thing"},
     ),
-    Kind("AMBER's queries", "q.json", [{"id": 1, "image": "a.jpg", "query": "Is it?"}], amber.read_queries),
+    Kind("AMBER's queries", "q.json", [{"id": 1, "image": "a.jpg", "query": "Is it?"}], amber_files.read_queries),
     Kind(
         "Object HalBench",
         "o.jsonl",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmpo.eval.amber import files as amber_files
 from mmpo.eval.amber import metrics as amber
 from mmpo.eval.amber.metrics import Annotations, Asked, Described
 from mmpo.eval.amber.words import Exact
@@ -18,7 +19,7 @@ from mmpo.eval.scoring import ScoreRequest, score
 @pytest.fixture(scope="module")
 def annotations(request: pytest.FixtureRequest) -> Annotations:
     folder: Path = request.getfixturevalue("published_data")
-    return amber.read_annotations(folder / "junyangwang0410_AMBER/data")
+    return amber_files.read_annotations(folder / "junyangwang0410_AMBER/data")
 
 
 def test_counts(annotations: Annotations) -> None:
@@ -113,8 +114,8 @@ def test_whole_response_file(published_data: Path, tmp_path: Path) -> None:
 
 def test_queries(published_data: Path, annotations: Annotations) -> None:
     folder = published_data / "junyangwang0410_AMBER/data/query"
-    generative = amber.read_queries(folder / "query_generative.json")
-    relation = amber.read_queries(folder / "query_discriminative-relation.json")
+    generative = amber_files.read_queries(folder / "query_generative.json")
+    relation = amber_files.read_queries(folder / "query_discriminative-relation.json")
     assert (len(generative), len(relation)) == (1004, 1664)
     assert {query.text for query in generative} == {"Describe this image."}
     assert all(isinstance(annotations.items[query.id], Asked) for query in relation)

@@ -1,4 +1,4 @@
-"""AMBER (Wang et al. 2023, arXiv 2311.07397): the published files and the metrics of both halves.
+"""AMBER (Wang et al. 2023, arXiv 2311.07397): the metrics of both halves.
 
 Generative: nouns of a description against the objects that are in the image (`truth`) and those that people expect
 there but that are absent (`hallu`). Discriminative: yes/no questions about existence, attributes and relations; the
@@ -11,31 +11,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from mmpo.errors import UserError
+from mmpo.eval.amber.files import Annotations, Asked, Described
 from mmpo.eval.amber.words import Similarity
-from mmpo.eval.records import read_records, read_text, text_of
 from mmpo.eval.statistics.statistics import Array, ratio
-from mmpo.eval.statistics.tally import Metric, Tally, aligned, by_image
+from mmpo.eval.statistics.tally import Metric, Tally, aligned, by_image, share
 from mmpo.eval.yes_no import parse
-from mmpo.outside import read_json
 
 Order = Literal["published", "names-first"]
 CogDenominator = Literal["targets", "response"]
 
-DIMENSIONS = {
-    "discriminative-hallucination": "existence",
-    "discriminative-attribute-state": "state",
-    "discriminative-attribute-number": "number",
-    "discriminative-attribute-action": "action",
-    "discriminative-relation": "relation",
-    "relation": "relation",
-}
-"""The `type` of a yes/no question -> what it asks about."""
 ATTRIBUTES = ("state", "number", "action")
 SELECTIONS = {
     "a": ("generative", "existence", *ATTRIBUTES, "relation"),
@@ -49,150 +38,6 @@ SELECTIONS = {
 
 SEED = 0.001
 """Every denominator of the published script starts here, so that nothing divides by zero."""
-
-
-@dataclass(frozen=True)
-class Described:
-    """What people see in an image (`truth`) and what they would expect there but don't see (`hallu`)."""
-
-    id: int
-    truth: tuple[str, ...]
-    hallu: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The right answer to a yes/no question, and what it asks about."""
-
-    id: int
-    dimension: str
-    label: Literal["yes", "no"]
-
-
-@dataclass(frozen=True)
-class Annotations:
-    """The annotation file and the two word lists. `related` maps every word of the benchmark to words that mean it
-    too; `safe` words are never counted as hallucinated.
-    """
-
-    items: Mapping[int, Described | Asked]
-    related: Mapping[str, tuple[str, ...]]
-    safe: frozenset[str]
-
-    @property
-    def words(self) -> frozenset[str]:
-        """Every word that a description is searched for."""
-        return frozenset(self.related).union(*self.related.values())
-
-
-@dataclass(frozen=True)
-class Query:
-    """One question of a query file."""
-
-    id: int
-    image: str
-    text: str
-    where: str
-
-
-# ---------------------------------------------------------------------------------------------------------- reading
-
-
-def read_annotations(
-    path: str | Path, *, related: str | Path | None = None, safe: str | Path | None = None
-) -> Annotations:
-    """Read `annotations.json`, or the folder that holds it; `relation.json` and `safe_words.txt` stand beside it unless
-    named.
-
-    Items are found by their `id` (the published script goes by position). Raises UserError naming file and record.
-    """
-    path = Path(path)
-    path = path / "annotations.json" if path.is_dir() else path
-    items: dict[int, Described | Asked] = {}
-    for where, record in read_records(path):
-        item = _item(record, where)
-        if item.id in items:
-            raise UserError(f"{where}: id {item.id} is used twice")
-        items[item.id] = item
-    words, safe_file = _beside(path, "relation.json", related), _beside(path, "safe_words.txt", safe)
-    table = read_json(words, unique=True)
-    if not isinstance(table, dict) or not all(_is_words(value) for value in table.values()):
-        raise UserError(f"{words}: expected an object that maps words to lists of words")
-    unrelated = next(
-        (word for item in items.values() if isinstance(item, Described) for word in (*item.truth, *item.hallu)
-         if word not in table), None,
-    )  # fmt: skip
-    if unrelated is not None:
-        raise UserError(
-            f"{words} has no entry for {unrelated!r}, which {path} names", hint="add it, with an empty list"
-        )
-    safe_words = read_text(safe_file).split()
-    return Annotations(items, {word: tuple(others) for word, others in table.items()}, frozenset(safe_words))
-
-
-def _beside(annotations: Path, name: str, given: str | Path | None) -> Path:
-    path = Path(given) if given else annotations.with_name(name)
-    if not path.exists():
-        raise UserError(
-            f"{path} does not exist",
-            hint=f"AMBER's data folder has it beside annotations.json; elsewhere, set {Path(name).stem}",
-        )
-    return path
-
-
-def read_responses(path: str | Path, annotations: Annotations) -> dict[int, str]:
-    """Read `{"id", "response"}` records. Raises UserError naming the record of an id that is used twice or unknown."""
-    responses: dict[int, str] = {}
-    seen: dict[int, str] = {}
-    for where, record in read_records(path):
-        number = _id(record, where)
-        if number in seen:
-            raise UserError(f"{where}: id {number} is answered at {seen[number]} already")
-        if number not in annotations.items:
-            raise UserError(f"{where}: id {number} is in no annotation")
-        responses[number], seen[number] = text_of(record, ("response",), where), where
-    if not responses:
-        raise UserError(f"{path} holds no responses")
-    return responses
-
-
-def read_queries(path: str | Path) -> list[Query]:
-    """Read a query file `{"id", "image", "query"}`. Raises UserError naming the record of a mistake."""
-    queries: list[Query] = []
-    seen: dict[int, str] = {}
-    for where, record in read_records(path):
-        number = _id(record, where)
-        if number in seen:
-            raise UserError(f"{where}: id {number} is used at {seen[number]} already")
-        seen[number] = where
-        queries.append(Query(number, text_of(record, ("image",), where), text_of(record, ("query",), where), where))
-    return queries
-
-
-def _item(record: dict[str, Any], where: str) -> Described | Asked:
-    number, kind = _id(record, where), text_of(record, ("type",), where)
-    if kind == "generative":
-        for key in ("truth", "hallu"):
-            if not _is_words(record.get(key)):
-                raise UserError(f"{where}: `{key}` must be a list of words, found {record.get(key)!r:.60}")
-        return Described(number, tuple(record["truth"]), tuple(record["hallu"]))
-    if kind not in DIMENSIONS:
-        raise UserError(f"{where}: type {kind!r} is none of generative, {', '.join(DIMENSIONS)}")
-    label = text_of(record, ("truth",), where).strip().lower()
-    if label not in ("yes", "no"):
-        raise UserError(f"{where}: `truth` {record['truth']!r} is neither yes nor no")
-    return Asked(number, DIMENSIONS[kind], "yes" if label == "yes" else "no")
-
-
-def _id(record: Mapping[str, Any], where: str) -> int:
-    number = record.get("id")
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise UserError(f"{where}: `id` must be a whole number, found {number!r}")
-    return number
-
-
-def _is_words(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
 # ------------------------------------------------------------------------------------------------------- generative
@@ -269,29 +114,29 @@ def _search_list(words: Sequence[str], related: Mapping[str, Sequence[str]], ord
     return found
 
 
-def _share(numerator: int, denominator: int) -> tuple[Any, Any]:
-    return lambda c: ratio(c[..., numerator], c[..., denominator]), lambda c: c[..., denominator]
-
-
 def generative_metrics(cog_denominator: CogDenominator = "targets") -> tuple[Metric, ...]:
     """CHAIR, Cover, Hal and Cog over summed counts. The script's Cog is a share of the expected-but-absent words; the
     paper's a share of the response's nouns (`cog_denominator="response"`).
     """
     cog = (_COG, _TARGETS) if cog_denominator == "targets" else (_COG_NOUNS, _NOUNS)
-    parts = {"CHAIR": (_WRONG, _NOUNS), "Cover": (_COVERED, _TRUTH), "Hal": (_WRONG_IMAGES, _IMAGES), "Cog": cog}
-    metrics = []
-    for name, (above, below) in parts.items():
-        formula, denominator = _share(above, below)
-        metrics.append(
-            Metric(
-                name,
-                formula,
-                "higher" if name == "Cover" else "lower",
-                independent=(above, below) if name == "Hal" else None,
-                denominator=denominator,
-            )
-        )
-    return tuple(metrics)
+    return (
+        share(
+            "CHAIR",
+            *(_WRONG, _NOUNS, "lower"),
+            meaning="of the nouns, the share that is not in the image",
+            headline=1,
+            watched=True,
+        ),
+        share("Cover", _COVERED, _TRUTH, "higher", meaning="of what is in the image, the share that is named"),
+        share(
+            "Hal",
+            *(_WRONG_IMAGES, _IMAGES, "lower"),
+            independent=True,
+            meaning="share of descriptions with a noun that is not in the image",
+            watched=True,
+        ),
+        share("Cog", *cog, "lower", meaning="how much of what people expect there, though it is absent, is named"),
+    )
 
 
 def published_generative(rows: Iterable[DescribedRow], cog_denominator: CogDenominator = "targets") -> dict[str, float]:
@@ -341,20 +186,24 @@ def read_answer(response: str, parser: str = "official") -> Literal["yes", "no"]
 
 _ASKED, _RIGHT, _NO, _RIGHT_NO, _TRUTH_NO = range(5)
 
-_accuracy, _asked = _share(_RIGHT, _ASKED)
-_precision, _said_no = _share(_RIGHT_NO, _NO)
-_recall, _is_no = _share(_RIGHT_NO, _TRUTH_NO)
-
 
 def _f1(counts: Array) -> Array:
     return ratio(2 * counts[..., _RIGHT_NO], counts[..., _NO] + counts[..., _TRUTH_NO])
 
 
 DISCRIMINATIVE = (
-    Metric("accuracy", _accuracy, "higher", denominator=_asked),
-    Metric("precision", _precision, "higher", denominator=_said_no),
-    Metric("recall", _recall, "higher", denominator=_is_no),
-    Metric("F1", _f1, "higher", denominator=lambda c: c[..., _NO] + c[..., _TRUTH_NO]),
+    share("accuracy", _RIGHT, _ASKED, "higher", meaning="share of right answers", watched=True),
+    share("precision", _RIGHT_NO, _NO, "higher", meaning="of the answers no, the share that is right"),
+    share("recall", _RIGHT_NO, _TRUTH_NO, "higher", meaning="of what is not there, the share that is denied"),
+    Metric(
+        "F1",
+        _f1,
+        "higher",
+        denominator=lambda c: c[..., _NO] + c[..., _TRUTH_NO],
+        meaning="harmonic mean of precision and recall",
+        headline=2,
+        watched=True,
+    ),
 )
 
 
@@ -410,7 +259,11 @@ def combined_tally(generative: Tally, discriminative: Tally) -> Tally:
         left, right = c[..., :split], c[..., split:]
         return (1 - ratio(left[..., _WRONG], left[..., _NOUNS]) + _f1(right)) / 2
 
-    return Tally(names, counts, (Metric("AMBER_score", formula, "higher"),))
+    return Tally(
+        names,
+        counts,
+        (Metric("AMBER_score", formula, "higher", headline=3, watched=True, meaning="mean of 1 - CHAIR and F1"),),
+    )
 
 
 def amber_score(chair: float, f1: float) -> float:

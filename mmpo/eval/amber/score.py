@@ -10,8 +10,10 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 
 from mmpo.errors import UserError
+from mmpo.eval.amber import files
 from mmpo.eval.amber import metrics as amber
-from mmpo.eval.amber.metrics import Annotations, Asked, CogDenominator, Described, DescribedRow, Order, Query
+from mmpo.eval.amber.files import Annotations, Asked, Described, Query
+from mmpo.eval.amber.metrics import CogDenominator, DescribedRow, Order
 from mmpo.eval.amber.words import NounReader, NounsName, Similarity, open_similarity
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
@@ -105,10 +107,10 @@ def score_amber(request: ScoreRequest) -> Scored:
     select = options.get("select", "a")
     if select not in amber.SELECTIONS:
         raise UserError(f"select {select!r} is unknown", hint=f"choose one of {', '.join(amber.SELECTIONS)}")
-    annotations = amber.read_annotations(
+    annotations = files.read_annotations(
         request.annotations, related=options.get("relation"), safe=options.get("safe_words")
     )
-    responses = amber.read_responses(request.answers, annotations)
+    responses = files.read_responses(request.answers, annotations)
     chosen = rules(
         annotations,
         parser=request.parser or "official",
@@ -204,7 +206,7 @@ def _noun_warnings(rows: Sequence[DescribedRow], rules: Rules) -> list[str]:
 
 
 def _queries(path: Path, annotations: Annotations) -> list[Query]:
-    queries = amber.read_queries(path)
+    queries = files.read_queries(path)
     unknown = next((query for query in queries if query.id not in annotations.items), None)
     if unknown is not None:
         raise UserError(f"{unknown.where}: id {unknown.id} is in no annotation")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from mmpo.errors import UserError
+from mmpo.eval.amber import files
 from mmpo.eval.amber import metrics as amber
-from mmpo.eval.amber.metrics import Asked, Described, Query
+from mmpo.eval.amber.files import Asked, Described, Query
 from mmpo.eval.amber.score import answer_all, describe_all, rules
 from mmpo.eval.amber.settings import AmberSettings
 from mmpo.eval.protocol import Ask, Part, Reply, near_ties
@@ -32,9 +33,9 @@ class Amber(Task[AmberSettings]):
             missing = "data" if self.settings.data is None else "image_folder"
             raise UserError(f"amber needs eval.amber.{missing}", hint="a folder of the published data, or its images")
         data = Path(self.settings.data)
-        self.annotations = amber.read_annotations(data)
-        files = [Path(file) for file in self.settings.queries] or [data / "query" / "query_all.json"]
-        self.queries = self._wanted([query for file in files for query in amber.read_queries(file)], context.limit)
+        self.annotations = files.read_annotations(data)
+        paths = [Path(file) for file in self.settings.queries] or [data / "query" / "query_all.json"]
+        self.queries = self._wanted([query for path in paths for query in files.read_queries(path)], context.limit)
         self.rules = rules(
             self.annotations,
             words=self.settings.words,
@@ -45,7 +46,7 @@ class Amber(Task[AmberSettings]):
         )
         suffix = self.settings.prompt_suffix
         self.conventions = [
-            f"AMBER: {len(self.queries)} queries of {', '.join(file.name for file in files)}; greedy, at most "
+            f"AMBER: {len(self.queries)} queries of {', '.join(path.name for path in paths)}; greedy, at most "
             f"{self.settings.max_new_tokens} tokens for a description and {self.settings.yes_no_tokens} for an answer; "
             + (f"questions followed by {suffix!r}" if suffix else "questions alone"),
             *self.rules.conventions,

@@ -20,8 +20,8 @@ import numpy as np
 from mmpo.data.annotations.read import AnnotatedImage
 from mmpo.errors import UserError
 from mmpo.eval.records import read_records, read_text, text_of
-from mmpo.eval.statistics.statistics import Array, ratio
-from mmpo.eval.statistics.tally import Metric, Tally
+from mmpo.eval.statistics.statistics import Array
+from mmpo.eval.statistics.tally import Caution, Tally, share
 from mmpo.files.atomic import write_text
 from mmpo.outside import Unreadable, json_of, read_json
 from mmpo.text.object_words import ObjectReader, Reading, object_reader
@@ -33,20 +33,43 @@ PROMPT = "Please describe this image in detail."
 _MENTIONS, _HALLUCINATED, _CAPTIONS, _HALLUCINATED_CAPTIONS, _FOUND, _PRESENT, _TOKENS = range(7)
 
 
-def _share(numerator: int, denominator: int) -> tuple[Any, Any]:
-    return lambda c: ratio(c[..., numerator], c[..., denominator]), lambda c: c[..., denominator]
-
-
-_chair_i, _mentions = _share(_HALLUCINATED, _MENTIONS)
-_chair_s, _captions = _share(_HALLUCINATED_CAPTIONS, _CAPTIONS)
-_recall, _present = _share(_FOUND, _PRESENT)
-_length, _ = _share(_TOKENS, _CAPTIONS)
-
+SHORTER = Caution(
+    0.2,
+    "descriptions went {moved} tokens; shorter ones hallucinate less by saying less, look at recall too",
+    relative=True,
+)
 METRICS = (
-    Metric("CHAIRi", _chair_i, "lower", denominator=_mentions),
-    Metric("CHAIRs", _chair_s, "lower", independent=(_HALLUCINATED_CAPTIONS, _CAPTIONS), denominator=_captions),
-    Metric("Recall", _recall, "higher", denominator=_present),
-    Metric("Len", _length, "neither", percent=False, denominator=_captions),
+    share(
+        "CHAIRi",
+        *(_HALLUCINATED, _MENTIONS, "lower"),
+        label="CHAIR_i",
+        meaning="of the objects that are mentioned, the share that the image lacks",
+        watched=True,
+    ),
+    share(
+        "CHAIRs",
+        *(_HALLUCINATED_CAPTIONS, _CAPTIONS, "lower"),
+        independent=True,
+        label="CHAIR_s",
+        meaning="share of descriptions that mention an object which the image lacks",
+        headline=1,
+        watched=True,
+    ),
+    share(
+        "Recall",
+        *(_FOUND, _PRESENT, "higher"),
+        label="object recall",
+        meaning="of the objects that are there, the share that is mentioned",
+        watched=True,
+    ),
+    share(
+        "Len",
+        *(_TOKENS, _CAPTIONS, "neither"),
+        percent=False,
+        label="tokens",
+        meaning="length of a description in tokens; a phrase of the vocabulary is one",
+        caution=SHORTER,
+    ),
 )
 
 

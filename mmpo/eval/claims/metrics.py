@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from mmpo.data.annotations.read import AnnotatedImage
 from mmpo.data.evidence import Truth, corrected, decide, truth_of
 from mmpo.errors import UserError
 from mmpo.eval.statistics.statistics import Array, ratio
-from mmpo.eval.statistics.tally import Metric, Tally
+from mmpo.eval.statistics.tally import Metric, Tally, share
 from mmpo.files.atomic import write_text
 from mmpo.text.scene_claims import KINDS, Claim, ClaimKind, Number, read_claims
 from mmpo.text.vocabulary import ObjectVocabulary
@@ -38,21 +38,36 @@ def _over_kinds(counts: Array, column: int) -> Array:
     return total
 
 
+_WRONG_CLAIMS = share(
+    "wrong",
+    *(_WRONG, _DECIDED, "lower"),
+    label="wrong claims",
+    sentence="Wrong claims: {} % of those that the annotations decide",
+    meaning="of the claims that the annotations decide, the share that is wrong",
+)
+_DECIDED_CLAIMS = share(
+    "decided",
+    *(_DECIDED, _READ, "neither"),
+    label="claims decided",
+    meaning="of the claims that are read, the share that the annotations decide",
+)
+BY_KIND = (_WRONG_CLAIMS, _DECIDED_CLAIMS)
 OVERALL = (
-    Metric(
-        "wrong",
-        lambda c: ratio(_over_kinds(c, _WRONG), _over_kinds(c, _DECIDED)),
-        "lower",
+    replace(
+        _WRONG_CLAIMS,
+        formula=lambda c: ratio(_over_kinds(c, _WRONG), _over_kinds(c, _DECIDED)),
         denominator=lambda c: _over_kinds(c, _DECIDED),
     ),
-    Metric(
-        "decided",
-        lambda c: ratio(_over_kinds(c, _DECIDED), _over_kinds(c, _READ)),
-        "neither",
+    replace(
+        _DECIDED_CLAIMS,
+        formula=lambda c: ratio(_over_kinds(c, _DECIDED), _over_kinds(c, _READ)),
         denominator=lambda c: _over_kinds(c, _READ),
     ),
-    Metric(
-        "repeats", lambda c: ratio(c[..., _REPEATED], c[..., _NAMED]), "lower", denominator=lambda c: c[..., _NAMED]
+    share(
+        "repeats",
+        *(_REPEATED, _NAMED, "lower"),
+        label="named again",
+        meaning="of the objects brought in, the share beyond what the image has",
     ),
     Metric(
         "claims",
@@ -60,11 +75,9 @@ OVERALL = (
         "neither",
         percent=False,
         denominator=lambda c: c[..., _TEXTS],
+        label="claims a text",
+        meaning="claims that are read in a text",
     ),
-)  # fmt: skip
-BY_KIND = (
-    Metric("wrong", lambda c: ratio(c[..., _WRONG], c[..., _DECIDED]), "lower", denominator=lambda c: c[..., _DECIDED]),
-    Metric("decided", lambda c: ratio(c[..., _DECIDED], c[..., _READ]), "neither", denominator=lambda c: c[..., _READ]),
 )
 
 

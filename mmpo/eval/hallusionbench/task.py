@@ -18,7 +18,7 @@ from mmpo.eval.hallusionbench import metrics as hb
 from mmpo.eval.hallusionbench.settings import HallusionBenchSettings
 from mmpo.eval.protocol import Ask, Part, Reply
 from mmpo.eval.statistics.statistics import Array, ratio
-from mmpo.eval.statistics.tally import Metric, Tally, by_image
+from mmpo.eval.statistics.tally import Direction, Metric, Tally, by_image, share
 from mmpo.eval.task import Context, Task, benchmark
 from mmpo.files.atomic import write_text
 
@@ -29,26 +29,36 @@ _COUNTED = (
 _AT = {name: column for column, name in enumerate(_COUNTED)}
 
 
-def _rate(name: str, above: str, below: str, better: Any = "higher") -> Metric:
-    top, bottom = _AT[above], _AT[below]
-    return Metric(name, lambda c: ratio(c[..., top], c[..., bottom]), better, denominator=lambda c: c[..., bottom])
+def _rate(name: str, above: str, below: str, meaning: str, better: Direction = "higher", **shown: Any) -> Metric:
+    return share(name, _AT[above], _AT[below], better, meaning=meaning, **shown)
 
 
 METRICS = (
-    _rate("aAcc", "right", "answers"),
-    _rate("qAcc", "groups_right", "groups"),
-    _rate("fAcc", "figures_right", "figures"),
-    _rate("easy_aAcc", "easy_right", "easy"),
-    _rate("hard_aAcc", "hard_right", "hard"),
+    _rate("aAcc", "right", "answers", "share of right answers", headline=1),
+    _rate("qAcc", "groups_right", "groups", "share of questions that are right about every figure of a set"),
+    _rate("fAcc", "figures_right", "figures", "share of figures with every question right"),
+    _rate(
+        "easy_aAcc", "easy_right", "easy", "share of groups about unchanged figures that are right", label="easy groups"
+    ),
+    _rate(
+        "hard_aAcc", "hard_right", "hard", "share of groups about edited figures that are right", label="hard groups"
+    ),
     Metric(
         "yes_bias",
         lambda c: ratio(c[..., _AT["said_yes"]] - c[..., _AT["yes"]], c[..., _AT["answers"]]),
         "neither",
         denominator=lambda c: c[..., _AT["answers"]],
+        label="bias to yes",
+        meaning="share of answers yes, less the share that should be",
     ),
-    _rate("fp_ratio", "wrong_no", "wrong", "neither"),
+    _rate("fp_ratio", "wrong_no", "wrong", "of the wrong answers, the share that should be no", "neither"),
 )
-ATTRIBUTION_METRICS = tuple(_rate(name, name, "attributed", "neither") for name in hb.CAUSES)
+ATTRIBUTION_METRICS = tuple(
+    _rate(
+        name, name, "attributed", f"of the errors with a known cause, the share by {name.replace('_', ' ')}", "neither"
+    )
+    for name in hb.CAUSES
+)
 
 
 @benchmark("hallusionbench", settings=HallusionBenchSettings, needs="its questions and figures")

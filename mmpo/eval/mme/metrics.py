@@ -17,7 +17,7 @@ import numpy as np
 
 from mmpo.errors import UserError
 from mmpo.eval.statistics.statistics import Array, ratio
-from mmpo.eval.statistics.tally import Metric, Tally, aligned, by_image, ranking
+from mmpo.eval.statistics.tally import YES_RATIO, Metric, Tally, aligned, by_image, ranking
 from mmpo.eval.yes_no import Verdict, parse
 
 IMAGES: dict[str, int] = {
@@ -113,10 +113,19 @@ def _points(c: Array) -> Array:
 
 
 METRICS = (
-    Metric("acc", _acc, "higher"),
-    Metric("acc+", _acc_plus, "higher", independent=(_BOTH, _PAIRS)),
-    Metric("score", _points, "higher", percent=False, highest=200.0),
-    Metric("yes_ratio", lambda c: ratio(c[..., _YES], c[..., _ALL]), "neither"),
+    Metric("acc", _acc, "higher", meaning="share of right answers"),
+    Metric(
+        "acc+", _acc_plus, "higher", independent=(_BOTH, _PAIRS), meaning="share of images with both questions right"
+    ),
+    Metric(
+        "score", _points, "higher", percent=False, highest=200.0, headline=1, meaning="100 acc + 100 acc+, at most 200"
+    ),
+    Metric(
+        "yes_ratio",
+        lambda c: ratio(c[..., _YES], c[..., _ALL]),
+        "neither",
+        **YES_RATIO,
+    ),
 )
 
 
@@ -269,8 +278,21 @@ def group_tally(results: Mapping[str, SubtaskResult], group: str) -> Tally | Non
         return ratio(parts(c)[..., _YES].sum(-1), parts(c)[..., _ALL].sum(-1))
 
     metrics = (
-        Metric("score", lambda c: _points(parts(c)).sum(-1), "higher", percent=False, highest=200.0 * len(members)),
-        Metric("yes_ratio", yes_ratio, "neither"),
+        Metric(
+            "score",
+            lambda c: _points(parts(c)).sum(-1),
+            "higher",
+            percent=False,
+            highest=200.0 * len(members),
+            headline=1,
+            meaning="sum of its subtasks' scores",
+        ),
+        Metric(
+            "yes_ratio",
+            yes_ratio,
+            "neither",
+            **YES_RATIO,
+        ),
     )
     return Tally(images, counts, metrics)
 

@@ -187,9 +187,28 @@ def _over_questions(column: int, scale: float = 1.0) -> Any:
 
 
 METRICS = (
-    Metric("score", _over_questions(_SCORE), "higher", percent=False, highest=float(HIGHEST)),
-    Metric("hallucination_rate", _over_questions(_HALLUCINATED), "lower", independent=(_HALLUCINATED, _QUESTIONS)),
-    Metric("informativeness", _over_questions(_INFORMATIVE, 3.0), "higher"),
+    Metric(
+        "score",
+        _over_questions(_SCORE),
+        "higher",
+        percent=False,
+        highest=float(HIGHEST),
+        headline=1,
+        meaning="mean rating, 0 to 6",
+    ),
+    Metric(
+        "hallucination_rate",
+        _over_questions(_HALLUCINATED),
+        "lower",
+        independent=(_HALLUCINATED, _QUESTIONS),
+        meaning="share of answers rated below 3",
+    ),
+    Metric(
+        "informativeness",
+        _over_questions(_INFORMATIVE, 3.0),
+        "higher",
+        meaning="how much answers tell, hallucinated or not",
+    ),
 )
 
 

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,8 +24,7 @@ from mmpo.data.layouts.prompts import PHRASES, TAG
 from mmpo.errors import UserError
 from mmpo.eval.multi_image.settings import LayoutName, MultiImageSettings
 from mmpo.eval.records import read_records
-from mmpo.eval.statistics.statistics import Array, ratio
-from mmpo.eval.statistics.tally import Metric, Tally, by_image
+from mmpo.eval.statistics.tally import YES_RATIO, Direction, Metric, Tally, by_image, share
 from mmpo.eval.yes_no import parse
 from mmpo.files.atomic import write_text
 from mmpo.text.vocabulary import article
@@ -39,29 +38,27 @@ COLUMNS = (
 _AT = {name: place for place, name in enumerate(COLUMNS)}
 
 
-def _share(name: str, above: str, below: str, better: Literal["higher", "lower", "neither"]) -> Metric:
-    a, b = _AT[above], _AT[below]
-
-    def formula(counts: Array) -> Array:
-        return ratio(counts[..., a], counts[..., b])
-
-    def denominator(counts: Array) -> Array:
-        return counts[..., b]
-
-    return Metric(name, formula, better, denominator=denominator)
+def _share(name: str, above: str, below: str, better: Direction, meaning: str, **shown: Any) -> Metric:
+    return share(name, _AT[above], _AT[below], better, meaning=meaning, **shown)
 
 
 METRICS = (
-    _share("accuracy", "right", "asked", "higher"),
-    _share("yes_no_accuracy", "yes_no_right", "yes_no", "higher"),
-    _share("missed", "missed", "present", "lower"),
-    _share("interference", "interfered", "elsewhere", "lower"),
-    _share("invention", "invented", "absent", "lower"),
-    _share("yes_ratio", "yes", "yes_no", "neither"),
+    _share("accuracy", "right", "asked", "higher", "share of right answers", headline=1, watched=True),
+    _share("yes_no_accuracy", "yes_no_right", "yes_no", "higher", "the same, of yes/no questions"),
+    _share("missed", "missed", "present", "lower", "of what the target shows, the share that is denied"),
+    _share(
+        "interference",
+        "interfered",
+        "elsewhere",
+        "lower",
+        "of what only another picture shows, the share that is seen in the target",
+    ),
+    _share("invention", "invented", "absent", "lower", "of what no picture shows, the share that is seen"),
+    _share("yes_ratio", "yes", "yes_no", "neither", **YES_RATIO),
 )
 WHICH_METRICS = (
-    _share("which_accuracy", "found", "which", "higher"),
-    _share("confusion", "confused", "which", "lower"),
+    _share("which_accuracy", "found", "which", "higher", "share of right pictures"),
+    _share("confusion", "confused", "which", "lower", "share of answers that name another picture"),
 )
 
 

@@ -25,8 +25,7 @@ from mmpo.data.layouts.prompts import TAG
 from mmpo.errors import UserError
 from mmpo.eval.multiple_choice.settings import FormatName
 from mmpo.eval.records import read_records, text_of
-from mmpo.eval.statistics.statistics import Array, ratio
-from mmpo.eval.statistics.tally import Metric, Tally, by_image
+from mmpo.eval.statistics.tally import Tally, by_image, share
 from mmpo.outside import naming
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -210,14 +209,8 @@ def is_right(choice: Choice, text: str) -> tuple[bool, bool]:
     return bool(re.search(rf"\b{re.escape(_normalized(wanted))}\b", plain)), bool(plain)
 
 
-ACCURACY = Metric("accuracy", lambda c: ratio(c[..., 0], c[..., 1]), "higher", denominator=lambda c: c[..., 1])
-
-
-def _consistent(counts: Array) -> Array:
-    return ratio(counts[..., 2], counts[..., 3])
-
-
-CONSISTENCY = Metric("consistency", _consistent, "higher", denominator=lambda c: c[..., 3])
+ACCURACY = share("accuracy", 0, 1, "higher", meaning="share of right answers", headline=1, watched=True)
+CONSISTENCY = share("consistency", 2, 3, "higher", meaning="sentences that are right about every pair of photographs")
 
 
 def score(choices: Sequence[Choice], texts: Sequence[str]) -> tuple[Tally, int]:

@@ -69,24 +69,58 @@ _ALL, _WRONG_ANSWERS, _WITH_OBJECTS, _MENTIONS, _WRONG, _FOUND, _PRESENT, _WORDS
 
 
 def _share(
-    name: str, above: int, below: int, better: Direction, *, complement: bool = False, percent: bool = True
+    name: str,
+    above: int,
+    below: int,
+    better: Direction,
+    meaning: str,
+    *,
+    complement: bool = False,
+    percent: bool = True,
+    **shown: Any,
 ) -> Metric:
     def formula(counts: Any) -> Any:
         value = ratio(counts[..., above], counts[..., below])
         return 1 - value if complement else value
 
     independent = (above, below) if (above, below) == (_WRONG_ANSWERS, _ALL) else None
-    return Metric(name, formula, better, percent, independent, lambda counts: counts[..., below])
+    return Metric(
+        name, formula, better, percent, independent, lambda counts: counts[..., below], meaning=meaning, **shown
+    )
 
 
 METRICS = (
-    _share("CHAIRs", _WRONG_ANSWERS, _ALL, "lower"),
-    _share("CHAIRs_refine", _WRONG_ANSWERS, _WITH_OBJECTS, "lower"),
-    _share("CHAIRi", _WRONG, _MENTIONS, "lower"),
-    _share("correct_rate", _WRONG_ANSWERS, _WITH_OBJECTS, "higher", complement=True),
-    _share("object_correct_rate", _WRONG, _MENTIONS, "higher", complement=True),
-    _share("obj_rec", _FOUND, _PRESENT, "higher"),
-    _share("avg_word_len", _WORDS, _ALL, "neither", percent=False),
+    _share(
+        "CHAIRs",
+        _WRONG_ANSWERS,
+        _ALL,
+        "lower",
+        "share of answers that name an object which the image lacks",
+        label="CHAIR_s",
+        watched=True,
+    ),
+    _share(
+        "CHAIRs_refine",
+        _WRONG_ANSWERS,
+        _WITH_OBJECTS,
+        "lower",
+        "the same, of the answers that name an object",
+        headline=1,
+        watched=True,
+    ),
+    _share(
+        "CHAIRi",
+        _WRONG,
+        _MENTIONS,
+        "lower",
+        "of the objects named, the share that the image lacks",
+        label="CHAIR_i",
+        watched=True,
+    ),
+    _share("correct_rate", _WRONG_ANSWERS, _WITH_OBJECTS, "higher", "1 - CHAIRs_refine", complement=True),
+    _share("object_correct_rate", _WRONG, _MENTIONS, "higher", "1 - CHAIR_i", complement=True),
+    _share("obj_rec", _FOUND, _PRESENT, "higher", "of the objects that are there, the share that is named"),
+    _share("avg_word_len", _WORDS, _ALL, "neither", "words of an answer", percent=False),
 )
 """CHAIRs_refine is the published table's "Resp.", CHAIRi its "Mention"."""
 

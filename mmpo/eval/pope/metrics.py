@@ -34,7 +34,7 @@ from mmpo.eval.pope.files import (
     write_questions,
 )
 from mmpo.eval.statistics.statistics import Array, ratio
-from mmpo.eval.statistics.tally import Metric, Tally, aligned, by_image, ranking
+from mmpo.eval.statistics.tally import YES_RATIO, Metric, Tally, aligned, by_image, ranking, share
 from mmpo.eval.yes_no import Verdict, parse
 
 __all__ = [
@@ -59,16 +59,33 @@ def _f1(c: Array) -> Array:
     return ratio(2 * precision * recall, precision + recall)
 
 
-def _accuracy(c: Array) -> Array:
-    return ratio(c[..., _CORRECT], c[..., _ALL])
-
-
+_ACCURACY = share("accuracy", _CORRECT, _ALL, "higher", meaning="share of right answers", watched=True)
 METRICS = (
-    Metric("accuracy", _accuracy, "higher", denominator=lambda c: c[..., _ALL]),
-    Metric("precision", _precision, "higher", denominator=lambda c: c[..., _TP] + c[..., _FP]),
-    Metric("recall", _recall, "higher", denominator=lambda c: c[..., _TP] + c[..., _FN]),
-    Metric("F1", _f1, "higher", denominator=lambda c: c[..., _TP] + c[..., _FP] + c[..., _FN]),
-    Metric("yes_ratio", lambda c: ratio(c[..., _YES], c[..., _ALL]), "neither", denominator=lambda c: c[..., _ALL]),
+    _ACCURACY,
+    Metric(
+        "precision",
+        _precision,
+        "higher",
+        denominator=lambda c: c[..., _TP] + c[..., _FP],
+        meaning="of the objects it says are there, the share that are",
+    ),
+    Metric(
+        "recall",
+        _recall,
+        "higher",
+        denominator=lambda c: c[..., _TP] + c[..., _FN],
+        meaning="of the objects that are there, the share it says are",
+    ),
+    Metric(
+        "F1",
+        _f1,
+        "higher",
+        denominator=lambda c: c[..., _TP] + c[..., _FP] + c[..., _FN],
+        meaning="harmonic mean of precision and recall",
+        headline=1,
+        watched=True,
+    ),
+    share("yes_ratio", _YES, _ALL, "neither", **YES_RATIO),
 )
 
 
@@ -175,7 +192,24 @@ def mean_over_splits(results: Mapping[str, PopeResult]) -> Tally:
     return Tally(
         images,
         counts,
-        (Metric("mean_F1", mean(_f1), "higher"), Metric("mean_accuracy", mean(_accuracy), "higher")),
+        (
+            Metric(
+                "mean_F1",
+                mean(_f1),
+                "higher",
+                label="mean F1",
+                headline=2,
+                watched=True,
+                meaning="mean of the splits' F1",
+            ),
+            Metric(
+                "mean_accuracy",
+                mean(_ACCURACY.formula),
+                "higher",
+                label="mean accuracy",
+                meaning="mean of the splits' accuracies",
+            ),
+        ),
         outcomes,
         categories={key: name for key in outcomes if (name := asked_object(key[1]))},
     )

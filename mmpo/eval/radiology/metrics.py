@@ -18,7 +18,7 @@ import numpy as np
 from mmpo.errors import Quarantined
 from mmpo.eval.radiology import text as radiology_text
 from mmpo.eval.statistics.statistics import percentile_interval, resampled_sums
-from mmpo.eval.statistics.tally import Metric, Tally
+from mmpo.eval.statistics.tally import Direction, Metric, Tally
 from mmpo.radiology.detector import JudgedLine, RuleDetector
 from mmpo.radiology.editing import RuleEditor, edit_report
 from mmpo.radiology.findings import UncertainAs, compare_findings
@@ -125,30 +125,53 @@ def _bleu(c: Any) -> Any:
     return radiology_text.bleu(c[..., _AT["bleu0"] :])
 
 
-def _metric(name: str, parts: tuple[Any, Any], better: Any, percent: bool = True) -> Metric:
-    return Metric(name, parts[0], better, percent=percent, denominator=parts[1])
+def _metric(
+    name: str, parts: tuple[Any, Any], better: Direction, meaning: str, percent: bool = True, headline: int = 0
+) -> Metric:
+    return Metric(name, parts[0], better, percent, denominator=parts[1], meaning=meaning, headline=headline)
 
 
 METRICS = (
-    _metric("prior_lines_per_report", _ratio("flagged", "reports"), "lower", percent=False),
+    _metric(
+        "prior_lines_per_report",
+        _ratio("flagged", "reports"),
+        "lower",
+        "lines a report that refer to an earlier exam",
+        False,
+        1,
+    ),
     Metric(
         "reports_with_priors",
         _ratio("flagged_reports", "reports")[0],
         "lower",
         independent=(_AT["flagged_reports"], _AT["reports"]),
         denominator=_ratio("flagged_reports", "reports")[1],
+        meaning="share of reports with such a line",
     ),
-    _metric("prior_line_share", _ratio("flagged", "lines"), "lower"),
-    _metric("words", _ratio("words", "reports"), "neither", percent=False),
+    _metric("prior_line_share", _ratio("flagged", "lines"), "lower", "share of lines that are such"),
+    _metric("words", _ratio("words", "reports"), "neither", "words of a report", percent=False),
 )
 REFERENCE_METRICS = (
-    _metric("finding_precision", _finding("precision"), "higher"),
-    _metric("finding_recall", _finding("recall"), "higher"),
-    _metric("finding_F1", _finding("f1"), "higher"),
-    _metric("finding_F1_unedited", _finding("f1", "_raw"), "neither"),
-    Metric("BLEU4", _bleu, "higher", denominator=_ratio("words", "referenced")[1]),
-    _metric("ROUGE_L", _ratio("rougeL", "referenced"), "higher"),
-    _metric("temporal_F1", _ratio("temporal", "referenced"), "neither"),
+    _metric(
+        "finding_precision",
+        _finding("precision"),
+        "higher",
+        "of the findings reported, the share that the reference has",
+    ),
+    _metric("finding_recall", _finding("recall"), "higher", "of the reference's findings, the share that is reported"),
+    _metric("finding_F1", _finding("f1"), "higher", "harmonic mean of both, references without earlier exams"),
+    _metric("finding_F1_unedited", _finding("f1", "_raw"), "neither", "the same, references as they are"),
+    Metric(
+        "BLEU4",
+        _bleu,
+        "higher",
+        denominator=_ratio("words", "referenced")[1],
+        meaning="shared sequences of up to 4 words",
+    ),
+    _metric("ROUGE_L", _ratio("rougeL", "referenced"), "higher", "longest common sequence of words"),
+    _metric(
+        "temporal_F1", _ratio("temporal", "referenced"), "neither", "words about change that the reference has too"
+    ),
 )
 
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mmpo.chat.judging import Mode, without_thinking
-from mmpo.eval.statistics.statistics import Array, ratio
-from mmpo.eval.statistics.tally import Metric, Tally
+from mmpo.eval.statistics.statistics import Array
+from mmpo.eval.statistics.tally import Direction, Metric, Tally, share
 
 PROMPT = "Describe this image in detail."
 Class = Literal["hallucination", "correct", "cannot judge"]
@@ -120,26 +120,30 @@ _AT = {name: column for column, name in enumerate(_COLUMNS)}
 
 
 def _metric(
-    name: str, numerator: str, denominator: str, better: Literal["higher", "lower", "neither"], percent: bool = True
+    name: str, numerator: str, denominator: str, better: Direction, meaning: str, percent: bool = True, **shown: Any
 ) -> Metric:
-    above, below = _AT[numerator], _AT[denominator]
-    return Metric(
-        name, lambda c: ratio(c[..., above], c[..., below]), better, percent, denominator=lambda c: c[..., below]
-    )
+    return share(name, _AT[numerator], _AT[denominator], better, percent=percent, meaning=meaning, **shown)
 
 
+_BY_SENTENCES = {"label": "SHR, by sentences", "headline": 1}
 JUDGED_METRICS = (
-    _metric("hal_sents_ratio", "hal_sentences", "judged_sentences", "lower"),
-    _metric("hal_words_ratio", "hal_words", "judged_words", "lower"),
-    _metric("hal_sents_per_image", "hal_sentences", "images", "lower", percent=False),
-    _metric("hal_words_per_image", "hal_words", "images", "lower", percent=False),
-    _metric("cannot_judge_ratio", "unjudgeable", "judged_sentences", "neither"),
+    _metric("hal_sents_ratio", "hal_sentences", "judged_sentences", "lower", "hallucinated sentences", **_BY_SENTENCES),
+    _metric("hal_words_ratio", "hal_words", "judged_words", "lower", "words in them", label="SHR, by words"),
+    _metric("hal_sents_per_image", "hal_sentences", "images", "lower", "hallucinated sentences an image", False),
+    _metric("hal_words_per_image", "hal_words", "images", "lower", "words in hallucinated sentences an image", False),
+    _metric("cannot_judge_ratio", "unjudgeable", "judged_sentences", "neither", "sentences that can't be judged"),
 )
 TEXT_METRICS = (
-    _metric("sents_per_image", "sentences", "images", "neither", percent=False),
-    _metric("words_per_image", "words", "images", "neither", percent=False),
+    _metric("sents_per_image", "sentences", "images", "neither", "sentences of a description", False),
+    _metric("words_per_image", "words", "images", "neither", "words of a description", False),
 )
-GRAM_METRICS = tuple(_metric(f"gram-{n}-repetition", f"gram{n}", f"has_gram{n}", "higher") for n in GRAMS)
+GRAM_METRICS = tuple(
+    _metric(
+        f"gram-{n}-repetition", f"gram{n}", f"has_gram{n}", "higher", f"distinct of all sequences of {n} words",
+        label=f"distinct {n}-grams",
+    )
+    for n in GRAMS
+)  # fmt: skip
 
 
 def tally(rows: Sequence[ShrRow]) -> Tally:

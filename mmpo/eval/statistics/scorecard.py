@@ -15,28 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mmpo.errors import UserError
+from mmpo.eval.statistics.tally import Direction
 from mmpo.eval.statistics.verdict import SIGNIFICANT, verdict
 
-LABELS = {
-    "CHAIRi": "CHAIR_i",
-    "CHAIRs": "CHAIR_s",
-    "Recall": "object recall",
-    "Len": "tokens",
-    "yes_ratio": "yes ratio",
-    "mean_F1": "mean F1",
-    "mean_accuracy": "mean accuracy",
-    "AUROC": "AUROC of P(yes)",
-    "hal_sents_ratio": "SHR, by sentences",
-    "hal_words_ratio": "SHR, by words",
-    **{f"gram-{n}-repetition": f"distinct {n}-grams" for n in (1, 2, 3, 4)},
-    "easy_aAcc": "easy groups",
-    "hard_aAcc": "hard groups",
-    "yes_bias": "bias to yes",
-    "wrong": "wrong claims",
-    "decided": "claims decided",
-    "repeats": "named again",
-    "claims": "claims a text",
-}
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 
 
@@ -75,16 +56,32 @@ class Change(_Record):
 
 
 class Row(_Record):
-    """One metric of one benchmark (and split); `before` and `change` are None where only one model was asked."""
+    """One metric of one benchmark (and split), with what `Metric` says for its readers; `before` and `change` are None
+    where only one model was asked.
+    """
 
     benchmark: str
     split: str | None
     metric: str
-    better: Literal["higher", "lower", "neither"]
+    label: str = ""
+    meaning: str = ""
+    headline: int = 0
+    sentence: str = ""
+    better: Direction
     percent: bool
     before: Estimate | None
     after: Estimate
     change: Change | None
+
+    @property
+    def shown(self) -> str:
+        """How the metric is called in tables."""
+        return self.label or self.metric
+
+    @property
+    def defined(self) -> bool:
+        """Whether all its numbers are."""
+        return self.after.defined and (self.before is None or self.before.defined)
 
 
 class Category(_Record):
@@ -195,6 +192,7 @@ class Scorecard(_Record):
         for title, notes in (
             ("Warnings", self.warnings),
             ("Answers", self._count_lines()),
+            ("Metrics", self._meanings()),
             ("How to read this", self.conventions),
         ):
             if notes:
@@ -269,10 +267,10 @@ class Scorecard(_Record):
             yield heading, [row for row in self.rows if (row.benchmark, row.split) == (benchmark, split)]
 
     def _cells(self, row: Row) -> list[str]:
-        name = LABELS.get(row.metric, row.metric) + ARROWS[row.better]
+        name = row.shown + ARROWS[row.better]
         if not self.compared:
             return [name, _estimate(row.after, row.percent)]
-        known = row.change is not None and row.after.defined and (row.before is None or row.before.defined)
+        known = row.change is not None and row.defined
         change = _signed(row.change, row.percent) if row.change is not None and known else ""
         return [
             name,
@@ -281,6 +279,11 @@ class Scorecard(_Record):
             change,
             _test(row, row.change) if row.change is not None and known else "",
         ]
+
+    def _meanings(self) -> list[str]:
+        """What each metric means, once a benchmark."""
+        told = {(row.benchmark, row.shown): row.meaning for row in self.rows if row.meaning}
+        return [f"{benchmark.upper()} {name}: {meaning}" for (benchmark, name), meaning in told.items()]
 
     def _category_lines(self) -> list[str]:
         """The categories as a Markdown table, those with the clearest change first."""

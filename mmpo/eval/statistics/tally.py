@@ -14,7 +14,30 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmpo.eval.statistics.statistics import Array, Statistic
+from mmpo.eval.statistics.statistics import Array, Statistic, ratio
+
+Direction = Literal["higher", "lower", "neither"]
+
+
+@dataclass(frozen=True)
+class Caution:
+    """A reader is warned where a metric moves by more than `limit` (a share of its value before, where `relative`);
+    `{moved}` in the text becomes `from A to B`.
+    """
+
+    limit: float
+    text: str
+    relative: bool = False
+
+
+YES_RATIO: Mapping[str, Any] = {
+    "label": "yes ratio",
+    "meaning": "share of answers that are yes",
+    "caution": Caution(
+        0.05, "the share of yes answers moved {moved}; part of any change is a changed bias, look at accuracy too"
+    ),
+}
+"""How a share of yes answers is told, whatever the benchmark."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +47,40 @@ class Metric:
     `better` says which direction is good, `percent` that the table shows the fraction as a percentage, `independent`
     that the metric is a share of images, at most one count an image (so Wilson's interval holds), given as the pair
     of count columns (successes, trials). `highest` is the largest value of a bounded metric that is no percentage.
+
+    The rest is for its readers: `meaning` in plain words, `label` where the name isn't shown as it is. The metric with
+    the highest `headline` above 0 stands for its benchmark; one with a `sentence` gets a line of its own there, which
+    names its parts, with `{}` for the value. `watched`: a reader is told where the images would show only a large
+    change.
     """
 
     name: str
     formula: Statistic
-    better: Literal["higher", "lower", "neither"]
+    better: Direction
     percent: bool = True
     independent: tuple[int, int] | None = None
     denominator: Statistic | None = None
     highest: float | None = None
+    label: str = ""
+    meaning: str = ""
+    headline: int = 0
+    sentence: str = ""
+    watched: bool = False
+    caution: Caution | None = None
+
+
+def share(name: str, above: int, below: int, better: Direction, *, independent: bool = False, **more: Any) -> Metric:
+    """The sum of column `above` divided by that of `below`, undefined where this is 0. `more`: fields of `Metric`."""
+
+    def formula(counts: Array) -> Array:
+        return ratio(counts[..., above], counts[..., below])
+
+    def denominator(counts: Array) -> Array:
+        column: Array = counts[..., below]
+        return column
+
+    trials = (above, below) if independent else None
+    return Metric(name, formula, better, independent=trials, denominator=denominator, **more)
 
 
 @dataclass(frozen=True)

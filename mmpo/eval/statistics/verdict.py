@@ -8,70 +8,67 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mmpo.eval.statistics.scorecard import Row, Scorecard
 
-HEADLINES = (
-    "AMBER_score", "mean_F1", "F1", "CHAIRs_refine", "CHAIRs", "hal_sents_ratio", "overall", "score", "aAcc",
-    "accuracy",
-)  # fmt: skip
-"""The metric that stands for a benchmark, the first that it has; without one its first metric with a good direction."""
 SIGNIFICANT = 0.05
 
 
 def headline_rows(rows: Sequence[Row]) -> Iterator[Row]:
-    """One row a benchmark: its headline metric, over everything where that is there, else of its last split. Claims
-    have a line of their own.
+    """One row a benchmark: its headline metric (without one the first with a good direction), over everything where
+    that is there, else of its last split.
     """
-    for benchmark in dict.fromkeys(row.benchmark for row in rows if row.benchmark != "claims"):
+    for benchmark in dict.fromkeys(row.benchmark for row in rows):
         own = [row for row in rows if row.benchmark == benchmark and row.better != "neither"]
-        chosen = next(
-            ([r for r in own if r.metric == name] for name in HEADLINES if name in {r.metric for r in own}), own
-        )
-        if chosen:
+        highest = max((row.headline for row in own), default=0)
+        if chosen := [row for row in own if row.headline == highest]:
             yield next((row for row in chosen if row.split is None), chosen[-1])
 
 
 def verdict(card: Scorecard) -> list[str]:
-    """Where claims were judged, a line about the wrong ones, with the kinds that got worse. Then three lines. With a
+    """First a line about each metric that has a sentence, with the parts that got worse. Then three lines. With a
     before and an after: headline numbers that are clearly better, clearly worse (p below 0.05), and neither, and what
     else got clearly worse: an improvement has its price told beside it. Of one model: the numbers, what they rest on,
     and how many warnings there are.
     """
-    claims = [row for row in card.rows if (row.benchmark, row.metric) == ("claims", "wrong")]
-    others = [row for row in card.rows if not any(row is claim for claim in claims)]
-    lines = _compared(card, others) if card.compared else _measured(card, others)
-    return [*_claims(claims), *lines]
+    told = {row.benchmark: row.sentence for row in card.rows if row.sentence}
+    lines = [_told([row for row in card.rows if (row.benchmark, row.sentence) == one], one[1]) for one in told.items()]
+    others = [row for row in card.rows if not row.sentence]
+    heads = list(headline_rows([row for row in others if row.benchmark not in told]))
+    return [
+        *filter(None, lines),
+        *(_compared(card, others, heads) if card.compared else _measured(card, others, heads)),
+    ]
 
 
-def _claims(rows: Sequence[Row]) -> list[str]:
-    """One line about wrong claims: overall, then the kinds (of one model), or those that got worse (of two)."""
+def _told(rows: Sequence[Row], sentence: str) -> str:
+    """A line about one metric: overall, then its parts (of one model), or those that got worse (of two)."""
     from mmpo.eval.statistics.scorecard import number
 
     whole = next((row for row in rows if row.split is None), None)
     if whole is None:
-        return []
-    if not whole.after.defined or (whole.before is not None and not whole.before.defined):
-        return ["Wrong claims: undefined, the annotations decide none of those that were read"]
-    kinds = [row for row in rows if row.split is not None and row.after.defined]
+        return ""
+    if not whole.defined:
+        return f"{sentence.partition(':')[0]}: undefined (nothing to divide by)"
+    parts = [row for row in rows if row.split is not None and row.after.defined]
     if whole.before is None or whole.change is None:
-        each = ", ".join(f"{row.split} {number(row.after.value, True)}" for row in kinds)
-        return [f"Wrong claims: {number(whole.after.value, True)} % of those that the annotations decide ({each})"]
+        each = ", ".join(f"{row.split} {number(row.after.value, row.percent)}" for row in parts)
+        return f"{sentence.format(number(whole.after.value, whole.percent))} ({each})"
     found: dict[str, list[str]] = {"worse": [], "perhaps worse": []}
-    for row in kinds:
-        if row.before is not None and row.before.defined and row.change is not None and row.change.value > 0:
-            moved = f"{row.split} {number(row.before.value, True)} → {number(row.after.value, True)}"
+    for row in parts:
+        if row.before is not None and row.before.defined and row.change is not None and _worse(row):
+            moved = f"{row.split} {number(row.before.value, row.percent)} → {number(row.after.value, row.percent)}"
             found["worse" if row.change.p < SIGNIFICANT else "perhaps worse"].append(moved)
-    told = [f"{how}: {', '.join(moved)}" for how, moved in found.items() if moved] or ["no kind is worse"]
+    said = [f"{how}: {', '.join(moved)}" for how, moved in found.items() if moved] or ["no kind is worse"]
     clear = "" if whole.change.p < SIGNIFICANT else ", no clear change"
-    return [
-        f"Wrong claims: {number(whole.before.value, True)} → {number(whole.after.value, True)} % of those that the "
-        f"annotations decide{clear}; {'; '.join(told)}"
-    ]
+    moved = f"{number(whole.before.value, whole.percent)} → {number(whole.after.value, whole.percent)}"
+    return f"{sentence.format(moved)}{clear}; {'; '.join(said)}"
+
+
+def _worse(row: Row) -> bool:
+    return row.change is not None and (row.change.value < 0 if row.better == "higher" else row.change.value > 0)
 
 
 def _named(row: Row) -> str:
-    from mmpo.eval.statistics.scorecard import LABELS
-
     split = f" {row.split}" if row.split else ""
-    return f"{row.benchmark.upper()}{split} {LABELS.get(row.metric, row.metric)}"
+    return f"{row.benchmark.upper()}{split} {row.shown}"
 
 
 def _care(card: Scorecard) -> str:
@@ -79,10 +76,9 @@ def _care(card: Scorecard) -> str:
     return f"{warned} warning{'s' if warned != 1 else ''} under the table" if warned else "no warnings"
 
 
-def _measured(card: Scorecard, all_rows: Sequence[Row]) -> list[str]:
+def _measured(card: Scorecard, all_rows: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     from mmpo.eval.statistics.scorecard import number
 
-    rows = list(headline_rows(all_rows))
     found = [f"{_named(row)} {number(row.after.value, row.percent)}" for row in rows if row.after.defined]
     lost = _undefined([_named(row) for row in rows if not row.after.defined])
     questions, unread, cut = (
@@ -96,10 +92,9 @@ def _measured(card: Scorecard, all_rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _compared(card: Scorecard, all_rows: Sequence[Row]) -> list[str]:
+def _compared(card: Scorecard, all_rows: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     from mmpo.eval.statistics.scorecard import number
 
-    rows = list(headline_rows(all_rows))
     lost = [_named(row) for row in rows if not row.after.defined]
     groups: dict[str, list[str]] = {"Better": [], "Worse": [], "Not clear": []}
     for row in rows:

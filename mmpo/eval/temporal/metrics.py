@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mmpo.eval.statistics.statistics import Array, ratio
-from mmpo.eval.statistics.tally import Metric, Tally
+from mmpo.eval.statistics.tally import YES_RATIO, Metric, Tally, share
 from mmpo.eval.temporal import tempcompass, videohallucer
 from mmpo.eval.temporal.files import Kind, TemporalQuestion, read
 from mmpo.eval.temporal.videohallucer import LEADERBOARD, published_bias
@@ -131,23 +132,24 @@ def _compass(questions: Sequence[TemporalQuestion], parser: str) -> dict[str, An
     }
 
 
-def _share(name: str, above: int, below: int, better: Literal["higher", "lower", "neither"]) -> Metric:
-    return Metric(name, lambda c: ratio(c[..., above], c[..., below]), better, denominator=lambda c: c[..., below])
-
-
 # Columns: right basic, basic, right hallucination, hallucination, right pairs, pairs, said yes, true yes, questions,
 # wrong yes, wrong.
 WIDTH = 11
 HALLUCER = (
-    _share("basic", 0, 1, "higher"),
-    _share("hallucination", 2, 3, "higher"),
-    _share("overall", 4, 5, "higher"),
-    _share("yes_ratio", 6, 8, "neither"),
-    Metric("yes_difference", lambda c: ratio(c[..., 6] - c[..., 7], c[..., 8]), "neither"),
-    _share("false_positive_ratio", 9, 10, "lower"),
+    share("basic", 0, 1, "higher", meaning="right answers about what is there"),
+    share("hallucination", 2, 3, "higher", meaning="right answers about what is made up"),
+    share("overall", 4, 5, "higher", meaning="pairs with both answers right", headline=1),
+    share("yes_ratio", 6, 8, "neither", **YES_RATIO),
+    Metric(
+        "yes_difference",
+        lambda c: ratio(c[..., 6] - c[..., 7], c[..., 8]),
+        "neither",
+        meaning="share of yes, less the share that should be",
+    ),
+    share("false_positive_ratio", 9, 10, "lower", meaning="of the wrong answers, the share that is yes"),
 )
 MEANS = ("basic", "hallucination", "overall")
-COMPASS = (_share("accuracy", 0, 1, "higher"),)
+COMPASS = (share("accuracy", 0, 1, "higher", meaning="share of right answers", headline=1, watched=True),)
 
 
 def _over_sets(metric: Metric, *, mean: bool) -> Metric:
@@ -163,7 +165,7 @@ def _over_sets(metric: Metric, *, mean: bool) -> Metric:
         return np.asarray(metric.denominator(each).min(-1) if mean else metric.denominator(each.sum(-2)))
 
     name = metric.name if mean or metric.name not in MEANS else f"{metric.name}_over_pairs"
-    return Metric(name, formula, metric.better, denominator=None if metric.denominator is None else denominator)
+    return replace(metric, name=name, formula=formula, denominator=None if metric.denominator is None else denominator)
 
 
 def _place(questions: Sequence[TemporalQuestion]) -> dict[str, int]:

@@ -19,8 +19,7 @@ import numpy as np
 
 from mmpo.errors import UserError
 from mmpo.eval.records import read_records, read_text
-from mmpo.eval.statistics.statistics import ratio
-from mmpo.eval.statistics.tally import Metric, Tally
+from mmpo.eval.statistics.tally import Tally, share
 
 Protocol = Literal["zero_shot", "reward"]
 RIGHT_FROM = 3.0
@@ -143,15 +142,8 @@ def metrics(
 
 
 METRICS = (
-    Metric("accuracy", lambda c: ratio(c[..., 0], c[..., 1]), "higher", denominator=lambda c: c[..., 1]),
-    Metric(
-        "score",
-        lambda c: ratio(c[..., 2], c[..., 3]),
-        "higher",
-        percent=False,
-        denominator=lambda c: c[..., 3],
-        highest=5.0,
-    ),
+    share("accuracy", 0, 1, "higher", meaning="share of answers that are judged right", watched=True),
+    share("score", 2, 3, "higher", meaning="mean of the judge's marks", percent=False, highest=5.0, headline=1),
 )
 
 

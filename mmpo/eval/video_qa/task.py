@@ -15,20 +15,18 @@ from mmpo.data.video_lists import VideoItem, read_videos
 from mmpo.errors import UserError
 from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply
 from mmpo.eval.records import read_records
-from mmpo.eval.statistics.statistics import ratio
-from mmpo.eval.statistics.tally import Metric, Tally
+from mmpo.eval.statistics.tally import Tally, share
 from mmpo.eval.task import Context, Task, benchmark
 from mmpo.eval.video_qa.judge import verdicts
 from mmpo.eval.video_qa.metrics import RIGHT_FROM, Judged, VideoQuestion, read_questions, tally, with_videos
 from mmpo.eval.video_qa.settings import VideoQaSettings
 from mmpo.files.atomic import write_text
 
-
-def _rate(name: str, column: int) -> Metric:
-    return Metric(name, lambda c: ratio(c[..., column], c[..., 1]), "lower", denominator=lambda c: c[..., 1])
-
-
-RULE_METRICS = (_rate("hallucination", 4), _rate("absent_objects", 5), _rate("false_events", 6))
+RULE_METRICS = (
+    share("hallucination", 4, 1, "lower", meaning="answers with a thing or an event that is not in the video"),
+    share("absent_objects", 5, 1, "lower", meaning="answers with a thing that is not there"),
+    share("false_events", 6, 1, "lower", meaning="answers with an event that does not happen"),
+)
 
 
 @benchmark("video_qa", settings=VideoQaSettings, needs="questions and videos, and a judge or annotated videos")

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from mmpo.cli.app import load_commands
 from mmpo.errors import UserError
+from mmpo.eval.amber import files as amber_files
 from mmpo.eval.amber import metrics as amber
 from mmpo.eval.amber.metrics import Annotations, Described
 from mmpo.eval.amber.words import Exact, NounReader, Synonyms, open_similarity
@@ -44,7 +45,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def annotations(data: Path) -> Annotations:
-    return amber.read_annotations(data)
+    return amber_files.read_annotations(data)
 
 
 def described(annotations: Annotations, number: int) -> Described:
@@ -298,7 +299,7 @@ def test_mistakes_in_annotations(data: Path, change: dict, message: str) -> None
     item = {"id": 9, "type": "relation", "truth": "no"} | change
     (data / "annotations.json").write_text(json.dumps([*ITEMS, item]))
     with pytest.raises(UserError, match=message):
-        amber.read_annotations(data)
+        amber_files.read_annotations(data)
 
 
 def test_missing_word_lists_are_named_with_the_remedy(data: Path) -> None:
