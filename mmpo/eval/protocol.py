@@ -6,8 +6,7 @@ and tables are made from what it counted.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from mmpo.data.annotations.read import AnnotatedImage
@@ -92,21 +91,9 @@ class Part:
         return self.unparsed is not None and of > 0 and self.unparsed >= of
 
 
-NEAR_TIE = 0.25
-"""Logits: what rounding in bfloat16 may move a yes or a no by."""
-
-
-def near_ties(replies: Mapping[Ask, Reply]) -> list[Ask] | None:
-    """The yes/no asks of `replies` whose yes and no are closer than `NEAR_TIE` logits, so that another number format
-    or batch may turn the answer; None where a probability is not known.
-    """
-    close = []
-    for ask, reply in replies.items():
-        if reply.p_yes is None:
-            return None
-        if abs(reply.p_yes - 0.5) < 1 / (1 + math.exp(-NEAR_TIE)) - 0.5:
-            close.append(ask)
-    return close
+def cut_off(given: Iterable[tuple[object, Reply]]) -> int:
+    """How many of these questions' replies were cut off at the token limit."""
+    return sum(reply.truncated for _, reply in given)
 
 
 @dataclass

@@ -11,19 +11,28 @@ mmpo's own are found by their folders (`mmpo.eval.section`); a plug-in registers
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.errors import UserError
 from mmpo.eval.protocol import Ask, Material, Part, Reply
 from mmpo.eval.section import ADDED, Section, own_benchmarks, sections
 
+NEAR_TIE = 0.25
+"""Logits: what rounding in bfloat16 may move a yes or a no by."""
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 S = TypeVar("S", bound=Section)
+Q = TypeVar("Q")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,78 @@ class Task(ABC, Generic[S]):
         """Write questions and replies of each state (`before`, `after`) in the benchmark's published formats, where it
         has any.
         """
+
+
+class QuestionTask(Task[S], Generic[S, Q]):
+    """A benchmark that is a list of `questions`, each asked once: what most are. Answers made elsewhere are scored by
+    the same `parts`.
+    """
+
+    questions: Sequence[Q]
+
+    @classmethod
+    def on(cls, questions: Sequence[Q], settings: S) -> Self:
+        """The task on questions that are read already: no file is opened."""
+        task = cls.__new__(cls)
+        Task.__init__(task, settings, Context())
+        task.questions = questions
+        return task
+
+    @abstractmethod
+    def ask(self, question: Q) -> Ask:
+        """How a question is put."""
+
+    @abstractmethod
+    def parts(self, given: Sequence[tuple[Q, Reply]]) -> list[Part]:
+        """Score questions with their replies."""
+
+    def asks(self) -> Sequence[Ask]:
+        return list(dict.fromkeys(map(self.ask, self.questions)))
+
+    def answered(self, replies: Mapping[Ask, Reply]) -> list[tuple[Q, Reply]]:
+        """The questions that have a reply (all, unless an image can't be used), with it."""
+        return [(question, replies[ask]) for question in self.questions if (ask := self.ask(question)) in replies]
+
+    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+        return self.parts(self.answered(replies))
+
+    def near_ties(self, given: Iterable[tuple[Q, Reply]]) -> list[Ask] | None:
+        """The yes/no asks whose yes and no are closer than `NEAR_TIE` logits, so that another number format or batch
+        may turn the answer; None where a probability is not known.
+        """
+        close: dict[Ask, None] = {}
+        for question, reply in given:
+            if reply.p_yes is None:
+                return None
+            if abs(reply.p_yes - 0.5) < 1 / (1 + math.exp(-NEAR_TIE)) - 0.5:
+                close[self.ask(question)] = None
+        return list(close)
+
+
+class JudgedTask(QuestionTask[S, Q], Generic[S, Q, V]):
+    """A benchmark whose answers are judged, by a text model (`by_model`) or by rules; the same texts once."""
+
+    by_model: bool = True
+
+    @abstractmethod
+    def judge(self, given: Sequence[tuple[Q, Reply]]) -> V:
+        """Judge the replies. Raises UserError where the judge didn't answer for a reason that may pass."""
+
+    def judged(self, given: Sequence[tuple[Q, Reply]]) -> V:
+        """The verdicts about the replies."""
+        known: dict[tuple[str, ...], V] = self.__dict__.setdefault("_known", {})
+        texts = tuple(reply.text for _, reply in given)
+        if texts not in known:
+            known[texts] = self.judge(given)
+        return known[texts]
+
+    def wants_model(self, key: str, choice: str) -> bool:
+        """Whether a model judges, after the setting `key`: `model` or `auto` with a judge. Raises UserError for `model`
+        without one.
+        """
+        if choice == "model" and self.context.judge is None:
+            raise UserError(f"{key} is `model`, but eval.judge is not set")
+        return choice in ("model", "auto") and self.context.judge is not None
 
 
 @dataclass(frozen=True)

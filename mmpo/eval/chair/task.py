@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmpo.data.annotations.read import AnnotatedImage
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.chair.settings import ChairSettings
-from mmpo.eval.protocol import Ask, Part, Reply, needed
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
+from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.text.object_words import object_reader
 
 
 @benchmark("chair", settings=ChairSettings, needs="annotated images")
-class Chair(Task[ChairSettings]):
+class Chair(QuestionTask[ChairSettings, AnnotatedImage]):
     """CHAIR on free descriptions of every image."""
 
     def __init__(self, settings: ChairSettings, context: Context) -> None:
         super().__init__(settings, context)
         self.material = needed(context.material, "chair")
-        vocabulary = self.material.vocabulary
+        self.questions, vocabulary = self.material.images, self.material.vocabulary
         self.conventions = [
             f"CHAIR: {len(self.material.images)} images, prompt {self.settings.prompt!r}, greedy, "
             f"at most {self.settings.max_new_tokens} tokens; "
@@ -29,23 +29,17 @@ class Chair(Task[ChairSettings]):
             *self.material.notes,
         ]
 
-    def asks(self) -> list[Ask]:
-        return [self._ask(image) for image in self.material.images]
-
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        given = {image.path: replies[self._ask(image)] for image in self.material.images}
-        result = self._result(given)
-        return [Part(None, result.tally, len(given), sum(reply.truncated for reply in given.values()))]
+    def parts(self, given: Sequence[tuple[AnnotatedImage, Reply]]) -> list[Part]:
+        return [Part(None, self._result(given).tally, len(given), cut_off(given))]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
-            result = self._result({image.path: given[self._ask(image)] for image in self.material.images})
-            chair.write_rows(folder / f"sentences_{state}.jsonl", result)
+            chair.write_rows(folder / f"sentences_{state}.jsonl", self._result(self.answered(given)))
 
-    def _result(self, given: Mapping[str, Reply]) -> chair.ChairResult:
-        captions = {image: reply.text for image, reply in given.items()}
+    def _result(self, given: Sequence[tuple[AnnotatedImage, Reply]]) -> chair.ChairResult:
+        captions = {image.path: reply.text for image, reply in given}
         return chair.score(captions, self.material.truth, self.material.vocabulary, words=self.settings.words)
 
-    def _ask(self, image: AnnotatedImage) -> Ask:
+    def ask(self, image: AnnotatedImage) -> Ask:
         return Ask(image.path, self.settings.prompt, self.settings.max_new_tokens)

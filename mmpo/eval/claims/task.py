@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmpo.data.annotations.read import AnnotatedImage
@@ -10,12 +10,12 @@ from mmpo.eval.chair import metrics as chair
 from mmpo.eval.chair.settings import ChairSettings
 from mmpo.eval.claims import metrics as claims
 from mmpo.eval.claims.settings import ClaimsSettings
-from mmpo.eval.protocol import Ask, Part, Reply, needed
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
+from mmpo.eval.task import Context, QuestionTask, benchmark
 
 
 @benchmark("claims", settings=ClaimsSettings, needs="annotated images")
-class Claims(Task[ClaimsSettings]):
+class Claims(QuestionTask[ClaimsSettings, AnnotatedImage]):
     """Wrong claims in free descriptions of every image, overall and by kind."""
 
     def __init__(self, settings: ClaimsSettings, context: Context) -> None:
@@ -23,7 +23,7 @@ class Claims(Task[ClaimsSettings]):
         self.material, described = needed(context.material, "claims"), context.section(ChairSettings)
         self.prompt = self.settings.prompt or described.prompt
         self.max_new_tokens = self.settings.max_new_tokens or described.max_new_tokens
-        vocabulary = self.material.vocabulary
+        self.questions, vocabulary = self.material.images, self.material.vocabulary
         self.truth = claims.truths(self.material.images, self.material.truth, vocabulary)
         self.conventions = [
             f"CLAIMS: {len(self.material.images)} images, prompt {self.prompt!r}, greedy, at most "
@@ -31,27 +31,21 @@ class Claims(Task[ClaimsSettings]):
             f"{chair.phrases(vocabulary)}; {how_read(exhaustive=self.settings.exhaustive)}"
         ]
 
-    def asks(self) -> list[Ask]:
-        return [self._ask(image) for image in self.material.images]
-
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        given = {image.path: replies[self._ask(image)] for image in self.material.images}
+    def parts(self, given: Sequence[tuple[AnnotatedImage, Reply]]) -> list[Part]:
         result = self._result(given)
-        truncated = sum(reply.truncated for reply in given.values())
-        whole = Part(None, result.overall, len(given), truncated, unparsed=result.silent, total=True)
+        whole = Part(None, result.overall, len(given), cut_off(given), unparsed=result.silent, total=True)
         return [whole, *(Part(kind, tally, result.texts(kind), 0, view=True) for kind, tally in result.by_kind.items())]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
-            result = self._result({image.path: given[self._ask(image)] for image in self.material.images})
-            claims.write_rows(folder / f"claims_{state}.jsonl", result)
+            claims.write_rows(folder / f"claims_{state}.jsonl", self._result(self.answered(given)))
 
-    def _result(self, given: Mapping[str, Reply]) -> claims.ClaimsResult:
-        captions = {image: reply.text for image, reply in given.items()}
+    def _result(self, given: Sequence[tuple[AnnotatedImage, Reply]]) -> claims.ClaimsResult:
+        captions = {image.path: reply.text for image, reply in given}
         return claims.score(captions, self.truth, self.material.vocabulary, exhaustive=self.settings.exhaustive)
 
-    def _ask(self, image: AnnotatedImage) -> Ask:
+    def ask(self, image: AnnotatedImage) -> Ask:
         return Ask(image.path, self.prompt, self.max_new_tokens)
 
 

@@ -16,10 +16,10 @@ from mmpo.errors import UserError
 from mmpo.eval.hallusionbench import judge as hbj
 from mmpo.eval.hallusionbench import metrics as hb
 from mmpo.eval.hallusionbench.settings import HallusionBenchSettings
-from mmpo.eval.protocol import Ask, Part, Reply
+from mmpo.eval.protocol import Ask, Part, Reply, cut_off
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Direction, Metric, Tally, by_image, share
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.files.atomic import write_text
 
 _COUNTED = (
@@ -61,8 +61,12 @@ ATTRIBUTION_METRICS = tuple(
 )
 
 
+Verdicts = tuple[list[int], list[int] | None, int]
+"""Verdicts, whether answers say the same (None: not asked), and how many could not be read."""
+
+
 @benchmark("hallusionbench", settings=HallusionBenchSettings, needs="its questions and figures")
-class HallusionBench(Task[HallusionBenchSettings]):
+class HallusionBench(JudgedTask[HallusionBenchSettings, hb.HallusionQuestion, Verdicts]):
     """The published questions; those without an image are asked without one."""
 
     def __init__(self, settings: HallusionBenchSettings, context: Context) -> None:
@@ -74,9 +78,7 @@ class HallusionBench(Task[HallusionBenchSettings]):
                 hint="set eval.hallusionbench.questions to HallusionBench.json and .images to the folder with VD/ and "
                 "VS/",
             )
-        if own.judged_by == "model" and self.context.judge is None:
-            raise UserError("eval.hallusionbench.judged_by is `model`, but eval.judge is not set")
-        self.by_model = own.judged_by != "rules" and self.context.judge is not None
+        self.by_model = self.wants_model("eval.hallusionbench.judged_by", own.judged_by)
         if own.attribution and not self.by_model:
             raise UserError("eval.hallusionbench.attribution needs a judge", hint="set eval.judge (docs/judges.md)")
         questions = hb.read_questions(own.questions)
@@ -84,29 +86,18 @@ class HallusionBench(Task[HallusionBenchSettings]):
             questions = [question for question in questions if question.image is not None]
         self.questions = questions[: context.limit]
         self.conventions = self._conventions()
-        self._verdicts: dict[tuple[str, ...], tuple[list[int], list[int] | None, int]] = {}
 
-    def asks(self) -> list[Ask]:
-        return list(dict.fromkeys(self._ask(question) for question in self.questions))
-
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        given = [replies[self._ask(question)] for question in self.questions]
-        answered = self._answered(given)
-        texts = tuple(reply.text for reply in given)
-        if texts not in self._verdicts:
-            self._verdicts[texts] = self._judged(answered)
-        verdicts, same, unparsed = self._verdicts[texts]
-        cut = sum(reply.truncated for reply in given)
-        return [Part(None, tally(answered, verdicts, same), len(given), cut, unparsed)]
+    def parts(self, given: Sequence[tuple[hb.HallusionQuestion, Reply]]) -> list[Part]:
+        verdicts, same, unparsed = self.judged(given)
+        return [Part(None, tally(_filled(given), verdicts, same), len(given), cut_off(given), unparsed)]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
-            answered = self._answered([given[self._ask(question)] for question in self.questions])
-            write_predictions(folder / f"result_{state}.json", answered)
+            write_predictions(folder / f"result_{state}.json", _filled(self.answered(given)))
 
-    def _judged(self, answered: Sequence[hb.HallusionQuestion]) -> tuple[list[int], list[int] | None, int]:
-        own = self.settings
+    def judge(self, given: Sequence[tuple[hb.HallusionQuestion, Reply]]) -> Verdicts:
+        own, answered = self.settings, _filled(given)
         if not self.by_model:
             verdicts = hb.yes_no_verdicts(answered, own.yes_no)
             return verdicts, None, verdicts.count(hb.UNCLEAR)
@@ -119,9 +110,6 @@ class HallusionBench(Task[HallusionBenchSettings]):
                 require_all([one for one in compared if one is not None], "hallusionbench")
                 same = [hbj.same_flag(one) for one in compared]
         return [hbj.verdict(one) for one in found], same, sum(one.value is None for one in found)
-
-    def _answered(self, given: Sequence[Reply]) -> list[hb.HallusionQuestion]:
-        return [replace(question, prediction=reply.text) for question, reply in zip(self.questions, given, strict=True)]
 
     def _conventions(self) -> list[str]:
         own = self.settings
@@ -138,9 +126,13 @@ class HallusionBench(Task[HallusionBenchSettings]):
             "unclear is right where no image is shown",
         ]
 
-    def _ask(self, question: hb.HallusionQuestion) -> Ask:
+    def ask(self, question: hb.HallusionQuestion) -> Ask:
         root = None if question.image is None else self.settings.images
         return Ask(question.image, question.question + self.settings.prompt_suffix, self.settings.max_new_tokens, root)
+
+
+def _filled(given: Sequence[tuple[hb.HallusionQuestion, Reply]]) -> list[hb.HallusionQuestion]:
+    return [replace(question, prediction=reply.text) for question, reply in given]
 
 
 def tally(

@@ -10,12 +10,12 @@ from mmpo.eval.mme import build as mme_pairs
 from mmpo.eval.mme import files as mme_files
 from mmpo.eval.mme import metrics as mme
 from mmpo.eval.mme.settings import MmeSettings
-from mmpo.eval.protocol import Ask, Part, Reply, near_ties, needed
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
+from mmpo.eval.task import Context, QuestionTask, benchmark
 
 
 @benchmark("mme", settings=MmeSettings, needs="annotated images, or its questions")
-class Mme(Task[MmeSettings]):
+class Mme(QuestionTask[MmeSettings, mme.MmeQuestion]):
     """MME's question pairs by subtask."""
 
     partial = True
@@ -23,7 +23,6 @@ class Mme(Task[MmeSettings]):
     def __init__(self, settings: MmeSettings, context: Context) -> None:
         super().__init__(settings, context)
         self.root: str | None = None
-        self.questions: list[mme.MmeQuestion]
         chosen = self.settings.subtasks
         if self.settings.questions is None:
             images = needed(context.material, "mme", "eval.mme.questions").images
@@ -61,21 +60,18 @@ class Mme(Task[MmeSettings]):
         self.root = str(folder)
         return questions
 
-    def asks(self) -> list[Ask]:
-        return list(dict.fromkeys(map(self._ask, self.questions)))
-
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        questions = self._answered(replies)
-        given = [replies[self._ask(question)] for question in questions]
-        texts = [reply.text for reply in given]
-        results = mme.score(questions, texts, self.settings.parser, p_yes=[reply.p_yes for reply in given])
-        parts = [
-            self._part(name, result.tally, [name], questions, replies, results) for name, result in results.items()
-        ]
+    def parts(self, given: Sequence[tuple[mme.MmeQuestion, Reply]]) -> list[Part]:
+        results = mme.score(
+            [question for question, _ in given],
+            [reply.text for _, reply in given],
+            self.settings.parser,
+            p_yes=[reply.p_yes for _, reply in given],
+        )
+        parts = [self._part(name, result.tally, [name], given, results) for name, result in results.items()]
         for group, members in mme.GROUPS.items():
             tally = mme.group_tally(results, group)
             if tally is not None:
-                parts.append(self._part(group, tally, members, questions, replies, results, total=True))
+                parts.append(self._part(group, tally, members, given, results, total=True))
         return parts
 
     def _part(
@@ -83,33 +79,28 @@ class Mme(Task[MmeSettings]):
         name: str,
         tally: mme.Tally,
         subtasks: Sequence[str],
-        questions: Sequence[mme.MmeQuestion],
-        replies: Mapping[Ask, Reply],
+        given: Sequence[tuple[mme.MmeQuestion, Reply]],
         results: Mapping[str, mme.SubtaskResult],
         *,
         total: bool = False,
     ) -> Part:
-        own = [self._ask(question) for question in questions if question.subtask in subtasks]
+        own = [(question, reply) for question, reply in given if question.subtask in subtasks]
         return Part(
             name,
             tally,
             questions=len(own),
-            truncated=sum(replies[ask].truncated for ask in own),
+            truncated=cut_off(own),
             unparsed=sum(results[subtask].other for subtask in subtasks),
             total=total,
-            near_ties=near_ties({ask: replies[ask] for ask in own}),
+            near_ties=self.near_ties(own),
         )
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         for state, given in replies.items():
-            questions = self._answered(given)
-            mme_files.write_tool_files(folder / state, questions, [given[self._ask(q)].text for q in questions])
+            answered = self.answered(given)
+            mme_files.write_tool_files(folder / state, [q for q, _ in answered], [reply.text for _, reply in answered])
 
-    def _answered(self, replies: Mapping[Ask, Reply]) -> list[mme.MmeQuestion]:
-        """The questions of images that can be used."""
-        return [question for question in self.questions if self._ask(question) in replies]
-
-    def _ask(self, question: mme.MmeQuestion) -> Ask:
+    def ask(self, question: mme.MmeQuestion) -> Ask:
         image = question.image if self.root is None else mme_files.image_path(Path(self.root), question)
         text = mme.bare(question.text) + self.settings.instruction
         return Ask(image, text, self.settings.max_new_tokens, self.root)

@@ -25,9 +25,10 @@ from mmpo.errors import UserError
 from mmpo.eval.mmhal import metrics as mmhal
 from mmpo.eval.mmhal.settings import MmhalSettings
 from mmpo.eval.protocol import Ask, Part, Reply
+from mmpo.eval.protocol import cut_off as answers_cut_off
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.task import Context, JudgedTask, benchmark
 
 TEMPLATE = "mmhal_judge"
 COMPARABLE = (
@@ -54,7 +55,7 @@ def rate(
 
 
 @benchmark("mmhal", settings=MmhalSettings, needs="its questions and images, and a judge")
-class Mmhal(Task[MmhalSettings]):
+class Mmhal(JudgedTask[MmhalSettings, mmhal.MmhalRecord, list[Judgement[int]]]):
     """The published questions, asked through the engine and rated by `eval.judge`."""
 
     partial = True
@@ -68,49 +69,41 @@ class Mmhal(Task[MmhalSettings]):
             )
         if self.context.judge is None:
             raise UserError("mmhal needs a judge", hint="set eval.judge (docs/judges.md)")
-        self.records = mmhal.read_template(self.settings.questions)[: context.limit]
+        self.questions = mmhal.read_template(self.settings.questions)[: context.limit]
         self.conventions = [
-            f"MMHal-Bench: {len(self.records)} of {mmhal.RECORDS} questions, greedy, at most "
+            f"MMHal-Bench: {len(self.questions)} of {mmhal.RECORDS} questions, greedy, at most "
             f"{self.settings.max_new_tokens} tokens; rated 0 to 6 by {self.context.judge.model} with "
             f"{template_version(self.settings.template)}, below {mmhal.HALLUCINATED_BELOW} is a hallucination; "
             f"replies read by the {self.settings.parser} rule, unreadable ones count as 0",
             COMPARABLE,
         ]
-        self._ratings: dict[tuple[str, ...], list[Judgement[int]]] = {}
 
-    def asks(self) -> list[Ask]:
-        return [self._ask(record) for record in self.records]
+    def judge(self, given: Sequence[tuple[mmhal.MmhalRecord, Reply]]) -> list[Judgement[int]]:
+        answered = [replace(record, answer=reply.text) for record, reply in given]
+        with opened(self.context.judge, self.context.cache, "mmhal") as chat:
+            found = rate(chat, answered, mode=self.settings.parser, template=self.settings.template)
+        require_all(found, "mmhal")
+        return found
 
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        given = self._answered(replies)
-        records, texts = [record for record, _ in given], tuple(reply.text for _, reply in given)
-        if texts not in self._ratings:
-            answered = [replace(record, answer=text) for record, text in zip(records, texts, strict=True)]
-            with opened(self.context.judge, self.context.cache, "mmhal") as chat:
-                found = rate(chat, answered, mode=self.settings.parser, template=self.settings.template)
-            require_all(found, "mmhal")
-            self._ratings[texts] = found
-        ratings = self._ratings[texts]
+    def parts(self, given: Sequence[tuple[mmhal.MmhalRecord, Reply]]) -> list[Part]:
+        ratings = self.judged(given)
         unread = sum(one.value is None for one in ratings)
-        cut = sum(reply.truncated for _, reply in given)
-        return [Part(None, mmhal.tally(records, ratings), len(records), cut, unread)]
+        counted = mmhal.tally([record for record, _ in given], ratings)
+        return [Part(None, counted, len(given), answers_cut_off(given), unread)]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
-            answered = self._answered(given)
+            answered = self.answered(given)
             mmhal.write_template(
                 folder / f"answers_{state}.json",
                 [record for record, _ in answered],
                 [reply.text for _, reply in answered],
             )
 
-    def _answered(self, replies: Mapping[Ask, Reply]) -> list[tuple[mmhal.MmhalRecord, Reply]]:
-        return [(record, replies[ask]) for record in self.records if (ask := self._ask(record)) in replies]
-
-    def _ask(self, record: mmhal.MmhalRecord) -> Ask:
+    def ask(self, question: mmhal.MmhalRecord) -> Ask:
         folder = str(self.settings.images)
-        return Ask(mmhal.image_file(folder, record), record.question, self.settings.max_new_tokens, folder)
+        return Ask(mmhal.image_file(folder, question), question.question, self.settings.max_new_tokens, folder)
 
 
 @scorer(

@@ -20,10 +20,10 @@ from mmpo.eval.multi_image.metrics import (
     write_questions,
 )
 from mmpo.eval.multi_image.settings import MultiImageSettings
-from mmpo.eval.protocol import Ask, Part, Reply, near_ties, needed
+from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
 from mmpo.eval.records import read_records, text_of
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.eval.yes_no import ParserName
 from mmpo.files.atomic import write_bytes, write_text
 from mmpo.files.images import encode_image, load_image
@@ -33,7 +33,7 @@ PICTURES = "multi_image_pictures"
 
 
 @benchmark("multi_image", settings=MultiImageSettings, needs="annotated images")
-class MultiImage(Task[MultiImageSettings]):
+class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
     """Questions about one of several pictures. Collages and pictures in a picture are made once, in the folder where
     replies are kept."""
 
@@ -47,7 +47,7 @@ class MultiImage(Task[MultiImageSettings]):
         self._composer = Composer()
         self.questions = build_questions(ready.truth, ready.vocabulary.names, self.settings)
         self._asks = {
-            question.id: self._ask(question)
+            question.id: self._asked(question)
             for question in track(self.questions, "composing pictures", len(self.questions))
         }
         sizes = {"sequence": self.settings.sequence_sizes, "collage": self.settings.collage_sizes, "pic_in_pic": [2]}
@@ -59,49 +59,37 @@ class MultiImage(Task[MultiImageSettings]):
             "that can't be read count as wrong"
         ]
 
-    def asks(self) -> list[Ask]:
-        return list(dict.fromkeys(self._asks.values()))
+    def parts(self, given: Sequence[tuple[MultiQuestion, Reply]]) -> list[Part]:
+        layouts = dict.fromkeys(question.layout for question, _ in given)
+        parts = [self._part(name, [one for one in given if one[0].layout == name]) for name in layouts]
+        return parts if len(self.settings.layouts) == 1 else [*parts, self._part(None, given)]
 
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        parts = []
-        for layout in [*self.settings.layouts, None]:
-            given = self._answered(replies, layout)
-            if not given or (layout is None and len(self.settings.layouts) == 1):
-                continue
-            questions = [question for question, _ in given]
-            tally, unread = score(questions, [reply.text for _, reply in given], self.settings.parser)
-            if layout is None:
-                tally = replace(tally, categories={})
-            yes_no = {self._asks[q.id]: reply for q, reply in given if q.kind != "which"}
-            parts.append(
-                Part(
-                    layout or "all layouts",
-                    tally,
-                    len(given),
-                    truncated=sum(reply.truncated for _, reply in given),
-                    unparsed=unread,
-                    total=layout is None,
-                    near_ties=near_ties(yes_no),
-                )
-            )
-        return parts
+    def _part(self, layout: str | None, given: Sequence[tuple[MultiQuestion, Reply]]) -> Part:
+        tally, unread = score(
+            [question for question, _ in given], [reply.text for _, reply in given], self.settings.parser
+        )
+        return Part(
+            layout or "all layouts",
+            tally if layout else replace(tally, categories={}),
+            len(given),
+            cut_off(given),
+            unparsed=unread,
+            total=layout is None,
+            near_ties=self.near_ties([one for one in given if one[0].kind != "which"]),
+        )
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_questions(folder / "questions.jsonl", self.questions)
         for state, given in replies.items():
-            rows = [{"id": question.id, "answer": reply.text} for question, reply in self._answered(given, None)]
+            rows = [{"id": question.id, "answer": reply.text} for question, reply in self.answered(given)]
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             write_text(folder / f"answers_{state}.jsonl", "".join(lines))
 
-    def _answered(self, replies: Mapping[Ask, Reply], layout: str | None) -> list[tuple[MultiQuestion, Reply]]:
-        return [
-            (question, replies[self._asks[question.id]])
-            for question in self.questions
-            if layout in (None, question.layout) and self._asks[question.id] in replies
-        ]
+    def ask(self, question: MultiQuestion) -> Ask:
+        return self._asks[question.id]
 
-    def _ask(self, question: MultiQuestion) -> Ask:
+    def _asked(self, question: MultiQuestion) -> Ask:
         own = self.settings
         if question.layout == "sequence":
             first, *more = question.pictures

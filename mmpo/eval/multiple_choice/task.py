@@ -10,15 +10,15 @@ from pathlib import Path
 from mmpo.errors import UserError
 from mmpo.eval.multiple_choice.metrics import Choice, by_category, read_choices, score
 from mmpo.eval.multiple_choice.settings import FormatName, MultipleChoiceSettings
-from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply
+from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply, cut_off
 from mmpo.eval.records import read_records, text_of
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.files.atomic import write_bytes, write_text
 
 
 @benchmark("multiple_choice", settings=MultipleChoiceSettings, needs="published questions and their images or videos")
-class MultipleChoice(Task[MultipleChoiceSettings]):
+class MultipleChoice(QuestionTask[MultipleChoiceSettings, Choice]):
     """Published questions. `partial`: those whose pictures can't be used are left out and counted."""
 
     partial = True
@@ -31,34 +31,30 @@ class MultipleChoice(Task[MultipleChoiceSettings]):
         self._root = own.images or str(Path(own.questions[0]).parent)
         self._folder = Path(context.cache or ".") / "multiple_choice_pictures"
         choices = [choice for path in own.questions for choice in read_choices(own.format, path)]
-        self.choices = choices[: context.limit]
-        self._asks = {choice.id: self._ask(choice) for choice in self.choices}
+        self.questions = choices[: context.limit]
+        self._asks = {choice.id: self._asked(choice) for choice in self.questions}
         files = ", ".join(Path(path).name for path in own.questions)
         self.conventions = [
-            f"multiple_choice: {own.format}, {len(self.choices)} questions of {files}, with options and "
+            f"multiple_choice: {own.format}, {len(self.questions)} questions of {files}, with options and "
             f"{own.prompt_suffix!r}, greedy, at most {own.max_new_tokens} tokens; letters read by mmpo's own rule, "
             "unreadable answers count as wrong"
         ]
 
-    def asks(self) -> list[Ask]:
-        return list(dict.fromkeys(self._asks.values()))
-
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        given = self._answered(replies)
+    def parts(self, given: Sequence[tuple[Choice, Reply]]) -> list[Part]:
         tally, unread = score([choice for choice, _ in given], [reply.text for _, reply in given])
-        return [Part(None, tally, len(given), sum(reply.truncated for _, reply in given), unread)]
+        return [Part(None, tally, len(given), cut_off(given), unread)]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
-            rows = [{"id": choice.id, "answer": reply.text} for choice, reply in self._answered(given)]
+            rows = [{"id": choice.id, "answer": reply.text} for choice, reply in self.answered(given)]
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             write_text(folder / f"answers_{state}.jsonl", "".join(lines))
 
-    def _answered(self, replies: Mapping[Ask, Reply]) -> list[tuple[Choice, Reply]]:
-        return [(c, replies[self._asks[c.id]]) for c in self.choices if self._asks[c.id] in replies]
+    def ask(self, question: Choice) -> Ask:
+        return self._asks[question.id]
 
-    def _ask(self, choice: Choice) -> Ask:
+    def _asked(self, choice: Choice) -> Ask:
         own = self.settings
         prompt = choice.prompt + (own.prompt_suffix if choice.options else "")
         if choice.video is not None:

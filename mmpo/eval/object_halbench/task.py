@@ -15,19 +15,21 @@ from mmpo.chat.templates import template_version
 from mmpo.data.annotations.read import AnnotatedImage
 from mmpo.errors import UserError
 from mmpo.eval.object_halbench.judge import named_by_model
-from mmpo.eval.object_halbench.metrics import Answer, HalRow, Named, Question, named_in_words, read_questions, score
+from mmpo.eval.object_halbench.metrics import Answer, Named, Question, named_in_words, read_questions, score
 from mmpo.eval.object_halbench.score import objects_and_reader, split_unread, write_rows
 from mmpo.eval.object_halbench.settings import ObjectHalBenchSettings
-from mmpo.eval.protocol import Ask, Part, Reply
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.protocol import Ask, Part, Reply, cut_off
+from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.files.atomic import write_bytes, write_text
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+Extracted = tuple[list[Answer], list[tuple[Named, ...]], int]
+"""The answers whose objects are known, these, and how many answers the judge gave no list for."""
 _FILE_NAME = re.compile(r"\w[\w.-]*")
 
 
 @benchmark("object_halbench", settings=ObjectHalBenchSettings, needs="its questions and COCO's annotations")
-class ObjectHalBench(Task[ObjectHalBenchSettings]):
+class ObjectHalBench(JudgedTask[ObjectHalBenchSettings, Question, Extracted]):
     """Detailed descriptions of COCO images, each with its own instruction."""
 
     partial = True
@@ -54,24 +56,18 @@ class ObjectHalBench(Task[ObjectHalBenchSettings]):
         if unknown is not None:
             raise UserError(f"{unknown.where}: image {unknown.image_id} has no objects in {own.annotations}")
         self.paths = picture_paths(self.questions, Path(self.root), images)
-        self.by_model = self._by_model()
+        self.by_model = self.wants_model("eval.object_halbench.extraction", own.extraction)
         self.conventions = [
             f"Object HalBench: {len(self.questions)} questions, greedy, at most {own.max_new_tokens} tokens; "
             + self._extraction(),
             f"Object HalBench: vocabulary {own.vocabulary} ({len(self.reader.vocabulary)} objects), word forms "
             f"{self.reader.identity}; CHAIRs_refine is the published Resp., CHAIRi the published Mention",
         ]
-        self._scored: dict[tuple[str, ...], tuple[list[Answer], list[tuple[Named, ...]], int]] = {}
 
-    def asks(self) -> list[Ask]:
-        return [self._ask(question) for question in self.questions]
-
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        answers, named, unread = self._named(replies)
+    def parts(self, given: Sequence[tuple[Question, Reply]]) -> list[Part]:
+        answers, named, unread = self.judged(given)
         _, tally = score(answers, named, self.truth)
-        given = [replies[ask] for ask in self.asks() if ask in replies]
-        read = unread if self.by_model else None
-        return [Part(None, tally, len(given), sum(reply.truncated for reply in given), read)]
+        return [Part(None, tally, len(given), cut_off(given), unread if self.by_model else None)]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         """Answers in the published form, and what each names."""
@@ -79,33 +75,15 @@ class ObjectHalBench(Task[ObjectHalBenchSettings]):
         for state, given in replies.items():
             records = [
                 {"image_id": answer.image_id, "question": answer.question, "answer": answer.text}
-                for answer in self._answers(given)
+                for answer in _answers(self.answered(given))
             ]
             lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             write_text(folder / f"answers_{state}.jsonl", lines)
-            write_rows(folder / f"sentences_{state}.jsonl", self._rows(given))
+            answers, named, _ = self.judged(self.answered(given))
+            write_rows(folder / f"sentences_{state}.jsonl", score(answers, named, self.truth)[0])
 
-    def _rows(self, replies: Mapping[Ask, Reply]) -> list[HalRow]:
-        answers, named, _ = self._named(replies)
-        return score(answers, named, self.truth)[0]
-
-    def _answers(self, replies: Mapping[Ask, Reply]) -> list[Answer]:
-        """The answers there are (all, unless an image can't be used)."""
-        return [
-            Answer(question.image_id, replies[ask].text, question.text, question.where)
-            for question in self.questions
-            if (ask := self._ask(question)) in replies
-        ]
-
-    def _named(self, replies: Mapping[Ask, Reply]) -> tuple[list[Answer], list[tuple[Named, ...]], int]:
-        """The answers whose objects are known, these, and how many answers the judge gave no list for."""
-        answers = self._answers(replies)
-        key = tuple(answer.text for answer in answers)
-        if key not in self._scored:
-            self._scored[key] = self._extracted(answers)
-        return self._scored[key]
-
-    def _extracted(self, answers: list[Answer]) -> tuple[list[Answer], list[tuple[Named, ...]], int]:
+    def judge(self, given: Sequence[tuple[Question, Reply]]) -> Extracted:
+        answers = _answers(given)
         if not self.by_model:
             return answers, named_in_words(answers, self.reader), 0
         with opened(self.context.judge, self.context.cache, "object_halbench") as chat:
@@ -120,11 +98,6 @@ class ObjectHalBench(Task[ObjectHalBenchSettings]):
         require_all(judgements, "object_halbench")
         return *split_unread(answers, named), unparsed(judgements)
 
-    def _by_model(self) -> bool:
-        if self.settings.extraction == "model" and self.context.judge is None:
-            raise UserError("eval.object_halbench.extraction is `model`, but eval.judge is not set")
-        return self.settings.extraction != "words" and self.context.judge is not None
-
     def _extraction(self) -> str:
         if self.context.judge is None or not self.by_model:
             return "objects from the answers' own words, every occurrence (the script without its judge)"
@@ -133,8 +106,12 @@ class ObjectHalBench(Task[ObjectHalBenchSettings]):
             f"{template_version(self.settings.template)}, each once an answer; unparsed answers are left out"
         )
 
-    def _ask(self, question: Question) -> Ask:
+    def ask(self, question: Question) -> Ask:
         return Ask(self.paths[question.image_id], question.text, self.settings.max_new_tokens, self.root)
+
+
+def _answers(given: Sequence[tuple[Question, Reply]]) -> list[Answer]:
+    return [Answer(asked.image_id, reply.text, asked.text, asked.where) for asked, reply in given]
 
 
 def picture_paths(questions: Sequence[Question], folder: Path, images: Sequence[AnnotatedImage]) -> dict[str, str]:

@@ -9,8 +9,8 @@ from mmpo.errors import UserError
 from mmpo.eval.pope import build as pope_builder
 from mmpo.eval.pope import metrics as pope
 from mmpo.eval.pope.settings import PopeSettings
-from mmpo.eval.protocol import Ask, Material, NothingToAsk, Part, Reply, near_ties, needed
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.protocol import Ask, Material, NothingToAsk, Part, Reply, cut_off, needed
+from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.files.atomic import write_json
 
 ENOUGH_IMAGES = 0.5
@@ -20,7 +20,7 @@ POPE_IMAGES = 500
 
 
 @benchmark("pope", settings=PopeSettings, needs="annotated images, or its questions")
-class Pope(Task[PopeSettings]):
+class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
     """POPE's splits, each with its questions."""
 
     partial = True
@@ -44,6 +44,7 @@ class Pope(Task[PopeSettings]):
             self.conventions = [f"POPE: questions of {files}; {self._asking()}"]
         else:
             self._build(needed(context.material, "pope", "eval.pope.questions"))
+        self.questions = [(split, question) for split, questions in self.splits.items() for question in questions]
 
     def _build(self, material: Material) -> None:
         candidates = [pope_builder.ImageObjects(image.path, material.truth[image.path]) for image in material.images]
@@ -101,62 +102,42 @@ class Pope(Task[PopeSettings]):
                 "split"
             )
 
-    def asks(self) -> list[Ask]:
-        return list(dict.fromkeys(self._ask(question) for questions in self.splits.values() for question in questions))
-
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[tuple[str, pope.PopeQuestion], Reply]]) -> list[Part]:
         results: dict[str, pope.PopeResult] = {}
         parts: list[Part] = []
-        for split in self.splits:
-            questions, given = self._answered(split, replies)
-            if not questions:
-                continue
-            p_yes = [reply.p_yes for reply in given]
-            result = pope.score(questions, [reply.text for reply in given], self.settings.parser, p_yes=p_yes)
-            results[split] = result
+        for split in dict.fromkeys(split for (split, _), _ in given):
+            own = [(asked, reply) for asked, reply in given if asked[0] == split]
+            result = results[split] = pope.score(
+                [question for (_, question), _ in own],
+                [reply.text for _, reply in own],
+                self.settings.parser,
+                p_yes=[reply.p_yes for _, reply in own],
+            )
             parts.append(
-                Part(
-                    split,
-                    result.tally,
-                    len(given),
-                    truncated=sum(reply.truncated for reply in given),
-                    unparsed=result.unparsed,
-                    near_ties=near_ties({self._ask(q): reply for q, reply in zip(questions, given, strict=True)}),
-                )
+                Part(split, result.tally, len(own), cut_off(own), result.unparsed, near_ties=self.near_ties(own))
             )
         if len(results) > 1:
-            total = Part(
-                "all splits",
-                pope.mean_over_splits(results),
-                questions=sum(part.questions for part in parts),
-                truncated=sum(part.truncated for part in parts),
-                unparsed=sum(result.unparsed for result in results.values()),
-                total=True,
-                near_ties=near_ties({ask: replies[ask] for ask in self.asks() if ask in replies}),
-            )
-            parts.append(total)
+            unparsed = sum(result.unparsed for result in results.values())
+            tally, close = pope.mean_over_splits(results), self.near_ties(given)
+            parts.append(Part("all splits", tally, len(given), cut_off(given), unparsed, total=True, near_ties=close))
         return parts
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.side_files.items():
             write_json(folder / f"{name}.json", content)
-        for split in self.splits:
-            for state, given in replies.items():
-                questions, answers = self._answered(split, given)
-                pope.write_questions(folder / f"questions_{split}.jsonl", questions)
-                pope.write_answers(folder / f"answers_{split}_{state}.jsonl", questions, [a.text for a in answers])
+        for state, given in replies.items():
+            answered = self.answered(given)
+            for name in self.splits:
+                own = [(question, reply.text) for (split, question), reply in answered if split == name]
+                questions = [question for question, _ in own]
+                pope.write_questions(folder / f"questions_{name}.jsonl", questions)
+                pope.write_answers(folder / f"answers_{name}_{state}.jsonl", questions, [text for _, text in own])
 
-    def _answered(
-        self, split: str, replies: Mapping[Ask, Reply]
-    ) -> tuple[Sequence[pope.PopeQuestion], Sequence[Reply]]:
-        """The questions of a split that have a reply (all, unless an image can't be used), and the replies."""
-        questions = [question for question in self.splits[split] if self._ask(question) in replies]
-        return questions, [replies[self._ask(question)] for question in questions]
-
-    def _ask(self, question: pope.PopeQuestion) -> Ask:
-        text = question.text + self.settings.prompt_suffix
-        return Ask(question.image, text, self.settings.max_new_tokens, self.root)
+    def ask(self, question: tuple[str, pope.PopeQuestion]) -> Ask:
+        _, asked = question
+        text = asked.text + self.settings.prompt_suffix
+        return Ask(asked.image, text, self.settings.max_new_tokens, self.root)
 
     def _asking(self) -> str:
         suffix = self.settings.prompt_suffix

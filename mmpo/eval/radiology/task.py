@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmpo.chat.judging import opened
 from mmpo.errors import UserError
-from mmpo.eval.protocol import Ask, Part, Reply
+from mmpo.eval.protocol import Ask, Part, Reply, cut_off
 from mmpo.eval.radiology import clinical as radiology_clinical
 from mmpo.eval.radiology import metrics as radiology
 from mmpo.eval.radiology import text as radiology_text
 from mmpo.eval.radiology.settings import RadiologyEvalSettings
 from mmpo.eval.records import read_records, text_of
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.files.atomic import write_text
 from mmpo.packages import BERT_SCORE, RADGRAPH, ROUGE_SCORE, SACREBLEU, require
 from mmpo.radiology.detector import RuleDetector
@@ -31,7 +31,7 @@ TEXT_KEYS = ("text", "answer", "report", "generated", "prediction")
 
 
 @benchmark("radiology", settings=RadiologyEvalSettings, needs="reports with their films")
-class Radiology(Task[RadiologyEvalSettings]):
+class Radiology(QuestionTask[RadiologyEvalSettings, RadiologyReport]):
     """Films shown to the model, its reports checked line by line."""
 
     partial = True
@@ -46,7 +46,7 @@ class Radiology(Task[RadiologyEvalSettings]):
         require("radiology, to compare texts,", SACREBLEU, ROUGE_SCORE)
         lexicon = [self.settings.lexicon] if self.settings.lexicon else []
         self.detector = RuleDetector(load_lexicon(*lexicon))
-        self.reports: list[RadiologyReport] = []
+        reports: list[RadiologyReport] = []
         dropped: Counter[str] = Counter()
         for one in read_reports(self.settings.reports, images=self.settings.images):
             if not isinstance(one, RadiologyReport):
@@ -56,15 +56,15 @@ class Radiology(Task[RadiologyEvalSettings]):
             elif not one.images or not one.body(self.settings.section):
                 dropped["no_image" if not one.images else "no_section"] += 1
             else:
-                self.reports.append(one)
-        self.reports = self.reports[: context.limit]
-        if not self.reports:
+                reports.append(one)
+        self.questions = reports[: context.limit]
+        if not self.questions:
             raise UserError(f"{self.settings.reports}: no report can be used ({dict(dropped)})")
         if self.settings.judged_by == "both":
-            check_endpoint(context.judge, any(report.credentialed for report in self.reports))
+            check_endpoint(context.judge, any(report.credentialed for report in self.questions))
         left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         self.conventions = [
-            f"radiology: {len(self.reports)} films, prompt {self.settings.prompt!r}, greedy, at most "
+            f"radiology: {len(self.questions)} films, prompt {self.settings.prompt!r}, greedy, at most "
             f"{self.settings.max_new_tokens} tokens; "
             + (f"left out {left_out}; " if dropped else "")
             + radiology.CONVENTION,
@@ -72,16 +72,12 @@ class Radiology(Task[RadiologyEvalSettings]):
             "against references without priors, finding_F1_unedited against them as they are",
         ]
 
-    def asks(self) -> list[Ask]:
-        return [self._ask(report) for report in self.reports]
-
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        given = {report.id: (report, replies[ask]) for report in self.reports if (ask := self._ask(report)) in replies}
-        answers = {id: reply.text for id, (_, reply) in given.items()}
-        references = {id: report.body(self.settings.section) for id, (report, _) in given.items()}
+    def parts(self, given: Sequence[tuple[RadiologyReport, Reply]]) -> list[Part]:
+        answers = {report.id: reply.text for report, reply in given}
+        references = {report.id: report.body(self.settings.section) for report, _ in given}
         options: Any = {"detector": self.detector, "uncertain_as": self.settings.uncertain_as}
         found = radiology.score_reports(answers, references, **options)
-        cut = sum(reply.truncated for _, reply in given.values())
+        cut = cut_off(given)
         parts = [Part(None, radiology.tally(found), len(found), cut)]
         if self.settings.judged_by == "both":
             with opened(self.context.judge, self.context.cache, "radiology") as chat:
@@ -101,17 +97,16 @@ class Radiology(Task[RadiologyEvalSettings]):
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
-            rows = []
-            for report in self.reports:
-                if (ask := self._ask(report)) in given:
-                    text = given[ask].text
-                    rows.append({"id": report.id, "text": text, **self.detector.report(text).row()})
+            rows = (
+                {"id": report.id, "text": reply.text, **self.detector.report(reply.text).row()}
+                for report, reply in self.answered(given)
+            )
             write_text(
                 folder / f"reports_{state}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             )
 
-    def _ask(self, report: RadiologyReport) -> Ask:
-        return Ask(report.images[0], self.settings.prompt, self.settings.max_new_tokens, str(report.root))
+    def ask(self, question: RadiologyReport) -> Ask:
+        return Ask(question.images[0], self.settings.prompt, self.settings.max_new_tokens, str(question.root))
 
 
 @scorer(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -10,17 +10,17 @@ from mmpo.chat.judging import opened, require_all
 from mmpo.chat.templates import template_version
 from mmpo.errors import UserError
 from mmpo.eval.chair import metrics as chair
-from mmpo.eval.protocol import Ask, Part, Reply, needed
+from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
 from mmpo.eval.shr import metrics as shr
 from mmpo.eval.shr.files import ShrImage, read_images
 from mmpo.eval.shr.judge import RuleJudge, from_annotated, model_rows, write_judgements
 from mmpo.eval.shr.settings import ShrSettings
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.text.vocabulary import ObjectVocabulary
 
 
 @benchmark("shr", settings=ShrSettings, needs="annotated images, or its annotations")
-class Shr(Task[ShrSettings]):
+class Shr(JudgedTask[ShrSettings, tuple[str, ShrImage], list[shr.ShrRow]]):
     """SHR on the published images or on the evaluation's own annotated ones."""
 
     partial = True
@@ -32,50 +32,29 @@ class Shr(Task[ShrSettings]):
             if self._root is None:
                 raise UserError("eval.shr.annotations needs eval.shr.images", hint="the folder of IMAGE_ID.jpg files")
             published = islice(read_images(self.settings.annotations).values(), context.limit)
-            self.images = {f"{image.id}.jpg": image for image in published}
+            self.questions = [(f"{image.id}.jpg", image) for image in published]
             vocabulary = chair.vocabulary_for((), self.settings.vocabulary)
         else:
             own = needed(context.material, "shr", "name SHR's annotations in eval.shr.annotations")
-            self.images = {image.path: from_annotated(image) for image in own.images}
+            self.questions = [(image.path, from_annotated(image)) for image in own.images]
             vocabulary = own.vocabulary
-        self.by_model = self._by_model()
+        self.by_model = self.wants_model("eval.shr.judged_by", self.settings.judged_by)
         self.rules = RuleJudge(vocabulary)
         self.conventions = self._conventions(vocabulary)
-        self._rows: dict[tuple[str, ...], list[shr.ShrRow]] = {}
 
-    def asks(self) -> list[Ask]:
-        return [self._ask(path) for path in self.images]
-
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        given = [replies[ask] for ask in self.asks() if ask in replies]
-        rows = self._judged(replies)
-        unparsed = sum(name is None for row in rows for name in row.classes) if self.by_model else None
-        return [
-            Part(
-                None,
-                shr.tally(rows),
-                len(rows),
-                sum(reply.truncated for reply in given),
-                unparsed,
-                readable_of=sum(len(row.classes) for row in rows),
-            )
-        ]
+    def parts(self, given: Sequence[tuple[tuple[str, ShrImage], Reply]]) -> list[Part]:
+        rows = self.judged(given)
+        classes = [name for row in rows for name in row.classes]
+        unparsed = classes.count(None) if self.by_model else None
+        return [Part(None, shr.tally(rows), len(rows), cut_off(given), unparsed, readable_of=len(classes))]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
-            write_judgements(folder / f"judgement_{state}.json", {"0": self._judged(given)})
+            write_judgements(folder / f"judgement_{state}.json", {"0": self.judged(self.answered(given))})
 
-    def _judged(self, replies: Mapping[Ask, Reply]) -> list[shr.ShrRow]:
-        described = [
-            (image, replies[ask].text) for path, image in self.images.items() if (ask := self._ask(path)) in replies
-        ]
-        key = tuple(text for _, text in described)
-        if key not in self._rows:
-            self._rows[key] = self._judge_all(described)
-        return self._rows[key]
-
-    def _judge_all(self, described: list[tuple[ShrImage, str]]) -> list[shr.ShrRow]:
+    def judge(self, given: Sequence[tuple[tuple[str, ShrImage], Reply]]) -> list[shr.ShrRow]:
+        described = [(image, reply.text) for (_, image), reply in given]
         if not self.by_model:
             return [self.rules.row(image, response) for image, response in described]
         with opened(self.context.judge, self.context.cache, "shr") as chat:
@@ -89,13 +68,8 @@ class Shr(Task[ShrSettings]):
         require_all(judgements, "shr")
         return rows
 
-    def _by_model(self) -> bool:
-        if self.settings.judged_by == "model" and self.context.judge is None:
-            raise UserError("eval.shr.judged_by is `model`, but eval.judge is not set")
-        return self.settings.judged_by != "rules" and self.context.judge is not None
-
     def _conventions(self, vocabulary: ObjectVocabulary) -> list[str]:
-        asked = f"SHR: {len(self.images)} images, prompt {self.settings.prompt!r}, greedy"
+        asked = f"SHR: {len(self.questions)} images, prompt {self.settings.prompt!r}, greedy"
         if self.context.judge is not None and self.by_model:
             judged = (
                 f"judged by {self.context.judge.model} at temperature {self.settings.temperature:g} with "
@@ -109,6 +83,6 @@ class Shr(Task[ShrSettings]):
             "SHR compares only within one judge and prompt; the published values are GPT-4's with another prompt",
         ]
 
-    def _ask(self, path: str) -> Ask:
+    def ask(self, question: tuple[str, ShrImage]) -> Ask:
         root = None if self.settings.annotations is None else self._root
-        return Ask(path, self.settings.prompt, self.settings.max_new_tokens, root)
+        return Ask(question[0], self.settings.prompt, self.settings.max_new_tokens, root)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmpo.errors import UserError
-from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply, cut_off
+from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.eval.temporal import tempcompass, videohallucer
 from mmpo.eval.temporal.metrics import PARSERS, TemporalQuestion, is_right, read, tally
 from mmpo.eval.temporal.settings import TemporalSettings
@@ -17,7 +17,7 @@ from mmpo.files.atomic import write_json
 
 
 @benchmark("temporal", settings=TemporalSettings, needs="its questions and videos")
-class Temporal(Task[TemporalSettings]):
+class Temporal(QuestionTask[TemporalSettings, TemporalQuestion]):
     """Questions with short answers about videos. `partial`: what is about unreadable videos is left out."""
 
     partial = True
@@ -52,19 +52,20 @@ class Temporal(Task[TemporalSettings]):
             + (f"; {captions} captions are left out" if captions else "")
         ]
 
-    def asks(self) -> list[Ask]:
-        return list(dict.fromkeys(self._ask(question) for question in self.questions))
+    def answered(self, replies: Mapping[Ask, Reply]) -> list[tuple[TemporalQuestion, Reply]]:
+        """The questions whose whole pair has replies."""
+        lost = {question.group for question in self.questions if self.ask(question) not in replies}
+        return [one for one in super().answered(replies) if one[0].group not in lost]
 
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        answered = self._answered(replies)
-        cut = sum(replies[self._ask(question)].truncated for question in answered)
+    def parts(self, given: Sequence[tuple[TemporalQuestion, Reply]]) -> list[Part]:
+        answered = _filled(given)
         unread = sum(is_right(self.kind, question, self.settings.parser) is None for question in answered)
-        return [Part(None, tally(self.kind, answered, self.settings.parser), len(answered), cut, unread)]
+        return [Part(None, tally(self.kind, answered, self.settings.parser), len(given), cut_off(given), unread)]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
-            write_json(folder / f"answers_{state}.json", self._published(self._answered(given)))
+            write_json(folder / f"answers_{state}.json", self._published(_filled(self.answered(given))))
 
     def _published(self, answered: list[TemporalQuestion]) -> Any:
         """Predictions in the benchmark's own form."""
@@ -80,22 +81,18 @@ class Temporal(Task[TemporalSettings]):
             pairs.setdefault(q.group, {"type": q.category})[q.side] = part
         return list(pairs.values())
 
-    def _answered(self, replies: Mapping[Ask, Reply]) -> list[TemporalQuestion]:
-        lost = {question.group for question in self.questions if self._ask(question) not in replies}
-        return [
-            replace(question, prediction=replies[self._ask(question)].text, rating=None)
-            for question in self.questions
-            if question.group not in lost
-        ]
-
     def _suffix(self, question: TemporalQuestion) -> str:
         if self.settings.prompt_suffix is not None:
             return self.settings.prompt_suffix
         task = next((task for task in tempcompass.TASKS if task == question.part), None)
         return videohallucer.SUFFIX if task is None else tempcompass.SUFFIXES[task]
 
-    def _ask(self, question: TemporalQuestion) -> Ask:
+    def ask(self, question: TemporalQuestion) -> Ask:
         own = self.settings
         video = own.video_pattern.replace("{video}", question.video)
         frames = FrameChoice(own.frames.num, own.frames.sampling, own.frames.max_side)
         return Ask(video, question.question + self._suffix(question), own.max_new_tokens, own.videos, frames)
+
+
+def _filled(given: Sequence[tuple[TemporalQuestion, Reply]]) -> list[TemporalQuestion]:
+    return [replace(question, prediction=reply.text, rating=None) for question, reply in given]

@@ -13,10 +13,10 @@ from mmpo.chat.judging import opened, require_all, unparsed
 from mmpo.chat.video_rules import IDENTITY, RuleJudge
 from mmpo.data.video_lists import VideoItem, read_videos
 from mmpo.errors import UserError
-from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply
+from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply, cut_off
 from mmpo.eval.records import read_records
 from mmpo.eval.statistics.tally import Tally, share
-from mmpo.eval.task import Context, Task, benchmark
+from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.eval.video_qa.judge import verdicts
 from mmpo.eval.video_qa.metrics import RIGHT_FROM, Judged, VideoQuestion, read_questions, tally, with_videos
 from mmpo.eval.video_qa.settings import VideoQaSettings
@@ -30,7 +30,7 @@ RULE_METRICS = (
 
 
 @benchmark("video_qa", settings=VideoQaSettings, needs="questions and videos, and a judge or annotated videos")
-class VideoQa(Task[VideoQaSettings]):
+class VideoQa(JudgedTask[VideoQaSettings, VideoQuestion, tuple[Tally, int]]):
     """Questions about videos. `partial`: videos that can't be read are left out and counted."""
 
     partial = True
@@ -61,31 +61,23 @@ class VideoQa(Task[VideoQaSettings]):
             f"at most {own.frames.max_side}), greedy, at most {own.max_new_tokens} tokens; judged by {who}, replies "
             f"read by the rule {own.parser}, unreadable ones count as wrong; numbers compare within one judge only"
         ]
-        self._known: dict[tuple[str, ...], tuple[Tally, int]] = {}
 
-    def asks(self) -> list[Ask]:
-        return list(dict.fromkeys(self._ask(question) for question in self.questions))
-
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        given = self._answered(replies)
-        texts = tuple(reply.text for _, reply in given)
-        if texts not in self._known:
-            self._known[texts] = self._judged([(question, reply.text) for question, reply in given])
-        counted, unread = self._known[texts]
-        return [Part(None, counted, len(given), sum(reply.truncated for _, reply in given), unread)]
+    def parts(self, given: Sequence[tuple[VideoQuestion, Reply]]) -> list[Part]:
+        counted, unread = self.judged(given)
+        return [Part(None, counted, len(given), cut_off(given), unread)]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
             rows = [
                 {"id": q.id, "video": q.video, "question": q.question, "answer": q.answer, "pred": reply.text}
-                for q, reply in self._answered(given)
+                for q, reply in self.answered(given)
             ]
             lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             write_text(folder / f"answers_{state}.jsonl", "".join(lines))
 
-    def _judged(self, answered: Sequence[tuple[VideoQuestion, str]]) -> tuple[Tally, int]:
-        own = self.settings
+    def judge(self, given: Sequence[tuple[VideoQuestion, Reply]]) -> tuple[Tally, int]:
+        own, answered = self.settings, [(question, reply.text) for question, reply in given]
         if own.judged_by == "rules":
             return self._by_rules(answered), 0
         with opened(self.context.judge, self.context.cache, "video_qa") as chat:
@@ -134,10 +126,7 @@ class VideoQa(Task[VideoQaSettings]):
                 found.update(dict.fromkeys(names, str(row.get("caption", ""))))
         return found
 
-    def _answered(self, replies: Mapping[Ask, Reply]) -> list[tuple[VideoQuestion, Reply]]:
-        return [(question, replies[ask]) for question in self.questions if (ask := self._ask(question)) in replies]
-
-    def _ask(self, question: VideoQuestion) -> Ask:
+    def ask(self, question: VideoQuestion) -> Ask:
         own = self.settings
         root = own.videos or str(Path(str(own.questions)).parent)
         frames = FrameChoice(own.frames.num, own.frames.sampling, own.frames.max_side)
