@@ -69,21 +69,19 @@ class Amber(QuestionTask[AmberSettings, Query]):
 
     def parts(self, given: Sequence[tuple[Query, Reply]]) -> list[Part]:
         images = {query.id: query.image for query, _ in given}
-        items = [(self.annotations.items[query.id], reply.text) for query, reply in given]
-        described = [(item, text) for item, text in items if isinstance(item, Described)]
-        asked = [(item, text) for item, text in items if isinstance(item, Asked)]
+        by_id = {query.id: (query, reply) for query, reply in given}
+        items = [self.annotations.items[number] for number in by_id]
+        described = [item for item in items if isinstance(item, Described)]
+        asked = [item for item in items if isinstance(item, Asked)]
         parts: list[Part] = []
         if described:
-            rows = describe_all(
-                [item for item, _ in described], [text for _, text in described], self.annotations, self.rules
-            )
-            own = [one for one in given if isinstance(self.annotations.items[one[0].id], Described)]
+            own = [by_id[item.id] for item in described]
+            rows = describe_all(described, [reply.text for _, reply in own], self.annotations, self.rules)
             tally = amber.generative_tally(rows, images, self.settings.cog_denominator)
             parts.append(Part("generative", tally, len(rows), cut_off(own)))
         if asked:
-            read = answer_all([item for item, _ in asked], [text for _, text in asked], self.rules)
-            by_id = {query.id: (query, reply) for query, reply in given}
-            for line, members in amber.groups(item for item, _ in asked).items():
+            read = answer_all(asked, [by_id[item.id][1].text for item in asked], self.rules)
+            for line, members in amber.groups(asked).items():
                 own = [by_id[item.id] for item in members]
                 parts.append(
                     Part(
