@@ -10,7 +10,7 @@ Scorers are found in the `score.py` or `task.py` of a benchmark's folder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from importlib import import_module
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmpo.errors import UserError
+from mmpo.eval.records import read_records, text_of
 from mmpo.eval.section import own_benchmarks
 from mmpo.packages import Package, require
 
@@ -91,6 +92,44 @@ class Scorer:
     needs: tuple[Need, ...]
     options: Mapping[str, str]
     packages: Mapping[str, tuple[Package, ...]] = field(default_factory=dict)
+
+
+def answers_by_id(
+    path: Path, known: Collection[str], ids: tuple[str, ...], texts: tuple[str, ...]
+) -> tuple[dict[str, str], int]:
+    """The answers of rows with an id and a text (under the first of these keys that is there), by id, and how many
+    belong to no known question. Raises UserError naming the line of a mistake, and where no answer belongs to any.
+    """
+    answers: dict[str, str] = {}
+    strangers = 0
+    for where, row in read_records(path):
+        name = next((str(row[key]) for key in ids if key in row), None)
+        if name is None:
+            raise UserError(f"{where}: no `{ids[0]}`; the record has {', '.join(row)}")
+        if name in answers:
+            raise UserError(f"{where}: a second answer to {name}")
+        if name in known:
+            answers[name] = text_of(row, texts, where)
+        else:
+            strangers += 1
+    if not answers:
+        raise UserError(f"{path}: no answer belongs to a question")
+    return answers, strangers
+
+
+def of_answers(
+    metrics: Mapping[str, Any], conventions: list[str], given: int, asked: int, strangers: int, unread: int
+) -> Scored:
+    """The result of answers that were found by their ids: `given` of the `asked` questions have one."""
+    return Scored(
+        metrics=dict(metrics),
+        conventions=conventions,
+        read=given + strangers,
+        scored=given,
+        unparsed=unread,
+        quarantined={"the question is not in the file": strangers} if strangers else {},
+        warnings=[f"{asked - given} of {asked} questions have no answer"] if given < asked else [],
+    )
 
 
 SCORERS: dict[str, Scorer] = {}

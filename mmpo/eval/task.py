@@ -226,3 +226,9 @@ def named(name: str) -> Benchmark:
 def benchmarks() -> dict[str, Benchmark]:
     """Every benchmark there is, by name."""
     return {name: named(name) for name in sections()}
+
+
+def table() -> str:
+    """The benchmarks as a table in Markdown."""
+    rows = [f"| `{one.name}` | {one.about} | {one.needs} |" for one in benchmarks().values()]
+    return "\n".join(["| `eval.benchmarks` | | is made of |", "|---|---|---|", *rows])

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mmpo.chat.settings import ChatSettings
 from mmpo.errors import UserError
 from mmpo.eval import section
 from mmpo.eval import task as registry
@@ -16,7 +18,8 @@ from mmpo.eval.chair.settings import ChairSettings
 from mmpo.eval.protocol import Ask, Part, Reply
 from mmpo.eval.section import Section, own_benchmarks, sections
 from mmpo.eval.settings import EvalSettings, eval_settings
-from mmpo.eval.task import Context, Task, benchmark, benchmarks, named
+from mmpo.eval.statistics.tally import Tally
+from mmpo.eval.task import Context, JudgedTask, Task, benchmark, benchmarks, named, table
 
 
 class Length(Task[Section]):
@@ -118,6 +121,7 @@ CHECK = """
 import sys
 import mmpo.eval
 mmpo.eval.__path__.append(sys.argv[1])
+from mmpo.chat.settings import ChatSettings
 from mmpo.errors import UserError
 from mmpo.recipes import parse
 from mmpo.recipes.schema import validate
@@ -143,3 +147,56 @@ def test_one_new_folder_is_all_it_takes(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CHECK, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "eval.length.wods" in done.stdout and "did you mean words?" in done.stdout
+
+
+def test_the_table_of_the_docs_is_the_registry() -> None:
+    assert table() in (Path(__file__).parents[2] / "docs/evaluators.md").read_text(encoding="utf-8")
+
+
+class Say(JudgedTask[Section, str, list[int]]):
+    """Each question asked as it is, each answer judged by its length."""
+
+    judgings = 0
+
+    def ask(self, question: str) -> Ask:
+        return Ask(None, question.lower(), 4)
+
+    def judge(self, given: Sequence[tuple[str, Reply]]) -> list[int]:
+        self.judgings += 1
+        return [len(reply.text) for _, reply in given]
+
+    def parts(self, given: Sequence[tuple[str, Reply]]) -> list[Part]:
+        tally = Tally(tuple(question for question, _ in given), np.array([[n, 1] for n in self.judged(given)]), ())
+        return [Part(None, tally, len(given), 0, near_ties=self.near_ties(given))]
+
+
+def test_questions_are_asked_once_and_those_without_a_reply_left_out() -> None:
+    say = Say.on(["Why?", "WHY?", "How?"], Section())
+    assert say.asks() == [Ask(None, "why?", 4), Ask(None, "how?", 4)]
+    (part,) = say.score({Ask(None, "why?", 4): Reply("so", False, p_yes=0.51)})
+    assert part.tally.images == ("Why?", "WHY?") and part.tally.counts.tolist() == [[2, 1], [2, 1]]
+    assert part.near_ties == [Ask(None, "why?", 4)]
+    (unknown,) = say.parts([("Why?", Reply("so", False))])
+    assert unknown.near_ties is None
+
+
+def test_the_same_answers_are_judged_once() -> None:
+    say, other = Say.on(["Why?"], Section()), Say.on(["Why?"], Section())
+    for text in ("so", "so", "thus"):
+        say.parts([("Why?", Reply(text, False))])
+    assert (say.judgings, other.judgings) == (2, 0)
+    other.parts([("Why?", Reply("so", False))])
+    assert other.judgings == 1, "tasks share no verdicts"
+
+
+def test_who_judges() -> None:
+    judge = ChatSettings(model="m")
+    for choice, context, by_model in (
+        ("auto", Context(), False),
+        ("auto", Context(judge=judge), True),
+        ("rules", Context(judge=judge), False),
+        ("model", Context(judge=judge), True),
+    ):
+        assert Say(Section(), context).wants_model("eval.say.judged_by", choice) is by_model
+    with pytest.raises(UserError, match=r"eval\.say\.judged_by is `model`, but eval\.judge is not set"):
+        Say(Section(), Context()).wants_model("eval.say.judged_by", "model")

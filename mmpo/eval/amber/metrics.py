@@ -120,22 +120,10 @@ def generative_metrics(cog_denominator: CogDenominator = "targets") -> tuple[Met
     """
     cog = (_COG, _TARGETS) if cog_denominator == "targets" else (_COG_NOUNS, _NOUNS)
     return (
-        share(
-            "CHAIR",
-            *(_WRONG, _NOUNS, "lower"),
-            meaning="of the nouns, the share that is not in the image",
-            headline=1,
-            watched=True,
-        ),
-        share("Cover", _COVERED, _TRUTH, "higher", meaning="of what is in the image, the share that is named"),
-        share(
-            "Hal",
-            *(_WRONG_IMAGES, _IMAGES, "lower"),
-            independent=True,
-            meaning="share of descriptions with a noun that is not in the image",
-            watched=True,
-        ),
-        share("Cog", *cog, "lower", meaning="how much of what people expect there, though it is absent, is named"),
+        share("CHAIR", _WRONG, _NOUNS, "lower", "nouns that are not in the image", headline=1, watched=True),
+        share("Cover", _COVERED, _TRUTH, "higher", "what is in the image that is named"),
+        share("Hal", _WRONG_IMAGES, _IMAGES, "lower", "descriptions with such a noun", independent=True, watched=True),
+        share("Cog", *cog, "lower", "what people expect there that is absent, and is named"),
     )
 
 
@@ -192,15 +180,15 @@ def _f1(counts: Array) -> Array:
 
 
 DISCRIMINATIVE = (
-    share("accuracy", _RIGHT, _ASKED, "higher", meaning="share of right answers", watched=True),
-    share("precision", _RIGHT_NO, _NO, "higher", meaning="of the answers no, the share that is right"),
-    share("recall", _RIGHT_NO, _TRUTH_NO, "higher", meaning="of what is not there, the share that is denied"),
+    share("accuracy", _RIGHT, _ASKED, "higher", "share of right answers", watched=True),
+    share("precision", _RIGHT_NO, _NO, "higher", "of the answers no, the share that is right"),
+    share("recall", _RIGHT_NO, _TRUTH_NO, "higher", "of what is not there, the share that is denied"),
     Metric(
         "F1",
         _f1,
         "higher",
+        "harmonic mean of precision and recall",
         denominator=lambda c: c[..., _NO] + c[..., _TRUTH_NO],
-        meaning="harmonic mean of precision and recall",
         headline=2,
         watched=True,
     ),
@@ -260,9 +248,7 @@ def combined_tally(generative: Tally, discriminative: Tally) -> Tally:
         return (1 - ratio(left[..., _WRONG], left[..., _NOUNS]) + _f1(right)) / 2
 
     return Tally(
-        names,
-        counts,
-        (Metric("AMBER_score", formula, "higher", headline=3, watched=True, meaning="mean of 1 - CHAIR and F1"),),
+        names, counts, (Metric("AMBER_score", formula, "higher", "mean of 1 - CHAIR and F1", headline=3, watched=True),)
     )
 
 

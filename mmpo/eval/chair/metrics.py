@@ -39,38 +39,14 @@ SHORTER = Caution(
     relative=True,
 )
 METRICS = (
+    share("CHAIRi", _HALLUCINATED, _MENTIONS, "lower", "objects named that are absent", label="CHAIR_i", watched=True),
     share(
-        "CHAIRi",
-        *(_HALLUCINATED, _MENTIONS, "lower"),
-        label="CHAIR_i",
-        meaning="of the objects that are mentioned, the share that the image lacks",
-        watched=True,
+        "CHAIRs", _HALLUCINATED_CAPTIONS, _CAPTIONS, "lower", "descriptions that mention an object which is not there",
+        independent=True, label="CHAIR_s", headline=1, watched=True,
     ),
-    share(
-        "CHAIRs",
-        *(_HALLUCINATED_CAPTIONS, _CAPTIONS, "lower"),
-        independent=True,
-        label="CHAIR_s",
-        meaning="share of descriptions that mention an object which the image lacks",
-        headline=1,
-        watched=True,
-    ),
-    share(
-        "Recall",
-        *(_FOUND, _PRESENT, "higher"),
-        label="object recall",
-        meaning="of the objects that are there, the share that is mentioned",
-        watched=True,
-    ),
-    share(
-        "Len",
-        *(_TOKENS, _CAPTIONS, "neither"),
-        percent=False,
-        label="tokens",
-        meaning="length of a description in tokens; a phrase of the vocabulary is one",
-        caution=SHORTER,
-    ),
-)
+    share("Recall", _FOUND, _PRESENT, "higher", "objects that are mentioned", label="object recall", watched=True),
+    share("Len", _TOKENS, _CAPTIONS, "neither", "of a description", percent=False, label="tokens", caution=SHORTER),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

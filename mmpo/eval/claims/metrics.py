@@ -39,46 +39,32 @@ def _over_kinds(counts: Array, column: int) -> Array:
 
 
 _WRONG_CLAIMS = share(
-    "wrong",
-    *(_WRONG, _DECIDED, "lower"),
-    label="wrong claims",
-    sentence="Wrong claims: {} % of those that the annotations decide",
-    meaning="of the claims that the annotations decide, the share that is wrong",
-)
+    "wrong", _WRONG, _DECIDED, "lower", "claims that are wrong, of those that the annotations decide",
+    label="wrong claims", sentence="Wrong claims: {} % of those that the annotations decide",
+)  # fmt: skip
 _DECIDED_CLAIMS = share(
-    "decided",
-    *(_DECIDED, _READ, "neither"),
-    label="claims decided",
-    meaning="of the claims that are read, the share that the annotations decide",
+    "decided", _DECIDED, _READ, "neither", "claims that the annotations decide", label="claims decided"
 )
 BY_KIND = (_WRONG_CLAIMS, _DECIDED_CLAIMS)
+
+
+def _all_kinds(metric: Metric, above: int, below: int) -> Metric:
+    return replace(
+        metric,
+        formula=lambda c: ratio(_over_kinds(c, above), _over_kinds(c, below)),
+        denominator=lambda c: _over_kinds(c, below),
+    )
+
+
 OVERALL = (
-    replace(
-        _WRONG_CLAIMS,
-        formula=lambda c: ratio(_over_kinds(c, _WRONG), _over_kinds(c, _DECIDED)),
-        denominator=lambda c: _over_kinds(c, _DECIDED),
-    ),
-    replace(
-        _DECIDED_CLAIMS,
-        formula=lambda c: ratio(_over_kinds(c, _DECIDED), _over_kinds(c, _READ)),
-        denominator=lambda c: _over_kinds(c, _READ),
-    ),
-    share(
-        "repeats",
-        *(_REPEATED, _NAMED, "lower"),
-        label="named again",
-        meaning="of the objects brought in, the share beyond what the image has",
-    ),
+    _all_kinds(_WRONG_CLAIMS, _WRONG, _DECIDED),
+    _all_kinds(_DECIDED_CLAIMS, _DECIDED, _READ),
+    share("repeats", _REPEATED, _NAMED, "lower", "objects beyond what the image has", label="named again"),
     Metric(
-        "claims",
-        lambda c: ratio(_over_kinds(c, _READ), c[..., _TEXTS]),
-        "neither",
-        percent=False,
-        denominator=lambda c: c[..., _TEXTS],
-        label="claims a text",
-        meaning="claims that are read in a text",
+        "claims", lambda c: ratio(_over_kinds(c, _READ), c[..., _TEXTS]), "neither", "that were read", percent=False,
+        denominator=lambda c: c[..., _TEXTS], label="claims a text",
     ),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,11 +130,7 @@ def with_names(truth: Truth, names: Iterable[str]) -> Truth:
 
 
 def score(
-    captions: Mapping[str, str],
-    truth: Mapping[str, Truth],
-    vocabulary: ObjectVocabulary,
-    *,
-    exhaustive: bool = False,
+    captions: Mapping[str, str], truth: Mapping[str, Truth], vocabulary: ObjectVocabulary, *, exhaustive: bool = False
 ) -> ClaimsResult:
     """Judge one description per image (both maps by image). `exhaustive`: the texts list all that they show, so that
     every number is exact and `a car` is one car.

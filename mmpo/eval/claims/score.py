@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +93,7 @@ def score_claims(request: ScoreRequest) -> Scored:
 
 def numbers(result: claims.ClaimsResult) -> tuple[dict[str, Any], dict[str, Any]]:
     """The metrics, overall ones beside a map for each kind of which anything was read, and their 95% intervals."""
-    metrics: dict[str, Any] = _percent(result.overall.values, result.overall.undefined)
+    metrics: dict[str, Any] = dict(result.overall.shown(percent=True))
     found: dict[str, Any] = dict(intervals(result.overall, percent=True))
     for kind in KINDS:
         total, decided, wrong = result.totals(kind)
@@ -102,20 +101,13 @@ def numbers(result: claims.ClaimsResult) -> tuple[dict[str, Any], dict[str, Any]
             continue
         tally = result.by_kind[kind]
         metrics[kind] = {
-            **_percent(tally.values, tally.undefined),
+            **tally.shown(percent=True),
             "claims": total,
             "decided_claims": decided,
             "wrong_claims": wrong,
         }
         found[kind] = intervals(tally, percent=True)
     return metrics, found
-
-
-def _percent(values: Mapping[str, float], undefined: tuple[str, ...]) -> dict[str, float | None]:
-    return {
-        name: None if name in undefined else value if name == "claims" else 100 * value
-        for name, value in values.items()
-    }
 
 
 def _warnings(result: claims.ClaimsResult) -> list[str]:

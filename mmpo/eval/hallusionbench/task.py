@@ -30,7 +30,7 @@ _AT = {name: column for column, name in enumerate(_COUNTED)}
 
 
 def _rate(name: str, above: str, below: str, meaning: str, better: Direction = "higher", **shown: Any) -> Metric:
-    return share(name, _AT[above], _AT[below], better, meaning=meaning, **shown)
+    return share(name, _AT[above], _AT[below], better, meaning, **shown)
 
 
 METRICS = (
@@ -47,9 +47,9 @@ METRICS = (
         "yes_bias",
         lambda c: ratio(c[..., _AT["said_yes"]] - c[..., _AT["yes"]], c[..., _AT["answers"]]),
         "neither",
+        "share of answers yes, less the share that should be",
         denominator=lambda c: c[..., _AT["answers"]],
         label="bias to yes",
-        meaning="share of answers yes, less the share that should be",
     ),
     _rate("fp_ratio", "wrong_no", "wrong", "of the wrong answers, the share that should be no", "neither"),
 )

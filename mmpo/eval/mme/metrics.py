@@ -113,19 +113,10 @@ def _points(c: Array) -> Array:
 
 
 METRICS = (
-    Metric("acc", _acc, "higher", meaning="share of right answers"),
-    Metric(
-        "acc+", _acc_plus, "higher", independent=(_BOTH, _PAIRS), meaning="share of images with both questions right"
-    ),
-    Metric(
-        "score", _points, "higher", percent=False, highest=200.0, headline=1, meaning="100 acc + 100 acc+, at most 200"
-    ),
-    Metric(
-        "yes_ratio",
-        lambda c: ratio(c[..., _YES], c[..., _ALL]),
-        "neither",
-        **YES_RATIO,
-    ),
+    Metric("acc", _acc, "higher", "share of right answers"),
+    Metric("acc+", _acc_plus, "higher", "share of images with both questions right", independent=(_BOTH, _PAIRS)),
+    Metric("score", _points, "higher", "100 acc + 100 acc+, at most 200", percent=False, highest=200.0, headline=1),
+    Metric("yes_ratio", lambda c: ratio(c[..., _YES], c[..., _ALL]), "neither", **YES_RATIO),
 )
 
 
@@ -282,17 +273,12 @@ def group_tally(results: Mapping[str, SubtaskResult], group: str) -> Tally | Non
             "score",
             lambda c: _points(parts(c)).sum(-1),
             "higher",
+            "sum of its subtasks' scores",
             percent=False,
             highest=200.0 * len(members),
             headline=1,
-            meaning="sum of its subtasks' scores",
         ),
-        Metric(
-            "yes_ratio",
-            yes_ratio,
-            "neither",
-            **YES_RATIO,
-        ),
+        Metric("yes_ratio", yes_ratio, "neither", **YES_RATIO),
     )
     return Tally(images, counts, metrics)
 

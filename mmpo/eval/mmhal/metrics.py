@@ -191,23 +191,20 @@ METRICS = (
         "score",
         _over_questions(_SCORE),
         "higher",
+        "mean rating, 0 to 6",
         percent=False,
         highest=float(HIGHEST),
         headline=1,
-        meaning="mean rating, 0 to 6",
     ),
     Metric(
         "hallucination_rate",
         _over_questions(_HALLUCINATED),
         "lower",
+        "share of answers rated below 3",
         independent=(_HALLUCINATED, _QUESTIONS),
-        meaning="share of answers rated below 3",
     ),
     Metric(
-        "informativeness",
-        _over_questions(_INFORMATIVE, 3.0),
-        "higher",
-        meaning="how much answers tell, hallucinated or not",
+        "informativeness", _over_questions(_INFORMATIVE, 3.0), "higher", "how much answers tell, hallucinated or not"
     ),
 )
 

@@ -39,7 +39,7 @@ _AT = {name: place for place, name in enumerate(COLUMNS)}
 
 
 def _share(name: str, above: str, below: str, better: Direction, meaning: str, **shown: Any) -> Metric:
-    return share(name, _AT[above], _AT[below], better, meaning=meaning, **shown)
+    return share(name, _AT[above], _AT[below], better, meaning, **shown)
 
 
 METRICS = (

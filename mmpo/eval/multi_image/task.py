@@ -11,18 +11,10 @@ from typing import get_args
 
 from mmpo.data.layouts import Composer
 from mmpo.data.layouts.compose import picture_in_picture
-from mmpo.errors import UserError
-from mmpo.eval.multi_image.metrics import (
-    MultiQuestion,
-    build_questions,
-    read_questions,
-    score,
-    write_questions,
-)
+from mmpo.eval.multi_image.metrics import MultiQuestion, build_questions, read_questions, score, write_questions
 from mmpo.eval.multi_image.settings import MultiImageSettings
 from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
-from mmpo.eval.records import read_records, text_of
-from mmpo.eval.scoring import Scored, ScoreRequest, scorer
+from mmpo.eval.scoring import Scored, ScoreRequest, answers_by_id, of_answers, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.eval.yes_no import ParserName
 from mmpo.files.atomic import write_bytes, write_text
@@ -112,43 +104,17 @@ class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
 def score_multi_image(request: ScoreRequest) -> Scored:
     """Answers to the questions that `mmpo eval` wrote: rows of `id` and `answer`."""
     assert request.questions is not None
-    parser = request.parser or "official"
-    questions = {question.id: question for question in read_questions(request.questions)}
-    answers: dict[str, str] = {}
-    strangers = read = 0
-    for where, row in read_records(request.answers):
-        read += 1
-        name = text_of(row, ("id",), where)
-        if name in answers:
-            raise UserError(f"{where}: a second answer to {name}")
-        if name in questions:
-            answers[name] = text_of(row, ("answer", "text"), where)
-        else:
-            strangers += 1
-    if not answers:
-        raise UserError(f"{request.answers}: no answer belongs to a question of {request.questions}")
-    metrics: dict[str, object] = {}
-    unread = 0
-    for layout in dict.fromkeys(question.layout for question in questions.values()):
-        given = [question for question in questions.values() if question.layout == layout and question.id in answers]
-        if given:
-            tally, missing = score(given, [answers[question.id] for question in given], parser)
-            unread += missing
-            undefined = set(tally.undefined)
-            metrics[layout] = {name: None if name in undefined else v for name, v in tally.values.items()}
-    everything = [question for question in questions.values() if question.id in answers]
-    tally, _ = score(everything, [answers[question.id] for question in everything], parser)
-    metrics["all layouts"] = tally.values
-    left = len(questions) - len(answers)
-    return Scored(
-        metrics=metrics,
-        conventions=[
+    parser = get_args(ParserName)[0] if request.parser is None else request.parser
+    questions = list({question.id: question for question in read_questions(request.questions)}.values())
+    answers, strangers = answers_by_id(request.answers, {q.id for q in questions}, ("id",), ("answer", "text"))
+    given = [(question, Reply(answers[question.id], False)) for question in questions if question.id in answers]
+    settings = MultiImageSettings.model_validate({"parser": parser})
+    *layouts, total = MultiImage.on(questions, settings).parts(given)
+    return of_answers(
+        {**{str(part.split): part.tally.shown() for part in layouts}, "all layouts": total.tally.values},
+        [
             f"fractions; yes and no read by the rule {parser}, image numbers by `Image 3`, an ordinal or a bare number",
             "interference: yes to an object that only another picture shows; confusion: another image named",
         ],
-        read=read,
-        scored=len(answers),
-        unparsed=unread,
-        quarantined={"the question is not in the file": strangers} if strangers else {},
-        warnings=[f"{left} of {len(questions)} questions have no answer"] if left else [],
+        *(len(given), len(questions), strangers, total.unparsed or 0),
     )

@@ -209,8 +209,8 @@ def is_right(choice: Choice, text: str) -> tuple[bool, bool]:
     return bool(re.search(rf"\b{re.escape(_normalized(wanted))}\b", plain)), bool(plain)
 
 
-ACCURACY = share("accuracy", 0, 1, "higher", meaning="share of right answers", headline=1, watched=True)
-CONSISTENCY = share("consistency", 2, 3, "higher", meaning="sentences that are right about every pair of photographs")
+ACCURACY = share("accuracy", 0, 1, "higher", "share of right answers", headline=1, watched=True)
+CONSISTENCY = share("consistency", 2, 3, "higher", "sentences that are right about every pair of photographs")
 
 
 def score(choices: Sequence[Choice], texts: Sequence[str]) -> tuple[Tally, int]:

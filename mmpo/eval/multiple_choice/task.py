@@ -11,8 +11,7 @@ from mmpo.errors import UserError
 from mmpo.eval.multiple_choice.metrics import Choice, by_category, read_choices, score
 from mmpo.eval.multiple_choice.settings import FormatName, MultipleChoiceSettings
 from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply, cut_off
-from mmpo.eval.records import read_records, text_of
-from mmpo.eval.scoring import Scored, ScoreRequest, scorer
+from mmpo.eval.scoring import Scored, ScoreRequest, answers_by_id, of_answers, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.files.atomic import write_bytes, write_text
 
@@ -76,42 +75,21 @@ def _scored(format: FormatName, request: ScoreRequest) -> Scored:
     assert request.questions is not None
     paths = sorted(request.questions.glob("*.json*")) if request.questions.is_dir() else [request.questions]
     choices = [choice for path in paths for choice in read_choices(format, path)]
-    known = {choice.id for choice in choices}
-    answers: dict[str, str] = {}
-    strangers = read = 0
-    for where, row in read_records(request.answers):
-        read += 1
-        name = next((str(row[key]) for key in ("id", "idx", "identifier") if key in row), None)
-        if name is None:
-            raise UserError(f"{where}: no `id`; the record has {', '.join(row)}")
-        if name in answers:
-            raise UserError(f"{where}: a second answer to {name}")
-        if name in known:
-            answers[name] = text_of(row, ("answer", "prediction", "pred", "text"), where)
-        else:
-            strangers += 1
-    asked: Sequence[Choice] = [choice for choice in choices if choice.id in answers]
-    if not asked:
-        raise UserError(f"{request.answers}: no answer belongs to a question of {request.questions}")
-    texts = [answers[choice.id] for choice in asked]
-    tally, unread = score(asked, texts)
-    metrics: dict[str, object] = {**tally.values}
-    categories = by_category(asked, texts)
+    answers, strangers = answers_by_id(
+        request.answers,
+        {choice.id for choice in choices},
+        ("id", "idx", "identifier"),
+        ("answer", "prediction", "pred", "text"),
+    )
+    given = [(choice, Reply(answers[choice.id], False)) for choice in choices if choice.id in answers]
+    (part,) = MultipleChoice.on(choices, MultipleChoiceSettings(format=format)).parts(given)
+    metrics: dict[str, object] = {**part.tally.values}
+    categories = by_category([choice for choice, _ in given], [reply.text for _, reply in given])
     if categories:
         metrics["mean_over_categories"] = sum(categories.values()) / len(categories)
         metrics["categories"] = categories
-    left = len(choices) - len(asked)
-    return Scored(
-        metrics=metrics,
-        conventions=[
-            f"{format}: fractions; an option is read from its letter, else from its text; unreadable counts as wrong"
-        ],
-        read=read,
-        scored=len(asked),
-        unparsed=unread,
-        quarantined={"the question is not in the file": strangers} if strangers else {},
-        warnings=[f"{left} of {len(choices)} questions have no answer"] if left else [],
-    )
+    how = f"{format}: fractions; an option is read from its letter, else from its text; unreadable counts as wrong"
+    return of_answers(metrics, [how], len(given), len(choices), strangers, part.unparsed or 0)
 
 
 def _register(format: FormatName) -> Callable[[ScoreRequest], Scored]:

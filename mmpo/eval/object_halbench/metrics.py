@@ -84,9 +84,7 @@ def _share(
         return 1 - value if complement else value
 
     independent = (above, below) if (above, below) == (_WRONG_ANSWERS, _ALL) else None
-    return Metric(
-        name, formula, better, percent, independent, lambda counts: counts[..., below], meaning=meaning, **shown
-    )
+    return Metric(name, formula, better, meaning, percent, independent, lambda counts: counts[..., below], **shown)
 
 
 METRICS = (

@@ -130,7 +130,6 @@ def score_object_halbench(request: ScoreRequest) -> Scored:
     rows, tally = score(kept, named, truth)
     if "sentences" in options:
         write_rows(options["sentences"], rows)
-    values = tally.values
     warnings = [f"{name} is undefined (nothing to divide by)" for name in tally.undefined]
     if len(kept) != ANSWERS:
         warnings.append(f"{len(kept)} answers are scored; the benchmark has {ANSWERS}")
@@ -139,10 +138,7 @@ def score_object_halbench(request: ScoreRequest) -> Scored:
     warnings += judging.not_judged(judgements)
     return Scored(
         metrics={
-            **{
-                name: None if name in tally.undefined else value if name == "avg_word_len" else 100 * value
-                for name, value in values.items()
-            },
+            **tally.shown(percent=True),
             "with_objects": sum(bool(row.named) for row in rows),
             "mentions": sum(len(row.named) for row in rows),
         },

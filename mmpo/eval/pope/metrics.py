@@ -59,34 +59,22 @@ def _f1(c: Array) -> Array:
     return ratio(2 * precision * recall, precision + recall)
 
 
-_ACCURACY = share("accuracy", _CORRECT, _ALL, "higher", meaning="share of right answers", watched=True)
+_ACCURACY = share("accuracy", _CORRECT, _ALL, "higher", "share of right answers", watched=True)
 METRICS = (
     _ACCURACY,
     Metric(
-        "precision",
-        _precision,
-        "higher",
+        "precision", _precision, "higher", "objects said to be there that are",
         denominator=lambda c: c[..., _TP] + c[..., _FP],
-        meaning="of the objects it says are there, the share that are",
     ),
     Metric(
-        "recall",
-        _recall,
-        "higher",
-        denominator=lambda c: c[..., _TP] + c[..., _FN],
-        meaning="of the objects that are there, the share it says are",
+        "recall", _recall, "higher", "objects there that are said so", denominator=lambda c: c[..., _TP] + c[..., _FN]
     ),
     Metric(
-        "F1",
-        _f1,
-        "higher",
+        "F1", _f1, "higher", "harmonic mean of precision and recall", headline=1, watched=True,
         denominator=lambda c: c[..., _TP] + c[..., _FP] + c[..., _FN],
-        meaning="harmonic mean of precision and recall",
-        headline=1,
-        watched=True,
     ),
     share("yes_ratio", _YES, _ALL, "neither", **YES_RATIO),
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -193,21 +181,13 @@ def mean_over_splits(results: Mapping[str, PopeResult]) -> Tally:
         images,
         counts,
         (
-            Metric(
-                "mean_F1",
-                mean(_f1),
-                "higher",
-                label="mean F1",
-                headline=2,
-                watched=True,
-                meaning="mean of the splits' F1",
-            ),
+            Metric("mean_F1", mean(_f1), "higher", "mean of the splits' F1", label="mean F1", headline=2, watched=True),
             Metric(
                 "mean_accuracy",
                 mean(_ACCURACY.formula),
                 "higher",
+                "mean of the splits' accuracies",
                 label="mean accuracy",
-                meaning="mean of the splits' accuracies",
             ),
         ),
         outcomes,

@@ -124,17 +124,15 @@ def _splits(path: Path) -> dict[str, list[PopeQuestion]]:
 
 
 def _metrics(results: dict[str, PopeResult]) -> dict[str, Any]:
-    shown: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for split, result in results.items():
-        undefined = result.tally.undefined
-        shown[split] = {name: None if name in undefined else value for name, value in result.metrics.items()}
-        shown[split]["questions"] = len(result.verdicts)
+        found[split] = {**result.counts, **result.tally.shown(), "questions": len(result.verdicts)}
         if result.parser == "lmms-eval":
             counts = result.label_counts
-            shown[split]["lmms_eval_yes_ratio"] = counts["yes"] / (counts["yes"] + counts["no"])
+            found[split]["lmms_eval_yes_ratio"] = counts["yes"] / (counts["yes"] + counts["no"])
     if len(results) == 1:
-        return next(iter(shown.values()))
-    return {**shown, **mean_over_splits(results).values}
+        return next(iter(found.values()))
+    return {**found, **mean_over_splits(results).values}
 
 
 def _intervals(results: dict[str, PopeResult]) -> dict[str, Any]:

@@ -54,11 +54,7 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
         selected = pope_builder.usable(draw, positives) or fitting  # a draw may lack the kinds that are to be absent
         self._warn_of_few(len(candidates), len(fitting), len(selected), positives)
         built = pope_builder.build(
-            selected,
-            self.settings.splits,
-            positives=positives,
-            seed=self.settings.seed,
-            article=self.settings.article,
+            selected, self.settings.splits, positives=positives, seed=self.settings.seed, article=self.settings.article
         )
         self.side_files = {
             "ground_truth_objects": pope_builder.frequencies(selected),

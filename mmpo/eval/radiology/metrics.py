@@ -128,7 +128,7 @@ def _bleu(c: Any) -> Any:
 def _metric(
     name: str, parts: tuple[Any, Any], better: Direction, meaning: str, percent: bool = True, headline: int = 0
 ) -> Metric:
-    return Metric(name, parts[0], better, percent, denominator=parts[1], meaning=meaning, headline=headline)
+    return Metric(name, parts[0], better, meaning, percent, denominator=parts[1], headline=headline)
 
 
 METRICS = (
@@ -144,9 +144,9 @@ METRICS = (
         "reports_with_priors",
         _ratio("flagged_reports", "reports")[0],
         "lower",
+        "share of reports with such a line",
         independent=(_AT["flagged_reports"], _AT["reports"]),
         denominator=_ratio("flagged_reports", "reports")[1],
-        meaning="share of reports with such a line",
     ),
     _metric("prior_line_share", _ratio("flagged", "lines"), "lower", "share of lines that are such"),
     _metric("words", _ratio("words", "reports"), "neither", "words of a report", percent=False),
@@ -161,13 +161,7 @@ REFERENCE_METRICS = (
     _metric("finding_recall", _finding("recall"), "higher", "of the reference's findings, the share that is reported"),
     _metric("finding_F1", _finding("f1"), "higher", "harmonic mean of both, references without earlier exams"),
     _metric("finding_F1_unedited", _finding("f1", "_raw"), "neither", "the same, references as they are"),
-    Metric(
-        "BLEU4",
-        _bleu,
-        "higher",
-        denominator=_ratio("words", "referenced")[1],
-        meaning="shared sequences of up to 4 words",
-    ),
+    Metric("BLEU4", _bleu, "higher", "shared sequences of up to 4 words", denominator=_ratio("words", "referenced")[1]),
     _metric("ROUGE_L", _ratio("rougeL", "referenced"), "higher", "longest common sequence of words"),
     _metric(
         "temporal_F1", _ratio("temporal", "referenced"), "neither", "words about change that the reference has too"

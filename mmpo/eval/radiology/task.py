@@ -154,9 +154,8 @@ def score_radiology(request: ScoreRequest) -> Scored:
     uncertain_as: UncertainAs = next((one for one in UNCERTAIN_AS if one == request.parser), "positive")
     found = radiology.score_reports(answers, references, detector=detector, uncertain_as=uncertain_as)
     total = radiology.tally(found)
-    undefined = total.undefined
-    metrics: dict[str, Any] = {name: None if name in undefined else value for name, value in total.values.items()}
-    bounds = {name: list(pair) for name, pair in radiology.intervals(total).items() if name not in undefined}
+    metrics: dict[str, Any] = dict(total.shown())
+    bounds = {name: list(pair) for name, pair in radiology.intervals(total).items() if metrics[name] is not None}
     metrics |= _model_metrics(options, answers, references)
     if "baseline" in options:
         base = radiology.score_reports(_answers(Path(options["baseline"]))[0], references, detector=detector)

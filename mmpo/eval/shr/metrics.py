@@ -122,7 +122,7 @@ _AT = {name: column for column, name in enumerate(_COLUMNS)}
 def _metric(
     name: str, numerator: str, denominator: str, better: Direction, meaning: str, percent: bool = True, **shown: Any
 ) -> Metric:
-    return share(name, _AT[numerator], _AT[denominator], better, percent=percent, meaning=meaning, **shown)
+    return share(name, _AT[numerator], _AT[denominator], better, meaning, percent=percent, **shown)
 
 
 _BY_SENTENCES = {"label": "SHR, by sentences", "headline": 1}
@@ -158,10 +158,9 @@ def metrics(runs: Mapping[str, Sequence[ShrRow]]) -> dict[str, Any]:
     """
     tallies = [tally(rows) for rows in runs.values()]
     first = tallies[0]
-    numbers = {name: None if name in first.undefined else value for name, value in first.values.items()}
     every = [one.values["hal_sents_ratio"] for one in tallies if "hal_sents_ratio" not in one.undefined]
     mean = sum(every) / len(every) if every else None
-    numbers = {"num_images": len(first.images), **numbers, "mean_hal_ratio": mean}
+    numbers = {"num_images": len(first.images), **first.shown(), "mean_hal_ratio": mean}
     rounded: dict[str, Any] = {name: None if value is None else round(value, 3) for name, value in numbers.items()}
     return {"SHR": None if mean is None else round(100 * mean, 1), **rounded}
 
@@ -169,11 +168,8 @@ def metrics(runs: Mapping[str, Sequence[ShrRow]]) -> dict[str, Any]:
 def text_metrics(responses: Sequence[str]) -> dict[str, Any]:
     """The four n-gram numbers, which need no judge."""
     rows = [ShrRow(str(number), text, (), ()) for number, text in enumerate(responses)]
-    found = tally(rows)
-    return {
-        metric.name: None if metric.name in found.undefined else round(found.values[metric.name], 3)
-        for metric in GRAM_METRICS
-    }
+    found = tally(rows).shown()
+    return {m.name: None if (value := found[m.name]) is None else round(value, 3) for m in GRAM_METRICS}
 
 
 def _counts(row: ShrRow) -> Array:

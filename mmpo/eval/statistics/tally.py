@@ -57,19 +57,21 @@ class Metric:
     name: str
     formula: Statistic
     better: Direction
+    meaning: str = ""
     percent: bool = True
     independent: tuple[int, int] | None = None
     denominator: Statistic | None = None
     highest: float | None = None
     label: str = ""
-    meaning: str = ""
     headline: int = 0
     sentence: str = ""
     watched: bool = False
     caution: Caution | None = None
 
 
-def share(name: str, above: int, below: int, better: Direction, *, independent: bool = False, **more: Any) -> Metric:
+def share(
+    name: str, above: int, below: int, better: Direction, meaning: str = "", *, independent: bool = False, **more: Any
+) -> Metric:
     """The sum of column `above` divided by that of `below`, undefined where this is 0. `more`: fields of `Metric`."""
 
     def formula(counts: Array) -> Array:
@@ -80,7 +82,7 @@ def share(name: str, above: int, below: int, better: Direction, *, independent: 
         return column
 
     trials = (above, below) if independent else None
-    return Metric(name, formula, better, independent=trials, denominator=denominator, **more)
+    return Metric(name, formula, better, meaning, independent=trials, denominator=denominator, **more)
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,12 @@ class Tally:
         """Every metric over all images."""
         totals = self.counts.sum(0)
         return {metric.name: float(metric.formula(totals)) for metric in self.metrics}
+
+    def shown(self, *, percent: bool = False) -> dict[str, float | None]:
+        """As `values`, None where undefined; `percent`: in percent where the metric is a percentage."""
+        scale = {metric.name: 100 if percent and metric.percent else 1 for metric in self.metrics}
+        undefined = self.undefined
+        return {name: None if name in undefined else scale[name] * value for name, value in self.values.items()}
 
     @property
     def undefined(self) -> tuple[str, ...]:

@@ -136,20 +136,20 @@ def _compass(questions: Sequence[TemporalQuestion], parser: str) -> dict[str, An
 # wrong yes, wrong.
 WIDTH = 11
 HALLUCER = (
-    share("basic", 0, 1, "higher", meaning="right answers about what is there"),
-    share("hallucination", 2, 3, "higher", meaning="right answers about what is made up"),
-    share("overall", 4, 5, "higher", meaning="pairs with both answers right", headline=1),
+    share("basic", 0, 1, "higher", "right answers about what is there"),
+    share("hallucination", 2, 3, "higher", "right answers about what is made up"),
+    share("overall", 4, 5, "higher", "pairs with both answers right", headline=1),
     share("yes_ratio", 6, 8, "neither", **YES_RATIO),
     Metric(
         "yes_difference",
         lambda c: ratio(c[..., 6] - c[..., 7], c[..., 8]),
         "neither",
-        meaning="share of yes, less the share that should be",
+        "share of yes, less the share that should be",
     ),
-    share("false_positive_ratio", 9, 10, "lower", meaning="of the wrong answers, the share that is yes"),
+    share("false_positive_ratio", 9, 10, "lower", "of the wrong answers, the share that is yes"),
 )
 MEANS = ("basic", "hallucination", "overall")
-COMPASS = (share("accuracy", 0, 1, "higher", meaning="share of right answers", headline=1, watched=True),)
+COMPASS = (share("accuracy", 0, 1, "higher", "share of right answers", headline=1, watched=True),)
 
 
 def _over_sets(metric: Metric, *, mean: bool) -> Metric:

@@ -142,8 +142,8 @@ def metrics(
 
 
 METRICS = (
-    share("accuracy", 0, 1, "higher", meaning="share of answers that are judged right", watched=True),
-    share("score", 2, 3, "higher", meaning="mean of the judge's marks", percent=False, highest=5.0, headline=1),
+    share("accuracy", 0, 1, "higher", "share of answers that are judged right", watched=True),
+    share("score", 2, 3, "higher", "mean of the judge's marks", percent=False, highest=5.0, headline=1),
 )
 
 

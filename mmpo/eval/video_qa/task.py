@@ -23,9 +23,9 @@ from mmpo.eval.video_qa.settings import VideoQaSettings
 from mmpo.files.atomic import write_text
 
 RULE_METRICS = (
-    share("hallucination", 4, 1, "lower", meaning="answers with a thing or an event that is not in the video"),
-    share("absent_objects", 5, 1, "lower", meaning="answers with a thing that is not there"),
-    share("false_events", 6, 1, "lower", meaning="answers with an event that does not happen"),
+    share("hallucination", 4, 1, "lower", "answers with a thing or an event that is not in the video"),
+    share("absent_objects", 5, 1, "lower", "answers with a thing that is not there"),
+    share("false_events", 6, 1, "lower", "answers with an event that does not happen"),
 )
 
 
