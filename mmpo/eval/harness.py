@@ -24,11 +24,12 @@ from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Ask, NothingToAsk, Part, Reply
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.compare import Bootstrap, adjusted, compare, compare_categories
-from mmpo.eval.statistics.scorecard import Category, Counts, Estimate, Overlap, Row, Scorecard
+from mmpo.eval.statistics.rows import Category, Counts, Estimate, Overlap, Row
+from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.eval.statistics.tally import Metric
 from mmpo.eval.task import Context, Task, named
 from mmpo.files.atomic import write_json, write_text
-from mmpo.files.images import follows_links
+from mmpo.files.paths import follows_links
 from mmpo.locks import in_own_folder
 
 log = logging.getLogger(__name__)

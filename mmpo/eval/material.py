@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.chair.settings import ChairSettings
 from mmpo.eval.protocol import Material

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.errors import UserError
 from mmpo.eval.statistics.tally import Tally
 from mmpo.text.vocabulary import ObjectVocabulary

@@ -23,6 +23,7 @@ from mmpo.chat.settings import ChatSettings
 from mmpo.errors import UserError
 from mmpo.eval.protocol import Ask, Material, Part, Reply
 from mmpo.eval.section import ADDED, Section, own_benchmarks, sections
+from mmpo.eval.settings import CommonSettings
 
 NEAR_TIE = 0.25
 """Logits: what rounding in bfloat16 may move a yes or a no by."""
@@ -193,8 +194,6 @@ def benchmark(name: str, *, settings: type[Section] = Section, needs: str = "") 
     """Register the decorated task under `name`; its `settings` are the section `eval.NAME` of a recipe. Raises
     UserError for a name that another benchmark or key of `eval` has.
     """
-    from mmpo.eval.settings import CommonSettings
-
     if not name.isidentifier() or name in CommonSettings.model_fields:
         why = "another key of `eval:`" if name.isidentifier() else "no word that can be a key"
         raise UserError(f"no benchmark can be called {name!r}: that is {why}", hint="rename it")

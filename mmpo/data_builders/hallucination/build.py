@@ -27,9 +27,10 @@ from typing import Any
 import mmpo
 from mmpo.chat import ChatModel, ChatSettings, open_chat
 from mmpo.chat.templates import template_version
-from mmpo.data.annotations.read import AnnotatedImage, read_annotations
+from mmpo.data.annotations.read import read_annotations
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.shards import PairWriter
-from mmpo.data_builders.hallucination.builder import HallucinationBuilder, Tally, TextModels
+from mmpo.data_builders.hallucination.builder import HallucinationBuilder, HallucinationCounts, TextModels
 from mmpo.data_builders.hallucination.choose import choose_images
 from mmpo.data_builders.hallucination.detect import Detector
 from mmpo.data_builders.hallucination.generations import Listener
@@ -57,7 +58,8 @@ from mmpo.data_builders.units import (
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.atomic import read_json, remove_leftovers, write_json
 from mmpo.files.fingerprints import folder_fingerprint, model_folder
-from mmpo.files.images import follows_links, portable_image
+from mmpo.files.images import portable_image
+from mmpo.files.paths import follows_links
 from mmpo.locks import in_own_folder
 from mmpo.models.families.loading import load_vlm
 from mmpo.models.generation.answer import AnswerEngine
@@ -217,7 +219,7 @@ def _assemble(
     choice: dict[str, int],
 ) -> BuildResult:
     """Write the dataset from the finished units. It is quick, and resumes as the writer does."""
-    total: dict[str, Counter[str]] = vars(Tally())
+    total: dict[str, Counter[str]] = vars(HallucinationCounts())
     for path in units:
         add_up(total, read_unit(path)["tally"])
     writer = PairWriter(run_dir / "pairs", recipe=recipe, scores=())

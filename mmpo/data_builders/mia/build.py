@@ -45,7 +45,7 @@ from mmpo.data_builders.units import (
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.atomic import read_json, write_json
 from mmpo.files.fingerprints import folder_fingerprint, model_folder
-from mmpo.files.images import follows_links
+from mmpo.files.paths import follows_links
 from mmpo.locks import in_own_folder, locked
 from mmpo.models.families.interleaved import keeps_order
 from mmpo.models.families.loading import load_vlm

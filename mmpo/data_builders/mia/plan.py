@@ -13,9 +13,10 @@ from mmpo.data.annotations.read import begins_with_list
 from mmpo.data.layouts.geometry import Layout
 from mmpo.data.layouts.mixing import Distinct, companions, quotas, shuffled
 from mmpo.data.layouts.prompts import has_box
-from mmpo.data.pair import is_relative_path, placeholder_in
+from mmpo.data.pair import placeholder_in
 from mmpo.data_builders.mia.settings import CollageSettings, MiaSettings
 from mmpo.errors import Quarantined, UserError
+from mmpo.files.paths import is_relative_path
 from mmpo.outside import read_rows, stream_list
 
 OFFICIAL_REFUSAL_STEP = 50

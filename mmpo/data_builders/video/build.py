@@ -46,7 +46,7 @@ from mmpo.data_builders.video.rewards import ModelRewarder, Rewarder, RuleReward
 from mmpo.data_builders.video.settings import VideoBuildResult, VideoRewardSettings
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.atomic import read_json, write_bytes, write_json
-from mmpo.files.images import follows_links
+from mmpo.files.paths import follows_links
 from mmpo.locks import in_own_folder
 from mmpo.models.families.loading import load_vlm
 from mmpo.models.generation.answer import AnswerEngine

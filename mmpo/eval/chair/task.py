@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.chair.settings import ChairSettings
 from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed

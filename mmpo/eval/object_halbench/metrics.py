@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from mmpo.errors import UserError
 from mmpo.eval.records import read_records, text_of
 from mmpo.eval.statistics.statistics import ratio
-from mmpo.eval.statistics.tally import Metric, Tally
+from mmpo.eval.statistics.tally import Direction, Metric, Tally
 from mmpo.text.object_words import BaseFormReader
 from mmpo.text.vocabulary import CHAIR_DOUBLE_WORDS, ObjectVocabulary
 from mmpo.text.word_forms import base_forms
@@ -25,7 +25,6 @@ from mmpo.text.word_forms import base_forms
 ANSWERS = 300
 """How many answers the benchmark has; the script averages over fewer without a word when some are lost."""
 
-Direction = Literal["higher", "lower", "neither"]
 
 Named = tuple[str, str]
 """A word or phrase of an answer, and the object that it names."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from mmpo.eval.statistics.rows import Row, number
+
 if TYPE_CHECKING:
-    from mmpo.eval.statistics.scorecard import Row, Scorecard
+    from mmpo.eval.statistics.scorecard import Scorecard
 
 SIGNIFICANT = 0.05
 
@@ -40,8 +42,6 @@ def verdict(card: Scorecard) -> list[str]:
 
 def _told(rows: Sequence[Row], sentence: str) -> str:
     """A line about one metric: overall, then its parts (of one model), or those that got worse (of two)."""
-    from mmpo.eval.statistics.scorecard import number
-
     whole = next((row for row in rows if row.split is None), None)
     if whole is None:
         return ""
@@ -77,8 +77,6 @@ def _care(card: Scorecard) -> str:
 
 
 def _measured(card: Scorecard, all_rows: Sequence[Row], rows: Sequence[Row]) -> list[str]:
-    from mmpo.eval.statistics.scorecard import number
-
     found = [f"{_named(row)} {number(row.after.value, row.percent)}" for row in rows if row.after.defined]
     lost = _undefined([_named(row) for row in rows if not row.after.defined])
     questions, unread, cut = (
@@ -93,8 +91,6 @@ def _measured(card: Scorecard, all_rows: Sequence[Row], rows: Sequence[Row]) -> 
 
 
 def _compared(card: Scorecard, all_rows: Sequence[Row], rows: Sequence[Row]) -> list[str]:
-    from mmpo.eval.statistics.scorecard import number
-
     lost = [_named(row) for row in rows if not row.after.defined]
     groups: dict[str, list[str]] = {"Better": [], "Worse": [], "Not clear": []}
     for row in rows:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmpo.errors import UserError
-from mmpo.eval.temporal.tempcompass import Task, task_of
+from mmpo.eval.temporal.tempcompass import TaskName, task_of
 from mmpo.eval.temporal.videohallucer import set_of
 from mmpo.outside import names_its_file, read_json
 
@@ -115,7 +115,7 @@ def _dimensions(video: str, dimensions: Any, file: Path) -> list[TemporalQuestio
             gold = next((str(row[key]) for key in GOLDS if key in row), None)
             if gold is None and rating is None:
                 raise UserError(f"{where}: no right answer", hint=f"`{GOLDS[0]}`, or `{GOLDS[1]}` in a rated file")
-            task: Task = task_of(file, asked or "", gold or "")
+            task: TaskName = task_of(file, asked or "", gold or "")
             name = f"{task}/{video}/{dimension}/{number}"
             value = None if rating is None else float(rating)
             found.append(

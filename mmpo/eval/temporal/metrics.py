@@ -53,8 +53,8 @@ def is_right(kind: Kind, question: TemporalQuestion, parser: str = "official") -
     return None if rating is None else bool(rating)
 
 
-def _task(question: TemporalQuestion) -> tempcompass.Task:
-    known: tempcompass.Task | None = next((task for task in tempcompass.TASKS if task == question.part), None)
+def _task(question: TemporalQuestion) -> tempcompass.TaskName:
+    known: tempcompass.TaskName | None = next((task for task in tempcompass.TASKS if task == question.part), None)
     return known or tempcompass.task_of(Path(), question.question, question.answer)
 
 

@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import Literal, get_args
 
-Task = Literal["multi-choice", "yes_no", "caption_matching", "captioning"]
-TASKS: tuple[Task, ...] = get_args(Task)
-SUFFIXES: dict[Task, str] = {
+TaskName = Literal["multi-choice", "yes_no", "caption_matching", "captioning"]
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
+SUFFIXES: dict[TaskName, str] = {
     "multi-choice": "\nPlease directly give the best option:",
     "caption_matching": "\nPlease directly give the best option:",
     "yes_no": "\nPlease answer yes or no:",
@@ -20,7 +20,7 @@ SUFFIXES: dict[Task, str] = {
 }
 """What follows a question of each task when a model is asked."""
 
-_FILE_WORDS: tuple[tuple[str, Task], ...] = (
+_FILE_WORDS: tuple[tuple[str, TaskName], ...] = (
     ("captionmatching", "caption_matching"),
     ("multichoice", "multi-choice"),
     ("yesno", "yes_no"),
@@ -30,7 +30,7 @@ _OPTION = re.compile(r"(?:Caption|Option|Sentence) \S+: ")
 _NAMES = ("Sentence ", "Option ", "Caption ")
 
 
-def task_of(file: Path, question: str, gold: str) -> Task:
+def task_of(file: Path, question: str, gold: str) -> TaskName:
     """The task of an item: yes_no where the right answer is yes or no; by its file's name; else by its question."""
     if gold in ("yes", "no"):
         return "yes_no"
@@ -43,7 +43,7 @@ def task_of(file: Path, question: str, gold: str) -> Task:
     return "captioning" if question.rstrip().endswith("Generated Caption:") else "multi-choice"
 
 
-def rate(task: Task, question: str, gold: str, said: str | None) -> int | None:
+def rate(task: TaskName, question: str, gold: str, said: str | None) -> int | None:
     """Whether an answer is right by the task's rule; None where the rule does not read it (always for a caption)."""
     if said is None or task == "captioning":
         return None

@@ -74,7 +74,7 @@ def test_other_filters(tmp_path: Path) -> None:
     texts = ["", "Stable small left effusion.", "Stable small left effusion."]
     (source,) = [radiology._Source(report, b"", "?", [("model", text, None) for text in texts])
                  for report in radiology.read_reports(options.reports) if report.id == "r0"]  # fmt: skip
-    tally = radiology.Tally()
+    tally = radiology.RadiologyCounts()
     builder._pairs(source, tally)
     assert tally.texts == {"in": 3, "empty": 1, "paired": 1, "duplicate": 1}
 
