@@ -9,7 +9,6 @@ loaded.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from mmpo.eval.collecting import Replies, collect_replies, engine_notes
 from mmpo.eval.material import context_of
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Ask, NothingToAsk, Part, Reply
+from mmpo.eval.records import write_lines
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.compare import Bootstrap, adjusted, compare, compare_categories
 from mmpo.eval.statistics.rows import Category, Counts, Estimate, Overlap, Row
@@ -70,7 +70,7 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
          "detail": image.reason.detail}
         for image in pictures.rejected
     ]  # fmt: skip
-    _write_lines(run_dir / "rejects.jsonl", rejects)
+    write_lines(run_dir / "rejects.jsonl", rejects)
     write_text(run_dir / "scorecard.md", card.to_markdown())
     write_json(run_dir / "scorecard.json", card.model_dump(mode="json"))
     return card
@@ -161,7 +161,7 @@ def _score(
             near_ties += _near_ties(name, state, scored[state], given)
         conventions += benchmark.conventions
     conventions += pictures.conventions
-    _write_lines(run_dir / "near_ties.jsonl", near_ties)
+    write_lines(run_dir / "near_ties.jsonl", near_ties)
     conventions.append(
         f"intervals: 95%; Wilson's for shares of images or single answers, else percentiles of {bootstrap.samples:,} "
         f"resamples of whole images (seed {bootstrap.seed})"
@@ -272,7 +272,3 @@ def _warnings(
                 f"these images would show one of {unit} or more"
             )
     return warnings
-
-
-def _write_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

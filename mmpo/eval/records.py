@@ -1,14 +1,16 @@
-"""Reading the question and answer files of benchmarks: JSON Lines, JSON arrays, gzip, a byte-order mark; errors name
-file and line.
+"""The question and answer files of benchmarks: JSON Lines, JSON arrays, gzip, a byte-order mark; errors name file and
+line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmpo.errors import UserError
+from mmpo.files.atomic import write_text
 from mmpo.outside import Unreadable, json_of, read_text
 
 
@@ -53,6 +55,11 @@ def _object(record: Any, where: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise UserError(f"{where}: expected a JSON object, found {type(record).__name__}")
     return record
+
+
+def write_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON Lines."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def text_of(record: dict[str, Any], keys: tuple[str, ...], where: str) -> str:

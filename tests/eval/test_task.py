@@ -190,7 +190,7 @@ def test_the_same_answers_are_judged_once() -> None:
 
 
 def test_who_judges() -> None:
-    judge = ChatSettings(model="m")
+    judge = ChatSettings(backend="local", model="m")
     for choice, context, by_model in (
         ("auto", Context(), False),
         ("auto", Context(judge=judge), True),

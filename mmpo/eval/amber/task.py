@@ -102,7 +102,6 @@ class Amber(QuestionTask[AmberSettings, Query]):
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         """Response files for the published script; an answer that was read is written as the Yes or No it expects."""
-        folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
             records = []
             for query, reply in self.answered(given):

@@ -9,7 +9,6 @@ comparable only within one of each, one prompt and one length limit.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,10 +18,9 @@ import numpy as np
 
 from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.errors import UserError
-from mmpo.eval.records import read_records, read_text, text_of
+from mmpo.eval.records import read_records, read_text, text_of, write_lines
 from mmpo.eval.statistics.statistics import Array
 from mmpo.eval.statistics.tally import Caution, Tally, share
-from mmpo.files.atomic import write_text
 from mmpo.outside import Unreadable, json_of, read_json
 from mmpo.text.object_words import ObjectReader, Reading, object_reader
 from mmpo.text.vocabulary import ObjectVocabulary, coco
@@ -207,20 +205,17 @@ def write_rows(path: str | Path, result: ChairResult) -> None:
     """Write one JSON line per description: `image_id`, `caption`, its mentions with their characters, objects found
     and missed.
     """
-    lines = (
-        json.dumps(
-            {
-                "image_id": row.image,
-                "caption": row.caption,
-                "mentions": [asdict(mention) for mention in row.mentions],
-                "found": row.found,
-                "missed": row.missed,
-            },
-            ensure_ascii=False,
-        )
+    rows = (
+        {
+            "image_id": row.image,
+            "caption": row.caption,
+            "mentions": [asdict(mention) for mention in row.mentions],
+            "found": row.found,
+            "missed": row.missed,
+        }
         for row in result.rows
     )
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_lines(path, rows)
 
 
 def _caption_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

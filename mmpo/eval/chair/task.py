@@ -33,7 +33,6 @@ class Chair(QuestionTask[ChairSettings, AnnotatedImage]):
         return [Part(None, self._result(given).tally, len(given), cut_off(given))]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
             chair.write_rows(folder / f"sentences_{state}.jsonl", self._result(self.answered(given)))
 

@@ -10,7 +10,6 @@ it could be wrong only where the object is.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -22,9 +21,9 @@ import numpy as np
 from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.evidence import Truth, corrected, decide, truth_of
 from mmpo.errors import UserError
+from mmpo.eval.records import write_lines
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally, share
-from mmpo.files.atomic import write_text
 from mmpo.text.scene_claims import KINDS, Claim, ClaimKind, Number, read_claims
 from mmpo.text.vocabulary import ObjectVocabulary
 
@@ -153,14 +152,11 @@ def score(
 
 def write_rows(path: str | Path, result: ClaimsResult) -> None:
     """Write one JSON line per description: `image_id`, `caption`, and its claims with the words that decide them."""
-    lines = (
-        json.dumps(
-            {"image_id": row.image, "caption": row.caption, "claims": [vars(claim) for claim in row.claims]},
-            ensure_ascii=False,
-        )
+    rows = (
+        {"image_id": row.image, "caption": row.caption, "claims": [vars(claim) for claim in row.claims]}
         for row in result.rows
     )
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_lines(path, rows)
 
 
 def _row(image: str, caption: str, truth: Truth, vocabulary: ObjectVocabulary, *, exhaustive: bool) -> ClaimsRow:

@@ -37,7 +37,6 @@ class Claims(QuestionTask[ClaimsSettings, AnnotatedImage]):
         return [whole, *(Part(kind, tally, result.texts(kind), 0, view=True) for kind, tally in result.by_kind.items())]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
             claims.write_rows(folder / f"claims_{state}.jsonl", self._result(self.answered(given)))
 

@@ -92,7 +92,6 @@ class HallusionBench(JudgedTask[HallusionBenchSettings, hb.HallusionQuestion, Ve
         return [Part(None, tally(_filled(given), verdicts, same), len(given), cut_off(given), unparsed)]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
             write_predictions(folder / f"result_{state}.json", _filled(self.answered(given)))
 

@@ -92,7 +92,6 @@ class Mmhal(JudgedTask[MmhalSettings, mmhal.MmhalRecord, list[Judgement[int]]]):
         return [Part(None, counted, len(given), answers_cut_off(given), unread)]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
             answered = self.answered(given)
             mmhal.write_template(

@@ -10,7 +10,6 @@ A prompt shows several pictures and asks about one of them (after MIA-DPO, arXiv
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,10 +22,9 @@ import numpy as np
 from mmpo.data.layouts.prompts import PHRASES, TAG
 from mmpo.errors import UserError
 from mmpo.eval.multi_image.settings import LayoutName, MultiImageSettings
-from mmpo.eval.records import read_records
+from mmpo.eval.records import read_records, write_lines
 from mmpo.eval.statistics.tally import YES_RATIO, Direction, Metric, Tally, by_image, share
 from mmpo.eval.yes_no import parse
-from mmpo.files.atomic import write_text
 from mmpo.text.vocabulary import article
 
 QuestionKind = Literal["present", "elsewhere", "absent", "which"]
@@ -199,7 +197,7 @@ def score(questions: Sequence[MultiQuestion], texts: Sequence[str], parser: str 
 
 def write_questions(path: Path, questions: Sequence[MultiQuestion]) -> None:
     """JSON Lines that `read_questions` reads."""
-    write_text(path, "".join(json.dumps(asdict(question), ensure_ascii=False) + "\n" for question in questions))
+    write_lines(path, map(asdict, questions))
 
 
 def read_questions(path: str | Path) -> list[MultiQuestion]:

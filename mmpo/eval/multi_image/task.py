@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,11 @@ from mmpo.data.layouts.compose import picture_in_picture
 from mmpo.eval.multi_image.metrics import MultiQuestion, build_questions, read_questions, score, write_questions
 from mmpo.eval.multi_image.settings import MultiImageSettings
 from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
+from mmpo.eval.records import write_lines
 from mmpo.eval.scoring import Scored, ScoreRequest, answers_by_id, of_answers, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.eval.yes_no import ParserName
-from mmpo.files.atomic import write_bytes, write_text
+from mmpo.files.atomic import write_bytes
 from mmpo.files.images import encode_image, load_image
 from mmpo.progress import track
 
@@ -71,12 +71,10 @@ class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
         )
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         write_questions(folder / "questions.jsonl", self.questions)
         for state, given in replies.items():
             rows = [{"id": question.id, "answer": reply.text} for question, reply in self.answered(given)]
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            write_text(folder / f"answers_{state}.jsonl", "".join(lines))
+            write_lines(folder / f"answers_{state}.jsonl", rows)
 
     def ask(self, question: MultiQuestion) -> Ask:
         return self._asks[question.id]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,9 +10,10 @@ from mmpo.errors import UserError
 from mmpo.eval.multiple_choice.metrics import Choice, by_category, read_choices, score
 from mmpo.eval.multiple_choice.settings import FormatName, MultipleChoiceSettings
 from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply, cut_off
+from mmpo.eval.records import write_lines
 from mmpo.eval.scoring import Scored, ScoreRequest, answers_by_id, of_answers, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
-from mmpo.files.atomic import write_bytes, write_text
+from mmpo.files.atomic import write_bytes
 
 
 @benchmark("multiple_choice", settings=MultipleChoiceSettings, needs="published questions and their images or videos")
@@ -44,11 +44,9 @@ class MultipleChoice(QuestionTask[MultipleChoiceSettings, Choice]):
         return [Part(None, tally, len(given), cut_off(given), unread)]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
             rows = [{"id": choice.id, "answer": reply.text} for choice, reply in self.answered(given)]
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            write_text(folder / f"answers_{state}.jsonl", "".join(lines))
+            write_lines(folder / f"answers_{state}.jsonl", rows)
 
     def ask(self, question: Choice) -> Ask:
         return self._asks[question.id]

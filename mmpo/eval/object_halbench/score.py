@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
@@ -27,9 +26,9 @@ from mmpo.eval.object_halbench.metrics import (
     read_questions,
     score,
 )
+from mmpo.eval.records import write_lines
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
-from mmpo.files.atomic import write_text
 from mmpo.text.object_words import BaseFormReader
 from mmpo.text.word_forms import FormName
 
@@ -59,21 +58,18 @@ def objects_and_reader(
 
 def write_rows(path: str | Path, rows: Sequence[HalRow]) -> None:
     """Write one JSON line an answer: what it names, what of that the image lacks, objects found and missed."""
-    lines = (
-        json.dumps(
-            {
-                "image_id": row.image_id,
-                "answer": row.text,
-                "named": row.named,
-                "hallucinated": row.hallucinated,
-                "found": row.found,
-                "missed": row.missed,
-            },
-            ensure_ascii=False,
-        )
+    rows = (
+        {
+            "image_id": row.image_id,
+            "answer": row.text,
+            "named": row.named,
+            "hallucinated": row.hallucinated,
+            "found": row.found,
+            "missed": row.missed,
+        }
         for row in rows
     )
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_lines(path, rows)
 
 
 def split_unread(

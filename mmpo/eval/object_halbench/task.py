@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -19,8 +18,9 @@ from mmpo.eval.object_halbench.metrics import Answer, Named, Question, named_in_
 from mmpo.eval.object_halbench.score import objects_and_reader, split_unread, write_rows
 from mmpo.eval.object_halbench.settings import ObjectHalBenchSettings
 from mmpo.eval.protocol import Ask, Part, Reply, cut_off
+from mmpo.eval.records import write_lines
 from mmpo.eval.task import Context, JudgedTask, benchmark
-from mmpo.files.atomic import write_bytes, write_text
+from mmpo.files.atomic import write_bytes
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 Extracted = tuple[list[Answer], list[tuple[Named, ...]], int]
@@ -71,14 +71,12 @@ class ObjectHalBench(JudgedTask[ObjectHalBenchSettings, Question, Extracted]):
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
         """Answers in the published form, and what each names."""
-        folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
             records = [
                 {"image_id": answer.image_id, "question": answer.question, "answer": answer.text}
                 for answer in _answers(self.answered(given))
             ]
-            lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-            write_text(folder / f"answers_{state}.jsonl", lines)
+            write_lines(folder / f"answers_{state}.jsonl", records)
             answers, named, _ = self.judged(self.answered(given))
             write_rows(folder / f"sentences_{state}.jsonl", score(answers, named, self.truth)[0])
 
@@ -144,6 +142,5 @@ def _unpacked(question: Question, data: str, folder: Path) -> str:
             picture = base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError):
             raise UserError(f"{question.where}: `image` is neither the name of a picture nor base64") from None
-        folder.mkdir(parents=True, exist_ok=True)
         write_bytes(target, picture)
     return name

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmpo.errors import UserError
-from mmpo.eval.records import read_records, text_of
+from mmpo.eval.records import read_records, text_of, write_lines
 from mmpo.files.atomic import write_text
 
 Split = Literal["random", "popular", "adversarial"]
@@ -88,13 +88,11 @@ def write_questions(path: str | Path, questions: Iterable[PopeQuestion]) -> None
 
 def write_answers(path: str | Path, questions: Sequence[PopeQuestion], answers: Sequence[str]) -> None:
     """Write the official answer format, with the question ids added: JSON Lines with question_id, question, answer."""
-    lines = (
-        json.dumps(
-            {"question_id": question.question_id, "question": question.text, "answer": answer}, ensure_ascii=False
-        )
+    rows = (
+        {"question_id": question.question_id, "question": question.text, "answer": answer}
         for question, answer in zip(questions, answers, strict=True)
     )
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    write_lines(path, rows)
 
 
 def read_answers(path: str | Path) -> list[PopeAnswer]:

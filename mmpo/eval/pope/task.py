@@ -119,7 +119,6 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
         return parts
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.side_files.items():
             write_json(folder / f"{name}.json", content)
         for state, given in replies.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +14,9 @@ from mmpo.eval.radiology import clinical as radiology_clinical
 from mmpo.eval.radiology import metrics as radiology
 from mmpo.eval.radiology import text as radiology_text
 from mmpo.eval.radiology.settings import RadiologyEvalSettings
-from mmpo.eval.records import read_records, text_of
+from mmpo.eval.records import read_records, text_of, write_lines
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
-from mmpo.files.atomic import write_text
 from mmpo.packages import BERT_SCORE, RADGRAPH, ROUGE_SCORE, SACREBLEU, require
 from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.findings import UNCERTAIN_AS, UncertainAs
@@ -95,15 +93,12 @@ class Radiology(QuestionTask[RadiologyEvalSettings, RadiologyReport]):
         return parts
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
             rows = (
                 {"id": report.id, "text": reply.text, **self.detector.report(reply.text).row()}
                 for report, reply in self.answered(given)
             )
-            write_text(
-                folder / f"reports_{state}.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            )
+            write_lines(folder / f"reports_{state}.jsonl", rows)
 
     def ask(self, question: RadiologyReport) -> Ask:
         return Ask(question.images[0], self.settings.prompt, self.settings.max_new_tokens, str(question.root))

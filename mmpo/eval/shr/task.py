@@ -49,7 +49,6 @@ class Shr(JudgedTask[ShrSettings, tuple[str, ShrImage], list[shr.ShrRow]]):
         return [Part(None, shr.tally(rows), len(rows), cut_off(given), unparsed, readable_of=len(classes))]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
             write_judgements(folder / f"judgement_{state}.json", {"0": self.judged(self.answered(given))})
 

@@ -63,7 +63,6 @@ class Temporal(QuestionTask[TemporalSettings, TemporalQuestion]):
         return [Part(None, tally(self.kind, answered, self.settings.parser), len(given), cut_off(given), unread)]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
             write_json(folder / f"answers_{state}.json", self._published(_filled(self.answered(given))))
 

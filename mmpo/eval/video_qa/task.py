@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,13 +13,12 @@ from mmpo.chat.video_rules import IDENTITY, RuleJudge
 from mmpo.data.video_lists import VideoItem, read_videos
 from mmpo.errors import UserError
 from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply, cut_off
-from mmpo.eval.records import read_records
+from mmpo.eval.records import read_records, write_lines
 from mmpo.eval.statistics.tally import Tally, share
 from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.eval.video_qa.judge import verdicts
 from mmpo.eval.video_qa.metrics import RIGHT_FROM, JudgedAnswer, VideoQuestion, read_questions, tally, with_videos
 from mmpo.eval.video_qa.settings import VideoQaSettings
-from mmpo.files.atomic import write_text
 
 RULE_METRICS = (
     share("hallucination", 4, 1, "lower", "answers with a thing or an event that is not in the video"),
@@ -67,14 +65,12 @@ class VideoQa(JudgedTask[VideoQaSettings, VideoQuestion, tuple[Tally, int]]):
         return [Part(None, counted, len(given), cut_off(given), unread)]
 
     def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         for state, given in replies.items():
             rows = [
                 {"id": q.id, "video": q.video, "question": q.question, "answer": q.answer, "pred": reply.text}
                 for q, reply in self.answered(given)
             ]
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            write_text(folder / f"answers_{state}.jsonl", "".join(lines))
+            write_lines(folder / f"answers_{state}.jsonl", rows)
 
     def judge(self, given: Sequence[tuple[VideoQuestion, Reply]]) -> tuple[Tally, int]:
         own, answered = self.settings, [(question, reply.text) for question, reply in given]
