@@ -30,10 +30,11 @@ def verdict(card: Scorecard) -> list[str]:
     else got clearly worse: an improvement has its price told beside it. Of one model: the numbers, what they rest on,
     and how many warnings there are.
     """
-    told = {row.benchmark: row.sentence for row in card.rows if row.sentence}
-    lines = [_told([row for row in card.rows if (row.benchmark, row.sentence) == one], one[1]) for one in told.items()]
+    told = dict.fromkeys((row.benchmark, row.sentence) for row in card.rows if row.sentence)
+    lines = [_told([row for row in card.rows if (row.benchmark, row.sentence) == one], one[1]) for one in told]
     others = [row for row in card.rows if not row.sentence]
-    heads = list(headline_rows([row for row in others if row.benchmark not in told]))
+    without = {benchmark for benchmark, _ in told}
+    heads = list(headline_rows([row for row in others if row.benchmark not in without]))
     return [
         *filter(None, lines),
         *(_compared(card, others, heads) if card.compared else _measured(card, others, heads)),
@@ -50,7 +51,7 @@ def _told(rows: Sequence[Row], sentence: str) -> str:
     parts = [row for row in rows if row.split is not None and row.after.defined]
     if whole.before is None or whole.change is None:
         each = ", ".join(f"{row.split} {number(row.after.value, row.percent)}" for row in parts)
-        return f"{sentence.format(number(whole.after.value, whole.percent))} ({each})"
+        return f"{sentence.replace('{}', number(whole.after.value, whole.percent))} ({each})"
     found: dict[str, list[str]] = {"worse": [], "perhaps worse": []}
     for row in parts:
         if row.before is not None and row.before.defined and row.change is not None and _worse(row):
@@ -59,7 +60,7 @@ def _told(rows: Sequence[Row], sentence: str) -> str:
     said = [f"{how}: {', '.join(moved)}" for how, moved in found.items() if moved] or ["no kind is worse"]
     clear = "" if whole.change.p < SIGNIFICANT else ", no clear change"
     moved = f"{number(whole.before.value, whole.percent)} → {number(whole.after.value, whole.percent)}"
-    return f"{sentence.format(moved)}{clear}; {'; '.join(said)}"
+    return f"{sentence.replace('{}', moved)}{clear}; {'; '.join(said)}"
 
 
 def _worse(row: Row) -> bool:

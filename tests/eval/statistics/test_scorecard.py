@@ -17,7 +17,8 @@ from mmpo.eval.statistics.compare import Bootstrap, adjusted, compare, compare_c
 from mmpo.eval.statistics.rows import Counts, number
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.eval.statistics.statistics import wilson
-from mmpo.eval.statistics.tally import Tally
+from mmpo.eval.statistics.tally import Tally, share
+from mmpo.eval.statistics.verdict import headline_rows
 from mmpo.text.vocabulary import ObjectVocabulary
 
 BOOT = Bootstrap(samples=500, seed=0)
@@ -253,3 +254,26 @@ def test_a_verdict_in_three_plain_lines_comes_first() -> None:
         "Rests on: 40 answers, of which 0 could not be read and 1 were cut off",
         "Take care: 1 warning under the table",
     ]
+
+
+def test_metrics_say_what_they_mean_and_what_stands_for_a_benchmark() -> None:
+    """Nothing about the benchmark `mine` is known to the scorecard but what its metrics say."""
+    own = (
+        share("seen", 0, 1, "higher", "things that are seen"),
+        share("trust", 2, 1, "higher", "how far it may be believed", label="trust in it", headline=1),
+        share("lies", 2, 1, "lower", sentence="Lies: {} % {of all}"),
+    )
+    counts = np.array([[1, 2, 1]] * 10)
+    parts = {None: own, "early": own[2:]}
+    rows = [
+        row
+        for split, metrics in parts.items()
+        for row in compare("mine", split, None, Tally(tuple(map(str, range(10))), counts, metrics), BOOT)
+    ]
+    found = Scorecard(model="m", adapter=None, rows=rows, counts=[], conventions=[], warnings=[], quarantined={})
+    assert found.verdict()[0] == "Lies: 50.0 % {of all} (early 50.0)"
+    assert [row.metric for row in headline_rows([row for row in rows if not row.sentence])] == ["trust"]
+    text = found.to_markdown()
+    assert "| trust in it ↑ | 50.0" in text and "- MINE trust in it: how far it may be believed" in text
+    again = Scorecard.model_validate_json(found.model_dump_json())
+    assert again.to_markdown() == text
