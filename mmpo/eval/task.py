@@ -15,6 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -150,11 +151,14 @@ class JudgedTask(QuestionTask[S, Q], Generic[S, Q, V]):
 
     def judged(self, given: Sequence[tuple[Q, Reply]]) -> V:
         """The verdicts about the replies."""
-        known: dict[tuple[str, ...], V] = self.__dict__.setdefault("_known", {})
         texts = tuple(reply.text for _, reply in given)
-        if texts not in known:
-            known[texts] = self.judge(given)
-        return known[texts]
+        if texts not in self._known:
+            self._known[texts] = self.judge(given)
+        return self._known[texts]
+
+    @cached_property
+    def _known(self) -> dict[tuple[str, ...], V]:
+        return {}
 
     def wants_model(self, key: str, choice: str) -> bool:
         """Whether a model judges, after the setting `key`: `model` or `auto` with a judge. Raises UserError for `model`

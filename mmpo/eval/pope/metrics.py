@@ -39,8 +39,8 @@ from mmpo.eval.yes_no import Verdict, parse
 
 __all__ = [
     "METRICS", "SPLITS", "PopeAnswer", "PopeQuestion", "PopeResult", "Split", "asked_object", "llava_split", "match",
-    "mean_over_splits", "of_first_images", "packed_splits", "read_answers", "read_questions", "read_splits", "score",
-    "spelled", "split_of", "write_answers", "write_questions",
+    "mean_over_splits", "of_first_images", "outcome_counts", "packed_splits", "read_answers", "read_questions",
+    "read_splits", "score", "spelled", "split_of", "write_answers", "write_questions",
 ]  # fmt: skip
 
 _TP, _FP, _TN, _FN, _CORRECT, _YES, _ALL = range(7)
@@ -77,6 +77,12 @@ METRICS = (
 )  # fmt: skip
 
 
+def outcome_counts(tally: Tally) -> dict[str, int]:
+    """TP, FP, TN and FN of one split, with "yes" as the positive class."""
+    totals = tally.counts.sum(0)
+    return {name: int(totals[column]) for column, name in enumerate(("TP", "FP", "TN", "FN"))}
+
+
 @dataclass(frozen=True)
 class PopeResult:
     """One split, scored. `verdicts[i]` is what answer i was read as; nothing of the answers is changed or dropped.
@@ -97,8 +103,7 @@ class PopeResult:
     @property
     def counts(self) -> dict[str, int]:
         """TP, FP, TN and FN with "yes" as the positive class."""
-        totals = self.tally.counts.sum(0)
-        return {name: int(totals[column]) for column, name in enumerate(("TP", "FP", "TN", "FN"))}
+        return outcome_counts(self.tally)
 
     @property
     def metrics(self) -> dict[str, float]:

@@ -11,18 +11,19 @@ from mmpo.eval.pope.metrics import (
     SPLITS,
     PopeAnswer,
     PopeQuestion,
-    PopeResult,
     Split,
     llava_split,
     match,
-    mean_over_splits,
+    outcome_counts,
     packed_splits,
     read_answers,
     read_splits,
-    score,
     spelled,
     split_of,
 )
+from mmpo.eval.pope.settings import PopeSettings
+from mmpo.eval.pope.task import Pope
+from mmpo.eval.protocol import Part, Reply
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
 from mmpo.eval.yes_no import PARSERS
@@ -95,25 +96,42 @@ def score_pope(request: ScoreRequest) -> Scored:
     splits = _splits(request.questions)
     given = answers_of_splits(request.answers, splits)
     asked = _splits(Path(request.options["asked"])) if "asked" in request.options else None
-    results: dict[str, PopeResult] = {}
+    pairs: list[tuple[tuple[str, PopeQuestion], Reply]] = []
+    joined: set[str] = set()
+    foreign: set[str] = set()
     for split, questions in splits.items():
         answers = given[split]
+        if not questions:
+            raise UserError(f"the split {split} has no questions to score")
         if asked is not None:
             if split not in asked:
                 raise UserError(f"{request.options['asked']} has no split {split!r}", hint=f"it has {', '.join(asked)}")
             answers = of_asked(questions, asked[split], answers)
-        results[split] = score(questions, answers, parser)
-    read = sum(map(len, given.values()))
-    scored = sum(len(result.verdicts) for result in results.values())
+        ordered, how = match(questions, answers)
+        pairs += [((split, q), Reply(answer.text, False)) for q, answer in zip(questions, ordered, strict=True)]
+        joined.add(how)
+        if how == "position" and any(a.question_id is not None and a.question is None for a in ordered):
+            foreign.add(split)
+    settings = PopeSettings.model_validate({"parser": parser})
+    parts = Pope.on([question for question, _ in pairs], settings).parts(pairs)
+    own = {str(part.split): part for part in parts if not part.total}
+    numbers: dict[str, Any] = {split: _numbers(part, splits[split], parser) for split, part in own.items()}
+    bounds: dict[str, Any] = {split: intervals(part.tally) for split, part in own.items()}
+    if len(own) == 1:
+        numbers, bounds = next(iter(numbers.values())), next(iter(bounds.values()))
+    else:
+        numbers |= parts[-1].tally.values
+        bounds |= intervals(parts[-1].tally)
+    read, scored = sum(map(len, given.values())), len(pairs)
     return Scored(
-        metrics=_metrics(results),
-        conventions=_conventions(parser, results.values()),
+        metrics=numbers,
+        conventions=_conventions(parser, joined),
         read=read,
         scored=scored,
-        unparsed=sum(result.unparsed for result in results.values()),
+        unparsed=sum(part.unparsed or 0 for part in own.values()),
         quarantined={"the question is not in the file": read - scored} if read > scored else {},
-        warnings=_warnings(results),
-        intervals=_intervals(results),
+        warnings=[line for split, part in own.items() for line in _warnings(split, part, parser, split in foreign)],
+        intervals=bounds,
     )
 
 
@@ -123,21 +141,11 @@ def _splits(path: Path) -> dict[str, list[PopeQuestion]]:
     return read_splits(_files(path) if path.is_dir() else [path])
 
 
-def _metrics(results: dict[str, PopeResult]) -> dict[str, Any]:
-    found: dict[str, dict[str, Any]] = {}
-    for split, result in results.items():
-        found[split] = {**result.counts, **result.tally.shown(), "questions": len(result.verdicts)}
-        if result.parser == "lmms-eval":
-            counts = result.label_counts
-            found[split]["lmms_eval_yes_ratio"] = counts["yes"] / (counts["yes"] + counts["no"])
-    if len(results) == 1:
-        return next(iter(found.values()))
-    return {**found, **mean_over_splits(results).values}
-
-
-def _intervals(results: dict[str, PopeResult]) -> dict[str, Any]:
-    own = {split: intervals(result.tally) for split, result in results.items()}
-    return next(iter(own.values())) if len(own) == 1 else {**own, **intervals(mean_over_splits(results))}
+def _numbers(part: Part, questions: Sequence[PopeQuestion], parser: str) -> dict[str, Any]:
+    found = {**outcome_counts(part.tally), **part.tally.shown(), "questions": part.questions}
+    if parser == "lmms-eval":
+        found["lmms_eval_yes_ratio"] = sum(question.label == "yes" for question in questions) / len(questions)
+    return found
 
 
 _DEFAULTS = {
@@ -149,11 +157,10 @@ _DEFAULTS = {
 }
 
 
-def _conventions(parser: str, results: Iterable[PopeResult]) -> list[str]:
-    joined = sorted({result.matched_by for result in results})
+def _conventions(parser: str, joined: Iterable[str]) -> list[str]:
     lines = [
         f"parser {parser}: {_DEFAULTS[parser]}",
-        f"answers joined to questions by {' and '.join(joined)}; fractions; positive class yes",
+        f"answers joined to questions by {' and '.join(sorted(joined))}; fractions; positive class yes",
         "yes_ratio counts the answers read as yes",
     ]
     if parser == "lmms-eval":
@@ -161,22 +168,20 @@ def _conventions(parser: str, results: Iterable[PopeResult]) -> list[str]:
     return lines
 
 
-def _warnings(results: dict[str, PopeResult]) -> list[str]:
+def _warnings(split: str, part: Part, parser: str, foreign: bool) -> list[str]:
     warnings = []
-    for split, result in results.items():
-        if result.unparsed:
-            share = result.unparsed / len(result.verdicts)
-            warnings.append(
-                f"{split}: {result.unparsed:,} answers ({share:.1%}) hold neither yes nor no as the parser "
-                f"{result.parser} reads them"
-            )
-        if result.foreign_ids:
-            warnings.append(
-                f"{split}: the answers' question ids are not those of the questions, and no question is quoted; they "
-                "are joined by position, so their order must be that of the question file"
-            )
-        warnings += [f"{split}: {name} is undefined (nothing to divide by)" for name in result.tally.undefined]
-    return warnings
+    if part.unparsed:
+        share = part.unparsed / part.questions
+        warnings.append(
+            f"{split}: {part.unparsed:,} answers ({share:.1%}) hold neither yes nor no as the parser "
+            f"{parser} reads them"
+        )
+    if foreign:
+        warnings.append(
+            f"{split}: the answers' question ids are not those of the questions, and no question is quoted; they are "
+            "joined by position, so their order must be that of the question file"
+        )
+    return warnings + [f"{split}: {name} is undefined (nothing to divide by)" for name in part.tally.undefined]
 
 
 def _files(folder: Path) -> list[Path]:
