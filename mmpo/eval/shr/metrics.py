@@ -125,9 +125,16 @@ def _metric(
     return share(name, _AT[numerator], _AT[denominator], better, meaning, percent=percent, **shown)
 
 
-_BY_SENTENCES = {"label": "SHR, by sentences", "headline": 1}
 JUDGED_METRICS = (
-    _metric("hal_sents_ratio", "hal_sentences", "judged_sentences", "lower", "hallucinated sentences", **_BY_SENTENCES),
+    _metric(
+        "hal_sents_ratio",
+        "hal_sentences",
+        "judged_sentences",
+        "lower",
+        "hallucinated sentences",
+        label="SHR, by sentences",
+        headline=1,
+    ),
     _metric("hal_words_ratio", "hal_words", "judged_words", "lower", "words in them", label="SHR, by words"),
     _metric("hal_sents_per_image", "hal_sentences", "images", "lower", "hallucinated sentences an image", False),
     _metric("hal_words_per_image", "hal_words", "images", "lower", "words in hallucinated sentences an image", False),
