@@ -58,7 +58,7 @@ def objects_and_reader(
 
 def write_rows(path: str | Path, rows: Sequence[HalRow]) -> None:
     """Write one JSON line an answer: what it names, what of that the image lacks, objects found and missed."""
-    rows = (
+    found = (
         {
             "image_id": row.image_id,
             "answer": row.text,
@@ -69,7 +69,7 @@ def write_rows(path: str | Path, rows: Sequence[HalRow]) -> None:
         }
         for row in rows
     )
-    write_lines(path, rows)
+    write_lines(path, found)
 
 
 def split_unread(
