@@ -16,13 +16,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
 from mmpo.eval.amber.words import Similarity
-from mmpo.eval.records import read_records, read_text, text_of
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally, aligned, by_image
 from mmpo.eval.yes_no import parse
-from mmpo.outside import read_json
+from mmpo.outside import read_json, read_text
 
 Order = Literal["published", "names-first"]
 CogDenominator = Literal["targets", "response"]

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
-from mmpo.eval.records import read_records, read_text, text_of
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally
 from mmpo.files.atomic import write_text
-from mmpo.outside import Unreadable, json_of, read_json
+from mmpo.outside import Unreadable, json_of, read_json, read_text
 from mmpo.text.object_words import ObjectReader, Reading, object_reader
 from mmpo.text.vocabulary import ObjectVocabulary, coco
 

@@ -6,13 +6,14 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from mmpo.data.annotations.read import AnnotatedImage, begins_with_list, is_coco, read_annotations, read_coco_folder
+from mmpo.data.annotations.read import AnnotatedImage, is_coco, read_annotations, read_coco_folder
 from mmpo.errors import UserError
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.image_ids import by_names
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
 from mmpo.files.atomic import write_text
+from mmpo.outside import begins_with_list
 from mmpo.text.object_words import WORDS, object_reader
 from mmpo.text.vocabulary import ObjectVocabulary
 

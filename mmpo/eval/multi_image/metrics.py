@@ -21,9 +21,9 @@ from typing import Literal
 import numpy as np
 
 from mmpo.data.layouts.prompts import PHRASES, TAG
+from mmpo.data.records import read_records
 from mmpo.errors import UserError
 from mmpo.eval.multi_image.settings import LayoutName, MultiImageSettings
-from mmpo.eval.records import read_records
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally, by_image
 from mmpo.eval.yes_no import parse

@@ -11,6 +11,7 @@ from typing import get_args
 
 from mmpo.data.layouts import Composer
 from mmpo.data.layouts.compose import picture_in_picture
+from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
 from mmpo.eval.multi_image.metrics import (
     MultiQuestion,
@@ -20,7 +21,6 @@ from mmpo.eval.multi_image.metrics import (
     write_questions,
 )
 from mmpo.eval.protocol import Ask, Material, Part, Reply, near_ties, needed
-from mmpo.eval.records import read_records, text_of
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.yes_no import ParserName

@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
 from mmpo.eval.multi_image.settings import FormatName
 from mmpo.eval.multiple_choice.metrics import Choice, by_category, read_choices, score
 from mmpo.eval.protocol import Ask, FrameChoice, Material, Part, Reply
-from mmpo.eval.records import read_records, text_of
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.settings import EvalSettings
 from mmpo.files.atomic import write_bytes, write_text

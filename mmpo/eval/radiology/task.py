@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.chat.judging import opened
+from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
 from mmpo.eval.protocol import Ask, Material, Part, Reply
 from mmpo.eval.radiology import clinical as radiology_clinical
 from mmpo.eval.radiology import metrics as radiology
 from mmpo.eval.radiology import text as radiology_text
-from mmpo.eval.records import read_records, text_of
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.settings import EvalSettings
 from mmpo.files.atomic import write_text

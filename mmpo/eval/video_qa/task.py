@@ -11,10 +11,10 @@ import numpy as np
 
 from mmpo.chat.judging import opened, require_all, unparsed
 from mmpo.chat.video_rules import IDENTITY, RuleJudge
+from mmpo.data.records import read_records
 from mmpo.data.video_lists import VideoItem, read_videos
 from mmpo.errors import UserError
 from mmpo.eval.protocol import Ask, FrameChoice, Material, Part, Reply
-from mmpo.eval.records import read_records
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.statistics import ratio
 from mmpo.eval.statistics.tally import Metric, Tally
