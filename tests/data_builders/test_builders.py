@@ -121,4 +121,4 @@ def test_names_are_taken_once_and_stand_in_the_settings() -> None:
 def test_every_folder_with_an_entry_is_a_builder() -> None:
     assert set(builders.BUILDERS) == {"hallucination_pairs", "mia", "radiology", "video_rewards"}
     for name, entry in builders.BUILDERS.items():
-        assert entry.settings.model_fields["builder"].annotation == Literal[name]  # type: ignore[valid-type]
+        assert entry.settings.model_fields["builder"].annotation == Literal[name]
