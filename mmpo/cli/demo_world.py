@@ -7,12 +7,11 @@ like the others. Only the command line knows the demo; below it a recipe's demo 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
-from mmpo.errors import UserError
 from mmpo.pipeline import section_settings
 from mmpo.recipes import Recipe
 from mmpo.runs import RunFolder
@@ -30,9 +29,6 @@ QUICK_SPLITS = {
     "train": 60, "dev": 20, "test": 30, "test_unusual": 20, "radiology_train": 30, "radiology_test": 20,
     "video_train": 8, "video_test": 6,
 }  # fmt: skip
-QUICK_SETTINGS = ("train.max_steps=10", "eval.bootstrap.samples=1000")
-"""`mmpo demo --quick`: to see that everything works, not to measure."""
-TOO_SMALL = "too small to measure; the numbers only show that everything runs"
 
 
 @dataclass
@@ -77,46 +73,3 @@ class DemoWorld:
             return splits
 
         run.step(WORLD).do({"seed": recipe.seed, "splits": splits}, work)
-
-
-def run_demo(
-    recipe: str,
-    typed: Sequence[str],
-    *,
-    seed: int,
-    quick: bool,
-    out: Path | None,
-    resume: bool,
-    model: Path | None = None,
-    settings: Sequence[str] = (),
-) -> None:
-    """Run a demo's recipe. `typed` is the command without the options that all demos have, `settings` are changes of
-    the recipe. Raises UserError for a `model` that is no folder of a model, before anything is drawn."""
-    from mmpo.cli import console
-    from mmpo.cli.running import run_recipe
-
-    if model is not None and not (model / "config.json").is_file():
-        raise UserError(f"{model}: not a model folder (no config.json)", hint="leave --model out for the shipped model")
-
-    if quick:
-        console.warn(f"--quick: {TOO_SMALL}")
-    run_recipe(
-        recipe,
-        settings=[
-            f"seed={seed}",
-            *(QUICK_SETTINGS if quick else ()),
-            *([f"model={model}"] if model else ()),
-            *settings,
-        ],
-        out=out,
-        resume=resume,
-        demo=DemoWorld(QUICK_SPLITS if quick else SPLITS),
-        typed=[
-            *typed,
-            *(["--seed", str(seed)] if seed else ()),
-            *(["--model", str(model)] if model else ()),
-            *(["--quick"] if quick else ()),
-        ],
-    )
-    if quick:
-        console.line(f"--quick: {TOO_SMALL}")

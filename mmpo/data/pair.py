@@ -6,10 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from mmpo.errors import UserError
+from mmpo.files.paths import is_relative_path
 
 Message = dict[str, Any]
 """`{"role": …, "content": [part, …]}`; parts are `{"type": "text", "text": …}`, `{"type": "image" | "video"}`."""
@@ -211,13 +211,6 @@ def _check_image(image: Any, at: str) -> None:
         raise UserError(f"{at} must be encoded bytes or a path, got {_short(image)}")
     if isinstance(image, str) and not is_relative_path(image):
         raise UserError(f"{at}: {image!r} leaves the dataset", hint="use a path inside the dataset's folder, or bytes")
-
-
-def is_relative_path(path: str) -> bool:
-    """True for a path that stays below the folder it is joined to, by its text; links are checked when it is opened."""
-    windows = PureWindowsPath(path)
-    absolute = PurePosixPath(path).is_absolute() or bool(windows.drive or windows.root)
-    return not (absolute or "\0" in path or "://" in path or ".." in windows.parts)
 
 
 def check_spans(spans: list[Span] | None, text: str, at: str) -> None:

@@ -13,13 +13,11 @@ import json
 import re
 import secrets
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from tokenizers import Tokenizer
-
-Message = Mapping[str, Any]
 
 
 class Encoded(NamedTuple):

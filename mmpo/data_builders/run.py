@@ -29,7 +29,7 @@ from mmpo.data.shards import PairWriter
 from mmpo.data_builders.units import RESULT, Units, Work, check_source, check_sums, count_table, finish_units
 from mmpo.errors import Quarantined
 from mmpo.files.atomic import read_json, write_json
-from mmpo.files.images import follows_links
+from mmpo.files.paths import follows_links
 from mmpo.locks import in_own_folder
 from mmpo.progress import task
 from mmpo.resuming import deciding

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.data.evidence import Truth, truth_of
 from mmpo.demo.by_kind import Share, before_after
 from mmpo.demo.drawing import SIZE

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.eval.amber.task import AmberBenchmark
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.chair.task import ChairBenchmark

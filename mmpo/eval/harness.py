@@ -23,9 +23,10 @@ from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Ask, Benchmark, Material, NothingToAsk, Part, Reply
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.compare import Bootstrap, adjusted, compare, compare_categories
-from mmpo.eval.statistics.scorecard import Category, Counts, Estimate, Overlap, Row, Scorecard
+from mmpo.eval.statistics.rows import Category, Counts, Estimate, Overlap, Row
+from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.files.atomic import write_json, write_text
-from mmpo.files.images import follows_links
+from mmpo.files.paths import follows_links
 from mmpo.locks import in_own_folder
 
 log = logging.getLogger(__name__)

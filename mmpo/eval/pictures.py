@@ -14,13 +14,15 @@ from itertools import islice
 from pathlib import Path
 from typing import cast
 
-from mmpo.data.annotations.read import AnnotatedImage, read_annotations
+from mmpo.data.annotations.read import read_annotations
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.image_digests import frames_digest, pixel_digest
 from mmpo.errors import Quarantined, UserError
 from mmpo.eval.answers import file_fingerprint
 from mmpo.eval.protocol import Ask, FrameChoice
 from mmpo.eval.settings import EvalSettings
-from mmpo.files.images import inside, load_image
+from mmpo.files.images import load_image
+from mmpo.files.paths import inside
 from mmpo.progress import track
 from mmpo.video import read_frames
 from mmpo.video.clip import Clip

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.errors import UserError
 from mmpo.eval.statistics.tally import Tally
 from mmpo.text.vocabulary import ObjectVocabulary

@@ -9,21 +9,17 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from mmpo.data.pair import is_relative_path
 from mmpo.errors import Quarantined
+from mmpo.files.paths import inside
 from mmpo.files.picture_cost import Timed, check_metadata, check_scans
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 200  # a 1 x 50,000 strip is a small file, until a processor resizes its short side to 336 pixels
@@ -91,58 +87,6 @@ def read_image(source: bytes | str | Path, *, root: str | Path | None = None) ->
     if not data:
         raise Quarantined("decode", "empty", "no bytes" if isinstance(source, bytes) else str(source))
     return data
-
-
-def inside(root: str | Path, path: str, *, links: bool | None = None) -> Path:
-    """`root / path`, after links are followed, if that stays below `root`; else Quarantined `path_escape`.
-
-    With `links` (by default: inside `links_allowed(True)`) a link below `root` may lead out of it, as in hub caches and
-    DVC folders. The path itself never may: `..` and absolute paths stay refused.
-    """
-    base = Path(root).resolve()
-    if not path or not is_relative_path(path):
-        raise Quarantined("decode", "path_escape", path)
-    try:
-        full = (base / path).resolve()
-    except (OSError, RuntimeError):  # a link that points to itself
-        raise Quarantined("decode", "path_escape", path) from None
-    except ValueError:  # half a surrogate pair, which JSON allows and file systems don't
-        raise Quarantined("decode", "missing", path) from None
-    if not full.is_relative_to(base) and not (_links.allowed if links is None else links):
-        raise Quarantined(
-            "decode", "path_escape", f"{path} is a link out of {root}; allow_links: true (--allow-links) follows it"
-        )
-    return full
-
-
-class _Links:
-    """Whether links may lead out of a folder of images. One for the process: pools of threads read images too."""
-
-    allowed = False
-
-
-_links = _Links()
-
-
-@contextmanager
-def links_allowed(allowed: bool) -> Iterator[None]:
-    """Inside the block links below a folder of images are followed wherever they lead (a recipe's `allow_links`)."""
-    before, _links.allowed = _links.allowed, allowed
-    try:
-        yield
-    finally:
-        _links.allowed = before
-
-
-def follows_links(work: Callable[P, R]) -> Callable[P, R]:
-    """A stage, `work(settings, …)`, that follows links where its settings say `allow_links`."""
-
-    @wraps(work)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with links_allowed(getattr(args[0] if args else kwargs["settings"], "allow_links", False)):
-            return work(*args, **kwargs)
-
-    return run
 
 
 def encode_image(image: Image.Image, format: str = "PNG") -> bytes:

@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, get_args
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.errors import Quarantined, UserError
-from mmpo.files.images import inside
+from mmpo.files.paths import inside
 from mmpo.models.folder import Tensor, find_model, weights
 from mmpo.packages import BITSANDBYTES, PYDICOM, require
 from mmpo.preflight.context import Context

@@ -33,7 +33,7 @@ from mmpo.data.image_digests import digests_of, shown_in
 from mmpo.data.pair import Video
 from mmpo.data.reader import read_pairs, shard_paths
 from mmpo.errors import Quarantined, UserError
-from mmpo.files.images import links_allowed
+from mmpo.files.paths import links_allowed
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.prompts import encode_response
 from mmpo.models.scoring.pairs import AnswerBatch, PairBatch

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmpo.data.pair import Message, Video
 from mmpo.data.reader import PairDataset
 from mmpo.data.video_pairs import clip_of, in_order, with_frames
-from mmpo.files.images import inside
+from mmpo.files.paths import inside
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import join_images
 from mmpo.models.families.prompts import encode_prompt

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from mmpo.errors import UserError
-from mmpo.files.images import inside
+from mmpo.files.paths import inside
 from mmpo.video import decord_reader, pyav_reader, torchcodec_reader
 from mmpo.video.errors import ERRORS, BackendUnavailable, CorruptVideo, DecodeTimeout, EmptyVideo, VideoTooLarge
 from mmpo.video.index import Index, Source, scan

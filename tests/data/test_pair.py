@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from mmpo.data.pair import PreferencePair, is_relative_path, text_message, validate
+from mmpo.data.pair import PreferencePair, text_message, validate
 from mmpo.errors import UserError
+from mmpo.files.paths import is_relative_path
 
 
 def pair(**changes: object) -> PreferencePair:

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageFile
 
 from mmpo.errors import Quarantined
-from mmpo.files.images import encode_image, inside, load_image, portable_image, read_image
+from mmpo.files.images import encode_image, load_image, portable_image, read_image
+from mmpo.files.paths import inside
 
 
 def blocks(seed: int = 0) -> np.ndarray:

@@ -285,7 +285,8 @@ def test_a_finished_section_is_not_looked_at_again(mmpo: Invoke, recipe: Path, p
 def test_an_evaluation_follows_links_where_it_may(here: Path, photos: Path) -> None:
     from mmpo.errors import Quarantined
     from mmpo.eval.settings import EvalSettings
-    from mmpo.files.images import follows_links, load_image
+    from mmpo.files.images import load_image
+    from mmpo.files.paths import follows_links
 
     (here / "elsewhere").mkdir()
     shutil.move(photos / "0.png", here / "elsewhere" / "0.png")

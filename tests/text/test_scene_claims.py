@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.data.evidence import corrected, decide, truth_of
 from mmpo.demo.language import EXACT, ask_color, ask_count, ask_side, describe
 from mmpo.demo.scene import sample_scene

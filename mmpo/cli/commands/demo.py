@@ -30,6 +30,6 @@ def demo(
       mmpo demo --quick --out runs/try
       mmpo demo --seed 1
     """
-    from mmpo.cli.demo_world import run_demo
+    from mmpo.cli.demo_run import run_demo
 
     run_demo("demo", ["mmpo", "demo"], seed=seed, quick=quick, out=out, resume=resume)

@@ -33,7 +33,7 @@ def radiology(
       mmpo demo radiology
       mmpo demo radiology --standard --seed 1
     """
-    from mmpo.cli.demo_world import run_demo
+    from mmpo.cli.demo_run import run_demo
 
     typed = ["mmpo", "demo", "radiology", *(["--standard"] if standard else [])]
     settings = ["train.objective.subset_dpo.gamma=1.0"] if standard else []

@@ -33,6 +33,6 @@ def video(
       mmpo demo video
       mmpo demo video --quick --out runs/try-video
     """
-    from mmpo.cli.demo_world import run_demo
+    from mmpo.cli.demo_run import run_demo
 
     run_demo("video-demo", ["mmpo", "demo", "video"], seed=seed, quick=quick, out=out, resume=resume, model=model)

@@ -44,12 +44,12 @@ def judge_agreement(
     """
     from mmpo.chat import open_chat
     from mmpo.cli import console
-    from mmpo.cli.commands.score import _judge_settings
+    from mmpo.cli.judge_option import judge_settings
     from mmpo.data.shards import read_pairs
     from mmpo.eval import judge_agreement as found
 
     read = list(islice(read_pairs(pairs), limit))
-    with open_chat(_judge_settings(judge), cache=judge_cache) as chat:
+    with open_chat(judge_settings(judge), cache=judge_cache) as chat:
         rows = found.compared(read, found.frames_rewards(chat, read, template))
         first = "; ".join(sorted({str(pair.provenance.get("judge", "unknown")) for pair in read}))
         result = found.agreement(rows, first, found.judge_name(chat, template))

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mmpo.cli.app import group
+from mmpo.cli.judge_option import judge_settings, key_value
 from mmpo.cli.visible import echo
-
-if TYPE_CHECKING:
-    from mmpo.chat import ChatSettings
 
 
 @group("eval").command("score")
@@ -68,9 +65,9 @@ def score(
         return
     if benchmark in scorers() and answers is None:
         raise UserError("--answers is missing", hint=f"mmpo eval score {benchmark} --answers FILE")
-    options = dict(_key_value(text, "--set") for text in set_ or ())
+    options = dict(key_value(text, "--set") for text in set_ or ())
     request = ScoreRequest(answers or Path(), questions, annotations, parser, None, options)
-    settings = _judge_settings(judge) if judge else None
+    settings = judge_settings(judge) if judge else None
     scorer, warnings = examine_score(benchmark, request, judge=settings, replies=judge_cache)
     for warning in warnings:
         console.warn(warning)
@@ -101,42 +98,3 @@ def _list_benchmarks() -> None:
             console.line(f"--parser: {', '.join(found.parsers)} (the first is the default)")
         for key, text in found.options.items():
             console.line(f"--set {key}=…: {text}")
-
-
-def _key_value(text: str, option: str) -> tuple[str, str]:
-    from mmpo.errors import UserError
-
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"{option} {text}: expected KEY=VALUE")
-    return key.strip(), value
-
-
-def _judge_settings(words: Sequence[str]) -> ChatSettings:
-    """ChatSettings from YAML files and KEY=VALUE words, later ones winning."""
-    from pydantic import ValidationError
-
-    from mmpo.chat import ChatSettings
-    from mmpo.errors import UserError
-    from mmpo.outside import Unreadable, read_map, yaml_of
-
-    values: dict[str, Any] = {}
-    for word in words:
-        try:
-            if "=" not in word:
-                found = read_map(word)
-                if not isinstance(found, dict):
-                    raise UserError(f"{word}: expected a map such as `backend: server`")
-                values |= found
-            else:
-                key, text = _key_value(word, "--judge")
-                values[key] = yaml_of(text)
-        except Unreadable as error:
-            raise error.at(f"--judge {word}", lines=False) from None
-    try:
-        return ChatSettings.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        message = str(first["msg"]).removeprefix("Value error, ")
-        raise UserError(f"--judge {place}: {message}" if place else f"--judge: {message}") from None

@@ -1,65 +1,18 @@
-"""Annotated images: what is in a picture according to people. Reads COCO instances and mmpo's own JSON Lines."""
+"""Reads annotated images: COCO instances, Visual Genome, or mmpo's own rows, as JSON Lines or a JSON list."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from mmpo.data.pair import is_number
+from mmpo.data.annotations.coco import read_coco
+from mmpo.data.annotations.fields import box_of, key_of, list_of, pixels_of, text_of
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject, Region
+from mmpo.data.annotations.visual_genome import is_visual_genome, read_visual_genome
 from mmpo.data.records import read_records
 from mmpo.errors import UserError
-from mmpo.files.images import MAX_PIXELS, load_image
-from mmpo.outside import begins_with_list, names_its_file, read_json, stream_list
-
-Box = tuple[float, float, float, float]
-
-COCO_KEYS = frozenset({b"info", b"images", b"annotations", b"categories", b"licenses", b"type"})
-"""What a COCO file holds at its top."""
-
-
-@dataclass(frozen=True)
-class AnnotatedObject:
-    """One object. `bbox_xywh` in pixels from the top left corner; None where only the name is known."""
-
-    name: str
-    bbox_xywh: Box | None = None
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Region:
-    """A phrase about a part of the picture; the box in pixels, None where only the phrase is known."""
-
-    phrase: str
-    bbox_xywh: Box | None = None
-
-
-@dataclass(frozen=True)
-class AnnotatedImage:
-    """One image and what is in it. `path` comes from the annotation file, so it is only ever opened through `load`."""
-
-    id: str
-    path: str
-    root: Path
-    width: int | None
-    height: int | None
-    objects: tuple[AnnotatedObject, ...] = ()
-    captions: tuple[str, ...] = ()
-    regions: tuple[Region, ...] = ()
-
-    @property
-    def object_names(self) -> tuple[str, ...]:
-        """Each name once, in order of first appearance."""
-        return tuple(dict.fromkeys(item.name for item in self.objects))
-
-    def load(self, max_pixels: int = MAX_PIXELS) -> Image.Image:
-        """The picture in RGB; Quarantined when it can't be used or its path leaves `root`."""
-        return load_image(self.path, root=self.root, max_pixels=max_pixels)
+from mmpo.outside import begins_with_list, names_its_file, stream_list
 
 
 @names_its_file("annotations")
@@ -94,15 +47,13 @@ def read_annotations(
             raise UserError(f"{captions}: a captions file goes with COCO files", hint="put `captions` in the rows")
         return _rows(path, root)
     if begins_with_list(path) and captions is None:
-        from mmpo.data.annotations.visual_genome import is_visual_genome, read_visual_genome
-
         first: Any = next(stream_list(path), {})
         if is_visual_genome(first):
             return read_visual_genome(path, root)
         if isinstance(first, dict):
             return _rows(path, root)
     beside = Path(captions) if captions is not None else None
-    return _read_coco(path, root, beside, [] if categories is None else categories)
+    return read_coco(path, root, beside, [] if categories is None else categories)
 
 
 def read_coco_folder(folder: str | Path, images: str | Path | None = None) -> Iterator[AnnotatedImage]:
@@ -125,19 +76,12 @@ def read_coco_folder(folder: str | Path, images: str | Path | None = None) -> It
             yield image
 
 
-def is_coco(path: str | Path) -> bool:
-    """Whether a JSON file begins like a COCO file, by its first key; nothing but the first kilobyte is read."""
-    with open(path, "rb") as file:
-        first = re.match(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(\w+)"', file.read(1024))
-    return first is not None and first[1] in COCO_KEYS
-
-
 def _rows(path: Path, root: Path) -> Iterator[AnnotatedImage]:
     """mmpo's own rows."""
     seen: dict[str, str] = {}
     for where, row in read_records(path):
-        name = _string(row.get("image"), f"{where}: `image`")
-        identity = name if row.get("id") is None else _key(row, "id", where)
+        name = text_of(row.get("image"), f"{where}: `image`")
+        identity = name if row.get("id") is None else key_of(row, "id", where)
         if identity in seen:
             raise UserError(f"{where}: id {identity!r} is in {seen[identity]} too", hint="give each row its own")
         seen[identity] = place if (place := where.rpartition(":")[2]).startswith("#") else f"line {place}"
@@ -145,35 +89,35 @@ def _rows(path: Path, root: Path) -> Iterator[AnnotatedImage]:
             id=identity,
             path=name,
             root=root,
-            width=_size(row.get("width"), f"{where}: `width`"),
-            height=_size(row.get("height"), f"{where}: `height`"),
+            width=pixels_of(row.get("width"), f"{where}: `width`"),
+            height=pixels_of(row.get("height"), f"{where}: `height`"),
             objects=tuple(
                 _line_object(item, f"{where}: objects[{index}]")
-                for index, item in enumerate(_list(row.get("objects", []), f"{where}: `objects`"))
+                for index, item in enumerate(list_of(row.get("objects", []), f"{where}: `objects`"))
             ),
             captions=tuple(
-                _string(item, f"{where}: captions[{index}]")
-                for index, item in enumerate(_list(row.get("captions", []), f"{where}: `captions`"))
+                text_of(item, f"{where}: captions[{index}]")
+                for index, item in enumerate(list_of(row.get("captions", []), f"{where}: `captions`"))
             ),
             regions=tuple(
                 _line_region(item, f"{where}: regions[{index}]")
-                for index, item in enumerate(_list(row.get("regions", []), f"{where}: `regions`"))
+                for index, item in enumerate(list_of(row.get("regions", []), f"{where}: `regions`"))
             ),
         )
 
 
 def _line_region(item: Any, where: str) -> Region:
     if isinstance(item, str):
-        return Region(_string(item, where))
+        return Region(text_of(item, where))
     if not isinstance(item, dict):
         raise UserError(f"{where}: expected a phrase or an object with `phrase`, got {item!r}")
     bbox = item.get("bbox")
-    return Region(_string(item.get("phrase"), f"{where}: `phrase`"), None if bbox is None else _box(bbox, where))
+    return Region(text_of(item.get("phrase"), f"{where}: `phrase`"), None if bbox is None else box_of(bbox, where))
 
 
 def _line_object(item: Any, where: str) -> AnnotatedObject:
     if isinstance(item, str):
-        return AnnotatedObject(_string(item, where))
+        return AnnotatedObject(text_of(item, where))
     if not isinstance(item, dict):
         raise UserError(f"{where}: expected a name or an object with `name`, got {item!r}")
     attributes = item.get("attributes", {})
@@ -181,119 +125,5 @@ def _line_object(item: Any, where: str) -> AnnotatedObject:
         raise UserError(f"{where}: `attributes` must be an object, got {attributes!r}")
     bbox = item.get("bbox")
     return AnnotatedObject(
-        _string(item.get("name"), f"{where}: `name`"), None if bbox is None else _box(bbox, where), attributes
+        text_of(item.get("name"), f"{where}: `name`"), None if bbox is None else box_of(bbox, where), attributes
     )
-
-
-def _read_coco(path: Path, root: Path, captions_path: Path | None, categories: list[str]) -> Iterator[AnnotatedImage]:
-    data = _coco_file(path, ("images", "annotations", "categories"))
-    names: dict[str, str] = {}
-    for where, category in _records(data, "categories", path):
-        key, name = _key(category, "id", where), _string(category.get("name"), f"{where}: `name`")
-        if names.setdefault(key, name) != name:
-            raise UserError(f"{where}: category id {key} is {names[key]!r} and {name!r}", hint="ids must differ")
-    categories += names.values()
-    images: dict[str, Mapping[str, Any]] = {}
-    for where, image in _records(data, "images", path):
-        key = _key(image, "id", where)
-        if key in images:
-            raise UserError(
-                f"{where}: image id {key} is used twice", hint='ids are compared as text: 1 and "1" are the same'
-            )
-        _string(image.get("file_name"), f"{where}: `file_name`")
-        images[key] = image
-    objects: dict[str, list[AnnotatedObject]] = {}
-    for where, annotation in _records(data, "annotations", path):
-        owner = _known(_key(annotation, "image_id", where), images, "image", where)
-        name = names[_known(_key(annotation, "category_id", where), names, "category", where)]
-        objects.setdefault(owner, []).append(_coco_object(annotation, name, where))
-    captions: dict[str, list[str]] = {}
-    if captions_path is not None:
-        for where, annotation in _records(_coco_file(captions_path, ("annotations",)), "annotations", captions_path):
-            text = _string(annotation.get("caption"), f"{where}: `caption`")
-            captions.setdefault(_key(annotation, "image_id", where), []).append(text.strip())
-    for (where, image), key in zip(_records(data, "images", path), images, strict=True):
-        yield AnnotatedImage(
-            id=key,
-            path=image["file_name"],
-            root=root,
-            width=_size(image.get("width"), f"{where}: `width`"),
-            height=_size(image.get("height"), f"{where}: `height`"),
-            objects=tuple(objects.get(key, ())),
-            captions=tuple(captions.get(key, ())),
-        )
-
-
-def _coco_object(annotation: Mapping[str, Any], name: str, where: str) -> AnnotatedObject:
-    attributes = annotation.get("attributes") or {}
-    if not isinstance(attributes, dict):
-        raise UserError(f"{where}: `attributes` must be an object, got {attributes!r:.60}")
-    attributes = dict(attributes)
-    if annotation.get("iscrowd"):  # a crowd is there as much as a single object is; its box covers all of it
-        attributes["crowd"] = True
-    bbox = annotation.get("bbox")
-    return AnnotatedObject(name, None if bbox is None else _box(bbox, where), attributes)
-
-
-def _coco_file(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such annotation file")
-    data = read_json(path)
-    missing = [key for key in keys if not isinstance(data, dict) or key not in data]
-    if missing:
-        raise UserError(
-            f"{path}: not a COCO file, it has no `{missing[0]}`",
-            hint=f"COCO files hold {', '.join(keys)}; rows of JSON belong in a .jsonl file",
-        )
-    return data
-
-
-def _records(data: Mapping[str, Any], key: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for index, record in enumerate(_list(data[key], f"{path}: `{key}`")):
-        where = f"{path}: {key}[{index}]"
-        if not isinstance(record, dict):
-            raise UserError(f"{where}: expected an object, got {record!r}")
-        yield where, record
-
-
-def _key(record: Mapping[str, Any], key: str, where: str) -> str:
-    """An id as text, as pairs and answers carry it: files write one id as a number here and as a string there."""
-    value = record.get(key)
-    if not (is_number(value) or (isinstance(value, str) and value.strip())):
-        raise UserError(f"{where}: `{key}` must be a number or a string, got {value!r}")
-    return str(value)
-
-
-def _known(key: str, known: Mapping[str, Any], kind: str, where: str) -> str:
-    if key not in known:
-        raise UserError(f"{where}: {kind} {key} is not in the file")
-    return key
-
-
-def _string(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f"{where} must be a non-empty string, got {value!r}")
-    return value
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise UserError(f"{where} must be a list, got {type(value).__name__}")
-    return value
-
-
-def _size(value: Any, where: str) -> int | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-        raise UserError(f"{where} must be a number of pixels, got {value!r}")
-    return value
-
-
-def _box(value: Any, where: str) -> Box:
-    if not isinstance(value, list) or len(value) != 4 or not all(map(is_number, value)):
-        raise UserError(f"{where}: `bbox` must be four numbers [x, y, width, height], got {value!r}")
-    x, y, width, height = map(float, value)
-    if width < 0 or height < 0:
-        raise UserError(f"{where}: `bbox` has a negative size: {value!r}", hint="boxes are [x, y, width, height]")
-    return x, y, width, height

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject, Box, Region
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject, BoxXYWH, Region
 from mmpo.data.pair import is_number
 from mmpo.errors import UserError
 from mmpo.outside import names_its_file, stream_list
@@ -146,7 +146,7 @@ def _attributes(words: Any) -> dict[str, Any]:
     return {"attributes": known} | ({"color": colors[0]} if len(set(colors)) == 1 else {})
 
 
-def _box(values: list[Any], width: int, height: int, where: str) -> Box:
+def _box(values: list[Any], width: int, height: int, where: str) -> BoxXYWH:
     if not all(map(is_number, values)):
         raise UserError(f"{where}: a box needs four numbers, got {values!r}")
     x, y, wide, high = map(float, values)

@@ -20,7 +20,7 @@ from mmpo.data.convert.media import below, cells_of, images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import bad, messages_of, need, pair_of, videos_of
 from mmpo.data.pair import PreferencePair, Video
-from mmpo.files.images import inside
+from mmpo.files.paths import inside
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".avi", ".mov")
 FRAME_SUFFIXES = (".jpeg", ".jpg", ".png")

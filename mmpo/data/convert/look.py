@@ -13,7 +13,7 @@ from mmpo.data.convert.run import detected, format_named, options_of, pairs_of
 from mmpo.data.convert.sources import Source
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined
-from mmpo.files.images import inside
+from mmpo.files.paths import inside
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mmpo.data.pair import PreferencePair, Video, is_relative_path
+from mmpo.data.pair import PreferencePair, Video
 from mmpo.errors import Quarantined
-from mmpo.files.images import inside, portable_image
+from mmpo.files.images import portable_image
+from mmpo.files.paths import inside, is_relative_path
 
 MODES = ("embed", "copy", "reference")
 # What the generic formats read, in this order; `guard.py` sees that nothing lies under another key.

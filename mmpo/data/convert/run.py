@@ -31,7 +31,7 @@ from mmpo.data.convert.trl import TRL
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.atomic import replacing_folder, write_json
-from mmpo.files.images import links_allowed
+from mmpo.files.paths import links_allowed
 from mmpo.locks import announce, locked
 from mmpo.outside.failures import FAILURES
 from mmpo.progress import track

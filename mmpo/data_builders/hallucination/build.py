@@ -22,7 +22,8 @@ from typing import Any
 import mmpo
 from mmpo.chat import ChatModel, ChatSettings, open_chat
 from mmpo.chat.templates import template_version
-from mmpo.data.annotations.read import AnnotatedImage, read_annotations
+from mmpo.data.annotations.read import read_annotations
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.pair import PreferencePair
 from mmpo.data_builders.hallucination.builder import HallucinationBuilder, TextModels
 from mmpo.data_builders.hallucination.choose import choose_images

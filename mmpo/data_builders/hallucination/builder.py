@@ -16,7 +16,7 @@ from functools import partial
 from operator import eq
 from typing import Any
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.evidence import decide
 from mmpo.data.pair import placeholder_in
 from mmpo.data_builders.hallucination.detect import Detector, Truth
@@ -43,7 +43,7 @@ from mmpo.text.vocabulary import ObjectVocabulary
 
 
 @dataclass
-class Tally:
+class HallucinationCounts:
     """Where everything went. Each table has `in`, and as much in its other entries together."""
 
     descriptions: Counter[str] = field(default_factory=Counter)
@@ -125,11 +125,11 @@ class HallucinationBuilder:
 
     def build(
         self, unit: int, images: Sequence[AnnotatedImage], done: Callable[[], None] = lambda: None
-    ) -> tuple[list[Outcome], Tally]:
+    ) -> tuple[list[Outcome], HallucinationCounts]:
         """One unit: an outcome for each image, in order, and the account of what was tried. `done` is called once for
         each image on the way.
         """
-        tally = Tally()
+        tally = HallucinationCounts()
         opened = [self._open(image) for image in images]
         sources = [source for source in opened if isinstance(source, Source)]
         for _ in range(len(images) - len(sources)):
@@ -167,7 +167,7 @@ class HallucinationBuilder:
 
     # ---- descriptions
 
-    def _description_pairs(self, sources: Sequence[Source], tally: Tally) -> dict[str, tuple[str, str]]:
+    def _description_pairs(self, sources: Sequence[Source], tally: HallucinationCounts) -> dict[str, tuple[str, str]]:
         """Adds the pairs; returns both sides of each image's first description pair."""
         drafts = [draft for source in sources for draft in self._drafts(source, tally)]
         owners = {source.image.id: source for source in sources}
@@ -197,7 +197,7 @@ class HallucinationBuilder:
                 tally.count_words(omission)
         return first
 
-    def _drafts(self, source: Source, tally: Tally) -> list[Draft]:
+    def _drafts(self, source: Source, tally: HallucinationCounts) -> list[Draft]:
         """The descriptions of an image; empty ones and repetitions are out at once."""
         drafts: list[Draft] = []
         seen: set[str] = set()
@@ -215,7 +215,7 @@ class HallucinationBuilder:
         tally.descriptions["in"] += len(drafts)
         return drafts
 
-    def _rows(self, source: Source, draft: Draft, tally: Tally) -> list[dict[str, Any]]:
+    def _rows(self, source: Source, draft: Draft, tally: HallucinationCounts) -> list[dict[str, Any]]:
         """The rows of a draft's pairs, each text once; where there are none, `why_not` says why."""
         if draft.why_not:
             return []
@@ -296,7 +296,7 @@ class HallucinationBuilder:
     # ---- questions
 
     def _question_pairs(
-        self, unit: int, sources: Sequence[Source], described: Mapping[str, tuple[str, str]], tally: Tally
+        self, unit: int, sources: Sequence[Source], described: Mapping[str, tuple[str, str]], tally: HallucinationCounts
     ) -> None:
         assert self.interviewer is not None
         found = self.interviewer.ask(unit, [(source.picture, source.truth) for source in sources], described)

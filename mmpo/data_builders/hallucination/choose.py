@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data_builders.hallucination.detect import Detector
 from mmpo.data_builders.hallucination.settings import ChoiceSettings
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.evidence import Truth, decide, side_at, truth_of
 from mmpo.text.claims import Split, claimed, split_sentences
 from mmpo.text.described import SAY_SIDE

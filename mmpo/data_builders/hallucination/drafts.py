@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data_builders.hallucination.detect import Detector, SentenceVerdict, Truth, hallucinated, split_sentences
 from mmpo.data_builders.hallucination.grammar.phrases import Naming, missed_phrases
 from mmpo.data_builders.hallucination.grammar.tree import Phrase

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mmpo.chat.protocol import ChatModel, ChatReply, ChatRequest
 from mmpo.chat.templates import render
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data_builders.hallucination.detect import SentenceVerdict, Truth, Verdict, split_sentences
 from mmpo.errors import Quarantined
 

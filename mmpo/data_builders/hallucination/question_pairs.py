@@ -30,7 +30,7 @@ from mmpo.text.vocabulary import ObjectVocabulary
 
 Q = TypeVar("Q", Asked, ValueAsked)
 
-Unfit = Callable[[Asked | ValueAsked, str], str]
+AnswerCheck = Callable[[Asked | ValueAsked, str], str]
 """Why an answer to a question can't be the chosen side; empty where it can (see `affirmed`)."""
 
 
@@ -162,7 +162,7 @@ class Interviewer:
         return choose_value_questions(truth.image.id, truth, per_image=per_image, templates=templates, seed=self.seed)
 
     def _yes_no_pairs(
-        self, answered: Sequence[tuple[Asked, str]], unfit: Unfit, found: Interview
+        self, answered: Sequence[tuple[Asked, str]], unfit: AnswerCheck, found: Interview
     ) -> Iterator[QuestionPair]:
         qa = self.settings
         judged = judge(answered, unfit)
@@ -179,7 +179,7 @@ class Interviewer:
             yield QuestionPair(item.asked.id, item.asked.text, item.chosen, item.rejected, about)
 
     def _value_pairs(
-        self, answered: Sequence[tuple[ValueAsked, str]], unfit: Unfit, found: Interview
+        self, answered: Sequence[tuple[ValueAsked, str]], unfit: AnswerCheck, found: Interview
     ) -> Iterator[QuestionPair]:
         qa = self.settings
         judged = judge_values(answered, self.vocabulary, unfit)

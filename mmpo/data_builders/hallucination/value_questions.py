@@ -48,7 +48,7 @@ class ValueAsked:
 
 
 @dataclass(frozen=True)
-class Answered:
+class ValueAnswer:
     """The value that an answer gives, and how the answer reads with others; None where it can't be worded so."""
 
     value: str | int
@@ -121,7 +121,7 @@ def _value_of(kind: ValueKind, name: str, truth: Truth) -> str | int | None:
     return sides[0] if len(sides) == 1 else None
 
 
-def read_answer(answer: str, asked: ValueAsked, vocabulary: ObjectVocabulary) -> Answered | None:
+def read_answer(answer: str, asked: ValueAsked, vocabulary: ObjectVocabulary) -> ValueAnswer | None:
     """The value that an answer gives to a question: in a claim about the object, or by itself (`Two.`, `It is red.`).
     None where it gives none, or several.
     """
@@ -136,7 +136,7 @@ def read_answer(answer: str, asked: ValueAsked, vocabulary: ObjectVocabulary) ->
         def worded(value: str | int) -> str | None:
             return with_value(answer, claim, value, vocabulary, spelt=True)
 
-        return Answered(_claimed_value(claim), False, worded)
+        return ValueAnswer(_claimed_value(claim), False, worded)
     match = None if claims else _BARE_ANSWERS[asked.kind].fullmatch(answer)
     if match is None:
         return None
@@ -147,7 +147,7 @@ def read_answer(answer: str, asked: ValueAsked, vocabulary: ObjectVocabulary) ->
         words = _bare_words(said, value)
         return answer[: match.start("value")] + words + answer[match.end("value") :]
 
-    return Answered(read, True, replaced)
+    return ValueAnswer(read, True, replaced)
 
 
 def _claimed_value(claim: Claim) -> str | int:

@@ -23,7 +23,7 @@ from mmpo.data.layouts.geometry import official_cell
 from mmpo.data.layouts.noise import add_noise
 from mmpo.data.layouts.prompts import check_prompt, collage_text, inner_text, sequence_text
 from mmpo.data_builders.mia.plan import Item, Target
-from mmpo.data_builders.mia.ratio import Part, packed, region_parts, sequence_parts
+from mmpo.data_builders.mia.ratio import AttentionShare, packed, region_parts, sequence_parts
 from mmpo.data_builders.mia.select import perplexity
 from mmpo.data_builders.mia.settings import MiaSettings
 from mmpo.errors import Quarantined, UserError
@@ -228,7 +228,7 @@ class MiaBuilder:
                 for view in places.views
             ]
             maps.append({"size": list(sizes[number]), "views": views})
-        parts: dict[str, Part] = {}
+        parts: dict[str, AttentionShare] = {}
         if item.refusal:
             pass
         elif item.layout == "sequence":

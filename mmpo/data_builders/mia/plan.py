@@ -12,10 +12,11 @@ from typing import Any
 from mmpo.data.layouts.geometry import Layout
 from mmpo.data.layouts.mixing import Distinct, companions, quotas, shuffled
 from mmpo.data.layouts.prompts import has_box
-from mmpo.data.pair import is_relative_path, placeholder_in
+from mmpo.data.pair import placeholder_in
 from mmpo.data.records import read_records as rows_of
 from mmpo.data_builders.mia.settings import CollageSettings, MiaSettings
 from mmpo.errors import Quarantined, UserError
+from mmpo.files.paths import is_relative_path
 
 OFFICIAL_REFUSAL_STEP = 50
 

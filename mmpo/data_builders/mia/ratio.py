@@ -17,7 +17,7 @@ from mmpo.data.layouts.token_grid import TokenMap
 
 
 @dataclass(frozen=True)
-class Part:
+class AttentionShare:
     """`target` of `all` attention; `uniform` is the ratio of attention that is the same on every token."""
 
     target: float
@@ -32,21 +32,21 @@ class Part:
         return {**asdict(self), "ratio": self.ratio}
 
 
-def sequence_parts(attention: Sequence[np.ndarray], index: int) -> dict[str, Part]:
+def sequence_parts(attention: Sequence[np.ndarray], index: int) -> dict[str, AttentionShare]:
     """Images one after another: `attention` [c] of each (real tokens only), `index` (from 0) the target. `mean`
     compares attention per token, `sum` all of it; they differ where images have different numbers of tokens."""
     means = [float(values.mean()) for values in attention]
     sums = [float(values.sum()) for values in attention]
     sizes = [len(values) for values in attention]
     return {
-        "mean": Part(means[index], sum(means), 1 / len(means)),
-        "sum": Part(sums[index], sum(sums), sizes[index] / sum(sizes)),
+        "mean": AttentionShare(means[index], sum(means), 1 / len(means)),
+        "sum": AttentionShare(sums[index], sum(sums), sizes[index] / sum(sizes)),
     }
 
 
 def region_parts(
     layout: Layout, attention: np.ndarray, places: TokenMap, regions: Sequence[Box], index: int
-) -> dict[str, Part]:
+) -> dict[str, AttentionShare]:
     """One picture that holds others: `attention` [c], `regions` their boxes, `index` (from 0) the target's.
 
     `blocks` as the released code, `exact` by overlap with the target over the whole picture, `only_regions` over the
@@ -56,8 +56,8 @@ def region_parts(
     weights = places.weights(regions[index])
     whole = np.clip(sum(places.weights(box) for box in regions), 0, 1)
 
-    def part(target: np.ndarray, all: np.ndarray) -> Part:
-        return Part(
+    def part(target: np.ndarray, all: np.ndarray) -> AttentionShare:
+        return AttentionShare(
             float(target @ attention), float(all @ attention), float(target.sum() / all.sum()) if all.sum() else 0.0
         )
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Tally:
+class RadiologyCounts:
     """Where everything went. Each table has `in`, and as much in its other entries together."""
 
     texts: Counter[str] = field(default_factory=Counter)
@@ -57,9 +57,9 @@ class RadiologyBuilder:
     ) -> None:
         self.settings, self.detector, self.editor, self.engine = settings, detector, editor, engine
 
-    def build(self, sources: Sequence[RadiologyReport | Rejected]) -> tuple[list[dict[str, Any]], Tally]:
+    def build(self, sources: Sequence[RadiologyReport | Rejected]) -> tuple[list[dict[str, Any]], RadiologyCounts]:
         """One unit: a row for each source, in order, and the account of what was tried."""
-        tally = Tally()
+        tally = RadiologyCounts()
         opened = [self._open(one) for one in sources]
         self._write_reports([one for one in opened if isinstance(one, _Source)])
         rows: list[dict[str, Any]] = []
@@ -124,7 +124,7 @@ class RadiologyBuilder:
                 text = reflow(answer.text)
                 one.texts.append(("model", whole_sentences(text) if answer.truncated else text, None))
 
-    def _pairs(self, source: _Source, tally: Tally) -> tuple[list[dict[str, Any]], str]:
+    def _pairs(self, source: _Source, tally: RadiologyCounts) -> tuple[list[dict[str, Any]], str]:
         pairs: list[dict[str, Any]] = []
         seen: set[str] = set()
         last = "no_text"
@@ -149,7 +149,7 @@ class RadiologyBuilder:
         return pairs, last
 
     def _pair(
-        self, source: _Source, suffix: str, kind: str, rejected: str, chosen: str | None, tally: Tally
+        self, source: _Source, suffix: str, kind: str, rejected: str, chosen: str | None, tally: RadiologyCounts
     ) -> dict[str, Any] | str:
         """A row, or the reason why there is none."""
         if not rejected:
@@ -194,7 +194,7 @@ class RadiologyBuilder:
             row["chosen_weights"], row["rejected_weights"] = weight_spans(chosen, ours), weight_spans(rejected, theirs)
         return row
 
-    def _count_lines(self, edited: Edited, tally: Tally) -> None:
+    def _count_lines(self, edited: Edited, tally: RadiologyCounts) -> None:
         tally.lines["in"] += len(edited.lines)
         for _, edit in edited.lines:
             done = {"none": "kept", "partial": "rewritten", "all": "dropped"}[edit.label]

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
 from mmpo.eval.statistics.statistics import Array, ratio

@@ -6,7 +6,9 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from mmpo.data.annotations.read import AnnotatedImage, is_coco, read_annotations, read_coco_folder
+from mmpo.data.annotations.coco import is_coco
+from mmpo.data.annotations.read import read_annotations, read_coco_folder
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.errors import UserError
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.image_ids import by_names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.protocol import Ask, Material, Part, Reply, needed
 from mmpo.eval.settings import EvalSettings

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.evidence import Truth, corrected, decide, truth_of
 from mmpo.errors import UserError
 from mmpo.eval.statistics.statistics import Array, ratio

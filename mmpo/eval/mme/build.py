@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.errors import UserError
 from mmpo.eval.mme.metrics import HALLUCINATION, MmeQuestion
 from mmpo.text.words import article, is_plural, plural, with_article

@@ -30,7 +30,7 @@ from mmpo.eval.yes_no import parse
 from mmpo.files.atomic import write_text
 from mmpo.text.vocabulary import article
 
-Kind = Literal["present", "elsewhere", "absent", "which"]
+QuestionKind = Literal["present", "elsewhere", "absent", "which"]
 
 COLUMNS = (
     "right", "asked", "yes_no_right", "yes_no", "missed", "present", "interfered", "elsewhere", "invented", "absent",
@@ -74,7 +74,7 @@ class MultiQuestion:
     layout: LayoutName
     pictures: tuple[str, ...]
     index: int
-    kind: Kind
+    kind: QuestionKind
     object: str
     prompt: str
     answer: str
@@ -129,7 +129,7 @@ def _about(
     others = sorted({name for place, objects in enumerate(shown) if place != index - 1 for name in objects} - set(own))
     nowhere = sorted(set(names).difference(*shown))
     single = sorted(name for name in {*own, *others} if sum(name in objects for objects in shown) == 1)
-    pools: list[tuple[Kind, list[str]]] = [("present", own), ("elsewhere", others), ("absent", nowhere)]
+    pools: list[tuple[QuestionKind, list[str]]] = [("present", own), ("elsewhere", others), ("absent", nowhere)]
     pointer = rng.choice(PHRASES) if layout == "pic_in_pic" else f"In Image{index}"
     head = _head(layout, len(pictures), settings.label)
     for kind, pool in pools:

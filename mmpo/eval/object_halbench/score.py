@@ -10,7 +10,7 @@ from typing import get_args
 from mmpo.chat import judging
 from mmpo.chat.judging import Judgement, Mode
 from mmpo.chat.templates import template_version
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.errors import UserError
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.chair.score import annotated_images

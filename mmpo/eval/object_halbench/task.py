@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmpo.chat.judging import opened, require_all, unparsed
 from mmpo.chat.templates import template_version
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.errors import UserError
 from mmpo.eval.object_halbench.judge import named_by_model
 from mmpo.eval.object_halbench.metrics import Answer, HalRow, Named, Question, named_in_words, read_questions, score

@@ -194,14 +194,14 @@ def intervals(found: Tally, seed: int = 0) -> dict[str, tuple[float, float]]:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedReports:
     """A judge's flags by report id, a value a line; `failed` counts reports that it could not judge, by reason."""
 
     flags: dict[str, list[bool]]
     failed: dict[str, int]
 
 
-def judge_reports(answers: Mapping[str, str], judge: JudgeDetector) -> Judged:
+def judge_reports(answers: Mapping[str, str], judge: JudgeDetector) -> JudgedReports:
     """Every line of every report by a text model; a report whose reply can't be read in full is left out."""
     lines = {id: [line.text for line in split_lines(answer)] for id, answer in answers.items()}
     asked = [id for id, texts in lines.items() if texts]
@@ -212,10 +212,10 @@ def judge_reports(answers: Mapping[str, str], judge: JudgeDetector) -> Judged:
             failed += 1
             continue
         flags[id] = [verdict is not None and verdict.flagged for verdict in verdicts]
-    return Judged(flags, {"judge_unreadable": failed} if failed else {})
+    return JudgedReports(flags, {"judge_unreadable": failed} if failed else {})
 
 
-def agreement(reports: Sequence[ScoredReport], judged: Judged) -> dict[str, float | int | None]:
+def agreement(reports: Sequence[ScoredReport], judged: JudgedReports) -> dict[str, float | int | None]:
     """Detector against judge over all lines that both read: share alike and Cohen's kappa (None where one of them says
     the same of every line and so does the other).
     """

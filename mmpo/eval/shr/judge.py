@@ -9,7 +9,7 @@ from typing import Any
 from mmpo.chat import ChatModel
 from mmpo.chat.judging import Judgement, Mode, judge
 from mmpo.chat.templates import render, template_path
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.eval.shr.files import Region, SavedJudgement, ShrImage
 from mmpo.eval.shr.metrics import CLASSES, Class, ShrRow, read_judgement, sentences
 from mmpo.files.atomic import write_json

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmpo.errors import UserError
-from mmpo.eval.statistics.scorecard import Category, Change, Estimate, Row
+from mmpo.eval.statistics.rows import Category, Change, Estimate, Row
 from mmpo.eval.statistics.statistics import (
     Array,
     auroc,

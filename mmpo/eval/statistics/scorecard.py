@@ -6,145 +6,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from mmpo.errors import UserError
+from mmpo.eval.statistics.rows import LABELS, Category, Change, Counts, Estimate, Overlap, Record, Row, number
 from mmpo.eval.statistics.verdict import SIGNIFICANT, verdict
 
-LABELS = {
-    "CHAIRi": "CHAIR_i",
-    "CHAIRs": "CHAIR_s",
-    "Recall": "object recall",
-    "Len": "tokens",
-    "yes_ratio": "yes ratio",
-    "mean_F1": "mean F1",
-    "mean_accuracy": "mean accuracy",
-    "AUROC": "AUROC of P(yes)",
-    "hal_sents_ratio": "SHR, by sentences",
-    "hal_words_ratio": "SHR, by words",
-    **{f"gram-{n}-repetition": f"distinct {n}-grams" for n in (1, 2, 3, 4)},
-    "easy_aAcc": "easy groups",
-    "hard_aAcc": "hard groups",
-    "yes_bias": "bias to yes",
-    "wrong": "wrong claims",
-    "decided": "claims decided",
-    "repeats": "named again",
-    "claims": "claims a text",
-}
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Estimate(_Record):
-    """A metric with its 95% interval; `defined` is False where its denominator is 0 and `value` stands for nothing."""
-
-    value: float
-    low: float
-    high: float
-    method: str
-    defined: bool = True
-
-
-class Change(_Record):
-    """After minus before, paired by image. `fixed` and `broken` count single answers where the test is McNemar's.
-
-    `q` is p adjusted for all splits or categories of the benchmark that have this metric (Benjamini and Hochberg);
-    None where there is only one.
-    """
-
-    value: float
-    low: float
-    high: float
-    p: float
-    q: float | None = None
-    test: Literal["bootstrap", "mcnemar"]
-    fixed: int | None = None
-    broken: int | None = None
-    detectable: float | None = Field(
-        description="Smallest true difference that this many images would show four times out of five."
-    )
-
-
-class Row(_Record):
-    """One metric of one benchmark (and split); `before` and `change` are None where only one model was asked."""
-
-    benchmark: str
-    split: str | None
-    metric: str
-    better: Literal["higher", "lower", "neither"]
-    percent: bool
-    before: Estimate | None
-    after: Estimate
-    change: Change | None
-
-
-class Category(_Record):
-    """Single answers of one category (an asked object, say): how many of `questions` are right, with Wilson's interval;
-    `fixed` and `broken` are the changed ones, `p` McNemar's exact test of them, `q` p adjusted for all categories of
-    the benchmark (Benjamini and Hochberg).
-    """
-
-    benchmark: str
-    name: str
-    questions: int
-    before: Estimate | None
-    after: Estimate
-    fixed: int | None = None
-    broken: int | None = None
-    p: float | None = None
-    q: float | None = None
-
-
-class Counts(_Record):
-    """What one number rests on: images, questions (or descriptions), how many answers could not be read or were cut
-    off, whether none could be read, and how many yes/no answers were so close that another number format may turn them
-    (None: not known).
-    """
-
-    benchmark: str
-    split: str | None
-    state: Literal["before", "after"]
-    images: int
-    questions: int
-    unparsed: int | None
-    truncated: int
-    near_ties: int | None = None
-    unreadable: bool = False
-
-
-class Overlap(_Record):
-    """How many of the `images` (and clips) asked about are, pixel by pixel, in the pairs that were trained on."""
-
-    images: int
-    shared: int
-
-    def warning(self) -> str:
-        """What to think of it; empty where no image is shared."""
-        if not self.shared:
-            return ""
-        return (
-            f"SHARED IMAGES: {self.shared:,} of the {self.images:,} images asked about are in the pairs that were "
-            "built to train on. What was learnt by heart looks like an improvement there: evaluate on other images"
-        )
-
-
-class Scorecard(_Record):
+class Scorecard(Record):
     """An evaluation's result. Fractions, not percentages. Print it with rich, or take `to_markdown()`."""
 
     model: str
     adapter: str | None
     rows: list[Row]
     counts: list[Counts]
-    categories: list[Category] = []
+    categories: list[Category] = Field(default_factory=list)
     conventions: list[str]
     warnings: list[str]
     quarantined: dict[str, int] = Field(description="Images that could not be used, by reason.")
@@ -225,9 +108,9 @@ class Scorecard(_Record):
         """The rows as a table; `narrow` puts intervals under their values."""
         title = "\n".join(self._title())
         table = Table(title=title, title_justify="left", header_style="bold", pad_edge=False, box=SIMPLE_HEAD)
-        for number, name in enumerate(self._header()):
+        for place, name in enumerate(self._header()):
             name = name.replace(" [", "\n[") if narrow else name
-            table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
+            table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
         for heading, rows in self._sections():
             table.add_section()
             table.add_row(Text(heading, style="bold"))
@@ -321,13 +204,6 @@ def table_width(table: Table) -> int:
     wanted = Console(width=10_000).measure(table).maximum
     table.title = title
     return wanted
-
-
-def number(value: float, percent: bool) -> str:
-    """A metric as it is shown: percentages with one digit, else two below ten."""
-    if percent:
-        return f"{100 * value:.1f}"
-    return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"  # lines, scores; words, tokens
 
 
 def _estimate(estimate: Estimate, percent: bool) -> str:

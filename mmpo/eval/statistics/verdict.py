@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from mmpo.eval.statistics.rows import LABELS, Row, number
+
 if TYPE_CHECKING:
-    from mmpo.eval.statistics.scorecard import Row, Scorecard
+    from mmpo.eval.statistics.scorecard import Scorecard
 
 HEADLINES = (
     "AMBER_score", "mean_F1", "F1", "CHAIRs_refine", "CHAIRs", "hal_sents_ratio", "overall", "score", "aAcc",
@@ -43,8 +45,6 @@ def verdict(card: Scorecard) -> list[str]:
 
 def _claims(rows: Sequence[Row]) -> list[str]:
     """One line about wrong claims: overall, then the kinds (of one model), or those that got worse (of two)."""
-    from mmpo.eval.statistics.scorecard import number
-
     whole = next((row for row in rows if row.split is None), None)
     if whole is None:
         return []
@@ -68,8 +68,6 @@ def _claims(rows: Sequence[Row]) -> list[str]:
 
 
 def _named(row: Row) -> str:
-    from mmpo.eval.statistics.scorecard import LABELS
-
     split = f" {row.split}" if row.split else ""
     return f"{row.benchmark.upper()}{split} {LABELS.get(row.metric, row.metric)}"
 
@@ -80,8 +78,6 @@ def _care(card: Scorecard) -> str:
 
 
 def _measured(card: Scorecard, all_rows: Sequence[Row]) -> list[str]:
-    from mmpo.eval.statistics.scorecard import number
-
     rows = list(headline_rows(all_rows))
     found = [f"{_named(row)} {number(row.after.value, row.percent)}" for row in rows if row.after.defined]
     lost = _undefined([_named(row) for row in rows if not row.after.defined])
@@ -97,8 +93,6 @@ def _measured(card: Scorecard, all_rows: Sequence[Row]) -> list[str]:
 
 
 def _compared(card: Scorecard, all_rows: Sequence[Row]) -> list[str]:
-    from mmpo.eval.statistics.scorecard import number
-
     rows = list(headline_rows(all_rows))
     lost = [_named(row) for row in rows if not row.after.defined]
     groups: dict[str, list[str]] = {"Better": [], "Worse": [], "Not clear": []}

@@ -10,7 +10,7 @@ from mmpo.chat import ChatModel
 from mmpo.chat.judging import Judgement, judge
 from mmpo.chat.templates import render
 from mmpo.chat.video_replies import Reward, Verdict, read_reward, read_verdict
-from mmpo.eval.video_qa.metrics import RIGHT_FROM, Judged, Protocol, VideoQuestion
+from mmpo.eval.video_qa.metrics import RIGHT_FROM, JudgedAnswer, Protocol, VideoQuestion
 
 Parser = Literal["tolerant", "video_chatgpt", "llava_hound"]
 TEMPLATES: dict[Protocol, str] = {"zero_shot": "video_qa_judge", "reward": "video_reward"}
@@ -26,7 +26,7 @@ def verdicts(
     parser: Parser = "tolerant",
     template: str | None = None,
     captions: Mapping[str, str] | None = None,
-) -> tuple[list[Judged], list[Judgement[bool]]]:
+) -> tuple[list[JudgedAnswer], list[Judgement[bool]]]:
     """Each answer judged, and the judge's raw verdicts (None: nothing readable) for the accounts.
 
     `captions` are by question id or video; the protocol `reward` needs one for every question.
@@ -64,11 +64,11 @@ def caption_of(captions: Mapping[str, str], question: VideoQuestion) -> str:
     return ""
 
 
-def _of_verdict(question: VideoQuestion, one: Judgement[Verdict]) -> Judged:
+def _of_verdict(question: VideoQuestion, one: Judgement[Verdict]) -> JudgedAnswer:
     found = one.value or Verdict(None, None)
-    return Judged(question, found.right, found.score)
+    return JudgedAnswer(question, found.right, found.score)
 
 
-def _of_reward(question: VideoQuestion, one: Judgement[Reward]) -> Judged:
+def _of_reward(question: VideoQuestion, one: Judgement[Reward]) -> JudgedAnswer:
     score = None if one.value is None else one.value.score
-    return Judged(question, None if score is None else score >= RIGHT_FROM, score)
+    return JudgedAnswer(question, None if score is None else score >= RIGHT_FROM, score)

@@ -56,7 +56,7 @@ class VideoAnswer:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedAnswer:
     """A judged answer: right or wrong, and its score; each None where the judge's reply did not hold it."""
 
     question: VideoQuestion
@@ -124,7 +124,7 @@ def match(
 
 
 def metrics(
-    judged: Sequence[Judged], *, count_failed_as_wrong: bool = False, asked: int | None = None
+    judged: Sequence[JudgedAnswer], *, count_failed_as_wrong: bool = False, asked: int | None = None
 ) -> dict[str, Any]:
     """`accuracy` (percent) and mean `score` with the denominator of each: they differ, because a reply may hold one
     without the other. `asked` is the number of all questions; with `count_failed_as_wrong` it divides the accuracy.
@@ -156,7 +156,7 @@ METRICS = (
 )
 
 
-def tally(judged: Sequence[Judged]) -> Tally:
+def tally(judged: Sequence[JudgedAnswer]) -> Tally:
     """Counts by video. A reply without yes or no counts as wrong here, so that before and after have the same
     questions."""
     place: dict[str, int] = {}

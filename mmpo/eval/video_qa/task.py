@@ -19,7 +19,7 @@ from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.statistics import ratio
 from mmpo.eval.statistics.tally import Metric, Tally
 from mmpo.eval.video_qa.judge import verdicts
-from mmpo.eval.video_qa.metrics import RIGHT_FROM, Judged, VideoQuestion, read_questions, tally, with_videos
+from mmpo.eval.video_qa.metrics import RIGHT_FROM, JudgedAnswer, VideoQuestion, read_questions, tally, with_videos
 from mmpo.files.atomic import write_text
 
 
@@ -102,7 +102,7 @@ class VideoQaBenchmark:
             [name for item in everything for name in (*item.objects, *(who for who, _ in item.events))],
             [event for item in everything for event in item.events],
         )
-        judged: list[Judged] = []
+        judged: list[JudgedAnswer] = []
         made_up: dict[str, np.ndarray] = {}
         for question, text in answered:
             item = self.items[question.id.rpartition("/")[0]]
@@ -110,7 +110,7 @@ class VideoQaBenchmark:
                 text, reference=question.answer, caption=item.caption, objects=item.objects, events=item.events
             )
             right = reward.score is not None and reward.score >= RIGHT_FROM
-            judged.append(Judged(question, right, reward.score))
+            judged.append(JudgedAnswer(question, right, reward.score))
             absent = bool(judge.absent_objects(text, item.objects, f"{item.caption} {question.answer}"))
             false = bool(judge.false_events(text, item.events))
             made_up.setdefault(question.video, np.zeros(3))

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -26,8 +26,7 @@ from mmpo.models.generation.generate import (
 from mmpo.models.generation.probe import ProbeSpec
 from mmpo.models.generation.self_check import SelfCheck, plain_decoding
 from mmpo.models.generation.shared_cache import SharingUnsupported
-
-Sharing = Literal["auto", "on", "off"]
+from mmpo.models.tree.sharing import Sharing
 
 
 @dataclass(frozen=True)

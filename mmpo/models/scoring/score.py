@@ -37,12 +37,12 @@ from mmpo.models.scoring.sides import Spread, pair_logps, with_cached_reference
 from mmpo.models.tree.attention import use_tree_attention
 from mmpo.models.tree.backends import Attention, choose_attention
 from mmpo.models.tree.layout import Backend, Tree, TreeBatch
+from mmpo.models.tree.sharing import Sharing
 
 __all__ = ["Hidden", "PairBatch", "PairLogps", "PairScorer", "ResponseLogps", "View"]
 
 logger = logging.getLogger(__name__)
 
-Sharing = Literal["auto", "on", "off"]
 # Mean difference per token above which the first batch counts as wrong: far above rounding, far below the 0.2 and more
 # by which a leak between branches moves log-probs.
 _SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}

@@ -38,7 +38,7 @@ class Counted:
         return torch.arange(start, end), end
 
 
-class Grid:
+class GridPositions:
     """Three coordinates a token: [3, n]. `image_inputs` are the processor's tensors, with the grids [images, 3].
 
     An image takes the coordinates of its patches and moves what follows by its longer side only, so the text after a
@@ -95,7 +95,7 @@ def token_types_of(vlm: VLM, ids: Tensor) -> Tensor:
 def positions_of(vlm: VLM, image_inputs: Mapping[str, Tensor] | None = None) -> Positions:
     """How this model's family places tokens; `image_inputs` are the processor's tensors of the distinct images."""
     if vlm.family.grid_positions:
-        return Grid(vlm, image_inputs or {})
+        return GridPositions(vlm, image_inputs or {})
     return Counted(vlm.family.position_base)
 
 

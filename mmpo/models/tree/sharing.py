@@ -13,10 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from mmpo.models.tree.layout import Segment
+
+Sharing = Literal["auto", "on", "off"]
+"""Whether common beginnings are computed once: wherever that is exact on this model, always, or never."""
 
 LEAST_SHARED = 64
 """Common beginnings shorter than this many tokens are computed twice: another branch costs attention calls."""

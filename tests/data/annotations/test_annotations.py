@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmpo.data.annotations.read import AnnotatedObject, read_annotations
+from mmpo.data.annotations.read import read_annotations
+from mmpo.data.annotations.records import AnnotatedObject
 from mmpo.errors import Quarantined, UserError
 
 COCO: dict[str, Any] = {

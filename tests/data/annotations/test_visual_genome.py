@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mmpo.data.annotations.read import AnnotatedObject, Region, read_annotations
+from mmpo.data.annotations.read import read_annotations
+from mmpo.data.annotations.records import AnnotatedObject, Region
 from mmpo.errors import UserError
 from mmpo.outside import BLOCK, stream_list
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject, Region
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject, Region
 from mmpo.data.shards import read_pairs
 from mmpo.data_builders.hallucination.affirmed import EvidenceReader
 from mmpo.data_builders.hallucination.build import build

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject, Region, read_annotations
+from mmpo.data.annotations.read import read_annotations
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject, Region
 from mmpo.data.shards import read_pairs
 from mmpo.data_builders.hallucination.build import build
 from mmpo.data_builders.hallucination.choose import choose_images

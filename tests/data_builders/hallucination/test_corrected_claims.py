@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.data_builders.hallucination.detect import Detector
 from mmpo.data_builders.hallucination.drafts import Draft, Drafter
 from mmpo.data_builders.hallucination.repair import repaired

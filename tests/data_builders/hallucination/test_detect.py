@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.data_builders.hallucination.detect import Detector, Finding, Truth, claimed, hallucinated, split_sentences
 from mmpo.text.vocabulary import ObjectVocabulary
 from tests.data_builders.hallucination.grammar.test_parse import WORDS

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mmpo.chat.templates import render
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject, Region
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject, Region
 from mmpo.data.shards import read_pairs
 from mmpo.data_builders.hallucination.build import build
 from mmpo.data_builders.hallucination.judges import read_judgement, read_list, read_question, region_lines

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject, Region
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject, Region
 from mmpo.data_builders.hallucination.detect import Detector, hallucinated
 from mmpo.data_builders.hallucination.repair import repaired
 from mmpo.demo.language import EXACT, describe

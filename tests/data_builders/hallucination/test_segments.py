@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.data.pair import PreferencePair, validate
 from mmpo.data_builders.hallucination.detect import Detector, SentenceVerdict
 from mmpo.data_builders.hallucination.segments import changed_segments, weighted_spans

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.data.evidence import truth_of
 from mmpo.data_builders.hallucination.affirmed import EvidenceReader
 from mmpo.data_builders.hallucination.value_questions import (

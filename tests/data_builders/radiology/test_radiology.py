@@ -13,7 +13,7 @@ from PIL import Image
 from mmpo.data.reader import read_pairs
 from mmpo.data_builders.radiology import build as radiology
 from mmpo.data_builders.radiology.build import build
-from mmpo.data_builders.radiology.builder import Tally, _Source
+from mmpo.data_builders.radiology.builder import RadiologyCounts, _Source
 from mmpo.data_builders.radiology.settings import RadiologySettings
 from mmpo.errors import UserError
 from mmpo.radiology.detector import RuleDetector
@@ -75,7 +75,7 @@ def test_other_filters(tmp_path: Path) -> None:
     texts = ["", "Stable small left effusion.", "Stable small left effusion."]
     (source,) = [_Source(report, b"", "?", [("model", text, None) for text in texts])
                  for report in radiology.read_reports(options.reports) if report.id == "r0"]  # fmt: skip
-    tally = Tally()
+    tally = RadiologyCounts()
     builder._pairs(source, tally)
     assert tally.texts == {"in": 3, "empty": 1, "paired": 1, "duplicate": 1}
 

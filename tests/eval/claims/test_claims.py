@@ -21,7 +21,8 @@ from mmpo.eval.protocol import Ask, Material, Reply
 from mmpo.eval.scoring import Scored, ScoreRequest, score
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.compare import Bootstrap, compare
-from mmpo.eval.statistics.scorecard import Row, Scorecard
+from mmpo.eval.statistics.rows import Row
+from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.text.vocabulary import ObjectVocabulary
 from tests.eval.evaluating import answers_in, settings
 

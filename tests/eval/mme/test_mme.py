@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.errors import UserError
 from mmpo.eval.harness import evaluate
 from mmpo.eval.mme import build as mme_pairs

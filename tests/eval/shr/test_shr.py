@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmpo.chat import open_chat
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.data_builders.hallucination.detect import Detector
 from mmpo.errors import UserError
 from mmpo.eval.scoring import ScoreRequest

@@ -14,7 +14,8 @@ from mmpo.eval.chair import metrics as chair
 from mmpo.eval.mme import metrics as mme
 from mmpo.eval.pope import metrics as pope
 from mmpo.eval.statistics.compare import Bootstrap, adjusted, compare, compare_categories
-from mmpo.eval.statistics.scorecard import Counts, Scorecard, number
+from mmpo.eval.statistics.rows import Counts, number
+from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.eval.statistics.statistics import wilson
 from mmpo.eval.statistics.tally import Tally
 from mmpo.text.vocabulary import ObjectVocabulary

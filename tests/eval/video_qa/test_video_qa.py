@@ -10,7 +10,7 @@ from mmpo.chat import open_chat
 from mmpo.errors import UserError
 from mmpo.eval.scoring import ScoreRequest, score
 from mmpo.eval.video_qa.metrics import (
-    Judged,
+    JudgedAnswer,
     VideoQuestion,
     match,
     metrics,
@@ -89,12 +89,17 @@ def test_joining(tmp_path: Path) -> None:
 
 def test_the_two_denominators() -> None:
     q = VideoQuestion("1", "v", "?", "a")
-    judged = [Judged(q, True, 4.0), Judged(q, False, None), Judged(q, None, 2.0), Judged(q, None, None)]
+    judged = [
+        JudgedAnswer(q, True, 4.0),
+        JudgedAnswer(q, False, None),
+        JudgedAnswer(q, None, 2.0),
+        JudgedAnswer(q, None, None),
+    ]
     found = metrics(judged)
     assert (found["accuracy"], found["score"]) == (50.0, 3.0)
     assert (found["n_total"], found["n_accuracy"], found["n_score"], found["n_failed"]) == (4, 2, 2, 2)
     assert metrics(judged, count_failed_as_wrong=True, asked=5)["accuracy"] == 20.0
-    counted = tally([Judged(VideoQuestion(str(i), f"v{i % 2}", "?", "a"), bool(i), 3.0) for i in range(4)])
+    counted = tally([JudgedAnswer(VideoQuestion(str(i), f"v{i % 2}", "?", "a"), bool(i), 3.0) for i in range(4)])
     assert counted.values == {"accuracy": 0.75, "score": 3.0} and counted.images == ("v0", "v1")
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mmpo.data.annotations.read import AnnotatedImage
+from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.evidence import ACROSS
 from mmpo.data_builders.hallucination.grammar import lexicon as lx
 from mmpo.data_builders.hallucination.grammar.tree import Phrase, Sentence, Tail, is_place, is_spread, say_tail

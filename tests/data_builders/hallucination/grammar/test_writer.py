@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmpo.data.annotations.read import AnnotatedImage, AnnotatedObject
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.data_builders.hallucination.grammar.edit import conjugate, indefinite, joints
 from mmpo.data_builders.hallucination.grammar.phrases import Naming, missed_phrases, noun_phrase, usual_namings
 from mmpo.data_builders.hallucination.grammar.tree import Phrase, Tail, say_tail
