@@ -37,7 +37,7 @@ from mmpo.resuming import deciding
 logger = logging.getLogger("mmpo.build")
 
 
-class Source(Protocol):
+class Named(Protocol):
     """What a build goes through, one after another: an image, a video, a report, a prompt."""
 
     @property
@@ -56,7 +56,7 @@ class Result(Protocol):
 
 
 S = TypeVar("S", bound=BaseModel)
-T = TypeVar("T", bound=Source)
+T = TypeVar("T", bound=Named)
 R = TypeVar("R", bound=Result)
 
 
