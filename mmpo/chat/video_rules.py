@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from mmpo.chat.video_replies import Reward
 from mmpo.text.claims import claimed, split_sentences
+from mmpo.text.function_words import word_set
 from mmpo.text.vocabulary import ObjectVocabulary
 
 IDENTITY = "rules over annotations"
@@ -19,58 +20,9 @@ IDENTITY = "rules over annotations"
 Event = tuple[str, str]
 """Who, and what it does, as in `("red ball", "enters")`."""
 
-_STOP = frozenset(
-    [
-        "a",
-        "an",
-        "the",
-        "is",
-        "are",
-        "was",
-        "were",
-        "be",
-        "been",
-        "being",
-        "it",
-        "its",
-        "this",
-        "that",
-        "these",
-        "those",
-        "there",
-        "of",
-        "in",
-        "on",
-        "at",
-        "to",
-        "from",
-        "by",
-        "with",
-        "and",
-        "or",
-        "as",
-        "video",
-        "clip",
-        "image",
-        "frame",
-        "picture",
-        "scene",
-        "can",
-        "see",
-        "seen",
-        "shown",
-        "shows",
-        "show",
-        "does",
-        "do",
-        "did",
-        "has",
-        "have",
-        "had",
-        "which",
-        "what",
-        "who",
-    ]
+_STOP = word_set(
+    "a an the is are was were be been being it its this that these those there of in on at to from by with and or as "
+    "video clip image frame picture scene can see seen shown shows show does do did has have had which what who"
 )
 _SUFFIXES = ("ing", "ed", "es", "s", "e")
 

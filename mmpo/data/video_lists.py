@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mmpo.data.records import read_records
 from mmpo.errors import UserError
-from mmpo.outside import names_its_file, read_rows
+from mmpo.outside import names_its_file
 
 TAGS = ("<video>", "<image>")
 
@@ -52,31 +53,24 @@ def read_videos(
     base = str(root if root is not None else path.parent)
     said = dict(_captions(Path(captions))) if captions is not None else {}
     items: dict[str, VideoItem] = {}
-    for number, row in _rows(path):
-        item = _item(row, base, f"{path}:{number}")
+    for where, row in read_records(path):
+        item = _item(row, base, where)
         known = items.get(item.id)
         if known is not None and "conversations" not in row:
-            raise UserError(f"{path}:{number}: a second video is called {item.id!r}", hint="ids must differ")
+            raise UserError(f"{where}: a second video is called {item.id!r}", hint="ids must differ")
         if known is not None and known.video != item.video:
-            raise UserError(f"{path}:{number}: {item.id!r} is {known.video} above and {item.video} here")
+            raise UserError(f"{where}: {item.id!r} is {known.video} above and {item.video} here")
         items[item.id] = item if known is None else replace(known, qa=known.qa + item.qa)
     return [
         replace(item, caption=item.caption or said.get(item.id) or said.get(item.video, "")) for item in items.values()
     ]
 
 
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, row in read_rows(path):
-        if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: expected an object, got {type(row).__name__}")
-        yield number, row
-
-
 def _captions(path: Path) -> Iterator[tuple[str, str]]:
-    for number, row in _rows(path):
+    for where, row in read_records(path):
         names = [str(row[key]) for key in ("id", "video") if key in row]
         if not names or not isinstance(row.get("caption"), str):
-            raise UserError(f"{path}:{number}: a caption row needs `caption`, and `id` or `video`")
+            raise UserError(f"{where}: a caption row needs `caption`, and `id` or `video`")
         for name in names:
             yield name, row["caption"].strip()
 

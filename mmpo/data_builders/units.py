@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import UserError
@@ -18,6 +19,7 @@ from mmpo.resuming import has_work
 
 T = TypeVar("T")
 SOURCE = "source.json"
+RESULT = "build_result.json"
 
 
 class Advance(Protocol):
@@ -69,6 +71,32 @@ def read_outcomes(units: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """What each source of the finished units gave, in order."""
     for path in units:
         yield from read_unit(path)["outcomes"]
+
+
+class Units(Generic[T]):
+    """The finished units of a build over `sources`, read from their files one after another."""
+
+    def __init__(self, sources: Sequence[T], paths: Sequence[Path]) -> None:
+        self.sources, self._paths = sources, paths
+
+    def outcomes(self) -> Iterator[tuple[T, dict[str, Any]]]:
+        """Each source with what it gave, in order."""
+        return zip(self.sources, read_outcomes(self._paths), strict=True)
+
+    @cached_property
+    def facts(self) -> list[dict[str, Any]]:
+        """What each unit holds beside its outcomes."""
+        units = (read_unit(path) for path in self._paths)
+        return [{key: value for key, value in unit.items() if key != "outcomes"} for unit in units]
+
+    @cached_property
+    def tally(self) -> dict[str, Counter[str]]:
+        """The counters of all units together; an empty one for any other name."""
+        total: dict[str, Counter[str]] = defaultdict(Counter)
+        for unit in self.facts:
+            for name, counts in unit.get("tally", {}).items():
+                total[name].update(counts)
+        return total
 
 
 def pair_of_row(row: Mapping[str, Any], picture: bytes) -> PreferencePair:
@@ -132,9 +160,3 @@ def count_table(counts: Mapping[str, Mapping[str, int]]) -> str:
     lines = ["| what | where it went | count |", "| --- | --- | ---: |"]
     lines += [f"| {kind} | {key} | {count} |" for kind, table in counts.items() for key, count in table.items()]
     return "\n".join(lines)
-
-
-def add_up(into: dict[str, Counter[str]], tally: Mapping[str, Mapping[str, int]]) -> None:
-    """Add one unit's counters to the totals."""
-    for name, counts in tally.items():
-        into.setdefault(name, Counter()).update(counts)

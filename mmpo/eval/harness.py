@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.data.image_digests import read_digests
+from mmpo.data.records import write_lines
 from mmpo.errors import UserError
 from mmpo.eval.collecting import Replies, collect_replies, engine_notes
 from mmpo.eval.material import context_of
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Ask, NothingToAsk, Part, Reply
-from mmpo.eval.records import write_lines
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.compare import Bootstrap, adjusted, compare, compare_categories
 from mmpo.eval.statistics.rows import Category, Counts, Estimate, Overlap, Row

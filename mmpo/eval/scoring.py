@@ -18,8 +18,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
-from mmpo.eval.records import read_records, text_of
 from mmpo.eval.section import own_benchmarks
 from mmpo.packages import Package, require
 

@@ -11,15 +11,17 @@ lines and files beyond any sensible size. `NaN` is no JSON, but pandas writes it
 """
 
 from mmpo.outside.failures import Unreadable, first_line, names_its_file, naming
-from mmpo.outside.from_json import BLOCK, json_of, read_json, read_rows, stream_list
+from mmpo.outside.from_json import BLOCK, begins_with_list, json_of, read_json, read_rows, readable_rows, stream_list
 from mmpo.outside.from_yaml import read_map, read_yaml, yaml_document, yaml_of
-from mmpo.outside.limits import MAX_DEPTH
+from mmpo.outside.limits import MAX_DEPTH, MAX_FILE
 from mmpo.outside.text import decode, read_lines, read_text
 
 __all__ = [
     "BLOCK",
     "MAX_DEPTH",
+    "MAX_FILE",
     "Unreadable",
+    "begins_with_list",
     "decode",
     "first_line",
     "json_of",
@@ -31,6 +33,7 @@ __all__ = [
     "read_rows",
     "read_text",
     "read_yaml",
+    "readable_rows",
     "stream_list",
     "yaml_document",
     "yaml_of",

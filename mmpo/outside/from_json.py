@@ -7,12 +7,12 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mmpo.errors import UserError
 from mmpo.outside.failures import Unreadable
 from mmpo.outside.limits import HALVES, INTEGERS, MAX_DEPTH, MAX_FILE, MAX_LINE, half, too_deep, too_long
-from mmpo.outside.text import bytes_of, decode, read_lines
+from mmpo.outside.text import bytes_of, decode, first_bytes, open_text, read_lines
 
 BLOCK = 1 << 20
 
@@ -28,49 +28,100 @@ def read_json(path: str | Path, *, unique: bool = False) -> Any:
         raise UserError(f"{path}: too large for this machine's memory", hint="split the file") from None
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """(line, value) of a JSON Lines file, blank lines left out. UserError with file and line."""
-    for number, line in read_lines(path):
+def read_rows(path: str | Path, limit: int | None = None) -> Iterator[tuple[int, Any]]:
+    """(line, value) of a JSON Lines file, blank lines left out. UserError with file and line, and for a file of more
+    than `limit` bytes."""
+    for number, value in readable_rows(path, limit):
+        if isinstance(value, Unreadable):
+            raise value.at(f"{path}:{number}", lines=False) from None
+        yield number, value
+
+
+def readable_rows(path: str | Path, limit: int | None = None) -> Iterator[tuple[int, Any]]:
+    """`read_rows` that goes on behind a bad line, whose value is an Unreadable."""
+    for number, line in read_lines(path, limit):
         try:
             yield number, json_of(line)
         except Unreadable as error:
-            raise error.at(f"{path}:{number}", lines=False) from None
+            if error.problem.startswith("not valid JSON"):
+                last = not line.endswith(b"\n")
+                cut = "the last line looks cut off; was the writer stopped?"
+                error.hint = cut if last else "each line must be one JSON object"
+            yield number, error
+
+
+def begins_with_list(path: str | Path) -> bool:
+    """Whether a file begins like a JSON list; of a plain one nothing but the first kilobyte is read."""
+    return first_bytes(path, 1024).lstrip().startswith(b"[")
 
 
 def stream_list(path: str | Path) -> Iterator[Any]:
-    """The items of a JSON file that holds one list, without the whole file in memory (VG's regions are 700 MB)."""
+    """The items of a JSON file that holds one list, without the whole file in memory (VG's regions are 700 MB; UTF-16
+    and gzip: all of it)."""
     path = Path(path)
-    number, decoder = 0, _decoder(False, False)
-    with open(path, encoding="utf-8-sig") as file:
+    number, decoder = 1, _decoder(False, False)
+    with open_text(path) as file:
+        rest = _Rest(file)
         try:
-            text = file.read(BLOCK).lstrip()
-            if not text.startswith("["):
+            if rest.next() != "[":
                 raise UserError(f"{path}: expected a JSON list")
-            text, more = text[1:], True
-            while True:
-                text = text.lstrip(" \n\r\t,")
-                if text.startswith("]"):
-                    return
-                try:
-                    item, end = decoder.raw_decode(text)
-                    if end == len(text) and more:  # a number may go on in the next block
-                        raise json.JSONDecodeError("unfinished", text, end)
-                except json.JSONDecodeError as error:
-                    more_text = file.read(max(BLOCK, len(text))) if len(text) <= MAX_LINE else ""
-                    if not more_text:
-                        problem = f"{path}: not valid JSON in row {number} ({error.msg})"
-                        raise UserError(problem, hint="was the file downloaded whole?") from None
-                    text, more = text + more_text, True
-                    continue
-                data = text[:end].encode("utf-8", "surrogatepass")
+            rest.drop(1)
+            while rest.next() != "]":
+                if number > 1:  # every item but the first is behind a comma
+                    if rest.next() not in (",", ""):
+                        raise rest.bad(path, "Expecting ',' delimiter")
+                    rest.drop(1)
+                    rest.next()
+                while True:
+                    try:
+                        item, end = decoder.raw_decode(rest.text)
+                        if end == len(rest.text):  # a number may go on in the next block
+                            raise json.JSONDecodeError("unfinished", rest.text, end)
+                        break
+                    except json.JSONDecodeError as error:
+                        if not rest.more():
+                            raise rest.bad(path, error.msg, error.pos) from None
+                data = rest.text[:end].encode("utf-8", "surrogatepass")
                 yield json_of(data) if _has_long_numbers(data) else _checked(item, data)
-                text, number = text[end:], number + 1
+                rest.drop(end)
+                number += 1
+            rest.drop(1)
+            if rest.next():
+                raise rest.bad(path, "Extra data behind the list")
         except UnicodeDecodeError:
             raise UserError(f"{path}: not UTF-8 text", hint="save the file as UTF-8") from None
         except RecursionError:
-            raise _too_deep(text.encode()).at(f"{path}: row {number}", lines=False) from None
+            raise _too_deep(rest.text.encode()).at(f"{path}:#{number}", lines=False) from None
         except Unreadable as error:
-            raise error.at(f"{path}: row {number}", lines=False) from None
+            raise error.at(f"{path}:#{number}", lines=False) from None
+
+
+class _Rest:
+    """What is left of a file that is read block by block. `line` is the line on which `text` begins."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file, self.text, self.line = file, "", 1
+
+    def drop(self, count: int) -> None:
+        self.line += self.text.count("\n", 0, count)
+        self.text = self.text[count:]
+
+    def next(self) -> str:
+        """The first character that is not blank, to which everything before it is dropped; none at the end."""
+        while True:
+            self.drop(len(self.text) - len(self.text.lstrip(" \n\r\t")))
+            if self.text or not self.more():
+                return self.text[:1]
+
+    def more(self) -> bool:
+        """Read on, if there is more and an item can be as long."""
+        block = self.file.read(max(BLOCK, len(self.text))) if len(self.text) <= MAX_LINE else ""
+        self.text += block
+        return bool(block)
+
+    def bad(self, path: Path, problem: str, place: int = 0) -> UserError:
+        line = self.line + self.text.count("\n", 0, place)
+        return UserError(f"{path}:{line}: not valid JSON ({problem})", hint="is the file whole?")
 
 
 def json_of(text: bytes | str, *, unique: bool = False, halves: bool = False) -> Any:

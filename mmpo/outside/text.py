@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mmpo.errors import UserError
 from mmpo.outside.failures import Unreadable
@@ -83,17 +83,47 @@ def _too_large(path: Path, limit: int) -> UserError:
     return UserError(f"{path}: larger than {size(limit)}", hint="split the file; is it the right one?")
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line) of every line that is not blank, one in memory at a time (UTF-16 and gzip: all of them)."""
+def first_bytes(path: str | Path, count: int) -> bytes:
+    """The first bytes of a file's text as UTF-8, without a byte-order mark (UTF-16 and gzip: all of them)."""
     path = Path(path)
     with _opened(path) as file:
+        start = file.read(count)
+    return read_text(path).encode("utf-8", "surrogatepass") if _packed(start) else start.removeprefix(UTF_8_MARK)
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """The file as text, read as it is needed (UTF-16 and gzip: whole)."""
+    with _opened(path) as file:
         start = file.read(3)
-        packed = start[:2] == b"\x1f\x8b"
-        if packed or start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        if _packed(start):
+            yield io.StringIO(read_text(path))
+        else:
+            file.seek(0)
+            yield io.TextIOWrapper(file, encoding="utf-8-sig")
+
+
+UTF_8_MARK = b"\xef\xbb\xbf"
+
+
+def _packed(start: bytes) -> bool:
+    """Whether a file that begins so is no plain UTF-8."""
+    return start[:2] in (b"\x1f\x8b", b"\xff\xfe", b"\xfe\xff")
+
+
+def read_lines(path: str | Path, limit: int | None = None) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line) of every line that is not blank, one in memory at a time (UTF-16 and gzip: all of them).
+    UserError for a file of more than `limit` bytes."""
+    path = Path(path)
+    with _opened(path) as file:
+        if limit is not None and path.stat().st_size > limit:
+            raise _too_large(path, limit)
+        start = file.read(3)
+        if _packed(start):
             lines: Any = io.BytesIO(read_text(path).encode("utf-8", "surrogatepass"))
         else:
             lines = file
-            file.seek(3 if start == b"\xef\xbb\xbf" else 0)
+            file.seek(3 if start == UTF_8_MARK else 0)
         number = 0
         while line := lines.readline(MAX_LINE + 1):
             number += 1

@@ -5,7 +5,7 @@ builders and benchmarks need, packages, judges, disk and device. Everything that
 
 `sections.py` has what build, train and eval need as a whole, `things.py` what a field names (`mmpo.settings.Need`),
 `machine.py` what this machine must have, `commands.py` the same look for commands without a recipe. The knowledge
-itself stands beside its owner: in the annotations of settings and of losses, in `mmpo.data_builders.sources`, in the
+itself stands beside its owner: in the annotations of settings and of losses, in every builder's `entry.py`, in the
 benchmarks' own constructors, in `mmpo.models.folder` and `mmpo.packages`.
 """
 

@@ -27,7 +27,7 @@ MEGABYTE = 1_000_000
 
 def check_build(context: Context) -> None:
     """The source, read by the builder's own reader, and its pictures."""
-    from mmpo.data_builders.sources import look
+    from mmpo.data_builders.builders import look
 
     settings = context.settings("build")
     check_things(context, "build")

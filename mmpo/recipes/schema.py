@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
-from mmpo.data_builders.builders import BUILDERS, AnyBuildSettings, settings_class
+from mmpo.data_builders.builders import BUILDERS, any_settings, settings_class
 from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.eval.settings import EvalSettings
 from mmpo.recipes.other_names import ours
@@ -30,7 +30,7 @@ class Recipe(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of every section that has none of its own.")
     model: str | None = Field(None, description="Model folder or hub name of every section that has none of its own.")
     video_input: VideoInput | None = Field(None, description=VIDEO_INPUT)
-    build: AnyBuildSettings | None = None
+    build: any_settings() | None = None  # type: ignore[valid-type]
     train: TrainSettings | None = None
     eval: EvalSettings | None = None
 

@@ -13,17 +13,15 @@ from collections.abc import Collection
 from functools import lru_cache
 from typing import Literal
 
+from mmpo.text.function_words import word_set
+
 PartOfSpeech = Literal["n", "v", "a", "r"]
 """WordNet's noun, verb, adjective and adverb."""
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
 # ---------------------------------------------------------------------------------------------------- singularize
 
-_SAME = _words(
+_SAME = word_set(
     "aircraft antelope bison bread breeches butter carp cattle chassis cheese clippers cod corps debris elk equipment "
     "fruit furniture garbage gravel headquarters homework information innings jeans ketchup luggage meat moose mustard "
     "news offspring pliers progress rice salmon sand scissors series shears species swine swiss trout tuna water "
@@ -112,15 +110,15 @@ _DOUBLED = re.compile(r"(?:([bdfgklmnprtvz])\1)(?:ing|ed)$")
 # are shorter than the word one expects and so win (`vases` -> `vas`), or are their own base form (`men`); object words
 # that it lacks, so that their plurals are not reduced; object words that are verbs too, and the verbs that win over
 # these.
-_OWN_NOUNS = _words("chopstick earring men slipper sport sunglass teeth vas")
-_NOT_NOUNS = _words(
+_OWN_NOUNS = word_set("chopstick earring men slipper sport sunglass teeth vas")
+_NOT_NOUNS = word_set(
     "baconic bedsheet bluejay brindle cann cathole closestool cooktop coworker diningtable doghole earing ebook "
     "electrombile firetruck hairdryer iphone knive lenovo longboard macbook netbook paddleboat paraglider pissoir "
     "pitbull pottedplant riverboat rpoe sailboard sanitizer scoon seegull shortboard showerpuff skimboard "
     "smartphone solider stovetop streetlamp teddybear televison tvmonitor waterfont "
 )
-_OWN_VERBS = _words("be build con din draw kit mop paint park pip plan plat sail sport stag win")
-_VERBS = _words(
+_OWN_VERBS = word_set("be build con din draw kit mop paint park pip plan plat sail sport stag win")
+_VERBS = word_set(
     "air alarm automobile baby backpack bag bail ball balloon bar barbecue barge bat beach bear bed bench bicycle "
     "bike bill bin bird blanket board boat book bottle bow bowl box bread bridge brush bucket buffalo bull "
     "bulldog buoy bus bush butterfly cab cabbage cable cage cake can candle canoe card carpet case cash cat chair "

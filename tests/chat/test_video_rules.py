@@ -78,7 +78,7 @@ def test_lists_of_videos(tmp_path: Path) -> None:
     ("line", "says"),
     [
         ("{", "not valid JSON"),
-        ("[]", "expected an object"),
+        ("[]", "expected a JSON object"),
         ("{}", "no `video`"),
         ('{"video": "a", "qa": [{"question": "x"}]}', "qa"),
         ('{"video": "a", "qa": [{"question": "x", "answer": " "}]}', "qa"),

@@ -156,11 +156,19 @@ def test_a_packed_file_that_grows_without_end_is_refused(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ('[{"a": 1}, ' + deep(5000) + "]", "row 1: lists and maps are nested"),
-        ('[{"a": 1}, {"b": ' + "9" * 400 + "}]", "row 1: the number"),
-        ('[{"a": "\\ud800"}]', "row 0: .* half a character"),
-        ('[{"a": 1}, {"b"', "not valid JSON in row 1"),
+        ('[{"a": 1}, ' + deep(5000) + "]", "list.json:#2: lists and maps are nested"),
+        ('[{"a": 1}, {"b": ' + "9" * 400 + "}]", "list.json:#2: the number"),
+        ('[{"a": "\\ud800"}]', "list.json:#1: .* half a character"),
+        ('[{"a": 1}, {"b"', "list.json:1: not valid JSON"),
         ("[1, \udce9]", "not UTF-8 text"),
+        ('[{"a": 1} {"a": 2}]', "list.json:1: not valid JSON .*delimiter"),
+        ("[1,, 2]", "list.json:1: not valid JSON"),
+        ("[1, 2,]", "list.json:1: not valid JSON"),
+        ("[, 1]", "list.json:1: not valid JSON"),
+        ("[1]\n[2]\n", "list.json:2: not valid JSON .Extra data"),
+        ("[1, 2", "list.json:1: not valid JSON"),
+        ('[{"a": 1}', "list.json:1: not valid JSON"),
+        ("[", "list.json:1: not valid JSON"),
         ('{"a": 1}', "expected a JSON list"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ from mmpo.data.annotations.coco import read_coco
 from mmpo.data.annotations.fields import box_of, key_of, list_of, pixels_of, text_of
 from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject, Region
 from mmpo.data.annotations.visual_genome import is_visual_genome, read_visual_genome
+from mmpo.data.records import read_records
 from mmpo.errors import UserError
-from mmpo.outside import names_its_file, read_rows, stream_list
+from mmpo.outside import begins_with_list, names_its_file, stream_list
 
 
 @names_its_file("annotations")
@@ -44,22 +45,15 @@ def read_annotations(
     if path.suffix == ".jsonl":
         if captions is not None:
             raise UserError(f"{captions}: a captions file goes with COCO files", hint="put `captions` in the rows")
-        return _read_lines(path, root)
+        return _rows(path, root)
     if begins_with_list(path) and captions is None:
         first: Any = next(stream_list(path), {})
         if is_visual_genome(first):
             return read_visual_genome(path, root)
         if isinstance(first, dict):
-            rows = enumerate(stream_list(path))
-            return _rows(((f"{path}: row {number}", f"row {number}", row) for number, row in rows), root)
+            return _rows(path, root)
     beside = Path(captions) if captions is not None else None
     return read_coco(path, root, beside, [] if categories is None else categories)
-
-
-def begins_with_list(path: str | Path) -> bool:
-    """Whether a file begins like a JSON list; nothing but the first kilobyte is read."""
-    with open(path, "rb") as file:
-        return file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
 
 
 def read_coco_folder(folder: str | Path, images: str | Path | None = None) -> Iterator[AnnotatedImage]:
@@ -82,21 +76,15 @@ def read_coco_folder(folder: str | Path, images: str | Path | None = None) -> It
             yield image
 
 
-def _read_lines(path: Path, root: Path) -> Iterator[AnnotatedImage]:
-    return _rows(((f"{path}:{number}", f"line {number}", row) for number, row in read_rows(path)), root)
-
-
-def _rows(rows: Iterable[tuple[str, str, Any]], root: Path) -> Iterator[AnnotatedImage]:
-    """mmpo's own rows, each with file and place, and the place alone."""
+def _rows(path: Path, root: Path) -> Iterator[AnnotatedImage]:
+    """mmpo's own rows."""
     seen: dict[str, str] = {}
-    for where, place, row in rows:
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: expected a JSON object, got {type(row).__name__}")
+    for where, row in read_records(path):
         name = text_of(row.get("image"), f"{where}: `image`")
         identity = name if row.get("id") is None else key_of(row, "id", where)
         if identity in seen:
             raise UserError(f"{where}: id {identity!r} is in {seen[identity]} too", hint="give each row its own")
-        seen[identity] = place
+        seen[identity] = place if (place := where.rpartition(":")[2]).startswith("#") else f"line {place}"
         yield AnnotatedImage(
             id=identity,
             path=name,

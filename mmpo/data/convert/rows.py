@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmpo.errors import Quarantined, UserError
-from mmpo.outside import Unreadable, json_of, naming, read_lines, read_text
+from mmpo.outside import Unreadable, json_of, naming, read_text, readable_rows
 
 SUFFIXES = (".parquet", ".arrow", ".jsonl", ".json")
 TEXT_SUFFIXES = (".txt", ".tsv", ".csv", ".xlsx")
@@ -187,12 +187,10 @@ def _is_image_s(item: tuple[str, Any]) -> bool:
 
 
 def _lines(file: Path, name: str) -> Iterator[Row]:
-    for number, line in read_lines(file):
+    for number, data in readable_rows(file):
         place, key = f"{name}:{number}", f"{file.stem}-{number}"
-        try:
-            data = json_of(line)
-        except Unreadable as error:
-            yield Row(place, key, None, Quarantined("convert", "not_json", error.problem))
+        if isinstance(data, Unreadable):
+            yield Row(place, key, None, Quarantined("convert", "not_json", data.problem))
         else:
             yield _row(data, place, key)
 

@@ -1,27 +1,22 @@
-"""A build, from an annotation file to a folder of preference pairs.
+"""Pairs against hallucinated descriptions and answers, of annotated images. Beside what every build leaves behind
+(`mmpo.data_builders.run`):
 
     run_dir/
-      source.json          what the build was started from; another source, other settings or another model are refused
       said/                what the model said: descriptions and answers of each unit
       replies/             what text models replied, where the settings name any
-      units/00000.json …   what each unit of work gave: pairs without pictures, verdicts, counts; whole or not there
-      pairs/               the dataset: shards, card.json, README.md, rejects.jsonl
-      build_result.json    the result in numbers, with the style probe; written last
 
-Killed at any moment and run again, a build goes on behind its last unit and ends with the same bytes.
+The result has the style probe in it.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from functools import cache
-from itertools import islice
+from functools import cache, cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import mmpo
@@ -29,8 +24,8 @@ from mmpo.chat import ChatModel, ChatSettings, open_chat
 from mmpo.chat.templates import template_version
 from mmpo.data.annotations.read import read_annotations
 from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.data.shards import PairWriter
-from mmpo.data_builders.hallucination.builder import HallucinationBuilder, HallucinationCounts, TextModels
+from mmpo.data.pair import PreferencePair
+from mmpo.data_builders.hallucination.builder import HallucinationBuilder, TextModels
 from mmpo.data_builders.hallucination.choose import choose_images
 from mmpo.data_builders.hallucination.detect import Detector
 from mmpo.data_builders.hallucination.generations import Listener
@@ -39,87 +34,90 @@ from mmpo.data_builders.hallucination.questions import CoOccurrence
 from mmpo.data_builders.hallucination.settings import BuildResult, BuildSettings
 from mmpo.data_builders.hallucination.style_probe import Sides, probe
 from mmpo.data_builders.hallucination.value_questions import VALUE_KINDS
-from mmpo.data_builders.units import (
-    SOURCE,
-    Advance,
-    Work,
-    add_up,
-    check_source,
-    check_sums,
-    count_table,
-    digest,
-    file_digest,
-    finish_units,
-    ordered,
-    pair_of_row,
-    read_outcomes,
-    read_unit,
-)
+from mmpo.data_builders.models import model_contents, open_engine
+from mmpo.data_builders.run import Builder, Written, run
+from mmpo.data_builders.units import Advance, Units, Work, count_table, digest, file_digest, ordered, pair_of_row
 from mmpo.errors import Quarantined, UserError
-from mmpo.files.atomic import read_json, remove_leftovers, write_json
-from mmpo.files.fingerprints import folder_fingerprint, model_folder
+from mmpo.files.atomic import remove_leftovers
 from mmpo.files.images import portable_image
-from mmpo.files.paths import follows_links
-from mmpo.locks import in_own_folder
-from mmpo.models.families.loading import load_vlm
-from mmpo.models.generation.answer import AnswerEngine
-from mmpo.progress import task
 from mmpo.resuming import deciding
 from mmpo.text.scene_claims import KINDS
 from mmpo.text.vocabulary import ObjectVocabulary, coco
 
-logger = logging.getLogger("mmpo.build")
 
-CALLED = {
-    "mmpo": "mmpo version", "annotated": "annotations", "model": "content of the model's files",
-    "templates": "prompt of a text model",
-}  # fmt: skip
-TOKEN_BUDGET = 16384
-RESULT = "build_result.json"
-
-
-@follows_links
-@in_own_folder
 def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -> BuildResult:
-    """Build the pairs of `settings` into `run_dir/pairs`. A finished build returns its result.
+    """`mmpo.data_builders.run.run` for annotated images. `said` is the folder for what the model says, `run_dir/said`
+    by default; builds over the same images with the same model and sampling can share one, whatever they make of it."""
+    return run(settings, run_dir, partial(HallucinationPairs, said=said))
 
-    `said` is the folder for what the model says, `run_dir/said` by default; builds over the same images with the same
-    model and sampling can share one, whatever they make of it. Raises `UserError` for settings that don't fit the files
-    or what is in `run_dir`. Images that can't be used end in `pairs/rejects.jsonl`, never in an error.
-    """
-    run_dir = Path(run_dir)
-    categories: list[str] = []
-    annotated = list(
-        read_annotations(settings.annotations, settings.images, captions=settings.captions, categories=categories)
+
+class HallucinationPairs(Builder[BuildSettings, AnnotatedImage, BuildResult]):
+    """Pairs from what the model says about annotated images (after HA-DPO)."""
+
+    result = BuildResult
+    label = "describing images and asking about them"
+    title = "Hallucination pairs"
+    called = MappingProxyType(
+        {
+            "mmpo": "mmpo version",
+            "annotated": "annotations",
+            "model": "content of the model's files",
+            "templates": "prompt of a text model",
+        }
     )
-    if not annotated:
-        raise UserError(f"{settings.annotations}: no images are listed there")
-    vocabulary = read_vocabulary(settings, annotated, categories)
-    chosen, choice = choose_images(annotated, settings.choose, Detector(vocabulary), settings.seed)
-    images = chosen[: settings.limit]
-    if not images:
-        left_out = ", ".join(f"{count} {reason}" for reason, count in choice.items() if reason not in ("in", "chosen"))
-        raise UserError(f"{settings.annotations}: no image fits `choose` ({left_out})")
-    recipe = deciding(settings)
-    model = _model_fingerprint(settings, run_dir)
-    source = {
-        "settings": recipe,
-        "mmpo": mmpo.__version__,
-        "annotated": file_digest(settings.annotations),
-        "model": model,
-        "templates": _templates(settings),
-    }
-    check_source(run_dir, source, CALLED)
-    if (run_dir / RESULT).exists():
-        return BuildResult.model_validate(read_json(run_dir / RESULT))
 
-    def begin(stack: ExitStack) -> Work[AnnotatedImage]:
-        heard = said or run_dir / "said"
-        remove_leftovers(heard)
-        listener = Listener(settings, _engine(settings), model or "", heard)
-        common = CoOccurrence(Detector(vocabulary).truth(image).names for image in annotated)
-        text_models = _text_models(settings, run_dir / "replies", stack)
-        builder = HallucinationBuilder(settings, listener, vocabulary, common, mmpo.__version__, text_models)
+    def __init__(self, settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -> None:
+        super().__init__(settings, run_dir)
+        self.said = said or run_dir / "said"
+        self.categories: list[str] = []
+
+    @cached_property
+    def annotated(self) -> list[AnnotatedImage]:
+        settings = self.settings
+        listed = read_annotations(
+            settings.annotations, settings.images, captions=settings.captions, categories=self.categories
+        )
+        if found := list(listed):
+            return found
+        raise UserError(f"{settings.annotations}: no images are listed there")
+
+    @cached_property
+    def vocabulary(self) -> ObjectVocabulary:
+        return read_vocabulary(self.settings, self.annotated, self.categories)
+
+    @cached_property
+    def chosen(self) -> tuple[list[AnnotatedImage], dict[str, int]]:
+        """The images that are used, and where all that are listed went."""
+        images, counts = choose_images(
+            self.annotated, self.settings.choose, Detector(self.vocabulary), self.settings.seed
+        )
+        return images[: self.settings.limit], dict(counts)
+
+    @cached_property
+    def model(self) -> str | None:
+        return model_contents(self.settings.model, self.settings, self.run_dir, "model")
+
+    def plan(self) -> Sequence[AnnotatedImage]:
+        images, choice = self.chosen
+        if not images:
+            left_out = ", ".join(
+                f"{count} {reason}" for reason, count in choice.items() if reason not in ("in", "chosen")
+            )
+            raise UserError(f"{self.settings.annotations}: no image fits `choose` ({left_out})")
+        return images
+
+    def source(self) -> dict[str, Any]:
+        own = {"annotated": file_digest(self.settings.annotations), "model": self.model}
+        return super().source() | own | {"templates": _templates(self.settings)}
+
+    def open(self, stack: ExitStack) -> Work[AnnotatedImage]:
+        settings = self.settings
+        remove_leftovers(self.said)
+        engine = cache(partial(open_engine, settings.model, settings))
+        listener = Listener(settings, engine, self.model or "", self.said)
+        common = CoOccurrence(Detector(self.vocabulary).truth(image).names for image in self.annotated)
+        text_models = _text_models(settings, self.run_dir / "replies", stack)
+        builder = HallucinationBuilder(settings, listener, self.vocabulary, common, mmpo.__version__, text_models)
 
         def work(number: int, part: Sequence[AnnotatedImage], advance: Advance) -> dict[str, Any]:
             outcomes, tally = builder.build(number, part, advance)
@@ -127,40 +125,38 @@ def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -
 
         return work
 
-    label = "describing images and asking about them"
-    done = finish_units(run_dir / "units", images, settings.shard_size, label, begin)
-    result = _assemble(settings, recipe, run_dir, images, done, vocabulary, dict(choice))
-    write_json(run_dir / RESULT, result.model_dump(mode="json"))
-    logger.info("%s", count_table(result.counts))
-    return result
+    def pairs(
+        self, source: AnnotatedImage, outcome: Mapping[str, Any], units: Units[AnnotatedImage]
+    ) -> list[PreferencePair]:
+        if outcome["reason"]:
+            raise Quarantined(outcome["stage"], outcome["reason"], outcome["detail"])
+        picture = portable_image(source.path, root=source.root)  # Quarantined, if it is gone since the unit was made
+        return [pair_of_row(row, picture) for row in outcome["pairs"]]
 
-
-def _engine(settings: BuildSettings) -> Any:
-    @cache
-    def engine() -> AnswerEngine:
-        vlm = load_vlm(
-            settings.model,
-            dtype=settings.dtype,
-            trust_remote_code=settings.trust_remote_code,
-            allow_network=settings.allow_network,
+    def summary(self, units: Units[AnnotatedImage], written: Written) -> BuildResult:
+        _, choice = self.chosen
+        result = _result(units, written, choice)
+        sides = (
+            Sides(outcome["id"], row["chosen"], row["rejected"])
+            for _, outcome in units.outcomes()
+            for row in outcome["pairs"]
+            if row["provenance"]["kind"] == "description"
         )
-        return AnswerEngine(vlm, max_new_tokens=settings.max_new_tokens, token_budget=TOKEN_BUDGET)
+        result.style = probe(sides, self.vocabulary, seed=self.settings.seed)
+        result.warnings = _warnings(self.settings, counts=result.counts, vocabulary=self.vocabulary)
+        return result
 
-    return engine
-
-
-def _model_fingerprint(settings: BuildSettings, run_dir: Path) -> str | None:
-    """What the model's files hold. A finished build no longer needs a model that is gone: what it held then."""
-    try:
-        return folder_fingerprint(model_folder(settings.model))
-    except UserError:
-        if (run_dir / RESULT).exists() and (run_dir / SOURCE).exists():
-            before: str | None = read_json(run_dir / SOURCE).get("model")
-            return before
-        if not settings.allow_network:
-            raise
-    load_vlm(settings.model, trust_remote_code=settings.trust_remote_code, allow_network=True)  # fetches it
-    return folder_fingerprint(model_folder(settings.model))
+    def notes(self, result: BuildResult) -> str:
+        return (
+            f"{result.description_pairs} description pairs and {result.omission_pairs} about an omission (chosen "
+            f"{result.chosen_words} words, rejected {result.rejected_words}), {result.question_pairs} yes/no pairs "
+            f"(right answer {answers_line(result.question_answers)}), pairs from questions about "
+            f"{kinds_line(result.value_pairs)}.\n\n"
+            f"Description pairs whose rejected side is wrong, by kind of claim: {kinds_line(result.corrected)}.\n\n"
+            + "".join(f"Warning: {warning}.\n\n" for warning in result.warnings)
+            + (f"Style probe of the description pairs: {result.style.line()}.\n\n" if result.style else "")
+            + count_table(result.counts)
+        )
 
 
 def _templates(settings: BuildSettings) -> dict[str, str]:
@@ -209,46 +205,6 @@ def read_vocabulary(
     return ObjectVocabulary.from_names(names)
 
 
-def _assemble(
-    settings: BuildSettings,
-    recipe: dict[str, Any],
-    run_dir: Path,
-    images: list[AnnotatedImage],
-    units: list[Path],
-    vocabulary: ObjectVocabulary,
-    choice: dict[str, int],
-) -> BuildResult:
-    """Write the dataset from the finished units. It is quick, and resumes as the writer does."""
-    total: dict[str, Counter[str]] = vars(HallucinationCounts())
-    for path in units:
-        add_up(total, read_unit(path)["tally"])
-    writer = PairWriter(run_dir / "pairs", recipe=recipe, scores=())
-    with task("writing pairs", total=len(images)) as running:
-        running.advance(writer.sources_done)
-        for image, outcome in islice(zip(images, read_outcomes(units), strict=True), writer.sources_done, None):
-            if outcome["reason"]:
-                writer.reject(image.id, Quarantined(outcome["stage"], outcome["reason"], outcome["detail"]))
-            else:
-                try:
-                    picture = portable_image(image.path, root=image.root)
-                except Quarantined as error:  # it was there when the unit was made
-                    writer.reject(image.id, error)
-                else:
-                    writer.add(*(pair_of_row(row, picture) for row in outcome["pairs"]))
-            running.advance()
-    sides = (
-        Sides(outcome["id"], row["chosen"], row["rejected"])
-        for outcome in read_outcomes(units)
-        for row in outcome["pairs"]
-        if row["provenance"]["kind"] == "description"
-    )
-    result = _result(total, writer, len(images), choice)
-    result.style = probe(sides, vocabulary, seed=settings.seed)
-    result.warnings = _warnings(settings, counts=result.counts, vocabulary=vocabulary)
-    writer.close(title="Hallucination pairs", notes=_notes(result))
-    return result
-
-
 def answers_line(answers: Mapping[str, int]) -> str:
     """`no in 1,403, yes in 141`"""
     return ", ".join(f"{answer} in {count:,}" for answer, count in answers.items())
@@ -259,18 +215,17 @@ def kinds_line(kinds: Mapping[str, int]) -> str:
     return ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
 
 
-def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, choice: dict[str, int]) -> BuildResult:
-    rejected = {reason.replace("/", ": "): count for reason, count in writer.counts.reasons.items()}
+def _result(units: Units[AnnotatedImage], written: Written, choice: dict[str, int]) -> BuildResult:
+    total = units.tally
     counts = {
         **({"listed": choice} if choice["chosen"] < choice["in"] else {}),
-        "images": {"in": images, "paired": writer.counts.kept, **rejected},
+        "images": written.table,
         "descriptions": ordered(total["descriptions"]),
         "wordings": ordered(total["wordings"], ("in", "kept")),
         "claims": ordered(total["claims"], ("in",)),
         "questions": ordered(total["questions"]),
         "value_questions": ordered(total["value_questions"]),
     }
-    check_sums(counts)
     totals = total["totals"]
     described, asked = totals["description_pairs"], counts["questions"].get("paired", 0)
     texts = described + totals["omission_pairs"]
@@ -280,8 +235,8 @@ def _result(total: dict[str, Counter[str]], writer: PairWriter, images: int, cho
 
     return BuildResult(
         pairs="pairs",
-        images=images,
-        images_used=writer.counts.kept,
+        images=written.table["in"],
+        images_used=written.table["paired"],
         description_pairs=described,
         omission_pairs=totals["omission_pairs"],
         question_pairs=asked,
@@ -314,17 +269,3 @@ def _warnings(settings: BuildSettings, counts: dict[str, dict[str, int]], vocabu
             f"checked; {remedy}"
         )
     return warnings
-
-
-def _notes(result: BuildResult) -> str:
-    """What the dataset's page says about the build."""
-    return (
-        f"{result.description_pairs} description pairs and {result.omission_pairs} about an omission (chosen "
-        f"{result.chosen_words} words, rejected {result.rejected_words}), {result.question_pairs} yes/no pairs "
-        f"(right answer {answers_line(result.question_answers)}), pairs from questions about "
-        f"{kinds_line(result.value_pairs)}.\n\n"
-        f"Description pairs whose rejected side is wrong, by kind of claim: {kinds_line(result.corrected)}.\n\n"
-        + "".join(f"Warning: {warning}.\n\n" for warning in result.warnings)
-        + (f"Style probe of the description pairs: {result.style.line()}.\n\n" if result.style else "")
-        + count_table(result.counts)
-    )

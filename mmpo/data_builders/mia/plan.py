@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.annotations.read import begins_with_list
 from mmpo.data.layouts.geometry import Layout
 from mmpo.data.layouts.mixing import Distinct, companions, quotas, shuffled
 from mmpo.data.layouts.prompts import has_box
 from mmpo.data.pair import placeholder_in
+from mmpo.data.records import read_records as rows_of
 from mmpo.data_builders.mia.settings import CollageSettings, MiaSettings
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.paths import is_relative_path
-from mmpo.outside import read_rows, stream_list
 
 OFFICIAL_REFUSAL_STEP = 50
 
@@ -75,7 +74,7 @@ def read_records(path: str | Path, limit: int | None = None) -> tuple[list[Recor
     found: list[Record] = []
     counts: Counter[str] = Counter()
     seen: set[str] = set()
-    for where, row in _rows(path):
+    for where, row in rows_of(path):
         if limit is not None and counts["in"] == limit:
             break
         counts["in"] += 1
@@ -92,16 +91,7 @@ def read_records(path: str | Path, limit: int | None = None) -> tuple[list[Recor
     return found, counts
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    if begins_with_list(path):
-        yield from ((f"{path}: row {number}", row) for number, row in enumerate(stream_list(path)))
-        return
-    yield from ((f"{path}:{number}", row) for number, row in read_rows(path))
-
-
-def _record(row: Any, where: str, number: str) -> Record:
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object, found {type(row).__name__}")
+def _record(row: dict[str, Any], where: str, number: str) -> Record:
     turns = row.get("conversations")
     if turns is None and not {"question", "answer"} <= set(row):
         raise UserError(f"{where}: neither `conversations` nor `question` and `answer`")

@@ -6,9 +6,9 @@ python -m mmpo.demo.radiology.model_card OUT/model
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from mmpo.data.records import read_records
 from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.by_kind import Share, table
 from mmpo.demo.model_card import metric_table
@@ -76,7 +76,7 @@ def measure(model: Path, work: Path, images: int) -> tuple[Scorecard, dict[str, 
 
 
 def _column(path: Path, key: str) -> dict[str, str]:
-    return {row["id"]: row[key] for row in map(json.loads, path.read_text().splitlines())}
+    return {row["id"]: row[key] for _, row in read_records(path)}
 
 
 def write_model_card(model: Path, work: Path, images: int = 300, history: str = "") -> Path:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
-from mmpo.eval.records import read_records, read_text, text_of
-from mmpo.outside import read_json
+from mmpo.outside import read_json, read_text
 
 DIMENSIONS = {
     "discriminative-hallucination": "existence",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from mmpo.data.annotations.coco import is_coco
-from mmpo.data.annotations.read import begins_with_list, read_annotations, read_coco_folder
+from mmpo.data.annotations.read import read_annotations, read_coco_folder
 from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.errors import UserError
 from mmpo.eval.chair import metrics as chair
@@ -15,6 +15,7 @@ from mmpo.eval.image_ids import by_names
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
 from mmpo.files.atomic import write_text
+from mmpo.outside import begins_with_list
 from mmpo.text.object_words import WORDS, object_reader
 from mmpo.text.vocabulary import ObjectVocabulary
 

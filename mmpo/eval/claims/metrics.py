@@ -20,8 +20,8 @@ import numpy as np
 
 from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.evidence import Truth, corrected, decide, truth_of
+from mmpo.data.records import write_lines
 from mmpo.errors import UserError
-from mmpo.eval.records import write_lines
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally, share
 from mmpo.text.scene_claims import KINDS, Claim, ClaimKind, Number, read_claims

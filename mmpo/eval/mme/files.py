@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
 from mmpo.eval.mme.metrics import IMAGES, Label, MmeQuestion, bare, stem
-from mmpo.eval.records import read_records, read_text, text_of
 from mmpo.files.atomic import write_bytes, write_text
-from mmpo.outside import naming
+from mmpo.outside import naming, read_text
 
 IMAGE_FOLDER, TEXT_FOLDER = "images", "questions_answers_YN"
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")

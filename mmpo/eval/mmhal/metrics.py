@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from mmpo.chat.judging import Judgement
+from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
-from mmpo.eval.records import read_records, text_of
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally
 from mmpo.files.atomic import write_text

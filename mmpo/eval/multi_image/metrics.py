@@ -20,9 +20,9 @@ from typing import Any, Literal
 import numpy as np
 
 from mmpo.data.layouts.prompts import PHRASES, TAG
+from mmpo.data.records import read_records, write_lines
 from mmpo.errors import UserError
 from mmpo.eval.multi_image.settings import LayoutName, MultiImageSettings
-from mmpo.eval.records import read_records, write_lines
 from mmpo.eval.statistics.tally import YES_RATIO, Direction, Metric, Tally, by_image, share
 from mmpo.eval.yes_no import parse
 from mmpo.text.vocabulary import article

@@ -10,10 +10,10 @@ from typing import get_args
 
 from mmpo.data.layouts import Composer
 from mmpo.data.layouts.compose import picture_in_picture
+from mmpo.data.records import write_lines
 from mmpo.eval.multi_image.metrics import MultiQuestion, build_questions, read_questions, score, write_questions
 from mmpo.eval.multi_image.settings import MultiImageSettings
 from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
-from mmpo.eval.records import write_lines
 from mmpo.eval.scoring import Scored, ScoreRequest, answers_by_id, of_answers, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.eval.yes_no import ParserName

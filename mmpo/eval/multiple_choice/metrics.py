@@ -22,9 +22,9 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from mmpo.data.layouts.prompts import TAG
+from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
 from mmpo.eval.multiple_choice.settings import FormatName
-from mmpo.eval.records import read_records, text_of
 from mmpo.eval.statistics.tally import Tally, by_image, share
 from mmpo.outside import naming
 

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from mmpo.data.records import write_lines
 from mmpo.errors import UserError
 from mmpo.eval.multiple_choice.metrics import Choice, by_category, read_choices, score
 from mmpo.eval.multiple_choice.settings import FormatName, MultipleChoiceSettings
 from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply, cut_off
-from mmpo.eval.records import write_lines
 from mmpo.eval.scoring import Scored, ScoreRequest, answers_by_id, of_answers, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.files.atomic import write_bytes

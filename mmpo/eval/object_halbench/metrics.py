@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
-from mmpo.eval.records import read_records, text_of
 from mmpo.eval.statistics.statistics import ratio
 from mmpo.eval.statistics.tally import Direction, Metric, Tally
 from mmpo.text.object_words import BaseFormReader

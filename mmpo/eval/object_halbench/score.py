@@ -10,6 +10,7 @@ from mmpo.chat import judging
 from mmpo.chat.judging import Judgement, Mode
 from mmpo.chat.templates import template_version
 from mmpo.data.annotations.records import AnnotatedImage
+from mmpo.data.records import write_lines
 from mmpo.errors import UserError
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.chair.score import annotated_images
@@ -26,7 +27,6 @@ from mmpo.eval.object_halbench.metrics import (
     read_questions,
     score,
 )
-from mmpo.eval.records import write_lines
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
 from mmpo.text.object_words import BaseFormReader

@@ -12,13 +12,13 @@ from pathlib import Path
 from mmpo.chat.judging import opened, require_all, unparsed
 from mmpo.chat.templates import template_version
 from mmpo.data.annotations.records import AnnotatedImage
+from mmpo.data.records import write_lines
 from mmpo.errors import UserError
 from mmpo.eval.object_halbench.judge import named_by_model
 from mmpo.eval.object_halbench.metrics import Answer, Named, Question, named_in_words, read_questions, score
 from mmpo.eval.object_halbench.score import objects_and_reader, split_unread, write_rows
 from mmpo.eval.object_halbench.settings import ObjectHalBenchSettings
 from mmpo.eval.protocol import Ask, Part, Reply, cut_off
-from mmpo.eval.records import write_lines
 from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.files.atomic import write_bytes
 

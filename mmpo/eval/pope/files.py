@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mmpo.data.records import read_records, text_of, write_lines
 from mmpo.errors import UserError
-from mmpo.eval.records import read_records, text_of, write_lines
 from mmpo.files.atomic import write_text
 
 Split = Literal["random", "popular", "adversarial"]

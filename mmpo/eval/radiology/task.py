@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.chat.judging import opened
+from mmpo.data.records import read_records, text_of, write_lines
 from mmpo.errors import UserError
 from mmpo.eval.protocol import Ask, Part, Reply, cut_off
 from mmpo.eval.radiology import clinical as radiology_clinical
 from mmpo.eval.radiology import metrics as radiology
 from mmpo.eval.radiology import text as radiology_text
 from mmpo.eval.radiology.settings import RadiologyEvalSettings
-from mmpo.eval.records import read_records, text_of, write_lines
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.packages import BERT_SCORE, RADGRAPH, ROUGE_SCORE, SACREBLEU, require

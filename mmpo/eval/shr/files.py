@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmpo.data.records import read_records
 from mmpo.errors import UserError
-from mmpo.eval.records import read_records, read_text
-from mmpo.outside import json_of
+from mmpo.outside import json_of, read_text
 
 IMAGES_FILE = "val_images_final.json"
 FACTS_FILES = "shr_factual*.jsonl"

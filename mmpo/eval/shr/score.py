@@ -13,12 +13,12 @@ from mmpo.chat.templates import template_version
 from mmpo.errors import Quarantined, UserError
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.chair.score import annotated_images
-from mmpo.eval.records import read_text
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.shr import metrics as shr
 from mmpo.eval.shr.files import IMAGES_FILE, SavedJudgement, ShrImage, read_images, read_judgements, read_responses
 from mmpo.eval.shr.judge import TEMPLATE, RuleJudge, from_annotated, model_rows, saved_row, write_judgements
 from mmpo.eval.statistics.compare import intervals
+from mmpo.outside import read_text
 
 
 @scorer(

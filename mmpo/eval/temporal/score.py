@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.errors import UserError
-from mmpo.eval.records import read_text
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.temporal.judge import rated_by
 from mmpo.eval.temporal.metrics import PARSERS, Kind, TemporalQuestion, is_right, metrics, read
-from mmpo.outside import json_of
+from mmpo.outside import json_of, read_text
 
 NO_RATING = "caption_without_rating"
 RULES = {

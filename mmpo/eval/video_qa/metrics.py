@@ -17,9 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mmpo.data.records import read_records
 from mmpo.errors import UserError
-from mmpo.eval.records import read_records, read_text
 from mmpo.eval.statistics.tally import Tally, share
+from mmpo.outside import read_text
 
 Protocol = Literal["zero_shot", "reward"]
 RIGHT_FROM = 3.0

@@ -7,8 +7,8 @@ from typing import cast, get_args
 
 from mmpo.chat.judging import failures, unparsed
 from mmpo.chat.templates import template_version
+from mmpo.data.records import read_records
 from mmpo.errors import UserError
-from mmpo.eval.records import read_records
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.video_qa.judge import TEMPLATES, Parser, caption_of, verdicts
 from mmpo.eval.video_qa.metrics import (

@@ -10,10 +10,10 @@ import numpy as np
 
 from mmpo.chat.judging import opened, require_all, unparsed
 from mmpo.chat.video_rules import IDENTITY, RuleJudge
+from mmpo.data.records import read_records, write_lines
 from mmpo.data.video_lists import VideoItem, read_videos
 from mmpo.errors import UserError
 from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply, cut_off
-from mmpo.eval.records import read_records, write_lines
 from mmpo.eval.statistics.tally import Tally, share
 from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.eval.video_qa.judge import verdicts

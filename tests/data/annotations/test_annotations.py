@@ -149,7 +149,7 @@ def test_json_lines(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ('{"image": "b.png"', "not valid JSON"),
-        ("[1]", "expected a JSON object, got list"),
+        ("[1]", "expected a JSON object, found list"),
         ("{}", "`image` must be a non-empty string"),
         ('{"image": "a.png"}', "id 'a.png' is in line 1 too"),
         ('{"image": "b.png", "objects": "dog"}', "`objects` must be a list"),

@@ -124,7 +124,7 @@ def test_rows_in_one_list_with_regions(tmp_path: Path) -> None:
     first, second = read_annotations(path)
     assert first.regions == (Region("a dog"), Region("a cat", (0.0, 1.0, 2.0, 3.0))) and second.id == "b.png"
     path.write_text(json.dumps([rows[0], rows[0]]))
-    with pytest.raises(UserError, match=r"row 1: id 'a\.png' is in row 0 too"):
+    with pytest.raises(UserError, match=r"rows\.json:#2: id 'a\.png' is in #1 too"):
         list(read_annotations(path))
     path.write_text(json.dumps([{"image": "a.png", "regions": [3]}]))
     with pytest.raises(UserError, match="expected a phrase"):

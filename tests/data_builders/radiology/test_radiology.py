@@ -13,6 +13,7 @@ from PIL import Image
 from mmpo.data.reader import read_pairs
 from mmpo.data_builders.radiology import build as radiology
 from mmpo.data_builders.radiology.build import build
+from mmpo.data_builders.radiology.builder import RadiologyCounts, _Source
 from mmpo.data_builders.radiology.settings import RadiologySettings
 from mmpo.errors import UserError
 from mmpo.radiology.detector import RuleDetector
@@ -72,9 +73,9 @@ def test_other_filters(tmp_path: Path) -> None:
     assert builder._unfit("Heart is stable now.", "Heart is stable since the prior film.") == "still_a_reference"
     assert builder._unfit("Heart is large.", "Heart is large, unchanged.") is None
     texts = ["", "Stable small left effusion.", "Stable small left effusion."]
-    (source,) = [radiology._Source(report, b"", "?", [("model", text, None) for text in texts])
+    (source,) = [_Source(report, b"", "?", [("model", text, None) for text in texts])
                  for report in radiology.read_reports(options.reports) if report.id == "r0"]  # fmt: skip
-    tally = radiology.RadiologyCounts()
+    tally = RadiologyCounts()
     builder._pairs(source, tally)
     assert tally.texts == {"in": 3, "empty": 1, "paired": 1, "duplicate": 1}
 

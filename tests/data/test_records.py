@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
-from mmpo.eval.records import read_records, text_of
 
 ROWS = [{"a": 1}, {"a": "zwölf"}]
 

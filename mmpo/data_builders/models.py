@@ -1,0 +1,61 @@
+"""The model of a build: what its files hold, and how it is loaded to answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Protocol
+
+from mmpo.data.video_input import VideoInput
+from mmpo.data_builders.units import RESULT, SOURCE
+from mmpo.errors import UserError
+from mmpo.files.atomic import read_json
+from mmpo.files.fingerprints import folder_fingerprint, model_folder
+from mmpo.models.families.loading import load_vlm
+from mmpo.models.generation.answer import AnswerEngine
+
+TOKEN_BUDGET = 16384
+
+
+class ModelSettings(Protocol):
+    """The settings of a build that are about its model."""
+
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16", "auto"]: ...
+
+    @property
+    def trust_remote_code(self) -> bool: ...
+
+    @property
+    def allow_network(self) -> bool: ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
+
+
+def open_engine(
+    model: str, settings: ModelSettings, *, token_budget: int = TOKEN_BUDGET, video_input: VideoInput = "auto"
+) -> AnswerEngine:
+    """Load the model. `token_budget` is how many tokens are computed together."""
+    vlm = load_vlm(
+        model,
+        dtype=settings.dtype,
+        video_input=video_input,
+        trust_remote_code=settings.trust_remote_code,
+        allow_network=settings.allow_network,
+    )
+    return AnswerEngine(vlm, max_new_tokens=settings.max_new_tokens, token_budget=token_budget)
+
+
+def model_contents(model: str, settings: ModelSettings, run_dir: Path, key: str) -> str | None:
+    """What the model's files hold. A finished build no longer needs a model that is gone: what `key` of its
+    `source.json` says."""
+    try:
+        return folder_fingerprint(model_folder(model))
+    except UserError:
+        if (run_dir / RESULT).exists() and (run_dir / SOURCE).exists():
+            before: str | None = read_json(run_dir / SOURCE).get(key)
+            return before
+        if not settings.allow_network:
+            raise
+    load_vlm(model, trust_remote_code=settings.trust_remote_code, allow_network=True)  # fetches it
+    return folder_fingerprint(model_folder(model))
