@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mmpo.data_builders.builders import builder_of
+from mmpo.data_builders.builders import BUILDERS, builder_of
 from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.data_builders.mia.settings import MiaSettings
 from mmpo.data_builders.radiology.settings import RadiologySettings
@@ -22,7 +22,9 @@ Pictures = Iterator[tuple[Path, str]]
 
 def look(settings: Any) -> Pictures:
     """The pictures that the source of a build names. Raises `UserError` for a source that the builder would refuse."""
-    return _LOOKS[builder_of(settings)](settings)
+    name = builder_of(settings)
+    found = _LOOKS.get(name) or BUILDERS[name].look
+    return iter(()) if found is None else iter(found(settings))
 
 
 def _annotated(settings: BuildSettings) -> Pictures:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, create_model, field_validator
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
@@ -21,6 +22,7 @@ from mmpo.eval.radiology.settings import RadiologyEvalSettings
 from mmpo.eval.section import Section, distinct
 from mmpo.eval.shr.settings import ShrSettings
 from mmpo.eval.video_qa.settings import TemporalSettings, VideoQaSettings
+from mmpo.registry import Registry
 from mmpo.settings import ADAPTER, ANNOTATIONS, FOLDER, MODEL, OUTPUT
 
 BenchmarkName = Literal[
@@ -140,3 +142,28 @@ class EvalSettings(Section):
     )
 
     _unique = field_validator("benchmarks")(distinct)
+
+
+SECTIONS: Registry[type[Section]] = Registry("benchmarks")
+"""The settings of benchmarks that plug-ins bring, by name."""
+
+
+def eval_settings() -> type[EvalSettings]:
+    """The `eval` section of a recipe: `EvalSettings`, with the benchmarks of plug-ins and their sections."""
+    return _with(tuple(SECTIONS.items()))
+
+
+@cache
+def _with(sections: tuple[tuple[str, type[Section]], ...]) -> type[EvalSettings]:
+    if not sections:
+        return EvalSettings
+    names = (*get_args(BenchmarkName), *(name for name, _ in sections))
+    asked = EvalSettings.model_fields["benchmarks"]
+    added: dict[str, Any] = {
+        name: (section, Field(default_factory=section, description=section.__doc__)) for name, section in sections
+    }
+    added["benchmarks"] = (
+        list[Literal[names]],  # type: ignore[valid-type]
+        Field(default=asked.default, min_length=1, description=asked.description),
+    )
+    return create_model("EvalSettings", __base__=EvalSettings, __doc__=EvalSettings.__doc__, **added)

@@ -16,7 +16,7 @@ from mmpo.demo.drawing import SIZE
 from mmpo.demo.radiology import chests, dictation, model_path, world
 from mmpo.demo.radiology.accuracy import Claim, count, outcomes, read_claims
 from mmpo.demo.radiology.model_card import write_model_card
-from mmpo.demo.radiology.patches import PatchReader, mark_places, patch_labels
+from mmpo.demo.radiology.patches import NOTHING, PatchReader, mark_places, patch_labels
 from mmpo.demo.see import NOTHING
 from mmpo.errors import UserError
 from mmpo.eval.statistics.scorecard import Scorecard
@@ -156,6 +156,156 @@ def test_places_are_marked_so_that_sides_can_be_read() -> None:
     mark_places(tower)
     assert apart(0) > 5 * faint[0] and apart(1) > 5 * faint[1]
     assert apart(0) == pytest.approx(apart(1), rel=0.2), "left and right as clearly as up and down"
+
+
+def test_half_of_the_questions_are_about_what_is_there() -> None:
+    drawn = [chests.sample_chest((0, 9, index)) for index in range(400)]
+    answers = [dictation.question(one, np.random.default_rng(number))[1] for number, one in enumerate(drawn)]
+    assert 0.38 < answers.count("Yes.") / len(answers) < 0.58
+
+
+def chest(*findings: chests.Finding) -> chests.Chest:
+    return chests.Chest(findings, (0, 9, 0))
+
+
+HAND_MADE = chest(
+    chests.Finding("effusion", "left", "moderate", None, (67, 70, 38, 36)),
+    chests.Finding("opacity", "right", None, "upper", (31, 34, 22, 22)),
+)
+
+
+def test_claims_are_read_from_plain_and_from_prior_wording() -> None:
+    report = (
+        "FINDINGS: There is again an endotracheal tube. Cardiomegaly is unchanged from the prior exam. Compared to the "
+        "prior radiograph, the left lower lung nodule is unchanged. The large right pleural effusion has increased "
+        "since the previous exam. No pneumothorax, as on the previous radiograph. No significant interval change."
+    )
+    assert read_claims(report) == [
+        Claim("endotracheal tube", True),
+        Claim("cardiomegaly", True),
+        Claim("nodule", True, "left", "lower"),
+        Claim("effusion", True, "right", None, "large"),
+        Claim("pneumothorax", False),
+    ]
+    clear = read_claims("Heart size is normal and unchanged. The lungs remain clear.")
+    assert clear == [Claim("cardiomegaly", False), *(Claim(kind, False) for kind in ("edema", "opacity", "nodule"))]
+
+
+def test_every_report_of_the_world_is_read_as_it_was_meant() -> None:
+    for index in range(60):
+        one = chests.sample_chest((0, 9, index))
+        for write in (dictation.exact_report, dictation.dictated_report):
+            report = write(one, np.random.default_rng(index))
+            assert all(right for _, right in outcomes(report, one)), report
+
+
+def test_accuracy_by_kind_is_exact() -> None:
+    """A report with a wrong side, a wrong zone, a made-up heart and a finding left out."""
+    found = count(
+        [
+            "The heart is enlarged. There is a right lower lung opacity. There is a small left pleural effusion.",
+            "Heart size is normal. There is a left upper lung opacity. No pleural effusion. No pneumothorax.",
+        ],
+        [HAND_MADE, HAND_MADE],
+    )
+    assert found["claimed findings that are there"] == Share(3, 4)
+    assert found["denied findings that are not there"] == Share(2, 3)
+    assert found["side"] == Share(2, 3) and found["zone"] == Share(1, 2) and found["size"] == Share(0, 1)
+    assert found["opacity: side"] == Share(1, 2) and found["opacity: zone"] == Share(1, 2)
+    assert found["effusion: named where it is"] == Share(1, 2) and found["effusion: side"] == Share(1, 1)
+    assert found["cardiomegaly: not made up where it isn't"] == Share(1, 2)
+    assert "cardiomegaly: named where it is" not in found
+    text = table({"before": found, "after": found}, "right")
+    assert "| size | 0.0 [0.0, 79.3] of 1 | 0.0 [0.0, 79.3] of 1 |" in text
+
+
+def test_patches_know_side_zone_and_size() -> None:
+    labels = patch_labels([HAND_MADE, chest()])
+    effusion, opacity = (labels.kind[0] == chests.KINDS.index(kind) for kind in ("effusion", "opacity"))
+    assert effusion.sum() >= 2 and opacity.sum() >= 1
+    assert labels.kinds[0].sum() >= 3 and not labels.kinds[1].any()
+    side, zone, degree = (labels.attributes[name][0] for name in ("side", "zone", "degree"))
+    assert set(side[effusion].tolist()) == {0} and set(side[opacity].tolist()) == {1}
+    assert set(zone[opacity].tolist()) == {0} and set(zone[effusion].tolist()) == {NOTHING}
+    assert set(degree[effusion].tolist()) == {1} and set(degree[opacity].tolist()) == {NOTHING}
+    reader = PatchReader(8)
+    features = torch.zeros(2, labels.kind.shape[1], 8)
+    assert float(reader(features, labels)) > 0 and torch.isfinite(reader(features[1:], patch_labels([chest()])))
+
+
+def test_half_of_the_questions_are_about_what_is_there() -> None:
+    drawn = [chests.sample_chest((0, 9, index)) for index in range(400)]
+    answers = [dictation.question(one, np.random.default_rng(number))[1] for number, one in enumerate(drawn)]
+    assert 0.38 < answers.count("Yes.") / len(answers) < 0.58
+
+
+def chest(*findings: chests.Finding) -> chests.Chest:
+    return chests.Chest(findings, (0, 9, 0))
+
+
+HAND_MADE = chest(
+    chests.Finding("effusion", "left", "moderate", None, (67, 70, 38, 36)),
+    chests.Finding("opacity", "right", None, "upper", (31, 34, 22, 22)),
+)
+
+
+def test_claims_are_read_from_plain_and_from_prior_wording() -> None:
+    report = (
+        "FINDINGS: There is again an endotracheal tube. Cardiomegaly is unchanged from the prior exam. Compared to the "
+        "prior radiograph, the left lower lung nodule is unchanged. The large right pleural effusion has increased "
+        "since the previous exam. No pneumothorax, as on the previous radiograph. No significant interval change."
+    )
+    assert read_claims(report) == [
+        Claim("endotracheal tube", True),
+        Claim("cardiomegaly", True),
+        Claim("nodule", True, "left", "lower"),
+        Claim("effusion", True, "right", None, "large"),
+        Claim("pneumothorax", False),
+    ]
+    clear = read_claims("Heart size is normal and unchanged. The lungs remain clear.")
+    assert clear == [Claim("cardiomegaly", False), *(Claim(kind, False) for kind in ("edema", "opacity", "nodule"))]
+
+
+def test_every_report_of_the_world_is_read_as_it_was_meant() -> None:
+    for index in range(60):
+        one = chests.sample_chest((0, 9, index))
+        for write in (dictation.exact_report, dictation.dictated_report):
+            report = write(one, np.random.default_rng(index))
+            assert all(right for _, right in outcomes(report, one)), report
+
+
+def test_accuracy_by_kind_is_exact() -> None:
+    """A report with a wrong side, a wrong zone, a made-up heart and a finding left out."""
+    found = count(
+        [
+            "The heart is enlarged. There is a right lower lung opacity. There is a small left pleural effusion.",
+            "Heart size is normal. There is a left upper lung opacity. No pleural effusion. No pneumothorax.",
+        ],
+        [HAND_MADE, HAND_MADE],
+    )
+    assert found["claimed findings that are there"] == Share(3, 4)
+    assert found["denied findings that are not there"] == Share(2, 3)
+    assert found["side"] == Share(2, 3) and found["zone"] == Share(1, 2) and found["size"] == Share(0, 1)
+    assert found["opacity: side"] == Share(1, 2) and found["opacity: zone"] == Share(1, 2)
+    assert found["effusion: named where it is"] == Share(1, 2) and found["effusion: side"] == Share(1, 1)
+    assert found["cardiomegaly: not made up where it isn't"] == Share(1, 2)
+    assert "cardiomegaly: named where it is" not in found
+    text = table({"before": found, "after": found}, "right")
+    assert "| size | 0.0 [0.0, 79.3] of 1 | 0.0 [0.0, 79.3] of 1 |" in text
+
+
+def test_patches_know_side_zone_and_size() -> None:
+    labels = patch_labels([HAND_MADE, chest()])
+    effusion, opacity = (labels.kind[0] == chests.KINDS.index(kind) for kind in ("effusion", "opacity"))
+    assert effusion.sum() >= 2 and opacity.sum() >= 1
+    assert labels.kinds[0].sum() >= 3 and not labels.kinds[1].any()
+    side, zone, degree = (labels.attributes[name][0] for name in ("side", "zone", "degree"))
+    assert set(side[effusion].tolist()) == {0} and set(side[opacity].tolist()) == {1}
+    assert set(zone[opacity].tolist()) == {0} and set(zone[effusion].tolist()) == {NOTHING}
+    assert set(degree[effusion].tolist()) == {1} and set(degree[opacity].tolist()) == {NOTHING}
+    reader = PatchReader(8)
+    features = torch.zeros(2, labels.kind.shape[1], 8)
+    assert float(reader(features, labels)) > 0 and torch.isfinite(reader(features[1:], patch_labels([chest()])))
 
 
 def test_half_of_the_questions_are_about_what_is_there() -> None:

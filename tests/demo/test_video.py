@@ -211,6 +211,130 @@ def test_single_frames_are_asked_about_truly() -> None:
             assert turn.answer in sides and turn.answer.startswith(f"The {thing[:-1]} is ")
 
 
+def a_clip(*tracks: tuple[str, str, str, int]) -> clips.Clip:
+    """A clip of (thing, course, side, start) in their order."""
+    made = [clips.Track(*one[:1], None, 30, False, *one[1:], 40, 10) for one in tracks]  # type: ignore[arg-type]
+    return clips.Clip("farm", tuple(made), (0, 9, 0))
+
+
+HAND_MADE = a_clip(("cow", "enters", "left", 0), ("pig", "passes", "right", 1), ("horse", "stays", "left", 0))
+
+
+def test_events_are_read_with_their_sides() -> None:
+    answer = "The cow enters from the left. Later the pig passes from right to left. The traffic light stays."
+    assert read_events(answer) == [
+        Told("cow", "enters", "left"), Told("pig", "passes", "right"), Told("traffic light", "stays", None),
+    ]  # fmt: skip
+    assert read_events("There is no cow in the video.") == []
+    assert [side_of(HAND_MADE, "pig", does) for does in ("passes", "enters", "leaves")] == ["right", "right", "left"]
+
+
+def test_exact_answers_are_right_in_every_kind() -> None:
+    for clip in SOME:
+        for turn in asked_of(clip):
+            assert all(right for _, right in outcomes(turn, turn.answer, clip)), turn
+
+
+def test_accuracy_by_kind_is_exact() -> None:
+    """A description with a thing and an event made up, one side wrong, the order turned, and one thing left out."""
+    said = (
+        "The pig passes from right to left. The cow enters from the right. The cow leaves to the left. The dog stays."
+    )
+    turn = narration.describe(HAND_MADE, np.random.default_rng(0))
+    found = shares(outcomes(turn, said, HAND_MADE))
+    assert found["description: things that are there"] == Share(3, 4)
+    assert found["description: events that happen"] == Share(2, 3)
+    assert found["description: sides"] == Share(1, 2)
+    assert found["description: order"] == Share(0, 1)
+    assert found["description: things told of"] == Share(2, 3)
+    assert found["description: told once"] == Share(4, 4)
+
+    def right(question: str, exact: str, answer: str) -> dict[str, Share]:
+        return shares(outcomes(narration.Turn(question, exact), answer, HAND_MADE))
+
+    course = right("What does the cow do?", "The cow enters from the left.", "The cow leaves to the left.")
+    assert course == {"what does it do: event": Share(0, 1)}
+    absent = right("What does the dog do?", "There is no dog in the video.", "The dog enters from the left.")
+    assert absent == {"what does it do: absent things denied": Share(0, 1)}
+    assert right("Does the pig leave?", "Yes", "Yes, the pig leaves.") == {"does it: what happens": Share(1, 1)}
+    assert right("Does the cow leave?", "No", "Yes") == {"does it: what does not": Share(0, 1)}
+    assert right("Is there a dog in the video?", "No", "Yes") == {"is there: what is not": Share(0, 1)}
+    moves = right("Which moves first, the pig or the cow?", "The cow.", "The pig.")
+    assert moves == {"which moves first": Share(0, 1)}
+
+
+def test_single_frames_are_asked_about_truly() -> None:
+    for clip in SOME[:40]:
+        for turn in clip_row((*clip.seed,))[2]:
+            if ", where is the " not in turn.question:
+                continue
+            frame, thing = turn.question.removeprefix("In Image").split(", where is the ")
+            sides = {f"The {item.thing} is {item.side}." for item in clip.scene(int(frame) - 1).items}
+            assert turn.answer in sides and turn.answer.startswith(f"The {thing[:-1]} is ")
+
+
+def a_clip(*tracks: tuple[str, str, str, int]) -> clips.Clip:
+    """A clip of (thing, course, side, start) in their order."""
+    made = [clips.Track(*one[:1], None, 30, False, *one[1:], 40, 10) for one in tracks]  # type: ignore[arg-type]
+    return clips.Clip("farm", tuple(made), (0, 9, 0))
+
+
+HAND_MADE = a_clip(("cow", "enters", "left", 0), ("pig", "passes", "right", 1), ("horse", "stays", "left", 0))
+
+
+def test_events_are_read_with_their_sides() -> None:
+    answer = "The cow enters from the left. Later the pig passes from right to left. The traffic light stays."
+    assert read_events(answer) == [
+        Told("cow", "enters", "left"), Told("pig", "passes", "right"), Told("traffic light", "stays", None),
+    ]  # fmt: skip
+    assert read_events("There is no cow in the video.") == []
+    assert [side_of(HAND_MADE, "pig", does) for does in ("passes", "enters", "leaves")] == ["right", "right", "left"]
+
+
+def test_exact_answers_are_right_in_every_kind() -> None:
+    for clip in SOME:
+        for turn in asked_of(clip):
+            assert all(right for _, right in outcomes(turn, turn.answer, clip)), turn
+
+
+def test_accuracy_by_kind_is_exact() -> None:
+    """A description with a thing and an event made up, one side wrong, the order turned, and one thing left out."""
+    said = (
+        "The pig passes from right to left. The cow enters from the right. The cow leaves to the left. The dog stays."
+    )
+    turn = narration.describe(HAND_MADE, np.random.default_rng(0))
+    found = shares(outcomes(turn, said, HAND_MADE))
+    assert found["description: things that are there"] == Share(3, 4)
+    assert found["description: events that happen"] == Share(2, 3)
+    assert found["description: sides"] == Share(1, 2)
+    assert found["description: order"] == Share(0, 1)
+    assert found["description: things told of"] == Share(2, 3)
+    assert found["description: told once"] == Share(4, 4)
+
+    def right(question: str, exact: str, answer: str) -> dict[str, Share]:
+        return shares(outcomes(narration.Turn(question, exact), answer, HAND_MADE))
+
+    course = right("What does the cow do?", "The cow enters from the left.", "The cow leaves to the left.")
+    assert course == {"what does it do: event": Share(0, 1)}
+    absent = right("What does the dog do?", "There is no dog in the video.", "The dog enters from the left.")
+    assert absent == {"what does it do: absent things denied": Share(0, 1)}
+    assert right("Does the pig leave?", "Yes", "Yes, the pig leaves.") == {"does it: what happens": Share(1, 1)}
+    assert right("Does the cow leave?", "No", "Yes") == {"does it: what does not": Share(0, 1)}
+    assert right("Is there a dog in the video?", "No", "Yes") == {"is there: what is not": Share(0, 1)}
+    moves = right("Which moves first, the pig or the cow?", "The cow.", "The pig.")
+    assert moves == {"which moves first": Share(0, 1)}
+
+
+def test_single_frames_are_asked_about_truly() -> None:
+    for clip in SOME[:40]:
+        for turn in clip_row((*clip.seed,))[2]:
+            if ", where is the " not in turn.question:
+                continue
+            frame, thing = turn.question.removeprefix("In Image").split(", where is the ")
+            sides = {f"The {item.thing} is {item.side}." for item in clip.scene(int(frame) - 1).items}
+            assert turn.answer in sides and turn.answer.startswith(f"The {thing[:-1]} is ")
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model after one step of training."""

@@ -217,7 +217,7 @@ class Notes:
 
 
 def ask_notes(monkeypatch: pytest.MonkeyPatch, world: Path, run: Path, asks: Sequence[Ask]) -> list[dict]:
-    monkeypatch.setitem(harness.BENCHMARKS, "chair", lambda material, settings: Notes(asks))
+    monkeypatch.setattr(harness, "BENCHMARKS", {"chair": lambda material, settings: Notes(asks)})
     evaluate(published(world, [], benchmarks=["chair"]), run)
     return answers_in(run)
 
