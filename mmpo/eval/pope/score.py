@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from mmpo.chat.templates import template_version
 from mmpo.errors import UserError
+from mmpo.eval import pope_judge
 from mmpo.eval.pope.metrics import (
     SPLITS,
     PopeAnswer,
@@ -85,13 +88,21 @@ def of_asked(
     parsers=tuple(PARSERS),
     needs=("questions",),
     options={
-        "asked": "the question file (or folder) that was asked, where --questions holds only a part of it (RePOPE)"
+        "asked": "the question file (or folder) that was asked, where --questions holds only a part of it (RePOPE)",
+        "judge_template": "with --judge: its prompt, a packaged name or a .j2 file (yes_no_match)",
     },
 )
 def score_pope(request: ScoreRequest) -> Scored:
     """POPE from a question file (or a folder of split files) and its answers."""
     assert request.questions is not None
     parser = request.parser or "official"
+    settle, judged = None, ""
+    if request.judge is not None:
+        if parser != pope_judge.PARSER:
+            raise UserError(f"--judge goes with --parser {pope_judge.PARSER}, not {parser}")
+        template = request.options.get("judge_template", pope_judge.TEMPLATE)
+        settle = partial(pope_judge.settled, request.judge, template=template)
+        judged = f"answers that it can't read decided by {request.judge.identity} with {template_version(template)}; "
     splits = _splits(request.questions)
     given = answers_of_splits(request.answers, splits)
     asked = _splits(Path(request.options["asked"])) if "asked" in request.options else None
@@ -102,12 +113,12 @@ def score_pope(request: ScoreRequest) -> Scored:
             if split not in asked:
                 raise UserError(f"{request.options['asked']} has no split {split!r}", hint=f"it has {', '.join(asked)}")
             answers = of_asked(questions, asked[split], answers)
-        results[split] = score(questions, answers, parser)
+        results[split] = score(questions, answers, parser, settle=settle)
     read = sum(map(len, given.values()))
     scored = sum(len(result.verdicts) for result in results.values())
     return Scored(
         metrics=_metrics(results),
-        conventions=_conventions(parser, results.values()),
+        conventions=_conventions(parser, results.values(), judged),
         read=read,
         scored=scored,
         unparsed=sum(result.unparsed for result in results.values()),
@@ -151,10 +162,10 @@ _DEFAULTS = {
 }
 
 
-def _conventions(parser: str, results: Iterable[PopeResult]) -> list[str]:
+def _conventions(parser: str, results: Iterable[PopeResult], judged: str = "") -> list[str]:
     joined = sorted({result.matched_by for result in results})
     lines = [
-        f"parser {parser}: {_DEFAULTS[parser]}",
+        f"parser {parser}: {judged}{_DEFAULTS[parser]}",
         f"answers joined to questions by {' and '.join(joined)}; fractions; positive class yes",
         "yes_ratio counts the answers read as yes",
     ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+from mmpo.chat.templates import template_version
 from mmpo.errors import UserError
+from mmpo.eval import pope_judge
 from mmpo.eval.pope import build as pope_builder
 from mmpo.eval.pope import metrics as pope
-from mmpo.eval.protocol import Ask, Material, NothingToAsk, Part, Reply, near_ties, needed
+from mmpo.eval.protocol import Ask, Material, NothingToAsk, Part, Reply, near_ties, needed, open_judge
 from mmpo.eval.settings import EvalSettings
 from mmpo.files.atomic import write_json
 
@@ -24,7 +27,9 @@ class PopeBenchmark:
     partial = True
 
     def __init__(self, material: Material | None, settings: EvalSettings) -> None:
-        self.settings = settings.pope
+        self.settings, self.evaluation = settings.pope, settings
+        if self.settings.judge and settings.judge is None:
+            raise UserError("eval.pope.judge is on, but eval.judge is not set", hint="set eval.judge (docs/judges.md)")
         self.root: str | None = None
         self.side_files: dict[str, object] = {}
         self.warnings: list[str] = []
@@ -104,6 +109,12 @@ class PopeBenchmark:
         return list(dict.fromkeys(self._ask(question) for questions in self.splits.values() for question in questions))
 
     def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+        if not self.settings.judge:
+            return self._scored(replies)
+        with open_judge(self.evaluation, "pope") as chat:
+            return self._scored(replies, partial(pope_judge.settled, chat, template=self.settings.judge_template))
+
+    def _scored(self, replies: Mapping[Ask, Reply], settle: pope.Settle | None = None) -> list[Part]:
         results: dict[str, pope.PopeResult] = {}
         parts: list[Part] = []
         for split in self.splits:
@@ -111,7 +122,8 @@ class PopeBenchmark:
             if not questions:
                 continue
             p_yes = [reply.p_yes for reply in given]
-            result = pope.score(questions, [reply.text for reply in given], self.settings.parser, p_yes=p_yes)
+            texts = [reply.text for reply in given]
+            result = pope.score(questions, texts, self.settings.parser, p_yes=p_yes, settle=settle)
             results[split] = result
             parts.append(
                 Part(
@@ -158,9 +170,14 @@ class PopeBenchmark:
         return Ask(question.image, text, self.settings.max_new_tokens, self.root)
 
     def _asking(self) -> str:
-        suffix = self.settings.prompt_suffix
+        suffix, judge = self.settings.prompt_suffix, self.evaluation.judge
+        judged = ""
+        if self.settings.judge and judge is not None:
+            judged = (
+                f", what it can't read decided by {judge.model} with {template_version(self.settings.judge_template)}"
+            )
         return (
-            f"parser {self.settings.parser}; "
+            f"parser {self.settings.parser}{judged}; "
             + (f"question followed by {suffix!r}" if suffix else "question alone")
             + f"; greedy, at most {self.settings.max_new_tokens} tokens"
         )
