@@ -37,8 +37,9 @@ class PhotoAnswer:
     """The answer to one question about one photo (or several, shown together).
 
     `after` is the model's answer with its adapter, or as it is where it has none; `before` the answer with the adapter
-    off, None where there is none. Both are `mmpo.models.generation.answer.Answer`, with the text, the new tokens and whether the
-    limit cut them off. `yes_no` says that the question is one of yes or no, for which alone P(yes) means something.
+    off, None where there is none. Both are `mmpo.models.generation.answer.Answer`, with the text, the new tokens and
+    whether the limit cut them off. `yes_no` says that the question is one of yes or no, for which alone P(yes) means
+    something.
     """
 
     photo: str

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from mmpo.chat.templates import template_version
 from mmpo.errors import UserError
-from mmpo.eval import pope_judge
+from mmpo.eval.pope import judge
 from mmpo.eval.pope.metrics import (
     SPLITS,
     PopeAnswer,
@@ -98,10 +98,10 @@ def score_pope(request: ScoreRequest) -> Scored:
     parser = request.parser or "official"
     settle, judged = None, ""
     if request.judge is not None:
-        if parser != pope_judge.PARSER:
-            raise UserError(f"--judge goes with --parser {pope_judge.PARSER}, not {parser}")
-        template = request.options.get("judge_template", pope_judge.TEMPLATE)
-        settle = partial(pope_judge.settled, request.judge, template=template)
+        if parser != judge.PARSER:
+            raise UserError(f"--judge goes with --parser {judge.PARSER}, not {parser}")
+        template = request.options.get("judge_template", judge.TEMPLATE)
+        settle = partial(judge.settled, request.judge, template=template)
         judged = f"answers that it can't read decided by {request.judge.identity} with {template_version(template)}; "
     splits = _splits(request.questions)
     given = answers_of_splits(request.answers, splits)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mmpo.chat.templates import template_version
 from mmpo.errors import UserError
-from mmpo.eval import pope_judge
 from mmpo.eval.pope import build as pope_builder
+from mmpo.eval.pope import judge as pope_judge
 from mmpo.eval.pope import metrics as pope
 from mmpo.eval.protocol import Ask, Material, NothingToAsk, Part, Reply, near_ties, needed, open_judge
 from mmpo.eval.settings import EvalSettings

@@ -8,8 +8,8 @@ import pytest
 
 from mmpo.chat import open_chat
 from mmpo.errors import UserError
+from mmpo.eval.pope.judge import settled
 from mmpo.eval.pope.task import PopeBenchmark
-from mmpo.eval.pope_judge import settled
 from mmpo.eval.protocol import Reply
 from mmpo.eval.scoring import ScoreRequest, score
 from mmpo.eval.settings import EvalSettings
