@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.score import PairLogps, ResponseLogps
 from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.objectives.parameters import parameters_of
 from mmpo.objectives.term import Registered, spec_mistakes
+from mmpo.types import PairLogps, ResponseLogps
 
 Reduction = Literal["mean", "sum", "none"]
 Views = Mapping[str, tuple[Tensor, Tensor | None]]

@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mmpo"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("settings", "packages", "plugins", "progress", "resuming", "run_log", "storage", "visible"),
+    ("settings", "packages", "plugins", "progress", "resuming", "run_log", "storage", "types", "visible"),
     ("outside", "progress_display", "registry"),
     ("files",),
     ("runs",),
@@ -29,8 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data",),
     ("chat",),
     ("radiology",),
-    ("models",),
-    ("objectives",),
+    ("models", "objectives"),
     ("losses",),
     ("data_builders", "trainers", "eval"),
     ("report",),

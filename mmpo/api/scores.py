@@ -14,12 +14,12 @@ from mmpo.api.pairs import Pairs, folder_of, pairs_in
 from mmpo.data.reader import PairDataset, check_pairs, read_pairs
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.families.loading import VLM
-from mmpo.models.scoring.pairs import ResponseLogps
 from mmpo.models.scoring.score import PairScorer
 from mmpo.progress import track
 from mmpo.trainers.collate import PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.schedule import cut
+from mmpo.types import ResponseLogps
 
 if TYPE_CHECKING:
     import pandas

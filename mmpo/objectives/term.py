@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.pairs import Hidden, StepStatistics
-from mmpo.models.scoring.score import PairLogps, ResponseLogps
 from mmpo.objectives.parameters import mistakes, parameters_of
 from mmpo.registry import Registry
+from mmpo.types import Hidden, PairLogps, ResponseLogps, StepStatistics
 
 
 class Term(NamedTuple):

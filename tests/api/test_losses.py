@@ -12,10 +12,10 @@ from torch import Tensor
 import mmpo
 from mmpo import losses
 from mmpo.errors import UserError
-from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.term import Term, register
+from mmpo.types import PairLogps, ResponseLogps
 from tests.objectives.test_every_loss import pairs_for
 
 W, L = torch.tensor([-12.5, -3.0, -40.25]).double(), torch.tensor([-11.0, -7.5, -38.0]).double()

@@ -2,10 +2,10 @@
 
 from torch.nn.functional import softplus
 
-from mmpo.models.scoring.score import PairLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import Positive
 from mmpo.objectives.term import Term, register
+from mmpo.types import PairLogps
 
 
 @register("capped_dpo")
