@@ -114,6 +114,25 @@ def versions_of(listed: Sequence[str], words: set[str]) -> dict[str, str]:
     }
 
 
+def crash(error: BaseException, trace: str) -> UserError | None:
+    """What to tell of an unforeseen error that came through the code of a plug-in: the innermost line of it. None where
+    it came through none. `trace` says where the whole trace is."""
+    packages = {module.partition(".")[0]: module for module in _loaded}
+    packages.pop("mmpo", None)
+    through = [
+        (packages[package], f"{Path(frame.f_code.co_filename).name}:{line}")
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if (package := str(frame.f_globals.get("__name__")).partition(".")[0]) in packages
+    ]
+    if not through:
+        return None
+    module, where = through[-1]
+    return UserError(
+        f"the plug-in {module} fails: {where}: {type(error).__name__}: {_first_line(error)}",
+        hint=f"{trace}; the mistake is most likely the plug-in's: show the trace to who wrote it",
+    )
+
+
 def _names_of(module: str) -> set[str]:
     return set[str]().union(*(one.names_of(module.partition(".")[0]) for one in registries))
 
@@ -167,14 +186,17 @@ def _told(module: str, error: BaseException) -> UserError:
         return UserError(f"there is no module {missing}", hint=_nearest(missing))
     if isinstance(error, UserError):
         return UserError(f"{module}: {error.message}", hint=error.hint)
-    first = (str(error).splitlines() or [""])[0]
     if missing:
         return UserError(f"{module} needs the module {missing}, which is not there", hint="install it beside mmpo")
     where = f"{_line_of(error)}: " if _line_of(error) else ""
     return UserError(
-        f"{module} fails when it is imported: {where}{type(error).__name__}: {first}",
+        f"{module} fails when it is imported: {where}{type(error).__name__}: {_first_line(error)}",
         hint=f'python -c "import {module}" shows the whole trace',
     )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [""])[0]
 
 
 def _line_of(error: BaseException) -> str:

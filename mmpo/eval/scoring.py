@@ -5,7 +5,7 @@ A benchmark's module holds pure functions that read and score; a thin scorer at 
     @scorer("pope", parsers=tuple(PARSERS), needs=("questions",))
     def score_pope(request: ScoreRequest) -> Scored: ...
 
-and its module stands in `_MODULES`.
+and its module stands in `_MODULES`, or in a plug-in.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmpo.errors import UserError
 from mmpo.packages import Package, require
+from mmpo.registry import Registry
 
 if TYPE_CHECKING:
     from mmpo.chat import ChatModel
@@ -109,7 +110,7 @@ class Scorer:
     packages: Mapping[str, tuple[Package, ...]] = field(default_factory=dict)
 
 
-SCORERS: dict[str, Scorer] = {}
+SCORERS: Registry[Scorer] = Registry("scorers")
 
 
 def scorer(
@@ -120,11 +121,15 @@ def scorer(
     options: Mapping[str, str] | None = None,
     packages: Mapping[str, tuple[Package, ...]] | None = None,
 ) -> Callable[[Callable[[ScoreRequest], Scored]], Callable[[ScoreRequest], Scored]]:
-    """Register the decorated function as the scorer of the benchmark `name`."""
+    """Register the decorated function as the scorer of the benchmark `name`. Raises `UserError` for a name that is
+    taken."""
 
     def register(function: Callable[[ScoreRequest], Scored]) -> Callable[[ScoreRequest], Scored]:
         run = partial(_readable, name, function, parsers)
-        SCORERS[name] = Scorer(name, run, parsers, needs, dict(options or {}), dict(packages or {}))
+        if not function.__module__.startswith("mmpo."):  # mmpo's own come first, so that no plug-in takes their names
+            _import_own()
+        made = Scorer(name, run, parsers, needs, dict(options or {}), dict(packages or {}))
+        SCORERS.add(name, made, module=function.__module__)
         return function
 
     return register
@@ -155,9 +160,13 @@ def _readable(
 
 def scorers() -> dict[str, Scorer]:
     """Every scorer there is, by benchmark."""
+    _import_own()
+    return dict(sorted(SCORERS.items()))
+
+
+def _import_own() -> None:
     for module in _MODULES:
         importlib.import_module(f"mmpo.eval.{module}")
-    return dict(sorted(SCORERS.items()))
 
 
 def score(benchmark: str, request: ScoreRequest) -> Scored:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import pytest
@@ -128,7 +128,7 @@ def test_photos_may_be_files_bytes_and_pictures(model: Model, photos: Path) -> N
     table = answers.to_pandas()
     assert list(table.columns) == ["photo", "question", "answer", "p_yes"] and len(table) == 8
     assert "&lt;b&gt;" in model.ask(file, "<b>?", max_new_tokens=1)._repr_html_()
-    for photos_, questions, told in (
+    wrong: tuple[tuple[Any, Any, str], ...] = (
         (3, "x", "photos must be a photo or a list, not int"),
         ([3], "x", "photo 1 must be a path"),
         ({}, "x", "photos must be"),
@@ -139,7 +139,8 @@ def test_photos_may_be_files_bytes_and_pictures(model: Model, photos: Path) -> N
         (["a.png", "b.png"], "x", "2 of 2 photos can't be used"),
         ("a\0.png", "x", "no such file"),
         ("a" * 5000, "x", "File name too long"),
-    ):
+    )
+    for photos_, questions, told in wrong:
         with pytest.raises(UserError) as caught:
             model.ask(photos_, questions)
         assert told in str(caught.value)
@@ -156,9 +157,9 @@ def test_closing_and_mistakes_in_loading(tiny_llava_folder: Path, photos: Path, 
     for call, told in (
         (lambda: model.ask(photos / "0.png", "What?"), "the model is closed"),
         (lambda: mmpo.load("nowhere/at/all"), "no such model folder"),
-        (lambda: mmpo.load(None), "model must be a path or a name"),
+        (lambda: mmpo.load(cast(Any, None)), "model must be a path or a name"),
         (lambda: mmpo.load(tiny_llava_folder, photos), "not an adapter"),
-        (lambda: mmpo.load(tiny_llava_folder, dtype="int4"), "unknown dtype"),
+        (lambda: mmpo.load(tiny_llava_folder, dtype=cast(Any, "int4")), "unknown dtype"),
         (lambda: mmpo.ask("nowhere/at/all", "gone.png", "What?"), "gone.png: no such file"),  # before the model
     ):
         with pytest.raises(UserError) as caught:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import datasets
 import pytest
@@ -90,14 +90,14 @@ def test_mistakes_are_all_told_before_anything_is_written(here: Path, pairs: Pat
     for call, message in (
         (lambda: mmpo.train("nowhere/at/all", pairs), "no such model folder"),
         (lambda: mmpo.train(tiny_llava_folder, here / "nowhere"), "train.pairs"),
-        (lambda: mmpo.train(3, pairs), "model must be a Model, a path or a name, not int"),
+        (lambda: mmpo.train(cast(Any, 3), pairs), "model must be a Model, a path or a name, not int"),
         (lambda: mmpo.train(tiny_llava_folder, 3), "pairs must be a folder"),
         (lambda: mmpo.train(tiny_llava_folder, pairs, images=here), "leave images out"),
-        (lambda: mmpo.train(tiny_llava_folder, pairs, out=3), "out must be a folder"),
+        (lambda: mmpo.train(tiny_llava_folder, pairs, out=cast(Any, 3)), "out must be a folder"),
         (lambda: mmpo.train(tiny_llava_folder, pairs, lora=object()), "no setting can be"),
         (lambda: mmpo.train(tiny_llava_folder, []), "no pair can be used (there are none)"),
         (lambda: mmpo.evaluate(tiny_llava_folder, "popo"), "eval.benchmarks"),
-        (lambda: mmpo.evaluate(tiny_llava_folder, 3), "eval.benchmarks"),
+        (lambda: mmpo.evaluate(tiny_llava_folder, cast(Any, 3)), "eval.benchmarks"),
         (lambda: mmpo.build(tiny_llava_folder, annotations="nowhere.jsonl"), "build.annotations"),
         (lambda: mmpo.build(tiny_llava_folder, builder="x"), "build.builder"),
         (lambda: mmpo.convert("nowhere", "out"), "no such file or folder"),

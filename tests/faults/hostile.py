@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from mmpo.chat.judging import read_correctness, read_rating, read_same
-from mmpo.cli.commands.score import _judge_settings
+from mmpo.cli.judge_option import judge_settings
 from mmpo.data.annotations.read import read_annotations, read_coco_folder
 from mmpo.data.card import read_card
 from mmpo.data.convert import convert
@@ -283,7 +283,7 @@ KINDS = [
         "judge's settings",
         "j.yaml",
         {"backend": "server", "model": "m", "base_url": "http://127.0.0.1:1/v1"},
-        lambda path: _judge_settings([str(path)]),
+        lambda path: judge_settings([str(path)]),
     ),
     Kind(
         "reports", "r.csv", "id,findings,image\n1,The heart is normal.,a.png\n", lambda path: _all(read_reports(path))

@@ -81,7 +81,7 @@ def tiny_vip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         vision_config=like.config.vision_config,
         text_config=like.config.text_config,
         image_token_index=like.image_token_id,
-        vision_feature_layers=[-2, -1],
+        vision_feature_layers=[-2, -1],  # type: ignore[call-arg]  # its name in every supported transformers
         tie_word_embeddings=False,
     )
     torch.manual_seed(0)

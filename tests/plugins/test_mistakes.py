@@ -233,6 +233,73 @@ def test_a_changed_plug_in_does_not_go_on_with_a_run(
     assert f"was made with other settings: train.plugins.mine: '{before}' -> '{now}'" in changed.stderr
 
 
+CRASHING = """\
+from typing import Literal
+from mmpo.data.convert.format import Format
+from mmpo.data.convert.run import FORMATS
+from mmpo.data_builders.builders import register
+from mmpo.eval.scoring import scorer
+from mmpo.settings import Settings
+
+class Mine(Settings):
+    builder: Literal["mine"]
+
+@register("mine", Mine)
+def build(settings, folder):
+    return 1 / 0
+
+@scorer("mine")
+def score(request):
+    return build(None, None)
+
+FORMATS.add("mine", Format("mine", "", lambda *rows: build(None, None), lambda row: True))
+"""
+
+
+def test_a_crash_in_a_plug_in_is_told_as_its_own(
+    mmpo: Invoke, module: Write, recipe: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module("mine", CRASHING)
+    (here / "mine.yaml").write_text("name: mine\nplugins: [mine]\nbuild: {builder: mine}\n")
+    (here / "rows.json").write_text('[{"a": 1}]')
+    told = "error: the plug-in mine fails: mine.py:13: ZeroDivisionError: division by zero"
+    for words, trace in (
+        (("run", "mine.yaml", "--out", "out"), "the trace is at the end of out/run.log"),
+        (("convert", "rows.json", "pairs", "--from", "mine", "--plugin", "mine"), "MMPO_DEBUG=1 shows the trace"),
+        (("eval", "score", "mine", "--answers", "rows.json", "--plugin", "mine"), "MMPO_DEBUG=1 shows the trace"),
+    ):
+        result = mmpo(*words)
+        said = " ".join(result.stderr.split())
+        assert result.exit_code == 2 and told in said and trace in said, (words, result.output)
+        assert "Traceback" not in result.output and "please report" not in said
+    assert 'mine.py", line 13, in build' in (here / "out/run.log").read_text()
+
+    # An error of mmpo's own is not the plug-in's; whether the plug-in has a part in it, only a run without it tells.
+    words = ("train", recipe, "--out", "own", "--set", "plugins=[mine]")
+    monkeypatch.setattr("mmpo.trainers.train.train", lambda *given, **more: 1 / 0)
+    said = " ".join(mmpo(*words).stderr.split())
+    assert "ZeroDivisionError" in said and "please report it with that file, if it happens without mine as well" in said
+
+
+def test_a_scorer_of_a_plug_in_scores_and_takes_no_name_of_mmpos(mmpo: Invoke, module: Write, here: Path) -> None:
+    text = (
+        "from mmpo.eval.scoring import Scored, scorer\n"
+        "@scorer({name!r})\n"
+        "def score(request):\n"
+        "    rows = request.answers.read_text().splitlines()\n"
+        "    return Scored({{'words': sum(len(row.split()) for row in rows)}}, ['mine'], len(rows), len(rows))\n"
+    )
+    module("mine", text.format(name="words"))
+    module("thief", text.format(name="pope"))
+    (here / "answers.txt").write_text("a b\nc\n")
+    unknown = mmpo("eval", "score", "words", "--answers", "answers.txt")
+    assert unknown.exit_code == 2 and "no benchmark is called 'words'" in unknown.stderr
+    result = mmpo("eval", "score", "words", "--answers", "answers.txt", "--plugin", "mine", "--json")
+    assert result.exit_code == 0 and '"words": 3' in result.stdout, result.output
+    refused = mmpo("eval", "score", "words", "--answers", "answers.txt", "--plugin", "thief")
+    assert refused.exit_code == 2 and "two scorers are called 'pope'" in refused.stderr
+
+
 def test_importing_mmpo_and_its_help_load_no_plug_in(module: Write, here: Path) -> None:
     """Not even the list of entry points is read."""
     code = (

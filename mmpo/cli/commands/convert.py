@@ -69,6 +69,7 @@ def convert(
       mmpo convert hadpo/llava-v1.5 pairs --images vg --set pairs_per_image=9
       mmpo convert runs/mine/build/pairs lf --to llamafactory
       mmpo convert rows.jsonl pairs --images hub/snapshot --allow-links
+      mmpo convert rows.jsonl pairs --plugin my_package.my_format
     """
     import json
     from dataclasses import asdict
