@@ -27,6 +27,9 @@ def new_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]
     import mmpo.models.families.records
     import mmpo.objectives
     import mmpo.recipes  # noqa: F401  (all registries are there now)
+    from mmpo.eval.scoring import scorers
+
+    scorers()
 
     registries = [(one, dict(one._things), dict(one._owners)) for one in plugins.registries]  # type: ignore[attr-defined]
     loaded, installed, modules = dict(plugins._loaded), plugins._installed, set(sys.modules)
