@@ -114,9 +114,9 @@ def versions_of(listed: Sequence[str], words: set[str]) -> dict[str, str]:
     }
 
 
-def crash(error: BaseException, trace: str) -> UserError | None:
+def crash(error: BaseException, trace: str = "") -> UserError | None:
     """What to tell of an unforeseen error that came through the code of a plug-in: the innermost line of it. None where
-    it came through none. `trace` says where the whole trace is."""
+    it came through none. `trace` says where the whole trace is, where it is anywhere."""
     packages = {module.partition(".")[0]: module for module in _loaded}
     packages.pop("mmpo", None)
     through = [
@@ -129,7 +129,7 @@ def crash(error: BaseException, trace: str) -> UserError | None:
     module, where = through[-1]
     return UserError(
         f"the plug-in {module} fails: {where}: {type(error).__name__}: {_first_line(error)}",
-        hint=f"{trace}; the mistake is most likely the plug-in's: show the trace to who wrote it",
+        hint=f"{trace}{'; ' if trace else ''}the mistake is most likely the plug-in's: tell who wrote it",
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mmpo.objectives import OBJECTIVES
+from mmpo import plugins
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
@@ -28,7 +28,8 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         for line, code in blocks():
             exec(compile("\n" * (line - 1) + code, str(PAGE), "exec"), known)
     finally:
-        OBJECTIVES.pop("tanh_dpo", None)
+        for registry in plugins.registries:
+            registry.forget([known["__name__"]])
     table = known["table"]
     assert {"random", "popular", "adversarial"} <= set(table.split.dropna())
     accuracy = table[table.metric == "accuracy"]
