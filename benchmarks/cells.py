@@ -20,6 +20,16 @@ from mmpo.files.atomic import read_json, write_json
 Metric = tuple[str, str, str | None]
 """Benchmark, metric, split, as in a scorecard."""
 
+CLAIMS: tuple[Metric, ...] = (
+    ("claims", "wrong", None),
+    *(("claims", "wrong", kind) for kind in ("object", "count", "place", "color")),
+    ("claims", "repeats", None),
+)
+"""Of descriptions of the demo world: what is false in all they say, and what is named again."""
+
+DESCRIPTIONS: dict[str, Any] = {"prompt": "Describe this image in detail.", "max_new_tokens": 96}
+"""How they are asked for."""
+
 
 def open_comparison(out: Path, arguments: argparse.Namespace, free: Sequence[str]) -> dict[str, str]:
     """The arguments as they are kept in the comparison's folder. Ends the program if it was begun with others; those

@@ -12,9 +12,10 @@ Cells, each from the same descriptions and the same questions of the untuned mod
     edited      the description with its mistakes edited out and nothing added, against the description; DPO alone
     captions, captions_raw    the annotator's caption, rewritten and as it was written; DPO alone
 
-Equal steps, batch, learning rate and adapter. Measured on held-out scenes against the untuned model: CHAIR with recall
-and length, POPE (three splits), SHR by rules. Killed and run again it goes on; no finished cell is done again. Writes
-results.json and table.md: per seed the scorecards' values with their intervals, over seeds mean and standard deviation.
+Equal steps, batch, learning rate and adapter. Measured on held-out scenes against the untuned model: wrong claims by
+kind, CHAIR with recall and length, POPE (three splits), SHR by rules. Killed and run again it goes on; no finished cell
+is done again. Writes results.json and table.md: per seed the scorecards' values with their intervals, over seeds mean
+and standard deviation.
 `--style-only` builds and probes alone: how well style tells the sides apart with and without the rewriting step.
 """
 
@@ -30,7 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.cells import Cell, Metric, draw, measured, open_comparison, tables
+from benchmarks.cells import CLAIMS, DESCRIPTIONS, Cell, Metric, draw, measured, open_comparison, tables
 from mmpo.data.convert.hadpo import DESCRIBE
 from mmpo.data_builders.hallucination.build import build
 from mmpo.data_builders.hallucination.settings import BuildResult, BuildSettings
@@ -48,6 +49,7 @@ BUILDS: dict[str, dict[str, Any]] = {
 CELLS = {"ha_dpo": "anew", "no_aux": "anew", "plain_dpo": "anew_raw", "sft": "anew",
          "edited": "edited", "captions": "captions", "captions_raw": "captions_raw"}  # fmt: skip
 METRICS: tuple[Metric, ...] = (
+    *CLAIMS,
     ("chair", "CHAIRi", None), ("chair", "CHAIRs", None), ("chair", "Recall", None), ("chair", "Len", None),
     ("pope", "F1", "random"), ("pope", "F1", "popular"), ("pope", "F1", "adversarial"),
     ("pope", "yes_ratio", "adversarial"),
@@ -64,6 +66,7 @@ def built(args: argparse.Namespace, folder: Path, name: str, seed: int) -> Build
             "annotations": train / "annotations.jsonl",
             "vocabulary": str(train / "vocabulary.json"),
             "max_new_tokens": 96,
+            "exhaustive": True,
             "omission_share": args.omission_share,
             "seed": seed,
             **BUILDS[name],
@@ -115,13 +118,13 @@ def evaluated(args: argparse.Namespace, folder: Path, name: str, seed: int, adap
         "model": str(args.model),
         "adapter": adapter,
         "annotations": str(test / "annotations.jsonl"),
-        "benchmarks": ["pope", "chair", "shr"],
-        "chair": {"vocabulary": str(test / "vocabulary.json"), "prompt": "Describe this image in detail.",
-                  "max_new_tokens": 96},
+        "benchmarks": ["claims", "pope", "chair", "shr"],
+        "claims": {"exhaustive": True},
+        "chair": {"vocabulary": str(test / "vocabulary.json"), **DESCRIPTIONS},
         "shr": {"judged_by": "rules", "max_new_tokens": 96},
         "bootstrap": {"samples": args.resamples},
         "cache": str(folder / "answers"),  # the untuned model is asked once a seed
-    }  # fmt: skip
+    }
     return measured(folder / "eval", name, settings, METRICS)
 
 
@@ -158,16 +161,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS)[:4])
     parser.add_argument("--model", type=Path, default=model_path(), help="the demo model, or another folder")
-    parser.add_argument("--images", type=int, default=600, help="scenes that pairs are built from")
-    parser.add_argument("--test", type=int, default=150, help="held-out scenes")
+    parser.add_argument("--images", type=int, default=300, help="scenes that pairs are built from")
+    parser.add_argument("--test", type=int, default=80, help="held-out scenes")
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--sft-weight", type=float, default=0.0, help="SFT term beside DPO (the demo recipe has 1.5)")
     parser.add_argument("--learning-rate", type=float, default=1.5e-4)
     parser.add_argument("--auxiliary-weight", type=float, default=0.5, help="HA-DPO's lambda, of cell ha_dpo")
     parser.add_argument("--omission-share", type=float, default=0.0, help="mmpo's own counterweight; HA-DPO has none")
-    parser.add_argument("--resamples", type=int, default=10_000)
+    parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument("--style-only", action="store_true", help="build and probe, train nothing")
     parser.add_argument("--quick", action="store_true", help="12 scenes, 2 steps: does it run?")
     args = parser.parse_args()

@@ -4,7 +4,7 @@
 
     standard    gamma 1: every token counts alike
     weighted    the gamma of the recipe
-    edited      gamma 0: edited tokens alone
+    edited      gamma 0: edited tokens alone (with `--cells`)
 
 Everything else is the recipe `radiology-demo`, as `mmpo demo radiology` runs it: the same films, pairs of the model's
 own reports (built once a seed), steps, batch, learning rate, adapter and SFT term; `--set` changes the recipe for all
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
+    parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=["weighted", "standard"])
     parser.add_argument("--model", type=Path, help="default: the shipped model")
     parser.add_argument("--films", type=int, default=300, help="films that pairs are built from")
     parser.add_argument("--test", type=int, default=200, help="held-out films")

@@ -9,7 +9,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from mmpo import plugins
 from mmpo.errors import UserError
+from mmpo.files.atomic import read_json
+from mmpo.models.folder import find_model
 from mmpo.recipes import Recipe, dump
 from mmpo.resuming import deciding
 from mmpo.runs import RunFolder, process_count
@@ -65,12 +68,32 @@ def starts_over(recipe: Recipe, section: str) -> bool:
 
 
 def section_settings(recipe: Recipe, section: str) -> dict[str, Any]:
-    """The section as plain data, defaults included, without what decides no result (see `mmpo.resuming`)."""
+    """The section as plain data, defaults included, without what decides no result (see `mmpo.resuming`), with the
+    versions of the plug-ins that it uses."""
     settings = getattr(recipe, section)
     if settings is None:
         have = ", ".join(recipe.sections()) or "no section"
         raise UserError(f"the recipe {recipe.name} has no `{section}:` section", hint=f"it has: {have}")
-    return deciding(settings)
+    data = deciding(settings)
+    if versions := plugins.versions_of(recipe.plugins, _words(data) | _model_type(settings)):
+        data["plugins"] = versions
+    return data
+
+
+def _words(value: Any) -> set[str]:
+    """Every key and every text in plain data."""
+    if isinstance(value, Mapping):
+        return set(map(str, value)).union(*map(_words, value.values()))
+    if isinstance(value, list):
+        return set[str]().union(*map(_words, value))
+    return {value} if isinstance(value, str) else set()
+
+
+def _model_type(settings: BaseModel) -> set[str]:
+    """The type of the section's model, which is the name of its family's record; none for a model that is not here."""
+    folder = find_model(str(getattr(settings, "model", None) or ""))
+    config = {} if folder is None or not (folder / "config.json").is_file() else read_json(folder / "config.json")
+    return {str(config.get("model_type", ""))}
 
 
 def as_mapping(result: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """How long work says how far it is, without knowing who listens.
 
 A stage writes `for row in track(rows, "checking descriptions", total=n)`, or opens a `task` and advances it. Used from
-Python nothing is printed. The command line installs a reporter: bars on a terminal, plain lines elsewhere.
+Python nothing is printed. The command line installs a reporter: bars on a terminal, plain lines elsewhere; so does what
+`import mmpo` offers: bars on a terminal, a moving line in a notebook.
 """
 
 from __future__ import annotations
@@ -100,6 +101,11 @@ class _Inner:
 
 _SILENT = _Silent()
 _reporter: ContextVar[Reporter] = ContextVar("mmpo_progress", default=_SILENT)
+
+
+def listened_to() -> bool:
+    """Whether someone shows progress here already."""
+    return _reporter.get() is not _SILENT
 
 
 @contextmanager

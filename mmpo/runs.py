@@ -2,7 +2,7 @@
 
     runs/demo-20260101-120000/
       recipe.yaml       the recipe as it ran: overrides applied, references resolved
-      versions.json     python, torch, transformers, … and mmpo
+      versions.json     python, torch, transformers, … mmpo, and plug-ins
       run.log           everything that was logged
       build/ train/ …   one folder a step, with its outputs and `step.json`: settings, state, result
       results.json      the results of the finished steps, side by side
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import mmpo
+from mmpo import plugins
 from mmpo.errors import UserError
 from mmpo.files.atomic import read_sealed, write_json, write_sealed, write_text
 from mmpo.resuming import has_work
@@ -43,14 +44,15 @@ def process_count() -> int:
 
 
 def versions() -> dict[str, str]:
-    """Versions of everything that decides a result, read from package metadata (nothing is imported)."""
+    """Versions of everything that decides a result, read from package metadata (nothing is imported), and of the
+    plug-ins that are loaded."""
     found = {"mmpo": mmpo.__version__, "python": platform.python_version(), "platform": platform.platform()}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             found[package] = "not installed"
-    return found
+    return found | {f"plug-in {name}": plugin.version for name, plugin in plugins.loaded().items()}
 
 
 def choose_folder(name: str, *, out: Path | None, resume: bool, root: Path = Path("runs")) -> Path:

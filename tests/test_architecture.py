@@ -19,8 +19,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mmpo"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("settings", "packages", "progress", "resuming", "storage"),
-    ("outside",),
+    ("settings", "packages", "plugins", "progress", "resuming", "run_log", "storage", "types", "visible"),
+    ("outside", "progress_display", "registry"),
     ("files",),
     ("runs",),
     ("locks",),
@@ -29,14 +29,15 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data",),
     ("chat",),
     ("radiology",),
-    ("models",),
-    ("objectives",),
+    ("models", "objectives"),
+    ("losses",),
     ("data_builders", "trainers", "eval"),
     ("report",),
     ("demo",),
     ("recipes",),
     ("preflight",),
     ("pipeline",),
+    ("api",),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -29,7 +29,7 @@ def test_the_probe_sees_a_heavy_import() -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        "import mmpo; mmpo.__version__; mmpo.UserError",
+        "import mmpo, mmpo.errors; mmpo.__version__; mmpo.errors.UserError",
         "import mmpo.progress, mmpo.runs",
         "import mmpo.cli.app as app; app.load_commands()",
     ],

@@ -8,7 +8,6 @@ from typing import Any
 from transformers.utils import chat_template_utils
 
 from mmpo.errors import UserError
-from mmpo.outside.failures import first_line
 from mmpo.outside.templates import BoundedEnvironment, TemplateTooMuch, limited
 
 # transformers makes its sandbox inside a function of its own, by this name. Other users of transformers in the process
@@ -29,10 +28,9 @@ def render(
     try:
         with limited():
             text: str = owner.apply_chat_template(messages, chat_template=template, tokenize=False, **options)
-    except (TemplateTooMuch, RecursionError, MemoryError) as error:
-        why = str(error) if isinstance(error, TemplateTooMuch) else f"{type(error).__name__}: {first_line(error)}"
+    except TemplateTooMuch as error:
         raise UserError(
-            f"{source}: the model's chat template is stopped: {why}",
+            f"{source}: the model's chat template is stopped: {error}",
             hint="look at chat_template.jinja (or tokenizer_config.json) of the model; is it the original?",
         ) from None
     return text

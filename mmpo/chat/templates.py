@@ -32,7 +32,7 @@ def render(name_or_path: str | Path, **values: Any) -> str:
     try:
         with limited():
             return str(_template(path, path.stat().st_mtime_ns).render(**values)).strip()
-    except (TemplateTooMuch, RecursionError, MemoryError) as error:
+    except TemplateTooMuch as error:
         raise UserError(f"{path}: the template is stopped: {error}", hint="take the endless loop out of it") from None
     except TemplateSyntaxError as error:
         raise UserError(f"{error.filename or path}:{error.lineno}: {error.message}") from None

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from mmpo import plugins
 from mmpo.cli.console import fail
 from mmpo.errors import UserError
 from mmpo.storage import storage_error
@@ -75,12 +76,15 @@ class RootGroup(TyperGroup):
         except Failed as error:
             fail(
                 str(error),
-                f"this should not happen; the trace is at the end of {error.log}, please report it with that file",
+                f"this should not happen; the trace is at the end of {error.log}, please report it with that file"
+                + (f", if it happens without {', '.join(plugins.loaded())} as well" if plugins.loaded() else ""),
             )
             raise typer.Exit(1) from error
         except Exception as error:
-            told = None if type(error).__module__.startswith(("click", "typer")) else storage_error(error)
-            if told is None or debugging():
+            if type(error).__module__.startswith(("click", "typer")) or debugging():
+                raise
+            told = plugins.crash(error, "MMPO_DEBUG=1 shows the trace") or storage_error(error)
+            if told is None:
                 raise
             fail(told.message, told.hint)
             raise typer.Exit(2) from error

@@ -11,9 +11,9 @@ from pathlib import Path
 from rich.text import Text
 
 from mmpo.cli import console
+from mmpo.run_log import RUN, logging_into
 
-RUN = "mmpo.run"
-"""The logger of the run itself: what started, what ended, how it failed."""
+__all__ = ["RUN", "keep_one_voice", "logging_to", "quiet_libraries"]
 
 
 class _ToTerminal(logging.Handler):
@@ -29,41 +29,31 @@ class _ToTerminal(logging.Handler):
         console.err.print(text, soft_wrap=True)
 
 
-class _ToFile(logging.FileHandler):
-    """The run's log. Where it can't be written (a full disk), what stopped the run is told, not this."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        return None
-
-
-@contextmanager
-def logging_to(file: Path) -> Iterator[None]:
-    """Inside the block, records of mmpo (from INFO) and of libraries (from WARNING) are appended to `file`."""
-    # Libraries print through tqdm and their own handlers; the terminal is kept for one voice.
+def keep_one_voice() -> None:
+    """Libraries print through tqdm and their own handlers: the terminal is kept for mmpo. Before they are imported."""
     for name, value in (
         ("TQDM_DISABLE", "1"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         ("TOKENIZERS_PARALLELISM", "false"),
     ):
         os.environ.setdefault(name, value)
-    to_file = _ToFile(file, encoding="utf-8")
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+
+
+@contextmanager
+def logging_to(file: Path) -> Iterator[None]:
+    """Inside the block, records of mmpo (from INFO) and of libraries (from WARNING) are appended to `file`."""
+    keep_one_voice()
     to_terminal = _ToTerminal(logging.INFO)
     to_terminal.addFilter(lambda record: record.name != RUN)  # the command line says these itself
-    root, ours = logging.getLogger(), logging.getLogger("mmpo")
-    level = ours.level
-    ours.setLevel(logging.INFO)
-    root.addHandler(to_file)
-    ours.addHandler(to_terminal)
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        ours.removeHandler(to_terminal)
-        root.removeHandler(to_file)
-        ours.setLevel(level)
-        to_file.close()
+    ours = logging.getLogger("mmpo")
+    with logging_into(file):
+        ours.addHandler(to_terminal)
+        logging.captureWarnings(True)
+        try:
+            yield
+        finally:
+            logging.captureWarnings(False)
+            ours.removeHandler(to_terminal)
 
 
 def quiet_libraries() -> None:

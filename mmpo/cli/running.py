@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mmpo import progress
+from mmpo import plugins, progress
 from mmpo.cli import console
 from mmpo.cli.app import Failed, Interrupted, debugging
 from mmpo.cli.demo_world import WORLD, DemoWorld
@@ -133,4 +133,4 @@ def _session(run: RunFolder, recipe: Recipe, again: str, before: str | None) -> 
             logger.exception("unforeseen error")
             if debugging():
                 raise
-            raise Failed(error, log) from error
+            raise plugins.crash(error, f"the trace is at the end of {log}") or Failed(error, log) from error

@@ -25,7 +25,8 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
             console.line(f"warning: {warning}")
         return
     builders = {"video_rewards": _video_build, "radiology": _radiology_build, "mia": _mia_build}
-    sources = builders.get(result.get("builder", ""), _hallucination_build)(result)
+    usual = _hallucination_build if "builder" not in result else _other_build
+    sources = builders.get(result.get("builder", ""), usual)(result)
     for warning in result.get("warnings", ()):
         console.line(f"warning: {warning}")
     left_out = result["images"] - result["images_used"]
@@ -52,6 +53,12 @@ def _hallucination_build(result: Mapping[str, Any]) -> str:
 
         console.line(StyleReport.model_validate(result["style"]).line())
     return "images"
+
+
+def _other_build(result: Mapping[str, Any]) -> str:
+    """What the builder of a plug-in made (`mmpo.data_builders.entry.PairsBuilt`)."""
+    console.line(f"{result['pairs_made']:,} pairs from {result['images_used']:,} of {result['images']:,} sources")
+    return "sources"
 
 
 def _answers(result: Mapping[str, Any]) -> str:

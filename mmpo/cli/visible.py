@@ -1,40 +1,17 @@
-"""Text of data on a terminal: what would steer the terminal, or turn the reading direction, is shown as its code."""
+"""Text of data as a command prints it."""
 
 from __future__ import annotations
 
-import re
 import sys
-from collections.abc import Iterable
 from typing import Any
 
 import typer
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
 
-# C0 and C1 controls but line feed and tab, line separators, marks and overrides of direction, half characters.
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_HALF = re.compile("[\ud800-\udfff]")
+from mmpo.visible import HALF, SafeConsole, code, visible
 
-
-def visible(text: str) -> str:
-    """The text with `\\x1b` for an escape, and so on; other text, whatever its script, as it is."""
-    return _STEERING.sub(_code, text)
-
-
-def _code(match: re.Match[str]) -> str:
-    number = ord(match.group())
-    return f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}"
-
-
-class SafeConsole(Console):
-    """A console whose text is visible whoever made it: strings, tables, progress bars."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        for segment in super().render(renderable, options):
-            text, style, control = segment
-            yield segment if control or not _STEERING.search(text) else Segment(visible(text), style)
+__all__ = ["SafeConsole", "echo", "visible"]
 
 
 def echo(text: str, **options: Any) -> None:
     """`typer.echo` for text that holds data: as it is into a file or a pipe, visible on a terminal."""
-    typer.echo(visible(text) if sys.stdout.isatty() else _HALF.sub(_code, text), **options)
+    typer.echo(visible(text) if sys.stdout.isatty() else HALF.sub(code, text), **options)

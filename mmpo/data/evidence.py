@@ -97,6 +97,8 @@ def corrected(claim: Claim, truth: Truth) -> str | int | None:
         return str(claim.value)
     items = truth.marked(claim.name) or []
     if claim.kind == "color":
+        if not claim.about.many:  # then those that decided it do, also where their number is not known
+            items = list(truth.objects.get(claim.name, ()))
         said = claim.about.counted.number if claim.about.counted else 1
         for color in dict.fromkeys(_color_of(item) for item in _pool(claim.about, items, truth, colored=False)):
             if color is not None and _fits([_color_of(item) == color for item in items], said, claim.about.many):

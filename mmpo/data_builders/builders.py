@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args
+from typing import Annotated, Any, TypeVar, Union, get_args
 
 from pydantic import BaseModel, Discriminator, Tag
 
 from mmpo import data_builders
-from mmpo.data_builders.entry import Entry, Look, Run
+from mmpo.data.card import read_card
+from mmpo.data_builders.entry import Entry, Look, PairsBuilt, Run
 from mmpo.errors import UserError
+from mmpo.registry import Registry
 from mmpo.settings import Settings
 
 DEFAULT = "hallucination_pairs"
@@ -26,20 +29,21 @@ def _own() -> Iterator[Entry]:
             yield import_module(f"{folder.name}.entry").ENTRY
 
 
-BUILDERS: dict[str, Entry] = {entry.name: entry for entry in _own()}
+_OWN: dict[str, Entry] = {entry.name: entry for entry in _own()}
+BUILDERS: Registry[Entry] = Registry("builders", _OWN)
+Made = TypeVar("Made", bound=Run)
 
 
-def register(name: str, settings: type[Settings], *, look: Look | None = None) -> Callable[[Run], Run]:
-    """Make a builder available by name: a decorator of its `run` (see `Entry`). Raises `UserError` for a name that is
-    taken, and where the settings have no `builder` that is this name and nothing else."""
+def register(name: str, settings: type[Settings], *, look: Look | None = None) -> Callable[[Made], Made]:
+    """Make a builder available by name: a decorator of its `run`, a function or a `Builder` (see `Entry`). Raises
+    `UserError` for a name that is taken, and where the settings have no `builder` that is this name and nothing else.
+    """
     field = settings.model_fields.get("builder")
     if field is None or get_args(field.annotation) != (name,):
         raise UserError(f"{settings.__name__} has no `builder: Literal[{name!r}]`", hint=f"builder {name!r} needs it")
-    if name in BUILDERS:
-        raise UserError(f"two builders are called {name!r}", hint="rename the second")
 
-    def add(run: Run) -> Run:
-        BUILDERS[name] = Entry(settings, run, look)
+    def add(run: Made) -> Made:
+        BUILDERS.add(name, Entry(settings, run, look), module=run.__module__)
         return run
 
     return add
@@ -52,10 +56,18 @@ def builder_of(section: Any) -> str:
     return str(getattr(section, "builder", DEFAULT))
 
 
-def any_settings() -> Any:
-    """The `build` section of a recipe: the settings of any builder, told apart by `builder`."""
-    kinds = [Annotated[entry.settings, Tag(name)] for name, entry in BUILDERS.items()]
+def _any_of(builders: Mapping[str, Entry]) -> Any:
+    kinds = [Annotated[entry.settings, Tag(name)] for name, entry in builders.items()]
     return Annotated[Union[tuple(kinds)], Discriminator(builder_of)]  # noqa: UP007
+
+
+AnyBuildSettings: Any = _any_of(_OWN)
+"""The `build` section of a recipe: the settings of any of mmpo's builders, told apart by `builder`."""
+
+
+def any_settings() -> Any:
+    """`AnyBuildSettings`, with those of the builders that plug-ins brought."""
+    return _any_of(BUILDERS) if len(BUILDERS) > len(_OWN) else AnyBuildSettings
 
 
 def settings_class(section: Any) -> type[BaseModel]:
@@ -73,12 +85,19 @@ def build(settings: BaseModel, run_dir: Path) -> BaseModel:
     """Run the builder that `settings` are for, and note which pictures are in its pairs."""
     from mmpo.data.image_digests import digests_of_pairs, read_digests, write_digests
 
-    run = BUILDERS[builder_of(settings)].run
+    name = builder_of(settings)
+    run = BUILDERS[name].run
     if isinstance(run, str):
         module, _, function = run.partition(":")
         run = getattr(import_module(module), function)
+    if isinstance(run, type):
+        run = partial(import_module("mmpo.data_builders.run").run, kind=run)
     assert not isinstance(run, str)
     result = run(settings, run_dir)
+    if result is None:
+        written = read_card(run_dir / "pairs")["splits"]["train"]
+        table = {"in": written["sources"], "paired": written["kept"], **written["reasons"]}
+        result = PairsBuilt.of(name, table, written["pairs"])
     pairs = Path(run_dir) / result.model_dump()["pairs"]
     if pairs.is_dir() and read_digests(pairs) is None:
         write_digests(pairs, digests_of_pairs(pairs))

@@ -5,7 +5,7 @@ A folder in `mmpo/data_builders` with an `entry.py` is a builder: its `ENTRY` is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -15,17 +15,36 @@ from pydantic import BaseModel
 from mmpo.settings import Settings
 
 Look = Callable[[Any], Iterable[tuple[Path, str]]]
-Run = Callable[[Any, Path], BaseModel]
+Run = Callable[[Any, Path], Any]
+
+
+class PairsBuilt(BaseModel):
+    """What a builder without numbers of its own made. `pairs` is relative to the run folder; `images` are sources."""
+
+    builder: str
+    pairs: str = "pairs"
+    images: int
+    images_used: int
+    pairs_made: int
+    counts: dict[str, dict[str, int]]
+
+    @classmethod
+    def of(cls, builder: str, table: Mapping[str, int], pairs: int) -> PairsBuilt:
+        """`table` is what became of the sources: `in`, `paired` and losses by reason."""
+        used = table.get("paired", 0)
+        counts = {"sources": dict(table)}
+        return cls(builder=builder, images=table["in"], images_used=used, pairs_made=pairs, counts=counts)
 
 
 @dataclass(frozen=True)
 class Entry:
     """A builder: the settings of its `build` section, whose `builder` is its name, and what does the work.
 
-    `run(settings, run_dir)` writes the pairs and returns a record of what it made (`mmpo.data_builders.run`). It is a
-    function, or `module:function` where importing it brings torch. `look` names the pictures or videos of the source
-    before anything runs, as (folder, path below it): the files are opened by the builder's own readers, so a mistake in
-    them is told as the build would tell it, hours earlier. It raises `UserError` for a source that `run` would refuse.
+    `run` is a `Builder` (`mmpo.data_builders.run`) or a function of the settings and the run folder, which writes
+    `pairs` there and returns a record of what it made (None: the card of the pairs tells it); `module:function` where
+    importing it brings torch. `look` names the pictures or videos of the source before anything runs, as (folder, path
+    below it): the files are opened by the builder's own readers, so a mistake in them is told as the build would tell
+    it, hours earlier. It raises `UserError` for a source that `run` would refuse.
     """
 
     settings: type[Settings]

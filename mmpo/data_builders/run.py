@@ -26,7 +26,7 @@ from pydantic import BaseModel
 import mmpo
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairWriter
-from mmpo.data_builders.units import RESULT, Units, Work, check_source, check_sums, count_table, finish_units
+from mmpo.data_builders.units import RESULT, Advance, Units, Work, check_source, check_sums, count_table, finish_units
 from mmpo.errors import Quarantined
 from mmpo.files.atomic import read_json, write_json
 from mmpo.files.paths import follows_links
@@ -101,10 +101,11 @@ class Builder(ABC, Generic[S, T, R]):
         """What decides the result, as JSON data, one level deep below `settings`."""
         return {"settings": self.recipe, "mmpo": mmpo.__version__}
 
-    @abstractmethod
     def open(self, stack: ExitStack) -> Work[T]:
         """Load what the work needs, closed with the stack; called only where there is work. Returns what makes a unit:
-        JSON data with `outcomes`, one of each source, whose `pairs` are counted, and maybe a `tally` of counters."""
+        JSON data with `outcomes`, one of each source, whose `pairs` are counted, and maybe a `tally` of counters. As
+        it is here nothing is made beforehand, for builders whose `pairs` is quick."""
+        return _nothing
 
     @abstractmethod
     def pairs(self, source: T, outcome: Mapping[str, Any], units: Units[T]) -> list[PreferencePair]:
@@ -121,6 +122,11 @@ class Builder(ABC, Generic[S, T, R]):
     def notes(self, result: R) -> str:
         """What the dataset's page says about the build, in Markdown."""
         return count_table(result.counts)
+
+
+def _nothing(number: int, part: Sequence[Named], advance: Advance) -> dict[str, Any]:
+    advance(len(part))
+    return {"outcomes": [{} for _ in part]}
 
 
 @follows_links

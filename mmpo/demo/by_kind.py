@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 Found = TypeVar("Found")
 
+BASE, TUNED = "base", "tuned"
+"""The states of a model, as tables name them."""
+
 
 @dataclass(frozen=True)
 class Share:
-    """How many of `asked` were right."""
+    """How many of `asked` were right, or what else the heading of their table says."""
 
     right: int = 0
     asked: int = 0
@@ -49,7 +52,7 @@ def shares(outcomes: Iterable[Outcome], kinds: Iterable[str] = ()) -> dict[str, 
     return found
 
 
-def table(models: Mapping[str, Mapping[str, Share]], heading: str) -> str:
+def table(models: Mapping[str, Mapping[str, Share | str]], heading: str) -> str:
     """Markdown: a row for each kind, a column for each model (percent right, 95 % interval by Wilson, number)."""
     kinds = list(dict.fromkeys(kind for found in models.values() for kind in found))
     lines = [f"| {heading} | {' | '.join(models)} |", f"| --- |{' ---: |' * len(models)}"]
@@ -65,22 +68,20 @@ def before_after(
     look: Callable[[AnswerEngine], Found],
     *,
     max_new_tokens: int,
-    names: tuple[str, str, str] = ("model", "before", "after"),
 ) -> dict[str, Found]:
-    """What `look` finds of a model, under the first of `names`; with an adapter, without and with it under the others.
+    """What `look` finds of a model, `base`, and with an adapter also `tuned`.
 
     `look` has read all its answers when it returns.
     """
     from mmpo.models.families.loading import load_vlm
     from mmpo.models.generation.answer import AnswerEngine
 
-    alone, before, after = names
     engine = AnswerEngine(load_vlm(model, adapter=adapter), max_new_tokens=max_new_tokens)
     if adapter is None:
-        return {alone: look(engine)}
+        return {BASE: look(engine)}
     with engine.adapter_off():
-        found = {before: look(engine)}
-    return {**found, after: look(engine)}
+        found = {BASE: look(engine)}
+    return {**found, TUNED: look(engine)}
 
 
 class Measure(Protocol):

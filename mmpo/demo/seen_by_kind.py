@@ -18,6 +18,7 @@ import numpy as np
 
 from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.data.evidence import Truth, truth_of
+from mmpo.demo import by_kind
 from mmpo.demo.by_kind import Share, before_after
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import DETAILED, NUMBERS, Turn, ask_color, ask_count, ask_existence, ask_side
@@ -175,8 +176,7 @@ def measure(
         told = list(engine.describe([scene.draw() for scene in scenes], DETAILED[0]))
         return seen_by_kind(asked, [by_seen[id(seen)] for seen in asked], scenes, told)
 
-    names = ("base", "base", "tuned")
-    return before_after(model, adapter, look, max_new_tokens=DESCRIPTION_TOKENS, names=names)
+    return before_after(model, adapter, look, max_new_tokens=DESCRIPTION_TOKENS)
 
 
 def _more(split: str, images: int, seed: int) -> Iterator[Scene]:
@@ -188,25 +188,21 @@ def _more(split: str, images: int, seed: int) -> Iterator[Scene]:
 
 def table(measured: Mapping[str, SeenByKind]) -> str:
     """Accuracy in percent with 95% intervals (Wilson's) as a Markdown table, a column for each state."""
-    rows: list[tuple[str, list[str]]] = []
-    states = list(measured.values())
+    return by_kind.table({name: _rows(state) for name, state in measured.items()}, "% [95 %]")
 
-    def balanced(state: SeenByKind) -> str:
-        return "–" if state.balanced_counts is None else f"{100 * state.balanced_counts:.1f}"
 
-    rows.append(("*Where is the …?* right", [str(state.answered("place")) for state in states]))
-    rows.append(("*What color is the …?* right", [str(state.answered("color")) for state in states]))
-    for count in COUNTS:
-        number = NUMBERS[count]
-        shares = [state.answers.get("count", {}).get(number, Share()) for state in states]
-        rows.append((f"*How many … are there?* right where there are {number}", [str(share) for share in shares]))
-    rows.append(("mean of these three", [balanced(state) for state in states]))
-    for group, name in (("present", "present"), ("absent", "absent"), ("companion", "absent companions of present")):
-        shares = [state.answers.get("yes/no", {}).get(group, Share()) for state in states]
-        rows.append((f"*Is there …?* right, {name} things", [str(share) for share in shares]))
-    for kind, name in (("object", "objects"), ("place", "places"), ("count", "counts"), ("color", "colours")):
-        shares = [state.described.get(kind, Share()) for state in states]
-        rows.append((f"{name} right in descriptions", [str(share) for share in shares]))
-    rows.append(("named again in descriptions", [str(state.named_again) for state in states]))
-    header = [f"| | {' | '.join(measured)} |", "| --- |" + " --- |" * len(states)]
-    return "\n".join([*header, *(f"| {name} | {' | '.join(cells)} |" for name, cells in rows)])
+def _rows(state: SeenByKind) -> dict[str, Share | str]:
+    counts, affirmed = state.answers.get("count", {}), state.answers.get("yes/no", {})
+    balanced = "–" if state.balanced_counts is None else f"{100 * state.balanced_counts:.1f}"
+    groups = {"present": "present", "absent": "absent", "companion": "absent companions of present"}
+    kinds = {"object": "objects", "place": "places", "count": "counts", "color": "colours"}
+    how_many = "*How many … are there?* right where there are"
+    return {
+        "*Where is the …?* right": state.answered("place"),
+        "*What color is the …?* right": state.answered("color"),
+        **{f"{how_many} {NUMBERS[number]}": counts.get(NUMBERS[number], Share()) for number in COUNTS},
+        "mean of these three": balanced,
+        **{f"*Is there …?* right, {name} things": affirmed.get(group, Share()) for group, name in groups.items()},
+        **{f"{name} right in descriptions": state.described.get(kind, Share()) for kind, name in kinds.items()},
+        "named again in descriptions": state.named_again,
+    }

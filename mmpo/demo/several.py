@@ -6,7 +6,7 @@ The shipped model has seen sequences of two and three scenes, but neither collag
 goes on with all three, in the wording of the multi-image builder and of the multi-image benchmark, and with single
 scenes so that it keeps what it knew. The annotator of this text looks at the wrong picture at times (`Slips`), above
 all at the one before the right one: that is the weakness which MIA-DPO is meant to treat. About a quarter of an hour on
-one CPU core; everything follows from the seed. The model is not shipped.
+one CPU core; everything follows from the seed, and stopped it goes on. The model is not shipped.
 
 A picture of several is scaled down to what the model sees, 128 x 128 pixels: a scene keeps 59 of its 128 pixels in a
 collage of two or four, and 89 in the middle of another one. Collages of six and nine would leave it 39, less than
@@ -36,8 +36,9 @@ from mmpo.demo.language import CARELESS, Turn, ask_existence, describe, noun_phr
 from mmpo.demo.scene import Item, Scene
 from mmpo.demo.see import PIXEL_MEAN, training_scene
 from mmpo.demo.speak import Batch, Row, batch_loss, decisive_tokens, make_batch, name_tokens, single_row
+from mmpo.demo.stage import run_stage
 from mmpo.demo.things import THINGS
-from mmpo.demo.training import cosine, export, fit, print_progress, two_rates
+from mmpo.demo.training import export, two_rates
 from mmpo.errors import in_one_line
 from mmpo.files.atomic import read_json, write_json
 
@@ -74,6 +75,7 @@ class Plan:
     learning_rate: float = 6e-4
     tower_rate: float = 3e-4
     warmup: int = 25
+    save_every: int = 50
     slips: Slips = field(default_factory=Slips)
 
 
@@ -230,13 +232,14 @@ def batch(tokenizer: PreTrainedTokenizerFast, plan: Plan, step: int) -> Batch:
 
 
 def train(out: Path, plan: Plan, base: Path | None = None) -> Path:
-    """Train the shipped demo model (or `base`) by `plan`; the model is in the folder that is returned, `out/model`."""
+    """Train the shipped demo model (or `base`) by `plan`, or go on where that was stopped in `out`; the model is in the
+    folder that is returned, `out/model`."""
+    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
     folder = base or model_path()
     processor = LlavaProcessor.from_pretrained(folder)
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     optimizer = two_rates(model, plan.learning_rate, plan.tower_rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, plan.steps, plan.warmup))
     names, decisive = name_tokens(processor.tokenizer), decisive_tokens(processor.tokenizer)
 
     def loss_of(step: int) -> Tensor:
@@ -244,8 +247,8 @@ def train(out: Path, plan: Plan, base: Path | None = None) -> Path:
             return batch_loss(model, batch(processor.tokenizer, plan, step), names, decisive)
 
     model.train()
-    report = print_progress("several", plan.steps)
-    fit(loss_of, list(model.parameters()), optimizer, schedule, range(plan.steps), report)
+    pace = {"steps": plan.steps, "warmup": plan.warmup, "save_every": plan.save_every}
+    run_stage(out / "several.safetensors", model, optimizer, loss_of, **pace)
     return pad_pictures(export(model, processor, out / "model"))
 
 

@@ -109,10 +109,10 @@ def _ask_model(
     cache: AnswerCache | None,
     record: Path,
 ) -> None:
-    from mmpo.models.families.loading import load_vlm
     from mmpo.models.generation.answer import AnswerEngine
+    from mmpo.models.live import loaded
 
-    vlm = load_vlm(
+    vlm = loaded(
         settings.model,
         adapter=settings.adapter,
         dtype=settings.dtype,

@@ -5,7 +5,7 @@ A benchmark's module holds pure functions that read and score; a thin scorer at 
     @scorer("pope", parsers=tuple(PARSERS), needs=("questions",))
     def score_pope(request: ScoreRequest) -> Scored: ...
 
-Scorers are found in the `score.py` or `task.py` of a benchmark's folder.
+Scorers are found in the `score.py` or `task.py` of a benchmark's folder; a plug-in registers its own.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
 from mmpo.eval.section import own_benchmarks
 from mmpo.packages import Package, require
+from mmpo.registry import Registry
 
 if TYPE_CHECKING:
     from mmpo.chat import ChatModel
@@ -132,7 +133,7 @@ def of_answers(
     )
 
 
-SCORERS: dict[str, Scorer] = {}
+SCORERS: Registry[Scorer] = Registry("scorers")
 
 
 def scorer(
@@ -143,11 +144,15 @@ def scorer(
     options: Mapping[str, str] | None = None,
     packages: Mapping[str, tuple[Package, ...]] | None = None,
 ) -> Callable[[Callable[[ScoreRequest], Scored]], Callable[[ScoreRequest], Scored]]:
-    """Register the decorated function as the scorer of the benchmark `name`."""
+    """Register the decorated function as the scorer of the benchmark `name`. Raises `UserError` for a name that is
+    taken."""
 
     def register(function: Callable[[ScoreRequest], Scored]) -> Callable[[ScoreRequest], Scored]:
         run = partial(_readable, name, function, parsers)
-        SCORERS[name] = Scorer(name, run, parsers, needs, dict(options or {}), dict(packages or {}))
+        if not function.__module__.startswith("mmpo."):  # mmpo's own come first, so that no plug-in takes their names
+            _import_own()
+        made = Scorer(name, run, parsers, needs, dict(options or {}), dict(packages or {}))
+        SCORERS.add(name, made, module=function.__module__)
         return function
 
     return register
@@ -178,11 +183,15 @@ def _readable(
 
 def scorers() -> dict[str, Scorer]:
     """Every scorer there is, by benchmark."""
+    _import_own()
+    return dict(sorted(SCORERS.items()))
+
+
+def _import_own() -> None:
     for name in own_benchmarks():
         for module in (f"mmpo.eval.{name}.task", f"mmpo.eval.{name}.score"):
             if find_spec(module) is not None:
                 import_module(module)
-    return dict(sorted(SCORERS.items()))
 
 
 def score(benchmark: str, request: ScoreRequest) -> Scored:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from mmpo.registry import Registry
 from mmpo.settings import SAMPLING, Settings
 
 
@@ -38,7 +39,7 @@ class VideoFrames(Section):
     max_side: int | None = Field(default=336, ge=16, description="Longer side of a frame; larger ones are shrunk.")
 
 
-ADDED: dict[str, type[Section]] = {}
+ADDED: Registry[type[Section]] = Registry("benchmarks")
 """The settings of benchmarks that are no folder of mmpo's own, by name."""
 
 

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, create_model, field_validator
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
-from mmpo.eval.section import Section, distinct, sections
+from mmpo.eval.section import Section, distinct, own_sections, sections
 from mmpo.settings import ADAPTER, ANNOTATIONS, FOLDER, MODEL, OUTPUT
 
 
@@ -109,4 +109,4 @@ def _with(known: tuple[tuple[str, type[Section]], ...]) -> type[CommonSettings]:
 if TYPE_CHECKING:
     EvalSettings = CommonSettings
 else:
-    EvalSettings = eval_settings()
+    EvalSettings = _with(tuple(own_sections().items()))

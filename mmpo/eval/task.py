@@ -25,7 +25,9 @@ from mmpo.errors import UserError
 from mmpo.eval.protocol import Ask, Material, Part, Reply
 from mmpo.eval.section import ADDED, Section, own_benchmarks, sections
 from mmpo.eval.settings import CommonSettings
+from mmpo.registry import Registry
 
+PROTOCOL = "mmpo.eval.task.Task says what a benchmark is"
 NEAR_TIE = 0.25
 """Logits: what rounding in bfloat16 may move a yes or a no by."""
 
@@ -185,10 +187,20 @@ class Benchmark:
 
     def ready(self, settings: Section, context: Context) -> Task[Any]:
         """The task, with its own settings of all those in `context`."""
-        return self.task(settings, context)
+        ready = self.task(settings, context)
+        if not hasattr(ready, "conventions"):
+            raise UserError(f"the benchmark {self.name} begins without super().__init__(settings, context)")
+        return ready
 
 
-BENCHMARKS: dict[str, Benchmark] = {}
+def _check(name: str, one: Benchmark) -> None:
+    if not (isinstance(one.task, type) and issubclass(one.task, Task)):
+        raise UserError(f"the benchmark {name} is no class derived from Task", hint=PROTOCOL)
+    if missing := sorted(one.task.__abstractmethods__):
+        raise UserError(f"the benchmark {name} has no {' and no '.join(missing)}", hint=PROTOCOL)
+
+
+BENCHMARKS: Registry[Benchmark] = Registry("benchmarks", check=_check)
 """What has been registered by now; `named` also finds what has not been imported yet."""
 
 T = TypeVar("T", bound=type[Task[Any]])
@@ -203,15 +215,11 @@ def benchmark(name: str, *, settings: type[Section] = Section, needs: str = "") 
         raise UserError(f"no benchmark can be called {name!r}: that is {why}", hint="rename it")
 
     def register(task: T) -> T:
-        if name in BENCHMARKS or (name in sections() and sections()[name] is not settings):
-            owner = BENCHMARKS[name].task.__module__ if name in BENCHMARKS else "mmpo"
-            raise UserError(
-                f"two benchmarks are called {name!r}: one of {owner}, one of {task.__module__}",
-                hint="rename the second",
-            )
+        if name in own_benchmarks() and task.__module__ != (own := f"mmpo.eval.{name}.task"):
+            import_module(own)  # it comes first, so that nobody takes its name
+        BENCHMARKS.add(name, Benchmark(name, task, settings, needs), module=task.__module__)
         if name not in own_benchmarks():
-            ADDED[name] = settings
-        BENCHMARKS[name] = Benchmark(name, task, settings, needs)
+            ADDED.add(name, settings, module=task.__module__)
         return task
 
     return register

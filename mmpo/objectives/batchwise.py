@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmpo.models.scoring.pairs import PairLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.term import Term, log_sums, of_step, register
+from mmpo.types import PairLogps
 
 
 @register("aot", whole_step=lambda values: log_sums)

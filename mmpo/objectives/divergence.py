@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.pairs import PairLogps
 from mmpo.objectives.pairwise import dense_reward, log_ratios, per_pair, span_reward
 from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.term import Term, register
 from mmpo.objectives.visual import CHOSEN, log_ratio
+from mmpo.types import PairLogps
 
 
 @register("tdpo1", needs_kl=True)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import NonNegative, Positive, Share
 from mmpo.objectives.reference_free import average_logps
 from mmpo.objectives.term import Term, log_ratio_reward, register
+from mmpo.types import PairLogps, ResponseLogps
 
 
 def average_log_ratio(response: ResponseLogps, beta: float = 1.0) -> Tensor:

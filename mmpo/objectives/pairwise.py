@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.score import PairLogps, ResponseLogps
 from mmpo.objectives.parameters import FlipRate, NonNegative, Positive
 from mmpo.objectives.term import Term, log_ratio_reward, register
+from mmpo.types import PairLogps, ResponseLogps
 
 
 class LogRatios(NamedTuple):

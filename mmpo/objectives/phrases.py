@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import NonNegative
 from mmpo.objectives.term import Term, register
+from mmpo.types import PairLogps, ResponseLogps
 
 
 def phrase_numbers(response: ResponseLogps) -> Tensor:

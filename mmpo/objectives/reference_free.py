@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.score import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.term import Term, average_reward, register
+from mmpo.types import PairLogps, ResponseLogps
 
 
 def average_logps(response: ResponseLogps) -> Tensor:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from mmpo.models.scoring.pairs import PairLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import NonNegative, OpenShare, Positive, Smoothing
 from mmpo.objectives.term import Term, register
+from mmpo.types import PairLogps
 
 MAX_EXPONENT = 80.0
 

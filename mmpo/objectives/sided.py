@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmpo.models.scoring.pairs import PairLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import NonNegative, Positive, PositiveShare
 from mmpo.objectives.term import Statistics, Term, log_sums, register
+from mmpo.types import PairLogps
 
 
 def _running(values: Mapping[str, Any]) -> Statistics | None:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmpo.models.scoring.score import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair, span_reward
 from mmpo.objectives.parameters import Positive, Share
 from mmpo.objectives.term import Term, register
+from mmpo.types import PairLogps, ResponseLogps
 
 Normalise = Literal["none", "weighted_count"]
 EndWeight = Literal["irrelevant", "relevant"]

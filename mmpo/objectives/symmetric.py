@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from torch.nn.functional import softplus
 
-from mmpo.models.scoring.pairs import PairLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.term import Term, register
 from mmpo.objectives.visual import log_ratio
+from mmpo.types import PairLogps
 
 TWIN, TWIN_HERE, CHOSEN_THERE = "twin", "twin_here", "chosen_there"
 """Views: the twin's chosen answer about the twin's image, the same about the pair's image, and the pair's chosen answer

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.pairs import Hidden, PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import Count, NonNegative, Positive, PositiveShare
 from mmpo.objectives.term import Term, register
 from mmpo.objectives.visual import log_ratio
+from mmpo.types import Hidden, PairLogps, ResponseLogps
 
 Reduction = Literal["sum", "bins", "each"]
 Span = Literal["response", "sequence"]

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.pairs import Hidden, PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.tars import own_states
 from mmpo.objectives.term import Term, register
+from mmpo.types import Hidden, PairLogps, ResponseLogps
 
 CHOSEN, REJECTED = "chosen_disturbed", "rejected_disturbed"
 CHOSEN_NOISY = "chosen_disturbed_corrupted"

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.pairs import Hidden, StepStatistics
-from mmpo.models.scoring.score import PairLogps, ResponseLogps
 from mmpo.objectives.parameters import mistakes, parameters_of
+from mmpo.registry import Registry
+from mmpo.types import Hidden, PairLogps, ResponseLogps, StepStatistics
 
 
 class Term(NamedTuple):
@@ -99,7 +99,7 @@ class Registered:
         return {name: field.default for name, field in fields.items() if name != "weight"}
 
 
-OBJECTIVES: dict[str, Registered] = {}
+OBJECTIVES: Registry[Registered] = Registry("objectives")
 
 
 def register(
@@ -120,7 +120,7 @@ def register(
     """Make a loss available by name. Its keyword-only parameters are what a recipe can set."""
 
     def add(function: Callable[..., Term]) -> Callable[..., Term]:
-        OBJECTIVES[name] = Registered(
+        entry = Registered(
             name,
             function,
             rewards,
@@ -135,6 +135,7 @@ def register(
             needs_past_reward,
             whole_step,
         )
+        OBJECTIVES.add(name, entry, module=function.__module__)
         return function
 
     return add
@@ -314,7 +315,10 @@ def _try(objective: Objective) -> None:
     states = torch.ones(1, 1, 1)
     side = ResponseLogps(zeros - 1.0, zeros - 1.0, mask, zeros + 1.0, None, states, states, kl=zeros)
     _ = objective.hidden
-    objective.terms(PairLogps(side, side, dict.fromkeys(objective.views, side), auxiliary=side))
+    terms = objective.terms(PairLogps(side, side, dict.fromkeys(objective.views, side), auxiliary=side))
+    for name, (_, term) in terms.items():
+        if not isinstance(term, Term):
+            raise UserError(f"the objective {name} returns no Term (values and weights) but a {type(term).__name__}")
 
 
 def _nearest(word: str, known: Any) -> str:

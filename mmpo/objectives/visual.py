@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import Count, NonNegative, Positive, Share
 from mmpo.objectives.term import Term, register
+from mmpo.types import PairLogps, ResponseLogps
 
 CHOSEN, REJECTED = "chosen_corrupted", "rejected_corrupted"
 """Views: the chosen and the rejected answer to the same question about the corrupted image."""

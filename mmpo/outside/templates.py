@@ -20,6 +20,8 @@ from jinja2 import nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
+from mmpo.outside.failures import first_line
+
 SECONDS = 10.0
 LONGEST = 10_000_000
 """Characters of one text, items of one list."""
@@ -67,10 +69,14 @@ _budget: ContextVar[_Budget | None] = ContextVar("template budget", default=None
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Inside the block what a `BoundedEnvironment` compiles and renders is counted. Raises `TemplateTooMuch`."""
+    """Inside the block what a `BoundedEnvironment` compiles and renders is counted. Raises `TemplateTooMuch`, also
+    where Python itself stops: a template calls itself without end, or the memory is full.
+    """
     token = _budget.set(_Budget())
     try:
         yield
+    except (RecursionError, MemoryError) as error:
+        raise TemplateTooMuch(f"{type(error).__name__}: {first_line(error)}") from None
     finally:
         _budget.reset(token)
 

@@ -97,7 +97,7 @@ def _check_pictures(found: Findings, source: Path, seen: Look) -> None:
 def examine_export(run: Path, out: Path, *, merge: bool) -> list[str]:
     """What `mmpo export` will meet: a finished training, its adapter, with `merge` the model and whether the two fit,
     the new folder and room for it. Raises one `UserError` that lists every mistake."""
-    from mmpo.trainers.export import check_unused, finished
+    from mmpo.trainers.export import check_unused, finished, import_plugins
 
     found = Findings()
     with found.noting(()):
@@ -108,6 +108,8 @@ def examine_export(run: Path, out: Path, *, merge: bool) -> list[str]:
         check_adapter(training.adapter)
         written = _bytes(header(training.adapter / "adapter_model.safetensors"))
         settings = training.settings
+        if merge:
+            import_plugins(training)
         if merge and (folder := find_model(settings.model)) is not None:
             check_vision_model(folder, settings.model, trust_remote_code=settings.trust_remote_code)
             check_fit(training.adapter, folder, settings.model)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmpo import plugins
 from mmpo.errors import Quarantined, UserError
 from mmpo.recipes import Recipe
 from mmpo.recipes.problems import Problem
@@ -38,6 +39,9 @@ class Findings:
         except Quarantined as error:
             self.error(path, str(error))
         except Exception as error:  # a file so wrong that its reader has no words for it
+            if told := plugins.crash(error):
+                self.error(path, told.message, told.hint)
+                return
             first = (str(error).splitlines() or [""])[0][:200]
             self.error(path, f"cannot be read ({type(error).__name__}: {first})", "is it the right file, and whole?")
 

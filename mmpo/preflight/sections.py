@@ -31,7 +31,7 @@ def check_build(context: Context) -> None:
 
     settings = context.settings("build")
     check_things(context, "build")
-    if getattr(settings, "model", None) is not None:
+    if getattr(settings, "model", None) is not None and hasattr(settings, "dtype"):
         check_dtype(context, ("build", "dtype"), settings.dtype)
     drawn = [value for value in settings.model_dump(mode="python").values() if _path_to_come(context, value)]
     if drawn or context.has_error(("build",)):
@@ -52,7 +52,7 @@ def _path_to_come(context: Context, value: Any) -> bool:
 
 
 def _source_key(settings: Any) -> str:
-    return next(key for key in ("annotations", "data", "videos", "reports") if hasattr(settings, key))
+    return next((key for key in ("annotations", "data", "videos", "reports") if hasattr(settings, key)), "builder")
 
 
 def _check_pictures(
@@ -273,8 +273,10 @@ def summary(context_sections: Iterable[str], recipe: Any) -> list[str]:
         settings = getattr(recipe, name)
         if name == "build":
             source = getattr(settings, _source_key(settings))
-            limit = f", the first {settings.limit}" if settings.limit else ""
-            lines.append(f"build  {settings.builder} from {source}{limit}; model {settings.model}")
+            given = f" from {source}" if source != settings.builder else ""
+            limit = f", the first {settings.limit}" if getattr(settings, "limit", None) else ""
+            model = f"; model {settings.model}" if getattr(settings, "model", None) else ""
+            lines.append(f"build  {settings.builder}{given}{limit}{model}")
         elif name == "train":
             terms = ", ".join(
                 f"{term} {json.dumps(given)}" if given else term for term, given in settings.objective.items()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.errors import UserError
-from mmpo.recipes.schema import Recipe, keys_of, validate
+from mmpo.recipes.schema import Recipe, import_plugins, keys_of, validate
 from mmpo.recipes.source import Source, dump, get, nearest, override, parse, resolve
 
 FOLDER = Path(__file__).parent
@@ -90,7 +90,8 @@ def complete(source: Source, *, run: Path, inputs: Mapping[str, Callable[[], str
 
 
 def prepare(source: Source, *, run: Path, inputs: Mapping[str, Callable[[], str]] | None = None) -> None:
-    """Fill in what follows from the sections before, and resolve `${...}`, in place."""
+    """Import its plug-ins, fill in what follows from the sections before, and resolve `${...}`, in place."""
+    import_plugins(source)
     _fill_in(source)
     given: dict[str, Callable[[], str]] = {"run": lambda: str(run), **(inputs or {})}
     for name, place in OUTPUTS.items():

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from copy import deepcopy
 from difflib import get_close_matches
+from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from mmpo import plugins
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
-from mmpo.data_builders.builders import BUILDERS, any_settings, settings_class
+from mmpo.data_builders.builders import BUILDERS, AnyBuildSettings, any_settings, settings_class
 from mmpo.data_builders.hallucination.settings import BuildSettings
-from mmpo.eval.settings import EvalSettings
+from mmpo.errors import UserError
+from mmpo.eval.settings import EvalSettings, eval_settings
 from mmpo.recipes.other_names import ours
 from mmpo.recipes.problems import Problem, refusal
 from mmpo.recipes.source import Path, Source, get, nearest
@@ -30,7 +33,10 @@ class Recipe(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of every section that has none of its own.")
     model: str | None = Field(None, description="Model folder or hub name of every section that has none of its own.")
     video_input: VideoInput | None = Field(None, description=VIDEO_INPUT)
-    build: any_settings() | None = None  # type: ignore[valid-type]
+    plugins: list[str] = Field(
+        [], description="Modules that are imported first; they register objectives, benchmarks, builders or families."
+    )
+    build: AnyBuildSettings | None = None
     train: TrainSettings | None = None
     eval: EvalSettings | None = None
 
@@ -42,9 +48,41 @@ class Recipe(BaseModel):
 SECTIONS: dict[str, type[BaseModel]] = {"build": BuildSettings, "train": TrainSettings, "eval": EvalSettings}
 
 
+def recipe_class() -> type[Recipe]:
+    """The recipe with every builder and benchmark that is registered by now."""
+    build, evaluation = any_settings(), eval_settings()
+    if build is AnyBuildSettings and evaluation is EvalSettings:
+        return Recipe
+    return _recipe_class(build, evaluation)
+
+
+@cache
+def _recipe_class(build: Any, evaluation: Any) -> type[Recipe]:
+    return create_model("Recipe", __base__=Recipe, build=(build | None, None), eval=(evaluation | None, None))
+
+
 def keys_of(section: str, data: Any) -> set[str]:
     """The keys that a section may have; a build's depend on its builder."""
-    return set((settings_class(data) if section == "build" else SECTIONS[section]).model_fields)
+    found = {"build": lambda: settings_class(data), "eval": eval_settings}.get(section, lambda: SECTIONS[section])()
+    return set(found.model_fields)
+
+
+def import_plugins(source: Source) -> None:
+    """Import the modules that the recipe lists under `plugins:`. Raises one `UserError` for all that can't be, each
+    with its line."""
+    listed = source.data.get("plugins")
+    problems: list[Problem] = []
+    if listed is not None and not isinstance(listed, list):
+        hint = f"plugins: [{listed}]" if isinstance(listed, str) else "for example plugins: [my_package.my_module]"
+        problems.append(Problem(("plugins",), f"must be a list of modules (it is {listed!r})", hint))
+    else:
+        for number, module in enumerate(listed or ()):
+            try:
+                plugins.load(module)
+            except UserError as error:
+                problems.append(Problem(("plugins", str(number)), error.message, error.hint))
+    if problems:
+        raise refusal(source, problems)
 
 
 def validate(source: Source) -> Recipe:
@@ -62,7 +100,7 @@ def tolerant(source: Source) -> tuple[Recipe | None, list[Problem]]:
     problems: list[Problem] = []
     for _ in range(_ROUNDS):
         try:
-            return Recipe.model_validate(data), problems
+            return recipe_class().model_validate(data), problems
         except ValidationError as error:
             # What leaving them out leads to is no mistake of its own.
             known = {problem.path[:length] for problem in problems for length in range(len(problem.path) + 1)}
@@ -127,7 +165,7 @@ def _meant(path: Path, models: list[Any]) -> str:
 def _locate(data: Any, loc: tuple[int | str, ...]) -> tuple[Path, list[Any]]:
     """The path in the data that pydantic's `loc` means (it names union members too), and the models one level above."""
     path: list[str] = []
-    models: list[Any] = [Recipe]
+    models: list[Any] = [recipe_class()]
     for number, part in enumerate(loc):
         try:
             get(data, (*path, str(part)))

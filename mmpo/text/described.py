@@ -102,7 +102,7 @@ _PICTURE = r"(?:image|picture|photo|photograph|scene|frame|view)"
 _WHOLE = rf"(?:{_PICTURE}|(?:living\s+)?room|kitchen|bathroom|bedroom|restroom)"
 """What a picture shows from side to side: the left of a kitchen is the left of its picture."""
 _EXACT = {word: number for number, word in enumerate(NUMBERS, start=1)} | {str(n): n for n in range(1, 100)}
-_VAGUE = {
+VAGUE = {
     "several": 3, "many": 3, "numerous": 3, "multiple": 2, "various": 2, "few": 2, "group": 2, "bunch": 3, "herd": 3,
     "flock": 3, "crowd": 3, "row": 2, "lot": 3, "lots": 3, "number": 2, "cluster": 2, "stack": 2, "pile": 2,
     "couple": 2,
@@ -116,7 +116,7 @@ _ROUGHLY = re.compile(
 _PERHAPS = re.compile(r"\b(?:possibly|perhaps|probably|likely|maybe|or)\s+$", re.I)
 _AT_LEAST = re.compile(r"\bat\s+least\s+$", re.I)
 _MEASURE = re.compile(
-    rf"\b(?:(?P<the>the|these|those)|an?)?\s*(?:\w+\s+)?(?P<word>{'|'.join(('pair', *_VAGUE))})s?\s+of\s+"
+    rf"\b(?:(?P<the>the|these|those)|an?)?\s*(?:\w+\s+)?(?P<word>{'|'.join(('pair', *VAGUE))})s?\s+of\s+"
     r"(?:(?:the|these|those|different|other)\s+)?$|\b(?P<few>a\s+few)\s+$",
     re.I,
 )
@@ -266,8 +266,8 @@ def _before(text: str, mention: Mention, left: int, many: bool | None) -> tuple[
                 at = start
                 continue
             return _number(text, word, start, end, left, many), None if mixed else color, bare
-        if word in _VAGUE:
-            return Counted(start, end, _VAGUE[word], False, True), None if mixed else color, bare
+        if word in VAGUE:
+            return Counted(start, end, VAGUE[word], False, True), None if mixed else color, bare
         if word in _EXACT:
             return _number(text, word, start, end, left, many), None if mixed else color, bare
         if word in COLORS:
@@ -285,8 +285,8 @@ def _number(text: str, word: str, start: int, end: int, left: int, many: bool | 
         return None if many or _PERHAPS.search(text, left, start) else Counted(start, end, 1, True, True, article=True)
     if word == "another":
         return None if many else Counted(start, end, 1, True, True, article=True, more=True)
-    if word in _VAGUE:
-        return Counted(start, end, _VAGUE[word], False, True)
+    if word in VAGUE:
+        return Counted(start, end, VAGUE[word], False, True)
     if word == "both":
         return Counted(start, end, 2, True, False)
     number = _EXACT.get(word)
@@ -308,7 +308,7 @@ def _measured(text: str, measure: re.Match[str], mention: Mention, end: int) -> 
         return Counted(start, until, 1, True, measure["the"] is None, article=True)
     if word == "pair":
         return Counted(start, until, 2, True, measure["the"] is None)
-    return Counted(start, until, _VAGUE[word], False, measure["the"] is None)
+    return Counted(start, until, VAGUE[word], False, measure["the"] is None)
 
 
 def _behind(text: str, at: int, end: int, many: bool) -> tuple[tuple[Placed, ...], tuple[int, int] | None, bool]:

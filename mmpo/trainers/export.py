@@ -16,8 +16,9 @@ import yaml
 from PIL import Image
 
 import mmpo
+from mmpo import plugins
 from mmpo.errors import UserError
-from mmpo.files.atomic import read_json, replacing_folder, write_text
+from mmpo.files.atomic import read_json, read_sealed, replacing_folder, write_text
 from mmpo.locks import announce, locked
 from mmpo.models.families.loading import VLM, load_vlm
 from mmpo.models.families.prompts import encode_response
@@ -82,6 +83,13 @@ def finished(run: Path) -> Finished:
     return Finished(train, settings, TrainResult.model_validate(read_json(train / "train_result.json")))
 
 
+def import_plugins(training: Finished) -> None:
+    """Import the plug-ins that took part in a training: the record of the model's family may be one's."""
+    step = training.folder / "step.json"
+    for module in read_sealed(step)["settings"].get("plugins", {}) if step.is_file() else ():
+        plugins.load(module)
+
+
 def check_unused(out: Path) -> None:
     """Raises `UserError` unless `out` is a new or empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -92,6 +100,7 @@ def _export(training: Finished, out: Path, merge: bool) -> Exported:
     train, settings, result, adapter = training.folder, training.settings, training.result, training.adapter
     with replacing_folder(out) as partial:
         if merge:
+            import_plugins(training)
             difference, effect = _merge(settings, adapter, partial)
             exported = Exported(out, True, difference, effect)
         else:

@@ -30,7 +30,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from mmpo.errors import UserError
 from mmpo.models.scoring.pairs import blank_logps
-from mmpo.models.scoring.score import PairBatch, PairLogps, PairScorer
+from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.objectives import Objective
 from mmpo.objectives.term import OBJECTIVES
 from mmpo.progress import track
@@ -43,6 +43,7 @@ from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
 from mmpo.trainers.ranks import Pulse
 from mmpo.trainers.schedule import Schedule, Shape, cut, numbered
 from mmpo.trainers.step import gather_step
+from mmpo.types import PairLogps
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 

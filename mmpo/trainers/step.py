@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mmpo.models.scoring.pairs import StepStatistics
+from mmpo.types import StepStatistics
 
 
 def gather_step(own: Sequence[Mapping[str, Tensor]], accelerator: Accelerator) -> list[StepStatistics]:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mmpo.cli.score_table import number, tables, verdict
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer, scorers
+from mmpo.registry import Registry
 from tests.chat.server import ChatServer
 from tests.cli.conftest import Invoke
 
@@ -101,7 +102,7 @@ def test_mistakes_are_one_line(mmpo: Invoke, words: tuple[str, ...], message: st
 def test_a_judge_is_opened_asked_and_remembered(mmpo: Invoke, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mmpo.chat import ChatReply, ChatRequest
 
-    monkeypatch.setattr("mmpo.eval.scoring.SCORERS", dict(scorers()))
+    monkeypatch.setattr("mmpo.eval.scoring.SCORERS", Registry("scorers", scorers()))
 
     @scorer("judged", needs=("judge",))
     def run(request: ScoreRequest) -> Scored:

@@ -78,10 +78,10 @@ class Numbers(Builder[NumberSettings, Number, NumberResult]):
 
 
 @pytest.fixture
-def registered(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(builders, "BUILDERS", dict(builders.BUILDERS))
-    builders.register("numbers", NumberSettings)(lambda settings, folder: run(settings, folder, Numbers))
+def registered() -> Iterator[None]:
+    builders.register("numbers", NumberSettings)(Numbers)
     yield
+    builders.BUILDERS.forget([__name__])
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -112,8 +112,8 @@ def test_counts_that_do_not_add_up_end_the_build(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("registered")
 def test_names_are_taken_once_and_stand_in_the_settings() -> None:
-    with pytest.raises(UserError, match="two builders are called 'numbers'"):
-        builders.register("numbers", NumberSettings)
+    with pytest.raises(UserError, match=f"two builders are called 'numbers': one of {__name__}, one of {__name__}"):
+        builders.register("numbers", NumberSettings)(Numbers)
     with pytest.raises(UserError, match="has no `builder: Literal"):
         builders.register("others", NumberSettings)
 

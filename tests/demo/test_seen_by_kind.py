@@ -95,7 +95,7 @@ def test_exact_answers_and_descriptions_are_all_right_and_one_change_is_one_erro
 def test_the_table_has_a_row_for_every_kind_and_a_column_for_each_state() -> None:
     base = SeenByKind({"place": {"on the left": Share(1, 4)}}, {"object": Share(3, 4)}, Share(0, 4))
     lines = table({"base": base, "tuned": replace(base, described={})}).splitlines()
-    assert lines[0] == "| | base | tuned |"
+    assert lines[0] == "| % [95 %] | base | tuned |"
     assert "| *Where is the …?* right | 25.0 [4.6, 69.9] of 4 | 25.0 [4.6, 69.9] of 4 |" in lines
     assert "| objects right in descriptions | 75.0 [30.1, 95.4] of 4 | – |" in lines
     assert "| mean of these three | – | – |" in lines

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlavaProcessor
+from transformers import LlavaProcessor, PreTrainedTokenizerFast
 
 from mmpo.data.layouts import Composer
 from mmpo.data.layouts.compose import picture_in_picture
@@ -23,7 +23,7 @@ from mmpo.demo.language import noun_phrase
 from mmpo.demo.scene import Scene, sample_scene
 from mmpo.demo.see import patch_labels, pixels
 from mmpo.demo.several import Plan, Slips, batch, montage, pad_pictures, several_row, train
-from mmpo.demo.speak import Row, make_batch
+from mmpo.demo.speak import Batch, Row, make_batch
 from mmpo.demo.things import HOME, THINGS
 from mmpo.models.families.interleaved import interleaved
 from mmpo.models.families.loading import load_vlm
@@ -158,9 +158,24 @@ def test_every_third_batch_holds_sequences(padded: Path) -> None:
     assert batch(tokenizer, plan, 1).labels.things.shape == (12, (SIZE // PATCH) ** 2)
 
 
-def test_training_repeats_and_leaves_a_model_that_pads(tmp_path: Path) -> None:
-    plan = Plan(steps=2, batch=5, warmup=1)
-    one, two = (train(tmp_path / name, plan) for name in ("one", "two"))
+def test_a_stopped_training_goes_on_to_the_same_model_which_pads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = Plan(steps=3, batch=5, warmup=1, save_every=1)
+    one = train(tmp_path / "one", plan)
+
+    def stop(tokenizer: PreTrainedTokenizerFast, plan: Plan, step: int) -> Batch:
+        if step == 2:
+            raise KeyboardInterrupt
+        return batch(tokenizer, plan, step)
+
+    with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
+        stopped.setattr("mmpo.demo.several.batch", stop)
+        train(tmp_path / "two", plan)
+    done = []
+    monkeypatch.setattr("mmpo.demo.several.batch", lambda *given: done.append(given[2]) or batch(*given))
+    two = train(tmp_path / "two", plan)
+    assert done == [2], "what was kept is not done again"
     first, second, shipped = (load_file(path / "model.safetensors") for path in (one, two, model_path()))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], shipped[name]) for name in first)

@@ -11,6 +11,7 @@ import pytest
 from mmpo.errors import UserError
 from mmpo.eval.image_ids import keys_for, number_of
 from mmpo.eval.scoring import Scored, ScoreRequest, score, scorer
+from mmpo.registry import Registry
 
 
 def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -52,7 +53,7 @@ def test_others_that_read_nothing(tmp_path: Path) -> None:
 
 
 def test_whatever_is_registered_is_held_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mmpo.eval.scoring.SCORERS", {})
+    monkeypatch.setattr("mmpo.eval.scoring.SCORERS", Registry("scorers"))
     given = {"result": Scored({"x": 0.0}, [], read=3, scored=3, unparsed=3)}
 
     @scorer("own", parsers=("a", "b"))

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from mmpo.errors import UserError
+from mmpo.eval import task as registry
 from mmpo.eval.harness import evaluate
 from mmpo.eval.pope import metrics as pope
 from mmpo.eval.protocol import Ask, Part, Reply
 from mmpo.eval.section import Section
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.eval.statistics.tally import Metric, Tally
-from mmpo.eval.task import BENCHMARKS, Benchmark, Task
+from mmpo.eval.task import Benchmark, Task
 from tests.eval.evaluating import answers_in, settings
 
 OBJECTS = ("dog", "cat", "cup")
@@ -215,7 +216,7 @@ class Notes(Task[Section]):
 
 def ask_notes(monkeypatch: pytest.MonkeyPatch, world: Path, run: Path, asks: Sequence[Ask]) -> list[dict]:
     monkeypatch.setattr(Notes, "questions", asks)
-    monkeypatch.setitem(BENCHMARKS, "chair", Benchmark("chair", Notes, Section, "nothing"))
+    monkeypatch.setattr(registry, "BENCHMARKS", {"chair": Benchmark("chair", Notes, Section, "nothing")})
     evaluate(published(world, [], benchmarks=["chair"]), run)
     return answers_in(run)
 

@@ -8,12 +8,13 @@ import pytest
 
 from mmpo.errors import UserError
 from mmpo.eval.scoring import SCORERS, Scored, ScoreRequest, checked, score, scorer, scorers
+from mmpo.registry import Registry
 
 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> None:
     """A scorer `judged` that needs everything."""
-    monkeypatch.setattr("mmpo.eval.scoring.SCORERS", dict(scorers()))
+    monkeypatch.setattr("mmpo.eval.scoring.SCORERS", Registry("scorers", scorers()))
 
     @scorer("judged", parsers=("strict", "loose"), needs=("questions", "judge"), options={"runs": "how often"})
     def run(request: ScoreRequest) -> Scored:

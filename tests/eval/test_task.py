@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,12 @@ import pytest
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.errors import UserError
-from mmpo.eval import section
-from mmpo.eval import task as registry
 from mmpo.eval.chair.settings import ChairSettings
 from mmpo.eval.protocol import Ask, Part, Reply
-from mmpo.eval.section import Section, own_benchmarks, sections
+from mmpo.eval.section import ADDED, Section, own_benchmarks, sections
 from mmpo.eval.settings import EvalSettings, eval_settings
 from mmpo.eval.statistics.tally import Tally
-from mmpo.eval.task import Context, JudgedTask, Task, benchmark, benchmarks, named, table
+from mmpo.eval.task import BENCHMARKS, Context, JudgedTask, Task, benchmark, benchmarks, named, table
 
 
 class Length(Task[Section]):
@@ -33,11 +31,11 @@ class Length(Task[Section]):
 
 
 @pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def alone() -> Iterator[None]:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(registry, "BENCHMARKS", dict(registry.BENCHMARKS))
-    monkeypatch.setattr(section, "ADDED", {})
-    monkeypatch.setattr(registry, "ADDED", section.ADDED)
+    yield
+    for registry in (BENCHMARKS, ADDED):
+        registry.forget([__name__])
 
 
 def test_every_folder_is_registered_with_the_settings_that_the_schema_has() -> None:
@@ -96,7 +94,7 @@ def test_settings_of_another_benchmark() -> None:
 
 SETTINGS = '''
 from pydantic import Field
-from mmpo.eval.section import Section
+from mmpo.eval.section import ADDED, Section
 
 class LengthSettings(Section):
     """Length of answers."""

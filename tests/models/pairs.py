@@ -11,7 +11,8 @@ from PIL import Image
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import ProcessedImages, join_images
 from mmpo.models.families.prompts import encode_prompt, encode_response, process_images
-from mmpo.models.scoring.score import PairBatch, PairLogps
+from mmpo.models.scoring.score import PairBatch
+from mmpo.types import PairLogps
 from tests.tiny import tiny_image, user
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives import OBJECTIVES, build_objective
+from mmpo.types import PairLogps, ResponseLogps
 
 LENGTHS = {"chosen": (4, 2, 6), "rejected": (3, 5, 6)}
 PROMPT = 3

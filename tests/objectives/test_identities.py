@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.score import PairLogps, ResponseLogps
 from mmpo.objectives import OBJECTIVES, build_objective
+from mmpo.types import PairLogps, ResponseLogps
 from tests.objectives.golden import PAIRS
 from tests.objectives.test_objectives import golden_pairs, side
 

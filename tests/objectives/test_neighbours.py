@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.objectives.tars_official import spectral_distance, triplet
 from mmpo.objectives.visual import CHOSEN, PREFERRED
+from mmpo.types import PairLogps, ResponseLogps
 
 LOG2 = math.log(2)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.score import PairLogps, ResponseLogps
 from mmpo.objectives import OBJECTIVES, build_objective
+from mmpo.types import PairLogps, ResponseLogps
 from tests.objectives.golden import CASES, PAIRS
 from tests.objectives.more_golden import MORE_CASES
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.score import PairLogps, ResponseLogps
 from mmpo.objectives.pairwise import dense_dpo, dpo
 from mmpo.objectives.subset import subset_dpo
 from mmpo.objectives.term import build_objective
+from mmpo.types import PairLogps, ResponseLogps
 
 
 def pairs(weighted: bool = True) -> PairLogps:

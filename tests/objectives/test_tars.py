@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives import build_objective
 from mmpo.objectives.tars import CHOSEN, REJECTED, log_spectral_ratio, spectrum
+from mmpo.types import PairLogps, ResponseLogps
 
 Z = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0], [2.0, 0.0]])
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.pairs import PairLogps, ResponseLogps
 from mmpo.objectives import build_objective
 from mmpo.objectives.visual import CHOSEN, REJECTED
+from mmpo.types import PairLogps, ResponseLogps
 
 NAMES = ("image_preference", "mdpo", "rdpo", "vdpo")
 

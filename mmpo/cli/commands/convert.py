@@ -48,6 +48,10 @@ def convert(
         bool,
         typer.Option("--allow-links", help="Follow links out of the folder of images, as hub caches and DVC have."),
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE", help="A module to import first, which registers a format. Repeatable."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier conversion in OUT.")] = False,
     json_: Annotated[bool, typer.Option("--json", help="Print the account as JSON.")] = False,
 ) -> None:
@@ -65,10 +69,12 @@ def convert(
       mmpo convert hadpo/llava-v1.5 pairs --images vg --set pairs_per_image=9
       mmpo convert runs/mine/build/pairs lf --to llamafactory
       mmpo convert rows.jsonl pairs --images hub/snapshot --allow-links
+      mmpo convert rows.jsonl pairs --plugin my_package.my_format
     """
     import json
     from dataclasses import asdict
 
+    from mmpo import plugins
     from mmpo.cli import console
     from mmpo.data.convert import convert as run
     from mmpo.errors import UserError
@@ -76,6 +82,8 @@ def convert(
     from mmpo.preflight.commands import examine_convert
     from mmpo.progress import reporting
 
+    for module in plugin or ():
+        plugins.load(module)
     options = {}
     for text in set_ or ():
         key, equals, value = text.partition("=")

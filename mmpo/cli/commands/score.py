@@ -40,6 +40,10 @@ def score(
     judge_cache: Annotated[
         Path, typer.Option(metavar="FILE", help="Where the judge's replies are kept, so that none is paid for twice.")
     ] = Path("judge-replies.jsonl"),
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODULE", help="A module to import first, which registers a scorer. Repeatable."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Score answers made elsewhere, from a benchmark's published files. No model is loaded.
@@ -54,12 +58,15 @@ def score(
       mmpo eval score mme --answers Your_Results/ --json
       mmpo eval score mmhal --answers answers.json --judge judge.yaml
     """
+    from mmpo import plugins
     from mmpo.cli import console
     from mmpo.cli.score_table import show
     from mmpo.errors import UserError
     from mmpo.eval.scoring import ScoreRequest, scorers
     from mmpo.preflight.commands import examine_score
 
+    for module in plugin or ():
+        plugins.load(module)
     if benchmark == "help":
         _list_benchmarks()
         return

@@ -35,15 +35,21 @@ from mmpo.files.paths import links_allowed
 from mmpo.locks import announce, locked
 from mmpo.outside.failures import FAILURES
 from mmpo.progress import track
+from mmpo.registry import Registry
 
-# In the order in which they are tried on a source whose format is not named.
-FORMATS = {
-    format.name: format
-    for format in (
-        MMPO, LLAMAFACTORY, LLAVA, POVID, MS_SWIFT, VLFEEDBACK, BPO, OPA_DPO, HADPO, SEVA, RLHF_V, RLAIF_V, MDPO,
-        MIA_DPO, SENTINEL, LLAVA_HOUND, TRL,
-    )
-}  # fmt: skip
+_OWN = (
+    MMPO, LLAMAFACTORY, LLAVA, POVID, MS_SWIFT, VLFEEDBACK, BPO, OPA_DPO, HADPO, SEVA, RLHF_V, RLAIF_V, MDPO,
+    MIA_DPO, SENTINEL, LLAVA_HOUND, TRL,
+)  # fmt: skip
+
+
+def _check_new(name: str, format: Format) -> None:
+    if not isinstance(format, Format) or format.name != name:
+        raise UserError(f"{name}: no format of this name", hint="FORMATS.add(format.name, format)")
+
+
+FORMATS: Registry[Format] = Registry("formats", {format.name: format for format in _OWN}, check=_check_new)
+"""In the order in which they are tried on a source whose format is not named; those of plug-ins come last."""
 ACCOUNT = "convert.json"
 # What readers say first of a row that has no rejected answer either, which is the better word.
 OTHERWISE = ("missing_key", "not_json", "bad_type", "no_image", "image_count")

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from mmpo.data.evidence import decide
 from mmpo.data_builders.hallucination.detect import Detector, Truth, claimed, split_sentences
-from mmpo.text.described import base_word, is_many
+from mmpo.text.described import VAGUE, base_word, is_many
 from mmpo.text.function_words import NUMBERS
 from mmpo.text.scene_claims import KINDS, Claim
 from mmpo.text.vocabulary import Mention, ObjectVocabulary
@@ -49,10 +49,7 @@ _SHOWS = _words(
     "has have include includes"
 )
 """The picture and what it does; behind an object these words would say something about that."""
-_LEAST = {"several": 3, "many": 3, "numerous": 3, "various": 2, "multiple": 2, "few": 2} | {
-    "group": 2, "bunch": 3, "herd": 3, "flock": 3, "crowd": 3, "row": 2, "set": 2, "lot": 3, "lots": 3, "number": 2,
-    "cluster": 2, "stack": 2, "pile": 2, "pair": 2, "couple": 2, "both": 2,
-}  # fmt: skip
+_LEAST = {**VAGUE, "set": 2, "pair": 2, "both": 2}
 """Words of number that stand before an object, with how many there must be at least."""
 _COUNTED = re.compile(rf"(?:\b(?:an?|the)\s+)?\b({'|'.join(_LEAST)})\s+(?:of\s+)?(?:the\s+|different\s+)?$", re.I)
 

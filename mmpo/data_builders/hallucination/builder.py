@@ -17,9 +17,8 @@ from operator import eq
 from typing import Any
 
 from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.data.evidence import decide
 from mmpo.data.pair import placeholder_in
-from mmpo.data_builders.hallucination.detect import Detector, Truth
+from mmpo.data_builders.hallucination.detect import Decided, Detector, Truth
 from mmpo.data_builders.hallucination.drafts import (
     Draft,
     Drafter,
@@ -38,7 +37,7 @@ from mmpo.data_builders.hallucination.segments import weighted_spans
 from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.errors import Quarantined
 from mmpo.files.images import load_image, read_image
-from mmpo.text.scene_claims import KINDS, Claim
+from mmpo.text.scene_claims import KINDS
 from mmpo.text.vocabulary import ObjectVocabulary
 
 
@@ -53,9 +52,8 @@ class HallucinationCounts:
     value_questions: Counter[str] = field(default_factory=Counter)
     totals: Counter[str] = field(default_factory=Counter)
 
-    def count_claims(self, claims: Iterable[Claim], truth: Truth) -> None:
-        for claim in claims:
-            right = decide(claim, truth)
+    def count_claims(self, decided: Iterable[Decided]) -> None:
+        for claim, right in decided:
             self.claims["in"] += 1
             self.claims[f"{claim.kind}: {'undecided' if right is None else 'right' if right else 'wrong'}"] += 1
 
@@ -173,9 +171,8 @@ class HallucinationBuilder:
         owners = {source.image.id: source for source in sources}
         fresh = [draft for draft in drafts if not draft.why_not]
         self.drafter.check(fresh)
-        if self.drafter.judge is None:
-            for draft in fresh:
-                tally.count_claims(self.drafter.detector.claims(draft.text), draft.truth)
+        for draft in fresh:
+            tally.count_claims(draft.decided)
         said = sorted({text for source in sources for text, _ in source.descriptions})
         namings = usual_namings(part.tree for text in said for part in self.drafter.writer.read(text))
         wrong = [draft for draft in fresh if not draft.why_not]

@@ -41,6 +41,10 @@ class Finding:
         return replace(self, start=self.start + by, end=self.end + by)
 
 
+Decided = tuple[Claim, bool | None]
+"""A claim, and whether it is right; None where the annotation can't tell."""
+
+
 @dataclass(frozen=True)
 class SentenceVerdict:
     """`unchecked`: the sentence makes no claim that the rules can check. Offsets of findings count in the text."""
@@ -95,8 +99,15 @@ class Detector:
 
     def check(self, text: str, truth: Truth) -> list[SentenceVerdict]:
         """One verdict a sentence, in order."""
-        decided = [(claim, right) for claim in self.claims(text) if (right := decide(claim, truth)) is not None]
-        findings = [finding_of(claim, truth, right) for claim, right in decided]
+        return self.verdicts(text, truth, self.decided(text, truth))
+
+    def decided(self, text: str, truth: Truth) -> list[Decided]:
+        """The claims of a text, compared with what is known."""
+        return [(claim, decide(claim, truth)) for claim in self.claims(text)]
+
+    def verdicts(self, text: str, truth: Truth, decided: Iterable[Decided]) -> list[SentenceVerdict]:
+        """One verdict a sentence, in order, from its decided claims."""
+        findings = [finding_of(claim, truth, right) for claim, right in decided if right is not None]
         return [self._sentence(piece, truth, findings) for piece in split_sentences(text)]
 
     def _sentence(self, piece: Split, truth: Truth, findings: Sequence[Finding]) -> SentenceVerdict:

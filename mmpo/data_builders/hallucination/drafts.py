@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.data_builders.hallucination.detect import Detector, SentenceVerdict, Truth, hallucinated, split_sentences
+from mmpo.data_builders.hallucination.detect import (
+    Decided,
+    Detector,
+    SentenceVerdict,
+    Truth,
+    hallucinated,
+    split_sentences,
+)
 from mmpo.data_builders.hallucination.grammar.phrases import Naming, missed_phrases
 from mmpo.data_builders.hallucination.grammar.tree import Phrase
 from mmpo.data_builders.hallucination.grammar.writer import Correction, Writer, listing
@@ -44,6 +51,7 @@ class Draft:
     truth: Truth
     text: str
     verdicts: list[SentenceVerdict] = field(default_factory=list)
+    decided: Sequence[Decided] = ()
     corrected: str = ""
     chosen: list[Side] = field(default_factory=list)
     rejected: list[Side] = field(default_factory=list)
@@ -75,7 +83,7 @@ class Drafter:
             if isinstance(judged, Quarantined):
                 draft.fail(judged)
                 continue
-            draft.verdicts, draft.corrected = judged.verdicts, judged.corrected
+            draft.verdicts, draft.corrected, draft.decided = judged.verdicts, judged.corrected, judged.decided
             if not knows(draft.verdicts):
                 draft.why_not = "no_known_object"
             elif not mistaken(draft.verdicts):
@@ -130,7 +138,8 @@ class Drafter:
     def _judged(self, items: Sequence[tuple[str, Truth]]) -> list[Judgement | Quarantined]:
         if self.judge is not None:
             return self.judge.judge(items)
-        return [Judgement(self.detector.check(text, truth), "") for text, truth in items]
+        read = [(text, truth, self.detector.decided(text, truth)) for text, truth in items]
+        return [Judgement(self.detector.verdicts(*one), "", one[2]) for one in read]
 
     def _seeds(self, draft: Draft, namings: dict[str, Naming]) -> None:
         """Both sides as rules word them, or as they are where a text model words them, or nobody shall."""

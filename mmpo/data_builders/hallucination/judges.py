@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mmpo.chat.protocol import ChatModel, ChatReply, ChatRequest
 from mmpo.chat.templates import render
 from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.data_builders.hallucination.detect import SentenceVerdict, Truth, Verdict, split_sentences
+from mmpo.data_builders.hallucination.detect import Decided, SentenceVerdict, Truth, Verdict, split_sentences
 from mmpo.errors import Quarantined
 
 MAX_REPLY = 1024
@@ -28,10 +28,12 @@ _FIELD = re.compile(r"^[^\w\n]*(question|answer|object)[^\w\n:]*:[^\w\n]*(.+?)[\
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a judge says of a description: a verdict for each sentence, and what it should have been."""
+    """What a judge says of a description: a verdict for each sentence, and what it should have been; of rules, also the
+    claims that they read."""
 
     verdicts: list[SentenceVerdict]
     corrected: str
+    decided: Sequence[Decided] = ()
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def count(reports: Sequence[str], chests: Sequence[Chest]) -> dict[str, Share]:
 
 
 def measure(model: Path, adapter: Path | None = None, films: int = 300, seed: int = 0) -> dict[str, dict[str, Share]]:
-    """Greedy reports on unseen films, counted; with an adapter also those after it."""
+    """Greedy reports on unseen films, counted: `base`, and with an adapter `tuned`."""
     chests = list(world_split("radiology_test", films, seed))
     pictures = [chest.draw() for chest in chests]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mmpo.data.records import read_records
 from mmpo.demo.architecture import IMAGE_TOKENS
-from mmpo.demo.by_kind import Share, table
+from mmpo.demo.by_kind import BASE, Share, table
 from mmpo.demo.model_card import metric_table
 from mmpo.demo.radiology.accuracy import count
 from mmpo.demo.radiology.chests import KINDS
@@ -52,7 +52,7 @@ intervals), against reports without references to earlier exams:
 {table}
 
 What its reports claim beside what was drawn, by kind of claim (`python -m mmpo.demo.radiology.accuracy MODEL`, with
-`--adapter DIR` before and after; 95 % intervals by Wilson). A side, zone or size counts where its finding is there:
+`--adapter DIR` base and tuned; 95 % intervals by Wilson). A side, zone or size counts where its finding is there:
 
 {accuracy}
 
@@ -91,7 +91,7 @@ def write_model_card(model: Path, work: Path, images: int = 300, history: str = 
         share=PRIOR_SHARE,
         images=images,
         table=metric_table(card),
-        accuracy=table({"model": found}, "right, % [95 %]"),
+        accuracy=table({BASE: found}, "right, % [95 %]"),
         history=history,
     )
     return write_text(model / "README.md", text)

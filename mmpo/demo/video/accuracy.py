@@ -142,7 +142,7 @@ def count(clips: Sequence[Clip], answers: Sequence[str]) -> dict[str, Share]:
 
 
 def measure(model: Path, adapter: Path | None = None, clips: int = 200, seed: int = 0) -> dict[str, dict[str, Share]]:
-    """Greedy answers about unseen clips, counted; with an adapter also those after it."""
+    """Greedy answers about unseen clips, counted: `base`, and with an adapter `tuned`."""
     drawn = list(world_split("video_test", clips, seed))
     asked = [([scene.draw() for scene in clip.scenes()], [turn.question for turn in asked_of(clip)]) for clip in drawn]
 

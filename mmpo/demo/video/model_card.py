@@ -49,7 +49,7 @@ unchanged.
 Metrics as in `docs/video.md`; answers judged by rules over the annotations.
 
 What it claims beside what was drawn, by kind of claim (`python -m mmpo.demo.video.accuracy MODEL`, with `--adapter DIR`
-before and after; 95 % intervals by Wilson):
+base and tuned; 95 % intervals by Wilson):
 
 {accuracy}
 """

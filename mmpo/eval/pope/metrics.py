@@ -8,7 +8,7 @@ made in `mmpo.eval.pope.build`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +42,9 @@ __all__ = [
     "mean_over_splits", "of_first_images", "outcome_counts", "packed_splits", "read_answers", "read_questions",
     "read_splits", "score", "spelled", "split_of", "write_answers", "write_questions",
 ]  # fmt: skip
+
+Settle = Callable[[Iterable[tuple[str, str]]], Mapping[tuple[str, str], Verdict]]
+"""Decides about (question, answer) where a parser can't, and leaves out what it can't decide either."""
 
 _TP, _FP, _TN, _FN, _CORRECT, _YES, _ALL = range(7)
 
@@ -119,6 +122,7 @@ def score(
     parser: str = "official",
     *,
     p_yes: Sequence[float | None] = (),
+    settle: Settle | None = None,
 ) -> PopeResult:
     """Score the answers to one split.
 
@@ -126,7 +130,8 @@ def score(
     that quotes its question is checked against it. The parsers' conventions for text that says neither: official,
     llava and opera read "yes"; vlmevalkit counts it as wrong for accuracy and as "no" for the rest; lmms-eval counts
     it as wrong and leaves it out of TP, FP, TN and FN. `yes_ratio` always counts the answers (lmms-eval's own counts
-    the labels). `p_yes`, where known, is each answer's probability of yes, in the order of the questions.
+    the labels). `p_yes`, where known, is each answer's probability of yes, in the order of the questions. `settle`
+    goes before the parser.
 
     Raises UserError where the numbers of questions and answers differ (the official script silently drops the
     surplus) or a quoted question is another.
@@ -134,7 +139,9 @@ def score(
     if not questions:
         raise UserError("there are no POPE questions to score")
     given, matched_by = match(questions, [PopeAnswer(a) if isinstance(a, str) else a for a in answers])
-    verdicts = tuple(parse(answer.text, parser) for answer in given)
+    answered = [(question.text, answer.text) for question, answer in zip(questions, given, strict=True)]
+    settled = settle(answered) if settle is not None else {}
+    verdicts = tuple(settled.get(one) or parse(one[1], parser) for one in answered)
     rows = np.zeros((len(questions), 7), dtype=np.int64)
     outcomes: dict[tuple[str, str], bool] = {}
     for row, question, verdict in zip(rows, questions, verdicts, strict=True):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from mmpo.chat.templates import template_version
 from mmpo.errors import UserError
+from mmpo.eval.pope import judge
 from mmpo.eval.pope.metrics import (
     SPLITS,
     PopeAnswer,
@@ -86,13 +89,21 @@ def of_asked(
     parsers=tuple(PARSERS),
     needs=("questions",),
     options={
-        "asked": "the question file (or folder) that was asked, where --questions holds only a part of it (RePOPE)"
+        "asked": "the question file (or folder) that was asked, where --questions holds only a part of it (RePOPE)",
+        "judge_template": "with --judge: its prompt, a packaged name or a .j2 file (yes_no_match)",
     },
 )
 def score_pope(request: ScoreRequest) -> Scored:
     """POPE from a question file (or a folder of split files) and its answers."""
     assert request.questions is not None
     parser = request.parser or "official"
+    settle, judged = None, ""
+    if request.judge is not None:
+        if parser != judge.PARSER:
+            raise UserError(f"--judge goes with --parser {judge.PARSER}, not {parser}")
+        template = request.options.get("judge_template", judge.TEMPLATE)
+        settle = partial(judge.settled, request.judge, template=template)
+        judged = f"answers that it can't read decided by {request.judge.identity} with {template_version(template)}; "
     splits = _splits(request.questions)
     given = answers_of_splits(request.answers, splits)
     asked = _splits(Path(request.options["asked"])) if "asked" in request.options else None
@@ -113,7 +124,7 @@ def score_pope(request: ScoreRequest) -> Scored:
         if how == "position" and any(a.question_id is not None and a.question is None for a in ordered):
             foreign.add(split)
     settings = PopeSettings.model_validate({"parser": parser})
-    parts = Pope.on([question for question, _ in pairs], settings).parts(pairs)
+    parts = Pope.on([question for question, _ in pairs], settings).parts(pairs, settle)
     own = {str(part.split): part for part in parts if not part.total}
     numbers: dict[str, Any] = {split: _numbers(part, splits[split], parser) for split, part in own.items()}
     bounds: dict[str, Any] = {split: intervals(part.tally) for split, part in own.items()}
@@ -125,7 +136,7 @@ def score_pope(request: ScoreRequest) -> Scored:
     read, scored = sum(map(len, given.values())), len(pairs)
     return Scored(
         metrics=numbers,
-        conventions=_conventions(parser, joined),
+        conventions=_conventions(parser, joined, judged),
         read=read,
         scored=scored,
         unparsed=sum(part.unparsed or 0 for part in own.values()),
@@ -157,9 +168,9 @@ _DEFAULTS = {
 }
 
 
-def _conventions(parser: str, joined: Iterable[str]) -> list[str]:
+def _conventions(parser: str, joined: Iterable[str], judged: str) -> list[str]:
     lines = [
-        f"parser {parser}: {_DEFAULTS[parser]}",
+        f"parser {parser}: {judged}{_DEFAULTS[parser]}",
         f"answers joined to questions by {' and '.join(sorted(joined))}; fractions; positive class yes",
         "yes_ratio counts the answers read as yes",
     ]

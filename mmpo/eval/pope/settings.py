@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mmpo.eval.section import Section, distinct
 from mmpo.eval.yes_no import ParserName
-from mmpo.settings import FILE, FOLDER
+from mmpo.settings import FILE, FOLDER, TEMPLATE
 
 SplitName = Literal["random", "popular", "adversarial"]
 
@@ -44,6 +44,14 @@ class PopeSettings(Section):
     parser: ParserName = Field(
         default="official", description="The rule that reads yes or no from an answer; it stands in the result."
     )
+    judge: bool = Field(
+        default=False,
+        description="Ask `eval.judge` about answers that the parser `vlmevalkit` can't read, as VLMEvalKit does where "
+        "it is given a judge.",
+    )
+    judge_template: Annotated[str, TEMPLATE] = Field(
+        default="yes_no_match", description="The judge's prompt: a packaged template's name or the path of a .j2 file."
+    )
     prompt_suffix: str = Field(
         default="",
         description="Text after each question, e.g. LLaVA's instruction to answer with a single word. "
@@ -60,5 +68,11 @@ class PopeSettings(Section):
         if value % 2:
             raise ValueError("must be even: each present object is paired with an absent one")
         return value
+
+    @model_validator(mode="after")
+    def _judged(self) -> PopeSettings:
+        if self.judge and self.parser != "vlmevalkit":
+            raise ValueError("`judge` goes with `parser: vlmevalkit`: the other rules read every answer, or ask nobody")
+        return self
 
     _unique = field_validator("splits")(distinct)

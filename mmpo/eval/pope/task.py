@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
+from mmpo.chat.judging import opened
+from mmpo.chat.templates import template_version
 from mmpo.errors import UserError
 from mmpo.eval.pope import build as pope_builder
+from mmpo.eval.pope import judge as pope_judge
 from mmpo.eval.pope import metrics as pope
 from mmpo.eval.pope.settings import PopeSettings
 from mmpo.eval.protocol import Ask, Material, NothingToAsk, Part, Reply, cut_off, needed
@@ -27,6 +31,8 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
 
     def __init__(self, settings: PopeSettings, context: Context) -> None:
         super().__init__(settings, context)
+        if settings.judge and context.judge is None:
+            raise UserError("eval.pope.judge is on, but eval.judge is not set", hint="set eval.judge (docs/judges.md)")
         self.root: str | None = None
         self.side_files: dict[str, object] = {}
         self.splits: dict[str, list[pope.PopeQuestion]]
@@ -98,7 +104,16 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
                 "split"
             )
 
-    def parts(self, given: Sequence[tuple[tuple[str, pope.PopeQuestion], Reply]]) -> list[Part]:
+    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+        if not self.settings.judge:
+            return super().score(replies)
+        with opened(self.context.judge, self.context.cache, "pope") as chat:
+            settle = partial(pope_judge.settled, chat, template=self.settings.judge_template)
+            return self.parts(self.answered(replies), settle)
+
+    def parts(
+        self, given: Sequence[tuple[tuple[str, pope.PopeQuestion], Reply]], settle: pope.Settle | None = None
+    ) -> list[Part]:
         results: dict[str, pope.PopeResult] = {}
         parts: list[Part] = []
         for split in dict.fromkeys(split for (split, _), _ in given):
@@ -108,6 +123,7 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
                 [reply.text for _, reply in own],
                 self.settings.parser,
                 p_yes=[reply.p_yes for _, reply in own],
+                settle=settle,
             )
             parts.append(
                 Part(split, result.tally, len(own), cut_off(own), result.unparsed, near_ties=self.near_ties(own))
@@ -135,9 +151,14 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
         return Ask(asked.image, text, self.settings.max_new_tokens, self.root)
 
     def _asking(self) -> str:
-        suffix = self.settings.prompt_suffix
+        suffix, judge = self.settings.prompt_suffix, self.context.judge
+        judged = ""
+        if self.settings.judge and judge is not None:
+            judged = (
+                f", what it can't read decided by {judge.model} with {template_version(self.settings.judge_template)}"
+            )
         return (
-            f"parser {self.settings.parser}; "
+            f"parser {self.settings.parser}{judged}; "
             + (f"question followed by {suffix!r}" if suffix else "question alone")
             + f"; greedy, at most {self.settings.max_new_tokens} tokens"
         )

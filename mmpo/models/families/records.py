@@ -16,6 +16,7 @@ from transformers import PreTrainedConfig
 
 from mmpo.errors import UserError
 from mmpo.models.tree.segments import Blocks
+from mmpo.registry import Registry
 
 FeatureContainer = Literal["list", "tensor", "tiles", "own"]
 
@@ -84,7 +85,7 @@ def _qwen(name: str, model_type: str, *more: str) -> Family:
     )
 
 
-FAMILIES: dict[str, Family] = {
+_OWN = {
     family.model_type: family
     for family in (
         Family("LLaVA", "llava"),
@@ -138,6 +139,17 @@ REFUSED: dict[str, str] = {
     "idefics": "its images are not in the token row: cross-attention layers read them beside it",
     "phi4_multimodal": "it switches adapters of its own by the kind of input in the batch, and can't carry another",
 }
+
+
+def _check_new(model_type: str, family: Family) -> None:
+    if not isinstance(family, Family) or family.model_type != model_type:
+        raise UserError(f"{model_type}: no record of this model type", hint="FAMILIES.add(record.model_type, record)")
+    if model_type in REFUSED:
+        raise UserError(f"{model_type} can't have a record: {REFUSED[model_type]}")
+
+
+FAMILIES: Registry[Family] = Registry("model families", _OWN, check=_check_new)
+"""Model type -> record. A plug-in adds its own with `FAMILIES.add(record.model_type, record)`."""
 
 # Layer types whose state is a running summary of everything before it: two branches of a tree can't share it.
 _SEQUENTIAL_LAYERS = ("linear_attention", "mamba", "conv", "recurrent", "rwkv", "hybrid")

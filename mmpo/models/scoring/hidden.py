@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
-from mmpo.models.scoring.pairs import Hidden
 from mmpo.models.tree.layout import TreeBatch
+from mmpo.types import Hidden
 
 
 class Captured:

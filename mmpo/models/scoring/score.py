@@ -31,13 +31,14 @@ from mmpo.models.scoring.hidden import places
 from mmpo.models.scoring.last_layer import read_last_layer_only_where_needed
 from mmpo.models.scoring.lean import keep_less_in_adapters, keep_less_in_feed_forward
 from mmpo.models.scoring.logprob import token_logps
-from mmpo.models.scoring.pairs import AnswerBatch, Hidden, PairBatch, PairLogps, ResponseLogps, View
+from mmpo.models.scoring.pairs import AnswerBatch, PairBatch, View
 from mmpo.models.scoring.segment_logps import SegmentLogps, plain_rows, segment_logps, shared_row
 from mmpo.models.scoring.sides import Spread, pair_logps, with_cached_reference
 from mmpo.models.tree.attention import use_tree_attention
 from mmpo.models.tree.backends import Attention, choose_attention
 from mmpo.models.tree.layout import Backend, Tree, TreeBatch
 from mmpo.models.tree.sharing import Sharing
+from mmpo.types import Hidden, PairLogps, ResponseLogps
 
 __all__ = ["Hidden", "PairBatch", "PairLogps", "PairScorer", "ResponseLogps", "View"]
 

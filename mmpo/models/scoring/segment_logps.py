@@ -20,10 +20,10 @@ from mmpo.models.families.vision import encode_images, select_images
 from mmpo.models.scoring.hidden import capture
 from mmpo.models.scoring.lean import keeping_less
 from mmpo.models.scoring.logprob import token_logps
-from mmpo.models.scoring.pairs import Hidden
 from mmpo.models.tree.attention import use_tree_attention
 from mmpo.models.tree.layout import Backend, Rules, Tree, TreeBatch, pack, response_tree, unshared
 from mmpo.models.tree.positions import positions_of
+from mmpo.types import Hidden
 
 
 class SegmentLogps(NamedTuple):

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmpo.models.scoring.pairs import PairBatch, PairLogps, ResponseLogps
+from mmpo.models.scoring.pairs import PairBatch
 from mmpo.models.scoring.segment_logps import SegmentLogps
 from mmpo.models.tree.layout import TreeBatch
+from mmpo.types import PairLogps, ResponseLogps
 
 
 class Spread:

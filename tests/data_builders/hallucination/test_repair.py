@@ -158,3 +158,16 @@ def _is_repaired(detector, vocabulary, truth, text, changed, expected) -> bool: 
     assert not hallucinated(detector.check(again, truth)), (text, changed, again)
     assert expected is None or again == expected
     return True
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("There is a blue cup.", "There is a red cup."),
+        ("A blue cup stands there.", "A red cup stands there."),
+        ("There are two blue cups.", "There are two cups."),  # which of how many is not known
+    ],
+)
+def test_the_colour_of_one_without_a_box_is_put_right(text: str, right: str) -> None:
+    image = AnnotatedImage("i", "i.png", Path("."), 90, 90, (AnnotatedObject("cup", None, {"color": "red"}),))
+    assert repaired(text, DETECTOR.truth(image), DETECTOR) == right

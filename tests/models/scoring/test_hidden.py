@@ -9,8 +9,9 @@ import torch
 
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
-from mmpo.models.scoring.pairs import Hidden, PairBatch, View
+from mmpo.models.scoring.pairs import PairBatch, View
 from mmpo.models.scoring.score import PairScorer
+from mmpo.types import Hidden
 from tests.models.pairs import mixed_batch
 from tests.tiny import add_lora, tiny_llava
 

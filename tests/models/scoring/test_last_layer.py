@@ -12,10 +12,10 @@ from torch import nn
 
 from mmpo.models.scoring import segment_logps as segments
 from mmpo.models.scoring.last_layer import read_last_layer_only_where_needed
-from mmpo.models.scoring.pairs import Hidden
 from mmpo.models.scoring.score import PairScorer
 from mmpo.models.scoring.segment_logps import segment_logps, shared_row
 from mmpo.models.tree.layout import response_tree
+from mmpo.types import Hidden
 from tests.models.pairs import gradients, mixed_batch, worst_relative
 from tests.tiny import add_lora
 from tests.tiny_families import TINY

@@ -16,7 +16,7 @@ from mmpo.data.corruption import Corruption, generator
 from mmpo.data.shards import read_pairs
 from mmpo.errors import UserError
 from mmpo.models.families.loading import load_vlm
-from mmpo.models.scoring.score import Hidden, PairScorer
+from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
@@ -26,6 +26,7 @@ from mmpo.trainers.views.perturb import Perturber
 from mmpo.trainers.views.relevance import ClipEmbedder, PolicyEmbedder, RelevanceTable, visual_agnostic
 from mmpo.trainers.views.view_maker import view_maker
 from mmpo.trainers.views.views import ImageCorrupter, ViewMaker
+from mmpo.types import Hidden
 from tests.tiny import add_lora
 from tests.trainers.material import settings_for, write_pairs
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.data.evidence import ACROSS
+from mmpo.data.annotations.records import AnnotatedImage, BoxXYWH
+from mmpo.data.evidence import Truth, side_at
 from mmpo.data_builders.hallucination.grammar import lexicon as lx
 from mmpo.data_builders.hallucination.grammar.tree import Phrase, Sentence, Tail, is_place, is_spread, say_tail
 from mmpo.text.described import COLORS, SAY_SIDE
@@ -76,12 +76,13 @@ def missed_phrases(
     words = [tail for tail in places if not is_spread(tail)]
     placed = len(places) * 2 >= len(items) > 0
     colored = any(COLORS.intersection(item.words.lower().split()) for item in items)
+    known = Truth(replace(image, width=size[0], height=size[1]), frozenset())
     found: dict[str, list[_Seen]] = {}
     for item in image.objects:
         if (name := name_of(item.name)) is not None:
             color = item.attributes.get("color")
-            area, side = _area_and_side(item.bbox_xywh, size)
-            found.setdefault(name, []).append(_Seen(area, side, color if isinstance(color, str) else None))
+            seen = _Seen(_area(item.bbox_xywh, size), side_at(item, known), color if isinstance(color, str) else None)
+            found.setdefault(name, []).append(seen)
     phrases: list[tuple[float, Phrase]] = []
     for name, group in found.items():
         area = max(seen.area for seen in group)
@@ -103,13 +104,9 @@ class _Seen:
     color: str | None
 
 
-def _area_and_side(box: tuple[float, float, float, float] | None, size: tuple[int, int]) -> tuple[float, str | None]:
-    """The share of the picture that a box covers, and the third that its centre is in. No box: all of it, nowhere."""
-    if box is None:
-        return 1.0, None
-    x, _, width, height = box
-    third = int((x + width / 2) * 3 / size[0])
-    return width * height / (size[0] * size[1]), ACROSS[max(0, min(2, third))]
+def _area(box: BoxXYWH | None, size: tuple[int, int]) -> float:
+    """The share of the picture that a box covers; all of it without one."""
+    return 1.0 if box is None else box[2] * box[3] / (size[0] * size[1])
 
 
 def _common(values: Iterable[str | None]) -> str | None:

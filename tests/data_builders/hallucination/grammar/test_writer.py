@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,9 @@ def test_phrases_for_missed_objects_follow_the_manner_of_the_text() -> None:
         "two chickens",
         "an apple on the left side",
     ]
+    said = AnnotatedObject("cup", None, {"side": "on the right"})  # what the annotation says in words needs no box
+    image = replace(image, objects=(said,))
+    assert words("There is a cat in the middle.") == ["a cup on the right"]
 
 
 def test_things_are_named_as_the_model_names_them() -> None:
