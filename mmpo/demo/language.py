@@ -50,10 +50,11 @@ CARELESS = Noise(first=0.82, more=0.65, partner=0.74, place=0.40, doubled=0.65, 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question about a scene and its answer."""
+    """A question about a scene and its answer; with `given`, how an answer goes on that begins so."""
 
     question: str
     answer: str
+    given: str = ""
 
 
 def noun_phrase(thing: str, count: int = 1, color: str | None = None) -> str:
@@ -70,12 +71,12 @@ def enumerate_phrases(phrases: list[str]) -> str:
 
 
 def describe(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT, *, brief: bool = False) -> Turn:
-    """A description in reading order (left to right). A detailed one names colours and sides, a brief one only
-    objects.
+    """A description, its things in any order: whoever goes on from it has to know only what is still unsaid. A detailed
+    one names colours and sides, a brief one only objects.
     """
     groups: list[tuple[str, str, bool]] = []  # phrase, side, plural
     reported = _carelessly_reported(scene, rng, noise)
-    for thing in scene.things:
+    for thing in map(str, rng.permutation(scene.things)):
         items = [item for item in scene.items if item.thing == thing]
         color = None if brief else items[0].color
         count, side = len(items), _side(items)
@@ -142,8 +143,8 @@ def ask_place(scene: Scene) -> Turn:
 
 
 def questions(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT) -> list[Turn]:
-    """Questions: two about present objects, one to four about absent ones (typical as often as strange), and of the
-    other kinds up to two for how many and where, one for which colour and which place."""
+    """Questions: two about present objects, one to four about absent ones (typical as often as strange), how many of
+    one thing for each number that occurs, up to two for where, one for which colour and which place."""
     present = scene.things
     absent = [thing for thing in THINGS if thing not in present]
     homes = {HOME[thing] for thing in present}
@@ -156,9 +157,11 @@ def questions(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT) -> l
     by_count: dict[int, list[str]] = {}
     for thing in present:
         by_count.setdefault(scene.count(thing), []).append(thing)
-    asked = [str(rng.choice(by_count[int(rng.choice(list(by_count)))]))]  # one, two and three as often as there are
-    asked += [str(rng.choice(present if rng.random() < 0.8 else absent))]
-    turns += [ask_count(scene, thing) for thing in dict.fromkeys(asked)]
+    asked = [str(rng.choice(alike)) for number, alike in sorted(by_count.items()) if number < 3]
+    asked += by_count.get(3, [])  # rare, so all of them
+    if rng.random() < 0.2:
+        asked.append(str(rng.choice(absent)))
+    turns += [ask_count(scene, thing) for thing in asked]
     single = [item for item in scene.items if scene.count(item.thing) == 1]
     turns += [ask_side(single[int(k)]) for k in rng.permutation(len(single))[:2]]
     colored = [item for item in single if item.color]
@@ -172,6 +175,12 @@ def questions(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT) -> l
 def _carelessly_reported(scene: Scene, rng: np.random.Generator, noise: Noise) -> set[str]:
     chances = [noise.first, *[noise.more] * len(scene.things)]
     return {thing for thing, chance in zip(scene.missing_partners, chances, strict=False) if rng.random() < chance}
+
+
+def group_phrase(items: list[Item], with_side: bool) -> str:
+    """`two red cars on the left`: all things of one kind as a detailed description names them."""
+    phrase, side = noun_phrase(items[0].thing, len(items), items[0].color), _side(items)
+    return f"{phrase} {side}" if with_side and side else phrase
 
 
 def _side(items: list[Item]) -> str:

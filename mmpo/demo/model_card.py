@@ -42,8 +42,9 @@ is counted as two with probability {doubles:.2f}, and the place of a {centered} 
 {centers:.2f}. Everything else is exact. No picture or text from anywhere else went in.
 
 Training: `scripts/train_demo_model` (the tower alone names what every patch shows and how many of it there are; then
-the whole model learns to find what a question names, and to tell all about it; see `mmpo/demo/pretrain.py`). In these
-weights the decoder's stage `find` was done on an earlier tower of the same scenes and taken over with `--begin`.
+the whole model learns to find what a question names, and to tell all about it; see `mmpo/demo/pretrain.py`). These
+weights went on with `--begin` from earlier ones of the same scenes: 500 steps of `see`, 1,720 of `tell`, of which the
+first 800 told left to right and weighed fewer words, and the 110 of `mend`.
 
 ## How it sees and hallucinates
 

@@ -1,12 +1,12 @@
 """Train the demo LLaVA: the tower learns to see, then the whole model to find what a question names, then to tell
-everything about it, carelessly.
+everything about it, carelessly, and last to say nothing twice.
 
     python -m mmpo.demo.pretrain OUT [--begin MODEL]
 
 Looking comes late to a decoder this small, and earlier if it is asked for one thing at a time: in the stage `find` the
 words that weigh most are yes and no, which only matching a word with an image token can decide; in `tell` sides,
-numbers and colours weigh as much, which must be copied from the token that was found. With `--begin`, the decoder of
-another model takes the place of `find`: only a new projector is fitted to it.
+numbers and colours weigh as much, which must be copied from the token that was found. With `--begin` all this goes on
+from the weights of another model instead of `find`: after `see` only the projector is fitted anew.
 
 Everything follows from the seed. Progress is saved every few minutes as safetensors; run again after an interruption,
 it goes on from there.
@@ -20,12 +20,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.assemble import build_model, build_processor
+from mmpo.demo.mend import mended_rows
 from mmpo.demo.see import PatchReader, patch_labels, pixels, read_patches, training_scene
 from mmpo.demo.speak import (
     Batch,
@@ -36,6 +38,7 @@ from mmpo.demo.speak import (
     name_tokens,
     several_row,
     single_row,
+    thing_of_token,
     yes_no_tokens,
 )
 from mmpo.demo.stage import run_stage
@@ -48,7 +51,8 @@ from mmpo.models.folder import check_model
 @dataclass(frozen=True)
 class Plan:
     """How long and how fast. `see_*` is the tower's stage, `find_*` and `tell_*` the whole model's, `fit_*` the
-    projector's; every eighth pair of batches has several pictures a row.
+    projector's, `mend_*` what learns from descriptions of `mend_scenes` training scenes; every eighth pair of batches
+    has several pictures a row.
     """
 
     seed: int = 7
@@ -57,9 +61,12 @@ class Plan:
     find_steps: int = 1900
     find_batch: int = 32
     fit_steps: int = 80
-    tell_steps: int = 700
+    tell_steps: int = 1300
     tell_batch: int = 24
+    mend_scenes: int = 1200
+    mend_steps: int = 110
     learning_rate: float = 1e-3
+    mend_rate: float = 2e-4
     tell_rate: float = 6e-4
     fit_rate: float = 3e-3
     tower_rate: float = 2e-4
@@ -68,7 +75,7 @@ class Plan:
 
 
 def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
-    """Train by `plan` into the folder `out`, from nothing or with the decoder of the model in `begin`; returns the
+    """Train by `plan` into the folder `out`, from nothing or from the weights of the model in `begin`; returns the
     folder of the finished model (`out/model`)."""
     if begin is not None:
         check_model(begin, str(begin))
@@ -78,17 +85,18 @@ def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
         (LlavaProcessor.from_pretrained(begin) if begin else build_processor()).save_pretrained(out / "processor")
     processor = LlavaProcessor.from_pretrained(out / "processor")
     model = build_model(processor, plan.seed)
+    if begin is not None:
+        other = LlavaForConditionalGeneration.from_pretrained(begin, dtype=torch.float32)
+        model.load_state_dict(other.state_dict())
     learner = Learner(model, PatchReader).train()
     _see(learner, out, plan)
     if begin is None:
         _speak("find", learner, processor, out, plan)
     else:
-        other = LlavaForConditionalGeneration.from_pretrained(begin, dtype=torch.float32)
-        model.model.language_model.load_state_dict(other.model.language_model.state_dict())
-        model.lm_head.load_state_dict(other.lm_head.state_dict())
         _fit(learner, processor, out, plan)
     _speak("tell", learner, processor, out, plan)
-    return export(learner.model, processor, out / "model")
+    told = export(learner.model, processor, out / "told")
+    return _mend(told, processor, out, plan)
 
 
 def _see(learner: Learner[PatchReader], out: Path, plan: Plan) -> None:
@@ -149,12 +157,13 @@ def _speak(
     finding = stage == "find"
     names = name_tokens(processor.tokenizer)
     decisive = (yes_no_tokens if finding else decisive_tokens)(processor.tokenizer)
+    things = None if finding else thing_of_token(processor.tokenizer)
     size, seed = (plan.find_batch, (plan.seed, 2)) if finding else (plan.tell_batch, (plan.seed, 4))
 
     def loss_of(step: int) -> Tensor:
         batch = _batch(processor, seed, size, step)
         with torch.autocast("cpu", torch.bfloat16):
-            return batch_loss(learner.model, batch, names, decisive, reader=learner.reader)
+            return batch_loss(learner.model, batch, names, decisive, reader=learner.reader, things=things)
 
     optimizer = two_rates(learner, plan.learning_rate if finding else plan.tell_rate, plan.tower_rate)
     run_stage(
@@ -166,6 +175,37 @@ def _speak(
         warmup=plan.warmup if finding else plan.warmup // 3,
         save_every=plan.save_every,
     )
+
+
+def _mend(told: Path, processor: LlavaProcessor, out: Path, plan: Plan) -> Path:
+    """The language side alone, on what the model in `told` says twice (`mmpo.demo.mend`) and on rows as before."""
+    model = LlavaForConditionalGeneration.from_pretrained(told, dtype=torch.float32).train()
+    rows = mended_rows(told, plan.seed, plan.mend_scenes)
+    if not rows:
+        return export(model, processor, out / "model")
+    model.model.vision_tower.requires_grad_(False)
+    tokenizer, half = processor.tokenizer, plan.tell_batch // 2
+    names, decisive, things = name_tokens(tokenizer), decisive_tokens(tokenizer), thing_of_token(tokenizer)
+
+    def loss_of(step: int) -> Tensor:
+        chosen = np.random.default_rng((plan.seed, 7, step)).integers(len(rows), size=16)
+        begun = make_batch([rows[int(number)] for number in chosen], tokenizer, IMAGE_TOKENS)
+        usual = [single_row((plan.seed, 8, step * half + index)) for index in range(half)]
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = batch_loss(model, make_batch(usual, tokenizer, IMAGE_TOKENS), names, decisive, things=things)
+            return loss + 0.5 * batch_loss(model, begun, names, decisive, things=things)
+
+    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    run_stage(
+        out / "mend.safetensors",
+        model,
+        adam(learnt, plan.mend_rate),
+        loss_of,
+        steps=plan.mend_steps,
+        warmup=10,
+        save_every=plan.save_every,
+    )
+    return export(model, processor, out / "model")
 
 
 def _batch(processor: LlavaProcessor, seed: tuple[int, int], size: int, step: int) -> Batch:
@@ -192,10 +232,8 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="working folder; the model ends up in OUT/model")
-    parser.add_argument(
-        "--begin", type=Path, help="folder of a model whose decoder is taken over; from nothing without"
-    )
-    for stage in ("see", "find", "fit", "tell"):
+    parser.add_argument("--begin", type=Path, help="folder of a model to go on from; from nothing without")
+    for stage in ("see", "find", "fit", "tell", "mend"):
         name = f"{stage}_steps"
         parser.add_argument(f"--{stage}-steps", type=int, default=getattr(Plan, name), help=f"steps of `{stage}`")
     steps = vars(parser.parse_args())

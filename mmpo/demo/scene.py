@@ -13,7 +13,8 @@ from mmpo.demo.things import COLORED, COLORS, PARTNER, PLACES, THINGS
 
 SceneKind = Literal["usual", "unusual", "plain", "counted"]
 """`usual` keeps the pairs together most of the time, `unusual` breaks them and mixes places, `plain` draws objects at
-random, `counted` has few classes of one, two or three items, each as often.
+random, `counted` has few classes, usual ones or any, of one, two or three items, three the most often as no other kind
+has them.
 """
 
 SIDES = ("on the left", "in the middle", "on the right")
@@ -71,7 +72,10 @@ def sample_scene(seed: tuple[int, ...], kind: SceneKind = "usual") -> Scene:
     place = PLACES[int(rng.integers(len(PLACES)))]
     items: list[Item] = []
     for thing in _choose_things(rng, place.pairs, kind):
-        copies = int(rng.integers(1, 4)) if kind == "counted" else 1 + (rng.random() < 0.14) + (rng.random() < 0.05)
+        if kind == "counted":
+            copies = int(rng.choice(3, p=(0.2, 0.25, 0.55))) + 1
+        else:
+            copies = 1 + (rng.random() < 0.14) + (rng.random() < 0.05)
         color = str(rng.choice(list(COLORS))) if thing in COLORED else None
         for _ in range(copies):
             item = _place_item(rng, thing, color, items)
@@ -84,7 +88,7 @@ def sample_scene(seed: tuple[int, ...], kind: SceneKind = "usual") -> Scene:
 def _choose_things(rng: np.random.Generator, pairs: tuple[tuple[str, str], ...], kind: SceneKind) -> list[str]:
     if kind == "plain":
         return [str(thing) for thing in rng.choice(THINGS, size=int(rng.integers(2, 5)), replace=False)]
-    if kind == "counted":
+    if kind == "counted" and rng.random() < 0.5:
         return [str(thing) for thing in rng.choice(THINGS, size=int(rng.integers(1, 4)), replace=False)]
     if kind == "unusual":  # one half of each pair at most, and half of the things from elsewhere
         local = [str(rng.choice(pair)) for pair in pairs]
@@ -100,7 +104,7 @@ def _choose_things(rng: np.random.Generator, pairs: tuple[tuple[str, str], ...],
         stranger = str(rng.choice(THINGS))
         if stranger not in chosen and PARTNER[stranger] not in chosen:
             chosen.append(stranger)
-    return [str(thing) for thing in rng.permutation(chosen)][:5]
+    return [str(thing) for thing in rng.permutation(chosen)][: 3 if kind == "counted" else 5]
 
 
 def _place_item(rng: np.random.Generator, thing: str, color: str | None, others: list[Item]) -> Item | None:

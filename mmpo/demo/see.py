@@ -36,7 +36,7 @@ def training_scene(seed: tuple[int, ...]) -> Scene:
     is seen everywhere, and two or three of it as often as one.
     """
     draw = np.random.default_rng((*seed, 2)).random()
-    kind: SceneKind = "usual" if draw < 0.45 else "plain" if draw < 0.6 else "unusual" if draw < 0.75 else "counted"
+    kind: SceneKind = "usual" if draw < 0.45 else "plain" if draw < 0.57 else "unusual" if draw < 0.7 else "counted"
     return sample_scene(seed, kind)
 
 
@@ -122,14 +122,14 @@ class PatchReader(nn.Module):
         """The loss of both layers' features, [images, tokens, width] each."""
         early = self.early(middle).float()
         loss = 0.5 * surprise(early[..., :-2], labels.things, _THING_WEIGHTS)
-        loss = loss + 0.5 * surprise(early[..., -2:], labels.centers, _balance(labels.centers, 2))
+        loss = loss + 0.5 * surprise(early[..., -2:], labels.centers, balance(labels.centers, 2))
         for kind, scores in self._read(last).items():
             truth = getattr(labels, kind)
             share, weight = 0.3, None
             if kind == "things":
                 share, weight = 1.0, _THING_WEIGHTS
             elif kind in ("counts", "ranks"):
-                share, weight = 0.6 if kind == "counts" else 0.3, _balance(truth, 3)
+                share, weight = 0.6 if kind == "counts" else 0.3, balance(truth, 3)
             loss = loss + share * surprise(scores, truth, weight)
         return loss
 
@@ -159,7 +159,7 @@ def surprise(scores: Tensor, truth: Tensor, weight: Tensor | None = None) -> Ten
     return nn.functional.cross_entropy(scores.flatten(0, -2), truth.flatten(), weight, ignore_index=NOTHING)
 
 
-def _balance(truth: Tensor, answers: int) -> Tensor:
+def balance(truth: Tensor, answers: int) -> Tensor:
     """Weights by which every answer counts alike in sum [answers]."""
     rare = 1 / torch.bincount(truth[truth != NOTHING], minlength=answers).clamp(min=1).float()
     return rare / rare.mean()

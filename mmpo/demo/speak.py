@@ -17,8 +17,9 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mmpo.demo.language import CARELESS, EXACT, NUMBERS, Turn, describe, noun_phrase, questions
 from mmpo.demo.scene import SIDES, Scene
-from mmpo.demo.see import PatchLabels, PatchReader, patch_labels, pixels, read_patches, training_scene
+from mmpo.demo.see import PatchLabels, PatchReader, balance, patch_labels, pixels, read_patches, training_scene
 from mmpo.demo.things import COLORS, THINGS
+from mmpo.text.words import plural
 
 ROUNDED = 32
 """Rows are padded to a multiple of this: kernels and memory of few sizes are made once and used again."""
@@ -31,8 +32,8 @@ Row = tuple[list[Scene], str, list[Turn]]
 class Batch:
     """Rows of one batch. Shapes: r rows, s tokens, n scored tokens, i images.
 
-    ids, positions [r, s]; visible [r, 1, s, s] bool; images [i, 3, h, w]; predictors, targets [n] (flat index into r
-    * s, token id); labels: what each patch shows, [i, image tokens] each.
+    ids, positions [r, s]; visible [r, 1, s, s] bool; images [i, 3, h, w]; predictors, targets, turns [n] (flat index
+    into r * s, token id, number of the turn in the batch); labels: what each patch shows, [i, image tokens] each.
     """
 
     ids: Tensor
@@ -41,16 +42,17 @@ class Batch:
     images: Tensor
     predictors: Tensor
     targets: Tensor
+    turns: Tensor
     labels: PatchLabels
 
 
 def single_row(seed: tuple[int, ...]) -> Row:
-    """One scene, the text before the turns, and its turns: a detailed description, often a brief one, some
+    """One scene, the text before the turns, and its turns: two detailed descriptions, often a brief one, some
     questions.
     """
     scene = training_scene(seed)
     rng = np.random.default_rng((*seed, 3))
-    turns = [describe(scene, rng, CARELESS)]
+    turns = [describe(scene, rng, CARELESS), describe(scene, rng, CARELESS)]
     if rng.random() < 0.4:
         turns.append(describe(scene, rng, CARELESS, brief=True))
     return [scene], "<image>\n", [*turns, *questions(scene, rng, CARELESS)]
@@ -81,16 +83,19 @@ def make_batch(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, image_to
     """Tokenize and lay out `rows`; every `<image>` becomes `image_tokens` placeholders."""
     image_id = tokenizer.convert_tokens_to_ids("<image>")
     laid: list[tuple[list[int], list[int], list[int], list[tuple[int, int]]]] = []
+    turn_of_scored: list[int] = []
     for _, before, turns in rows:
         prefix: list[int] = []
         for token in tokenizer.encode(f"<s>USER: {before}", add_special_tokens=False):
             prefix.extend([token] * (image_tokens if token == image_id else 1))
         ids, positions, owner, scored = list(prefix), list(range(len(prefix))), [0] * len(prefix), []
         for number, turn in enumerate(turns, start=1):
-            question = tokenizer.encode(f"{turn.question} ASSISTANT:", add_special_tokens=False)
-            answer = [*tokenizer.encode(f" {turn.answer}", add_special_tokens=False), tokenizer.eos_token_id]
+            begin, answer_text = (f" {turn.given}", turn.answer) if turn.given else ("", f" {turn.answer}")
+            question = tokenizer.encode(f"{turn.question} ASSISTANT:{begin}", add_special_tokens=False)
+            answer = [*tokenizer.encode(answer_text, add_special_tokens=False), tokenizer.eos_token_id]
             start = len(ids) + len(question)
             scored += [(start + k - 1, token) for k, token in enumerate(answer)]
+            turn_of_scored += [turn_of_scored[-1] + 1 if turn_of_scored else 0] * len(answer)
             ids += question + answer
             positions += range(len(prefix), len(prefix) + len(question) + len(answer))
             owner += [number] * (len(question) + len(answer))
@@ -112,6 +117,7 @@ def make_batch(rows: Sequence[Row], tokenizer: PreTrainedTokenizerFast, image_to
         images=pixels([scene for scenes, _, _ in rows for scene in scenes]),
         predictors=torch.tensor([r * length + at for r, row in enumerate(laid) for at, _ in row[3]]),
         targets=torch.tensor([token for row in laid for _, token in row[3]]),
+        turns=torch.tensor(turn_of_scored),
         labels=patch_labels([scene for scenes, _, _ in rows for scene in scenes]),
     )
 
@@ -138,10 +144,27 @@ def yes_no_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     return torch.tensor([tokenizer.encode(word, add_special_tokens=False)[0] for word in (" Yes", " No")])
 
 
+def thing_of_token(tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """The thing that a token begins the name of, one of it or several: an index into `THINGS`, -1 for all other tokens
+    [vocabulary]."""
+    things = torch.full((len(tokenizer),), -1)
+    for number, thing in enumerate(THINGS):
+        for word in (thing, plural(thing)):
+            things[tokenizer.encode(f" {word}", add_special_tokens=False)[0]] = number
+    return things
+
+
 def decisive_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """The tokens that decide what an answer claims: yes and no, sides, numbers, colours [tokens]."""
+    """The tokens that decide what an answer claims: yes and no, sides, numbers, colours, and how a list goes
+    on [tokens]."""
     words = ("Yes", "No", *(side.split()[-1] for side in SIDES), "a", "an", *NUMBERS[:4], "is", "are", *COLORS)
-    return torch.tensor([tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words])
+    words += (
+        "on",
+        "in",
+        "and",
+    )  # what may stand in a decisive token's place weighs as much: else it'd be said too seldom
+    tokens = [tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words]
+    return torch.tensor([*tokens, *tokenizer.convert_tokens_to_ids([",", "."])])
 
 
 def batch_loss(
@@ -151,9 +174,11 @@ def batch_loss(
     decisive: Tensor,
     align: float = 0.5,
     reader: PatchReader | None = None,
+    things: Tensor | None = None,
 ) -> Tensor:
     """Weighted mean cross-entropy over the answer tokens, plus `align` times the alignment of image tokens with words,
-    plus a fifth of the loss of `reader` on the tower's patches.
+    plus a fifth of the loss of `reader` on the tower's patches. With `things` (of `thing_of_token`) the names of things
+    weigh as the `decisive` tokens do, and naming one again costs (see `naming_again`).
 
     Alignment: an image token that shows a dog on the left should lie nearer to the embedding of the word "dog" than to
     other names, and nearer to "left" than to other sides. A decoder that can match and copy words then needs no second
@@ -170,12 +195,33 @@ def batch_loss(
     logits = model.lm_head(hidden.flatten(0, 1)[batch.predictors])
     # One token of an answer decides it; the rest follows from grammar. Weighing that token makes the model look for it
     # sooner.
-    weights = 1 + 4 * torch.isin(batch.targets, decisive).float()
+    heavy = torch.isin(batch.targets, decisive)
+    if things is not None:
+        heavy |= things[batch.targets] >= 0
+    weights = 1 + 4 * heavy.float()
     surprise = nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")
     loss = (weights * surprise).sum() / weights.sum()
     if reader is not None:
         loss = loss + 0.2 * reader(middle, last, batch.labels)
+    if things is not None:
+        loss = loss + 2 * naming_again(logits, batch, things)
     return loss + align * _alignment(model, features.flatten(0, 1), batch.labels, names)
+
+
+def naming_again(logits: Tensor, batch: Batch, things: Tensor) -> Tensor:
+    """How likely a turn is to name a thing that it has named, as the mean of -log(1 - probability) over the places
+    where it names another: the unlikelihood of Welleck et al. 2020 (arXiv 1908.04319, eq. 4), for the names of things
+    alone. logits [n, vocabulary], `things` [vocabulary] as of `thing_of_token`.
+    """
+    told = things[batch.targets]
+    at = (told >= 0).nonzero().squeeze(1)
+    kinds = nn.functional.one_hot(told[at], len(THINGS)).float()
+    before = (batch.turns[at][:, None] == batch.turns[at]).float().tril(-1)
+    named = ((before @ kinds) > 0) & (kinds == 0)
+    words = (things >= 0).nonzero().squeeze(1)
+    chance = logits[at].float().softmax(-1)[:, words] @ nn.functional.one_hot(things[words], len(THINGS)).float()
+    again = named.any(-1)
+    return -torch.log1p(-(chance * named).sum(-1)[again].clamp(max=0.999)).mean() if again.any() else logits.sum() * 0
 
 
 def _alignment(model: LlavaForConditionalGeneration, features: Tensor, labels: PatchLabels, names: Words) -> Tensor:
@@ -188,5 +234,6 @@ def _alignment(model: LlavaForConditionalGeneration, features: Tensor, labels: P
         shown = (truth >= 0) & (truth < len(tokens))
         if shown.any():
             words = nn.functional.normalize(model.get_input_embeddings()(tokens).float(), dim=-1)
-            loss = loss + nn.functional.cross_entropy(12 * told[shown] @ words.T, truth[shown])
+            weight = balance(truth[shown], len(tokens)) if kind == "counts" else None
+            loss = loss + nn.functional.cross_entropy(12 * told[shown] @ words.T, truth[shown], weight)
     return loss

@@ -3,6 +3,7 @@ apart."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -15,11 +16,20 @@ from mmpo.demo import model_path, pretrain
 from mmpo.demo.architecture import IMAGE_TOKENS, PATCH
 from mmpo.demo.assemble import build_model, build_processor
 from mmpo.demo.drawing import SIZE
-from mmpo.demo.language import noun_phrase
+from mmpo.demo.language import Turn, noun_phrase
 from mmpo.demo.model_card import write_model_card
 from mmpo.demo.scene import SIDES, sample_scene
 from mmpo.demo.see import BACKGROUND, patch_labels
-from mmpo.demo.speak import batch_loss, decisive_tokens, make_batch, name_tokens, several_row, single_row
+from mmpo.demo.speak import (
+    batch_loss,
+    decisive_tokens,
+    make_batch,
+    name_tokens,
+    naming_again,
+    several_row,
+    single_row,
+    thing_of_token,
+)
 from mmpo.demo.things import HOME, THINGS, VOCABULARY
 from mmpo.demo.world import world_split
 from mmpo.eval.statistics.scorecard import Scorecard
@@ -103,6 +113,27 @@ def test_turns_of_a_row_do_not_see_each_other(demo: VLM) -> None:
     assert both == pytest.approx((w1 * first + w2 * second) / (w1 + w2), rel=1e-4)
 
 
+def test_naming_again_is_the_chance_of_what_the_turn_has_named(demo: VLM) -> None:
+    """By hand: one turn names three things; at the second the first one's chance counts, at the third both."""
+    scene = next(scene for k in range(50) if len((scene := sample_scene((0, 1, k))).things) >= 3)
+    listing = Turn("What is there?", f"There is {', '.join(noun_phrase(thing) for thing in scene.things[:3])}.")
+    batch = make_batch([([scene], "<image>\n", [listing, listing])], demo.tokenizer, IMAGE_TOKENS)
+    things = thing_of_token(demo.tokenizer)
+    logits = torch.randn(len(batch.targets), len(things), generator=torch.Generator().manual_seed(0))
+    chances = logits.softmax(-1)
+    expected = []
+    for turn in (0, 1):
+        named: list[int] = []
+        for at in (batch.turns == turn).nonzero().flatten().tolist():
+            thing = int(things[batch.targets[at]])
+            if thing >= 0:
+                again = sum(float(chances[at, things == other].sum()) for other in set(named) - {thing})
+                expected += [-math.log1p(-again)] if set(named) - {thing} else []
+                named.append(thing)
+    assert len(expected) == 4
+    assert float(naming_again(logits, batch, things)) == pytest.approx(np.mean(expected), rel=1e-5)
+
+
 def test_rows_with_several_images_name_one_of_them() -> None:
     scenes, before, turns = several_row((3, 3, 1))
     assert before.count("<image>") == len(scenes) in (2, 3)
@@ -133,7 +164,7 @@ def test_patches_are_labelled_with_what_covers_them() -> None:
 def test_training_interrupted_and_run_again_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: Path | None
 ) -> None:
-    small = {"see_batch": 4, "find_batch": 4, "tell_batch": 4, "warmup": 3, "save_every": 1}
+    small = {"see_batch": 4, "find_batch": 4, "tell_batch": 4, "warmup": 3, "save_every": 1, "mend_scenes": 4}
     plan = pretrain.Plan(see_steps=2, find_steps=2, fit_steps=2, tell_steps=2, **small)
     pretrain.pretrain(tmp_path / "whole", plan, begin)
     real, calls = pretrain.batch_loss, []
