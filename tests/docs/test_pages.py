@@ -96,21 +96,33 @@ def file_names() -> frozenset[str]:
 
 
 def paths(text: str) -> Iterator[str]:
-    yield from re.findall(r"(?<![\w./-])(?:mmpo|docs|tests|benchmarks|scripts)/[\w./-]*\w", text)
+    yield from re.findall(r"(?<![\w./-])(?:mmpo|docs|tests|benchmarks|scripts)/[\w./*-]*\w", text)
 
 
 @each_page
 def test_files_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
-    assert sorted(path for path in paths(text) if not (ROOT / path).exists()) == []
+    assert sorted(path for path in paths(text) if not any(ROOT.glob(path))) == []
     bare = {Path(name).name for name in re.findall(r"`([\w/]+\.(?:py|j2))`", text)}
     assert bare <= file_names()
 
 
+@each_page
+def test_tests_exist(page: Path) -> None:
+    lost = []
+    for named, function in re.findall(r"`([\w/]+\.py)::(\w+)`", page.read_text(encoding="utf-8")):
+        file = ROOT / "tests" / named.removeprefix("tests/")
+        if not file.is_file() or f"def {function}(" not in file.read_text(encoding="utf-8"):
+            lost.append(f"{named}::{function}")
+    assert lost == []
+
+
 def commands(text: str) -> Iterator[list[str]]:
     """The words of each `mmpo …` in code, without comments and what is piped or redirected."""
-    spans = re.findall(r"`(?:accelerate launch -m )?(mmpo [^`]+)`", text)
-    lines = re.findall(r"^(?: {4}|)(?:\$ |accelerate launch -m )?(mmpo [a-z].*)$", text, re.MULTILINE)
+    spans = re.findall(r"`(?:accelerate launch -m )?(mmpo [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    fenced = "\n".join(re.findall(r"```\w*\n(.*?)```", text, re.DOTALL))
+    indented = "\n".join(re.findall(r"^ {4}(.*)$", text, re.MULTILINE))
+    lines = re.findall(r"^(?:\$ |accelerate launch -m )?(mmpo [a-z].*)$", f"{fenced}\n{indented}", re.MULTILINE)
     for line in [*spans, *lines]:
         words = re.split(r"\s[#>|&]|\\$|;", line)[0].replace("…", "").replace("...", "")
         try:
