@@ -15,6 +15,7 @@ import typer
 
 from mmpo import recipes
 from mmpo.cli.app import DEFAULT, load_commands
+from tests.test_architecture import LAYERS
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -115,6 +116,14 @@ def test_tests_exist(page: Path) -> None:
         if not file.is_file() or f"def {function}(" not in file.read_text(encoding="utf-8"):
             lost.append(f"{named}::{function}")
     assert lost == []
+
+
+def test_the_order_of_imports_is_the_one_that_is_checked() -> None:
+    (order,) = re.findall(r"`(cli → [^`]+)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    rooms = [set(re.findall(r"\w+", group)) for group in order.split("→")]
+    heights = [{number for number, layer in enumerate(LAYERS) if room & set(layer)} for room in rooms]
+    assert all(len(height) == 1 for height in heights) and all(room <= {*sum(LAYERS, ())} for room in rooms)
+    assert [min(height) for height in heights] == sorted({min(height) for height in heights}, reverse=True)
 
 
 def commands(text: str) -> Iterator[list[str]]:
