@@ -57,8 +57,10 @@ def logging_to(file: Path) -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """transformers keeps a handler of its own on stderr: send its records to the run's log. Imports transformers."""
+    """transformers keeps a handler of its own on stderr: send its records to the run's log. Its progress bars are off,
+    also where it was imported before `keep_one_voice`. Imports transformers."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
+    transformers_logging.disable_progress_bar()

@@ -203,7 +203,7 @@ def test_several_processes_only_train(mmpo: Invoke, recipe: Path, monkeypatch: p
 def test_lines_report_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     from mmpo import progress
 
-    with progress.reporting(console.LineReporter()):
+    with progress.reporting(console.LineReporter(console.out)):
         assert list(progress.track("abc", "counting")) == ["a", "b", "c"]
         with progress.task("half", 10) as running:
             running.advance(5, "loss 0.5")

@@ -135,7 +135,7 @@ def test_another_run_finds_the_answers_in_the_cache(
     def no_model(*_: object, **__: object) -> None:
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("mmpo.models.families.loading.load_vlm", no_model)
+    monkeypatch.setattr("mmpo.models.live.load_vlm", no_model)
     chosen = published(world, files, adapter=str(world / "adapter"), cache=str(finished / "cache"))
     card = evaluate(chosen, tmp_path)
     assert card.rows == Scorecard.read(finished / "scorecard.json").rows
