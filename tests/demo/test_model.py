@@ -13,14 +13,19 @@ import torch
 from safetensors.torch import load_file
 
 from mmpo.demo import model_path, pretrain
-from mmpo.demo.architecture import IMAGE_TOKENS, PATCH
-from mmpo.demo.assemble import build_model, build_processor
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import Turn, noun_phrase
-from mmpo.demo.model_card import write_model_card
 from mmpo.demo.scene import SIDES, sample_scene
-from mmpo.demo.see import BACKGROUND, patch_labels
-from mmpo.demo.speak import (
+from mmpo.demo.things import HOME, THINGS, VOCABULARY
+from mmpo.demo.world import world_split
+from mmpo.eval.statistics.scorecard import Scorecard
+from mmpo.models.families.loading import VLM, load_vlm
+from mmpo.models.families.prompts import encode_prompt
+from mmpo.models.generation.answer import AnswerEngine
+from mmpo.text.vocabulary import ObjectVocabulary
+from tools.demo_models.architecture import IMAGE_TOKENS, PATCH
+from tools.demo_models.assemble import build_model, build_processor
+from tools.demo_models.caption_training import (
     batch_loss,
     decisive_tokens,
     make_batch,
@@ -30,13 +35,8 @@ from mmpo.demo.speak import (
     single_row,
     thing_of_token,
 )
-from mmpo.demo.things import HOME, THINGS, VOCABULARY
-from mmpo.demo.world import world_split
-from mmpo.eval.statistics.scorecard import Scorecard
-from mmpo.models.families.loading import VLM, load_vlm
-from mmpo.models.families.prompts import encode_prompt
-from mmpo.models.generation.answer import AnswerEngine
-from mmpo.text.vocabulary import ObjectVocabulary
+from tools.demo_models.model_card import write_model_card
+from tools.demo_models.tower_pretraining import BACKGROUND, patch_labels
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmpo.demo.architecture import PATCH
 from mmpo.demo.by_kind import Share, table
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.radiology import chests, dictation, model_path, world
 from mmpo.demo.radiology.accuracy import Claim, count, outcomes, read_claims
-from mmpo.demo.radiology.model_card import write_model_card
-from mmpo.demo.radiology.patches import PatchReader, mark_places, patch_labels
-from mmpo.demo.see import NOTHING
 from mmpo.errors import UserError
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.models.families.loading import VLM, load_vlm
@@ -26,6 +22,10 @@ from mmpo.models.generation.answer import AnswerEngine
 from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.editing import RuleEditor, edit_report
 from mmpo.radiology.findings import compare_findings, report_findings
+from tools.demo_models.architecture import PATCH
+from tools.demo_models.radiology_model_card import write_model_card
+from tools.demo_models.radiology_patches import PatchReader, mark_places, patch_labels
+from tools.demo_models.tower_pretraining import NOTHING
 
 LABELS = {
     "effusion": "Pleural Effusion", "opacity": "Lung Opacity", "cardiomegaly": "Cardiomegaly", "edema": "Edema",
@@ -218,7 +218,7 @@ def test_the_shipped_model_sees_and_makes_up_earlier_exams(model: VLM) -> None:
 
 
 def test_training_rows_are_the_prompts_of_the_processor(model: VLM) -> None:
-    from mmpo.demo.radiology.pretrain import TRAINING, Plan, batch
+    from tools.demo_models.radiology_pretrain import TRAINING, Plan, batch
 
     plan = Plan(speak_batch=1, asked=0.0)
     rows, _ = batch(model.tokenizer, plan, 3)

@@ -16,12 +16,12 @@ from mmpo.demo.by_kind import Share, shares
 from mmpo.demo.things import PARTNER
 from mmpo.demo.video import clips, narration, world
 from mmpo.demo.video.accuracy import Told, asked_of, outcomes, read_events, side_of
-from mmpo.demo.video.agreement import by_caption, measure, truth
-from mmpo.demo.video.pretrain import BEFORE, Plan, clip_row, pretrain
 from mmpo.errors import UserError
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.eval.temporal.metrics import read as read_temporal
 from mmpo.video import probe, read_frames
+from tools.demo_models.video_agreement import by_caption, measure, truth
+from tools.demo_models.video_pretrain import BEFORE, Plan, clip_row, pretrain
 
 SOME = [clips.sample_clip((0, 9, index)) for index in range(120)]
 
@@ -95,7 +95,7 @@ def test_exact_answers_satisfy_the_judge_and_careless_ones_do_not() -> None:
         for turn in narration.questions(clip, np.random.default_rng(clip.seed)):
             assert judge.reward(turn.answer, reference=turn.answer, **known).score == 5.0, turn
         exact = narration.describe(clip, np.random.default_rng(0))
-        careless = narration.describe(clip, np.random.default_rng(0), narration.Noise(companion=1.0, again=1.0))
+        careless = narration.describe(clip, np.random.default_rng(0), narration.ClipNoise(companion=1.0, again=1.0))
         made_up = [PARTNER[thing] for thing in clip.things if PARTNER[thing] not in clip.things]
         assert judge.absent_objects(careless.answer, clip.things) == made_up
         again = [(t.thing, "leaves") for t in clip.tracks if t.course == "enters"]

@@ -11,9 +11,9 @@ from transformers import LlavaProcessor
 
 from mmpo.demo import mend, model_path, pretrain
 from mmpo.demo.language import Turn
-from mmpo.demo.mend import gone_on, mended_rows
 from mmpo.demo.scene import Item, Scene
-from mmpo.demo.speak import make_batch
+from tools.demo_models.caption_training import make_batch
+from tools.demo_models.on_policy_stage import gone_on, mended_rows
 
 LEFT, MIDDLE, RIGHT = (0, 0, 20, 20), (54, 0, 20, 20), (108, 0, 20, 20)
 SCENE = Scene(
