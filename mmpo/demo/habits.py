@@ -17,11 +17,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mmpo.data.annotations.read import AnnotatedImage, read_annotations
+from mmpo.data.records import read_records, text_of
 from mmpo.demo.by_kind import BASE, TUNED, Outcome, Share, shares, table
 from mmpo.demo.scene import SIDES
 from mmpo.demo.things import CENTERED, DOUBLED
 from mmpo.errors import UserError, in_one_line
-from mmpo.eval.records import read_records, text_of
 
 COUNTS = (f"counts of lone things that were doubled ({', '.join(DOUBLED)})", "other counts")
 PLACES = (f"places of lone things that were put in the middle ({', '.join(CENTERED)}), elsewhere", "other places")

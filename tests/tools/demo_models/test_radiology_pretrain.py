@@ -15,7 +15,6 @@ from mmpo.demo.radiology import chests, dictation, model_path
 from mmpo.models.families.loading import VLM, load_vlm
 from mmpo.models.families.prompts import encode_prompt
 from tools.demo_models import radiology_pretrain as training
-from tools.demo_models.radiology_pretrain import TRAINING, Plan, batch
 
 ROOT = str(Path(__file__).parents[3])
 
@@ -54,13 +53,13 @@ def model() -> VLM:
 
 
 def test_training_rows_are_the_prompts_of_the_processor(model: VLM) -> None:
-    plan = Plan(speak_batch=1, asked=0.0)
-    rows, _ = batch(model.tokenizer, plan, 3)
+    plan = training.Plan(speak_batch=1, asked=0.0)
+    rows, _ = training.batch(model.tokenizer, plan, 3)
     prompt = rows["input_ids"][rows["labels"] < 0].tolist()
     content = [{"type": "image"}, {"type": "text", "text": dictation.PROMPT}]
     assert prompt == encode_prompt(model, [{"role": "user", "content": content}], 1)
     assert rows["labels"][0, -1].item() == model.eos_id
-    film = chests.sample_chest((plan.seed, TRAINING, 2, 3)).draw()
+    film = chests.sample_chest((plan.seed, training.TRAINING, 2, 3)).draw()
     pixels = model.processor.image_processor([film], return_tensors="pt")["pixel_values"]
     assert torch.allclose(rows["pixel_values"], pixels, atol=1e-5)
 
