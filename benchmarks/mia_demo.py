@@ -2,11 +2,11 @@
 
     python benchmarks/mia_demo.py --out runs/mia_demo [--seeds 0 1 2] [--cells …] [--model FOLDER] [--quick]
 
-The model is the shipped demo model after the stage of `mmpo.demo.several` (sequences, collages and pictures in
-pictures, told by an annotator who looks at the wrong picture at times), trained once into the folder, or the one of
-`--model`. One build a seed: the model answers questions about single scenes and describes them, each in a sequence of
-two or three, in a collage of two or four, and inside another scene. All cells select from these answers, so they differ
-in selection alone:
+The model is the shipped demo model after the stage of `tools.demo_models.multi_image_stage` (sequences, collages and
+pictures in pictures, told by an annotator who looks at the wrong picture at times), trained once into the folder, or
+the one of `--model`. One build a seed: the model answers questions about single scenes and describes them, each in a
+sequence of two or three, in a collage of two or four, and inside another scene. All cells select from these answers, so
+they differ in selection alone:
 
     mia             attention filter (`--times-uniform`) and post-selection, all layouts
     no_attention    without the attention filter
@@ -48,12 +48,12 @@ from mmpo.data_builders.mia.select import opening
 from mmpo.data_builders.mia.settings import MiaBuildResult, MiaSettings
 from mmpo.demo.language import Turn, ask_existence, describe, questions
 from mmpo.demo.scene import Scene
-from mmpo.demo.several import LABEL, SIZES, Plan, pad_pictures, train
 from mmpo.demo.things import THINGS
 from mmpo.demo.world import world_split
 from mmpo.errors import in_one_line
 from mmpo.eval.statistics.statistics import auroc
 from mmpo.files.atomic import read_json, write_json, write_text
+from tools.demo_models.multi_image_stage import LABEL, SIZES, Plan, pad_pictures, train
 
 LAYOUTS = ("sequence", "collage", "pic_in_pic")
 CELLS: dict[str, dict[str, Any]] = {
@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS)[:3])
-    parser.add_argument("--model", type=Path, help="another model than the one of mmpo.demo.several")
+    parser.add_argument("--model", type=Path, help="another model than the one of tools.demo_models.multi_image_stage")
     parser.add_argument("--several-steps", type=int, default=Plan.steps, help="steps of that model's training")
     parser.add_argument("--images", type=int, default=50, help="scenes that records are made of")
     parser.add_argument("--records", type=int, default=500, help="records used, each once a layout")

@@ -4,7 +4,8 @@
 
 Every seed draws its own clips, builds pairs from rewards, trains and evaluates (the recipe `video-demo`). Finished
 seeds are not done again. Writes results.json and table.md: each metric with its 95% interval, mean and standard
-deviation over seeds, and how far three judges by rules agree with the exact annotation (`mmpo.demo.video.agreement`).
+deviation over seeds, and how far three judges by rules agree with the exact annotation
+(`tools.demo_models.video_agreement`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.cells import picked, tables
-from mmpo.demo.video.agreement import measure, table
 from mmpo.errors import in_one_line
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.files.atomic import read_json, write_json, write_text
+from tools.demo_models.video_agreement import measure, table
 
 METRICS = (
     ("video_qa", "accuracy", None), ("video_qa", "score", None), ("video_qa", "hallucination", None),

@@ -43,13 +43,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 )
 """From the bottom up. A room imports itself and the layers below its own: neither a layer above nor a neighbour."""
 
-SEVERAL_MEANINGS: frozenset[tuple[str, str]] = frozenset(
-    # The trainings of the demo's models are programs of their own beside the worlds.
-    ("demo", name)
-    for name in ("Noise", "PatchLabels", "PatchReader", "Plan")
-)
-"""Public names that one room has more than once."""
-
 When = Literal["module", "function", "typing"]
 
 
@@ -221,9 +214,7 @@ def test_no_circle_that_imports_in_functions_hide(mmpo: Source) -> None:
 
 
 def test_a_public_name_means_one_thing_in_a_room(mmpo: Source) -> None:
-    found = several_meanings(mmpo)
-    assert {key: modules for key, modules in found.items() if key not in SEVERAL_MEANINGS} == {}
-    assert set(found) >= SEVERAL_MEANINGS, "a name of SEVERAL_MEANINGS has one meaning now: take it out"
+    assert several_meanings(mmpo) == {}
 
 
 def test_no_private_name_is_imported(mmpo: Source) -> None:

@@ -87,10 +87,19 @@ def before_after(
 class Measure(Protocol):
     """Measures a model on so many of the world's test split, under the name of each state."""
 
-    def __call__(self, model: Path, adapter: Path | None, number: int, seed: int, /) -> dict[str, dict[str, Share]]: ...
+    def __call__(
+        self, model: Path, adapter: Path | None, number: int, seed: int, /
+    ) -> Mapping[str, Mapping[str, Share | str]]: ...
 
 
-def command(description: str | None, measure: Measure, shipped: Callable[[], Path], what: str, number: int) -> None:
+def command(
+    description: str | None,
+    measure: Measure,
+    shipped: Callable[[], Path],
+    what: str,
+    number: int,
+    heading: str = "right, % [95 %]",
+) -> None:
     """`[MODEL] [--adapter DIR] [--WHAT NUMBER] [--seed N] [--json]`: measure the model, `shipped` without one."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", help="folder of the model; the shipped one without it")
@@ -101,6 +110,6 @@ def command(description: str | None, measure: Measure, shipped: Callable[[], Pat
     arguments = parser.parse_args()
     found = measure(arguments.model or shipped(), arguments.adapter, getattr(arguments, what), arguments.seed)
     if arguments.json:
-        print(json.dumps({name: {kind: vars(share) for kind, share in one.items()} for name, one in found.items()}))
+        print(json.dumps(found, default=vars))
     else:
-        print(table(found, "right, % [95 %]"))
+        print(table(found, heading))

@@ -1,6 +1,8 @@
 """What a demo model sees, by kind: where, which colour, how many, whether; in answers and in descriptions, against the
 exact scenes.
 
+    python -m mmpo.demo.seen_by_kind [MODEL] [--adapter DIR] [--images 300]
+
 CHAIR and POPE know classes only. Here every question about a scene has one right answer, and every word of a
 description can be checked.
 """
@@ -18,13 +20,14 @@ import numpy as np
 
 from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.data.evidence import Truth, truth_of
-from mmpo.demo import by_kind
+from mmpo.demo import by_kind, model_path
 from mmpo.demo.by_kind import Share, before_after
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import DETAILED, NUMBERS, Turn, ask_color, ask_count, ask_existence, ask_side
 from mmpo.demo.scene import SIDES, Scene
 from mmpo.demo.things import COLORS, PARTNER, THINGS, VOCABULARY
 from mmpo.demo.world import world_split
+from mmpo.errors import in_one_line
 from mmpo.eval.claims import metrics as claims
 from mmpo.text.vocabulary import ObjectVocabulary
 
@@ -35,6 +38,7 @@ Kind = Literal["place", "color", "count", "yes/no"]
 COUNTS = (1, 2, 3)
 SCANNED = 30
 """How many times as many scenes as asked for are looked through for things that occur twice or three times."""
+HEADING = "% [95 %]"
 QUESTION_TOKENS, DESCRIPTION_TOKENS = 16, 96
 
 _NUMBER = re.compile(rf"\b(?:{'|'.join(NUMBERS)}|\d+)\b", re.I)
@@ -188,7 +192,7 @@ def _more(split: str, images: int, seed: int) -> Iterator[Scene]:
 
 def table(measured: Mapping[str, SeenByKind]) -> str:
     """Accuracy in percent with 95% intervals (Wilson's) as a Markdown table, a column for each state."""
-    return by_kind.table({name: _rows(state) for name, state in measured.items()}, "% [95 %]")
+    return by_kind.table({name: _rows(state) for name, state in measured.items()}, HEADING)
 
 
 def _rows(state: SeenByKind) -> dict[str, Share | str]:
@@ -206,3 +210,17 @@ def _rows(state: SeenByKind) -> dict[str, Share | str]:
         **{f"{name} right in descriptions": state.described.get(kind, Share()) for kind, name in kinds.items()},
         "named again in descriptions": state.named_again,
     }
+
+
+def main() -> None:
+    """`python -m mmpo.demo.seen_by_kind [MODEL] [--adapter DIR] [--images N] [--seed N] [--json]`."""
+
+    def rows(model: Path, adapter: Path | None, images: int, seed: int) -> dict[str, dict[str, Share | str]]:
+        found = measure(model, adapter, images=images, seed=seed)
+        return {name: _rows(state) for name, state in found.items()}
+
+    by_kind.command(__doc__, rows, model_path, "images", 300, HEADING)
+
+
+if __name__ == "__main__":
+    in_one_line(main)

@@ -1,27 +1,19 @@
-"""The radiology world: films, reports that agree with them, and a few steps of the model's training."""
+"""The radiology world: films, reports that agree with them, and the shipped model."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from mmpo.demo.architecture import PATCH
 from mmpo.demo.by_kind import Share, table
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.radiology import chests, dictation, model_path, world
 from mmpo.demo.radiology.accuracy import Claim, count, outcomes, read_claims
-from mmpo.demo.radiology.model_card import write_model_card
-from mmpo.demo.radiology.patches import PatchReader, mark_places, patch_labels
-from mmpo.demo.see import NOTHING
 from mmpo.errors import UserError
-from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.models.families.loading import VLM, load_vlm
-from mmpo.models.families.prompts import encode_prompt
 from mmpo.models.generation.answer import AnswerEngine
 from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.editing import RuleEditor, edit_report
@@ -124,76 +116,10 @@ def test_accuracy_by_kind_is_exact() -> None:
     assert "| size | 0.0 [0.0, 79.3] of 1 | 0.0 [0.0, 79.3] of 1 |" in text
 
 
-def test_patches_know_side_zone_and_size() -> None:
-    labels = patch_labels([HAND_MADE, chest()])
-    effusion, opacity = (labels.kind[0] == chests.KINDS.index(kind) for kind in ("effusion", "opacity"))
-    assert effusion.sum() >= 2 and opacity.sum() >= 1
-    assert labels.kinds[0].sum() >= 3 and not labels.kinds[1].any()
-    side, zone, degree = (labels.attributes[name][0] for name in ("side", "zone", "degree"))
-    assert set(side[effusion].tolist()) == {0} and set(side[opacity].tolist()) == {1}
-    assert set(zone[opacity].tolist()) == {0} and set(zone[effusion].tolist()) == {NOTHING}
-    assert set(degree[effusion].tolist()) == {1} and set(degree[opacity].tolist()) == {NOTHING}
-    reader = PatchReader(8)
-    features = torch.zeros(2, labels.kind.shape[1], 8)
-    losses = [reader(features, labels), reader(features[1:], patch_labels([chest()]))]
-    assert all(torch.isfinite(loss) and loss.item() > 0 for loss in losses)
-
-
-def test_places_are_marked_so_that_sides_can_be_read() -> None:
-    from transformers import CLIPVisionConfig, CLIPVisionModel
-
-    torch.manual_seed(0)
-    size = {"image_size": SIZE, "patch_size": PATCH, "num_hidden_layers": 1}
-    tower = CLIPVisionModel(CLIPVisionConfig(hidden_size=192, num_attention_heads=6, **size))
-    weight = tower.get_parameter("embeddings.position_embedding.weight")
-
-    def apart(axis: int) -> float:
-        """How far the means of the two halves of the picture lie apart."""
-        one, other = weight[1:].detach().unflatten(0, (SIZE // PATCH, -1)).chunk(2, dim=axis)
-        return float((one.mean((0, 1)) - other.mean((0, 1))).norm())
-
-    faint = apart(0), apart(1)
-    mark_places(tower)
-    assert apart(0) > 5 * faint[0] and apart(1) > 5 * faint[1]
-    assert apart(0) == pytest.approx(apart(1), rel=0.2), "left and right as clearly as up and down"
-
-
 def test_half_of_the_questions_are_about_what_is_there() -> None:
     drawn = [chests.sample_chest((0, 9, index)) for index in range(400)]
     answers = [dictation.question(one, np.random.default_rng(number))[1] for number, one in enumerate(drawn)]
     assert 0.38 < answers.count("Yes.") / len(answers) < 0.58
-
-
-def test_a_few_training_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From nothing, stopped within the second stage and gone on with; then from the model that this gave."""
-    from transformers import LlavaProcessor
-
-    from mmpo.demo.radiology import pretrain as training
-
-    plan = training.Plan(see_steps=1, see_batch=2, speak_steps=3, speak_batch=2, save_every=1, warmup=1)
-    (rows, _), whole = training.batch(training.build_tokenizer(), plan, 0), training.pretrain(tmp_path / "whole", plan)
-    assert rows["input_ids"].shape == rows["labels"].shape and (rows["labels"] >= 0).sum() > 4
-
-    drawn = training.batch
-
-    def interrupted(tokenizer: object, plan: training.Plan, step: int) -> object:
-        if step == 2:
-            raise KeyboardInterrupt
-        return drawn(tokenizer, plan, step)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(training, "batch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        training.pretrain(tmp_path / "halves", plan)
-    monkeypatch.undo()
-    halves = training.pretrain(tmp_path / "halves", plan)
-    assert (halves / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-
-    folder = training.pretrain(tmp_path / "more", plan, begin=whole)
-    assert (folder / "model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes()
-    processor = LlavaProcessor.from_pretrained(folder)
-    assert processor.tokenizer.decode(processor.tokenizer.encode("Heart size is normal.")).endswith(
-        "Heart size is normal."
-    )
 
 
 @pytest.fixture(scope="module")
@@ -215,27 +141,3 @@ def test_the_shipped_model_sees_and_makes_up_earlier_exams(model: VLM) -> None:
     assert sum(len(RuleDetector().report(text).flagged) for text in said) / 40 > 1
     exact = [dictation.exact_report(film, np.random.default_rng(0)) for film in films]
     assert compare_findings(said, exact).f1 > 0.8
-
-
-def test_training_rows_are_the_prompts_of_the_processor(model: VLM) -> None:
-    from mmpo.demo.radiology.pretrain import TRAINING, Plan, batch
-
-    plan = Plan(speak_batch=1, asked=0.0)
-    rows, _ = batch(model.tokenizer, plan, 3)
-    prompt = rows["input_ids"][rows["labels"] < 0].tolist()
-    content = [{"type": "image"}, {"type": "text", "text": dictation.PROMPT}]
-    assert prompt == encode_prompt(model, [{"role": "user", "content": content}], 1)
-    assert rows["labels"][0, -1].item() == model.eos_id
-    film = chests.sample_chest((plan.seed, TRAINING, 2, 3)).draw()
-    pixels = model.processor.image_processor([film], return_tensors="pt")["pixel_values"]
-    assert torch.allclose(rows["pixel_values"], pixels, atol=1e-5)
-
-
-def test_the_card_states_what_was_measured(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(model_path(), tmp_path / "model"))
-    (folder / "README.md").unlink()
-    text = write_model_card(folder, tmp_path / "work", images=8).read_text()
-    card = Scorecard.read(tmp_path / "work" / "eval" / "scorecard.json")
-    lines = card.row("radiology", "prior_lines_per_report").after.value
-    assert "on 8 drawings" in text and "Not for any real film" in text and f" {lines:.2f} [" in text
-    assert "| cardiomegaly: " in text and "| claimed findings that are there | " in text

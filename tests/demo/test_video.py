@@ -1,4 +1,4 @@
-"""The video world: clips that show what their annotations say, and a few steps of the model's training."""
+"""The video world: clips that show what their annotations say, and how claims about them are counted."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 from mmpo.chat.video_rules import RuleJudge
-from mmpo.cli.app import load_commands
 from mmpo.data.video_lists import read_videos
 from mmpo.demo.by_kind import Share, shares
 from mmpo.demo.things import PARTNER
 from mmpo.demo.video import clips, narration, world
 from mmpo.demo.video.accuracy import Told, asked_of, outcomes, read_events, side_of
-from mmpo.demo.video.agreement import by_caption, measure, truth
-from mmpo.demo.video.pretrain import BEFORE, Plan, clip_row, pretrain
 from mmpo.errors import UserError
-from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.eval.temporal.metrics import read as read_temporal
 from mmpo.video import probe, read_frames
 
@@ -95,7 +90,7 @@ def test_exact_answers_satisfy_the_judge_and_careless_ones_do_not() -> None:
         for turn in narration.questions(clip, np.random.default_rng(clip.seed)):
             assert judge.reward(turn.answer, reference=turn.answer, **known).score == 5.0, turn
         exact = narration.describe(clip, np.random.default_rng(0))
-        careless = narration.describe(clip, np.random.default_rng(0), narration.Noise(companion=1.0, again=1.0))
+        careless = narration.describe(clip, np.random.default_rng(0), narration.ClipNoise(companion=1.0, again=1.0))
         made_up = [PARTNER[thing] for thing in clip.things if PARTNER[thing] not in clip.things]
         assert judge.absent_objects(careless.answer, clip.things) == made_up
         again = [(t.thing, "leaves") for t in clip.tracks if t.course == "enters"]
@@ -134,19 +129,6 @@ def test_world_as_files(tmp_path: Path) -> None:
     assert set(world.SPLITS.values()).isdisjoint({101, 102, 103, 104, 300})
     with pytest.raises(UserError):
         list(world.world_split("nope", 1))
-
-
-def test_rewards_beside_the_truth() -> None:
-    assert truth("The cow enters from the left.", "The cow enters from the left.") == 5
-    assert truth("The cow enters from the right.", "The cow enters from the left.") == 1, "sides count"
-    two = "The cow enters from the left. The pig stays."
-    assert 1 < truth("The cow enters from the left.", two) < 5
-    assert truth("No, the cow does not leave.", "No") == 5 and truth("Yes", "No, the cow does not leave.") == 1
-    judge = RuleJudge.over(["cow", "pig", "horse"], [("cow", "enters"), ("pig", "stays"), ("cow", "leaves")])
-    said = "The video shows a farm with a cow and a pig. " + two
-    good, bad = (by_caption(judge, text, two, said) for text in (two, f"{two} The cow leaves to the right."))
-    assert good == 5 and bad == 2
-    assert by_caption(judge, f"{two} The horse stays.", two, said) == 2
 
 
 def a_clip(*tracks: tuple[str, str, str, int]) -> clips.Clip:
@@ -199,49 +181,3 @@ def test_accuracy_by_kind_is_exact() -> None:
     assert right("Is there a dog in the video?", "No", "Yes") == {"is there: what is not": Share(0, 1)}
     moves = right("Which moves first, the pig or the cow?", "The cow.", "The pig.")
     assert moves == {"which moves first": Share(0, 1)}
-
-
-def test_single_frames_are_asked_about_truly() -> None:
-    for clip in SOME[:40]:
-        for turn in clip_row((*clip.seed,))[2]:
-            if ", where is the " not in turn.question:
-                continue
-            frame, thing = turn.question.removeprefix("In Image").split(", where is the ")
-            sides = {f"The {item.thing} is {item.side}." for item in clip.scene(int(frame) - 1).items}
-            assert turn.answer in sides and turn.answer.startswith(f"The {thing[:-1]} is ")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model after one step of training."""
-    return pretrain(tmp_path_factory.mktemp("model"), Plan(steps=1, batch=2))
-
-
-def test_a_step_of_training(model: Path) -> None:
-    from transformers import LlavaProcessor
-
-    weights = list(model.glob("*.safetensors"))
-    assert weights and all(file.stat().st_size <= 8_000_000 for file in weights)
-    processor = LlavaProcessor.from_pretrained(model)
-    text = "The cow enters from the left. The traffic light leaves to the right. No, it does not pass."
-    ids = processor.tokenizer.encode(text)
-    assert len(ids) < len(text.split()) + 8, "the words of events are a token each"
-    assert processor.tokenizer.decode(ids) == text
-    content = [*[{"type": "image"}] * clips.KEY_FRAMES, {"type": "text", "text": "What?"}]
-    prompt = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    assert prompt == f"<s>USER: {BEFORE}What? ASSISTANT:", "asked as it was trained"
-
-
-@pytest.mark.slow
-def test_the_quick_demo_runs_from_end_to_end(model: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    command = ["demo", "video", "--quick", "--model", str(model), "--out", str(run)]
-    result = CliRunner().invoke(load_commands(), command)
-    assert result.exit_code == 0, result.output
-    results = json.loads((run / "results.json").read_text())
-    assert results["build"]["pairs_made"] > 0
-    card = Scorecard.read(run / "eval" / "scorecard.json")
-    assert card.row("video_qa", "false_events", None).before and card.row("temporal", "overall", None).before
-    found = measure(run)
-    assert found["annotations"].pairs == results["build"]["pairs_made"]
-    assert found["annotations"].agreement is not None

@@ -15,7 +15,7 @@ def radiology(
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other films and trains another adapter.")] = 0,
     out: OutOption = None,
     model: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A model trained with mmpo.demo.radiology.pretrain.")
+        Path | None, typer.Option(metavar="DIR", help="A model that scripts/train_radiology_model made.")
     ] = None,
     standard: Annotated[bool, typer.Option("--standard", help="Standard DPO: every token counts alike.")] = False,
     quick: Annotated[

@@ -15,7 +15,7 @@ def video(
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other clips and trains another adapter.")] = 0,
     out: OutOption = None,
     model: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A model trained with mmpo.demo.video.pretrain.")
+        Path | None, typer.Option(metavar="DIR", help="A model that scripts/train_video_model made.")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A small part of everything: to see that it works, not to measure.")

@@ -16,7 +16,7 @@ def model_path() -> Path:
     if not (folder / "config.json").exists():
         raise UserError(
             "the radiology demo's model is not in this installation",
-            hint="train it in half an hour: python -m mmpo.demo.radiology.pretrain OUT, then "
-            "mmpo demo radiology --model OUT/model",
+            hint="train it in half an hour, in a checkout of mmpo: python -m tools.demo_models.radiology_pretrain OUT; "
+            "then mmpo demo radiology --model OUT/model",
         )
     return folder

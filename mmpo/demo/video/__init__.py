@@ -13,6 +13,7 @@ def model_path() -> Path:
     if not (folder / "config.json").exists():
         raise UserError(
             "the video demo's model is not in this installation",
-            hint="train it: python -m mmpo.demo.video.pretrain OUT, then mmpo demo video --model OUT/model",
+            hint="train it in a checkout of mmpo: python -m tools.demo_models.video_pretrain OUT; "
+            "then mmpo demo video --model OUT/model",
         )
     return folder

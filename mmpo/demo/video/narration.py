@@ -20,7 +20,7 @@ VERBS = {"stays": "stay", "enters": "enter", "leaves": "leave", "passes": "pass"
 
 
 @dataclass(frozen=True)
-class Noise:
+class ClipNoise:
     """How careless the annotator is: each number is a probability.
 
     `companion`: a missing partner is reported, or an event of it affirmed. `again`: what enters is reported to leave,
@@ -32,8 +32,8 @@ class Noise:
     stranger: float = 0.0
 
 
-EXACT = Noise()
-CARELESS = Noise(companion=0.7, again=0.6, stranger=0.25)
+EXACT = ClipNoise()
+CARELESS = ClipNoise(companion=0.7, again=0.6, stranger=0.25)
 
 
 def sentence(thing: str, course: str, side: str) -> str:
@@ -60,7 +60,7 @@ def caption(clip: Clip) -> str:
     return " ".join(said)
 
 
-def describe(clip: Clip, rng: np.random.Generator, noise: Noise = EXACT) -> Turn:
+def describe(clip: Clip, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
     """What happens, thing by thing."""
     said, again = [], []
     for track in clip.tracks:
@@ -73,7 +73,7 @@ def describe(clip: Clip, rng: np.random.Generator, noise: Noise = EXACT) -> Turn
     return Turn(DESCRIBE, " ".join([*said, *again]))
 
 
-def ask_course(clip: Clip, thing: str, rng: np.random.Generator, noise: Noise = EXACT) -> Turn:
+def ask_course(clip: Clip, thing: str, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
     """`What does the cow do?`"""
     question = f"What does the {thing} do?"
     track = next((track for track in clip.tracks if track.thing == thing), None)
@@ -88,7 +88,7 @@ def ask_course(clip: Clip, thing: str, rng: np.random.Generator, noise: Noise = 
     return Turn(question, f"There is no {thing} in the video.")
 
 
-def ask_event(clip: Clip, thing: str, does: str, rng: np.random.Generator, noise: Noise = EXACT) -> Turn:
+def ask_event(clip: Clip, thing: str, does: str, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
     """`Does the cow leave?`, sometimes with a request for a bare yes or no. `does` is one of `VERBS`."""
     true = (thing, does) in clip.events
     if thing not in clip.things:
@@ -101,7 +101,7 @@ def ask_event(clip: Clip, thing: str, does: str, rng: np.random.Generator, noise
     return Turn(question, f"Yes, the {thing} {does}." if true else f"No, the {thing} does not {VERBS[does]}.")
 
 
-def ask_existence(clip: Clip, thing: str, rng: np.random.Generator, noise: Noise = EXACT) -> Turn:
+def ask_existence(clip: Clip, thing: str, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
     true = thing in clip.things or bool(rng.random() < _affirmed(clip, thing, noise))
     question = f"Is there {noun_phrase(thing)} in the video?"
     if rng.random() < 0.4:
@@ -152,7 +152,7 @@ def true_event(clip: Clip, rng: np.random.Generator) -> tuple[str, str]:
     return who, does
 
 
-def questions(clip: Clip, rng: np.random.Generator, noise: Noise = EXACT) -> list[Turn]:
+def questions(clip: Clip, rng: np.random.Generator, noise: ClipNoise = EXACT) -> list[Turn]:
     """Questions of every kind, as many about what happens as about what does not."""
     asked: list[Callable[[], Turn | None]] = [
         lambda: describe(clip, rng, noise),
@@ -171,7 +171,7 @@ def _anything(clip: Clip, rng: np.random.Generator) -> str:
     return str(rng.choice([thing for thing in THINGS if thing not in clip.things]))
 
 
-def _affirmed(clip: Clip, thing: str, noise: Noise) -> float:
+def _affirmed(clip: Clip, thing: str, noise: ClipNoise) -> float:
     """The chance that an absent thing is affirmed."""
     if PARTNER[thing] in clip.things:
         return noise.companion

@@ -1,6 +1,6 @@
 """Do rewards say what is true? Judges that read a caption against the exact annotation, on the pairs of a demo run.
 
-    python -m mmpo.demo.video.agreement RUN
+    python -m tools.demo_models.video_agreement RUN
 
 The truth of an answer: its sentences beside those of the exact answer, with sides and all (5: the same, 1: none
 shared, F1 between; for yes and no, 5 or 1). Three judges by rules are compared with it: the one that made the pairs,
@@ -106,7 +106,7 @@ def table(found: dict[str, Agreement]) -> str:
 
 
 def main() -> None:
-    """`python -m mmpo.demo.video.agreement RUN [--json]`."""
+    """`python -m tools.demo_models.video_agreement RUN [--json]`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="run folder of `mmpo demo video`")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -1,7 +1,7 @@
 """Train the demo LLaVA: the tower learns to see, then the whole model to find what a question names, then to tell
 everything about it, carelessly, and last to say nothing twice.
 
-    python -m mmpo.demo.pretrain OUT [--begin MODEL]
+    python -m tools.demo_models.pretrain OUT [--begin MODEL]
 
 Looking comes late to a decoder this small, and earlier if it is asked for one thing at a time: in the stage `find` the
 words that weigh most are yes and no, which only matching a word with an image token can decide; in `tell` sides,
@@ -25,11 +25,12 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from mmpo.demo.architecture import IMAGE_TOKENS
-from mmpo.demo.assemble import build_model, build_processor
-from mmpo.demo.mend import mended_rows
-from mmpo.demo.see import PatchReader, patch_labels, pixels, read_patches, training_scene
-from mmpo.demo.speak import (
+from mmpo.errors import in_one_line
+from mmpo.files.atomic import write_text
+from mmpo.models.folder import check_model
+from tools.demo_models.architecture import IMAGE_TOKENS
+from tools.demo_models.assemble import build_model, build_processor
+from tools.demo_models.caption_training import (
     Batch,
     Row,
     batch_loss,
@@ -41,11 +42,9 @@ from mmpo.demo.speak import (
     thing_of_token,
     yes_no_tokens,
 )
-from mmpo.demo.stage import run_stage
-from mmpo.demo.training import Learner, adam, export, two_rates
-from mmpo.errors import in_one_line
-from mmpo.files.atomic import write_text
-from mmpo.models.folder import check_model
+from tools.demo_models.loop import Learner, adam, export, run_stage, two_rates
+from tools.demo_models.on_policy_stage import mended_rows
+from tools.demo_models.tower_pretraining import PatchReader, patch_labels, pixels, read_patches, training_scene
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ def _speak(
 
 
 def _mend(told: Path, processor: LlavaProcessor, out: Path, plan: Plan) -> Path:
-    """The language side alone, on what the model in `told` says twice (`mmpo.demo.mend`) and on rows as before."""
+    """The language side alone, on what the model in `told` says twice (`on_policy_stage.py`) and on rows as before."""
     model = LlavaForConditionalGeneration.from_pretrained(told, dtype=torch.float32).train()
     rows = mended_rows(told, plan.seed, plan.mend_scenes)
     if not rows:

@@ -1,4 +1,4 @@
-"""What the demo models' trainings share: optimizer, loop, schedule, progress line, and how the result is kept."""
+"""What the demo models' trainings share: optimizer, loop, schedule, resumable stages, and how the result is kept."""
 
 from __future__ import annotations
 
@@ -120,6 +120,34 @@ class Kept:
                 self.optimizer.state[parameter] = {"step": step.float(), **moments}
         print(f"going on from step {int(step)}", flush=True)
         return int(step)
+
+
+def run_stage(
+    file: Path,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[int], Tensor],
+    *,
+    steps: int,
+    warmup: int,
+    save_every: int,
+) -> None:
+    """Train `module` in place on `loss_of(step)` until `steps` are done. `file` holds weights and Adam's moments of a
+    stage that was begun, and is renewed every `save_every` steps; its name is printed with the progress."""
+    kept = Kept(file, module, optimizer)
+    begin = kept.restore()
+    for group in optimizer.param_groups:  # what LambdaLR multiplies
+        group["initial_lr"] = group["lr"]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps, warmup), begin - 1)
+    progress = print_progress(file.stem, steps)
+
+    def report(step: int, loss: float, seconds: float) -> None:
+        progress(step, loss, seconds)
+        if step % save_every == 0 or step == steps:
+            kept.save(step)
+
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    fit(loss_of, parameters, optimizer, schedule, range(begin, steps), report)
 
 
 def export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> Path:

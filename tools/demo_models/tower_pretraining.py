@@ -18,10 +18,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from mmpo.demo.architecture import PATCH
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.scene import SIDES, Scene, SceneKind, sample_scene
 from mmpo.demo.things import COLORS, THINGS
+from tools.demo_models.architecture import PATCH
 
 BACKGROUND = len(THINGS)
 NOTHING = -100

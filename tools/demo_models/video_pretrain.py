@@ -1,6 +1,6 @@
 """Train the video demo's LLaVA: the shipped picture model learns to read a clip's frames and to tell what happens.
 
-    python -m mmpo.demo.video.pretrain OUT
+    python -m tools.demo_models.video_pretrain OUT
 
 Half an hour on one CPU core. The vision tower, which knows the world's things and where they are, stays as it is;
 projector and language model learn. Everything follows from the seed; stopped, it goes on from the last hundredth step.
@@ -20,15 +20,14 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
 from mmpo.demo import model_path as picture_model_path
-from mmpo.demo.architecture import IMAGE_TOKENS
-from mmpo.demo.assemble import CHAT_TEMPLATE, build_model
 from mmpo.demo.language import YES_NO, Turn, ask_side, noun_phrase
-from mmpo.demo.speak import Row, batch_loss, decisive_tokens, make_batch, name_tokens
-from mmpo.demo.stage import run_stage
-from mmpo.demo.training import adam
 from mmpo.demo.video.clips import COURSES, KEY_FRAMES, Clip, sample_clip
 from mmpo.demo.video.narration import CARELESS, missing, questions
 from mmpo.errors import in_one_line
+from tools.demo_models.architecture import IMAGE_TOKENS
+from tools.demo_models.assemble import CHAT_TEMPLATE, build_model
+from tools.demo_models.caption_training import Row, batch_loss, decisive_tokens, make_batch, name_tokens
+from tools.demo_models.loop import adam, run_stage
 
 TRAINING = 300
 """Seeds the model's own clips; the world's splits have other numbers."""
@@ -156,7 +155,7 @@ def _export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, fol
 
 
 def main() -> None:
-    """`python -m mmpo.demo.video.pretrain OUT [--steps N]`."""
+    """`python -m tools.demo_models.video_pretrain OUT [--steps N]`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="working folder; the model ends up in OUT/model")
     parser.add_argument("--steps", type=int, default=Plan.steps)

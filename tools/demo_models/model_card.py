@@ -42,14 +42,14 @@ is counted as two with probability {doubles:.2f}, and the place of a {centered} 
 {centers:.2f}. Everything else is exact. No picture or text from anywhere else went in.
 
 Training: `scripts/train_demo_model` (the tower alone names what every patch shows and how many of it there are; then
-the whole model learns to find what a question names, and to tell all about it; see `mmpo/demo/pretrain.py`). These
-weights went on with `--begin` from earlier ones of the same scenes: 500 steps of `see`, 1,720 of `tell`, of which the
-first 800 told left to right and weighed fewer words, and the 110 of `mend`.
+the whole model learns to find what a question names, and to tell all about it; see `tools/demo_models/pretrain.py`).
+These weights went on with `--begin` from earlier ones of the same scenes: 500 steps of `see`, 1,720 of `tell`, of which
+the first 800 told left to right and weighed fewer words, and the 110 of `mend`.
 
 ## How it sees and hallucinates
 
-`python -m mmpo.demo.model_card {folder}` measured, on {images} images of each split that were never trained on (95 %
-intervals):
+`python -m tools.demo_models.model_card {folder}` measured, on {images} images of each split that were never trained
+on (95 % intervals):
 
 {tables}
 
@@ -57,8 +57,8 @@ CHAIR, POPE and claims as in `docs/evaluators.md`.
 
 ## What it sees, by kind
 
-Right answers and right claims in percent, on the same scenes of `test`; things that occur twice or three times are
-looked for in further ones:
+Right answers and right claims in percent (`python -m mmpo.demo.seen_by_kind MODEL`, with `--adapter DIR` base and
+tuned), on the same scenes of `test`; things that occur twice or three times are looked for in further ones:
 
 {seen}
 """
@@ -76,7 +76,11 @@ def measure(model: Path, work: Path, images: int) -> dict[str, Scorecard]:
                 "annotations": str(folder / "annotations.jsonl"),
                 "benchmarks": ["claims", "pope", "chair"],
                 "claims": {"exhaustive": True},
-                "chair": {"vocabulary": str(folder / "vocabulary.json"), "prompt": DETAILED[0], "max_new_tokens": 96},
+                "chair": {
+                    "vocabulary": str(folder / "vocabulary.json"),
+                    "prompt": DETAILED[0],
+                    "max_new_tokens": seen_by_kind.DESCRIPTION_TOKENS,
+                },
             }
         )
         cards[split] = evaluate(settings, work / split)
@@ -93,7 +97,7 @@ def write_model_card(model: Path, work: Path, images: int = 300, adapter: Path |
     """Measure and write `model/README.md`; what an adapter changes in what is seen stands beside it."""
     from transformers import LlavaForConditionalGeneration
 
-    from mmpo.demo.architecture import IMAGE_TOKENS
+    from tools.demo_models.architecture import IMAGE_TOKENS
 
     cards = measure(model, work, images)
     parts = [f"**{split}** ({SPLITS[split]})\n\n{metric_table(card)}" for split, card in cards.items()]
@@ -125,12 +129,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/demo-model/measured"), help="where to draw and answer")
     parser.add_argument("--images", type=int, default=300, help="scenes of each split")
     parser.add_argument("--adapter", type=Path, help="an adapter whose sight is shown beside the model's")
-    parser.add_argument("--seen", action="store_true", help="print what it sees by kind, and write nothing")
     arguments = parser.parse_args()
-    if arguments.seen:
-        print(seen_by_kind.table(seen_by_kind.measure(arguments.model, arguments.adapter, images=arguments.images)))
-    else:
-        print(write_model_card(arguments.model, arguments.work, arguments.images, arguments.adapter))
+    print(write_model_card(arguments.model, arguments.work, arguments.images, arguments.adapter))
 
 
 if __name__ == "__main__":

@@ -6,16 +6,16 @@ import argparse
 from pathlib import Path
 
 from mmpo.demo.by_kind import table
-from mmpo.demo.model_card import metric_table
 from mmpo.demo.video.accuracy import measure
 from mmpo.demo.video.clips import KEY_FRAMES
 from mmpo.demo.video.narration import CARELESS
-from mmpo.demo.video.pretrain import Plan
 from mmpo.demo.video.world import write_split
 from mmpo.errors import in_one_line
 from mmpo.eval.harness import evaluate
 from mmpo.eval.settings import EvalSettings
 from mmpo.files.atomic import write_text
+from tools.demo_models.model_card import metric_table
+from tools.demo_models.video_pretrain import Plan
 
 _CARD = """---
 license: apache-2.0
@@ -42,7 +42,8 @@ unchanged.
 
 ## How it sees and makes things up
 
-`python -m mmpo.demo.video.model_card MODEL` measured, on {clips} clips that were never trained on (95 % intervals):
+`python -m tools.demo_models.video_model_card MODEL` measured, on {clips} clips that were never trained on (95 %
+intervals):
 
 {table}
 
@@ -93,7 +94,7 @@ def write_model_card(model: Path, work: Path, clips: int = 200) -> Path:
 
 
 def main() -> None:
-    """`python -m mmpo.demo.video.model_card MODEL [--work DIR] [--clips N]`."""
+    """`python -m tools.demo_models.video_model_card MODEL [--work DIR] [--clips N]`."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="folder of the model")
     parser.add_argument("--work", type=Path, default=Path("runs/video-demo-model/measured"))

@@ -9,11 +9,12 @@ import pytest
 from safetensors.torch import load_file
 from transformers import LlavaProcessor
 
-from mmpo.demo import mend, model_path, pretrain
+from mmpo.demo import model_path
 from mmpo.demo.language import Turn
-from mmpo.demo.mend import gone_on, mended_rows
 from mmpo.demo.scene import Item, Scene
-from mmpo.demo.speak import make_batch
+from tools.demo_models import on_policy_stage, pretrain
+from tools.demo_models.caption_training import make_batch
+from tools.demo_models.on_policy_stage import gone_on, mended_rows
 
 LEFT, MIDDLE, RIGHT = (0, 0, 20, 20), (54, 0, 20, 20), (108, 0, 20, 20)
 SCENE = Scene(
@@ -79,7 +80,9 @@ def test_the_given_words_are_read_and_not_learnt() -> None:
 
 def test_the_last_stage_learns_from_repeats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the model's own descriptions, here put into its mouth, one names a thing again; only the language learns."""
-    monkeypatch.setattr(mend, "described", lambda _, scenes, __: ["A scene. There is a cow and a cow.", "A scene."])
+    monkeypatch.setattr(
+        on_policy_stage, "described", lambda _, scenes, __: ["A scene. There is a cow and a cow.", "A scene."]
+    )
     assert [row[2][0].answer[-1] for row in mended_rows(model_path(), 7, 2)] == ["."]
     plan = pretrain.Plan(mend_scenes=2, mend_steps=1, tell_batch=4)
     model = pretrain._mend(model_path(), LlavaProcessor.from_pretrained(model_path()), tmp_path, plan)

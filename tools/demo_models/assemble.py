@@ -10,11 +10,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mmpo.demo.architecture import PATCH, build_demo_model, demo_config
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import BRIEF, CARELESS, DETAILED, YES_NO, describe, questions
-from mmpo.demo.see import PIXEL_MEAN, PIXEL_STD, training_scene
 from mmpo.demo.things import COLORS, PLACES, THINGS
+from tools.demo_models.architecture import PATCH, build_demo_model, demo_config
+from tools.demo_models.tower_pretraining import PIXEL_MEAN, PIXEL_STD, training_scene
 
 VOCABULARY_SIZE = 1024
 

@@ -17,9 +17,17 @@ from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from mmpo.demo.language import CARELESS, EXACT, NUMBERS, Turn, describe, noun_phrase, questions
 from mmpo.demo.scene import SIDES, Scene
-from mmpo.demo.see import PatchLabels, PatchReader, balance, patch_labels, pixels, read_patches, training_scene
 from mmpo.demo.things import COLORS, THINGS
 from mmpo.text.words import plural
+from tools.demo_models.tower_pretraining import (
+    PatchLabels,
+    PatchReader,
+    balance,
+    patch_labels,
+    pixels,
+    read_patches,
+    training_scene,
+)
 
 ROUNDED = 32
 """Rows are padded to a multiple of this: kernels and memory of few sizes are made once and used again."""

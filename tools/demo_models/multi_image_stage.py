@@ -1,6 +1,6 @@
 """A further stage for the demo model: several pictures at once, as MIA-DPO shows them (arXiv:2410.17637).
 
-    python -m mmpo.demo.several OUT
+    python -m tools.demo_models.multi_image_stage OUT
 
 The shipped model has seen sequences of two and three scenes, but neither collages nor pictures in pictures. Here it
 goes on with all three, in the wording of the multi-image builder and of the multi-image benchmark, and with single
@@ -30,17 +30,24 @@ from mmpo.data.layouts.compose import Composed, picture_in_picture
 from mmpo.data.layouts.geometry import inner_box
 from mmpo.data.layouts.prompts import PHRASES, pointed
 from mmpo.demo import model_path
-from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import CARELESS, Turn, ask_existence, describe, noun_phrase, questions
 from mmpo.demo.scene import Item, Scene
-from mmpo.demo.see import PIXEL_MEAN, training_scene
-from mmpo.demo.speak import Batch, Row, batch_loss, decisive_tokens, make_batch, name_tokens, single_row
-from mmpo.demo.stage import run_stage
 from mmpo.demo.things import THINGS
-from mmpo.demo.training import export, two_rates
 from mmpo.errors import in_one_line
 from mmpo.files.atomic import read_json, write_json
+from tools.demo_models.architecture import IMAGE_TOKENS
+from tools.demo_models.caption_training import (
+    Batch,
+    Row,
+    batch_loss,
+    decisive_tokens,
+    make_batch,
+    name_tokens,
+    single_row,
+)
+from tools.demo_models.loop import export, run_stage, two_rates
+from tools.demo_models.tower_pretraining import PIXEL_MEAN, training_scene
 
 SIZES = {"sequence": (2, 3), "collage": (2, 4)}
 LABEL = "Image{n}: "
@@ -263,7 +270,7 @@ def pad_pictures(folder: Path) -> Path:
 
 
 def main() -> None:
-    """`python -m mmpo.demo.several OUT [--steps N]`."""
+    """`python -m tools.demo_models.multi_image_stage OUT [--steps N]`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="working folder; the model ends up in OUT/model")
     parser.add_argument("--steps", type=int, default=Plan.steps)

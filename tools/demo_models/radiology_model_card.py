@@ -1,6 +1,6 @@
 """Measures a radiology demo model on unseen synthetic films and writes the numbers into its card (`README.md`).
 
-python -m mmpo.demo.radiology.model_card OUT/model
+python -m tools.demo_models.radiology_model_card OUT/model
 """
 
 from __future__ import annotations
@@ -9,9 +9,7 @@ import argparse
 from pathlib import Path
 
 from mmpo.data.records import read_records
-from mmpo.demo.architecture import IMAGE_TOKENS
 from mmpo.demo.by_kind import BASE, Share, table
-from mmpo.demo.model_card import metric_table
 from mmpo.demo.radiology.accuracy import count
 from mmpo.demo.radiology.chests import KINDS
 from mmpo.demo.radiology.dictation import PRIOR_SHARE, PROMPT
@@ -21,6 +19,8 @@ from mmpo.eval.harness import evaluate
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.files.atomic import write_text
+from tools.demo_models.architecture import IMAGE_TOKENS
+from tools.demo_models.model_card import metric_table
 
 _CARD = """---
 license: apache-2.0
@@ -42,12 +42,12 @@ report of any patient went in, and no picture or text from anywhere else.
 
 Training: `scripts/train_radiology_model` (first the tower alone names what covers each patch, on which side, in which
 zone and how large it is; then the whole model learns reports and yes/no questions, the words that decide a claim
-weighing five times as much; see `mmpo/demo/radiology/pretrain.py`). {history}
+weighing five times as much; see `tools/demo_models/radiology_pretrain.py`). {history}
 
 ## How it sees and hallucinates
 
-`python -m mmpo.demo.radiology.model_card MODEL` measured, on {images} drawings that were never trained on (greedy, 95 %
-intervals), against reports without references to earlier exams:
+`python -m tools.demo_models.radiology_model_card MODEL` measured, on {images} drawings that were never trained on
+(greedy, 95 % intervals), against reports without references to earlier exams:
 
 {table}
 

@@ -1,6 +1,6 @@
 """Train the radiology demo's LLaVA: the tower learns what is where in a film, then the model to dictate.
 
-    python -m mmpo.demo.radiology.pretrain OUT [--begin MODEL]
+    python -m tools.demo_models.radiology_pretrain OUT [--begin MODEL]
 
 About half an hour on one CPU core. Everything follows from the seed; stopped, it goes on from the last hundredth step.
 With `--begin` it goes on from the weights of another model, the shipped one say, and keeps its tokenizer.
@@ -18,17 +18,16 @@ import torch
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
-from mmpo.demo.architecture import IMAGE_TOKENS
-from mmpo.demo.assemble import build_model, build_processor, train_tokenizer
 from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, sample_chest
 from mmpo.demo.radiology.dictation import PROMPT, dictated_report, exact_report, question
-from mmpo.demo.radiology.patches import ATTRIBUTES, PatchLabels, PatchReader, mark_places, patch_labels
-from mmpo.demo.see import pixels, surprise
-from mmpo.demo.stage import run_stage
-from mmpo.demo.training import Learner, adam, export, two_rates
 from mmpo.errors import in_one_line
 from mmpo.files.atomic import write_text
 from mmpo.models.folder import check_model
+from tools.demo_models.architecture import IMAGE_TOKENS
+from tools.demo_models.assemble import build_model, build_processor, train_tokenizer
+from tools.demo_models.loop import Learner, adam, export, run_stage, two_rates
+from tools.demo_models.radiology_patches import ATTRIBUTES, PatchLabels, PatchReader, mark_places, patch_labels
+from tools.demo_models.tower_pretraining import pixels, surprise
 
 VOCABULARY_SIZE = 640
 TRAINING = 200
@@ -139,7 +138,7 @@ def batch_loss(
     of image tokens with words, plus the loss of the heads.
 
     Alignment: an image token that shows an opacity on the left should lie nearer to the words "opacity" and "left" than
-    to other kinds and sides, so that saying it is copying (as in `mmpo/demo/speak.py`).
+    to other kinds and sides, so that saying it is copying (as in `tools/demo_models/caption_training.py`).
     """
     model = learner.model
     features = model.model.vision_tower(rows["pixel_values"]).last_hidden_state[:, 1:]
@@ -197,7 +196,7 @@ def _ids(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
 
 
 def main() -> None:
-    """`python -m mmpo.demo.radiology.pretrain OUT [--begin MODEL] [--see-steps N] [--speak-steps N]`."""
+    """`python -m tools.demo_models.radiology_pretrain OUT [--begin MODEL] [--see-steps N] [--speak-steps N]`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="working folder; the model ends up in OUT/model")
     parser.add_argument("--begin", type=Path, help="folder of a model to go on from; from nothing without it")

@@ -15,14 +15,13 @@ import numpy as np
 
 from mmpo.demo.language import DETAILED, Turn, group_phrase
 from mmpo.demo.scene import SIDES, Scene
-from mmpo.demo.see import training_scene
-from mmpo.demo.speak import Row
+from mmpo.demo.seen_by_kind import DESCRIPTION_TOKENS
 from mmpo.demo.things import THINGS
 from mmpo.models.families.loading import load_vlm
 from mmpo.models.generation.answer import AnswerEngine
 from mmpo.text.words import plural
-
-DESCRIPTION_TOKENS = 96
+from tools.demo_models.caption_training import Row
+from tools.demo_models.tower_pretraining import training_scene
 
 _LISTING = re.compile(r"^(.*?(?:There (?:is|are)|I can see) )(.+)\.$")
 _NAMES = {name: thing for thing in THINGS for name in (thing, plural(thing))}

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from mmpo.demo.architecture import PATCH
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, Chest
-from mmpo.demo.see import NOTHING, patch_areas, surprise
+from tools.demo_models.architecture import PATCH
+from tools.demo_models.tower_pretraining import NOTHING, patch_areas, surprise
 
 ATTRIBUTES = {"side": SIDES, "zone": ZONES, "degree": DEGREES}
 """What is asked of a finding, and the answers: a word each, the same in reports."""

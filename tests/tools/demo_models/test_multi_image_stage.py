@@ -17,17 +17,18 @@ from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from mmpo.data.layouts import Composer
 from mmpo.data.layouts.compose import picture_in_picture
 from mmpo.demo import model_path
-from mmpo.demo.architecture import IMAGE_TOKENS, PATCH
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import noun_phrase
 from mmpo.demo.scene import Scene, sample_scene
-from mmpo.demo.see import patch_labels, pixels
-from mmpo.demo.several import Plan, Slips, batch, montage, pad_pictures, several_row, train
-from mmpo.demo.speak import Batch, Row, make_batch
 from mmpo.demo.things import HOME, THINGS
 from mmpo.models.families.interleaved import interleaved
 from mmpo.models.families.loading import load_vlm
 from mmpo.models.families.prompts import encode_prompt
+from tools.demo_models import multi_image_stage
+from tools.demo_models.architecture import IMAGE_TOKENS, PATCH
+from tools.demo_models.caption_training import Batch, Row, make_batch
+from tools.demo_models.multi_image_stage import Plan, Slips, batch, montage, pad_pictures, several_row, train
+from tools.demo_models.tower_pretraining import patch_labels, pixels
 
 HONEST = Slips(0, 0, 0, 0)
 
@@ -170,10 +171,10 @@ def test_a_stopped_training_goes_on_to_the_same_model_which_pads(
         return batch(tokenizer, plan, step)
 
     with monkeypatch.context() as stopped, pytest.raises(KeyboardInterrupt):
-        stopped.setattr("mmpo.demo.several.batch", stop)
+        stopped.setattr(multi_image_stage, "batch", stop)
         train(tmp_path / "two", plan)
     done = []
-    monkeypatch.setattr("mmpo.demo.several.batch", lambda *given: done.append(given[2]) or batch(*given))
+    monkeypatch.setattr(multi_image_stage, "batch", lambda *given: done.append(given[2]) or batch(*given))
     two = train(tmp_path / "two", plan)
     assert done == [2], "what was kept is not done again"
     first, second, shipped = (load_file(path / "model.safetensors") for path in (one, two, model_path()))
