@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from mmpo.data.pair import PreferencePair
 from mmpo.data.reader import read_pairs
+from mmpo.data.shards import PairWriter
 from mmpo.data_builders import builders
 from mmpo.data_builders.run import Builder, Written, run
 from mmpo.data_builders.units import Advance, Units, Work
@@ -116,6 +117,32 @@ def test_names_are_taken_once_and_stand_in_the_settings() -> None:
         builders.register("numbers", NumberSettings)(Numbers)
     with pytest.raises(UserError, match="has no `builder: Literal"):
         builders.register("others", NumberSettings)
+
+
+def test_a_function_that_writes_pairs_is_a_builder_too(tmp_path: Path) -> None:
+    """It returns nothing: the card of its pairs tells what it made."""
+
+    class OneSettings(Settings):
+        builder: Literal["one"] = "one"
+
+    def build(settings: OneSettings, folder: Path) -> None:
+        picture = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(picture, "PNG")
+        with PairWriter(folder / "pairs") as writer:
+            writer.add(
+                PreferencePair.simple(id="a", image=picture.getvalue(), question="A?", chosen="A.", rejected="B.")
+            )
+            writer.reject("b", Quarantined("filter", "dull"))
+
+    builders.register("one", OneSettings)(build)
+    try:
+        result = builders.build(OneSettings(), tmp_path)
+    finally:
+        builders.BUILDERS.forget([__name__])
+    assert result.model_dump() == {
+        "builder": "one", "pairs": "pairs", "images": 2, "images_used": 1, "pairs_made": 1,
+        "counts": {"sources": {"in": 2, "paired": 1, "filter/dull": 1}},
+    }  # fmt: skip
 
 
 def test_every_folder_with_an_entry_is_a_builder() -> None:
