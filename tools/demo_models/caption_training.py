@@ -172,7 +172,7 @@ def decisive_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
         "and",
     )  # what may stand in a decisive token's place weighs as much: else it'd be said too seldom
     tokens = [tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words]
-    return torch.tensor([*tokens, *tokenizer.convert_tokens_to_ids([",", "."])])
+    return torch.tensor([*tokens, *map(tokenizer.convert_tokens_to_ids, (",", "."))])
 
 
 def batch_loss(
