@@ -182,7 +182,7 @@ def test_mistakes_are_said_before_the_model_loads(world: Path, tmp_path: Path, c
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "lists no images"),
+        ([], "is empty"),
         ([{"image": "10.png", "objects": ["dog"]}], "none of the 1 images .* can be used; the first: decode"),
         ([{"id": "x", "image": "1.png"}, {"id": "y", "image": "1.png"}], "1.png is listed more than once"),
     ],

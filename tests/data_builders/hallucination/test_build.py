@@ -220,7 +220,7 @@ def test_without_questions_without_additions(parrot_folder: Path, world: Path, t
 def test_files_that_do_not_fit(parrot_folder: Path, world: Path, tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
-    with pytest.raises(UserError, match="empty.jsonl is empty"):
+    with pytest.raises(UserError, match=r"empty.jsonl is empty"):
         build(settings(parrot_folder, empty), tmp_path / "a")
     bare = tmp_path / "bare.jsonl"
     bare.write_text('{"image": "x.png", "objects": []}\n')

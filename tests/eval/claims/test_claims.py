@@ -164,7 +164,8 @@ def test_what_a_careless_annotator_makes_up_is_found_and_nothing_else(demo: Any)
         wrong = [one for one in row.claims if one.right is False]
         made_up = {one.name for one in row.claims if one.kind == "object" and one.name not in scene.things}
         assert {one.name for one in wrong if one.kind == "object"} == made_up
-        assert {one.name for one in wrong if one.kind == "count"} <= set(DOUBLED)
+        moved = {thing for thing in CENTERED if scene.count(thing) > 1}  # "two cars in the middle": one is there
+        assert {one.name for one in wrong if one.kind == "count"} <= {*DOUBLED, *moved}
         assert {one.name for one in wrong if one.kind == "place"} <= set(CENTERED)
         assert not [one for one in wrong if one.kind not in ("object", "count", "place")]
     assert result.totals("object")[2] > 50 and result.totals("count")[2] > 3 and result.totals("place")[2] > 3
