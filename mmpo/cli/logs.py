@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,9 +59,11 @@ def logging_to(file: Path) -> Iterator[None]:
 
 def quiet_libraries() -> None:
     """transformers keeps a handler of its own on stderr: send its records to the run's log. Its progress bars are off,
-    also where it was imported before `keep_one_voice`. Imports transformers."""
+    also where it was imported before `keep_one_voice`, and what it will change one day is no user's matter. Imports
+    transformers."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_default_handler()
     transformers_logging.enable_propagation()
     transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
