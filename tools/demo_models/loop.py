@@ -152,8 +152,10 @@ def run_stage(
 
 def export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> Path:
     """The finished model in the standard layout, weights in half precision to keep the file small."""
-    for part in (model.config.text_config, model.config.vision_config):
-        part.dtype = None  # else a model that was loaded in float32 says so beside weights that are not
+    for part in ("text_config", "vision_config"):
+        getattr(
+            model.config, part
+        ).dtype = None  # else a model that was loaded in float32 says so beside weights that are not
     model.eval().to(torch.float16).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
