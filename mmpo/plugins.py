@@ -237,11 +237,10 @@ def _code(module: str) -> str:
     """A digest of all Python files of the package that the module belongs to."""
     package = sys.modules[module.partition(".")[0]]
     folders = [Path(folder) for folder in getattr(package, "__path__", ())]
-    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
-    names = [file.relative_to(folder).as_posix() for folder in folders for file in sorted(folder.rglob("*.py"))]
+    files = [(file.relative_to(folder).as_posix(), file) for folder in folders for file in sorted(folder.rglob("*.py"))]
     if not folders and getattr(package, "__file__", None):
-        files, names = [Path(str(package.__file__))], [module]
+        files = [(module, Path(str(package.__file__)))]
     total = hashlib.sha256()
-    for name, file in zip(names, files, strict=True):
+    for name, file in files:
         total.update(f"{name}\0".encode() + hashlib.sha256(file.read_bytes()).digest())
     return total.hexdigest()[:16]

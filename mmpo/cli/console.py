@@ -10,13 +10,8 @@ from collections.abc import Iterable
 from rich.console import Console
 from rich.text import Text
 
-from mmpo.progress_display import BarReporter, LineReporter, duration
+from mmpo.progress_display import BarReporter, LineReporter
 from mmpo.visible import SafeConsole, visible
-
-__all__ = [
-    "BarReporter", "LineReporter", "command_line", "duration", "err", "fail", "heading", "line", "next_steps", "out",
-    "reporter", "visible", "warn",
-]  # fmt: skip
 
 PIPE_WIDTH = 120
 """Columns of a table where there is no terminal to ask (COLUMNS says otherwise)."""

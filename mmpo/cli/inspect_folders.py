@@ -13,6 +13,7 @@ import typer
 from mmpo.cli import console
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.atomic import read_json
+from mmpo.progress_display import duration
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".jp2", ".avif", ".ppm")
 _LOOKED_AT = 2000
@@ -70,7 +71,7 @@ def run_folder(path: Path) -> dict[str, Any]:
             continue
         step = run.step(section)
         record = step.record()
-        took = f", took {console.duration(record['seconds'])}" if "seconds" in record else ""
+        took = f", took {duration(record['seconds'])}" if "seconds" in record else ""
         shown[section] = {"absent": "not begun", "started": "begun, not complete"}.get(step.state, step.state) + took
     for name, place in OUTPUTS.items():
         if (path / place).exists():

@@ -13,8 +13,7 @@ from rich.text import Text
 
 from mmpo.cli import console
 from mmpo.run_log import RUN, logging_into
-
-__all__ = ["RUN", "keep_one_voice", "logging_to", "quiet_libraries"]
+from mmpo.visible import visible
 
 
 class _ToTerminal(logging.Handler):
@@ -26,7 +25,7 @@ class _ToTerminal(logging.Handler):
             if getattr(record, "say", False):
                 console.line(record.getMessage())
             return
-        text = Text.assemble((f"{record.levelname.lower()}: ", "yellow"), console.visible(record.getMessage()))
+        text = Text.assemble((f"{record.levelname.lower()}: ", "yellow"), visible(record.getMessage()))
         console.err.print(text, soft_wrap=True)
 
 

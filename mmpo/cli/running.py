@@ -13,13 +13,15 @@ from mmpo import plugins, progress
 from mmpo.cli import console
 from mmpo.cli.app import Failed, Interrupted, debugging
 from mmpo.cli.demo_world import WORLD, DemoWorld
-from mmpo.cli.logs import RUN, logging_to, quiet_libraries
+from mmpo.cli.logs import logging_to, quiet_libraries
 from mmpo.cli.summaries import after_everything, print_summary
 from mmpo.errors import UserError
 from mmpo.locks import announce, locked, private_files
 from mmpo.pipeline import check_section, open_run, run_section, starts_over
 from mmpo.preflight import examine
+from mmpo.progress_display import duration
 from mmpo.recipes import OUTPUTS, Recipe, override, read
+from mmpo.run_log import RUN
 from mmpo.runs import RunFolder, choose_folder, is_main_process
 from mmpo.storage import storage_error
 
@@ -93,7 +95,7 @@ def _run_one(run: RunFolder, recipe: Recipe, section: str) -> None:
         quiet_libraries()
         result = run_section(run, recipe, section)
         logger.info("%s is complete", section)
-        console.line(f"took {console.duration(time.monotonic() - started)}")
+        console.line(f"took {duration(time.monotonic() - started)}")
     print_summary(run, section, result)
     if section == "build" and not result["images_used"]:
         raise UserError(

@@ -7,9 +7,7 @@ from typing import Any
 
 import typer
 
-from mmpo.visible import HALF, SafeConsole, code, visible
-
-__all__ = ["SafeConsole", "echo", "visible"]
+from mmpo.visible import HALF, code, visible
 
 
 def echo(text: str, **options: Any) -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from mmpo.cli import console
+from mmpo.progress_display import BarReporter, LineReporter, duration
 from tests.cli.conftest import Invoke
 
 
@@ -203,7 +204,7 @@ def test_several_processes_only_train(mmpo: Invoke, recipe: Path, monkeypatch: p
 def test_lines_report_progress_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     from mmpo import progress
 
-    with progress.reporting(console.LineReporter(console.out)):
+    with progress.reporting(LineReporter(console.out)):
         assert list(progress.track("abc", "counting")) == ["a", "b", "c"]
         with progress.task("half", 10) as running:
             running.advance(5, "loss 0.5")
@@ -222,7 +223,7 @@ def test_bars_report_progress_on_a_terminal() -> None:
 
     screen = io.StringIO()
     terminal = Console(file=screen, force_terminal=True, width=100)
-    with progress.reporting(console.BarReporter(terminal)):
+    with progress.reporting(BarReporter(terminal)):
         for _ in progress.track(range(3), "first [x]"):
             with progress.task("inner") as running:
                 running.advance(2, "loss 0.5")
@@ -235,7 +236,7 @@ def test_bars_report_progress_on_a_terminal() -> None:
     ("seconds", "text"), [(0, "0.0 s"), (59.9, "59.9 s"), (185, "3 min 05 s"), (7800, "2 h 10 min")]
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert console.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_a_step_that_failed_before_any_work_is_corrected_in_its_folder(mmpo: Invoke, recipe: Path, here: Path) -> None:

@@ -17,7 +17,8 @@ from rich.text import Text
 
 from mmpo.cli import console
 from mmpo.cli.logs import logging_to
-from mmpo.cli.visible import SafeConsole, visible
+from mmpo.progress_display import LineReporter
+from mmpo.visible import SafeConsole, visible
 
 HOSTILE = "a\x1b]0;title\x07b\rc\x08\x7f\x9b2J\u202egnp.\u2066\udcff"
 
@@ -47,7 +48,7 @@ def test_every_way_of_printing(screen: io.StringIO, tmp_path: Path) -> None:
     table.add_row(Text(HOSTILE))
     console.out.print(table)
     console.out.print(HOSTILE)
-    progress = console.LineReporter(console.out).begin(HOSTILE, 2)
+    progress = LineReporter(console.out).begin(HOSTILE, 2)
     progress.advance(note=HOSTILE)
     progress.close(finished=True)
     with logging_to(tmp_path / "log"):

@@ -64,6 +64,7 @@ class Plan:
     tell_batch: int = 24
     mend_scenes: int = 1200
     mend_steps: int = 110
+    mend_batch: int = 16
     learning_rate: float = 1e-3
     mend_rate: float = 2e-4
     tell_rate: float = 6e-4
@@ -187,7 +188,7 @@ def _mend(told: Path, processor: LlavaProcessor, out: Path, plan: Plan) -> Path:
     names, decisive, things = name_tokens(tokenizer), decisive_tokens(tokenizer), thing_of_token(tokenizer)
 
     def loss_of(step: int) -> Tensor:
-        chosen = np.random.default_rng((plan.seed, 7, step)).integers(len(rows), size=16)
+        chosen = np.random.default_rng((plan.seed, 7, step)).integers(len(rows), size=plan.mend_batch)
         begun = make_batch([rows[int(number)] for number in chosen], tokenizer, IMAGE_TOKENS)
         usual = [single_row((plan.seed, 8, step * half + index)) for index in range(half)]
         with torch.autocast("cpu", torch.bfloat16):
@@ -201,7 +202,7 @@ def _mend(told: Path, processor: LlavaProcessor, out: Path, plan: Plan) -> Path:
         adam(learnt, plan.mend_rate),
         loss_of,
         steps=plan.mend_steps,
-        warmup=10,
+        warmup=plan.warmup // 10,
         save_every=plan.save_every,
     )
     return export(model, processor, out / "model")
