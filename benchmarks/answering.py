@@ -194,7 +194,7 @@ def pope_run(threads: int, images: int) -> dict[str, Any]:
         "drawing_s": drawing,
         "evaluation_s": seconds,
         "asking_s": made["seconds"],
-        "self_check": {key: made[key] for key in ("asked", "near_ties", "different", "why_not_shared")},
+        "self_check": {key: made[key] for key in ("asked", "near_ties", "different", "unshared_reason")},
         "mean_F1": card.row("pope", "mean_F1", "all splits").after.value,
     }
 
@@ -244,8 +244,8 @@ def time_pope(threads: int, quick: bool) -> dict[str, Any]:
         f"{results['images']} images, {threads} threads: {results['evaluation_s']:.1f} s from annotations to "
         f"scorecard, of which asking {results['asking_s']:.1f} s; drawing the images took {results['drawing_s']:.1f} s"
     )
-    if results["self_check"]["why_not_shared"]:
-        print(f"WARNING: sharing was off: {results['self_check']['why_not_shared']}")
+    if results["self_check"]["unshared_reason"]:
+        print(f"WARNING: sharing was off: {results['self_check']['unshared_reason']}")
     return results
 
 
@@ -293,8 +293,8 @@ def compare(threads: int, quick: bool, per_image: list[int]) -> dict[str, Any]:
     if (demo / "config.json").is_file():
         results["demo"] = demo_rate(demo, 10 if quick else 50)
         print(f"demo model: {results['demo']['questions_per_s']:.0f} questions/s, self-check included")
-    if engine.why_not_shared:
-        print(f"WARNING: sharing was off: {engine.why_not_shared}")
+    if engine.unshared_reason:
+        print(f"WARNING: sharing was off: {engine.unshared_reason}")
     return results
 
 

@@ -82,7 +82,7 @@ def measure(vlm: VLM, k: int, tokens: int, images: int, rounds: int) -> dict[str
         "tokens_made": made,
         "faster_than_separate": median["separate"] / median["shared"],
         "faster_than_batched": median["batched"] / median["shared"],
-        "why_not_shared": engine.why_not_shared,
+        "unshared_reason": engine.unshared_reason,
     }
 
 

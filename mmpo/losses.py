@@ -31,7 +31,7 @@ from mmpo.objectives.term import Registered, spec_mistakes
 from mmpo.types import PairLogps, ResponseLogps
 
 Reduction = Literal["mean", "sum", "none"]
-Views = Mapping[str, tuple[Tensor, Tensor | None]]
+ViewLogps = Mapping[str, tuple[Tensor, Tensor | None]]
 Loss = Callable[..., Tensor]
 
 
@@ -137,7 +137,7 @@ def _made(entry: Registered) -> Loss:
         rejected_lengths: Tensor | None = None,
         chosen_kl: Tensor | None = None,
         rejected_kl: Tensor | None = None,
-        views: Views | None = None,
+        views: ViewLogps | None = None,
         reduction: Reduction = "mean",
         **values: Any,
     ) -> Tensor:
@@ -249,7 +249,7 @@ def _check_parameters(name: str, values: Mapping[str, Any]) -> None:
     build_objective({name: dict(values)})  # what only the loss itself refuses
 
 
-def _check_tensors(name: str, given: Mapping[str, Tensor | None], views: Views) -> None:
+def _check_tensors(name: str, given: Mapping[str, Tensor | None], views: ViewLogps) -> None:
     """Tensors [b], all of one length, floating except the lengths."""
     known: dict[str, Any] = {key: value for key, value in given.items() if value is not None or key.startswith("pol")}
     if not isinstance(views, Mapping):

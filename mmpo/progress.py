@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 T = TypeVar("T")
 
 
-class Task(Protocol):
+class ProgressTask(Protocol):
     """One running piece of work."""
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
@@ -31,12 +31,12 @@ class Task(Protocol):
 class Reporter(Protocol):
     """Whoever shows progress."""
 
-    def begin(self, label: str, total: int | None) -> Task:
+    def begin(self, label: str, total: int | None) -> ProgressTask:
         """A new task starts; `total` is None where the length is unknown."""
 
 
 class _Silent:
-    def begin(self, label: str, total: int | None) -> Task:
+    def begin(self, label: str, total: int | None) -> ProgressTask:
         return self
 
     def advance(self, steps: int = 1, note: str | None = None) -> None:
@@ -57,7 +57,7 @@ class _Steady:
         self.reporter = reporter
         self.outer: _Outer | None = None
 
-    def begin(self, label: str, total: int | None) -> Task:
+    def begin(self, label: str, total: int | None) -> ProgressTask:
         if self.outer is not None:
             return self.outer.inner(label, total)
         self.outer = _Outer(self, self.reporter.begin(label, total))
@@ -65,7 +65,7 @@ class _Steady:
 
 
 class _Outer:
-    def __init__(self, owner: _Steady, task: Task) -> None:
+    def __init__(self, owner: _Steady, task: ProgressTask) -> None:
         self._owner, self._task = owner, task
         self._inner: dict[str, _Inner] = {}
         self.advance = task.advance
@@ -88,7 +88,7 @@ class _Outer:
 
 
 class _Inner:
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: ProgressTask) -> None:
         self.task, self.finished = task, True
         self.advance = task.advance
 
@@ -119,7 +119,7 @@ def reporting(reporter: Reporter) -> Iterator[None]:
 
 
 @contextmanager
-def task(label: str, total: int | None = None) -> Iterator[Task]:
+def task(label: str, total: int | None = None) -> Iterator[ProgressTask]:
     """A piece of work to advance by hand. It closes with the block, finished or not."""
     running = _reporter.get().begin(label, total)
     finished = False

@@ -31,7 +31,7 @@ from mmpo.files.atomic import read_sealed, write_json, write_sealed, write_text
 from mmpo.resuming import has_work
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "pillow")
-State = Literal["absent", "started", "complete"]
+SectionState = Literal["absent", "started", "complete"]
 
 
 def is_main_process() -> bool:
@@ -106,8 +106,8 @@ class Step:
             raise
 
     @property
-    def state(self) -> State:
-        found: State = self.record().get("state", "absent")
+    def state(self) -> SectionState:
+        found: SectionState = self.record().get("state", "absent")
         return found
 
     @property

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-Kind = Literal[
+FieldKind = Literal[
     "file", "folder", "path", "annotations", "vocabulary", "pairs", "model", "adapter", "template", "output", "sampling"
 ]  # fmt: skip
 
@@ -28,7 +28,7 @@ class Need:
     name nothing, such as `coco`; `fits` are endings of files that would do, told for a folder in a file's place.
     """
 
-    kind: Kind
+    kind: FieldKind
     words: tuple[str, ...] = ()
     fits: tuple[str, ...] = (".json", ".jsonl")
 

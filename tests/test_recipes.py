@@ -10,7 +10,7 @@ import pytest
 
 from mmpo.errors import UserError
 from mmpo.recipes import complete, dump, load, read, shipped
-from mmpo.recipes.source import Source, override, parse, parse_value, resolve
+from mmpo.recipes.source import RecipeSource, override, parse, parse_value, resolve
 
 RUN = Path("runs/x")
 INPUTS = {
@@ -176,7 +176,7 @@ def test_a_reference_to_a_missing_section_is_an_error() -> None:
 
 
 def test_a_reference_keeps_the_type_and_text_is_put_together() -> None:
-    source = Source("r", {"a": 3, "b": "${a}", "c": "x${a}/${b}", "d": ["${d2}"], "d2": {"e": "${a}"}})
+    source = RecipeSource("r", {"a": 3, "b": "${a}", "c": "x${a}/${b}", "d": ["${d2}"], "d2": {"e": "${a}"}})
     resolve(source, {})
     assert source.data == {"a": 3, "b": 3, "c": "x3/3", "d": [{"e": 3}], "d2": {"e": 3}}
 
@@ -185,7 +185,7 @@ def test_an_input_is_called_only_if_it_is_used() -> None:
     def never() -> str:
         raise AssertionError
 
-    source = Source("r", {"a": "${used}"})
+    source = RecipeSource("r", {"a": "${used}"})
     resolve(source, {"used": lambda: "yes", "unused": never})
     assert source.data == {"a": "yes"}
 

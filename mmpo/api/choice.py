@@ -12,7 +12,7 @@ from mmpo.preflight.things import check_vision_model
 
 
 @dataclass(frozen=True)
-class Choice:
+class ModelChoice:
     """A model, its adapter if any, and further arguments of `mmpo.load`."""
 
     model: str
@@ -30,7 +30,7 @@ class Choice:
             check_fit(self.adapter, folder, self.model)
 
 
-def chosen(run: Path | None, model: str | None, adapter: str | None) -> Choice:
+def chosen(run: Path | None, model: str | None, adapter: str | None) -> ModelChoice:
     """The model that a command names: that of a run with the adapter it trained, or `model` with `adapter`.
 
     Raises `UserError` where neither or both are given, and for a run without a finished training.
@@ -39,7 +39,7 @@ def chosen(run: Path | None, model: str | None, adapter: str | None) -> Choice:
         if model is None:
             extra = "--adapter alone: which model was it trained on?" if adapter else "no model named"
             raise UserError(extra, hint="--run RUN for a run that trained, or --model MODEL, with --adapter ADAPTER")
-        return Choice(model, adapter)
+        return ModelChoice(model, adapter)
     if model is not None or adapter is not None:
         raise UserError("--run beside --model or --adapter", hint="a run names its model and its adapter itself")
     if not run.is_dir():
@@ -49,4 +49,4 @@ def chosen(run: Path | None, model: str | None, adapter: str | None) -> Choice:
     training = finished(run)
     settings = training.settings
     options = {name: getattr(settings, name) for name in ("dtype", "quantize", "video_input", "trust_remote_code")}
-    return Choice(settings.model, str(training.adapter), options)
+    return ModelChoice(settings.model, str(training.adapter), options)

@@ -66,14 +66,14 @@ def _listed(pairs: Any) -> Iterator[PreferencePair]:
 
 
 def _rows(dataset: Any, images: Path, on_reject: Any) -> Iterator[PreferencePair]:
-    from mmpo.data.convert.format import Context
+    from mmpo.data.convert.format import SourceContext
     from mmpo.data.convert.rows import Row
     from mmpo.data.convert.run import options_of, pairs_of
     from mmpo.data.convert.trl import TRL
 
     if isinstance(dataset, dict):
         raise UserError(f"a DatasetDict has several splits: {', '.join(dataset)}", hint='take one: dataset["train"]')
-    context = Context(images, images, options_of(TRL, {}))
+    context = SourceContext(images, images, options_of(TRL, {}))
     number = 0
     for table in dataset.with_format("arrow").iter(batch_size=ROWS):  # as stored: pictures stay encoded
         for data in table.to_pylist():

@@ -16,7 +16,7 @@ from mmpo.locks import announce, locked, private_files
 from mmpo.pipeline import check_section, open_run, run_section
 from mmpo.preflight import examine
 from mmpo.recipes import Recipe
-from mmpo.recipes.source import Source, parse
+from mmpo.recipes.source import RecipeSource, parse
 from mmpo.run_log import logging_into
 from mmpo.runs import RunFolder, choose_folder, is_main_process
 from mmpo.storage import storage_error
@@ -51,14 +51,14 @@ def run(
     return folder, result
 
 
-def _recipe(folder: RunFolder, section: str, settings: Mapping[str, Any], called: str) -> Source:
+def _recipe(folder: RunFolder, section: str, settings: Mapping[str, Any], called: str) -> RecipeSource:
     """The run's recipe with this section in the place of what it had."""
     file = folder.path / "recipe.yaml"
     data: dict[str, Any] = {}
     if file.is_file():
         data = parse(file.read_text(encoding="utf-8"), str(file)).data
     data.setdefault("name", called)
-    return Source(f"mmpo.{called}", {**data, section: _plain(settings, called)})
+    return RecipeSource(f"mmpo.{called}", {**data, section: _plain(settings, called)})
 
 
 def _plain(value: Any, called: str) -> Any:

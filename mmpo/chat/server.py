@@ -27,7 +27,7 @@ from mmpo.chat.cache import ReplyCache
 from mmpo.chat.protocol import ChatReply, ChatRequest, request_key
 from mmpo.chat.redact import Redactor
 from mmpo.chat.settings import ChatSettings
-from mmpo.chat.transport import LARGEST_REPLY, Oversized, Unreadable, client
+from mmpo.chat.transport import LARGEST_REPLY, Oversized, UnreadableReply, client
 from mmpo.errors import Quarantined, UserError
 from mmpo.outside import json_of
 from mmpo.progress import task
@@ -208,7 +208,11 @@ class ServerChat:
             raw = await asyncio.wait_for(create(**sent, extra_body=self._extra or None), self.settings.timeout)
         except (asyncio.TimeoutError, openai.APITimeoutError):
             failure: Exception = _Passing("timeout", f"no reply within {self.settings.timeout:g} s")
-        except (openai.APIConnectionError, Oversized, Unreadable) as error:  # some versions wrap all, some their own
+        except (
+            openai.APIConnectionError,
+            Oversized,
+            UnreadableReply,
+        ) as error:  # some versions wrap all, some their own
             failure = self._broken_off(error.__cause__ or error)
         except openai.APIStatusError as error:
             failure = self._refusal(error.status_code, error.message, dict(error.response.headers))
@@ -221,7 +225,7 @@ class ServerChat:
     def _broken_off(self, error: BaseException) -> Exception:
         if isinstance(error, Oversized):
             return Quarantined(STAGE, "too_large", f"the reply is larger than {LARGEST_REPLY // 2**20} MB")
-        if isinstance(error, Unreadable):
+        if isinstance(error, UnreadableReply):
             return _Passing("bad_reply", self._line(error))
         return _Passing("unreachable", self._line(error))
 

@@ -21,7 +21,7 @@ class Oversized(Exception):
     """A reply, packed or unpacked, is larger than `LARGEST_REPLY`."""
 
 
-class Unreadable(Exception):
+class UnreadableReply(Exception):
     """A reply is packed in a way that was not asked for, or its packing is broken."""
 
 
@@ -65,7 +65,7 @@ def proxy_for(address: str) -> str | None:
 async def unpacked(stream: AsyncIterable[bytes], packing: str) -> bytes:
     """The bytes of a body. Neither it nor what it unpacks to is ever held beyond `LARGEST_REPLY`."""
     if packing not in ("", "identity", *_WINDOW):
-        raise Unreadable(f"packed as {packing[:40]!r}, which was not asked for")
+        raise UnreadableReply(f"packed as {packing[:40]!r}, which was not asked for")
     unpack = zlib.decompressobj(_WINDOW[packing]) if packing in _WINDOW else None
     body, received, first = bytearray(), 0, True
     async for part in stream:
@@ -76,16 +76,16 @@ async def unpacked(stream: AsyncIterable[bytes], packing: str) -> bytes:
             except zlib.error as error:
                 raw = packing == "deflate" and first  # some servers leave out the header that the standard asks for
                 if not raw:
-                    raise Unreadable(f"its {packing} is broken ({error})") from None
+                    raise UnreadableReply(f"its {packing} is broken ({error})") from None
                 unpack = zlib.decompressobj(-zlib.MAX_WBITS)
                 try:
                     part = unpack.decompress(part, LARGEST_REPLY + 1)
                 except zlib.error:
-                    raise Unreadable(f"its {packing} is broken ({error})") from None
+                    raise UnreadableReply(f"its {packing} is broken ({error})") from None
         first = False
         body += part
         if max(len(body), received) > LARGEST_REPLY:
             raise Oversized
     if unpack is not None and received and not unpack.eof:
-        raise Unreadable(f"its {packing} ends half-way")
+        raise UnreadableReply(f"its {packing} ends half-way")
     return bytes(body)

@@ -82,14 +82,14 @@ def _explanation(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VideoVerdict:
     """A judge's yes or no and its score from 0 to 5, each None where the reply does not hold it."""
 
     right: bool | None
     score: float | None
 
 
-def read_verdict(reply: str | None, rule: VerdictRule = "tolerant") -> Verdict:
+def read_verdict(reply: str | None, rule: VerdictRule = "tolerant") -> VideoVerdict:
     """The verdict of a reply such as "{'pred': 'yes', 'score': 4}".
 
     tolerant: the first {…} as JSON or as a Python literal, keys in any case; `pred` must be yes or no, `score` a number
@@ -97,16 +97,16 @@ def read_verdict(reply: str | None, rule: VerdictRule = "tolerant") -> Verdict:
     the reply is yes, else "no" anywhere is no.
     """
     if reply is None:
-        return Verdict(None, None)
+        return VideoVerdict(None, None)
     if rule == "video_chatgpt":
         lowered = reply.lower()
         number = re.search(r"['\"]score['\"]\s*:\s*(\d+)", lowered)
         right = True if "yes" in lowered else False if "no" in lowered else None
-        return Verdict(right, float(number.group(1)) if number else None)
+        return VideoVerdict(right, float(number.group(1)) if number else None)
     found = _first_map(_THINKING.sub("", reply))
     values = {str(key).strip().lower(): value for key, value in found.items()}
     said = str(values.get("pred", "")).strip().strip(".").lower()
-    return Verdict({"yes": True, "no": False}.get(said), _in_range(values.get("score")))
+    return VideoVerdict({"yes": True, "no": False}.get(said), _in_range(values.get("score")))
 
 
 def _first_map(text: str) -> dict[Any, Any]:

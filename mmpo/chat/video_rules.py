@@ -28,14 +28,14 @@ _SUFFIXES = ("ing", "ed", "es", "s", "e")
 
 
 @dataclass(frozen=True)
-class RuleJudge:
+class VideoRuleJudge:
     """Rewards answers about one world: the names of its things, and the verbs that its events use."""
 
     vocabulary: ObjectVocabulary
     verbs: frozenset[str]
 
     @classmethod
-    def over(cls, objects: Iterable[str], events: Iterable[Event]) -> RuleJudge:
+    def over(cls, objects: Iterable[str], events: Iterable[Event]) -> VideoRuleJudge:
         """For all objects and events that occur anywhere in the data."""
         return cls(ObjectVocabulary.from_names(sorted(set(objects))), frozenset(stem(does) for _, does in events))
 

@@ -102,7 +102,7 @@ ON_TENSORS: dict[str, Callable[..., np.ndarray]] = {"diffusion": diffusion, "bla
 OTHER, NEAREST = "other", "nearest"
 """Not a damaged copy but the image of another pair: any, or the most similar one."""
 
-Kind = Literal[
+CorruptionKind = Literal[
     "crop", "small_crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other", "nearest"
 ]
 
@@ -111,7 +111,7 @@ Kind = Literal[
 class Corruption:
     """One corruption with its parameters. Raises `UserError` for a parameter it does not have."""
 
-    kind: Kind
+    kind: CorruptionKind
     parameters: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.text.claims import claimed
-from mmpo.text.described import Described, Side, same_color, side_of
+from mmpo.text.described import DescribedObject, PictureSide, same_color, side_of
 from mmpo.text.scene_claims import Claim, Number
 from mmpo.text.vocabulary import ObjectVocabulary
 
@@ -23,9 +23,9 @@ MARGIN = 0.1
 APART = 0.05
 """How far apart, in shares of the picture, the centres of two boxes must be for one to be left of the other."""
 
-ACROSS: tuple[Side, ...] = ("left", "middle", "right")
+ACROSS: tuple[PictureSide, ...] = ("left", "middle", "right")
 _WORDED = re.compile(r"(?:on|in|at)\s+the\s+(left|middle|cent(?:er|re)|right|top|bottom)", re.I)
-_OPPOSITE: dict[Side, Side] = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+_OPPOSITE: dict[PictureSide, PictureSide] = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def corrected(claim: Claim, truth: Truth) -> str | int | None:
     return _OPPOSITE[claim.value] if _relation(claim, truth) is False else None  # type: ignore[index]
 
 
-def side_at(item: AnnotatedObject, truth: Truth, *, vertical: bool = False) -> Side | None:
+def side_at(item: AnnotatedObject, truth: Truth, *, vertical: bool = False) -> PictureSide | None:
     """The third of the picture that an object is in: as its `side` attribute says, else by its box. None where neither
     is known, and for what is neither at the top nor at the bottom.
     """
@@ -131,7 +131,7 @@ def side_at(item: AnnotatedObject, truth: Truth, *, vertical: bool = False) -> S
     return (("top", None, "bottom") if vertical else ACROSS)[third]
 
 
-def is_at(item: AnnotatedObject, side: Side, truth: Truth) -> bool | None:
+def is_at(item: AnnotatedObject, side: PictureSide, truth: Truth) -> bool | None:
     """Is an object on that side of the picture?"""
     vertical = side in ("top", "bottom")
     worded = _worded(item)
@@ -172,18 +172,18 @@ def _count(claim: Claim, truth: Truth) -> bool | None:
     return False if sure > most else None
 
 
-def _same_place(claim: Claim) -> tuple[Described, ...]:
+def _same_place(claim: Claim) -> tuple[DescribedObject, ...]:
     """What was counted before at the same place."""
     place = claim.about.place
     return tuple(o for o in claim.before if place is not None and o.place is not None and o.place.side == place.side)
 
 
-def _counted(groups: Iterable[Described]) -> int:
+def _counted(groups: Iterable[DescribedObject]) -> int:
     return sum(group.counted.number for group in groups if group.counted is not None)
 
 
 def _pool(
-    about: Described, items: list[AnnotatedObject], truth: Truth, *, colored: bool = True
+    about: DescribedObject, items: list[AnnotatedObject], truth: Truth, *, colored: bool = True
 ) -> list[AnnotatedObject]:
     """Those of a class that may be meant: at the told place, if any are there; of the told colour, if any have it."""
     pool = items
@@ -192,7 +192,7 @@ def _pool(
     return _colored(about, pool) if colored else pool
 
 
-def _colored(about: Described, items: list[AnnotatedObject]) -> list[AnnotatedObject]:
+def _colored(about: DescribedObject, items: list[AnnotatedObject]) -> list[AnnotatedObject]:
     if about.color is None or not all(_color_of(item) for item in items):
         return items
     return [item for item in items if _color_of(item) == about.color.value] or items
@@ -223,7 +223,7 @@ def _place(claim: Claim, truth: Truth) -> bool | None:
     return None if right and None in here else right
 
 
-def _needed(about: Described, there: int) -> int:
+def _needed(about: DescribedObject, there: int) -> int:
     """Of how many objects something must be true: of as many as are counted, of all where a plural counts nothing."""
     if about.counted is not None:
         return min(about.counted.number, there)
@@ -271,7 +271,7 @@ def _color_of(item: AnnotatedObject) -> str | None:
     return same_color(color) if isinstance(color, str) else None
 
 
-def _worded(item: AnnotatedObject) -> Side | None:
+def _worded(item: AnnotatedObject) -> PictureSide | None:
     words = item.attributes.get("side")
     match = _WORDED.fullmatch(words.strip()) if isinstance(words, str) else None
     return side_of(match[1]) if match else None

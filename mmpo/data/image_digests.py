@@ -24,7 +24,7 @@ FILE = "images.sha256"
 suffix of a model's files, so an adapter's fingerprint does not change with it."""
 BLOCK = 256
 
-Shown = tuple[bytes | str, ...]
+PixelDigests = tuple[bytes | str, ...]
 """An image, or the frames of a clip: encoded bytes or paths."""
 
 
@@ -65,7 +65,7 @@ def write_digests(folder: Path, digests: Iterable[str]) -> None:
     write_text(folder / FILE, "".join(f"{digest}\n" for digest in sorted(digests)))
 
 
-def digests_of(shown: Iterable[Shown], root: Path) -> Iterator[str]:
+def digests_of(shown: Iterable[PixelDigests], root: Path) -> Iterator[str]:
     """The digests of images, and of clips as their frames, whose paths start in `root`; each of a kind once. What
     can't be decoded has none."""
 
@@ -76,7 +76,7 @@ def digests_of(shown: Iterable[Shown], root: Path) -> Iterator[str]:
             return ""
 
     seen: set[bytes] = set()
-    waiting: list[Shown] = []
+    waiting: list[PixelDigests] = []
     with ThreadPoolExecutor() as pool:
 
         def done() -> Iterator[str]:
@@ -97,7 +97,7 @@ def digests_of(shown: Iterable[Shown], root: Path) -> Iterator[str]:
         yield from done()
 
 
-def shown_in(images: Iterable[bytes | str], videos: Iterable[Video] | None) -> Iterator[Shown]:
+def shown_in(images: Iterable[bytes | str], videos: Iterable[Video] | None) -> Iterator[PixelDigests]:
     """Each image, and the stored frames of each video."""
     yield from ((image,) for image in images)
     yield from filter(None, (tuple(video.get("frames") or ()) for video in videos or ()))

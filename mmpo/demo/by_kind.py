@@ -23,14 +23,14 @@ BASE, TUNED = "base", "tuned"
 
 
 @dataclass(frozen=True)
-class Share:
+class KindShare:
     """How many of `asked` were right, or what else the heading of their table says."""
 
     right: int = 0
     asked: int = 0
 
-    def __add__(self, other: Share) -> Share:
-        return Share(self.right + other.right, self.asked + other.asked)
+    def __add__(self, other: KindShare) -> KindShare:
+        return KindShare(self.right + other.right, self.asked + other.asked)
 
     def __str__(self) -> str:
         if not self.asked:
@@ -40,24 +40,24 @@ class Share:
         return f"{share:.1f} [{100 * bounds.low:.1f}, {100 * bounds.high:.1f}] of {self.asked}"
 
 
-Outcome = tuple[str, bool]
+KindOutcome = tuple[str, bool]
 """A kind of claim, and whether this claim of it is right."""
 
 
-def shares(outcomes: Iterable[Outcome], kinds: Iterable[str] = ()) -> dict[str, Share]:
+def shares(outcomes: Iterable[KindOutcome], kinds: Iterable[str] = ()) -> dict[str, KindShare]:
     """The outcomes counted by kind: `kinds` first and in their order, also where nothing was said of them."""
-    found = dict.fromkeys(kinds, Share())
+    found = dict.fromkeys(kinds, KindShare())
     for kind, right in outcomes:
-        found[kind] = found.get(kind, Share()) + Share(int(right), 1)
+        found[kind] = found.get(kind, KindShare()) + KindShare(int(right), 1)
     return found
 
 
-def table(models: Mapping[str, Mapping[str, Share | str]], heading: str) -> str:
+def table(models: Mapping[str, Mapping[str, KindShare | str]], heading: str) -> str:
     """Markdown: a row for each kind, a column for each model (percent right, 95 % interval by Wilson, number)."""
     kinds = list(dict.fromkeys(kind for found in models.values() for kind in found))
     lines = [f"| {heading} | {' | '.join(models)} |", f"| --- |{' ---: |' * len(models)}"]
     lines += [
-        f"| {kind} | {' | '.join(str(found.get(kind, Share())) for found in models.values())} |" for kind in kinds
+        f"| {kind} | {' | '.join(str(found.get(kind, KindShare())) for found in models.values())} |" for kind in kinds
     ]
     return "\n".join(lines)
 
@@ -89,7 +89,7 @@ class Measure(Protocol):
 
     def __call__(
         self, model: Path, adapter: Path | None, number: int, seed: int, /
-    ) -> Mapping[str, Mapping[str, Share | str]]: ...
+    ) -> Mapping[str, Mapping[str, KindShare | str]]: ...
 
 
 def command(

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from mmpo.data.annotations.read import AnnotatedImage, read_annotations
 from mmpo.data.records import read_records, text_of
-from mmpo.demo.by_kind import BASE, TUNED, Outcome, Share, shares, table
+from mmpo.demo.by_kind import BASE, TUNED, KindOutcome, KindShare, shares, table
 from mmpo.demo.scene import SIDES
 from mmpo.demo.things import CENTERED, DOUBLED
 from mmpo.errors import UserError, in_one_line
@@ -28,7 +28,7 @@ PLACES = (f"places of lone things that were put in the middle ({', '.join(CENTER
 FILES = {BASE: "claims_before.jsonl", TUNED: "claims_after.jsonl"}
 
 
-def habits(run: Path) -> dict[str, dict[str, Share]]:
+def habits(run: Path) -> dict[str, dict[str, KindShare]]:
     """Wrong ones of the decided claims in each row of the table, `base` and `tuned`.
 
     Raises UserError where `run` is not a finished demo, or a claim is about a picture that its world does not have.
@@ -39,7 +39,7 @@ def habits(run: Path) -> dict[str, dict[str, Share]]:
     return {state: shares(_wrong(folder / file, images), (*COUNTS, *PLACES)) for state, file in FILES.items()}
 
 
-def _wrong(file: Path, images: dict[str, AnnotatedImage]) -> Iterator[Outcome]:
+def _wrong(file: Path, images: dict[str, AnnotatedImage]) -> Iterator[KindOutcome]:
     """The row of every decided claim, and whether it is wrong."""
     for where, record in read_records(file):
         image = images.get(text_of(record, ("image_id",), where))
@@ -57,13 +57,13 @@ def _wrong(file: Path, images: dict[str, AnnotatedImage]) -> Iterator[Outcome]:
                 yield PLACES[not (name in CENTERED and lone.get(name, SIDES[1]) != SIDES[1])], not right
 
 
-def columns(runs: Sequence[Path]) -> dict[str, dict[str, Share]]:
+def columns(runs: Sequence[Path]) -> dict[str, dict[str, KindShare]]:
     """The columns of the table: two for each run, and two for all of them."""
     found = [habits(run) for run in runs]
     if len(found) == 1:
         return found[0]
     every = {
-        state: {row: sum((one[state][row] for one in found), Share()) for row in found[0][state]} for state in FILES
+        state: {row: sum((one[state][row] for one in found), KindShare()) for row in found[0][state]} for state in FILES
     }
     named = [*zip(map(str, runs), found, strict=True), ("all", every)]
     return {f"{name}, {state}": rows for name, states in named for state, rows in states.items()}

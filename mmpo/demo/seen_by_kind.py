@@ -21,7 +21,7 @@ import numpy as np
 from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.data.evidence import Truth, truth_of
 from mmpo.demo import by_kind, model_path
-from mmpo.demo.by_kind import Share, before_after
+from mmpo.demo.by_kind import KindShare, before_after
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.language import DETAILED, NUMBERS, Turn, ask_color, ask_count, ask_existence, ask_side
 from mmpo.demo.scene import SIDES, Scene
@@ -34,7 +34,7 @@ from mmpo.text.vocabulary import ObjectVocabulary
 if TYPE_CHECKING:
     from mmpo.models.generation.answer import AnswerEngine
 
-Kind = Literal["place", "color", "count", "yes/no"]
+SeenKind = Literal["place", "color", "count", "yes/no"]
 COUNTS = (1, 2, 3)
 SCANNED = 30
 """How many times as many scenes as asked for are looked through for things that occur twice or three times."""
@@ -51,7 +51,7 @@ _YES_NO = re.compile(r"\s*(yes|no)\b", re.I)
 class Seen:
     """A question about a scene, of a kind and within it of a group (`two` of the counts, `absent` of yes/no)."""
 
-    kind: Kind
+    kind: SeenKind
     group: str
     scene: Scene
     turn: Turn
@@ -63,19 +63,19 @@ class SeenByKind:
     descriptions bring in (see `mmpo.eval.claims.metrics`).
     """
 
-    answers: Mapping[Kind, Mapping[str, Share]]
-    described: Mapping[str, Share]
-    named_again: Share
+    answers: Mapping[SeenKind, Mapping[str, KindShare]]
+    described: Mapping[str, KindShare]
+    named_again: KindShare
 
-    def answered(self, kind: Kind) -> Share:
+    def answered(self, kind: SeenKind) -> KindShare:
         """All questions of a kind."""
         groups = self.answers.get(kind, {}).values()
-        return sum(groups, Share())
+        return sum(groups, KindShare())
 
     @property
     def balanced_counts(self) -> float | None:
         """The mean of the accuracies for one, two and three; None where one of them was never asked."""
-        shares = [self.answers.get("count", {}).get(NUMBERS[count], Share()) for count in COUNTS]
+        shares = [self.answers.get("count", {}).get(NUMBERS[count], KindShare()) for count in COUNTS]
         return (
             float(np.mean([share.right / share.asked for share in shares]))
             if all(share.asked for share in shares)
@@ -145,7 +145,7 @@ def seen_by_kind(
     asked: Sequence[Seen], answers: Sequence[str], scenes: Sequence[Scene], descriptions: Sequence[str]
 ) -> SeenByKind:
     """Judge the answers to `asked`, and a description of each of `scenes`."""
-    rights: dict[Kind, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    rights: dict[SeenKind, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for seen, answer in zip(asked, answers, strict=True):
         rights[seen.kind][seen.group].append(is_right(seen, answer))
     vocabulary = ObjectVocabulary(VOCABULARY)
@@ -157,11 +157,11 @@ def seen_by_kind(
     named = sum(row.named for row in result.rows)
     return SeenByKind(
         {
-            kind: {group: Share(sum(each), len(each)) for group, each in groups.items()}
+            kind: {group: KindShare(sum(each), len(each)) for group, each in groups.items()}
             for kind, groups in rights.items()
         },
-        {kind: Share(decided - wrong, decided) for kind, (_, decided, wrong) in totals.items()},
-        Share(again, named),
+        {kind: KindShare(decided - wrong, decided) for kind, (_, decided, wrong) in totals.items()},
+        KindShare(again, named),
     )
 
 
@@ -195,7 +195,7 @@ def table(measured: Mapping[str, SeenByKind]) -> str:
     return by_kind.table({name: _rows(state) for name, state in measured.items()}, HEADING)
 
 
-def _rows(state: SeenByKind) -> dict[str, Share | str]:
+def _rows(state: SeenByKind) -> dict[str, KindShare | str]:
     counts, affirmed = state.answers.get("count", {}), state.answers.get("yes/no", {})
     balanced = "–" if state.balanced_counts is None else f"{100 * state.balanced_counts:.1f}"
     groups = {"present": "present", "absent": "absent", "companion": "absent companions of present"}
@@ -204,10 +204,10 @@ def _rows(state: SeenByKind) -> dict[str, Share | str]:
     return {
         "*Where is the …?* right": state.answered("place"),
         "*What color is the …?* right": state.answered("color"),
-        **{f"{how_many} {NUMBERS[number]}": counts.get(NUMBERS[number], Share()) for number in COUNTS},
+        **{f"{how_many} {NUMBERS[number]}": counts.get(NUMBERS[number], KindShare()) for number in COUNTS},
         "mean of these three": balanced,
-        **{f"*Is there …?* right, {name} things": affirmed.get(group, Share()) for group, name in groups.items()},
-        **{f"{name} right in descriptions": state.described.get(kind, Share()) for kind, name in kinds.items()},
+        **{f"*Is there …?* right, {name} things": affirmed.get(group, KindShare()) for group, name in groups.items()},
+        **{f"{name} right in descriptions": state.described.get(kind, KindShare()) for kind, name in kinds.items()},
         "named again in descriptions": state.named_again,
     }
 
@@ -215,7 +215,7 @@ def _rows(state: SeenByKind) -> dict[str, Share | str]:
 def main() -> None:
     """`python -m mmpo.demo.seen_by_kind [MODEL] [--adapter DIR] [--images N] [--seed N] [--json]`."""
 
-    def rows(model: Path, adapter: Path | None, images: int, seed: int) -> dict[str, dict[str, Share | str]]:
+    def rows(model: Path, adapter: Path | None, images: int, seed: int) -> dict[str, dict[str, KindShare | str]]:
         found = measure(model, adapter, images=images, seed=seed)
         return {name: _rows(state) for name, state in found.items()}
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mmpo.errors import UserError
 from mmpo.eval.answers import AnswerCache, AnswerLog, answer_key, folder_fingerprint, model_folder
 from mmpo.eval.pictures import Pictures
-from mmpo.eval.protocol import Ask, Reply
+from mmpo.eval.protocol import Request, Response
 from mmpo.eval.settings import EvalSettings
 from mmpo.files.atomic import read_json, write_json
 from mmpo.progress import task
@@ -20,14 +20,16 @@ from mmpo.progress import task
 if TYPE_CHECKING:
     from mmpo.models.generation.answer import Answer, AnswerEngine
 
-State = Literal["before", "after"]
-Replies = dict[State, dict[Ask, Reply]]
-Keys = Mapping[tuple[State, Ask], str]
+ModelState = Literal["before", "after"]
+Replies = dict[ModelState, dict[Request, Response]]
+Keys = Mapping[tuple[ModelState, Request], str]
 
 ENGINE = "engine.json"
 
 
-def collect_replies(asks: Sequence[Ask], pictures: Pictures, settings: EvalSettings, run_dir: Path) -> Replies:
+def collect_responses(
+    requests: Sequence[Request], pictures: Pictures, settings: EvalSettings, run_dir: Path
+) -> Replies:
     """Ask everything that is not answered yet. Two asks with the same picture and words are asked once, whatever the
     picture is called.
 
@@ -36,32 +38,32 @@ def collect_replies(asks: Sequence[Ask], pictures: Pictures, settings: EvalSetti
     """
     model = folder_fingerprint(model_folder(settings.model))
     adapter = folder_fingerprint(_adapter_folder(settings.adapter)) if settings.adapter else None
-    states: dict[State, str | None] = (
+    states: dict[ModelState, str | None] = (
         {"before": None, "after": adapter} if adapter and settings.compare else {"after": adapter}
     )
     weights = settings.dtype if settings.quantize == "none" else f"{settings.dtype} {settings.quantize}"
     keys = {
-        (state, ask): answer_key(
-            model, with_adapter, weights, pictures.fingerprint(ask), ask.prompt, ask.max_new_tokens
+        (state, request): answer_key(
+            model, with_adapter, weights, pictures.fingerprint(request), request.prompt, request.max_new_tokens
         )
         for state, with_adapter in states.items()
-        for ask in asks
+        for request in requests
     }
     with ExitStack() as stack:
         answers = stack.enter_context(AnswerLog(run_dir / "answers.jsonl"))
         cache = stack.enter_context(AnswerCache(Path(settings.cache))) if settings.cache else None
-        every: dict[State, list[Ask]] = {}
+        every: dict[ModelState, list[Request]] = {}
         for state in states:
-            wanted: dict[str, Ask] = {}
-            for ask in asks:
-                wanted.setdefault(keys[state, ask], ask)
-            for key, ask in wanted.items():
+            wanted: dict[str, Request] = {}
+            for request in requests:
+                wanted.setdefault(keys[state, request], request)
+            for key, request in wanted.items():
                 if key not in answers and cache is not None and key in cache:
-                    answers.add({**cache[key], **_names(state, ask)})
+                    answers.add({**cache[key], **_names(state, request)})
             every[state] = list(wanted.values())
-        if any(keys[state, ask] not in answers for state, asks in every.items() for ask in asks):
+        if any(keys[state, request] not in answers for state, requests in every.items() for request in requests):
             _ask_model(every, keys, pictures, settings, answers, cache, run_dir / ENGINE)
-        return {state: {ask: _reply(answers[keys[state, ask]]) for ask in asks} for state in states}
+        return {state: {request: _reply(answers[keys[state, request]]) for request in requests} for state in states}
 
 
 def engine_notes(run_dir: Path) -> tuple[list[str], list[str]]:
@@ -70,7 +72,7 @@ def engine_notes(run_dir: Path) -> tuple[list[str], list[str]]:
     states: dict[str, Any] = read_json(path) if path.exists() else {}
     if not states:
         return [], []
-    alone = {state: made["why_not_shared"] for state, made in states.items() if made["why_not_shared"]}
+    alone = {state: made["unshared_reason"] for state, made in states.items() if made["unshared_reason"]}
     different = [f"{state}: {line}" for state, made in states.items() for line in made["different"]]
     warnings = []
     if different:
@@ -86,12 +88,17 @@ def engine_notes(run_dir: Path) -> tuple[list[str], list[str]]:
     ], warnings
 
 
-def _reply(row: Mapping[str, Any]) -> Reply:
-    return Reply(row["answer"], bool(row["truncated"]), row.get("p_yes"), row.get("margin"))
+def _reply(row: Mapping[str, Any]) -> Response:
+    return Response(row["answer"], bool(row["truncated"]), row.get("p_yes"), row.get("margin"))
 
 
-def _names(state: State, ask: Ask) -> dict[str, Any]:
-    return {"state": state, "image": ask.image, **({"more": list(ask.more)} if ask.more else {}), "prompt": ask.prompt}
+def _names(state: ModelState, request: Request) -> dict[str, Any]:
+    return {
+        "state": state,
+        "image": request.image,
+        **({"more": list(request.more)} if request.more else {}),
+        "prompt": request.prompt,
+    }
 
 
 def _adapter_folder(adapter: str) -> Path:
@@ -101,7 +108,7 @@ def _adapter_folder(adapter: str) -> Path:
 
 
 def _ask_model(
-    every: Mapping[State, Sequence[Ask]],
+    every: Mapping[ModelState, Sequence[Request]],
     keys: Keys,
     pictures: Pictures,
     settings: EvalSettings,
@@ -121,18 +128,18 @@ def _ask_model(
         trust_remote_code=settings.trust_remote_code,
     )
     engine = AnswerEngine(vlm, token_budget=settings.tokens_per_batch)
-    for state, asks in every.items():
-        known = {ask for ask in asks if keys[state, ask] in answers}
-        missing = len(asks) - len(known)
+    for state, requests in every.items():
+        known = {request for request in requests if keys[state, request] in answers}
+        missing = len(requests) - len(known)
         if not missing:
             continue
         label = f"asking, {state}" if len(every) > 1 else "asking"
         started, checked = time.monotonic(), len(engine.checks)
         with engine.adapter_off() if state == "before" else nullcontext(), task(label, missing) as running:
-            for number, (ask, answer) in enumerate(_answers(engine, asks, known, pictures)):
+            for number, (request, answer) in enumerate(_answers(engine, requests, known, pictures)):
                 row = {
-                    "key": keys[state, ask],
-                    **_names(state, ask),
+                    "key": keys[state, request],
+                    **_names(state, request),
                     "answer": answer.text,
                     "truncated": answer.truncated,
                     "p_yes": answer.p_yes,
@@ -147,7 +154,7 @@ def _ask_model(
         _record(record, state, engine, checked, missing, time.monotonic() - started)
 
 
-def _record(path: Path, state: State, engine: AnswerEngine, checked: int, asked: int, seconds: float) -> None:
+def _record(path: Path, state: ModelState, engine: AnswerEngine, checked: int, asked: int, seconds: float) -> None:
     """Add to `engine.json` what the self-check of this run found, and how fast it answered."""
     states: dict[str, Any] = read_json(path) if path.exists() else {}
     old = states.get(state, {"asked": 0, "near_ties": [], "different": [], "answers": 0, "seconds": 0.0})
@@ -156,34 +163,34 @@ def _record(path: Path, state: State, engine: AnswerEngine, checked: int, asked:
             old["asked"] += check.asked
             old["near_ties"] += check.near_ties
             old["different"] += check.different
-    old["why_not_shared"] = engine.why_not_shared
+    old["unshared_reason"] = engine.unshared_reason
     old["answers"] += asked
     old["seconds"] = round(old["seconds"] + seconds, 3)
     write_json(path, {**states, state: old})
 
 
 def _answers(
-    engine: AnswerEngine, asks: Sequence[Ask], known: Collection[Ask], pictures: Pictures
-) -> Iterator[tuple[Ask, Answer]]:
+    engine: AnswerEngine, requests: Sequence[Request], known: Collection[Request], pictures: Pictures
+) -> Iterator[tuple[Request, Answer]]:
     """Ask what is not `known`, all that concerns a picture together, and answers of one length limit together. The
     engine's batches are formed over all asks, so that a stopped evaluation ends with the same digits.
     """
     from mmpo.models.families.interleaved import TAG, interleaved
     from mmpo.models.generation.answer import Question
 
-    def prompt(ask: Ask) -> Any:
-        return interleaved(engine.vlm, ask.prompt) if TAG in ask.prompt else ask.prompt
+    def prompt(request: Request) -> Any:
+        return interleaved(engine.vlm, request.prompt) if TAG in request.prompt else request.prompt
 
-    numbers = {ask: str(number) for number, ask in enumerate(asks)}
-    for limit in sorted({ask.max_new_tokens for ask in asks}):
-        by_image: dict[str, list[Ask]] = {}
-        for ask in asks:
-            if ask.max_new_tokens == limit:
-                by_image.setdefault(pictures.fingerprint(ask), []).append(ask)
+    numbers = {request: str(number) for number, request in enumerate(requests)}
+    for limit in sorted({request.max_new_tokens for request in requests}):
+        by_image: dict[str, list[Request]] = {}
+        for request in requests:
+            if request.max_new_tokens == limit:
+                by_image.setdefault(pictures.fingerprint(request), []).append(request)
         groups = (
             (pictures.shown(about[0]),
-             [Question(numbers[ask], None, prompt(ask)) for ask in about])
+             [Question(numbers[request], None, prompt(request)) for request in about])
             for about in by_image.values()
         )  # fmt: skip
-        for answer in engine.answer(groups, max_new_tokens=limit, known=lambda id: asks[int(id)] in known):
-            yield asks[int(answer.id)], answer
+        for answer in engine.answer(groups, max_new_tokens=limit, known=lambda id: requests[int(id)] in known):
+            yield requests[int(answer.id)], answer

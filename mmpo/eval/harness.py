@@ -18,13 +18,13 @@ from typing import Any
 from mmpo.data.image_digests import read_digests
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
-from mmpo.eval.collecting import Replies, collect_replies, engine_notes
+from mmpo.eval.collecting import Replies, collect_responses, engine_notes
 from mmpo.eval.material import context_of
 from mmpo.eval.pictures import Pictures
-from mmpo.eval.protocol import Ask, NothingToAsk, Part, Reply
+from mmpo.eval.protocol import NothingToAsk, Part, Request, Response
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.compare import Bootstrap, adjusted, compare, compare_categories
-from mmpo.eval.statistics.rows import Category, Counts, Estimate, Overlap, Row
+from mmpo.eval.statistics.rows import Category, Estimate, MetricCounts, MetricRow, Overlap
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.eval.statistics.tally import Metric
 from mmpo.eval.task import Context, Task, named
@@ -52,18 +52,20 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
     run_dir.mkdir(parents=True, exist_ok=True)
     pictures = Pictures(settings)
     benchmarks, notes = _benchmarks(settings, context_of(settings, pictures.annotated, settings.cache or str(run_dir)))
-    asks = list(dict.fromkeys(ask for benchmark in benchmarks.values() for ask in benchmark.asks()))
-    pictures.look_at(asks)
-    overlap = _overlap(settings, run_dir, pictures, asks)
+    requests = list(dict.fromkeys(request for benchmark in benchmarks.values() for request in benchmark.requests()))
+    pictures.look_at(requests)
+    overlap = _overlap(settings, run_dir, pictures, requests)
     left_out = notes + [
         note for name, benchmark in benchmarks.items() if (note := _left_out(name, benchmark, pictures))
     ]
 
-    replies = collect_replies([ask for ask in asks if not pictures.problem(ask)], pictures, settings, run_dir)
+    responses = collect_responses(
+        [request for request in requests if not pictures.problem(request)], pictures, settings, run_dir
+    )
     for name, benchmark in benchmarks.items():
-        benchmark.write(run_dir / name, replies)  # type: ignore[arg-type]
+        benchmark.write(run_dir / name, responses)  # type: ignore[arg-type]
     loud = [overlap.warning()] if overlap is not None and overlap.shared else []
-    card = _score(settings, benchmarks, replies, pictures, [*loud, *left_out], run_dir)
+    card = _score(settings, benchmarks, responses, pictures, [*loud, *left_out], run_dir)
     card = card.model_copy(update={"overlap": overlap})
     rejects = [
         {"id": image.id, "path": image.path, "stage": image.reason.stage, "reason": image.reason.reason,
@@ -76,7 +78,7 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
     return card
 
 
-def _overlap(settings: EvalSettings, run_dir: Path, pictures: Pictures, asks: Sequence[Ask]) -> Overlap | None:
+def _overlap(settings: EvalSettings, run_dir: Path, pictures: Pictures, requests: Sequence[Request]) -> Overlap | None:
     """The images that the evaluation shares with the pairs of its adapter, and with those built in the same run."""
     places = [run_dir.parent / "build" / "pairs"]
     if settings.adapter is not None:
@@ -85,7 +87,7 @@ def _overlap(settings: EvalSettings, run_dir: Path, pictures: Pictures, asks: Se
     known = [digests for place in places if (digests := read_digests(place)) is not None]
     if not known:
         return None
-    shown = pictures.digests(asks)
+    shown = pictures.digests(requests)
     overlap = Overlap(images=len(shown), shared=len(shown & frozenset[str]().union(*known)))
     if overlap.shared:  # before hours of asking, too
         log.warning("%s", overlap.warning())
@@ -114,12 +116,12 @@ def _left_out(name: str, benchmark: Task[Any], pictures: Pictures) -> str:
     """A warning where some of a benchmark's questions can't be asked. Raises UserError where it can't be scored then,
     or none is left.
     """
-    asks = benchmark.asks()
-    problems = [problem for ask in asks if (problem := pictures.problem(ask))]
+    requests = benchmark.requests()
+    problems = [problem for request in requests if (problem := pictures.problem(request))]
     if not problems:
         return ""
-    counted = f"{name}: {len(problems)} of {len(asks)} questions are about images that cannot be used"
-    if len(problems) == len(asks) or not benchmark.partial:
+    counted = f"{name}: {len(problems)} of {len(requests)} questions are about images that cannot be used"
+    if len(problems) == len(requests) or not benchmark.partial:
         raise UserError(f"{counted}; the first: {problems[0]}", hint="is the folder of its images right and complete?")
     return f"{counted} and were not asked; the numbers are not those of the whole benchmark"
 
@@ -127,22 +129,22 @@ def _left_out(name: str, benchmark: Task[Any], pictures: Pictures) -> str:
 def _score(
     settings: EvalSettings,
     benchmarks: Mapping[str, Task[Any]],
-    replies: Replies,
+    responses: Replies,
     pictures: Pictures,
     left_out: Sequence[str],
     run_dir: Path,
 ) -> Scorecard:
     bootstrap = Bootstrap(settings.bootstrap.samples, settings.bootstrap.seed)
-    rows: list[Row] = []
-    counts: list[Counts] = []
+    rows: list[MetricRow] = []
+    counts: list[MetricCounts] = []
     categories: list[Category] = []
     near_ties: list[dict[str, object]] = []
     conventions: list[str] = []
     unread: list[str] = []
     metrics: dict[tuple[str, str | None, str], Metric] = {}
     for name, benchmark in benchmarks.items():
-        scored = {state: benchmark.score(given) for state, given in replies.items()}
-        own: list[Row] = []
+        scored = {state: benchmark.score(given) for state, given in responses.items()}
+        own: list[MetricRow] = []
         whole = all(part.view for part in scored["after"] if not part.total)
         for number, after in enumerate(scored["after"]):
             if after.view and not any(parts[number].questions for parts in scored.values()):
@@ -157,7 +159,7 @@ def _score(
                 unread += [w for state, parts in scored.items() for w in _unread(name, state, parts[number])]
             categories += compare_categories(name, before, after.tally)
         rows += adjusted(own, [part.split for part in scored["after"] if part.total])
-        for state, given in replies.items():
+        for state, given in responses.items():
             near_ties += _near_ties(name, state, scored[state], given)
         conventions += benchmark.conventions
     conventions += pictures.conventions
@@ -166,7 +168,7 @@ def _score(
         f"intervals: 95%; Wilson's for shares of images or single answers, else percentiles of {bootstrap.samples:,} "
         f"resamples of whole images (seed {bootstrap.seed})"
     )
-    if "before" in replies:
+    if "before" in responses:
         conventions.append(
             "p: exact McNemar test for accuracy and CHAIR_s, else the same resamples, paired by image; not corrected "
             "for the number of metrics. In brackets: q, that is p corrected for the splits or categories that have the "
@@ -186,24 +188,26 @@ def _score(
     )
 
 
-def _near_ties(name: str, state: str, parts: Sequence[Part], given: Mapping[Ask, Reply]) -> list[dict[str, object]]:
+def _near_ties(
+    name: str, state: str, parts: Sequence[Part], given: Mapping[Request, Response]
+) -> list[dict[str, object]]:
     """The yes/no answers that another number format or batch may turn, each once."""
-    close = dict.fromkeys(ask for part in parts for ask in part.near_ties or ())
+    close = dict.fromkeys(request for part in parts for request in part.near_ties or ())
     return [
         {
             "benchmark": name,
             "state": state,
-            "image": ask.image,
-            "prompt": ask.prompt,
-            "answer": given[ask].text,
-            "p_yes": given[ask].p_yes,
-            "margin": given[ask].margin,
+            "image": request.image,
+            "prompt": request.prompt,
+            "answer": given[request].text,
+            "p_yes": given[request].p_yes,
+            "margin": given[request].margin,
         }
-        for ask in close
+        for request in close
     ]
 
 
-def _blank(row: Row, unreadable: Sequence[str]) -> Row:
+def _blank(row: MetricRow, unreadable: Sequence[str]) -> MetricRow:
     """A row whose numbers are undefined for the states in which nothing could be read: a parser's default for every
     answer is no result.
     """
@@ -229,8 +233,8 @@ def _unread(benchmark: str, state: str, part: Part) -> list[str]:
     ]
 
 
-def _counted(benchmark: str, state: str, part: Part) -> Counts:
-    return Counts(
+def _counted(benchmark: str, state: str, part: Part) -> MetricCounts:
+    return MetricCounts(
         benchmark=benchmark,
         split=part.split,
         state=state,  # type: ignore[arg-type]
@@ -244,7 +248,7 @@ def _counted(benchmark: str, state: str, part: Part) -> Counts:
 
 
 def _warnings(
-    rows: Sequence[Row], counts: Sequence[Counts], metrics: Mapping[tuple[str, str | None, str], Metric]
+    rows: Sequence[MetricRow], counts: Sequence[MetricCounts], metrics: Mapping[tuple[str, str | None, str], Metric]
 ) -> list[str]:
     """What a reader should know before believing a number."""
     warnings = []

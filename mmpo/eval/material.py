@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.chair.settings import ChairSettings
-from mmpo.eval.protocol import Material
+from mmpo.eval.protocol import AnnotatedSet
 from mmpo.eval.section import Section
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.task import Context
@@ -29,7 +29,7 @@ def context_of(
     return Context(ready, settings.images, settings.limit, settings.judge, cache, others, look)
 
 
-def material(images: Sequence[AnnotatedImage], settings: ChairSettings) -> Material:
+def material(images: Sequence[AnnotatedImage], settings: ChairSettings) -> AnnotatedSet:
     """Pair images with their objects: annotated ones and those that reference captions mention, under the
     vocabulary's names.
     """
@@ -42,4 +42,4 @@ def material(images: Sequence[AnnotatedImage], settings: ChairSettings) -> Mater
     if unknown:
         shown = ", ".join(unknown[:8]) + (", …" if len(unknown) > 8 else "")
         notes.append(f"{len(unknown)} annotated names are not in the vocabulary and are left out: {shown}")
-    return Material(images, {image.path: by_id[image.id] for image in images}, vocabulary, notes)
+    return AnnotatedSet(images, {image.path: by_id[image.id] for image in images}, vocabulary, notes)

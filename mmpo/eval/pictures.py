@@ -19,7 +19,7 @@ from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.image_digests import frames_digest, pixel_digest
 from mmpo.errors import Quarantined, UserError
 from mmpo.eval.answers import file_fingerprint
-from mmpo.eval.protocol import Ask, FrameChoice
+from mmpo.eval.protocol import FrameChoice, Request
 from mmpo.eval.settings import EvalSettings
 from mmpo.files.images import load_image
 from mmpo.files.paths import inside
@@ -29,7 +29,7 @@ from mmpo.video.clip import Clip
 
 log = logging.getLogger(__name__)
 
-Place = tuple[str | None, str, FrameChoice | None]
+PictureKey = tuple[str | None, str, FrameChoice | None]
 """Root, path, and the frames where the path is a video's."""
 
 
@@ -52,8 +52,8 @@ class Pictures:
         self.annotated: list[AnnotatedImage] | None = None
         self._settings = settings
         self._root = settings.images
-        self._known: dict[Place, str | Quarantined] = {}
-        self._pixels: dict[Place, str] = {}
+        self._known: dict[PictureKey, str | Quarantined] = {}
+        self._pixels: dict[PictureKey, str] = {}
         if settings.annotations is not None:
             listed = _listed(settings)
             self._root = str(listed[0].root)
@@ -77,45 +77,47 @@ class Pictures:
             self._settings.video_input,
         )
 
-    def look_at(self, asks: Iterable[Ask]) -> None:
+    def look_at(self, requests: Iterable[Request]) -> None:
         """Open the images and videos of these asks that are not known yet."""
-        asks = list(asks)
-        if any(ask.frames is not None for ask in asks) and self.native:  # asked before the threads below are
+        requests = list(requests)
+        if (
+            any(request.frames is not None for request in requests) and self.native
+        ):  # asked before the threads below are
             self.conventions = ["videos: shown as videos, with the times of their frames; as images the numbers differ"]
-        wanted = dict.fromkeys((ask.root, path, ask.frames) for ask in asks for path in ask.paths)
+        wanted = dict.fromkeys((request.root, path, request.frames) for request in requests for path in request.paths)
         self._check([place for place in wanted if place not in self._known], {})
 
-    def problem(self, ask: Ask) -> Quarantined | None:
+    def problem(self, request: Request) -> Quarantined | None:
         """Why an image of an ask can't be used; None where all can."""
-        found = (self._known[ask.root, path, ask.frames] for path in ask.paths)
+        found = (self._known[request.root, path, request.frames] for path in request.paths)
         return next((reason for reason in found if isinstance(reason, Quarantined)), None)
 
-    def digests(self, asks: Iterable[Ask]) -> set[str]:
+    def digests(self, requests: Iterable[Request]) -> set[str]:
         """The pictures and clips that these asks show, by their pixels (see `mmpo.data.image_digests`)."""
-        places = {(ask.root, path, ask.frames) for ask in asks for path in ask.paths}
+        places = {(request.root, path, request.frames) for request in requests for path in request.paths}
         return {self._pixels[place] for place in places if place in self._pixels}
 
-    def fingerprint(self, ask: Ask) -> str:
+    def fingerprint(self, request: Request) -> str:
         """SHA-256 of the ask's image file, or of the frames it shows (several joined by +); empty without an image. A
         video that is shown as one has another than its frames as images, and its times are in it."""
-        return "+".join(str(self._known[ask.root, path, ask.frames]) for path in ask.paths)
+        return "+".join(str(self._known[request.root, path, request.frames]) for path in request.paths)
 
-    def shown(self, ask: Ask) -> list[Path | Clip]:
+    def shown(self, request: Request) -> list[Path | Clip]:
         """What the ask shows: its images' files, which lie below its root, or its video; or nothing."""
-        if ask.image is None:
+        if request.image is None:
             return []
-        folder = self._folder(ask.root)
-        if ask.frames is None:
-            return [inside(folder, path) for path in ask.paths]
-        return [_clip(ask.image, folder, ask.frames)]
+        folder = self._folder(request.root)
+        if request.frames is None:
+            return [inside(folder, path) for path in request.paths]
+        return [_clip(request.image, folder, request.frames)]
 
     def _folder(self, root: str | None) -> Path:
         if root is None and self._root is None:
             raise UserError("the evaluation names no folder of images", hint="set eval.images")
         return Path(root if root is not None else str(self._root))
 
-    def _check(self, places: list[Place], ids: dict[str, str]) -> None:
-        def look(place: Place) -> str | Quarantined:
+    def _check(self, places: list[PictureKey], ids: dict[str, str]) -> None:
+        def look(place: PictureKey) -> str | Quarantined:
             root, path, frames = place
             try:
                 folder = self._folder(root)

@@ -25,7 +25,7 @@ class FrameChoice:
 
 
 @dataclass(frozen=True)
-class Ask:
+class Request:
     """One greedy question; two equal ones are asked once.
 
     `image` is a path below `root`, or below the evaluation's own `images` where `root` is None. `image=None` asks
@@ -47,7 +47,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Reply:
+class Response:
     """What the model said; `truncated` if it was cut off at the token limit.
 
     `p_yes` is the first step's probability of yes against no, `margin` the smallest lead in logits of a chosen token
@@ -82,7 +82,7 @@ class Part:
     total: bool = False
     view: bool = False
     readable_of: int | None = None
-    near_ties: Sequence[Ask] | None = None
+    near_ties: Sequence[Request] | None = None
 
     @property
     def unreadable(self) -> bool:
@@ -91,13 +91,13 @@ class Part:
         return self.unparsed is not None and of > 0 and self.unparsed >= of
 
 
-def cut_off(given: Iterable[tuple[object, Reply]]) -> int:
+def cut_off(given: Iterable[tuple[object, Response]]) -> int:
     """How many of these questions' replies were cut off at the token limit."""
-    return sum(reply.truncated for _, reply in given)
+    return sum(response.truncated for _, response in given)
 
 
 @dataclass
-class Material:
+class AnnotatedSet:
     """The evaluation's annotated images that can be opened, with the objects in each by image path, and the vocabulary
     the object names belong to.
     """
@@ -108,7 +108,7 @@ class Material:
     notes: list[str] = field(default_factory=list)
 
 
-def needed(material: Material | None, benchmark: str, remedy: str = "") -> Material:
+def require_annotations(material: AnnotatedSet | None, benchmark: str, remedy: str = "") -> AnnotatedSet:
     """The material of a benchmark that is built from annotated images. Raises UserError where the evaluation has
     none; `remedy` says what else the benchmark could be made of.
     """

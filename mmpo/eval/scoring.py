@@ -27,7 +27,7 @@ from mmpo.registry import Registry
 if TYPE_CHECKING:
     from mmpo.chat import ChatModel
 
-Need = Literal["questions", "annotations", "judge"]
+ScoringInput = Literal["questions", "annotations", "judge"]
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Scorer:
     name: str
     run: Callable[[ScoreRequest], Scored]
     parsers: tuple[str, ...]
-    needs: tuple[Need, ...]
+    needs: tuple[ScoringInput, ...]
     options: Mapping[str, str]
     packages: Mapping[str, tuple[Package, ...]] = field(default_factory=dict)
 
@@ -140,7 +140,7 @@ def scorer(
     name: str,
     *,
     parsers: tuple[str, ...] = (),
-    needs: tuple[Need, ...] = (),
+    needs: tuple[ScoringInput, ...] = (),
     options: Mapping[str, str] | None = None,
     packages: Mapping[str, tuple[Package, ...]] | None = None,
 ) -> Callable[[Callable[[ScoreRequest], Scored]], Callable[[ScoreRequest], Scored]]:

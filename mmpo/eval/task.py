@@ -3,8 +3,8 @@ and in the docs:
 
     @benchmark("pope", settings=PopeSettings, needs="annotated images, or its questions")
     class Pope(Task[PopeSettings]):
-        def asks(self) -> Sequence[Ask]: ...
-        def score(self, replies: Mapping[Ask, Reply]) -> list[Part]: ...
+        def requests(self) -> Sequence[Request]: ...
+        def score(self, responses: Mapping[Request, Response]) -> list[Part]: ...
 
 mmpo's own are found by their folders (`mmpo.eval.section`); a plug-in registers its own when it is imported.
 """
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.errors import UserError
-from mmpo.eval.protocol import Ask, Material, Part, Reply
+from mmpo.eval.protocol import AnnotatedSet, Part, Request, Response
 from mmpo.eval.section import ADDED, Section, own_benchmarks, sections
 from mmpo.eval.settings import CommonSettings
 from mmpo.registry import Registry
@@ -49,7 +49,7 @@ class Context:
     outside of `cache`.
     """
 
-    material: Material | None = None
+    material: AnnotatedSet | None = None
     images: str | None = None
     limit: int | None = None
     judge: ChatSettings | None = None
@@ -83,14 +83,14 @@ class Task(ABC, Generic[S]):
         self.warnings: list[str] = []
 
     @abstractmethod
-    def asks(self) -> Sequence[Ask]:
+    def requests(self) -> Sequence[Request]:
         """Everything to ask."""
 
     @abstractmethod
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+    def score(self, responses: Mapping[Request, Response]) -> list[Part]:
         """Score the replies to all asks."""
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         """Write questions and replies of each state (`before`, `after`) in the benchmark's published formats, where it
         has any.
         """
@@ -112,33 +112,37 @@ class QuestionTask(Task[S], Generic[S, Q]):
         return task
 
     @abstractmethod
-    def ask(self, question: Q) -> Ask:
+    def request(self, question: Q) -> Request:
         """How a question is put."""
 
     @abstractmethod
-    def parts(self, given: Sequence[tuple[Q, Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[Q, Response]]) -> list[Part]:
         """Score questions with their replies."""
 
-    def asks(self) -> Sequence[Ask]:
-        return list(dict.fromkeys(map(self.ask, self.questions)))
+    def requests(self) -> Sequence[Request]:
+        return list(dict.fromkeys(map(self.request, self.questions)))
 
-    def answered(self, replies: Mapping[Ask, Reply]) -> list[tuple[Q, Reply]]:
+    def answered(self, responses: Mapping[Request, Response]) -> list[tuple[Q, Response]]:
         """The questions that have a reply (all, unless an image can't be used), with it."""
-        return [(question, replies[ask]) for question in self.questions if (ask := self.ask(question)) in replies]
+        return [
+            (question, responses[request])
+            for question in self.questions
+            if (request := self.request(question)) in responses
+        ]
 
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        return self.parts(self.answered(replies))
+    def score(self, responses: Mapping[Request, Response]) -> list[Part]:
+        return self.parts(self.answered(responses))
 
-    def near_ties(self, given: Iterable[tuple[Q, Reply]]) -> list[Ask] | None:
+    def near_ties(self, given: Iterable[tuple[Q, Response]]) -> list[Request] | None:
         """The yes/no asks whose yes and no are closer than `NEAR_TIE` logits, so that another number format or batch
         may turn the answer; None where a probability is not known.
         """
-        close: dict[Ask, None] = {}
-        for question, reply in given:
-            if reply.p_yes is None:
+        close: dict[Request, None] = {}
+        for question, response in given:
+            if response.p_yes is None:
                 return None
-            if abs(reply.p_yes - 0.5) < 1 / (1 + math.exp(-NEAR_TIE)) - 0.5:
-                close[self.ask(question)] = None
+            if abs(response.p_yes - 0.5) < 1 / (1 + math.exp(-NEAR_TIE)) - 0.5:
+                close[self.request(question)] = None
         return list(close)
 
 
@@ -148,12 +152,12 @@ class JudgedTask(QuestionTask[S, Q], Generic[S, Q, V]):
     by_model: bool = True
 
     @abstractmethod
-    def judge(self, given: Sequence[tuple[Q, Reply]]) -> V:
+    def judge(self, given: Sequence[tuple[Q, Response]]) -> V:
         """Judge the replies. Raises UserError where the judge didn't answer for a reason that may pass."""
 
-    def judged(self, given: Sequence[tuple[Q, Reply]]) -> V:
+    def judged(self, given: Sequence[tuple[Q, Response]]) -> V:
         """The verdicts about the replies."""
-        texts = tuple(reply.text for _, reply in given)
+        texts = tuple(response.text for _, response in given)
         if texts not in self._known:
             self._known[texts] = self.judge(given)
         return self._known[texts]

@@ -19,7 +19,7 @@ ParserName = Literal["official", "llava", "opera", "vlmevalkit", "lmms-eval"]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class YesNoVerdict:
     """`label` is "yes", "no", or None where the rule has a third outcome.
 
     `found` is False where the text did not hold the word that the rule looks for, so that the label is only the
@@ -37,25 +37,25 @@ _FULL_STOPS = 32
 _BREAKING_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
 
-def _official(text: str) -> Verdict:
+def _official(text: str) -> YesNoVerdict:
     """The first sentence, commas deleted, split on single spaces: "no" if a token is exactly No, not or no, else
     "yes".
     """
     tokens = text.split(".")[0].replace(",", "").split(" ")
     if any(token in ("No", "not", "no") for token in tokens):
-        return Verdict("no", True)
-    return Verdict("yes", bool(_YES_WORD.search(text)))
+        return YesNoVerdict("no", True)
+    return YesNoVerdict("yes", bool(_YES_WORD.search(text)))
 
 
-def _opera(text: str) -> Verdict:
+def _opera(text: str) -> YesNoVerdict:
     """Full stops and commas deleted: "no" if a token is No, not, no or NO or ends in n't, else "yes"."""
     tokens = text.replace(".", "").replace(",", "").split(" ")
     if any(token in ("No", "not", "no", "NO") or token.endswith("n't") for token in tokens):
-        return Verdict("no", True)
-    return Verdict("yes", bool(_YES_WORD.search(text)))
+        return YesNoVerdict("no", True)
+    return YesNoVerdict("yes", bool(_YES_WORD.search(text)))
 
 
-def _vlmevalkit(text: str) -> Verdict:
+def _vlmevalkit(text: str) -> YesNoVerdict:
     """Lower case, punctuation stripped: the text must hold the word yes or the word no, not both; otherwise unknown.
 
     A mark that somewhere touches a space (and every mark, where a number has a thousands comma) is deleted, any other
@@ -69,19 +69,19 @@ def _vlmevalkit(text: str) -> Verdict:
         words = words.replace(mark, "" if delete else " ")
     found = {"yes", "no"}.intersection(_FULL_STOP.sub("", words, count=_FULL_STOPS).split())
     if len(found) != 1:
-        return Verdict(None, False)
-    return Verdict("yes" if "yes" in found else "no", True)
+        return YesNoVerdict(None, False)
+    return YesNoVerdict("yes" if "yes" in found else "no", True)
 
 
-def _lmms_eval(text: str) -> Verdict:
+def _lmms_eval(text: str) -> YesNoVerdict:
     """The whole stripped, lower-cased answer must be yes or no; otherwise unknown ("Yes." is unknown)."""
     answer = text.strip().lower()
     if answer == "yes":
-        return Verdict("yes", True)
-    return Verdict("no", True) if answer == "no" else Verdict(None, False)
+        return YesNoVerdict("yes", True)
+    return YesNoVerdict("no", True) if answer == "no" else YesNoVerdict(None, False)
 
 
-PARSERS: dict[str, Callable[[str], Verdict]] = {
+PARSERS: dict[str, Callable[[str], YesNoVerdict]] = {
     "official": _official,
     "llava": _official,
     "opera": _opera,
@@ -90,7 +90,7 @@ PARSERS: dict[str, Callable[[str], Verdict]] = {
 }
 
 
-def parse(text: str, parser: str = "official") -> Verdict:
+def parse(text: str, parser: str = "official") -> YesNoVerdict:
     """Read `text` by the rule named `parser`. Raises UserError for an unknown name."""
     try:
         rule = PARSERS[parser]

@@ -22,8 +22,8 @@ from mmpo.objectives.term import Term, register
 from mmpo.objectives.visual import log_ratio
 from mmpo.types import Hidden, PairLogps, ResponseLogps
 
-Reduction = Literal["sum", "bins", "each"]
-Span = Literal["response", "sequence"]
+SpectrumReduction = Literal["sum", "bins", "each"]
+AlignedSpan = Literal["response", "sequence"]
 
 CHOSEN, REJECTED = "chosen_perturbed", "rejected_perturbed"
 """Views: both answers to the perturbed question about the clean image. Further candidates have a number behind."""
@@ -46,7 +46,7 @@ def spectrum(states: Tensor) -> Tensor:
 
 
 def log_spectral_ratio(
-    policy: Tensor, reference: Tensor, *, reduction: Reduction = "bins", cutoff: float = 1.0, eps: float = 1e-8
+    policy: Tensor, reference: Tensor, *, reduction: SpectrumReduction = "bins", cutoff: float = 1.0, eps: float = 1e-8
 ) -> Tensor:
     """log F(policy) - log F(reference) of one response, both [t, h]; the two span the same tokens.
 
@@ -85,11 +85,11 @@ def spectral(
     pairs: PairLogps,
     *,
     beta: Positive = 0.1,
-    reduction: Reduction = "bins",
+    reduction: SpectrumReduction = "bins",
     cutoff: PositiveShare = 1.0,
     eps: Positive = 1e-8,
     layer: int = -1,
-    span: Span = "response",
+    span: AlignedSpan = "response",
 ) -> Term:
     """softplus(-beta [R_w - R_l]), R the log spectral ratio between the policy's states under the perturbed question
     and the reference's under the clean one, after decoder layer `layer` (-1: the last), over the response's own tokens
@@ -119,11 +119,11 @@ def tars(
     beta: Positive = 0.1,
     lam: NonNegative = 0.1,
     candidates: Count = 1,
-    reduction: Reduction = "bins",
+    reduction: SpectrumReduction = "bins",
     cutoff: PositiveShare = 1.0,
     eps: Positive = 1e-8,
     layer: int = -1,
-    span: Span = "response",
+    span: AlignedSpan = "response",
 ) -> Term:
     """`perturbed_dpo` + lam `spectral`: L_TARS of the paper (arXiv 2507.21584), whose text sets beta 1 and lam 0.1.
 
@@ -143,7 +143,9 @@ def _candidates(pairs: PairLogps, beta: float, count: int) -> Tensor:
     return softplus(-beta * torch.stack(gaps))
 
 
-def _spectral(pairs: PairLogps, candidate: int, beta: float, reduction: Reduction, cutoff: float, eps: float) -> Tensor:
+def _spectral(
+    pairs: PairLogps, candidate: int, beta: float, reduction: SpectrumReduction, cutoff: float, eps: float
+) -> Tensor:
     """The spectral loss of each pair under one perturbation, [b]."""
     perturbed = [pairs.view(side + _suffix(candidate)) for side in (CHOSEN, REJECTED)]
     losses = []

@@ -31,11 +31,11 @@ class Term(NamedTuple):
 
 
 Rewards = Callable[[ResponseLogps, float], Tensor]
-Views = tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]]
+ViewNames = tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]]
 """Names of views, or a function from the loss's parameters to them."""
 Statistics = Callable[[PairLogps], Mapping[str, Tensor]]
 """Numbers of each pair, [b], that a loss reads of all pairs of a step; equal names mean equal numbers."""
-Asked = Callable[[Mapping[str, Any]], Statistics | None]
+StatisticsOf = Callable[[Mapping[str, Any]], Statistics | None]
 """Which statistics of a whole step a loss reads, from its parameters."""
 States = Callable[[Mapping[str, Any]], Hidden]
 """Which hidden states a loss reads, from its parameters."""
@@ -83,14 +83,14 @@ class Registered:
     rewards: Rewards | None
     scale: str
     needs_reference: bool
-    views: Views = ()
+    views: ViewNames = ()
     corruption: str | None = None
     hidden: States | None = None
     needs_weights: bool = False
     needs_auxiliary: bool = False
     needs_kl: bool = False
     needs_past_reward: bool = False
-    whole_step: Asked | None = None
+    whole_step: StatisticsOf | None = None
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -108,14 +108,14 @@ def register(
     rewards: Rewards | None = log_ratio_reward,
     scale: str = "beta",
     needs_reference: bool = True,
-    views: Views = (),
+    views: ViewNames = (),
     corruption: str | None = None,
     hidden: States | None = None,
     needs_weights: bool = False,
     needs_auxiliary: bool = False,
     needs_kl: bool = False,
     needs_past_reward: bool = False,
-    whole_step: Asked | None = None,
+    whole_step: StatisticsOf | None = None,
 ) -> Callable[[Callable[..., Term]], Callable[..., Term]]:
     """Make a loss available by name. Its keyword-only parameters are what a recipe can set."""
 

@@ -14,17 +14,17 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from mmpo.preflight.context import Context
+from mmpo.preflight.context import PreflightContext
 from mmpo.preflight.machine import check_room
 from mmpo.preflight.sections import CHECKS
 from mmpo.recipes import Recipe, prepare
 from mmpo.recipes.problems import Problem, in_order, refusal
 from mmpo.recipes.schema import tolerant
-from mmpo.recipes.source import Source
+from mmpo.recipes.source import RecipeSource
 
 
 def examine(
-    source: Source,
+    source: RecipeSource,
     *,
     run: Path,
     inputs: Mapping[str, Callable[[], str]] | None = None,
@@ -41,7 +41,7 @@ def examine(
     if recipe is not None:
         chosen = [name for name in recipe.sections() if sections is None or name in sections]
         left = [name for name in chosen if name not in finished]
-        context = Context(source=source, recipe=recipe, run=run, sections=left)
+        context = PreflightContext(source=source, recipe=recipe, run=run, sections=left)
         for name in context.sections:
             CHECKS[name](context)
         check_room(context, run, context.bytes)

@@ -18,7 +18,7 @@ from mmpo.settings import FILE, FOLDER, PATH
 
 if TYPE_CHECKING:
     from mmpo.chat import ChatSettings
-    from mmpo.data.convert.look import Look
+    from mmpo.data.convert.look import FirstRows
     from mmpo.eval.scoring import Scorer, ScoreRequest
 
 READ_TWICE = 200_000_000
@@ -79,7 +79,7 @@ def _files(source: Path, split: str) -> list[Path]:
         return []
 
 
-def _check_pictures(found: Findings, source: Path, seen: Look) -> None:
+def _check_pictures(found: Findings, source: Path, seen: FirstRows) -> None:
     """Pictures of the first rows, where more follow: of a few rows the conversion itself tells soon enough."""
     if not seen.more or not seen.missing:
         return

@@ -13,8 +13,8 @@ from mmpo import plugins
 from mmpo.errors import Quarantined, UserError
 from mmpo.recipes import Recipe
 from mmpo.recipes.problems import Problem
-from mmpo.recipes.source import Path as Keys
-from mmpo.recipes.source import Source
+from mmpo.recipes.source import KeyPath as Keys
+from mmpo.recipes.source import RecipeSource
 
 
 @dataclass
@@ -47,11 +47,11 @@ class Findings:
 
 
 @dataclass(kw_only=True)
-class Context(Findings):
+class PreflightContext(Findings):
     """The examination of a recipe. `sections` are those that will run; `bytes` what they will write, as (least,
     likely)."""
 
-    source: Source
+    source: RecipeSource
     recipe: Recipe
     run: Path
     sections: list[str]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from mmpo.chat.settings import ChatSettings
 from mmpo.models.folder import check_model, find_model, no_such_model
 from mmpo.preflight.context import Findings
-from mmpo.recipes.source import Path as Keys
+from mmpo.recipes.source import KeyPath as Keys
 from mmpo.runs import is_main_process
 
 WAIT = 2.0

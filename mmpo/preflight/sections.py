@@ -15,7 +15,7 @@ from mmpo.errors import Quarantined, UserError
 from mmpo.files.paths import inside
 from mmpo.models.folder import Tensor, find_model, weights
 from mmpo.packages import BITSANDBYTES, PYDICOM, require
-from mmpo.preflight.context import Context
+from mmpo.preflight.context import PreflightContext
 from mmpo.preflight.machine import check_dtype
 from mmpo.preflight.things import check_things
 from mmpo.recipes.source import nearest
@@ -25,7 +25,7 @@ LOOKED_AT = 200
 MEGABYTE = 1_000_000
 
 
-def check_build(context: Context) -> None:
+def check_build(context: PreflightContext) -> None:
     """The source, read by the builder's own reader, and its pictures."""
     from mmpo.data_builders.builders import look
 
@@ -47,7 +47,7 @@ def check_build(context: Context) -> None:
         context.bytes["build"] = (MEGABYTE, int(1.3 * mean * len(found)) + 20 * MEGABYTE)
 
 
-def _path_to_come(context: Context, value: Any) -> bool:
+def _path_to_come(context: PreflightContext, value: Any) -> bool:
     return isinstance(value, str | Path) and str(value) != "" and context.comes(value)
 
 
@@ -56,7 +56,12 @@ def _source_key(settings: Any) -> str:
 
 
 def _check_pictures(
-    context: Context, key: tuple[str, ...], pictures: Sequence[tuple[Path, str]], links: bool, *, films: bool = False
+    context: PreflightContext,
+    key: tuple[str, ...],
+    pictures: Sequence[tuple[Path, str]],
+    links: bool,
+    *,
+    films: bool = False,
 ) -> list[int]:
     """Sizes of the files among the first pictures. None there at all is an error, some missing a warning. `films` may
     be DICOM files."""
@@ -99,7 +104,7 @@ def _picture_hint(error: Quarantined, root: Path) -> str:
     return f"paths start in {root}: is that the folder of the pictures?"
 
 
-def check_train(context: Context) -> None:
+def check_train(context: PreflightContext) -> None:
     """Objective and settings beside it, model against number format and adapter, packages, room for checkpoints."""
     settings = context.settings("train")
     check_things(context, "train")
@@ -133,7 +138,7 @@ def check_train(context: Context) -> None:
         _check_weights(context, settings, weights(folder, settings.model))
 
 
-def _check_auxiliary(context: Context, settings: Any) -> None:
+def _check_auxiliary(context: PreflightContext, settings: Any) -> None:
     """The first samples beside the pairs, and their pictures."""
     from mmpo.trainers.auxiliary import Sample, read_samples
 
@@ -150,7 +155,7 @@ def _check_auxiliary(context: Context, settings: Any) -> None:
         _check_pictures(context, at, pictures, settings.allow_links)
 
 
-def _check_objective(context: Context) -> None:
+def _check_objective(context: PreflightContext) -> None:
     from mmpo.objectives.term import build_objective, spec_mistakes
     from mmpo.trainers.fitting import objective_problems
 
@@ -165,7 +170,7 @@ def _check_objective(context: Context) -> None:
                 context.error(("train", key), message, hint)
 
 
-def _check_weights(context: Context, settings: Any, stored: dict[str, Tensor]) -> None:
+def _check_weights(context: PreflightContext, settings: Any, stored: dict[str, Tensor]) -> None:
     floats = [tensor for tensor in stored.values() if tensor.dtype in ("F16", "BF16", "F32")]
     if settings.dtype == "auto" and floats and all(tensor.dtype == "F16" for tensor in floats):
         context.error(
@@ -197,7 +202,7 @@ def _check_weights(context: Context, settings: Any, stored: dict[str, Tensor]) -
     context.bytes["train"] = (4 * adapter, (1 + 3 * (settings.keep_checkpoints + 1)) * adapter + 5 * MEGABYTE)
 
 
-def check_eval(context: Context) -> None:
+def check_eval(context: PreflightContext) -> None:
     """The benchmarks, made as the evaluation makes them: from their files and the annotated images."""
     from mmpo.eval.material import VOCABULARY
     from mmpo.eval.section import sections
@@ -219,7 +224,7 @@ def check_eval(context: Context) -> None:
     context.bytes["eval"] = (0, 5 * MEGABYTE)
 
 
-def _annotated(context: Context) -> Sequence[AnnotatedImage] | None:
+def _annotated(context: PreflightContext) -> Sequence[AnnotatedImage] | None:
     from mmpo.data.annotations.read import read_annotations
 
     settings = context.settings("eval")
@@ -236,7 +241,9 @@ def _annotated(context: Context) -> Sequence[AnnotatedImage] | None:
     return None
 
 
-def _check_benchmark(context: Context, name: str, annotated: Sequence[AnnotatedImage] | None, scratch: Path) -> None:
+def _check_benchmark(
+    context: PreflightContext, name: str, annotated: Sequence[AnnotatedImage] | None, scratch: Path
+) -> None:
     from mmpo.eval.material import context_of
     from mmpo.eval.task import named
 
@@ -256,14 +263,14 @@ def _check_benchmark(context: Context, name: str, annotated: Sequence[AnnotatedI
         benchmark = found(settings.of(name), context_of(settings, annotated, str(scratch), look=True))
         if found.looks == "files" or (annotated is not None and not own.get("questions")):
             return
-        asks = list(islice((ask for ask in benchmark.asks() if ask.image is not None), LOOKED_AT))
+        requests = list(islice((request for request in benchmark.requests() if request.image is not None), LOOKED_AT))
         folder = settings.images or (str(annotated[0].root) if annotated else "")
-        pictures = [(Path(ask.root or folder), ask.paths[0]) for ask in asks if ask.root or folder]
+        pictures = [(Path(request.root or folder), request.paths[0]) for request in requests if request.root or folder]
         links = getattr(settings, "allow_links", False)
         _check_pictures(context, ("eval", name), pictures, links, films=found.films)
 
 
-CHECKS: dict[str, Callable[[Context], None]] = {"build": check_build, "train": check_train, "eval": check_eval}
+CHECKS: dict[str, Callable[[PreflightContext], None]] = {"build": check_build, "train": check_train, "eval": check_eval}
 
 
 def summary(context_sections: Iterable[str], recipe: Any) -> list[str]:

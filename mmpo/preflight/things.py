@@ -15,14 +15,14 @@ from mmpo.chat.settings import ChatSettings
 from mmpo.chat.templates import template_path
 from mmpo.errors import UserError
 from mmpo.models.folder import check_adapter, check_fit, check_model, find_model, no_such_model
-from mmpo.preflight.context import Context
-from mmpo.recipes.source import Path as Keys
+from mmpo.preflight.context import PreflightContext
+from mmpo.recipes.source import KeyPath as Keys
 from mmpo.settings import Need
 
 _SHOWN = 5
 
 
-def check_things(context: Context, section: str, *, without: Collection[str] = ()) -> None:
+def check_things(context: PreflightContext, section: str, *, without: Collection[str] = ()) -> None:
     """Look at everything that a section's settings name, except below the keys `without`."""
     from mmpo.preflight.machine import check_chat
 
@@ -51,7 +51,7 @@ def _named(settings: BaseModel, at: Keys, without: Collection[str] = ()) -> Iter
                 yield (*at, name), need, value
 
 
-def _check(context: Context, path: Keys, need: Need, value: str) -> None:
+def _check(context: PreflightContext, path: Keys, need: Need, value: str) -> None:
     if need.kind == "model":
         _model(context, path, value)
     elif need.kind == "adapter":
@@ -122,7 +122,7 @@ def _pairs(folder: Path) -> None:
         raise UserError(f"{folder}: there are no pairs in it")
 
 
-def _model(context: Context, path: Keys, source: str) -> None:
+def _model(context: PreflightContext, path: Keys, source: str) -> None:
     folder = find_model(source)
     if folder is None:
         if context.fetches(source):
@@ -149,7 +149,7 @@ def check_vision_model(folder: Path, source: str, *, trust_remote_code: bool = F
         open_processor(source)
 
 
-def _adapter(context: Context, path: Keys, value: str) -> None:
+def _adapter(context: PreflightContext, path: Keys, value: str) -> None:
     config = check_adapter(value)
     model = context.settings(path[0]).model
     folder = find_model(model)

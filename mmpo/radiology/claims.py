@@ -268,7 +268,7 @@ _NEW_SCOPE = frozenset(
 
 
 @dataclass(frozen=True)
-class Claims:
+class ClauseClaims:
     """One clause: words with polarity (+ or -), and before each what joins it: "" none, "," , "&" , "?" any."""
 
     words: tuple[tuple[str, str], ...]
@@ -291,7 +291,7 @@ def _names_the_chest(word: str) -> bool:
     return (word in BARE or f"{word}s" in BARE) and word not in _PLACES
 
 
-def clause_claims(clause: str) -> Claims:
+def clause_claims(clause: str) -> ClauseClaims:
     """The claims of one clause that has no reference to an earlier exam any more."""
     text = clause.lower()
     unknown = NO_NEW.search(text) or REMOVED.search(text)
@@ -337,10 +337,10 @@ def clause_claims(clause: str) -> Claims:
             join, joiner, free = "", "", False
     bare = changed and all(word in BARE or _lemma(word) in BARE or f"{word}s" in BARE for word, _ in words)
     grades = re.search(r"\b(?:mild|moderate|severe|small|large|trace|residual|persists?|remains?)\b", text)
-    return Claims(tuple(words), tuple(joins), turn, bool(unknown or bare or (improved and not grades)))
+    return ClauseClaims(tuple(words), tuple(joins), turn, bool(unknown or bare or (improved and not grades)))
 
 
-def claims(text: str) -> list[Claims]:
+def claims(text: str) -> list[ClauseClaims]:
     """The claims of a sentence, clause by clause."""
     plain = without_time(normalise(text)[0].strip(" ."))
     return [clause_claims(clause) for _, clause in split_clauses(plain)]
@@ -377,7 +377,7 @@ def _open(line: str, words: Collection[str]) -> bool:
     )
 
 
-def _joined(clauses: list[Claims]) -> tuple[list[tuple[str, str]], list[str]]:
+def _joined(clauses: list[ClauseClaims]) -> tuple[list[tuple[str, str]], list[str]]:
     words: list[tuple[str, str]] = []
     joins: list[str] = []
     for clause in clauses:
@@ -387,7 +387,7 @@ def _joined(clauses: list[Claims]) -> tuple[list[tuple[str, str]], list[str]]:
     return words, joins
 
 
-def _same_order(before: list[Claims], after: list[Claims]) -> bool:
+def _same_order(before: list[ClauseClaims], after: list[ClauseClaims]) -> bool:
     (ours, our_joins), (theirs, their_joins) = _joined(before), _joined(after)
     if ours != theirs:
         return False
@@ -397,7 +397,7 @@ def _same_order(before: list[Claims], after: list[Claims]) -> bool:
     )
 
 
-def _same_parts(before: list[Claims], after: list[Claims]) -> bool:
+def _same_parts(before: list[ClauseClaims], after: list[ClauseClaims]) -> bool:
     ours, theirs = ([part for clause in side for part in _parts(clause)] for side in (before, after))
     if len(ours) != len(theirs):
         return False
@@ -413,7 +413,7 @@ def _same_parts(before: list[Claims], after: list[Claims]) -> bool:
     return True
 
 
-def _parts(clause: Claims) -> list[tuple[tuple[tuple[str, str], ...], int]]:
+def _parts(clause: ClauseClaims) -> list[tuple[tuple[tuple[str, str], ...], int]]:
     """The words between conjunctions, and where the predicate of each begins (0: it has none)."""
     borders = [0, *(n for n, join in enumerate(clause.joins) if n and join == "&"), len(clause.words)]
     parts = []

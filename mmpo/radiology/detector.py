@@ -40,7 +40,7 @@ class Cue:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PriorVerdict:
     """One sentence, judged. `exclusions` are the wordings that were passed over: (name, text)."""
 
     text: str
@@ -64,7 +64,7 @@ class JudgedLine:
     """A line of a report and its verdict; spans of the verdict count from the line's own start."""
 
     line: Line
-    verdict: Verdict
+    verdict: PriorVerdict
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class PriorDetector(Protocol):
 
     identity: str
 
-    def sentences(self, texts: Sequence[str]) -> list[Verdict | None]:
+    def sentences(self, texts: Sequence[str]) -> list[PriorVerdict | None]:
         """A verdict for each sentence; None where there is none (a judge that answered nonsense)."""
 
 
@@ -127,25 +127,25 @@ class RuleDetector:
 
         self._remembered = lru_cache(maxsize=REMEMBERED)(self._judge)  # reports say much in the same words
 
-    def sentence(self, text: str) -> Verdict:
+    def sentence(self, text: str) -> PriorVerdict:
         """Judge one sentence (or line)."""
         return self._remembered(text)
 
-    def _judge(self, text: str) -> Verdict:
+    def _judge(self, text: str) -> PriorVerdict:
         plain, index = normalise(text[:LONGEST])
         if self._trigger is not None and not self._trigger.search(plain):
-            return Verdict(text, 0.0)
+            return PriorVerdict(text, 0.0)
         if not any(cue.may_match(plain) and cue.regex.search(plain) for cue in self.lexicon.cues):
-            return Verdict(text, 0.0)
+            return PriorVerdict(text, 0.0)
         masked, exclusions = self._mask(plain)
         hits = self._cues(masked)
         score = max((hit[0] for hit in hits), default=0.0)
         if score < THRESHOLD and sum(hit[0] for hit in hits) >= THRESHOLD:
             score = THRESHOLD
         cues = tuple(_cue(text, index, *hit) for hit in hits)
-        return Verdict(text, score, cues, tuple(exclusions))
+        return PriorVerdict(text, score, cues, tuple(exclusions))
 
-    def sentences(self, texts: Sequence[str]) -> list[Verdict | None]:
+    def sentences(self, texts: Sequence[str]) -> list[PriorVerdict | None]:
         return [self.sentence(text) for text in texts]
 
     def report(self, text: str) -> ReportVerdict:

@@ -18,14 +18,14 @@ from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.lines import Line, split_lines
 from mmpo.radiology.rewrites import rewrite
 
-Label = Literal["none", "partial", "all"]
+PriorLabel = Literal["none", "partial", "all"]
 
 
 @dataclass(frozen=True)
 class LineEdit:
     """What becomes of a line: `edit` is its text afterwards, empty where the whole line goes; `reason` says why."""
 
-    label: Label
+    label: PriorLabel
     edit: str
     reason: str = ""
 

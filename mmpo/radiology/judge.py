@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mmpo.errors import Quarantined
 from mmpo.outside import json_of
 from mmpo.radiology.claims import keeps_claims
-from mmpo.radiology.detector import Cue, RuleDetector, Verdict
+from mmpo.radiology.detector import Cue, PriorVerdict, RuleDetector
 from mmpo.radiology.editing import LineEdit
 
 if TYPE_CHECKING:
@@ -112,13 +112,13 @@ class JudgeDetector:
         self.annotator = JudgeAnnotator(chat, **options)
         self.identity = self.annotator.identity
 
-    def sentences(self, texts: Sequence[str]) -> list[Verdict | None]:
+    def sentences(self, texts: Sequence[str]) -> list[PriorVerdict | None]:
         """A verdict for each sentence, asked as lines of one report; None for all where no answer could be read."""
         return self.reports([texts])[0]
 
-    def reports(self, reports: Sequence[Sequence[str]]) -> list[list[Verdict | None]]:
+    def reports(self, reports: Sequence[Sequence[str]]) -> list[list[PriorVerdict | None]]:
         """Verdicts of the lines of several reports. Only labels are read here, so an edit that fails is no matter."""
-        results: list[list[Verdict | None]] = []
+        results: list[list[PriorVerdict | None]] = []
         replies = self.annotator.chat.replies(self.annotator._request(lines, 0) for lines in reports)
         for lines, reply in zip(reports, replies, strict=True):
             results.append([None] * len(lines))
@@ -132,12 +132,14 @@ class JudgeDetector:
         return results
 
 
-def _verdict(line: str, label: Any) -> Verdict | None:
+def _verdict(line: str, label: Any) -> PriorVerdict | None:
     if label not in LABELS:
         return None
     if label == "none":
-        return Verdict(line, 0.0)
-    return Verdict(line, 1.0, (Cue(f"judge: {label}", 0, len(line), line, 1.0),)) if line else Verdict(line, 1.0)
+        return PriorVerdict(line, 0.0)
+    return (
+        PriorVerdict(line, 1.0, (Cue(f"judge: {label}", 0, len(line), line, 1.0),)) if line else PriorVerdict(line, 1.0)
+    )
 
 
 def read_items(text: str, lines: int) -> list[dict[str, Any]]:

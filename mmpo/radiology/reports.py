@@ -17,7 +17,7 @@ from typing import Any, Literal
 from mmpo.errors import Quarantined, UserError
 from mmpo.outside import Unreadable, json_of, names_its_file
 
-Section = Literal["findings", "impression", "both", "report"]
+ReportSection = Literal["findings", "impression", "both", "report"]
 HEADERS = {
     "findings": "findings",
     "finding": "findings",
@@ -79,7 +79,7 @@ class RadiologyReport:
     credentialed: bool = False
     meta: Mapping[str, Any] = field(default_factory=dict)
 
-    def body(self, section: Section) -> str:
+    def body(self, section: ReportSection) -> str:
         """The wanted text; empty where the report has none. A report without any header is all findings."""
         if section == "report":
             return self.text

@@ -13,7 +13,7 @@ from typing import Any
 
 from mmpo.errors import UserError
 from mmpo.recipes.schema import Recipe, import_plugins, keys_of, validate
-from mmpo.recipes.source import Source, dump, get, nearest, override, parse, resolve
+from mmpo.recipes.source import RecipeSource, dump, get, nearest, override, parse, resolve
 
 FOLDER = Path(__file__).parent
 
@@ -58,7 +58,7 @@ def read_text(recipe: str) -> tuple[str, Path]:
         raise UserError(f"{recipe} cannot be read: {error}") from error
 
 
-def read(recipe: str) -> Source:
+def read(recipe: str) -> RecipeSource:
     """A recipe parsed, but not yet filled in, resolved or validated."""
     text, path = read_text(recipe)
     source = parse(text, str(path) if path.name != f"{recipe}.yaml" else path.name)
@@ -83,13 +83,13 @@ def load(
     return complete(source, run=run, inputs=inputs)
 
 
-def complete(source: Source, *, run: Path, inputs: Mapping[str, Callable[[], str]] | None = None) -> Recipe:
+def complete(source: RecipeSource, *, run: Path, inputs: Mapping[str, Callable[[], str]] | None = None) -> Recipe:
     """`load` for a recipe that is already read and overridden."""
     prepare(source, run=run, inputs=inputs)
     return validate(source)
 
 
-def prepare(source: Source, *, run: Path, inputs: Mapping[str, Callable[[], str]] | None = None) -> None:
+def prepare(source: RecipeSource, *, run: Path, inputs: Mapping[str, Callable[[], str]] | None = None) -> None:
     """Import its plug-ins, fill in what follows from the sections before, and resolve `${...}`, in place."""
     import_plugins(source)
     _fill_in(source)
@@ -100,7 +100,7 @@ def prepare(source: Source, *, run: Path, inputs: Mapping[str, Callable[[], str]
     resolve(source, given)
 
 
-def _fill_in(source: Source) -> None:
+def _fill_in(source: RecipeSource) -> None:
     source.data.setdefault("seed", 0)
     for section, defaults in FOLLOWS.items():
         data = source.data.get(section)

@@ -6,33 +6,33 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mmpo.errors import UserError
-from mmpo.recipes.source import Path, Source
+from mmpo.recipes.source import KeyPath, RecipeSource
 
 
 @dataclass(frozen=True)
 class Problem:
     """One mistake at one key. `error` False: a warning, work may start."""
 
-    path: Path
+    path: KeyPath
     message: str
     hint: str | None = None
     error: bool = True
 
-    def text(self, source: Source) -> str:
+    def text(self, source: RecipeSource) -> str:
         """`my.yaml:6: train.objective.dpo.beta: must be a number (it is 'abc')`, and the remedy below it."""
         name = ".".join(self.path)
         line = f"{source.place(self.path)}: {name}: {self.message}" if name else f"{source.where}: {self.message}"
         return line + (f"\n  hint: {self.hint}" if self.hint else "")
 
 
-def in_order(source: Source, problems: Iterable[Problem]) -> list[Problem]:
+def in_order(source: RecipeSource, problems: Iterable[Problem]) -> list[Problem]:
     """Each problem once, those of the file by line, then those of `--set`."""
     return sorted(
         dict.fromkeys(problems), key=lambda one: (source.place(one.path).startswith("--set"), source.line(one.path))
     )
 
 
-def refusal(source: Source, problems: Iterable[Problem]) -> UserError:
+def refusal(source: RecipeSource, problems: Iterable[Problem]) -> UserError:
     """One error that lists them all."""
     return listed(in_order(source, problems), lambda one: one.text(source))
 

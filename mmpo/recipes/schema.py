@@ -17,7 +17,7 @@ from mmpo.errors import UserError
 from mmpo.eval.settings import EvalSettings, eval_settings
 from mmpo.recipes.other_names import ours
 from mmpo.recipes.problems import Problem, refusal
-from mmpo.recipes.source import Path, Source, get, nearest
+from mmpo.recipes.source import KeyPath, RecipeSource, get, nearest
 from mmpo.trainers.settings import TrainSettings
 
 
@@ -67,7 +67,7 @@ def keys_of(section: str, data: Any) -> set[str]:
     return set(found.model_fields)
 
 
-def import_plugins(source: Source) -> None:
+def import_plugins(source: RecipeSource) -> None:
     """Import the modules that the recipe lists under `plugins:`. Raises one `UserError` for all that can't be, each
     with its line."""
     listed = source.data.get("plugins")
@@ -85,7 +85,7 @@ def import_plugins(source: Source) -> None:
         raise refusal(source, problems)
 
 
-def validate(source: Source) -> Recipe:
+def validate(source: RecipeSource) -> Recipe:
     """The recipe, or a UserError with one line for every mistake: place, key, what is wrong, the nearest known key."""
     recipe, problems = tolerant(source)
     if problems or recipe is None:
@@ -93,7 +93,7 @@ def validate(source: Source) -> Recipe:
     return recipe
 
 
-def tolerant(source: Source) -> tuple[Recipe | None, list[Problem]]:
+def tolerant(source: RecipeSource) -> tuple[Recipe | None, list[Problem]]:
     """The recipe as far as it is right (what is wrong left out: a value, or the section that needs it), and every
     mistake. None where nothing of it is left."""
     data = source.data
@@ -115,7 +115,7 @@ def tolerant(source: Source) -> tuple[Recipe | None, list[Problem]]:
 _ROUNDS = 4
 
 
-def _leave_out(data: dict[str, Any], kind: str, path: Path) -> None:
+def _leave_out(data: dict[str, Any], kind: str, path: KeyPath) -> None:
     """Take the wrong value out of `data`; the whole section where that is not enough."""
     try:
         above = get(data, path[:-1])
@@ -143,7 +143,7 @@ def _describe(data: Any, mistake: Any) -> Problem:
     return Problem(path, f"{message[:1].lower()}{message[1:]}{given}")
 
 
-_WANTED: dict[Path, str] = {
+_WANTED: dict[KeyPath, str] = {
     ("train", "pairs"): "a folder that `mmpo build` or `mmpo convert` made; with a build: section they are its own",
     ("train", "model"): "model: NAME at the top serves every section",
     ("build", "model"): "model: NAME at the top serves every section",
@@ -151,7 +151,7 @@ _WANTED: dict[Path, str] = {
 }
 
 
-def _meant(path: Path, models: list[Any]) -> str:
+def _meant(path: KeyPath, models: list[Any]) -> str:
     """The key that an unknown one stands for: ours for another trainer's, the nearest, or where it belongs."""
     if translated := ours(path[-1]):
         return translated
@@ -162,7 +162,7 @@ def _meant(path: Path, models: list[Any]) -> str:
     return nearest(path[-1], keys)
 
 
-def _locate(data: Any, loc: tuple[int | str, ...]) -> tuple[Path, list[Any]]:
+def _locate(data: Any, loc: tuple[int | str, ...]) -> tuple[KeyPath, list[Any]]:
     """The path in the data that pydantic's `loc` means (it names union members too), and the models one level above."""
     path: list[str] = []
     models: list[Any] = [recipe_class()]

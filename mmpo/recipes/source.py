@@ -13,7 +13,7 @@ import yaml
 from mmpo.errors import UserError
 from mmpo.outside import MAX_DEPTH, Unreadable, yaml_document, yaml_of
 
-Path = tuple[str, ...]
+KeyPath = tuple[str, ...]
 """Where a value stands: `("train", "objective", "dpo")`; list items by their number."""
 
 MAX_VALUES, MAX_TEXT = 20_000, 1 << 20
@@ -64,13 +64,13 @@ def parse_value(text: str) -> Any:
 
 
 @dataclass
-class Source:
+class RecipeSource:
     """Recipe data with the place each value came from."""
 
     where: str
     data: dict[str, Any]
-    lines: dict[Path, int] = field(default_factory=dict)
-    overrides: dict[Path, str] = field(default_factory=dict)
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    overrides: dict[KeyPath, str] = field(default_factory=dict)
 
     def place(self, path: Sequence[str | int]) -> str:
         """`recipe.yaml:12` (or `--set a.b=c`) for the nearest value at or above `path`, or one that `--set` put below
@@ -94,7 +94,7 @@ class Source:
         return next((self.lines[at[:n]] for n in range(len(at), 0, -1) if at[:n] in self.lines), 0)
 
 
-def parse(text: str, where: str) -> Source:
+def parse(text: str, where: str) -> RecipeSource:
     """Read recipe text; `where` names it in errors.
 
     Raises UserError for bad YAML, a key given twice, or a document that is not a mapping.
@@ -107,12 +107,12 @@ def parse(text: str, where: str) -> Source:
         raise UserError(f"{where}: the recipe is empty", hint="`mmpo recipe list` names complete ones to start from")
     if not isinstance(node, yaml.MappingNode):
         raise UserError(f"{where}:{node.start_mark.line + 1}: a recipe is a mapping with sections such as `build:`")
-    lines: dict[Path, int] = {}
+    lines: dict[KeyPath, int] = {}
     _note_lines(node, (), lines)
-    return Source(where, data, lines)
+    return RecipeSource(where, data, lines)
 
 
-def _note_lines(node: yaml.Node, path: Path, lines: dict[Path, int]) -> None:
+def _note_lines(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int]) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             at = (*path, str(key.value))
@@ -125,7 +125,7 @@ def _note_lines(node: yaml.Node, path: Path, lines: dict[Path, int]) -> None:
             _note_lines(value, at, lines)
 
 
-def override(source: Source, settings: Sequence[str]) -> None:
+def override(source: RecipeSource, settings: Sequence[str]) -> None:
     """Apply `a.b=c` settings in place; later ones win. Values are YAML: `1e-4`, `true`, `[1, 2]`, `{k: v}`."""
     for setting in settings:
         name, equals, text = setting.partition("=")
@@ -151,7 +151,7 @@ def override(source: Source, settings: Sequence[str]) -> None:
         source.overrides[path] = setting
 
 
-def _put(data: Any, path: Path, value: Any, setting: str) -> None:
+def _put(data: Any, path: KeyPath, value: Any, setting: str) -> None:
     for depth, part in enumerate(path[:-1]):
         if isinstance(data, dict) and data.get(part) is None:
             data[part] = {}
@@ -163,7 +163,7 @@ def _put(data: Any, path: Path, value: Any, setting: str) -> None:
         data[int(path[-1])] = value
 
 
-def _step(data: Any, part: str, path: Path, setting: str) -> Any:
+def _step(data: Any, part: str, path: KeyPath, setting: str) -> Any:
     if isinstance(data, dict):
         return data[part]
     if isinstance(data, list) and part.isdecimal() and int(part) < len(data):
@@ -173,7 +173,7 @@ def _step(data: Any, part: str, path: Path, setting: str) -> Any:
     raise UserError(f"--set {setting}: {above} is {kind}, it has no {part!r}")
 
 
-def get(data: Any, path: Path) -> Any:
+def get(data: Any, path: KeyPath) -> Any:
     """The value at `path` in nested mappings and lists; KeyError where there is none."""
     for part in path:
         if isinstance(data, Mapping):
@@ -185,7 +185,7 @@ def get(data: Any, path: Path) -> Any:
     return data
 
 
-def resolve(source: Source, given: Mapping[str, Callable[[], str]]) -> None:
+def resolve(source: RecipeSource, given: Mapping[str, Callable[[], str]]) -> None:
     """Replace `${name}` in every text value, in place.
 
     A name is one of `given` (called when first needed) or the dotted path of another value of the recipe. A text that
@@ -194,7 +194,7 @@ def resolve(source: Source, given: Mapping[str, Callable[[], str]]) -> None:
     known: dict[str, Any] = {}
     count = 0
 
-    def value_of(name: str, at: Path, trail: tuple[str, ...]) -> Any:
+    def value_of(name: str, at: KeyPath, trail: tuple[str, ...]) -> Any:
         if name in trail:
             raise UserError(f"{source.place(at)}: the references {' -> '.join((*trail, name))} run in a circle")
         if len(trail) > MAX_DEPTH:
@@ -210,7 +210,7 @@ def resolve(source: Source, given: Mapping[str, Callable[[], str]]) -> None:
             raise UserError(f"{source.place(at)}: ${{{name}}} refers to nothing in this recipe", hint=near) from None
         return expand(found, tuple(name.split(".")), (*trail, name))
 
-    def expand(value: Any, at: Path, trail: tuple[str, ...] = ()) -> Any:
+    def expand(value: Any, at: KeyPath, trail: tuple[str, ...] = ()) -> Any:
         nonlocal count
         count += 1
         if count > MAX_VALUES or len(trail) + len(at) > 2 * MAX_DEPTH:

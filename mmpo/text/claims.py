@@ -23,7 +23,7 @@ _AFTER = re.compile(r"\s+(?:and\s+|or\s+)?(\w+)")
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitSentence:
     """A sentence, the white space before it, and where it begins in the text."""
 
     before: str
@@ -31,9 +31,9 @@ class Split:
     start: int
 
 
-def split_sentences(text: str) -> list[Split]:
+def split_sentences(text: str) -> list[SplitSentence]:
     """Cut a text into sentences; decimals, initials and common abbreviations do not end one. Nothing is lost."""
-    found: list[Split] = []
+    found: list[SplitSentence] = []
     start = 0
     for match in _END.finditer(text):
         if match.group()[0] == "." and _inside_sentence(text, start, match.end()):
@@ -54,9 +54,9 @@ def _inside_sentence(text: str, start: int, end: int) -> bool:
     return not (text[:end].lower().endswith("etc.") and re.match(r"\s+[A-Z]", text[end:]))
 
 
-def _split(text: str, start: int, end: int) -> Split:
+def _split(text: str, start: int, end: int) -> SplitSentence:
     first = start + len(text[start:end]) - len(text[start:end].lstrip())
-    return Split(text[start:first], text[first:end], first)
+    return SplitSentence(text[start:first], text[first:end], first)
 
 
 def claimed(sentence: str, vocabulary: ObjectVocabulary) -> list[Mention]:

@@ -13,7 +13,7 @@ from mmpo.text.function_words import FUNCTION_WORDS, NUMBERS, STATES
 from mmpo.text.vocabulary import Mention, ObjectVocabulary
 from mmpo.text.words import PAIRED, PLURAL, UNCHANGED, plurals
 
-Side = Literal["left", "middle", "right", "top", "bottom"]
+PictureSide = Literal["left", "middle", "right", "top", "bottom"]
 
 SAY_SIDE: dict[str, str] = {
     "left": "on the left", "middle": "in the middle", "right": "on the right", "top": "at the top",
@@ -26,7 +26,7 @@ COLORS = frozenset({
 
 
 @dataclass(frozen=True)
-class Span:
+class DescribedSpan:
     """`text[start:end]`, and what it says."""
 
     start: int
@@ -35,7 +35,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Counted:
+class CountWords:
     """Words of number before an object: `a`, `two`, `a couple of`, `several`. `exact` ones say a number; `new` ones
     bring in objects of their own (`two cars`), others speak of those that are known (`the two cars`). An `article` is a
     number in a list of everything only; `more` is `another`.
@@ -59,7 +59,7 @@ class Placed:
 
     start: int
     end: int
-    side: Side
+    side: PictureSide
     lead: int
     number: int | None = None
 
@@ -70,12 +70,12 @@ class Related:
 
     start: int
     end: int
-    side: Side
+    side: PictureSide
     other: Mention
 
 
 @dataclass(frozen=True)
-class Described:
+class DescribedObject:
     """An object with the words that go with it. `spread` is where words about the parts of a group begin and end
     (`, one on the left and one on the right`). `listed`: nothing else narrows down which objects are meant.
     """
@@ -83,8 +83,8 @@ class Described:
     mention: Mention
     many: bool
     sentence: int
-    counted: Counted | None = None
-    color: Span | None = None
+    counted: CountWords | None = None
+    color: DescribedSpan | None = None
     places: tuple[Placed, ...] = ()
     spread: tuple[int, int] | None = None
     related: Related | None = None
@@ -178,15 +178,15 @@ _NOT_NARROWED = re.compile(
 _IS = re.compile(r"\s+(?:is|was|has)\b", re.I)
 
 
-def side_of(word: str) -> Side:
+def side_of(word: str) -> PictureSide:
     """`center` is the middle; the other sides are called as they are."""
     low = word.lower()
     return "middle" if low.startswith("cent") else low  # type: ignore[return-value]
 
 
-def described(text: str, vocabulary: ObjectVocabulary) -> list[Described]:
+def described(text: str, vocabulary: ObjectVocabulary) -> list[DescribedObject]:
     """Every object that the text says is there, with the words before and behind it."""
-    found: list[Described] = []
+    found: list[DescribedObject] = []
     for number, piece in enumerate(split_sentences(text)):
         start, end = piece.start, piece.start + len(piece.text)
         mentions = [moved(mention, start) for mention in claimed(piece.text, vocabulary)]
@@ -206,10 +206,10 @@ def _describe(
     number: int,
     vocabulary: ObjectVocabulary,
     only: bool,
-) -> Described:
+) -> DescribedObject:
     many = is_many(mention, vocabulary)
     if _PART_OF.search(text, left, mention.start) or (not many and _goes_on(text, mention, sentence[1])):
-        return Described(mention, many, number)
+        return DescribedObject(mention, many, number)
     counted, color, bare = _before(text, mention, left, None if _is_unchanged(mention) else many)
     if _is_unchanged(mention):
         many = counted.number > 1 if counted is not None else not _IS.match(text, mention.end)
@@ -223,7 +223,7 @@ def _describe(
         start = front.start("place")
         places = (Placed(start, front.end("place"), side_of(front["side"]), start),)
     if color is None and (match := _IS_COLOR.match(text, end, sentence[1])):
-        color = Span(match.start("color"), match.end("color"), same_color(match["color"]))
+        color = DescribedSpan(match.start("color"), match.end("color"), same_color(match["color"]))
     related = None
     if after is not None and not places and after.name != mention.name:
         related = _relation(text, mention.end, after)
@@ -233,7 +233,7 @@ def _describe(
         and _LISTING.search(text, sentence[0], counted.start) is not None
         and not_narrowed(text, end, sentence[1])
     )
-    return Described(mention, many, number, counted, color, places, spread, related, listed, predicate)
+    return DescribedObject(mention, many, number, counted, color, places, spread, related, listed, predicate)
 
 
 def _goes_on(text: str, mention: Mention, end: int) -> bool:
@@ -247,9 +247,11 @@ def _goes_on(text: str, mention: Mention, end: int) -> bool:
     )
 
 
-def _before(text: str, mention: Mention, left: int, many: bool | None) -> tuple[Counted | None, Span | None, bool]:
+def _before(
+    text: str, mention: Mention, left: int, many: bool | None
+) -> tuple[CountWords | None, DescribedSpan | None, bool]:
     """(words of number, colour, whether no other adjective stands there) before a mention."""
-    color: Span | None = None
+    color: DescribedSpan | None = None
     mixed = False
     bare = True
     at = mention.start
@@ -267,28 +269,30 @@ def _before(text: str, mention: Mention, left: int, many: bool | None) -> tuple[
                 continue
             return _number(text, word, start, end, left, many), None if mixed else color, bare
         if word in VAGUE:
-            return Counted(start, end, VAGUE[word], False, True), None if mixed else color, bare
+            return CountWords(start, end, VAGUE[word], False, True), None if mixed else color, bare
         if word in _EXACT:
             return _number(text, word, start, end, left, many), None if mixed else color, bare
         if word in COLORS:
             mixed = mixed or color is not None
-            color = color or Span(start, end, same_color(word))
+            color = color or DescribedSpan(start, end, same_color(word))
         else:
             bare = False
         at = start
     return None, None if mixed else color, bare
 
 
-def _number(text: str, word: str, start: int, end: int, left: int, many: bool | None) -> Counted | None:
+def _number(text: str, word: str, start: int, end: int, left: int, many: bool | None) -> CountWords | None:
     """The word of number at a place, if it fits a noun that is plural or not (None: one that looks alike)."""
     if word in ("a", "an"):
-        return None if many or _PERHAPS.search(text, left, start) else Counted(start, end, 1, True, True, article=True)
+        return (
+            None if many or _PERHAPS.search(text, left, start) else CountWords(start, end, 1, True, True, article=True)
+        )
     if word == "another":
-        return None if many else Counted(start, end, 1, True, True, article=True, more=True)
+        return None if many else CountWords(start, end, 1, True, True, article=True, more=True)
     if word in VAGUE:
-        return Counted(start, end, VAGUE[word], False, True)
+        return CountWords(start, end, VAGUE[word], False, True)
     if word == "both":
-        return Counted(start, end, 2, True, False)
+        return CountWords(start, end, 2, True, False)
     number = _EXACT.get(word)
     if number is None or (many is not None and (number > 1) != many) or _ROUGHLY.search(text, left, start):
         return None
@@ -296,19 +300,19 @@ def _number(text: str, word: str, start: int, end: int, left: int, many: bool | 
     new = known is None or known[1].lower() not in _KNOWN
     if known is not None and known[1].lower() in ("only", "just"):
         new = True
-    return Counted(start, end, number, _AT_LEAST.search(text, left, start) is None, new)
+    return CountWords(start, end, number, _AT_LEAST.search(text, left, start) is None, new)
 
 
-def _measured(text: str, measure: re.Match[str], mention: Mention, end: int) -> Counted:
+def _measured(text: str, measure: re.Match[str], mention: Mention, end: int) -> CountWords:
     """`a couple of`, `a group of`, `a few`. `a pair of scissors` is one."""
     start = measure.start() + len(measure.group()) - len(measure.group().lstrip())
     until = start + len(text[start:end].rstrip())
     word = (measure["word"] or "few").lower()
     if word == "pair" and mention.word.lower() in PAIRED:
-        return Counted(start, until, 1, True, measure["the"] is None, article=True)
+        return CountWords(start, until, 1, True, measure["the"] is None, article=True)
     if word == "pair":
-        return Counted(start, until, 2, True, measure["the"] is None)
-    return Counted(start, until, VAGUE[word], False, measure["the"] is None)
+        return CountWords(start, until, 2, True, measure["the"] is None)
+    return CountWords(start, until, VAGUE[word], False, measure["the"] is None)
 
 
 def _behind(text: str, at: int, end: int, many: bool) -> tuple[tuple[Placed, ...], tuple[int, int] | None, bool]:

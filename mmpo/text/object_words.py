@@ -13,7 +13,7 @@ from typing import Literal, Protocol, get_args
 
 from mmpo.errors import UserError
 from mmpo.text.vocabulary import CHAIR_DOUBLE_WORDS, Mention, ObjectVocabulary
-from mmpo.text.word_forms import BaseForms, FormName, Token, base_forms, count_tokens, tokenize
+from mmpo.text.word_forms import FormName, Lemmatizer, Token, count_tokens, open_lemmatizer, tokenize
 
 WordsName = Literal["rules", FormName]
 """The ways to read: `rules` are the vocabulary's own, which need no tagger and no word list."""
@@ -27,7 +27,7 @@ _BATCH = 512
 
 
 @dataclass(frozen=True)
-class Reading:
+class ObjectReading:
     """The object mentions of one text in order, and its length in tokens (a merged phrase is one)."""
 
     mentions: tuple[Mention, ...]
@@ -40,7 +40,7 @@ class ObjectReader(Protocol):
     identity: str
     vocabulary: ObjectVocabulary
 
-    def read(self, texts: Iterable[str]) -> Iterator[Reading]:
+    def read(self, texts: Iterable[str]) -> Iterator[ObjectReading]:
         """One reading a text, in order."""
 
 
@@ -57,7 +57,7 @@ def object_reader(words: str, vocabulary: ObjectVocabulary) -> ObjectReader:
         phrases: dict[str, str] = {**CHAIR_DOUBLE_WORDS, **CHAIR_REPAIRS}
     else:
         phrases = {entry: entry for entry in (*vocabulary.ignored, *entries) if " " in entry}
-    forms = base_forms(words, {word for entry in (*entries, *phrases) for word in entry.split()})
+    forms = open_lemmatizer(words, {word for entry in (*entries, *phrases) for word in entry.split()})
     return BaseFormReader(vocabulary, forms, phrases, published=vocabulary.chair_merges)
 
 
@@ -68,11 +68,11 @@ class RuleReader:
         self.vocabulary = vocabulary
         self.identity = "rules (regular and listed plurals of the entries)"
 
-    def read(self, texts: Iterable[str]) -> Iterator[Reading]:
+    def read(self, texts: Iterable[str]) -> Iterator[ObjectReading]:
         for text in texts:
             mentions = tuple(self.vocabulary.find(text))
             joined = sum(len(mention.word.split()) - 1 for mention in mentions)
-            yield Reading(mentions, count_tokens(text) - joined)
+            yield ObjectReading(mentions, count_tokens(text) - joined)
 
 
 class BaseFormReader:
@@ -84,7 +84,7 @@ class BaseFormReader:
     def __init__(
         self,
         vocabulary: ObjectVocabulary,
-        forms: BaseForms,
+        forms: Lemmatizer,
         phrases: Mapping[str, str],
         *,
         published: bool,
@@ -108,7 +108,7 @@ class BaseFormReader:
         tokens = [Token(word, number, number + 1) for number, word in enumerate(bases)]
         return [word for word, start, end in self._merged(tokens, bases) if end - start > 1]
 
-    def read(self, texts: Iterable[str]) -> Iterator[Reading]:
+    def read(self, texts: Iterable[str]) -> Iterator[ObjectReading]:
         remaining = iter(texts)
         while batch := list(islice(remaining, _BATCH)):
             tokens = [tokenize(text) for text in batch]
@@ -116,7 +116,7 @@ class BaseFormReader:
             for text, row, bases in zip(batch, tokens, self.forms.bases(lowered), strict=True):
                 yield self._reading(text, row, bases)
 
-    def _reading(self, text: str, tokens: Sequence[Token], bases: Sequence[str]) -> Reading:
+    def _reading(self, text: str, tokens: Sequence[Token], bases: Sequence[str]) -> ObjectReading:
         merged = list(self._merged(tokens, bases))
         count = len(merged)
         if self.published and {"toilet", "seat"} <= {word for word, _, _ in merged}:
@@ -126,7 +126,7 @@ class BaseFormReader:
             for word, start, end in merged
             if word in self._names
         )
-        return Reading(tuple(found), count)
+        return ObjectReading(tuple(found), count)
 
     def _merged(self, tokens: Sequence[Token], bases: Sequence[str]) -> Iterator[tuple[str, int, int]]:
         """(word, start, end) with neighbours that make a phrase joined, from left to right."""

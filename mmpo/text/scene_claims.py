@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from mmpo.text.claims import split_sentences
-from mmpo.text.described import Counted, Described, described, is_many, moved, not_narrowed
+from mmpo.text.described import CountWords, DescribedObject, described, is_many, moved, not_narrowed
 from mmpo.text.vocabulary import Mention, ObjectVocabulary
 
 ClaimKind = Literal["object", "count", "color", "place", "relation"]
@@ -49,9 +49,9 @@ class Claim:
     value: str | Number
     start: int
     end: int
-    about: Described
+    about: DescribedObject
     other: Mention | None = None
-    before: tuple[Described, ...] = ()
+    before: tuple[DescribedObject, ...] = ()
     part: int = 0
     """Which of the places of a group it is about."""
 
@@ -82,7 +82,7 @@ def read_claims(text: str, vocabulary: ObjectVocabulary, *, exhaustive: bool = F
     return sorted(claims, key=lambda claim: claim.about.mention.start)
 
 
-def _count(found: Sequence[Described], index: int, *, exhaustive: bool) -> Iterator[Claim]:
+def _count(found: Sequence[DescribedObject], index: int, *, exhaustive: bool) -> Iterator[Claim]:
     about = found[index]
     counted = about.counted
     if counted is None:
@@ -105,7 +105,7 @@ def _count(found: Sequence[Described], index: int, *, exhaustive: bool) -> Itera
     yield Claim("count", name, number, counted.start, about.mention.end, about, before=before)
 
 
-def _is_one(about: Described) -> bool:
+def _is_one(about: DescribedObject) -> bool:
     return about.counted is not None and about.counted.article
 
 
@@ -118,6 +118,6 @@ def _denials(text: str, vocabulary: ObjectVocabulary) -> Iterator[Claim]:
             match = _NONE.search(text, piece.start, mention.start)
             if match is None or not not_narrowed(text, mention.end, end):
                 continue
-            counted = Counted(match.start(), match.start() + 2, 0, True, True)
-            about = Described(mention, is_many(mention, vocabulary), number, counted, listed=True)
+            counted = CountWords(match.start(), match.start() + 2, 0, True, True)
+            about = DescribedObject(mention, is_many(mention, vocabulary), number, counted, listed=True)
             yield Claim("count", mention.name, Number(0, 0), counted.start, mention.end, about)

@@ -75,7 +75,7 @@ class Tagger(Protocol):
         """The tags of each tokenized text, in order."""
 
 
-class BaseForms:
+class Lemmatizer:
     """One rule. `identity` says which, and what computes it."""
 
     def __init__(self, identity: str, bases: Callable[[Sequence[Sequence[str]]], Iterator[list[str]]]) -> None:
@@ -87,7 +87,7 @@ class BaseForms:
         return self._bases(texts)
 
 
-def base_forms(name: str, words: Collection[str]) -> BaseForms:
+def open_lemmatizer(name: str, words: Collection[str]) -> Lemmatizer:
     """The rule called `name`; `words` are those that somebody looks for in the texts.
 
     Raises UserError for an unknown name and where what it needs isn't installed.
@@ -97,12 +97,12 @@ def base_forms(name: str, words: Collection[str]) -> BaseForms:
             f"no rule for word forms is called {name!r}", hint=f"choose one of {', '.join(get_args(FormName))}"
         )
     if name == "singularize":
-        return BaseForms(
+        return Lemmatizer(
             "singularize (pattern.en's rules)", lambda texts: ([singularize(word) for word in text] for text in texts)
         )
     lemma, source = lemmatizer(words)
     if name == "noun-lemma":
-        return BaseForms(
+        return Lemmatizer(
             f"noun-lemma ({source})", lambda texts: ([lemma(word, "n") for word in text] for text in texts)
         )
     _, _, wanted = name.partition(":")
@@ -112,7 +112,7 @@ def base_forms(name: str, words: Collection[str]) -> BaseForms:
         for text, tags in zip(texts, tagger.tags(texts), strict=True):
             yield [lemma(word, part_of_speech(tag)) for word, tag in zip(text, tags, strict=True)]
 
-    return BaseForms(f"tag-lemma ({tagger.identity}; {source})", tagged)
+    return Lemmatizer(f"tag-lemma ({tagger.identity}; {source})", tagged)
 
 
 def part_of_speech(tag: str) -> PartOfSpeech:

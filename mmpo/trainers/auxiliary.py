@@ -28,7 +28,7 @@ from mmpo.data.convert.hadpo import DESCRIBE
 from mmpo.data.convert.llava import turns_in
 from mmpo.data.convert.media import below, images_of
 from mmpo.data.convert.rows import read_rows
-from mmpo.data.convert.texts import Turn, bad, messages_of, need
+from mmpo.data.convert.texts import ChatTurn, bad, messages_of, need
 from mmpo.data.image_digests import digests_of, shown_in
 from mmpo.data.pair import Video
 from mmpo.data.reader import read_pairs, shard_paths
@@ -40,7 +40,7 @@ from mmpo.models.scoring.pairs import AnswerBatch, PairBatch
 from mmpo.progress import track
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, OnReject
 from mmpo.trainers.images import ImageStore
-from mmpo.trainers.media import Media, pixel_tensors, prompt_ids
+from mmpo.trainers.media import RowMedia, pixel_tensors, prompt_ids
 from mmpo.trainers.schedule import Schedule
 from mmpo.trainers.settings import AuxiliarySettings
 
@@ -114,11 +114,11 @@ def read_samples(settings: AuxiliarySettings) -> Iterator[Sample | tuple[str, Qu
             yield row.place, error
 
 
-def _conversation(row: Mapping[str, Any], root: Path) -> tuple[list[Turn], list[bytes | str]]:
+def _conversation(row: Mapping[str, Any], root: Path) -> tuple[list[ChatTurn], list[bytes | str]]:
     return turns_in(row, "conversations"), images_of(row, root, "image", "images")
 
 
-def _caption(row: Mapping[str, Any], root: Path) -> tuple[list[Turn], list[bytes | str]]:
+def _caption(row: Mapping[str, Any], root: Path) -> tuple[list[ChatTurn], list[bytes | str]]:
     """MiniGPT-4's second-stage data, `{"annotations": [{"image_id", "caption"}]}` beside `image/ID.jpg`. The
     instruction is one of four, the same for an image in every run."""
     name = str(need(row, "image_id", kind=(str, int)))
@@ -181,7 +181,7 @@ def encode_samples(
 def _encoded(
     vlm: VLM, store: ImageStore, sample: Sample, settings: AuxiliarySettings, limit: int | None
 ) -> EncodedSample:
-    media = Media(vlm, store, sample.videos, root=settings.image_root, links=settings.allow_links)
+    media = RowMedia(vlm, store, sample.videos, root=settings.image_root, links=settings.allow_links)
     images = media.keys(sample.answers[-1][0], sample.images)
     if broken := store.broken([key for key in images if not vlm.family.fixed_image_size]):
         raise next(iter(broken.values()))  # the prompt can't be made without the picture

@@ -11,8 +11,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmpo.files.atomic import JsonLines, read_jsonl
-from mmpo.progress import Task, task
-from mmpo.trainers.samples import Sampler
+from mmpo.progress import ProgressTask, task
+from mmpo.trainers.samples import SampleQuestions
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class Progress(_Listener):
 
     def __init__(self) -> None:
         self._open = ExitStack()
-        self._task: Task | None = None
+        self._task: ProgressTask | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -118,7 +118,7 @@ class SamplesFile(TrainerCallback):
     One process writes them, which can't be where the weights are cut up between processes: each use of them waits for
     all. There are no samples then, and a line says so."""
 
-    def __init__(self, path: Path, sampler: Sampler) -> None:
+    def __init__(self, path: Path, sampler: SampleQuestions) -> None:
         self.path = path
         self._told = False
         self.sampler = sampler

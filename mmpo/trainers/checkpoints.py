@@ -22,7 +22,7 @@ MARKER = "complete.json"
 _PREFIX = "checkpoint-"
 
 
-def mark_complete(folder: Path, **facts: Any) -> None:
+def mark_complete(folder: Path, **metadata: Any) -> None:
     """Put every file of the folder on the disk, then declare it whole. `facts` are kept with the declaration."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
     for path in files:
@@ -35,10 +35,10 @@ def mark_complete(folder: Path, **facts: Any) -> None:
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "blake2b": file_digest(path)}
         for path in files
     }
-    write_sealed(folder / MARKER, {**facts, "files": made})
+    write_sealed(folder / MARKER, {**metadata, "files": made})
 
 
-def facts_of(folder: Path, *, thorough: bool = True) -> dict[str, Any] | None:
+def metadata_of(folder: Path, *, thorough: bool = True) -> dict[str, Any] | None:
     """What `mark_complete` declared, or None if the checkpoint is not whole. `thorough` compares every byte, else only
     sizes."""
     return None if damaged_file(folder, thorough=thorough) is not None else read_sealed(folder / MARKER)
@@ -65,7 +65,7 @@ def remove_damaged(root: Path) -> None:
     """Make the newest checkpoint one that is sound: remove what was declared whole and is damaged, and say so. Raises
     UserError where no sound one is left, for then the work would begin anew."""
     for folder in reversed(all_checkpoints(root)):
-        if facts_of(folder, thorough=False) is None and not (folder / MARKER).exists():
+        if metadata_of(folder, thorough=False) is None and not (folder / MARKER).exists():
             continue  # never finished, which is no damage
         bad = damaged_file(folder)
         if bad is None:
@@ -91,12 +91,12 @@ def all_checkpoints(root: Path) -> list[Path]:
 
 def newest(root: Path) -> Path | None:
     """The latest whole checkpoint."""
-    return next((folder for folder in reversed(all_checkpoints(root)) if facts_of(folder) is not None), None)
+    return next((folder for folder in reversed(all_checkpoints(root)) if metadata_of(folder) is not None), None)
 
 
 def prune(root: Path, keep: int) -> None:
     """Remove checkpoints that are not whole, and all but the newest `keep` that are."""
-    whole = [folder for folder in all_checkpoints(root) if facts_of(folder, thorough=False) is not None]
+    whole = [folder for folder in all_checkpoints(root) if metadata_of(folder, thorough=False) is not None]
     kept = set(whole[-keep:] if keep else [])
     for folder in all_checkpoints(root):
         if folder not in kept:

@@ -34,8 +34,8 @@ from mmpo.models.scoring.score import PairBatch
 from mmpo.models.tree.sharing import LEAST_SHARED
 from mmpo.trainers.changes import changed_weights
 from mmpo.trainers.images import ImageStore
-from mmpo.trainers.media import Media, pixel_tensors, placeholders, prompt_ids
-from mmpo.trainers.schedule import Part
+from mmpo.trainers.media import RowMedia, pixel_tensors, placeholders, prompt_ids
+from mmpo.trainers.schedule import PairPart
 from mmpo.trainers.settings import TokenWeightSettings
 
 STAGE = "train"
@@ -104,7 +104,7 @@ class EncodedPairs:
     def lengths(self) -> list[int]:
         return [row.length for row in self.rows]
 
-    def parts(self, vlm: VLM) -> list[list[Part]]:
+    def parts(self, vlm: VLM) -> list[list[PairPart]]:
         """For each pair what it asks the model to compute, and how many tokens each part has: the prompt up to its last
         image, the rest of it, and the responses. Pairs of one batch that have a part in common compute it once."""
         return [_parts(row, vlm) for row in self.rows]
@@ -199,7 +199,7 @@ class _Encoder:
     def __call__(self, pair: PreferencePair, number: int) -> EncodedPair:
         if not pair.chosen_text or not pair.rejected_text:
             raise Quarantined(STAGE, "empty_response", "a response has no text")
-        media = Media(self.vlm, self.store, pair.videos, root=self.root, dataset=self.dataset, row=number)
+        media = RowMedia(self.vlm, self.store, pair.videos, root=self.root, dataset=self.dataset, row=number)
 
         def stored(column: str, sources: Sequence[bytes | str]) -> tuple[str, ...]:
             return self.store.fitted(media.keys(shown, sources, column), self.limits.pixels)
@@ -326,9 +326,9 @@ def _ids(ids: Sequence[int]) -> Tensor:
     return torch.tensor(ids, dtype=torch.int32)
 
 
-def _parts(row: EncodedPair, vlm: VLM) -> list[Part]:
+def _parts(row: EncodedPair, vlm: VLM) -> list[PairPart]:
     visual = torch.tensor(vlm.visual_token_ids, dtype=torch.int32)
-    parts: list[Part] = []
+    parts: list[PairPart] = []
 
     def add(name: bytes, ids: Tensor) -> bytes:
         name = hashlib.blake2b(name + ids.numpy().tobytes(), digest_size=16).digest()

@@ -7,13 +7,13 @@ from mmpo.objectives import Objective
 from mmpo.trainers.settings import TrainSettings
 from mmpo.trainers.views.views import CORRUPTED, DISTURBED, PERTURBED
 
-Problem = tuple[str, str, str]
+FitProblem = tuple[str, str, str]
 """Key of the `train` section, what is wrong, remedy."""
 
 
-def objective_problems(settings: TrainSettings, objective: Objective) -> list[Problem]:
+def objective_problems(settings: TrainSettings, objective: Objective) -> list[FitProblem]:
     """Every setting that does not fit the objective."""
-    found: list[Problem] = []
+    found: list[FitProblem] = []
     if objective.needs_auxiliary and settings.auxiliary is None:
         found.append(
             ("objective", "the objective has the term auxiliary, and there is no data for it", "set auxiliary.data")

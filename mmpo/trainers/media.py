@@ -19,7 +19,7 @@ from mmpo.models.families.prompts import encode_prompt
 from mmpo.trainers.images import ImageStore, ShownImage, StoredImage
 
 
-class Media:
+class RowMedia:
     """The images and videos of one row, by their keys in the store. Where the row is `dataset[row]`, what is embedded
     there is read again when it is needed, and not kept.
 

@@ -74,7 +74,7 @@ class PreferenceTrainer(Trainer):
         group_images: bool = False,
         keep_checkpoints: int = 2,
         samples: Samples | None = None,
-        facts: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         pulse: Pulse | None = None,
     ) -> None:
@@ -115,7 +115,7 @@ class PreferenceTrainer(Trainer):
         self.samples = samples
         self.tokens_per_batch = tokens_per_batch
         self.keep_checkpoints = keep_checkpoints
-        self.facts = dict(facts or {})
+        self.metadata = dict(metadata or {})
         self.pulse = pulse or Pulse(self.checkpoint_root, 0, 1)
         self._clock = Clock()
         self._window = Averages()
@@ -356,15 +356,15 @@ class PreferenceTrainer(Trainer):
             newest = checkpoints.newest(self.checkpoint_root)
             resume_from_checkpoint = str(newest) if newest is not None else None
         if resume_from_checkpoint:
-            facts = checkpoints.facts_of(Path(resume_from_checkpoint))
-            if facts is None:
+            metadata = checkpoints.metadata_of(Path(resume_from_checkpoint))
+            if metadata is None:
                 raise UserError(
                     f"{resume_from_checkpoint}: the checkpoint is not whole", hint="resume from an earlier one"
                 )
             self.args.eval_on_start = False  # it was done before the first step
             step = checkpoints.step_of(Path(resume_from_checkpoint))
-            self._past = PastReward(*facts.get("past_reward", ()))
-            self._clock = Clock(float(facts.get("seconds", 0.0)), self.schedule.pairs_seen(step))
+            self._past = PastReward(*metadata.get("past_reward", ()))
+            self._clock = Clock(float(metadata.get("seconds", 0.0)), self.schedule.pairs_seen(step))
         else:
             self._past, self._clock = PastReward(), Clock()
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
@@ -375,10 +375,10 @@ class PreferenceTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 root = self.checkpoint_root
-                facts = {"step": self.state.global_step, "seconds": round(self._clock.seconds, 3), **self.facts}
+                metadata = {"step": self.state.global_step, "seconds": round(self._clock.seconds, 3), **self.metadata}
                 if self.objective.needs_past_reward:
-                    facts["past_reward"] = [self._past.total, self._past.count]
-                checkpoints.mark_complete(root / f"checkpoint-{self.state.global_step}", **facts)
+                    metadata["past_reward"] = [self._past.total, self._past.count]
+                checkpoints.mark_complete(root / f"checkpoint-{self.state.global_step}", **metadata)
                 checkpoints.prune(root, self.keep_checkpoints)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:

@@ -23,7 +23,7 @@ class _Question:
     images: tuple[str, ...]
 
 
-class Sampler:
+class SampleQuestions:
     """Answers a few fixed questions greedily. The base model's answers never change, so they are made once."""
 
     def __init__(self, vlm: VLM, store: ImageStore, pairs: Sequence[EncodedPair], settings: SampleSettings) -> None:

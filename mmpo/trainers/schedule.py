@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from mmpo.errors import UserError
 
-Part = tuple[bytes, int]
+PairPart = tuple[bytes, int]
 """Something a pair asks the model to compute: its name and its tokens. What pairs of a batch have in common counts
 once."""
 
@@ -60,7 +60,7 @@ class Schedule:
         epochs: float = 1.0,
         max_steps: int | None = None,
         groups: Sequence[int] | None = None,
-        parts: Sequence[Sequence[Part]] | None = None,
+        parts: Sequence[Sequence[PairPart]] | None = None,
     ) -> None:
         if len(lengths) < shape.processes:
             raise UserError(
@@ -134,7 +134,7 @@ def numbered(steps: Sequence[Sequence[Sequence[int]]], pairs: int) -> list[list[
 class Budget:
     """How many tokens pairs take together: the distinct ones of their `parts`, or without parts the padded ones."""
 
-    def __init__(self, lengths: Sequence[int], parts: Sequence[Sequence[Part]] | None = None) -> None:
+    def __init__(self, lengths: Sequence[int], parts: Sequence[Sequence[PairPart]] | None = None) -> None:
         self.lengths, self._parts = lengths, parts
 
     def alone(self, index: int) -> int:
@@ -164,7 +164,7 @@ def cut(
     lengths: Sequence[int],
     batch_size: int,
     tokens: int | None = None,
-    parts: Sequence[Sequence[Part]] | None = None,
+    parts: Sequence[Sequence[PairPart]] | None = None,
 ) -> list[list[int]]:
     """Cut pairs, shortest first, into batches of at most `batch_size` pairs and `tokens` tokens (see `Budget`)."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))

@@ -51,7 +51,7 @@ from mmpo.trainers.memory import MemoryEstimate, check_memory
 from mmpo.trainers.preference import PreferenceTrainer
 from mmpo.trainers.ranks import Pulse, ending_with_launcher
 from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_reference
-from mmpo.trainers.samples import Sampler
+from mmpo.trainers.samples import SampleQuestions
 from mmpo.trainers.schedule import cut
 from mmpo.trainers.settings import TrainResult, TrainSettings
 from mmpo.trainers.views.view_maker import view_maker
@@ -150,7 +150,7 @@ def _train(
 
     progress = Progress()
     callbacks: list[TrainerCallback] = [MetricsFile(run_dir / "metrics.jsonl"), progress]
-    sampler = Sampler(vlm, store, eval_pairs.rows, settings.samples)
+    sampler = SampleQuestions(vlm, store, eval_pairs.rows, settings.samples)
     if len(sampler):
         callbacks.append(SamplesFile(run_dir / "samples.jsonl", sampler))
     trainer = PreferenceTrainer(
@@ -171,7 +171,7 @@ def _train(
         group_images=settings.group_images,
         keep_checkpoints=settings.keep_checkpoints,
         samples=samples,
-        facts={"data": data_digest(pairs) + (samples.digest() if samples is not None else "")},
+        metadata={"data": data_digest(pairs) + (samples.digest() if samples is not None else "")},
         callbacks=callbacks,
         pulse=pulse,
     )
@@ -343,7 +343,7 @@ def _read_samples(settings: TrainSettings, vlm: VLM, store: ImageStore, rejects_
 def _resumable(run_dir: Path, trainer: PreferenceTrainer) -> Path | None:
     """The checkpoint to continue from. Raises `UserError` if the pairs are no longer those it was trained on."""
     folder = checkpoints.newest(run_dir / "checkpoints")
-    if folder is not None and (checkpoints.facts_of(folder) or {}).get("data") != trainer.facts["data"]:
+    if folder is not None and (checkpoints.metadata_of(folder) or {}).get("data") != trainer.metadata["data"]:
         raise UserError(
             f"{run_dir} holds a run on other pairs", hint="use another run folder, or resume: false to start over"
         )

@@ -18,13 +18,12 @@ from mmpo.video.errors import (
     VideoNotFound,
     VideoTooLarge,
 )
-from mmpo.video.read import Backend, OnError, VideoSource, frame_times, probe, read_frames
-from mmpo.video.records import Frames, Limits, Report, VideoInfo
+from mmpo.video.read import OnError, VideoBackend, VideoSource, frame_times, probe, read_frames
+from mmpo.video.records import Frames, Limits, ReadReport, VideoInfo
 from mmpo.video.sampling import SAMPLINGS, Pad, sample
 
 __all__ = [
     "SAMPLINGS",
-    "Backend",
     "BackendUnavailable",
     "CorruptVideo",
     "DecodeTimeout",
@@ -35,8 +34,9 @@ __all__ = [
     "NotAVideo",
     "OnError",
     "Pad",
-    "Report",
+    "ReadReport",
     "UnsupportedCodec",
+    "VideoBackend",
     "VideoError",
     "VideoInfo",
     "VideoNotFound",

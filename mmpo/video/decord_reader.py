@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmpo.video.errors import BackendUnavailable
-from mmpo.video.index import Index, Source
+from mmpo.video.index import EncodedVideo, Index
 from mmpo.video.records import Deadline, Decoded
 from mmpo.video.subprocess_reader import shared_process
 
@@ -24,7 +24,7 @@ COLOURS = (0, 2, 5, 6)  # RGB or unspecified, BT.470BG, SMPTE 170M: what decord 
 FULL_RANGE = 2
 
 
-def why_not(source: Source, index: Index) -> str:
+def unsupported_reason(source: EncodedVideo, index: Index) -> str:
     """Why decord may not read this video; empty where it may."""
     info = index.info
     reasons = (
@@ -44,7 +44,7 @@ def why_not(source: Source, index: Index) -> str:
 
 
 def decode(
-    source: Source,
+    source: EncodedVideo,
     index: Index,
     wanted: Sequence[int],
     *,

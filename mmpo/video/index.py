@@ -67,7 +67,7 @@ ROTATION_PACKETS = 256
 
 
 @dataclass(frozen=True)
-class Source:
+class EncodedVideo:
     """A file, or a file's bytes. `name` is how messages call it."""
 
     name: str
@@ -75,7 +75,7 @@ class Source:
     data: bytes | None = None
 
     @classmethod
-    def of(cls, source: str | Path | bytes | Any) -> Source:
+    def of(cls, source: str | Path | bytes | Any) -> EncodedVideo:
         """A path, bytes, or an open binary file (read whole). Raises VideoNotFound."""
         if isinstance(source, bytes):
             return cls("<bytes>", data=source)
@@ -153,7 +153,7 @@ def require_av() -> Any:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Any]:
+def opened(source: EncodedVideo) -> Iterator[Any]:
     """An open container, closed at the end whatever happens. Raises NotAVideo or CorruptVideo."""
     av = require_av()
     kind = sniff(source.head())
@@ -202,7 +202,7 @@ def _known_container(head: bytes) -> str:
     return "" if found == "MPEG-TS" and len(head) > 188 and head[188:189] != b"G" else found
 
 
-def _unopened(source: Source, error: Exception) -> NotAVideo | CorruptVideo:
+def _unopened(source: EncodedVideo, error: Exception) -> NotAVideo | CorruptVideo:
     head = source.head()
     known = _known_container(head)
     reason = " ".join(str(error).split())[:160]
@@ -213,7 +213,7 @@ def _unopened(source: Source, error: Exception) -> NotAVideo | CorruptVideo:
     return NotAVideo(source.name, f"no known container; it starts with {head[:12]!r}", backend="pyav")
 
 
-def _has_moov(source: Source) -> bool:
+def _has_moov(source: EncodedVideo) -> bool:
     """Walk the top-level boxes of an MP4 file."""
     file: Any = io.BytesIO(source.data) if source.data is not None else open(source.path, "rb")  # type: ignore[arg-type] # noqa: SIM115
     with file:
@@ -232,7 +232,7 @@ def _has_moov(source: Source) -> bool:
     return False
 
 
-def video_stream(container: Any, source: Source) -> Any:
+def video_stream(container: Any, source: EncodedVideo) -> Any:
     """The default video stream that is no cover picture, else the first. Raises NoVideoStream or UnsupportedCodec."""
     av = require_av()
     flags = av.stream.Disposition
@@ -246,13 +246,13 @@ def video_stream(container: Any, source: Source) -> Any:
     return chosen
 
 
-def check_size(source: Source, width: int, height: int, limits: Limits) -> None:
+def check_size(source: EncodedVideo, width: int, height: int, limits: Limits) -> None:
     """VideoTooLarge for frames over `limits.max_pixels`."""
     if width * height > limits.max_pixels:
         raise VideoTooLarge(source.name, f"frames of {width}x{height} are over {limits.max_pixels} pixels")
 
 
-def scan(source: Source, limits: Limits, deadline: Deadline) -> Index:
+def scan(source: EncodedVideo, limits: Limits, deadline: Deadline) -> Index:
     """The exact index. Decodes only until the first frame shows how the picture stands."""
     av = require_av()
     if source.size > limits.scan_bytes:
@@ -336,7 +336,7 @@ class _Seen:
     damage: int
 
 
-def _index(source: Source, container: Any, stream: Any, seen: _Seen, first: Any) -> Index:
+def _index(source: EncodedVideo, container: Any, stream: Any, seen: _Seen, first: Any) -> Index:
     pts, keys, last_duration = seen.pts, seen.keys, seen.last_duration
     if not pts:
         raise EmptyVideo(source.name, "the video stream holds no frames", backend="pyav")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mmpo.video.errors import VideoTooLarge
-from mmpo.video.index import Index, Source, check_size, opened, require_av
+from mmpo.video.index import EncodedVideo, Index, check_size, opened, require_av
 from mmpo.video.records import Deadline, Decoded, Limits, Pixels
 
 NEAR = 4
@@ -32,7 +32,7 @@ EVERYTHING = -1
 
 
 @dataclass(frozen=True)
-class Run:
+class DecodingRun:
     """Wanted stamps that one stretch of decoding reaches. `key` is where it may start; None: at the beginning."""
 
     key: int | None
@@ -40,7 +40,7 @@ class Run:
 
 
 def decode(
-    source: Source,
+    source: EncodedVideo,
     index: Index,
     wanted: Sequence[int],
     *,
@@ -92,7 +92,7 @@ def decoder_options(limits: Limits) -> dict[str, str]:
     return {"max_pixels": str(limits.max_pixels), "err_detect": "explode"}
 
 
-def runs(index: Index, wanted: Sequence[int]) -> list[Run]:
+def runs(index: Index, wanted: Sequence[int]) -> list[DecodingRun]:
     """Wanted frame numbers, ascending, as stretches between seeks."""
     stretches: list[tuple[int | None, list[int]]] = []
     last_number = last_key = -1
@@ -105,7 +105,7 @@ def runs(index: Index, wanted: Sequence[int]) -> list[Run]:
         else:
             stretches.append((int(index.keys[before]) if before >= 0 else None, [stamp]))
         last_number, last_key = number, before
-    return [Run(key, tuple(stamps)) for key, stamps in stretches]
+    return [DecodingRun(key, tuple(stamps)) for key, stamps in stretches]
 
 
 class _Reader:
@@ -113,7 +113,7 @@ class _Reader:
 
     def __init__(
         self,
-        source: Source,
+        source: EncodedVideo,
         index: Index,
         found: Decoded,
         size: tuple[int, int] | None,
@@ -142,11 +142,11 @@ class _Reader:
             fresh = True
             stretches = runs(self.index, wanted)
             if back == EVERYTHING:
-                stretches = [Run(None, tuple(stamp for run in stretches for stamp in run.wanted))]
+                stretches = [DecodingRun(None, tuple(stamp for run in stretches for stamp in run.wanted))]
             for run in stretches:
                 fresh = self._run(container, stream, run, fresh, back)
 
-    def _run(self, container: Any, stream: Any, run: Run, fresh: bool, back: int) -> bool:
+    def _run(self, container: Any, stream: Any, run: DecodingRun, fresh: bool, back: int) -> bool:
         """Decode one run; returns whether the container still stands at its beginning (never, once it was read)."""
         for start in self._starts(run.key, back):
             if not (fresh and start is None):
@@ -192,7 +192,7 @@ class _Reader:
             if packet.size:
                 yield packet
 
-    def _feed(self, context: Any, packets: Iterator[Any], run: Run, start: int | None) -> None:
+    def _feed(self, context: Any, packets: Iterator[Any], run: DecodingRun, start: int | None) -> None:
         unsent, left = set(run.wanted), set(run.wanted)
         damaged = damaged_before = False
         current_key: int | None = None
@@ -262,7 +262,7 @@ def _chain(first: Any, packets: Iterator[Any]) -> Iterator[Any]:
 
 
 def _count_through(
-    source: Source,
+    source: EncodedVideo,
     index: Index,
     wanted: Sequence[int],
     found: Decoded,
@@ -297,7 +297,7 @@ def _count_through(
 
 
 def picture(
-    frame: Any, source: Source, index: Index, size: tuple[int, int] | None, limits: Limits, found: Decoded
+    frame: Any, source: EncodedVideo, index: Index, size: tuple[int, int] | None, limits: Limits, found: Decoded
 ) -> Pixels:
     """A decoded frame as upright RGB [h, w, 3], of `size` (or, where a stream changes its size, of the index's)."""
     check_size(source, frame.width, frame.height, limits)

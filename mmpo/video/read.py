@@ -25,13 +25,13 @@ from mmpo.errors import UserError
 from mmpo.files.paths import inside
 from mmpo.video import decord_reader, pyav_reader, torchcodec_reader
 from mmpo.video.errors import ERRORS, BackendUnavailable, CorruptVideo, DecodeTimeout, EmptyVideo, VideoTooLarge
-from mmpo.video.index import Index, Source, scan
-from mmpo.video.records import Deadline, Decoded, Frames, Limits, Pixels, Report, VideoInfo
+from mmpo.video.index import EncodedVideo, Index, scan
+from mmpo.video.records import Deadline, Decoded, Frames, Limits, Pixels, ReadReport, VideoInfo
 from mmpo.video.sampling import BLACK, Pad, parse, sample
 from mmpo.video.stills import Stills
 from mmpo.video.subprocess_reader import shared_process
 
-Backend = Literal["auto", "pyav", "decord", "torchcodec"]
+VideoBackend = Literal["auto", "pyav", "decord", "torchcodec"]
 OnError = Literal["strict", "nearest", "skip"]
 VideoSource = str | Path | bytes | IO[bytes] | Sequence[Image.Image]
 
@@ -68,7 +68,7 @@ def read_frames(
     indices: Sequence[int] | None = None,
     times: Sequence[float] | None = None,
     max_side: int | None = None,
-    backend: Backend = "auto",
+    backend: VideoBackend = "auto",
     on_error: OnError = "strict",
     max_gap: float = 0.5,
     min_frames: int = 1,
@@ -128,10 +128,10 @@ def read_frames(
     return frames
 
 
-class Video:
+class OpenedVideo:
     """An opened video: its index, or its pictures."""
 
-    def __init__(self, source: Source | None, content: Index | Stills) -> None:
+    def __init__(self, source: EncodedVideo | None, content: Index | Stills) -> None:
         self.source, self.content = source, content
         self.info = content.info
         self.times = np.asarray(content.times, dtype=np.float64)
@@ -144,11 +144,11 @@ class Video:
         self,
         wanted: Sequence[int],
         size: tuple[int, int] | None,
-        backend: Backend,
+        backend: VideoBackend,
         limits: Limits,
         deadline: Deadline,
         threads: int,
-    ) -> tuple[Decoded, Report]:
+    ) -> tuple[Decoded, ReadReport]:
         """The wanted frames from the right back end. A fallback is always to PyAV, which hides no damage."""
         if isinstance(self.content, Stills):
             return self.content.decode(wanted, size=size, limits=limits, deadline=deadline), _report("pillow")
@@ -158,7 +158,7 @@ class Video:
             found = torchcodec_reader.decode(self.source, index, wanted, size=size, threads=threads)
             return found, _report("torchcodec")
         if backend in ("auto", "decord"):
-            why = decord_reader.why_not(self.source, index)
+            why = decord_reader.unsupported_reason(self.source, index)
             if backend == "auto" and not why and sparse(wanted):
                 why = "few of many frames: PyAV leaves out what they do not need"
             if backend == "decord" and why:
@@ -199,16 +199,18 @@ def _share(deadline: Deadline, backend: str) -> Deadline:
     return deadline if backend == "decord" else Deadline(deadline.path, deadline.left() / 2)
 
 
-def _open(source: VideoSource, root: str | Path | None, fps: float | None, limits: Limits, deadline: Deadline) -> Video:
+def _open(
+    source: VideoSource, root: str | Path | None, fps: float | None, limits: Limits, deadline: Deadline
+) -> OpenedVideo:
     if isinstance(source, Sequence) and not isinstance(source, (str, bytes)):
-        return Video(None, Stills.of_images(source, fps))
+        return OpenedVideo(None, Stills.of_images(source, fps))
     if root is not None and isinstance(source, (str, Path)):
         source = inside(root, str(source))
     if isinstance(source, (str, Path)) and os.path.isdir(source):
-        return Video(None, Stills.of_folder(Path(source), fps))
-    found = Source.of(source)
+        return OpenedVideo(None, Stills.of_folder(Path(source), fps))
+    found = EncodedVideo.of(source)
     animation = Stills.of_animation(found, limits)
-    return Video(found, animation if animation is not None else scan(found, limits, deadline))
+    return OpenedVideo(found, animation if animation is not None else scan(found, limits, deadline))
 
 
 def _name(source: Any) -> str:
@@ -216,7 +218,7 @@ def _name(source: Any) -> str:
 
 
 def _choose(
-    video: Video,
+    video: OpenedVideo,
     num: int,
     sampling: str,
     start: float | None,
@@ -269,9 +271,9 @@ def _size(info: VideoInfo, max_side: int | None) -> tuple[int, int]:
 
 
 def _settle(
-    video: Video,
+    video: OpenedVideo,
     decoded: Decoded,
-    report: Report,
+    report: ReadReport,
     wanted: Sequence[int],
     size: tuple[int, int] | None,
     on_error: OnError,
@@ -316,7 +318,12 @@ def _settle(
 
 
 def _assemble(
-    video: Video, chosen: Sequence[int], kept: dict[int, int], decoded: Decoded, report: Report, shape: tuple[int, int]
+    video: OpenedVideo,
+    chosen: Sequence[int],
+    kept: dict[int, int],
+    decoded: Decoded,
+    report: ReadReport,
+    shape: tuple[int, int],
 ) -> Frames:
     given = [kept.get(number, number) for number in chosen if number == BLACK or number in kept]
     array = np.zeros((len(given), *shape, 3), dtype=np.uint8)
@@ -347,8 +354,8 @@ def _some(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:8])) + (", …" if len(numbers) > 8 else "")
 
 
-def _report(backend: str, why: str = "") -> Report:
-    return Report(backend, metadata.version(PACKAGES[backend]), why)
+def _report(backend: str, why: str = "") -> ReadReport:
+    return ReadReport(backend, metadata.version(PACKAGES[backend]), why)
 
 
 def _read_isolated(source: VideoSource, root: str | Path | None, request: dict[str, Any], limits: Limits) -> Frames:
@@ -357,7 +364,7 @@ def _read_isolated(source: VideoSource, root: str | Path | None, request: dict[s
         {"op": "isolated", "path": path, "limits": asdict(limits), **request}, Deadline(path, limits.timeout)
     )
     _checked(reply, path)
-    report = Report(**reply["report"])
+    report = ReadReport(**reply["report"])
     report.substituted = [(wanted, used) for wanted, used in report.substituted]
     return Frames(pixels, tuple(reply["indices"]), tuple(reply["times"]), _info(reply["info"]), report)
 

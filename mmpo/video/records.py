@@ -59,7 +59,7 @@ class VideoInfo:
 
 
 @dataclass
-class Report:
+class ReadReport:
     """How a read went. `requested == decoded + substituted + missing`, counted in distinct frames.
 
     `substituted` pairs the wanted frame with the one used for it; `corrupt` are wanted frames that a damaged packet
@@ -90,7 +90,7 @@ class Frames:
     indices: tuple[int, ...]
     times: tuple[float, ...]
     info: VideoInfo
-    report: Report
+    report: ReadReport
 
     def __len__(self) -> int:
         return len(self.indices)

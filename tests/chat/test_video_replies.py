@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from mmpo.chat.video_replies import Verdict, read_questions, read_reward, read_verdict
+from mmpo.chat.video_replies import VideoVerdict, read_questions, read_reward, read_verdict
 
 REWARDS: list[tuple[str | None, float | None, float | None]] = [  # reply, published script, ours
     ("Score: 4", 4, 4),
@@ -45,22 +45,22 @@ def test_a_reward_keeps_its_explanation_and_says_why_it_is_none() -> None:
     assert read_reward("Score: 9").why == "9 is out of range" and read_reward("fine").why == "no score"
 
 
-VERDICTS: list[tuple[str, Verdict, Verdict]] = [  # reply, published script, ours
-    ("{'pred': 'yes', 'score': 4.8}", Verdict(True, 4), Verdict(True, 4.8)),
-    ('{"pred": "no", "score": 2}', Verdict(False, 2), Verdict(False, 2)),
-    ("{'pred': 'no', 'score': '3'}", Verdict(False, None), Verdict(False, 3)),
-    ("{'pred':'yes','score':-1}", Verdict(True, None), Verdict(True, None)),
-    ("Yes, score 4", Verdict(True, None), Verdict(None, None)),
-    ("{'pred': 'no', 'score': 1} the eyes", Verdict(True, 1), Verdict(False, 1)),
-    ("```json\n{'pred': 'yes', 'score': 5}\n```", Verdict(True, 5), Verdict(True, 5)),
-    ("{'Pred': ' Yes. ', 'SCORE': 3}", Verdict(True, 3), Verdict(True, 3)),
-    ("{'pred': 'maybe', 'score': true}", Verdict(None, None), Verdict(None, None)),
-    ("I know nothing", Verdict(False, None), Verdict(None, None)),
+VERDICTS: list[tuple[str, VideoVerdict, VideoVerdict]] = [  # reply, published script, ours
+    ("{'pred': 'yes', 'score': 4.8}", VideoVerdict(True, 4), VideoVerdict(True, 4.8)),
+    ('{"pred": "no", "score": 2}', VideoVerdict(False, 2), VideoVerdict(False, 2)),
+    ("{'pred': 'no', 'score': '3'}", VideoVerdict(False, None), VideoVerdict(False, 3)),
+    ("{'pred':'yes','score':-1}", VideoVerdict(True, None), VideoVerdict(True, None)),
+    ("Yes, score 4", VideoVerdict(True, None), VideoVerdict(None, None)),
+    ("{'pred': 'no', 'score': 1} the eyes", VideoVerdict(True, 1), VideoVerdict(False, 1)),
+    ("```json\n{'pred': 'yes', 'score': 5}\n```", VideoVerdict(True, 5), VideoVerdict(True, 5)),
+    ("{'Pred': ' Yes. ', 'SCORE': 3}", VideoVerdict(True, 3), VideoVerdict(True, 3)),
+    ("{'pred': 'maybe', 'score': true}", VideoVerdict(None, None), VideoVerdict(None, None)),
+    ("I know nothing", VideoVerdict(False, None), VideoVerdict(None, None)),
 ]
 
 
 @pytest.mark.parametrize(("reply", "published", "ours"), VERDICTS)
-def test_verdicts(reply: str, published: Verdict, ours: Verdict) -> None:
+def test_verdicts(reply: str, published: VideoVerdict, ours: VideoVerdict) -> None:
     assert read_verdict(reply) == ours
     assert read_verdict(reply, "video_chatgpt") == published
 

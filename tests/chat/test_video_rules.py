@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.chat.video_rules import RuleJudge, overlap, polarity, stem
+from mmpo.chat.video_rules import VideoRuleJudge, overlap, polarity, stem
 from mmpo.data.video_lists import QA, read_videos
 from mmpo.errors import UserError
 
-JUDGE = RuleJudge.over(["ball", "cube", "star"], [("ball", "enters"), ("cube", "leaves"), ("star", "turns")])
+JUDGE = VideoRuleJudge.over(["ball", "cube", "star"], [("ball", "enters"), ("cube", "leaves"), ("star", "turns")])
 SEEN = {
     "caption": "A ball enters and a cube leaves.",
     "objects": ["ball", "cube"],

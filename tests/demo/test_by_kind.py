@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.demo.by_kind import Share, command
+from mmpo.demo.by_kind import KindShare, command
 
 ROOT = str(Path(__file__).parents[2])
 
 
-def measure(model: Path, adapter: Path | None, number: int, seed: int) -> dict[str, dict[str, Share]]:
+def measure(model: Path, adapter: Path | None, number: int, seed: int) -> dict[str, dict[str, KindShare]]:
     name = f"{model} {adapter} {seed}"
-    return {name: {"side": Share(1, number)}}
+    return {name: {"side": KindShare(1, number)}}
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmpo.demo.by_kind import Share
+from mmpo.demo.by_kind import KindShare
 from mmpo.demo.habits import COUNTS, PLACES, columns, habits, main
 from mmpo.demo.scene import Item, Scene
 from mmpo.demo.seen_by_kind import truth_of_scene
@@ -65,10 +65,10 @@ def test_a_habit_counts_only_where_the_annotator_has_it(tmp_path: Path) -> None:
     found = habits(finished(tmp_path / "run", {"before": CARELESS, "after": EXACT}))
     # three cows are two in truth, and the laptop is in the middle: no habit; the bird is not there, so nowhere
     assert found["base"] == {
-        COUNTS[0]: Share(1, 1), COUNTS[1]: Share(1, 4), PLACES[0]: Share(1, 1), PLACES[1]: Share(1, 3),
+        COUNTS[0]: KindShare(1, 1), COUNTS[1]: KindShare(1, 4), PLACES[0]: KindShare(1, 1), PLACES[1]: KindShare(1, 3),
     }  # fmt: skip
     assert found["tuned"] == {
-        COUNTS[0]: Share(0, 1), COUNTS[1]: Share(0, 4), PLACES[0]: Share(0, 1), PLACES[1]: Share(1, 3),
+        COUNTS[0]: KindShare(0, 1), COUNTS[1]: KindShare(0, 4), PLACES[0]: KindShare(0, 1), PLACES[1]: KindShare(1, 3),
     }  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_several_runs_stand_beside_one_another_and_together(tmp_path: Path) -> N
     two = finished(tmp_path / "two", {"before": CARELESS, "after": CARELESS})
     found = columns([one, two])
     assert list(found) == [f"{run}, {state}" for run in (one, two, "all") for state in ("base", "tuned")]
-    assert found["all, tuned"][COUNTS[0]] == Share(1, 2) and found["all, base"][PLACES[1]] == Share(2, 6)
+    assert found["all, tuned"][COUNTS[0]] == KindShare(1, 2) and found["all, base"][PLACES[1]] == KindShare(2, 6)
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

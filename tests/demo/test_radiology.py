@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmpo.demo.by_kind import Share, table
+from mmpo.demo.by_kind import KindShare, table
 from mmpo.demo.drawing import SIZE
 from mmpo.demo.radiology import chests, dictation, model_path, world
-from mmpo.demo.radiology.accuracy import Claim, count, outcomes, read_claims
+from mmpo.demo.radiology.accuracy import FindingClaim, count, outcomes, read_claims
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM, load_vlm
 from mmpo.models.generation.answer import AnswerEngine
@@ -61,13 +61,13 @@ def test_world_as_files(tmp_path: Path) -> None:
         list(world.world_split("nope", 1))
 
 
-def chest(*findings: chests.Finding) -> chests.Chest:
+def chest(*findings: chests.ChestFinding) -> chests.Chest:
     return chests.Chest(findings, (0, 9, 0))
 
 
 HAND_MADE = chest(
-    chests.Finding("effusion", "left", "moderate", None, (67, 70, 38, 36)),
-    chests.Finding("opacity", "right", None, "upper", (31, 34, 22, 22)),
+    chests.ChestFinding("effusion", "left", "moderate", None, (67, 70, 38, 36)),
+    chests.ChestFinding("opacity", "right", None, "upper", (31, 34, 22, 22)),
 )
 
 
@@ -78,14 +78,17 @@ def test_claims_are_read_from_plain_and_from_prior_wording() -> None:
         "since the previous exam. No pneumothorax, as on the previous radiograph. No significant interval change."
     )
     assert read_claims(report) == [
-        Claim("endotracheal tube", True),
-        Claim("cardiomegaly", True),
-        Claim("nodule", True, "left", "lower"),
-        Claim("effusion", True, "right", None, "large"),
-        Claim("pneumothorax", False),
+        FindingClaim("endotracheal tube", True),
+        FindingClaim("cardiomegaly", True),
+        FindingClaim("nodule", True, "left", "lower"),
+        FindingClaim("effusion", True, "right", None, "large"),
+        FindingClaim("pneumothorax", False),
     ]
     clear = read_claims("Heart size is normal and unchanged. The lungs remain clear.")
-    assert clear == [Claim("cardiomegaly", False), *(Claim(kind, False) for kind in ("edema", "opacity", "nodule"))]
+    assert clear == [
+        FindingClaim("cardiomegaly", False),
+        *(FindingClaim(kind, False) for kind in ("edema", "opacity", "nodule")),
+    ]
 
 
 def test_every_report_of_the_world_is_read_as_it_was_meant() -> None:
@@ -105,12 +108,12 @@ def test_accuracy_by_kind_is_exact() -> None:
         ],
         [HAND_MADE, HAND_MADE],
     )
-    assert found["claimed findings that are there"] == Share(3, 4)
-    assert found["denied findings that are not there"] == Share(2, 3)
-    assert found["side"] == Share(2, 3) and found["zone"] == Share(1, 2) and found["size"] == Share(0, 1)
-    assert found["opacity: side"] == Share(1, 2) and found["opacity: zone"] == Share(1, 2)
-    assert found["effusion: named where it is"] == Share(1, 2) and found["effusion: side"] == Share(1, 1)
-    assert found["cardiomegaly: not made up where it isn't"] == Share(1, 2)
+    assert found["claimed findings that are there"] == KindShare(3, 4)
+    assert found["denied findings that are not there"] == KindShare(2, 3)
+    assert found["side"] == KindShare(2, 3) and found["zone"] == KindShare(1, 2) and found["size"] == KindShare(0, 1)
+    assert found["opacity: side"] == KindShare(1, 2) and found["opacity: zone"] == KindShare(1, 2)
+    assert found["effusion: named where it is"] == KindShare(1, 2) and found["effusion: side"] == KindShare(1, 1)
+    assert found["cardiomegaly: not made up where it isn't"] == KindShare(1, 2)
     assert "cardiomegaly: named where it is" not in found
     text = table({"before": found, "after": found}, "right")
     assert "| size | 0.0 [0.0, 79.3] of 1 | 0.0 [0.0, 79.3] of 1 |" in text

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmpo.demo.by_kind import Share
+from mmpo.demo.by_kind import KindShare
 from mmpo.demo.language import EXACT, NUMBERS, describe
 from mmpo.demo.scene import SIDES, Item, Scene
 from mmpo.demo.seen_by_kind import Seen, SeenByKind, is_right, questions, seen_by_kind, table
@@ -70,12 +70,14 @@ def test_a_model_that_always_says_one_and_on_the_left() -> None:
     told = ["A kitchen with a cup on the left and a cup on the left."] * len(scenes)
     found = seen_by_kind(asked, [said[seen.kind] for seen in asked], scenes, told)
     assert found.balanced_counts == pytest.approx(1 / 3)
-    assert found.answers["yes/no"]["present"] == Share(60, 60) and found.answers["yes/no"]["absent"] == Share(0, 60)
+    assert found.answers["yes/no"]["present"] == KindShare(60, 60) and found.answers["yes/no"]["absent"] == KindShare(
+        0, 60
+    )
     left = sum(seen.group == "on the left" for seen in asked if seen.kind == "place")
     assert found.answered("place").right == left
     assert found.named_again.right == sum(scene.count("cup") < 2 for scene in scenes)
     with_cup = sum(scene.count("cup") > 0 for scene in scenes)
-    assert found.described["object"] == Share(2 * with_cup, 60)
+    assert found.described["object"] == KindShare(2 * with_cup, 60)
 
 
 def test_exact_answers_and_descriptions_are_all_right_and_one_change_is_one_error() -> None:
@@ -93,7 +95,7 @@ def test_exact_answers_and_descriptions_are_all_right_and_one_change_is_one_erro
 
 
 def test_the_table_has_a_row_for_every_kind_and_a_column_for_each_state() -> None:
-    base = SeenByKind({"place": {"on the left": Share(1, 4)}}, {"object": Share(3, 4)}, Share(0, 4))
+    base = SeenByKind({"place": {"on the left": KindShare(1, 4)}}, {"object": KindShare(3, 4)}, KindShare(0, 4))
     lines = table({"base": base, "tuned": replace(base, described={})}).splitlines()
     assert lines[0] == "| % [95 %] | base | tuned |"
     assert "| *Where is the …?* right | 25.0 [4.6, 69.9] of 4 | 25.0 [4.6, 69.9] of 4 |" in lines

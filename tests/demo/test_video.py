@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmpo.chat.video_rules import RuleJudge
+from mmpo.chat.video_rules import VideoRuleJudge
 from mmpo.data.video_lists import read_videos
-from mmpo.demo.by_kind import Share, shares
+from mmpo.demo.by_kind import KindShare, shares
 from mmpo.demo.things import PARTNER
 from mmpo.demo.video import clips, narration, world
 from mmpo.demo.video.accuracy import Told, asked_of, outcomes, read_events, side_of
@@ -21,7 +21,7 @@ from mmpo.video import probe, read_frames
 SOME = [clips.sample_clip((0, 9, index)) for index in range(120)]
 
 
-def visible(clip: clips.Clip, thing: str) -> list[int | None]:
+def visible(clip: clips.ScriptedClip, thing: str) -> list[int | None]:
     """Where the middle of a thing is in each key frame; None where it is not in the picture."""
     places = []
     for scene in clip.scenes():
@@ -81,7 +81,7 @@ def test_the_files_hold_the_frames(tmp_path: Path, backend: str) -> None:
 
 
 def test_exact_answers_satisfy_the_judge_and_careless_ones_do_not() -> None:
-    judge = RuleJudge.over(
+    judge = VideoRuleJudge.over(
         [thing for clip in SOME for thing in clip.things], [event for clip in SOME for event in clip.events]
     )
     faults = 0
@@ -131,10 +131,10 @@ def test_world_as_files(tmp_path: Path) -> None:
         list(world.world_split("nope", 1))
 
 
-def a_clip(*tracks: tuple[str, str, str, int]) -> clips.Clip:
+def a_clip(*tracks: tuple[str, str, str, int]) -> clips.ScriptedClip:
     """A clip of (thing, course, side, start) in their order."""
     made = [clips.Track(*one[:1], None, 30, False, *one[1:], 40, 10) for one in tracks]  # type: ignore[arg-type]
-    return clips.Clip("farm", tuple(made), (0, 9, 0))
+    return clips.ScriptedClip("farm", tuple(made), (0, 9, 0))
 
 
 HAND_MADE = a_clip(("cow", "enters", "left", 0), ("pig", "passes", "right", 1), ("horse", "stays", "left", 0))
@@ -162,22 +162,22 @@ def test_accuracy_by_kind_is_exact() -> None:
     )
     turn = narration.describe(HAND_MADE, np.random.default_rng(0))
     found = shares(outcomes(turn, said, HAND_MADE))
-    assert found["description: things that are there"] == Share(3, 4)
-    assert found["description: events that happen"] == Share(2, 3)
-    assert found["description: sides"] == Share(1, 2)
-    assert found["description: order"] == Share(0, 1)
-    assert found["description: things told of"] == Share(2, 3)
-    assert found["description: told once"] == Share(4, 4)
+    assert found["description: things that are there"] == KindShare(3, 4)
+    assert found["description: events that happen"] == KindShare(2, 3)
+    assert found["description: sides"] == KindShare(1, 2)
+    assert found["description: order"] == KindShare(0, 1)
+    assert found["description: things told of"] == KindShare(2, 3)
+    assert found["description: told once"] == KindShare(4, 4)
 
-    def right(question: str, exact: str, answer: str) -> dict[str, Share]:
+    def right(question: str, exact: str, answer: str) -> dict[str, KindShare]:
         return shares(outcomes(narration.Turn(question, exact), answer, HAND_MADE))
 
     course = right("What does the cow do?", "The cow enters from the left.", "The cow leaves to the left.")
-    assert course == {"what does it do: event": Share(0, 1)}
+    assert course == {"what does it do: event": KindShare(0, 1)}
     absent = right("What does the dog do?", "There is no dog in the video.", "The dog enters from the left.")
-    assert absent == {"what does it do: absent things denied": Share(0, 1)}
-    assert right("Does the pig leave?", "Yes", "Yes, the pig leaves.") == {"does it: what happens": Share(1, 1)}
-    assert right("Does the cow leave?", "No", "Yes") == {"does it: what does not": Share(0, 1)}
-    assert right("Is there a dog in the video?", "No", "Yes") == {"is there: what is not": Share(0, 1)}
+    assert absent == {"what does it do: absent things denied": KindShare(0, 1)}
+    assert right("Does the pig leave?", "Yes", "Yes, the pig leaves.") == {"does it: what happens": KindShare(1, 1)}
+    assert right("Does the cow leave?", "No", "Yes") == {"does it: what does not": KindShare(0, 1)}
+    assert right("Is there a dog in the video?", "No", "Yes") == {"is there: what is not": KindShare(0, 1)}
     moves = right("Which moves first, the pig or the cow?", "The cow.", "The pig.")
-    assert moves == {"which moves first": Share(0, 1)}
+    assert moves == {"which moves first": KindShare(0, 1)}

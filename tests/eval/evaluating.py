@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.eval.material import context_of
-from mmpo.eval.protocol import Material
+from mmpo.eval.protocol import AnnotatedSet
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.task import Task, named
 from tests.tiny import add_lora, tiny_image, tiny_llava
@@ -51,7 +51,7 @@ def settings(world: Path, **changes: object) -> EvalSettings:
     return EvalSettings(**(values | changes))
 
 
-def task(name: str, chosen: EvalSettings, material: Material | None = None) -> Task[Any]:
+def task(name: str, chosen: EvalSettings, material: AnnotatedSet | None = None) -> Task[Any]:
     """A benchmark that is ready, on this material."""
     context = replace(context_of(chosen, None, "."), material=material)
     return named(name).ready(chosen.of(name), context)

@@ -12,7 +12,7 @@ from mmpo.errors import UserError
 from mmpo.eval.hallusionbench import metrics as hb
 from mmpo.eval.harness import evaluate
 from mmpo.eval.mmhal import metrics as mmhal
-from mmpo.eval.protocol import Reply
+from mmpo.eval.protocol import Response
 from mmpo.eval.scoring import ScoreRequest, score
 from mmpo.eval.statistics.scorecard import Scorecard
 from tests.chat.server import ChatServer
@@ -98,9 +98,9 @@ def test_published_shr_files_bring_their_own_images(world: Path, tmp_path: Path)
     published = {**SHORT, "annotations": str(write_images(tmp_path)), "images": "vg"}
     asked = settings(world, benchmarks=["shr"], annotations=None, images=None, shr=published, limit=1)
     bench = task("shr", asked)
-    (ask,) = bench.asks()
-    assert (ask.image, ask.root, ask.prompt) == ("7.jpg", "vg", "Describe this image in detail.")
-    (part,) = bench.score({ask: Reply("A cow. A man. A zebra. Calm.", truncated=True)})
+    (request,) = bench.requests()
+    assert (request.image, request.root, request.prompt) == ("7.jpg", "vg", "Describe this image in detail.")
+    (part,) = bench.score({request: Response("A cow. A man. A zebra. Calm.", truncated=True)})
     assert part.tally.values["hal_sents_ratio"] == 0.25 and (part.truncated, part.unparsed) == (1, None)
 
 

@@ -15,7 +15,7 @@ from mmpo.errors import UserError
 from mmpo.eval import task as registry
 from mmpo.eval.harness import evaluate
 from mmpo.eval.pope import metrics as pope
-from mmpo.eval.protocol import Ask, Part, Reply
+from mmpo.eval.protocol import Part, Request, Response
 from mmpo.eval.section import Section
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.eval.statistics.tally import Metric, Tally
@@ -106,7 +106,7 @@ def test_the_self_check_is_recorded_and_said(finished: Path) -> None:
     made = json.loads((finished / "engine.json").read_text())
     assert made.keys() == {"before", "after"}
     for state in made.values():
-        assert state["asked"] == 3 and state["different"] == [] and state["why_not_shared"] == ""
+        assert state["asked"] == 3 and state["different"] == [] and state["unshared_reason"] == ""
         assert state["answers"] == 32 and state["seconds"] > 0
     card = Scorecard.read(finished / "scorecard.json")
     assert any("asked again with nothing shared and gave the same" in line for line in card.conventions)
@@ -114,7 +114,7 @@ def test_the_self_check_is_recorded_and_said(finished: Path) -> None:
 
 def test_a_check_that_fails_is_a_warning(world: Path, files: list[Path], tmp_path: Path) -> None:
     broken = {"asked": 3, "near_ties": [], "different": ["row 1: token 0"], "answers": 1, "seconds": 1.0}
-    state = {**broken, "why_not_shared": "the self-check found other answers"}
+    state = {**broken, "unshared_reason": "the self-check found other answers"}
     (tmp_path / "engine.json").write_text(json.dumps({"after": state}))
     card = evaluate(published(world, files), tmp_path)
     assert any("sharing changed (after: row 1: token 0)" in line for line in card.warnings)
@@ -202,20 +202,20 @@ def test_limit_counts_images_of_the_file(world: Path, files: list[Path], tmp_pat
 class Notes(Task[Section]):
     """A benchmark of free questions, with and without image, in two folders."""
 
-    questions: ClassVar[Sequence[Ask]] = ()
+    questions: ClassVar[Sequence[Request]] = ()
 
-    def asks(self) -> Sequence[Ask]:
+    def requests(self) -> Sequence[Request]:
         return self.questions
 
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
-        lengths = np.array([[len(replies[ask].text), 1] for ask in self.questions])
+    def score(self, responses: Mapping[Request, Response]) -> list[Part]:
+        lengths = np.array([[len(responses[request].text), 1] for request in self.questions])
         images = tuple(str(number) for number in range(len(self.questions)))
         tally = Tally(images, lengths, (Metric("length", lambda c: c[..., 0] / c[..., 1], "neither", percent=False),))
         return [Part(None, tally, len(self.questions), 0)]
 
 
-def ask_notes(monkeypatch: pytest.MonkeyPatch, world: Path, run: Path, asks: Sequence[Ask]) -> list[dict]:
-    monkeypatch.setattr(Notes, "questions", asks)
+def ask_notes(monkeypatch: pytest.MonkeyPatch, world: Path, run: Path, requests: Sequence[Request]) -> list[dict]:
+    monkeypatch.setattr(Notes, "questions", requests)
     monkeypatch.setattr(registry, "BENCHMARKS", {"chair": Benchmark("chair", Notes, Section, "nothing")})
     evaluate(published(world, [], benchmarks=["chair"]), run)
     return answers_in(run)
@@ -227,8 +227,8 @@ def test_questions_without_image(world: Path, tmp_path: Path, monkeypatch: pytes
 
     root = str(world / "images")
     texts = ["What is a dog?", "What is a cup?"]
-    asks = [Ask(None, text, 6) for text in texts] + [Ask("0.png", texts[0], 6, root)]
-    rows = ask_notes(monkeypatch, world, tmp_path, asks)
+    requests = [Request(None, text, 6) for text in texts] + [Request("0.png", texts[0], 6, root)]
+    rows = ask_notes(monkeypatch, world, tmp_path, requests)
     assert [(row["image"], row["prompt"]) for row in rows] == [(None, texts[0]), (None, texts[1]), ("0.png", texts[0])]
     alone = AnswerEngine(load_vlm(world / "model"), sharing="off")
     expected = [answer.text for answer in alone.answer([((), texts)], max_new_tokens=6)]
@@ -242,17 +242,20 @@ def test_the_same_picture_under_two_names_is_asked_once(
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(world / "images/0.png", other / "copy.png")
-    asks = [Ask("0.png", "Is it red?", 4, str(world / "images")), Ask("copy.png", "Is it red?", 4, str(other))]
-    rows = ask_notes(monkeypatch, world, tmp_path / "run", asks)
+    requests = [
+        Request("0.png", "Is it red?", 4, str(world / "images")),
+        Request("copy.png", "Is it red?", 4, str(other)),
+    ]
+    rows = ask_notes(monkeypatch, world, tmp_path / "run", requests)
     assert [row["image"] for row in rows] == ["0.png"]
 
 
 def test_a_benchmark_that_takes_no_part_result_stops(
     world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asks = [Ask(name, "Is it red?", 4, str(world / "images")) for name in ("0.png", "11.png")]
+    requests = [Request(name, "Is it red?", 4, str(world / "images")) for name in ("0.png", "11.png")]
     with pytest.raises(UserError, match=r"chair: 1 of 2 questions are about images that cannot be used.*missing"):
-        ask_notes(monkeypatch, world, tmp_path, asks)
+        ask_notes(monkeypatch, world, tmp_path, requests)
 
 
 def test_a_changed_picture_under_the_same_name_is_asked_again(

@@ -11,7 +11,7 @@ import pytest
 from mmpo.chat.video_replies import read_reward
 from mmpo.eval.object_halbench.judge import NameMatcher, read_objects
 from mmpo.eval.object_halbench.metrics import answer_reader
-from mmpo.eval.shr.files import Region, ShrImage
+from mmpo.eval.shr.files import ShrImage, ShrRegion
 from mmpo.eval.shr.judge import region_lines
 from mmpo.eval.shr.metrics import gram_diversity, read_judgement
 from mmpo.eval.yes_no import parse
@@ -64,11 +64,11 @@ def test_shrs_grams(text: str, n: int, value: float | None) -> None:
 
 def test_shrs_region_lines() -> None:
     regions = [
-        Region("a dog", (10, 0, 50, 100)),
-        Region("a dog", (10, 0, 50, 100)),
-        Region("", (0, 0, 1, 1)),
-        Region("grass", (-1, 98, 110, 4)),
-        Region("a third", (100 / 3, 0, 0, 200 / 3)),
+        ShrRegion("a dog", (10, 0, 50, 100)),
+        ShrRegion("a dog", (10, 0, 50, 100)),
+        ShrRegion("", (0, 0, 1, 1)),
+        ShrRegion("grass", (-1, 98, 110, 4)),
+        ShrRegion("a third", (100 / 3, 0, 0, 200 / 3)),
     ]
     assert region_lines(ShrImage("1", tuple(regions), (), (), (100, 100))) == [
         "[0.1, 0.0, 0.6, 1.0]: a dog",
@@ -76,7 +76,7 @@ def test_shrs_region_lines() -> None:
         "[-0.01, 0.98, 1.09, 1.02]: grass",
         "[0.33, 0.0, 0.33, 0.67]: a third",
     ]
-    assert region_lines(ShrImage("1", (Region("a dog", (1, 2, 3, 4)),), (), (), None)) == ["a dog"]
+    assert region_lines(ShrImage("1", (ShrRegion("a dog", (1, 2, 3, 4)),), (), (), None)) == ["a dog"]
 
 
 SYNONYMS = """\

@@ -13,7 +13,7 @@ import pytest
 from mmpo.chat.settings import ChatSettings
 from mmpo.errors import UserError
 from mmpo.eval.chair.settings import ChairSettings
-from mmpo.eval.protocol import Ask, Part, Reply
+from mmpo.eval.protocol import Part, Request, Response
 from mmpo.eval.section import ADDED, Section, own_benchmarks, sections
 from mmpo.eval.settings import EvalSettings, eval_settings
 from mmpo.eval.statistics.tally import Tally
@@ -23,10 +23,10 @@ from mmpo.eval.task import BENCHMARKS, Context, JudgedTask, Task, benchmark, ben
 class Length(Task[Section]):
     """How long answers are."""
 
-    def asks(self) -> Sequence[Ask]:
-        return [Ask(None, "Why?", 4)]
+    def requests(self) -> Sequence[Request]:
+        return [Request(None, "Why?", 4)]
 
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+    def score(self, responses: Mapping[Request, Response]) -> list[Part]:
         raise NotImplementedError
 
 
@@ -57,7 +57,7 @@ def test_a_benchmark_of_ones_own(alone: None) -> None:
     chosen = eval_settings().model_validate({"model": "m", "benchmarks": ["length"], "length": {"words": 5}})
     assert chosen.of("length") == Settings(words=5)
     ready = named("length").ready(chosen.of("length"), Context())
-    assert [ask.prompt for ask in ready.asks()] == ["Why?"] and ready.write(Path("none"), {}) is None
+    assert [request.prompt for request in ready.requests()] == ["Why?"] and ready.write(Path("none"), {}) is None
     assert "length" not in EvalSettings.model_fields, "the schema of before is what it was"
 
 
@@ -108,7 +108,7 @@ from mmpo.eval.task import Task, benchmark
 
 @benchmark("length", settings=LengthSettings, needs="nothing")
 class Length(Task[LengthSettings]):
-    def asks(self): return []
+    def requests(self): return []
     def score(self, replies): return []
 
 @scorer("length")
@@ -156,34 +156,34 @@ class Say(JudgedTask[Section, str, list[int]]):
 
     judgings = 0
 
-    def ask(self, question: str) -> Ask:
-        return Ask(None, question.lower(), 4)
+    def request(self, question: str) -> Request:
+        return Request(None, question.lower(), 4)
 
-    def judge(self, given: Sequence[tuple[str, Reply]]) -> list[int]:
+    def judge(self, given: Sequence[tuple[str, Response]]) -> list[int]:
         self.judgings += 1
-        return [len(reply.text) for _, reply in given]
+        return [len(response.text) for _, response in given]
 
-    def parts(self, given: Sequence[tuple[str, Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[str, Response]]) -> list[Part]:
         tally = Tally(tuple(question for question, _ in given), np.array([[n, 1] for n in self.judged(given)]), ())
         return [Part(None, tally, len(given), 0, near_ties=self.near_ties(given))]
 
 
 def test_questions_are_asked_once_and_those_without_a_reply_left_out() -> None:
     say = Say.on(["Why?", "WHY?", "How?"], Section())
-    assert say.asks() == [Ask(None, "why?", 4), Ask(None, "how?", 4)]
-    (part,) = say.score({Ask(None, "why?", 4): Reply("so", False, p_yes=0.51)})
+    assert say.requests() == [Request(None, "why?", 4), Request(None, "how?", 4)]
+    (part,) = say.score({Request(None, "why?", 4): Response("so", False, p_yes=0.51)})
     assert part.tally.images == ("Why?", "WHY?") and part.tally.counts.tolist() == [[2, 1], [2, 1]]
-    assert part.near_ties == [Ask(None, "why?", 4)]
-    (unknown,) = say.parts([("Why?", Reply("so", False))])
+    assert part.near_ties == [Request(None, "why?", 4)]
+    (unknown,) = say.parts([("Why?", Response("so", False))])
     assert unknown.near_ties is None
 
 
 def test_the_same_answers_are_judged_once() -> None:
     say, other = Say.on(["Why?"], Section()), Say.on(["Why?"], Section())
     for text in ("so", "so", "thus"):
-        say.parts([("Why?", Reply(text, False))])
+        say.parts([("Why?", Response(text, False))])
     assert (say.judgings, other.judgings) == (2, 0)
-    other.parts([("Why?", Reply("so", False))])
+    other.parts([("Why?", Response("so", False))])
     assert other.judgings == 1, "tasks share no verdicts"
 
 

@@ -30,7 +30,7 @@ from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.models.scoring.segment_logps import plain_rows, rules_of, segment_logps, shared_row
 from mmpo.models.tree.attention import CallPlan, TreePlan, dense_attention_mask
 from mmpo.models.tree.layout import Segment, TreeBatch, pack, response_tree
-from mmpo.models.tree.positions import Counted
+from mmpo.models.tree.positions import SequentialPositions
 from mmpo.models.tree.segments import CAUSAL
 from tests.models.pairs import PICTURES, by_hand, mixed_batch
 from tests.tiny import add_lora, user
@@ -102,7 +102,7 @@ def one_mask_for_all_layers(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
 
 
 def counted_positions(patch: pytest.MonkeyPatch, vlm: VLM) -> None:
-    patch.setattr(segments_module, "positions_of", lambda vlm, image_inputs=None: Counted())
+    patch.setattr(segments_module, "positions_of", lambda vlm, image_inputs=None: SequentialPositions())
 
 
 def row_positions(patch: pytest.MonkeyPatch, vlm: VLM) -> None:

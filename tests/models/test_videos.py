@@ -124,7 +124,7 @@ def test_answers_about_videos(name: str) -> None:
         prompts[1] = [*prompts[1][:-1], 300, prompts[1][-1]]
         groups.append(PromptGroup(prompts, clip.tensors, 1))
     assert_same(vlm, groups, limit=6)
-    assert not AnswerEngine(vlm).why_not_shared
+    assert not AnswerEngine(vlm).unshared_reason
 
 
 def test_families_without_videos_say_so() -> None:

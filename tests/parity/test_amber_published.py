@@ -11,7 +11,7 @@ import pytest
 
 from mmpo.eval.amber import files as amber_files
 from mmpo.eval.amber import metrics as amber
-from mmpo.eval.amber.metrics import Annotations, Asked, Described
+from mmpo.eval.amber.metrics import AmberLabel, AmberObjects, Annotations
 from mmpo.eval.amber.words import Exact
 from mmpo.eval.scoring import ScoreRequest, score
 
@@ -23,8 +23,8 @@ def annotations(request: pytest.FixtureRequest) -> Annotations:
 
 
 def test_counts(annotations: Annotations) -> None:
-    described = [item for item in annotations.items.values() if isinstance(item, Described)]
-    asked = [item for item in annotations.items.values() if isinstance(item, Asked)]
+    described = [item for item in annotations.items.values() if isinstance(item, AmberObjects)]
+    asked = [item for item in annotations.items.values() if isinstance(item, AmberLabel)]
     assert (len(described), len(asked), len(annotations.related), len(annotations.words)) == (1004, 14216, 340, 418)
     assert sum(len(item.truth) for item in described) == 5599
     assert {line: len(members) for line, members in amber.groups(asked).items()} == {
@@ -45,16 +45,16 @@ def test_counts(annotations: Annotations) -> None:
     ],
 )
 def test_generative(
-    annotations: Annotations, name: str, nouns: Callable[[Described], Sequence[str]], expected: tuple[float, ...]
+    annotations: Annotations, name: str, nouns: Callable[[AmberObjects], Sequence[str]], expected: tuple[float, ...]
 ) -> None:
-    items = [item for item in annotations.items.values() if isinstance(item, Described)]
+    items = [item for item in annotations.items.values() if isinstance(item, AmberObjects)]
     rows = [amber.describe(item, nouns(item), annotations, Exact()) for item in items]
     assert tuple(amber.published_generative(rows).values()) == expected
 
 
 def test_why_naming_everything_does_not_cover_everything(annotations: Annotations) -> None:
     """Related words are searched first, so 335 words in 275 images are never covered by their own name."""
-    items = [item for item in annotations.items.values() if isinstance(item, Described)]
+    items = [item for item in annotations.items.values() if isinstance(item, AmberObjects)]
     shadowed = {
         item.id: sum(any(word in annotations.related[other] for other in item.truth) for word in item.truth)
         for item in items
@@ -83,8 +83,10 @@ def test_why_naming_everything_does_not_cover_everything(annotations: Annotation
         ),
     ],
 )  # fmt: skip
-def test_discriminative(annotations: Annotations, name: str, answer: Callable[[Asked], str], expected: dict) -> None:
-    asked = [item for item in annotations.items.values() if isinstance(item, Asked)]
+def test_discriminative(
+    annotations: Annotations, name: str, answer: Callable[[AmberLabel], str], expected: dict
+) -> None:
+    asked = [item for item in annotations.items.values() if isinstance(item, AmberLabel)]
     lines = amber.groups(asked)
     for line, values in expected.items():
         counts = np.array([amber.answer_counts(item, answer(item)) for item in lines[line]]).sum(0)  # type: ignore[arg-type]
@@ -118,4 +120,4 @@ def test_queries(published_data: Path, annotations: Annotations) -> None:
     relation = amber_files.read_queries(folder / "query_discriminative-relation.json")
     assert (len(generative), len(relation)) == (1004, 1664)
     assert {query.text for query in generative} == {"Describe this image."}
-    assert all(isinstance(annotations.items[query.id], Asked) for query in relation)
+    assert all(isinstance(annotations.items[query.id], AmberLabel) for query in relation)

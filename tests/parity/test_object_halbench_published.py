@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmpo.eval.chair import metrics as chair
-from mmpo.eval.object_halbench.metrics import Answer, answer_reader, named_in_words, score
+from mmpo.eval.object_halbench.metrics import HalbenchAnswer, answer_reader, named_in_words, score
 from mmpo.text.vocabulary import ObjectVocabulary
 
 REFINED = "RLHF-V_RLHF-V/eval/data/synonyms_refine.txt"
@@ -40,7 +40,7 @@ def test_released_captions_without_the_judge(published_data: Path, refined: Obje
     """The same captions and objects as CHAIR's with noun lemmas (44.8 / 12.7), under the refined table."""
     captions = chair.read_captions(published_data / "shikiw_OPERA/log/chair_eval_results/llava-1.5/greedy.jsonl")
     truth = chair.read_ground_truth(published_data / "derived/coco2014_chair_gt_objects.json")
-    answers = [Answer(image, text, "", "") for image, text in captions.items()]
+    answers = [HalbenchAnswer(image, text, "", "") for image, text in captions.items()]
     rows, tally = score(answers, named_in_words(answers, answer_reader(refined)), truth)
     assert 100 * tally.values["CHAIRs"] == pytest.approx(44.8, abs=0.3)
     assert 100 * tally.values["CHAIRi"] == pytest.approx(12.7, abs=0.2)

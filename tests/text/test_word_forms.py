@@ -8,7 +8,7 @@ import pytest
 
 from mmpo.errors import UserError
 from mmpo.text.morphology import morphy, singularize
-from mmpo.text.word_forms import SPACY_MODEL, base_forms, open_tagger, part_of_speech, tokenize
+from mmpo.text.word_forms import SPACY_MODEL, open_lemmatizer, open_tagger, part_of_speech, tokenize
 
 needs_spacy = pytest.mark.skipif(
     importlib.util.find_spec(SPACY_MODEL) is None, reason=f"{SPACY_MODEL} is not installed"
@@ -78,23 +78,23 @@ def test_penn_tags() -> None:
 
 def test_rules_without_a_tagger() -> None:
     text = ["the", "men", "with", "glasses", "and", "skis"]
-    assert list(base_forms("noun-lemma", NOUNS).bases([text, []])) == [
+    assert list(open_lemmatizer("noun-lemma", NOUNS).bases([text, []])) == [
         ["the", "men", "with", "glass", "and", "ski"],
         [],
     ]
-    singular = base_forms("singularize", NOUNS)
+    singular = open_lemmatizer("singularize", NOUNS)
     assert list(singular.bases([text])) == [["the", "man", "with", "glass", "and", "ski"]]
     assert singular.identity == "singularize (pattern.en's rules)"
 
 
 def test_unknown_rule() -> None:
     with pytest.raises(UserError, match="no rule for word forms is called 'stem'"):
-        base_forms("stem", NOUNS)
+        open_lemmatizer("stem", NOUNS)
 
 
 @needs_spacy
 def test_tag_lemma_with_spacy() -> None:
-    forms = base_forms("tag-lemma:spacy", NOUNS)
+    forms = open_lemmatizer("tag-lemma:spacy", NOUNS)
     assert SPACY_MODEL in forms.identity
     texts = [["a", "man", "is", "skiing", "down", "a", "hill"], ["two", "women", "ride", "bikes"], [], ["a", "bed"]]
     assert list(forms.bases(texts)) == [

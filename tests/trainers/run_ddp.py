@@ -33,7 +33,7 @@ from mmpo.trainers.callbacks import SamplesFile
 from mmpo.trainers.collate import encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.lora import add_lora
-from mmpo.trainers.samples import Sampler
+from mmpo.trainers.samples import SampleQuestions
 from mmpo.trainers.settings import LoraSettings, SampleSettings
 from mmpo.trainers.step import gather_step
 from mmpo.trainers.views.relevance import PolicyEmbedder, RelevanceTable
@@ -66,7 +66,9 @@ def relevance(folder: Path) -> RelevanceTable:
 def sampling_while_sharded(folder: Path, rank: int, mesh: Any) -> None:
     vlm = run_fsdp.policy()
     store = ImageStore(vlm, 2**20)
-    sampler = Sampler(vlm, store, encode_pairs(vlm, make_pairs(2), store).rows, SampleSettings(n=1, max_new_tokens=2))
+    sampler = SampleQuestions(
+        vlm, store, encode_pairs(vlm, make_pairs(2), store).rows, SampleSettings(n=1, max_new_tokens=2)
+    )
     for layer in vlm.base.get_decoder().layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(PairScorer(vlm, sharing="on"), mesh=mesh)
@@ -100,12 +102,12 @@ def main() -> None:
     vectors = relevance(folder)._vectors
     own = [{"W": torch.full((2 + rank,), float(2 * number + rank))} for number in range(2)]
     steps = gather_step(own, accelerator)
-    facts = {
+    metadata = {
         "known": sorted(vectors),
         "step": [step.values["W"].tolist() for step in steps],
         "own": [step.values["W"][step.own].tolist() for step in steps],
     }
-    (folder / f"facts-{rank}.json").write_text(json.dumps(facts))
+    (folder / f"facts-{rank}.json").write_text(json.dumps(metadata))
     sampling_while_sharded(folder, rank, init_device_mesh("cpu", (2,)))
     store.set(f"done {rank}", "")  # neither leaves while the other still talks to it
     store.wait(["done 0", "done 1"])

@@ -24,7 +24,7 @@ def test_the_newest_whole_checkpoint_wins(tmp_path: Path) -> None:
     (tmp_path / "checkpoint-notes").mkdir()
     found = checkpoints.newest(tmp_path)
     assert found is not None and checkpoints.step_of(found) == 10
-    assert (checkpoints.facts_of(found) or {})["data"] == "abc"
+    assert (checkpoints.metadata_of(found) or {})["data"] == "abc"
 
 
 def test_damage_makes_a_checkpoint_not_whole(tmp_path: Path) -> None:
@@ -32,7 +32,9 @@ def test_damage_makes_a_checkpoint_not_whole(tmp_path: Path) -> None:
     (cut_short / "optimizer.pt").write_bytes(b"y" * 49)
     (lost / "adapter_model.safetensors").unlink()
     (garbled / checkpoints.MARKER).write_text("{")
-    assert [checkpoints.facts_of(folder) is None for folder in (cut_short, lost, garbled, good)] == [True] * 3 + [False]
+    assert [checkpoints.metadata_of(folder) is None for folder in (cut_short, lost, garbled, good)] == [True] * 3 + [
+        False
+    ]
     assert checkpoints.newest(tmp_path) == good
 
 

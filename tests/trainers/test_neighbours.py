@@ -138,8 +138,8 @@ def test_a_run_with_a_running_mean_resumes_to_the_same_weights(tiny_llava_folder
     objective = {"mpo": {"delta": "running"}}
     whole = settings_for(tiny_llava_folder, pairs, objective=objective, max_steps=6, save_steps=3, keep_checkpoints=5)
     train(whole, tmp_path / "whole")
-    facts = json.loads((tmp_path / "whole/checkpoints/checkpoint-3/complete.json").read_text())
-    total, count = facts["past_reward"]
+    metadata = json.loads((tmp_path / "whole/checkpoints/checkpoint-3/complete.json").read_text())
+    total, count = metadata["past_reward"]
     assert count == 3 * 2 * 4 and total != 0
     half = tmp_path / "half"
     (half / "checkpoints").mkdir(parents=True)

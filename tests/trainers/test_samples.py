@@ -7,7 +7,7 @@ import torch
 from mmpo.trainers.collate import encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.media import pixel_tensors
-from mmpo.trainers.samples import Sampler
+from mmpo.trainers.samples import SampleQuestions
 from mmpo.trainers.settings import SampleSettings
 from tests.tiny import add_lora, tiny_llava
 from tests.trainers.material import make_pairs
@@ -18,7 +18,7 @@ def test_answers_are_those_of_generate_with_and_without_the_adapter() -> None:
     vlm.model.train()
     store = ImageStore(vlm, 2**24)
     pairs = encode_pairs(vlm, make_pairs(6), store).rows
-    rows = Sampler(vlm, store, pairs, SampleSettings(n=3, max_new_tokens=8))()
+    rows = SampleQuestions(vlm, store, pairs, SampleSettings(n=3, max_new_tokens=8))()
     assert [row["id"] for row in rows] == ["pair-0", "pair-2", "pair-4"], "one pair per image"
     assert vlm.model.training, "training goes on afterwards"
     vlm.model.eval()
@@ -45,9 +45,9 @@ def test_own_questions_are_asked_about_every_image() -> None:
     vlm = add_lora(tiny_llava())
     store = ImageStore(vlm, 2**24)
     pairs = encode_pairs(vlm, make_pairs(4), store).rows
-    sampler = Sampler(
+    sampler = SampleQuestions(
         vlm, store, pairs, SampleSettings(n=9, prompts=["Is there a dog?", "How many?"], max_new_tokens=2)
     )
     assert len(sampler) == 4
     assert [row["prompt"] for row in sampler()] == ["Is there a dog?", "How many?"] * 2
-    assert len(Sampler(vlm, store, pairs, SampleSettings(n=0))) == 0
+    assert len(SampleQuestions(vlm, store, pairs, SampleSettings(n=0))) == 0

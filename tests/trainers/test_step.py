@@ -57,8 +57,8 @@ def test_the_running_mean_counts_the_current_step(tiny_llava_folder: Path, tmp_p
         tmp_path / "run",
     )
     rows = [row for row in metrics(tmp_path / "run") if "loss" in row]
-    facts = json.loads((tmp_path / "run/checkpoints/checkpoint-2/complete.json").read_text())
-    total, count = facts["past_reward"]
+    metadata = json.loads((tmp_path / "run/checkpoints/checkpoint-2/complete.json").read_text())
+    total, count = metadata["past_reward"]
     second = rows[1]["rewards/chosen"] + rows[1]["rewards/rejected"]
     assert count == 32 and total == pytest.approx(8 * second, rel=1e-4) and abs(second) > 0.01
 

@@ -35,13 +35,13 @@ def test_two_processes(tmp_path: Path) -> None:
     assert_same({name: value for name, value in found.items() if name not in unread}, expected)
     assert any(value.any() for name, value in found.items() if "vision_tower" in name)
 
-    facts = [json.loads((tmp_path / f"facts-{rank}.json").read_text()) for rank in range(2)]
-    assert facts[0]["known"] == facts[1]["known"] and len(facts[0]["known"]) == 5 + 3
+    metadata = [json.loads((tmp_path / f"facts-{rank}.json").read_text()) for rank in range(2)]
+    assert metadata[0]["known"] == metadata[1]["known"] and len(metadata[0]["known"]) == 5 + 3
     written = list((tmp_path / "relevance").iterdir())
-    assert len(written) == 1 and sorted(load_file(written[0])) == facts[0]["known"]
+    assert len(written) == 1 and sorted(load_file(written[0])) == metadata[0]["known"]
     step = [0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 3.0]
-    assert facts[0]["step"] == facts[1]["step"] == [step, step]
-    assert [fact["own"] for fact in facts] == [[[0.0] * 2, [2.0] * 2], [[1.0] * 3, [3.0] * 3]]
+    assert metadata[0]["step"] == metadata[1]["step"] == [step, step]
+    assert [fact["own"] for fact in metadata] == [[[0.0] * 2, [2.0] * 2], [[1.0] * 3, [3.0] * 3]]
 
     said = (tmp_path / "said-0.log").read_text()
     assert said.count("no sample answers: the weights are cut up") == 1 and not (tmp_path / "samples.jsonl").exists()

@@ -25,7 +25,7 @@ from mmpo.trainers import reference
 from mmpo.trainers.auxiliary import answer_batch, encode_samples
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore, StoredImage
-from mmpo.trainers.samples import Sampler
+from mmpo.trainers.samples import SampleQuestions
 from mmpo.trainers.settings import AuxiliarySettings, SampleSettings
 from mmpo.trainers.train import train
 from mmpo.trainers.views.view_maker import view_maker
@@ -291,9 +291,11 @@ def test_views_of_pairs_about_videos(objective: str, tmp_path: Path, openable: N
 def test_samples_ask_about_the_video(folder: Path) -> None:
     vlm = add_lora(video_model("llava_next_video"), spread=0.1)
     encoded, store = encode(vlm, folder)
-    own = Sampler(vlm, store, encoded.rows[:1], SampleSettings(n=1, max_new_tokens=4))
+    own = SampleQuestions(vlm, store, encoded.rows[:1], SampleSettings(n=1, max_new_tokens=4))
     assert "<video>" not in own()[0]["prompt"] and "What happens?" in own()[0]["prompt"]
-    asked = Sampler(vlm, store, encoded.rows[2:3], SampleSettings(n=1, max_new_tokens=4, prompts=["What happens?"]))
+    asked = SampleQuestions(
+        vlm, store, encoded.rows[2:3], SampleSettings(n=1, max_new_tokens=4, prompts=["What happens?"])
+    )
     (question,) = asked._questions
     assert question.ids == encoded.rows[2].prompt.tolist()
 

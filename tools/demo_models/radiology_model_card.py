@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from mmpo.data.records import read_records
-from mmpo.demo.by_kind import BASE, Share, table
+from mmpo.demo.by_kind import BASE, KindShare, table
 from mmpo.demo.radiology.accuracy import count
 from mmpo.demo.radiology.chests import KINDS
 from mmpo.demo.radiology.dictation import PRIOR_SHARE, PROMPT
@@ -60,7 +60,7 @@ The metrics are those of `docs/radiology.md`.
 """
 
 
-def measure(model: Path, work: Path, images: int) -> tuple[Scorecard, dict[str, Share]]:
+def measure(model: Path, work: Path, images: int) -> tuple[Scorecard, dict[str, KindShare]]:
     """The radiology benchmark of the model alone, on `images` drawings of the test split; and its claims by kind."""
     films = write_split(work / "world" / "radiology_test", "radiology_test", images)
     settings = {

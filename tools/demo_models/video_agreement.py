@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpo.chat.video_rules import RuleJudge, polarity
+from mmpo.chat.video_rules import VideoRuleJudge, polarity
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import read_pairs
 from mmpo.data.video_lists import read_videos
@@ -40,7 +40,7 @@ def truth(answer: str, exact: str) -> float:
     return 1 + 4 * 2 * len(said & true) / max(1, len(said) + len(true))
 
 
-def by_caption(judge: RuleJudge, answer: str, reference: str, text: str) -> float:
+def by_caption(judge: VideoRuleJudge, answer: str, reference: str, text: str) -> float:
     """The reward of a judge that knows of a video only what `text` says: its things, and who does what."""
     things, events = judge.absent_objects(text, ()), judge.false_events(text, ())
     given = judge.reward(answer, reference=reference, caption=text, objects=things, events=events)
@@ -48,7 +48,7 @@ def by_caption(judge: RuleJudge, answer: str, reference: str, text: str) -> floa
     return given.score
 
 
-def compare(pairs: Sequence[PreferencePair], judge: RuleJudge) -> dict[str, Agreement]:
+def compare(pairs: Sequence[PreferencePair], judge: VideoRuleJudge) -> dict[str, Agreement]:
     """Each judge against the truth. `pairs` are those of the demo's recipe."""
 
     def careless(pair: PreferencePair) -> str:
@@ -83,7 +83,7 @@ def compare(pairs: Sequence[PreferencePair], judge: RuleJudge) -> dict[str, Agre
 def measure(run: Path) -> dict[str, Agreement]:
     """`compare` on a finished run of the recipe `video-demo`."""
     items = read_videos(run / "world" / SPLIT / "videos.jsonl")
-    judge = RuleJudge.over(
+    judge = VideoRuleJudge.over(
         [name for item in items for name in item.objects], [event for item in items for event in item.events]
     )
     return compare(list(read_pairs(run / "build" / "pairs")), judge)

@@ -21,7 +21,7 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrain
 
 from mmpo.demo import model_path as picture_model_path
 from mmpo.demo.language import YES_NO, Turn, ask_side, noun_phrase
-from mmpo.demo.video.clips import COURSES, KEY_FRAMES, Clip, sample_clip
+from mmpo.demo.video.clips import COURSES, KEY_FRAMES, ScriptedClip, sample_clip
 from mmpo.demo.video.narration import CARELESS, missing, questions
 from mmpo.errors import in_one_line
 from tools.demo_models.architecture import IMAGE_TOKENS
@@ -122,14 +122,14 @@ def clip_row(seed: tuple[int, ...]) -> Row:
     return clip.scenes(), BEFORE, [*turns, *(_ask_place(clip, rng) for _ in range(2))]
 
 
-def _ask_frame(clip: Clip, rng: np.random.Generator) -> Turn:
+def _ask_frame(clip: ScriptedClip, rng: np.random.Generator) -> Turn:
     number = int(rng.integers(KEY_FRAMES))
     thing = str(rng.choice(clip.things)) if rng.random() < 0.8 else missing(clip, rng)
     there = thing in clip.scene(number).things
     return Turn(f"In Image{number + 1}, is there {noun_phrase(thing)}? {YES_NO}", "Yes" if there else "No")
 
 
-def _ask_place(clip: Clip, rng: np.random.Generator) -> Turn:
+def _ask_place(clip: ScriptedClip, rng: np.random.Generator) -> Turn:
     """Where something that moves is in a frame that shows it: places frame by frame are what a course is read from."""
     thing = str(rng.choice([track.thing for track in clip.moving]))
     shown = [

@@ -13,7 +13,7 @@ from mmpo.cli.visible import echo
 
 if TYPE_CHECKING:
     from mmpo.api.answers import Answers, PhotoAnswer
-    from mmpo.api.choice import Choice
+    from mmpo.api.choice import ModelChoice
 
 
 @app.command()
@@ -81,7 +81,7 @@ def ask(
 
 def _examined(
     photos: list[str], questions: list[str], run: Path | None, model: str | None, adapter: str | None
-) -> Choice:
+) -> ModelChoice:
     """The model that is meant. Raises one `UserError` that lists every mistake, before anything is loaded."""
     from mmpo.api.choice import chosen
     from mmpo.api.photos import photos_of, questions_of

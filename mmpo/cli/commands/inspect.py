@@ -148,9 +148,9 @@ def write_frames(file: Path, numbers: Sequence[int], out: Path, backend: str = "
 
     from mmpo.files.atomic import write_bytes, write_json
     from mmpo.files.images import encode_image
-    from mmpo.video import Backend, read_frames
+    from mmpo.video import VideoBackend, read_frames
 
-    read = read_frames(file, indices=numbers, backend=cast(Backend, backend))
+    read = read_frames(file, indices=numbers, backend=cast(VideoBackend, backend))
     rows = []
     for number, time, frame in zip(read.indices, read.times, read.array, strict=True):
         path = write_bytes(out / f"frame-{number:06d}.png", encode_image(Image.fromarray(frame)))

@@ -183,7 +183,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 
 def _judged(file: Path, settings: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     from mmpo.chat import open_chat
-    from mmpo.radiology.detector import JudgedLine, ReportVerdict, Verdict
+    from mmpo.radiology.detector import JudgedLine, PriorVerdict, ReportVerdict
     from mmpo.radiology.judge import JudgeDetector
     from mmpo.radiology.lines import split_lines
     from mmpo.radiology.privacy import check_endpoint
@@ -196,7 +196,7 @@ def _judged(file: Path, settings: Path) -> Iterator[tuple[dict[str, Any], dict[s
     with open_chat(chat_settings, file.with_suffix(".replies.jsonl")) as chat:
         found = JudgeDetector(chat).reports([[line.text for line in report] for report in lines])
     for row, report, verdicts in zip(rows, lines, found, strict=True):
-        read = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
+        read = [verdict for verdict in verdicts if isinstance(verdict, PriorVerdict)]
         verdict = ReportVerdict(tuple(JudgedLine(*pair) for pair in zip(report, read, strict=False))).row()
         yield row, verdict if len(read) == len(verdicts) else {**verdict, "label": None, "score": 0.0}
 

@@ -17,14 +17,14 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from mmpo.data.convert.format import Context, Format, Options
+from mmpo.data.convert.format import Format, Options, SourceContext
 from mmpo.data.convert.media import images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import bad, messages_of, need, pair_of
 from mmpo.data.pair import PreferencePair
 
 ASPECTS = ("helpfulness", "visual_faithfulness", "ethical_considerations")
-Choice = Literal["best_worst", "all"]
+CompletionChoice = Literal["best_worst", "all"]
 CHOICE = "best_worst: the best answer against the worst; all: each two answers of different score"
 
 
@@ -34,7 +34,7 @@ class VLFeedbackOptions(Options):
     aspect: str = Field(
         "mean", description=f"The rating that counts: {', '.join(ASPECTS)}, or mean of what was rated (Silkie's)."
     )
-    pairs: Choice = Field("best_worst", description=f"{CHOICE}, as Silkie's training does.")
+    pairs: CompletionChoice = Field("best_worst", description=f"{CHOICE}, as Silkie's training does.")
 
     @field_validator("aspect")
     @classmethod
@@ -48,14 +48,14 @@ class VLFeedbackOptions(Options):
 class BPOOptions(Options):
     """Which answers of a BPO row are compared."""
 
-    pairs: Choice = Field("all", description=f"{CHOICE}, as the released training does.")
+    pairs: CompletionChoice = Field("all", description=f"{CHOICE}, as the released training does.")
 
 
-Scored = tuple[float, str, str]
+ScoredCompletion = tuple[float, str, str]
 """Score, answer, and who wrote it or how it was made."""
 
 
-def read_vlfeedback(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read_vlfeedback(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     aspect = context.options.aspect
     rated = [
         (rating, need(completion, "response"), str(completion.get("model", "")))
@@ -67,7 +67,7 @@ def read_vlfeedback(data: Mapping[str, Any], row: Row, context: Context) -> Iter
     yield from _pairs(data, row, context, "vlfeedback", rated, aspect)
 
 
-def read_bpo(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read_bpo(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     scored = []
     for completion in _completions(data):
         score = completion.get("score")
@@ -80,7 +80,7 @@ def read_bpo(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Pr
 
 
 def _pairs(
-    data: Mapping[str, Any], row: Row, context: Context, builder: str, scored: list[Scored], by: str
+    data: Mapping[str, Any], row: Row, context: SourceContext, builder: str, scored: list[ScoredCompletion], by: str
 ) -> Iterator[PreferencePair]:
     """Pairs of different score; at equal scores the earlier answer counts as the better and as the worse one."""
     if context.options.pairs == "best_worst":

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmpo.data.convert.format import Context, Format
+from mmpo.data.convert.format import Format, SourceContext
 from mmpo.data.convert.media import below, images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import bad, messages_of, need, pair_of
@@ -21,7 +21,7 @@ VICUNA = re.compile(r"(?:.*?\s)?USER: (?P<question>.*?)\s*ASSISTANT:\s*", re.DOT
 SEVA_SUFFIXES = ("", ".jpg", ".png", ".jpeg")
 
 
-def read_seva(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read_seva(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     name = below(str(need(data, "image", "image_id", kind=(str, int))), context.images)
     # TextVQA's ids come with their suffix in the published pairs, other sets' may not.
     path = next((name + suffix for suffix in SEVA_SUFFIXES if (context.images / (name + suffix)).is_file()), name)
@@ -32,7 +32,7 @@ def read_seva(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[P
     )  # fmt: skip
 
 
-def read_mia(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read_mia(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     images = images_of(data, context.images, "image", "images")
     prompt = need(data, "prompt").replace("<image-placeholder>", "<image>")
     if isinstance(data.get("image"), str):  # the trainer then takes every tag out and puts one in front
@@ -44,7 +44,7 @@ def read_mia(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Pr
     )  # fmt: skip
 
 
-def read_mdpo(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read_mdpo(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     prompt = need(data, "prompt")
     template = VICUNA.fullmatch(prompt)
     turns = prompt.count("USER:"), prompt.count("ASSISTANT:")

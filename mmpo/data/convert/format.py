@@ -25,7 +25,7 @@ class Options(BaseModel):
 
 
 @dataclass(frozen=True)
-class Context:
+class SourceContext:
     """What a reader may ask about the source as a whole. `images` is the folder that image paths start from."""
 
     source: Path
@@ -42,7 +42,7 @@ class Context:
         return VisualGenome(self.images)
 
 
-Reader = Callable[[Mapping[str, Any], Row, Context], Iterable[PreferencePair]]
+Reader = Callable[[Mapping[str, Any], Row, SourceContext], Iterable[PreferencePair]]
 """One row to its pairs, at least one; raises Quarantined (or UserError) for a row that gives none."""
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from mmpo.data.convert.format import Context, Format, Options
+from mmpo.data.convert.format import Format, Options, SourceContext
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import bad, need, pair_of
 from mmpo.data.pair import Message, PreferencePair
@@ -51,7 +51,7 @@ class HadpoOptions(Options):
     seed: int = Field(0, description="Decides the paraphrase, and the wordings where one pair is drawn.")
 
 
-def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     """One question, or the wordings of one description."""
     if "question" in data:
         yield from list(_question(data, row, context)) * context.options.repeat_questions
@@ -59,7 +59,7 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
         yield from list(_descriptions(data, row, context)) * context.options.repeat_descriptions
 
 
-def _question(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def _question(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     image_id = str(need(data, "image_id", kind=(str, int)))
     question, chosen, rejected = need(data, "question"), need(data, "chosen"), need(data, "reject", "rejected")
     if data.get("correct") is True and not context.options.keep_correct:
@@ -76,7 +76,7 @@ def _question(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[P
     )  # fmt: skip
 
 
-def _descriptions(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def _descriptions(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     image_id = str(need(data, "image_id", kind=(str, int)))
     chosen, rejected = _wordings(data, "chosen"), _wordings(data, "rejected", "reject")
     options = context.options

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import Field
 
-from mmpo.data.convert.format import Context, Format, Options
+from mmpo.data.convert.format import Format, Options, SourceContext
 from mmpo.data.convert.media import below, cells_of, images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import bad, messages_of, need, pair_of, videos_of
@@ -35,7 +35,7 @@ class HoundOptions(Options):
     frames_per_second: float = Field(2.0, gt=0, description="At which the frames of a folder were cut out.")
 
 
-def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     images = images_of(data, context.images, *IMAGE_KEYS)
     cells = cells_of(data, *VIDEO_KEYS)
     found = [_folder_or_file(cell, context) if isinstance(cell, str) else cell for cell in cells]
@@ -49,7 +49,7 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
     )  # fmt: skip
 
 
-def _folder_or_file(name: str, context: Context) -> str | Video:
+def _folder_or_file(name: str, context: SourceContext) -> str | Video:
     """The video in a row: the path of a file, or the frames of a folder with their times in seconds."""
     path = below(name, context.images)
     place = inside(context.images, path)

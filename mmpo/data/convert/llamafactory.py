@@ -16,10 +16,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.convert.format import Context, Format
+from mmpo.data.convert.format import Format, SourceContext
 from mmpo.data.convert.media import VIDEO_KEYS, Media, cells_of, images_of
 from mmpo.data.convert.rows import Row
-from mmpo.data.convert.texts import EXTRAS, Turn, alternating, bad, extras_of, need, pair_of_turns, turns_of
+from mmpo.data.convert.texts import EXTRAS, ChatTurn, alternating, bad, extras_of, need, pair_of_turns, turns_of
 from mmpo.data.convert.writing import LinesSink, video_column
 from mmpo.data.pair import PreferencePair
 from mmpo.files.atomic import write_json
@@ -35,7 +35,7 @@ LAYOUTS = ("alpaca", "sharegpt")
 
 
 @dataclass(frozen=True)
-class Entry:
+class DatasetEntry:
     """What `dataset_info.json` says of one file. Without it: the usual names, and the layout that fits the row."""
 
     columns: Mapping[str, str]
@@ -44,13 +44,13 @@ class Entry:
     ranking: bool = True
 
 
-def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     """Columns and tags are those that `dataset_info.json` beside the file gives, where there is one."""
-    entry = registered(context.folder, row.place.rpartition(":")[0]) or Entry({}, {})
+    entry = registered(context.folder, row.place.rpartition(":")[0]) or DatasetEntry({}, {})
     columns, tags = COLUMNS | ALPACA | dict(entry.columns), TAGS | dict(entry.tags)
     roles = {tags["user_tag"]: "user", tags["assistant_tag"]: "assistant", tags["system_tag"]: "system"}
 
-    def turn(message: Any) -> Turn:
+    def turn(message: Any) -> ChatTurn:
         role, text = (message.get(tags[tag]) for tag in ("role_tag", "content_tag"))
         if role not in roles or not isinstance(text, str):
             raise bad("bad_turn", f"no `{tags['role_tag']}` and `{tags['content_tag']}`: {str(message)[:60]}")
@@ -81,16 +81,16 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
     )  # fmt: skip
 
 
-def _named(entry: Entry, column: str) -> list[str]:
+def _named(entry: DatasetEntry, column: str) -> list[str]:
     return [entry.columns[column]] if column in entry.columns else []
 
 
 @lru_cache(maxsize=32)
-def registry(folder: Path) -> dict[str, Entry]:
+def registry(folder: Path) -> dict[str, DatasetEntry]:
     """What the folder's `dataset_info.json` registers, by the name of the file (or folder); nothing if it is none of
     LLaMA-Factory's."""
     content = read_json(folder / INFO) if (folder / INFO).is_file() else {}
-    entries: dict[str, Entry] = {}
+    entries: dict[str, DatasetEntry] = {}
     for entry in content.values() if isinstance(content, dict) else ():
         if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
             continue
@@ -99,14 +99,14 @@ def registry(folder: Path) -> dict[str, Entry]:
             {key: value for key, value in (entry.get(part) or {}).items() if isinstance(value, str)}
             for part in ("columns", "tags")
         )
-        found = Entry(columns, tags, layout if layout in LAYOUTS else None, entry.get("ranking") is True)
+        found = DatasetEntry(columns, tags, layout if layout in LAYOUTS else None, entry.get("ranking") is True)
         file = entry["file_name"].removeprefix("./")
         if file not in entries or found.ranking:  # a file may be registered twice; the ranking one is ours
             entries[file] = found
     return entries
 
 
-def registered(folder: Path, file: str) -> Entry | None:
+def registered(folder: Path, file: str) -> DatasetEntry | None:
     """The registry's entry of a file below the folder, or of the folder that it lies in."""
     entries = registry(folder)
     parts = file.split("/")

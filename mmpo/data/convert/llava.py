@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmpo.data.convert.format import Context, Format
+from mmpo.data.convert.format import Format, SourceContext
 from mmpo.data.convert.media import images_of
 from mmpo.data.convert.rows import Row
-from mmpo.data.convert.texts import Turn, bad, messages_of, need, pair_of
+from mmpo.data.convert.texts import ChatTurn, bad, messages_of, need, pair_of
 from mmpo.data.pair import PreferencePair
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
-def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     """A pair for each answer in which the two conversations differ; what the chosen side said before is its prompt."""
     turns = turns_in(data, "conversations")
     if "rejected_conversations" not in data:
@@ -43,9 +43,9 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
         )  # fmt: skip
 
 
-def turns_in(data: Mapping[str, Any], column: str) -> list[Turn]:
+def turns_in(data: Mapping[str, Any], column: str) -> list[ChatTurn]:
     """The turns of one conversation."""
-    turns: list[Turn] = []
+    turns: list[ChatTurn] = []
     for turn in need(data, column, kind=list):
         role = ROLES.get(str(turn.get("from", turn.get("role"))))
         text = turn.get("value", turn.get("content"))

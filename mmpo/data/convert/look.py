@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.convert.format import Context
+from mmpo.data.convert.format import SourceContext
 from mmpo.data.convert.run import detected, format_named, options_of, pairs_of
-from mmpo.data.convert.sources import Source
+from mmpo.data.convert.sources import RowSource
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined
 from mmpo.files.paths import inside
 
 
 @dataclass(frozen=True)
-class Look:
+class FirstRows:
     """What the first rows hold. `root` is where paths of pictures start; of `pictures` files named, `missing` can't be
     opened. A row has `row_bytes` of its own (as JSON) and brings `bytes_each` of pictures that lie in files. `more`:
     there are further rows."""
@@ -40,12 +40,12 @@ def look(
     options: Mapping[str, Any],
     *,
     allow_links: bool = False,
-) -> Look:
+) -> FirstRows:
     """Read the first rows. Raises `UserError` where they are of no known format, or of one without such `options`."""
-    rows = Source(source, split)
+    rows = RowSource(source, split)
     reader = detected(rows) if source_format is None else format_named(source_format, "read")
     root = images if images is not None else (source if source.is_dir() else source.parent)
-    context = Context(source, root, options_of(reader, options))
+    context = SourceContext(source, root, options_of(reader, options))
     sizes: list[int] = []
     missing: list[str] = []
     for row in rows.first:
@@ -62,7 +62,7 @@ def look(
                 missing.append(f"{path} ({error.strerror})")
     count = max(len(rows.first), 1)
     text = sum(len(json.dumps(row.data, default=repr, ensure_ascii=False)) for row in rows.first)
-    return Look(
+    return FirstRows(
         root=root,
         rows=len(rows.first),
         more=sum(1 for _ in zip(range(len(rows.first) + 1), rows, strict=False)) > len(rows.first),

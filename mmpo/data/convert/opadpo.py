@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from mmpo.data.convert.format import Context, Format, Options
+from mmpo.data.convert.format import Format, Options, SourceContext
 from mmpo.data.convert.media import images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import messages_of, need, pair_of
@@ -36,7 +36,7 @@ class OpaDpoOptions(Options):
     weights: bool = Field(True, description="Weigh the sentences of a correction by the report's scores.")
 
 
-def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     images = images_of(data, context.images, "image_bytes", "images", "image", "image_id")
     prompt = messages_of([("user", need(data, "queries", "query"))], len(images), trim=True)
     rejected = need(data, "original_generate_response")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.convert.format import Context, Format
+from mmpo.data.convert.format import Format, SourceContext
 from mmpo.data.convert.media import Media
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import bad, checked
@@ -17,7 +17,7 @@ from mmpo.data.shards import PairWriter
 from mmpo.errors import Quarantined, UserError
 
 
-def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     try:
         pair = from_row(data, row.place)
     except UserError as error:

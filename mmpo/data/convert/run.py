@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from mmpo.data.convert.completions import BPO, VLFEEDBACK
 from mmpo.data.convert.flat import MDPO, MIA_DPO, SEVA
-from mmpo.data.convert.format import Context, Format, Options
+from mmpo.data.convert.format import Format, Options, SourceContext
 from mmpo.data.convert.guard import check_media, has_media
 from mmpo.data.convert.hadpo import HADPO
 from mmpo.data.convert.hound import LLAVA_HOUND
@@ -24,7 +24,7 @@ from mmpo.data.convert.opadpo import OPA_DPO
 from mmpo.data.convert.own import MMPO
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.sentinel import SENTINEL
-from mmpo.data.convert.sources import Source, has_rejected, is_question
+from mmpo.data.convert.sources import RowSource, has_rejected, is_question
 from mmpo.data.convert.swift import MS_SWIFT
 from mmpo.data.convert.tables import RLAIF_V, RLHF_V
 from mmpo.data.convert.trl import TRL
@@ -126,9 +126,9 @@ def _convert(
     overwrite: bool,
     ignore: Sequence[str],
 ) -> Converted:
-    rows = Source(source, split)
+    rows = RowSource(source, split)
     reader = detected(rows) if source_format is None else format_named(source_format, "read")
-    context = Context(source, root, options_of(reader, options))
+    context = SourceContext(source, root, options_of(reader, options))
     recipe = {
         "converted_from": reader.name, "source": source.name, "split": split, "media": mode,
         "options": context.options.model_dump(mode="json"), **({"ignore": list(ignore)} if ignore else {}),
@@ -162,10 +162,10 @@ def _convert(
 
 def detect(source: str | Path, split: str = "train") -> str:
     """The name of a source's format, told from its first rows. UserError if none fits."""
-    return detected(Source(Path(source), split)).name
+    return detected(RowSource(Path(source), split)).name
 
 
-def detected(rows: Source) -> Format:
+def detected(rows: RowSource) -> Format:
     data = next((row.data for row in rows.first if row.error is None), None)
     if data is None:
         if rows.skipped:
@@ -193,7 +193,7 @@ def _notes(without: int, pairs: int, skipped: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def pairs_of(reader: Format, row: Row, context: Context, ignore: Sequence[str]) -> list[PreferencePair]:
+def pairs_of(reader: Format, row: Row, context: SourceContext, ignore: Sequence[str]) -> list[PreferencePair]:
     if row.error is not None:
         raise row.error
     assert reader.read is not None

@@ -13,14 +13,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from mmpo.data.convert.format import Context, Format
+from mmpo.data.convert.format import Format, SourceContext
 from mmpo.data.convert.media import below, images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import bad, messages_of, need, pair_of
 from mmpo.data.pair import PreferencePair, text_message
 
 
-def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     number = data.get("image_id")
     images = _images(data, str(number), context)
     if not images:
@@ -41,7 +41,7 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
     )  # fmt: skip
 
 
-def _images(data: Mapping[str, Any], name: str, context: Context) -> list[bytes | str]:
+def _images(data: Mapping[str, Any], name: str, context: SourceContext) -> list[bytes | str]:
     if name.isdecimal():
         return [context.visual_genome.path(name)]
     if images := images_of(data, context.images, "image_path", "image"):

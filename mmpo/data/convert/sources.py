@@ -21,7 +21,7 @@ ASKED = re.compile(
 )
 
 
-class Source:
+class RowSource:
     """The rows of a file, or of the files of one split in a folder.
 
     In a folder a file is skipped if LLaMA-Factory's `dataset_info.json` registers it as no ranking data, or if none of

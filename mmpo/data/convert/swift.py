@@ -11,15 +11,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmpo.data.convert.format import Context, Format
+from mmpo.data.convert.format import Format, SourceContext
 from mmpo.data.convert.media import VIDEO_KEYS, cells_of, images_of
 from mmpo.data.convert.rows import Row
-from mmpo.data.convert.texts import EXTRAS, Turn, alternating, bad, extras_of, need, pair_of_turns, turns_of
+from mmpo.data.convert.texts import EXTRAS, ChatTurn, alternating, bad, extras_of, need, pair_of_turns, turns_of
 from mmpo.data.convert.writing import LinesSink, video_column
 from mmpo.data.pair import PreferencePair
 
 
-def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     turns = _turns(data, "messages") if "messages" in data else _query(data)
     if turns[-1][0] != "assistant":
         raise bad("bad_turn", "`messages` does not end with an assistant turn")
@@ -34,7 +34,7 @@ def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[Prefer
     )  # fmt: skip
 
 
-def _rejected(data: Mapping[str, Any], turns: list[Turn]) -> str:
+def _rejected(data: Mapping[str, Any], turns: list[ChatTurn]) -> str:
     if (response := data.get("rejected_response")) is not None:
         if isinstance(response, str):
             return response
@@ -52,7 +52,7 @@ def _rejected(data: Mapping[str, Any], turns: list[Turn]) -> str:
     return _last(_turns(data, "rejected_messages"), turns, "rejected_messages")
 
 
-def _last(others: list[Turn], turns: list[Turn], column: str) -> str:
+def _last(others: list[ChatTurn], turns: list[ChatTurn], column: str) -> str:
     """The last of the rejected side's turns, of which the others are the prompt."""
     if others[:-1] != turns[:-1]:
         raise bad("prompts_differ", f"`messages` and `{column}` differ before their last turn")
@@ -61,8 +61,8 @@ def _last(others: list[Turn], turns: list[Turn], column: str) -> str:
     return others[-1][1]
 
 
-def _query(data: Mapping[str, Any]) -> list[Turn]:
-    turns: list[Turn] = [("system", data["system"])] if data.get("system") else []
+def _query(data: Mapping[str, Any]) -> list[ChatTurn]:
+    turns: list[ChatTurn] = [("system", data["system"])] if data.get("system") else []
     for question, answer in data.get("history") or []:
         turns += [("user", question), ("assistant", answer)]
     turns += [("user", need(data, "query")), ("assistant", need(data, "response"))]
@@ -71,8 +71,8 @@ def _query(data: Mapping[str, Any]) -> list[Turn]:
     return turns
 
 
-def _turns(data: Mapping[str, Any], column: str) -> list[Turn]:
-    turns: list[Turn] = []
+def _turns(data: Mapping[str, Any], column: str) -> list[ChatTurn]:
+    turns: list[ChatTurn] = []
     for message in need(data, column, kind=list):
         role, text = message.get("role"), message.get("content")
         if role not in ("system", "user", "assistant") or not isinstance(text, str):

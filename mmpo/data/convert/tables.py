@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmpo.data.convert.format import Context, Format
+from mmpo.data.convert.format import Format, SourceContext
 from mmpo.data.convert.media import images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import bad, messages_of, need, pair_of
@@ -18,7 +18,7 @@ from mmpo.errors import Quarantined
 from mmpo.outside import json_of
 
 
-def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     text = _texts(data)
     images = images_of(data, context.images, "image", "image_path")
     if not images:

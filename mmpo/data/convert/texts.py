@@ -25,7 +25,7 @@ EXTRA_KINDS: dict[str, type] = {
 REJECTED_SIDE = re.compile(r"reject|(?:^|_)(?:lose|loser|worse|dispreferred)(?:$|_)")
 """In the names under which projects keep the worse answer."""
 
-Turn = tuple[str, str]
+ChatTurn = tuple[str, str]
 """Role (system, user, assistant) and tagged text."""
 
 
@@ -63,7 +63,7 @@ def parts_of(text: str, trim: bool = False) -> list[dict[str, str]]:
     return parts
 
 
-def messages_of(turns: Iterable[Turn], images: int, videos: int = 0, *, trim: bool = False) -> list[Message]:
+def messages_of(turns: Iterable[ChatTurn], images: int, videos: int = 0, *, trim: bool = False) -> list[Message]:
     """Messages of a conversation. Where no turn has a tag for its media, they stand before the first user turn."""
     messages = [{"role": role, "content": parts_of(text, trim)} for role, text in turns]
     for kind, count in (("video", videos), ("image", images)):
@@ -78,7 +78,7 @@ def messages_of(turns: Iterable[Turn], images: int, videos: int = 0, *, trim: bo
     return messages
 
 
-def turns_of(messages: Sequence[Message]) -> list[Turn]:
+def turns_of(messages: Sequence[Message]) -> list[ChatTurn]:
     """The inverse of `messages_of`: parts of media become tags."""
     return [
         (
@@ -89,7 +89,7 @@ def turns_of(messages: Sequence[Message]) -> list[Turn]:
     ]
 
 
-def alternating(turns: Sequence[Turn]) -> Sequence[Turn]:
+def alternating(turns: Sequence[ChatTurn]) -> Sequence[ChatTurn]:
     """The turns, if they are what most trainers demand: maybe a system turn, then user and assistant by turns, a user
     last."""
     roles = [role for role, _ in turns]
@@ -137,7 +137,7 @@ def pair_of(
 def pair_of_turns(
     row: Row,
     builder: str,
-    turns: Sequence[Turn],
+    turns: Sequence[ChatTurn],
     *,
     images: list[bytes | str],
     videos: Any,

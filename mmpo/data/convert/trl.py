@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmpo.data.convert.format import Context, Format
+from mmpo.data.convert.format import Format, SourceContext
 from mmpo.data.convert.media import VIDEO_KEYS, Media, cells_of, image_of, images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import EXTRAS, bad, extras_in, extras_of, messages_of, pair_of, parts_of, videos_of
@@ -29,7 +29,7 @@ GROUP = 32  # rows held and written together
 SHARD_BYTES = 256 * 2**20
 
 
-def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     prompt, chosen, rejected = (_messages(data.get(name)) for name in ("prompt", "chosen", "rejected"))
     if prompt is None and isinstance(chosen, list) and isinstance(rejected, list):
         prompt, chosen, rejected = _shared(chosen, rejected)
@@ -57,7 +57,7 @@ def _messages(value: Any) -> Any:
     return value
 
 
-def _inline(prompt: Any, kind: str, context: Context) -> list[Any]:
+def _inline(prompt: Any, kind: str, context: SourceContext) -> list[Any]:
     """The pictures (or videos) that stand in the messages themselves: `{"type": "image", "image": "a.png"}`."""
     found = []
     for message in prompt if isinstance(prompt, list) else ():

@@ -18,7 +18,7 @@ from mmpo.data.layouts.geometry import Box, grid_shape
 
 
 @dataclass(frozen=True)
-class View:
+class GridView:
     """`tokens` [r, q]: which of the picture's image tokens stands at each place of the grid; `box`: what the grid
     covers."""
 
@@ -39,7 +39,7 @@ class TokenMap:
 
     count: int
     size: tuple[int, int]
-    views: tuple[View, ...]
+    views: tuple[GridView, ...]
 
     @property
     def real(self) -> np.ndarray:

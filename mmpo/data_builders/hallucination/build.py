@@ -28,7 +28,7 @@ from mmpo.data.pair import PreferencePair
 from mmpo.data_builders.hallucination.builder import HallucinationBuilder, TextModels
 from mmpo.data_builders.hallucination.choose import choose_images
 from mmpo.data_builders.hallucination.detect import Detector
-from mmpo.data_builders.hallucination.generations import Listener
+from mmpo.data_builders.hallucination.generations import GenerationCache
 from mmpo.data_builders.hallucination.judges import Judge, QuestionMaker, Rewriter
 from mmpo.data_builders.hallucination.questions import CoOccurrence
 from mmpo.data_builders.hallucination.settings import BuildResult, BuildSettings
@@ -114,7 +114,7 @@ class HallucinationPairs(Builder[BuildSettings, AnnotatedImage, BuildResult]):
         settings = self.settings
         remove_leftovers(self.said)
         engine = cache(partial(open_engine, settings.model, settings))
-        listener = Listener(settings, engine, self.model or "", self.said)
+        listener = GenerationCache(settings, engine, self.model or "", self.said)
         common = CoOccurrence(Detector(self.vocabulary).truth(image).names for image in self.annotated)
         text_models = _text_models(settings, self.run_dir / "replies", stack)
         builder = HallucinationBuilder(settings, listener, self.vocabulary, common, mmpo.__version__, text_models)

@@ -22,13 +22,13 @@ from mmpo.data_builders.hallucination.detect import Decided, Detector, Truth
 from mmpo.data_builders.hallucination.drafts import (
     Draft,
     Drafter,
-    Side,
+    SideDraft,
     mistaken,
     named,
     provenance_of,
     whole_sentences,
 )
-from mmpo.data_builders.hallucination.generations import Listener, Said
+from mmpo.data_builders.hallucination.generations import Generation, GenerationCache
 from mmpo.data_builders.hallucination.grammar.phrases import usual_namings
 from mmpo.data_builders.hallucination.judges import Judge, QuestionMaker, Rewriter
 from mmpo.data_builders.hallucination.question_pairs import Interviewer
@@ -63,7 +63,7 @@ class HallucinationCounts:
 
 
 @dataclass
-class Source:
+class SourceImage:
     """An image that can be used, and what has come of it."""
 
     image: AnnotatedImage
@@ -71,7 +71,7 @@ class Source:
     size: tuple[int, int]
     truth: Truth
     prompt: str
-    descriptions: list[Said] = field(default_factory=list)
+    descriptions: list[Generation] = field(default_factory=list)
     pairs: list[dict[str, Any]] = field(default_factory=list)
     trouble: Quarantined | None = None
 
@@ -103,7 +103,7 @@ class HallucinationBuilder:
     def __init__(
         self,
         settings: BuildSettings,
-        listener: Listener,
+        listener: GenerationCache,
         vocabulary: ObjectVocabulary,
         common: CoOccurrence,
         version: str,
@@ -129,7 +129,7 @@ class HallucinationBuilder:
         """
         tally = HallucinationCounts()
         opened = [self._open(image) for image in images]
-        sources = [source for source in opened if isinstance(source, Source)]
+        sources = [source for source in opened if isinstance(source, SourceImage)]
         for _ in range(len(images) - len(sources)):
             done()
         asked = [(source.picture, source.prompt) for source in sources]
@@ -140,7 +140,7 @@ class HallucinationBuilder:
             self._question_pairs(unit, sources, described, tally)
         return [self._outcome(image, item) for image, item in zip(images, opened, strict=True)], tally
 
-    def _open(self, image: AnnotatedImage) -> Source | Quarantined:
+    def _open(self, image: AnnotatedImage) -> SourceImage | Quarantined:
         truth = self.drafter.detector.truth(image)
         if not truth.names:
             known = image.objects or image.regions
@@ -152,9 +152,9 @@ class HallucinationBuilder:
         except Quarantined as error:
             return error
         prompt = random.Random(f"{self.settings.seed}/prompt/{image.id}").choice(self.settings.prompts)
-        return Source(image, picture, size, truth, prompt)
+        return SourceImage(image, picture, size, truth, prompt)
 
-    def _outcome(self, image: AnnotatedImage, found: Source | Quarantined) -> Outcome:
+    def _outcome(self, image: AnnotatedImage, found: SourceImage | Quarantined) -> Outcome:
         if isinstance(found, Quarantined):
             return Outcome(image.id, image.path, [], found.stage, found.reason, found.detail)
         if found.pairs:
@@ -165,36 +165,38 @@ class HallucinationBuilder:
 
     # ---- descriptions
 
-    def _description_pairs(self, sources: Sequence[Source], tally: HallucinationCounts) -> dict[str, tuple[str, str]]:
+    def _description_pairs(
+        self, sources: Sequence[SourceImage], tally: HallucinationCounts
+    ) -> dict[str, tuple[str, str]]:
         """Adds the pairs; returns both sides of each image's first description pair."""
         drafts = [draft for source in sources for draft in self._drafts(source, tally)]
         owners = {source.image.id: source for source in sources}
-        fresh = [draft for draft in drafts if not draft.why_not]
+        fresh = [draft for draft in drafts if not draft.drop_reason]
         self.drafter.check(fresh)
         for draft in fresh:
             tally.count_claims(draft.decided)
         said = sorted({text for source in sources for text, _ in source.descriptions})
         namings = usual_namings(part.tree for text in said for part in self.drafter.writer.read(text))
-        wrong = [draft for draft in fresh if not draft.why_not]
+        wrong = [draft for draft in fresh if not draft.drop_reason]
         self.drafter.word(wrong, namings)
         first: dict[str, tuple[str, str]] = {}
         for draft in drafts:
             source = owners[draft.image.id]
             rows = self._rows(source, draft, tally) if draft in wrong else []
             tally.totals["hallucinating"] += mistaken(draft.verdicts)
-            tally.descriptions["paired" if rows else draft.why_not] += 1
+            tally.descriptions["paired" if rows else draft.drop_reason] += 1
             source.pairs += rows
             source.trouble = source.trouble or draft.trouble
             if rows:
                 first.setdefault(draft.image.id, (rows[0]["chosen"], rows[0]["rejected"]))
-            complete = rows[0]["chosen"] if rows else draft.text if draft.why_not == "nothing_hallucinated" else ""
+            complete = rows[0]["chosen"] if rows else draft.text if draft.drop_reason == "nothing_hallucinated" else ""
             for omission in self._omissions(source, complete, _number(draft)) if complete else ():
                 source.pairs.append(omission)
                 tally.totals["omission_pairs"] += 1
                 tally.count_words(omission)
         return first
 
-    def _drafts(self, source: Source, tally: HallucinationCounts) -> list[Draft]:
+    def _drafts(self, source: SourceImage, tally: HallucinationCounts) -> list[Draft]:
         """The descriptions of an image; empty ones and repetitions are out at once."""
         drafts: list[Draft] = []
         seen: set[str] = set()
@@ -202,19 +204,19 @@ class HallucinationBuilder:
             text = whole_sentences(text) if truncated else text.strip()
             draft = Draft(f"{source.image.id}/{sample}", source.image, source.size, source.truth, text)
             if not text:
-                draft.why_not = "unfinished" if truncated else "empty"
+                draft.drop_reason = "unfinished" if truncated else "empty"
             elif placeholder_in(text):
-                draft.why_not = "image_tag"
+                draft.drop_reason = "image_tag"
             elif text in seen:
-                draft.why_not = "duplicate"
+                draft.drop_reason = "duplicate"
             seen.add(text)
             drafts.append(draft)
         tally.descriptions["in"] += len(drafts)
         return drafts
 
-    def _rows(self, source: Source, draft: Draft, tally: HallucinationCounts) -> list[dict[str, Any]]:
-        """The rows of a draft's pairs, each text once; where there are none, `why_not` says why."""
-        if draft.why_not:
+    def _rows(self, source: SourceImage, draft: Draft, tally: HallucinationCounts) -> list[dict[str, Any]]:
+        """The rows of a draft's pairs, each text once; where there are none, `drop_reason` says why."""
+        if draft.drop_reason:
             return []
         kept, lost = self.drafter.pairings(draft)
         rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -227,17 +229,17 @@ class HallucinationBuilder:
                 rows[texts] = self._description_row(source, draft, i, j, sides)
         tally.totals["description_pairs"] += len(rows)
         tally.wordings["in"] += len(draft.chosen) + len(draft.rejected)
-        tally.wordings.update(side.why_not or "kept" for side in (*draft.chosen, *draft.rejected))
+        tally.wordings.update(side.drop_reason or "kept" for side in (*draft.chosen, *draft.rejected))
         for row in rows.values():
             tally.count_words(row)
             wrong = {span["kind"] for verdict in row["provenance"]["verdicts"] for span in verdict["spans"]}
             tally.totals.update(f"wrong_{kind}" for kind in KINDS if kind in wrong)
         if not rows:
-            draft.why_not = lost[0] if lost else "wording_missing"
+            draft.drop_reason = lost[0] if lost else "wording_missing"
         return list(rows.values())
 
     def _description_row(
-        self, source: Source, draft: Draft, i: int, j: int, sides: tuple[Side, Side]
+        self, source: SourceImage, draft: Draft, i: int, j: int, sides: tuple[SideDraft, SideDraft]
     ) -> dict[str, Any]:
         both = f"v{i}" if i == j else f"v{i}x{j}"
         row = self._row(
@@ -261,7 +263,7 @@ class HallucinationBuilder:
             row["chosen_weights"], row["rejected_weights"] = weights
         return row
 
-    def _omissions(self, source: Source, text: str, sample: int) -> Iterator[dict[str, Any]]:
+    def _omissions(self, source: SourceImage, text: str, sample: int) -> Iterator[dict[str, Any]]:
         """Pairs that prefer a right description to the same one without a true object, another object each.
 
         Pairs about hallucinations alone teach to say less: the shorter side is always the better one. These are their
@@ -293,7 +295,11 @@ class HallucinationBuilder:
     # ---- questions
 
     def _question_pairs(
-        self, unit: int, sources: Sequence[Source], described: Mapping[str, tuple[str, str]], tally: HallucinationCounts
+        self,
+        unit: int,
+        sources: Sequence[SourceImage],
+        described: Mapping[str, tuple[str, str]],
+        tally: HallucinationCounts,
     ) -> None:
         assert self.interviewer is not None
         found = self.interviewer.ask(unit, [(source.picture, source.truth) for source in sources], described)
@@ -306,7 +312,7 @@ class HallucinationBuilder:
                 source.pairs.append(self._row(source, suffix, pair.question, pair.chosen, pair.rejected, **pair.about))
 
     def _row(
-        self, source: Source, suffix: str, question: str, chosen: str, rejected: str, **about: Any
+        self, source: SourceImage, suffix: str, question: str, chosen: str, rejected: str, **about: Any
     ) -> dict[str, Any]:
         """A pair without its image; `about` goes to its provenance."""
         provenance = {

@@ -12,18 +12,26 @@ from typing import Literal, Protocol
 
 from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.evidence import Truth, decide, side_at, truth_of
-from mmpo.text.claims import Split, claimed, split_sentences
+from mmpo.text.claims import SplitSentence, claimed, split_sentences
 from mmpo.text.described import SAY_SIDE
 from mmpo.text.scene_claims import RELATION_WORDS, Claim, ClaimKind, Number, read_claims
 from mmpo.text.vocabulary import ObjectVocabulary
 from mmpo.text.words import plural
 
 __all__ = [
-    "Check", "Detector", "Finding", "SentenceVerdict", "Split", "Truth", "Verdict", "claimed", "hallucinated",
+    "Check",
+    "ClaimVerdict",
+    "Detector",
+    "Finding",
+    "SentenceVerdict",
+    "SplitSentence",
+    "Truth",
+    "claimed",
+    "hallucinated",
     "split_sentences",
 ]  # fmt: skip
 
-Verdict = Literal["hallucination", "correct", "unchecked"]
+ClaimVerdict = Literal["hallucination", "correct", "unchecked"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class SentenceVerdict:
 
     text: str
     start: int
-    verdict: Verdict
+    verdict: ClaimVerdict
     reason: str
     findings: tuple[Finding, ...]
 
@@ -110,11 +118,11 @@ class Detector:
         findings = [finding_of(claim, truth, right) for claim, right in decided if right is not None]
         return [self._sentence(piece, truth, findings) for piece in split_sentences(text)]
 
-    def _sentence(self, piece: Split, truth: Truth, findings: Sequence[Finding]) -> SentenceVerdict:
+    def _sentence(self, piece: SplitSentence, truth: Truth, findings: Sequence[Finding]) -> SentenceVerdict:
         here = [f for f in findings if piece.start <= f.start < piece.start + len(piece.text)]
         here += [finding.moved(piece.start) for check in self.checks for finding in check(piece.text, truth)]
         wrong = [finding for finding in here if finding.wrong]
-        verdict: Verdict = "hallucination" if wrong else "correct" if here else "unchecked"
+        verdict: ClaimVerdict = "hallucination" if wrong else "correct" if here else "unchecked"
         reason = "; ".join(dict.fromkeys(finding.reason for finding in wrong or here)) or "names no known object"
         return SentenceVerdict(piece.text, piece.start, verdict, reason, tuple(here))
 

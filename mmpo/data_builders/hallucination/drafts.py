@@ -2,7 +2,7 @@
 
     text ──check──▶ verdicts ──correct──▶ seeds ──reword──▶ both sides ──check──▶ those that kept their truth
 
-A draft whose description is right, or that fails on the way, says why in `why_not`.
+A draft whose description is right, or that fails on the way, says why in `drop_reason`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mmpo.data_builders.hallucination.detect import (
 from mmpo.data_builders.hallucination.grammar.phrases import Naming, missed_phrases
 from mmpo.data_builders.hallucination.grammar.tree import Phrase
 from mmpo.data_builders.hallucination.grammar.writer import Correction, Writer, listing
-from mmpo.data_builders.hallucination.judges import Judge, Judgement, Rewriter
+from mmpo.data_builders.hallucination.judges import DescriptionJudgement, Judge, Rewriter
 from mmpo.data_builders.hallucination.repair import repaired
 from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.errors import Quarantined
@@ -33,12 +33,12 @@ from mmpo.text.vocabulary import ObjectVocabulary
 
 
 @dataclass
-class Side:
-    """One wording of one side. `why_not` says why it can't be used: it is no longer right, or no longer wrong."""
+class SideDraft:
+    """One wording of one side. `drop_reason` says why it can't be used: it is no longer right, or no longer wrong."""
 
     text: str
     verdicts: list[SentenceVerdict] = field(default_factory=list)
-    why_not: str = ""
+    drop_reason: str = ""
 
 
 @dataclass(eq=False)
@@ -53,17 +53,17 @@ class Draft:
     verdicts: list[SentenceVerdict] = field(default_factory=list)
     decided: Sequence[Decided] = ()
     corrected: str = ""
-    chosen: list[Side] = field(default_factory=list)
-    rejected: list[Side] = field(default_factory=list)
+    chosen: list[SideDraft] = field(default_factory=list)
+    rejected: list[SideDraft] = field(default_factory=list)
     removed: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
-    why_not: str = ""
+    drop_reason: str = ""
     trouble: Quarantined | None = None
 
     def fail(self, error: Quarantined) -> None:
         """A text model gave nothing of use."""
-        self.why_not, self.trouble = f"{error.stage}: {error.reason}", error
+        self.drop_reason, self.trouble = f"{error.stage}: {error.reason}", error
 
 
 class Drafter:
@@ -78,45 +78,47 @@ class Drafter:
         self.writer = Writer(vocabulary)
 
     def check(self, drafts: Sequence[Draft]) -> None:
-        """Fill in verdicts (and a judge's correction); `why_not` where there is nothing to correct."""
+        """Fill in verdicts (and a judge's correction); `drop_reason` where there is nothing to correct."""
         for draft, judged in zip(drafts, self._judged([(d.text, d.truth) for d in drafts]), strict=True):
             if isinstance(judged, Quarantined):
                 draft.fail(judged)
                 continue
             draft.verdicts, draft.corrected, draft.decided = judged.verdicts, judged.corrected, judged.decided
             if not knows(draft.verdicts):
-                draft.why_not = "no_known_object"
+                draft.drop_reason = "no_known_object"
             elif not mistaken(draft.verdicts):
-                draft.why_not = "nothing_hallucinated"
+                draft.drop_reason = "nothing_hallucinated"
 
     def word(self, drafts: Sequence[Draft], namings: dict[str, Naming]) -> None:
         """Fill in the wordings of both sides, checked again. `namings`: how the model names single objects."""
         for draft in drafts:
             self._seeds(draft, namings)
         if self.rewriter is not None:
-            self._rewrite([draft for draft in drafts if not draft.why_not])
-        worded = [draft for draft in drafts if not draft.why_not]
-        sides = [(draft, side) for draft in worded for side in (*draft.chosen, *draft.rejected) if not side.why_not]
+            self._rewrite([draft for draft in drafts if not draft.drop_reason])
+        worded = [draft for draft in drafts if not draft.drop_reason]
+        sides = [(draft, side) for draft in worded for side in (*draft.chosen, *draft.rejected) if not side.drop_reason]
         again = self._judged([(side.text, draft.truth) for draft, side in sides])
         for (draft, side), judged in zip(sides, again, strict=True):
             if isinstance(judged, Quarantined):
-                side.why_not = f"{judged.stage}: {judged.reason}"
+                side.drop_reason = f"{judged.stage}: {judged.reason}"
                 draft.trouble = judged
             else:
                 side.verdicts = judged.verdicts
         for draft in worded:
             for side in draft.chosen:
-                side.why_not = side.why_not or self._not_right(draft, side)
+                side.drop_reason = side.drop_reason or self._not_right(draft, side)
             for side in draft.rejected:
-                if not side.why_not and not mistaken(side.verdicts):
-                    side.why_not = "rejected_no_longer_wrong"
+                if not side.drop_reason and not mistaken(side.verdicts):
+                    side.drop_reason = "rejected_no_longer_wrong"
 
     def pairings(self, draft: Draft) -> tuple[list[tuple[int, int]], list[str]]:
         """Which wordings of the two sides become pairs, and for each of the others why not."""
         count = max(len(draft.chosen), len(draft.rejected))
         wanted = self.settings.pairs_per_image or self.settings.variants
         if wanted == 1 and self.settings.variants > 1:
-            good = [[k for k, side in enumerate(sides) if not side.why_not] for sides in (draft.chosen, draft.rejected)]
+            good = [
+                [k for k, side in enumerate(sides) if not side.drop_reason] for sides in (draft.chosen, draft.rejected)
+            ]
             if all(good):
                 rng = random.Random(f"{self.settings.seed}/pairing/{draft.id}")
                 return [(rng.choice(good[0]), rng.choice(good[1]))], []
@@ -128,18 +130,18 @@ class Drafter:
         kept, lost = [], []
         for i, j in both:
             missing = i >= len(draft.chosen) or j >= len(draft.rejected)
-            reason = "wording_missing" if missing else draft.chosen[i].why_not or draft.rejected[j].why_not
+            reason = "wording_missing" if missing else draft.chosen[i].drop_reason or draft.rejected[j].drop_reason
             if reason:
                 lost.append(reason)
             else:
                 kept.append((i, j))
         return kept, lost
 
-    def _judged(self, items: Sequence[tuple[str, Truth]]) -> list[Judgement | Quarantined]:
+    def _judged(self, items: Sequence[tuple[str, Truth]]) -> list[DescriptionJudgement | Quarantined]:
         if self.judge is not None:
             return self.judge.judge(items)
         read = [(text, truth, self.detector.decided(text, truth)) for text, truth in items]
-        return [Judgement(self.detector.verdicts(*one), "", one[2]) for one in read]
+        return [DescriptionJudgement(self.detector.verdicts(*one), "", one[2]) for one in read]
 
     def _seeds(self, draft: Draft, namings: dict[str, Naming]) -> None:
         """Both sides as rules word them, or as they are where a text model words them, or nobody shall."""
@@ -148,7 +150,7 @@ class Drafter:
         if self.judge is not None or (settings.correction != "edit" and (self.rewriter or not settings.rewrite)):
             chosen = draft.corrected if self.judge is not None else self._told(draft, namings)
             if not chosen:
-                draft.why_not = "nothing_told"
+                draft.drop_reason = "nothing_told"
                 return
             plain = self.rewriter is not None or not settings.rewrite
             for variant in variants:
@@ -161,7 +163,7 @@ class Drafter:
             for variant in variants:
                 both = self.writer.recast(draft.text, told, variant=variant, seed=f"{settings.seed}/{draft.id}")
                 if both is None:
-                    draft.why_not = "unread" if told else "nothing_told"
+                    draft.drop_reason = "unread" if told else "nothing_told"
                     return
                 self._add(draft, both[1], both[0])
         else:
@@ -207,25 +209,25 @@ class Drafter:
         )
 
     def _add(self, draft: Draft, chosen: str, rejected: str) -> None:
-        draft.chosen.append(Side(chosen, why_not="" if chosen else "nothing_left"))
-        draft.rejected.append(Side(rejected))
+        draft.chosen.append(SideDraft(chosen, drop_reason="" if chosen else "nothing_left"))
+        draft.rejected.append(SideDraft(rejected))
 
     def _rewrite(self, drafts: Sequence[Draft]) -> None:
         assert self.rewriter is not None
         sides = [side for draft in drafts for side in (draft.chosen[0], draft.rejected[0])]
-        texts = [side.text for side in sides if not side.why_not]
+        texts = [side.text for side in sides if not side.drop_reason]
         worded = iter(self.rewriter.rewrite(texts, self.settings.variants))
         for draft in drafts:
             for wordings in (draft.chosen, draft.rejected):
-                if wordings[0].why_not:
+                if wordings[0].drop_reason:
                     continue
                 found = next(worded)
                 if isinstance(found, Quarantined):
                     draft.fail(found)
                 else:
-                    wordings[:] = [Side(text) for text in found]
+                    wordings[:] = [SideDraft(text) for text in found]
 
-    def _not_right(self, draft: Draft, side: Side) -> str:
+    def _not_right(self, draft: Draft, side: SideDraft) -> str:
         if mistaken(side.verdicts):
             return "chosen_still_wrong"
         if not knows(side.verdicts):

@@ -20,14 +20,14 @@ from mmpo.models.generation.answer import AnswerEngine, Question
 
 logger = logging.getLogger(__name__)
 
-Said = tuple[str, bool]
+Generation = tuple[str, bool]
 """A text, and whether it was cut off at the limit."""
 
 Engine = Callable[[], AnswerEngine]
 """Opens the model when it is first needed."""
 
 
-class Listener:
+class GenerationCache:
     """Asks the model of a build. `model` is the fingerprint of its files, `folder` where what it said is kept."""
 
     def __init__(self, settings: BuildSettings, engine: Engine, model: str, folder: Path) -> None:
@@ -35,7 +35,7 @@ class Listener:
 
     def descriptions(
         self, unit: int, asked: Sequence[tuple[bytes, str]], done: Callable[[], None] = lambda: None
-    ) -> list[list[Said]]:
+    ) -> list[list[Generation]]:
         """For each (picture, prompt) the greedy description and the sampled ones, from one prefill. `done` is called
         for each picture.
         """
@@ -49,7 +49,7 @@ class Listener:
         pictures = [[hashlib.sha256(picture).hexdigest(), prompt] for picture, prompt in asked]
         key = self._key("descriptions", pictures, settings.samples_per_image, sampling)
 
-        def describe() -> list[list[Said]]:
+        def describe() -> list[list[Generation]]:
             found = []
             many = self.engine().sample_many(asked, settings.samples_per_image, **sampling, greedy_first=True)
             for answers in many:
@@ -64,7 +64,9 @@ class Listener:
             return [[(text, cut) for text, cut in texts] for texts in before]
         return self._keep(path, key, describe() if asked else [])
 
-    def answers(self, unit: int, groups: Sequence[tuple[bytes, Sequence[tuple[str, str]]]], limit: int) -> list[Said]:
+    def answers(
+        self, unit: int, groups: Sequence[tuple[bytes, Sequence[tuple[str, str]]]], limit: int
+    ) -> list[Generation]:
         """Greedy answers to the (id, question)s about each picture, in order."""
         asked = [[hashlib.sha256(picture).hexdigest(), [list(item) for item in items]] for picture, items in groups]
         key = self._key("answers", asked, limit)

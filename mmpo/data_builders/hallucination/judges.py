@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from mmpo.chat.protocol import ChatModel, ChatReply, ChatRequest
 from mmpo.chat.templates import render
 from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.data_builders.hallucination.detect import Decided, SentenceVerdict, Truth, Verdict, split_sentences
+from mmpo.data_builders.hallucination.detect import ClaimVerdict, Decided, SentenceVerdict, Truth, split_sentences
 from mmpo.errors import Quarantined
 
 MAX_REPLY = 1024
@@ -27,7 +27,7 @@ _FIELD = re.compile(r"^[^\w\n]*(question|answer|object)[^\w\n:]*:[^\w\n]*(.+?)[\
 
 
 @dataclass(frozen=True)
-class Judgement:
+class DescriptionJudgement:
     """What a judge says of a description: a verdict for each sentence, and what it should have been; of rules, also the
     claims that they read."""
 
@@ -37,7 +37,7 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class Made:
+class ModelQuestion:
     """A yes/no question that a text model made of a pair."""
 
     question: str
@@ -51,7 +51,7 @@ class Judge:
     def __init__(self, chat: ChatModel, template: str) -> None:
         self.chat, self.template = chat, template
 
-    def judge(self, items: Sequence[tuple[str, Truth]]) -> list[Judgement | Quarantined]:
+    def judge(self, items: Sequence[tuple[str, Truth]]) -> list[DescriptionJudgement | Quarantined]:
         requests = [ChatRequest.ask(self._prompt(text, truth), max_tokens=MAX_REPLY) for text, truth in items]
         replies = self.chat.replies(requests, label="judging descriptions")
         return [_read(reply, "judge", read_judgement, text) for reply, (text, _) in zip(replies, items, strict=True)]
@@ -88,7 +88,7 @@ class QuestionMaker:
     def __init__(self, chat: ChatModel, template: str, count: int = 1) -> None:
         self.chat, self.template, self.count = chat, template, count
 
-    def make(self, pairs: Sequence[tuple[str, str]]) -> list[list[Made | Quarantined] | Quarantined]:
+    def make(self, pairs: Sequence[tuple[str, str]]) -> list[list[ModelQuestion | Quarantined] | Quarantined]:
         """For each pair its questions, in the order of the reply, or why there are none."""
         prompts = [
             render(self.template, chosen=chosen, rejected=rejected, count=self.count) for chosen, rejected in pairs
@@ -113,7 +113,7 @@ def region_lines(image: AnnotatedImage) -> list[str]:
     return lines
 
 
-def read_judgement(reply: str, text: str) -> Judgement:
+def read_judgement(reply: str, text: str) -> DescriptionJudgement:
     """A judge's reply about `text`. Lines are taken by their number, so what a judge says around them does no harm
     (the published reader gives a whole reply up where the number of lines differs). Quarantined where a sentence has no
     verdict, or there is no corrected text.
@@ -131,12 +131,12 @@ def read_judgement(reply: str, text: str) -> Judgement:
     verdicts = []
     for number, piece in enumerate(pieces, start=1):
         word, reason = given[number]
-        verdict: Verdict = "unchecked" if word.startswith("cannot") else word  # type: ignore[assignment]
+        verdict: ClaimVerdict = "unchecked" if word.startswith("cannot") else word  # type: ignore[assignment]
         verdicts.append(SentenceVerdict(piece.text, piece.start, verdict, reason, ()))
     wrong = any(verdict.verdict == "hallucination" for verdict in verdicts)
     if wrong and not corrected:
         raise Quarantined("judge", "no_correction", reply[:200])
-    return Judgement(verdicts, corrected if wrong else text)
+    return DescriptionJudgement(verdicts, corrected if wrong else text)
 
 
 def read_list(reply: str, variants: int) -> list[str]:
@@ -152,13 +152,13 @@ def read_list(reply: str, variants: int) -> list[str]:
     return items
 
 
-def read_questions(reply: str, count: int) -> list[Made | Quarantined]:
+def read_questions(reply: str, count: int) -> list[ModelQuestion | Quarantined]:
     """The first `count` questions of a reply, each with its answer and object; Quarantined for one that is not whole.
     Raises Quarantined for a reply without any question."""
     starts = [match.start() for match in _FIELD.finditer(reply) if match[1].lower() == "question"]
     if not starts:
         raise Quarantined("questions", "no_question", reply[:200])
-    found: list[Made | Quarantined] = []
+    found: list[ModelQuestion | Quarantined] = []
     for start, end in zip(starts[:count], [*starts[1:], len(reply)], strict=False):
         try:
             found.append(read_question(reply[start:end]))
@@ -167,12 +167,12 @@ def read_questions(reply: str, count: int) -> list[Made | Quarantined]:
     return found
 
 
-def read_question(reply: str) -> Made:
+def read_question(reply: str) -> ModelQuestion:
     fields = {match[1].lower(): match[2] for match in _FIELD.finditer(reply)}
     answer = re.match(r"\W*(yes|no)\b", fields.get("answer", ""), re.I)
     if answer is None or not fields.get("question", "").endswith("?") or not fields.get("object"):
         raise Quarantined("questions", "no_question", reply[:200])
-    return Made(fields["question"], answer[1].lower() == "yes", fields["object"].strip(" .").lower())
+    return ModelQuestion(fields["question"], answer[1].lower() == "yes", fields["object"].strip(" .").lower())
 
 
 def _read(reply: ChatReply | Quarantined, stage: str, reader, *arguments):  # type: ignore[no-untyped-def]

@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 from mmpo.data.evidence import Truth
 from mmpo.data.pair import placeholder_in
 from mmpo.data_builders.hallucination.affirmed import EvidenceReader
-from mmpo.data_builders.hallucination.generations import Listener, Said
+from mmpo.data_builders.hallucination.generations import Generation, GenerationCache
 from mmpo.data_builders.hallucination.judges import QuestionMaker
-from mmpo.data_builders.hallucination.questions import Asked, CoOccurrence, choose_questions, judge, select
+from mmpo.data_builders.hallucination.questions import CoOccurrence, ObjectQuestion, choose_questions, judge, select
 from mmpo.data_builders.hallucination.settings import QuestionSettings
 from mmpo.data_builders.hallucination.value_questions import (
     ValueAsked,
@@ -28,9 +28,9 @@ from mmpo.data_builders.hallucination.value_questions import (
 from mmpo.errors import Quarantined
 from mmpo.text.vocabulary import ObjectVocabulary
 
-Q = TypeVar("Q", Asked, ValueAsked)
+Q = TypeVar("Q", ObjectQuestion, ValueAsked)
 
-AnswerCheck = Callable[[Asked | ValueAsked, str], str]
+AnswerCheck = Callable[[ObjectQuestion | ValueAsked, str], str]
 """Why an answer to a question can't be the chosen side; empty where it can (see `affirmed`)."""
 
 
@@ -66,7 +66,7 @@ class Interviewer:
         self,
         settings: QuestionSettings,
         seed: int,
-        listener: Listener,
+        listener: GenerationCache,
         vocabulary: ObjectVocabulary,
         common: CoOccurrence,
         maker: QuestionMaker | None = None,
@@ -85,7 +85,9 @@ class Interviewer:
         found = Interview([[] for _ in images])
         yes_no = self._made(truths, described, found.questions) if self.maker else [self._drawn(t) for t in truths]
         values = [self._values(truth) for truth in truths]
-        asked: list[list[Asked | ValueAsked]] = [[*some, *more] for some, more in zip(yes_no, values, strict=True)]
+        asked: list[list[ObjectQuestion | ValueAsked]] = [
+            [*some, *more] for some, more in zip(yes_no, values, strict=True)
+        ]
         owners = {question.id: number for number, questions in enumerate(asked) for question in questions}
         groups = [
             (picture, [(question.id, question.text) for question in questions])
@@ -94,7 +96,7 @@ class Interviewer:
         ]
         answers = dict(zip(owners, self.listener.answers(unit, groups, self.settings.max_new_tokens), strict=True))
 
-        def unfit(question: Asked | ValueAsked, answer: str) -> str:
+        def unfit(question: ObjectQuestion | ValueAsked, answer: str) -> str:
             return self.evidence.answer(answer, truths[owners[question.id]], question.name)
 
         value_answers = _usable([question for group in values for question in group], answers, found.value_questions)
@@ -106,7 +108,7 @@ class Interviewer:
             found.pairs[owners[pair.id]].append(pair)
         return found
 
-    def _drawn(self, truth: Truth) -> list[Asked]:
+    def _drawn(self, truth: Truth) -> list[ObjectQuestion]:
         return choose_questions(
             truth.image.id,
             truth.names,
@@ -118,13 +120,13 @@ class Interviewer:
 
     def _made(
         self, truths: Sequence[Truth], described: Mapping[str, tuple[str, str]], counts: Counter[str]
-    ) -> list[list[Asked]]:
+    ) -> list[list[ObjectQuestion]]:
         """A text model's questions about each image that has a description pair; one whose answer the evidence does not
         support, or can't tell, is not asked, and none is asked twice.
         """
         assert self.maker is not None
         made = dict(zip(described, self.maker.make(list(described.values())), strict=True))
-        chosen: list[list[Asked]] = []
+        chosen: list[list[ObjectQuestion]] = []
         template = 0
         for truth in truths:
             chosen.append([])
@@ -145,7 +147,9 @@ class Interviewer:
                         # Each has wording of its own: answers to others say nothing about how this one is answered.
                         template -= 1
                         name = f"{truth.image.id}/q{len(chosen[-1])}"
-                        chosen[-1].append(Asked(name, question.question, template, question.object, question.yes))
+                        chosen[-1].append(
+                            ObjectQuestion(name, question.question, template, question.object, question.yes)
+                        )
                 if reason:
                     counts["in"] += 1
                     counts[reason] += 1
@@ -162,7 +166,7 @@ class Interviewer:
         return choose_value_questions(truth.image.id, truth, per_image=per_image, templates=templates, seed=self.seed)
 
     def _yes_no_pairs(
-        self, answered: Sequence[tuple[Asked, str]], unfit: AnswerCheck, found: Interview
+        self, answered: Sequence[tuple[ObjectQuestion, str]], unfit: AnswerCheck, found: Interview
     ) -> Iterator[QuestionPair]:
         qa = self.settings
         judged = judge(answered, unfit)
@@ -201,7 +205,7 @@ class Interviewer:
             yield QuestionPair(asked.id, asked.text, pair.judged.chosen, pair.rejected, about)
 
 
-def _usable(asked: Sequence[Q], answers: Mapping[str, Said], counts: Counter[str]) -> list[tuple[Q, str]]:
+def _usable(asked: Sequence[Q], answers: Mapping[str, Generation], counts: Counter[str]) -> list[tuple[Q, str]]:
     """The questions with the answers that are whole and hold no image tag; `counts` gets how many are asked, and how
     many of these are not.
     """

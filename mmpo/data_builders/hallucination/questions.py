@@ -30,7 +30,7 @@ _FLIPS = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class ObjectQuestion:
     """One question about one image: its text, the object, and whether that is there."""
 
     id: str
@@ -40,20 +40,20 @@ class Asked:
     present: bool
 
 
-Unfit = Callable[[Asked, str], str]
+Unfit = Callable[[ObjectQuestion, str], str]
 """Why an answer to a question can't be the chosen side; empty where it can (see `affirmed`)."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A question with the model's answer, and the two sides it gives; `why_not` where they make no pair."""
+    """A question with the model's answer, and the two sides it gives; `drop_reason` where they make no pair."""
 
-    asked: Asked
+    asked: ObjectQuestion
     answer: str
     right: bool
     chosen: str
     rejected: str
-    why_not: str = ""
+    drop_reason: str = ""
 
 
 class CoOccurrence:
@@ -83,7 +83,7 @@ class CoOccurrence:
 
 def choose_questions(
     image_id: str, present: frozenset[str], common: CoOccurrence, *, count: int, templates: Sequence[str], seed: int
-) -> list[Asked]:
+) -> list[ObjectQuestion]:
     """Up to `count` questions, as many about present objects as about absent ones.
 
     Absent objects are drawn with weight on what the present ones suggest. A function of the arguments alone.
@@ -100,7 +100,7 @@ def choose_questions(
     for number, (name, here) in enumerate([(name, True) for name in there] + [(name, False) for name in absent]):
         template = rng.randrange(len(templates))
         text = templates[template].replace("{article}", article(name)).replace(_SLOT, name)
-        asked.append(Asked(f"{image_id}/q{number}", text, template, name, here))
+        asked.append(ObjectQuestion(f"{image_id}/q{number}", text, template, name, here))
     return asked
 
 
@@ -113,7 +113,7 @@ def says_yes(answer: str) -> bool | None:
 class AnswerForms:
     """How the model words its answers: for each template and side the commonest form with the object left open."""
 
-    def __init__(self, answered: Iterable[tuple[Asked, str]]) -> None:
+    def __init__(self, answered: Iterable[tuple[ObjectQuestion, str]]) -> None:
         seen: dict[tuple[int, bool], Counter[str]] = {}
         for asked, answer in answered:
             said = says_yes(answer)
@@ -122,13 +122,13 @@ class AnswerForms:
                 seen.setdefault((asked.template, said), Counter())[form] += 1
         self._best = {key: sorted(forms, key=lambda form: (-forms[form], form)) for key, forms in seen.items()}
 
-    def word(self, asked: Asked, yes: bool, other_side: str) -> str:
+    def word(self, asked: ObjectQuestion, yes: bool, other_side: str) -> str:
         """The answer `yes` or no to a question, in the model's form; where it never gave one, `other_side` turned
         around.
         """
         return self.words(asked, yes, other_side)[0]
 
-    def words(self, asked: Asked, yes: bool, other_side: str) -> list[str]:
+    def words(self, asked: ObjectQuestion, yes: bool, other_side: str) -> list[str]:
         """The same in all of the model's forms, the commonest first, and last `other_side` turned around."""
         forms = self._best.get((asked.template, yes), [])
         return [*(_filled(form, asked.name) for form in forms), turned(other_side, asked.name)]
@@ -162,7 +162,7 @@ def turned(answer: str, name: str) -> str:
     return word + ("." if answer.rstrip().endswith(".") else "")
 
 
-def judge(answered: Sequence[tuple[Asked, str]], unfit: Unfit = lambda asked, text: "") -> list[Judged]:
+def judge(answered: Sequence[tuple[ObjectQuestion, str]], unfit: Unfit = lambda asked, text: "") -> list[Judged]:
     """Sort answers into right and wrong, and word the other side. Answers that are neither yes nor no are left out. A
     chosen side that `unfit` gives a reason against is worded in another of the model's forms, if one will do.
     """
@@ -196,7 +196,7 @@ def select(
     Then a share of the remaining right answers joins, in the same proportion.
     """
     rng = random.Random(f"{seed}/select/{judged[0].asked.id if judged else ''}")
-    fit = [item for item in judged if not item.why_not]
+    fit = [item for item in judged if not item.drop_reason]
     pools: dict[tuple[bool, bool], list[Judged]] = {
         (right, yes): [] for right in (True, False) for yes in (True, False)
     }
@@ -211,7 +211,7 @@ def select(
     else:
         _balance(sides, {yes: pools[True, yes] for yes in sides}, weights, keep_right_share)
     kept = {item.asked.id for side in sides.values() for item in side}
-    dropped: Counter[str] = Counter(f"chosen_{item.why_not}" for item in judged if item.why_not)
+    dropped: Counter[str] = Counter(f"chosen_{item.drop_reason}" for item in judged if item.drop_reason)
     for item in fit:
         if item.asked.id not in kept:
             dropped["answered_rightly" if item.right else "unbalanced"] += 1

@@ -13,12 +13,12 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mmpo.data.evidence import ACROSS, Truth, corrected, decide, side_at
-from mmpo.data_builders.hallucination.detect import Detector, Split, claimed, split_sentences
+from mmpo.data_builders.hallucination.detect import Detector, SplitSentence, claimed, split_sentences
 from mmpo.data_builders.hallucination.grammar import lexicon as lx
 from mmpo.data_builders.hallucination.grammar.edit import Editor, agree, conjugate, is_many
 from mmpo.data_builders.hallucination.grammar.parse import parse
 from mmpo.data_builders.hallucination.grammar.tree import Clause, Sentence, clause_names, say
-from mmpo.text.described import SAY_SIDE, Described, Side, base_word, described
+from mmpo.text.described import SAY_SIDE, DescribedObject, PictureSide, base_word, described
 from mmpo.text.function_words import NUMBERS
 from mmpo.text.scene_claims import Claim
 from mmpo.text.vocabulary import Mention, ObjectVocabulary
@@ -111,7 +111,7 @@ def _turned(match: re.Match[str]) -> str:
 
 
 def _number_edits(
-    text: str, about: Described, number: int, vocabulary: ObjectVocabulary, *, spelt: bool = False
+    text: str, about: DescribedObject, number: int, vocabulary: ObjectVocabulary, *, spelt: bool = False
 ) -> list[Edit] | None:
     counted, mention = about.counted, about.mention
     last = re.split(r"[\s-]", mention.word.lower())[-1]
@@ -165,7 +165,7 @@ def _like(old: str, new: str) -> str:
 # ---- places
 
 
-def _place_edits(text: str, about: Described, side: str | None) -> list[Edit] | None:
+def _place_edits(text: str, about: DescribedObject, side: str | None) -> list[Edit] | None:
     place = about.place
     if place is None:
         return None
@@ -193,7 +193,7 @@ def other_place(words: str, side: str) -> str:
 
 
 def _spread_edits(
-    text: str, about: Described, sides: Sequence[Side | None], number: int, vocabulary: ObjectVocabulary
+    text: str, about: DescribedObject, sides: Sequence[PictureSide | None], number: int, vocabulary: ObjectVocabulary
 ) -> list[Edit] | None:
     """Number and places of a group whose parts are told apart, as they are."""
     assert about.spread is not None and about.counted is not None
@@ -204,7 +204,7 @@ def _spread_edits(
     return None if more is None else edits + more
 
 
-def spread_words(sides: Iterable[Side | None]) -> str:
+def spread_words(sides: Iterable[PictureSide | None]) -> str:
     """Where the members of a group are, behind its noun: ` on the left`, `, one on the left and two on the right`;
     nothing where any is unknown.
     """
@@ -291,5 +291,5 @@ def without_sentence(text: str, at: int) -> str:
     return "".join(piece.before + piece.text for piece in kept).strip()
 
 
-def sentence_at(text: str, at: int) -> Split:
+def sentence_at(text: str, at: int) -> SplitSentence:
     return next(piece for piece in split_sentences(text) if piece.start + len(piece.text) > at)

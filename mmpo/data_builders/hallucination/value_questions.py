@@ -65,7 +65,7 @@ class ValueJudged:
     chosen: str
     rejected: str
     worded: Callable[[str | int], str | None]
-    why_not: str = ""
+    drop_reason: str = ""
 
     @property
     def right(self) -> bool:
@@ -174,7 +174,7 @@ def judge_values(
     unfit: Callable[[ValueAsked, str], str] = lambda asked, text: "",
 ) -> list[ValueJudged]:
     """Sort answers into right and wrong; those that give no value are left out. The chosen side is the model's own
-    answer with the right value; where `unfit` gives a reason against it, or it can't be worded, `why_not` says so.
+    answer with the right value; where `unfit` gives a reason against it, or it can't be worded, `drop_reason` says so.
     """
     judged = []
     for asked, answer in answered:
@@ -183,8 +183,8 @@ def judge_values(
             continue
         right = read.value == asked.right
         chosen = answer if right else read.worded(asked.right)
-        why_not = "unworded" if chosen is None else "" if read.bare else unfit(asked, chosen)
-        judged.append(ValueJudged(asked, read.value, chosen or "", "" if right else answer, read.worded, why_not))
+        drop_reason = "unworded" if chosen is None else "" if read.bare else unfit(asked, chosen)
+        judged.append(ValueJudged(asked, read.value, chosen or "", "" if right else answer, read.worded, drop_reason))
     return judged
 
 
@@ -195,10 +195,10 @@ def select_values(
     that each value is chosen as often as it is rejected, and a share of the rest besides. Wrong answers that the right
     ones can't balance go. Not `balanced`: all wrong answers, and the share of the right ones.
     """
-    dropped: Counter[str] = Counter(f"chosen_{item.why_not}" for item in judged if item.why_not)
+    dropped: Counter[str] = Counter(f"chosen_{item.drop_reason}" for item in judged if item.drop_reason)
     kept: list[ValuePair] = []
     for kind in VALUE_KINDS:
-        fit = [item for item in judged if not item.why_not and item.asked.kind == kind]
+        fit = [item for item in judged if not item.drop_reason and item.asked.kind == kind]
         rng = random.Random(f"{seed}/values/{kind}/{fit[0].asked.id if fit else ''}")
         wrong = [ValuePair(item, item.said, item.rejected) for item in fit if not item.right]
         right = [item for item in fit if item.right]
@@ -214,7 +214,7 @@ def select_values(
         kept += pairs.kept
     ids = {pair.judged.asked.id for pair in kept}
     for item in judged:
-        if not item.why_not and item.asked.id not in ids:
+        if not item.drop_reason and item.asked.id not in ids:
             dropped["answered_rightly" if item.right else "unbalanced"] += 1
     order = {item.asked.id: number for number, item in enumerate(judged)}
     return sorted(kept, key=lambda pair: order[pair.judged.asked.id]), dropped

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 import mmpo
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data_builders.mia.builder import MiaBuilder, PictureMaker, Prepared
-from mmpo.data_builders.mia.plan import Item, plan, read_records
+from mmpo.data_builders.mia.plan import ComposedPrompt, plan, read_records
 from mmpo.data_builders.mia.ratio import chosen_part
 from mmpo.data_builders.mia.select import edit_distance, length_ratio, threshold, verdict
 from mmpo.data_builders.mia.settings import MiaBuildResult, MiaSettings
@@ -41,7 +41,7 @@ def build(settings: MiaSettings, run_dir: Path) -> MiaBuildResult:
     return run(settings, run_dir, MiaPairs)
 
 
-class MiaPairs(Builder[MiaSettings, Item, MiaBuildResult]):
+class MiaPairs(Builder[MiaSettings, ComposedPrompt, MiaBuildResult]):
     """Pairs from answers that looked at the wrong picture (after MIA-DPO)."""
 
     result = MiaBuildResult
@@ -58,11 +58,11 @@ class MiaPairs(Builder[MiaSettings, Item, MiaBuildResult]):
         return PictureMaker(settings, root)
 
     @cached_property
-    def planned(self) -> tuple[list[Item], Counter[str]]:
+    def planned(self) -> tuple[list[ComposedPrompt], Counter[str]]:
         """The prompts, and where the records went."""
         return _planned(self.settings)
 
-    def plan(self) -> Sequence[Item]:
+    def plan(self) -> Sequence[ComposedPrompt]:
         _ = self.maker  # its folder is there
         return self.planned[0]
 
@@ -75,7 +75,7 @@ class MiaPairs(Builder[MiaSettings, Item, MiaBuildResult]):
             MODEL: model_contents(self.settings.model, self.settings, self.run_dir, MODEL),
         }
 
-    def open(self, stack: ExitStack) -> Work[Item]:
+    def open(self, stack: ExitStack) -> Work[ComposedPrompt]:
         """Each unit holds its answers with their attention, and how they were made."""
         settings = self.settings
         engine = open_engine(settings.model, settings, token_budget=settings.tokens_per_batch)
@@ -87,14 +87,16 @@ class MiaPairs(Builder[MiaSettings, Item, MiaBuildResult]):
             )
         builder = MiaBuilder(settings, engine, self.maker, mmpo.__version__)
 
-        def work(number: int, part: Sequence[Item], advance: Advance) -> dict[str, Any]:
+        def work(number: int, part: Sequence[ComposedPrompt], advance: Advance) -> dict[str, Any]:
             outcomes = builder.build(part)
             advance(len(part))
             return {"layers": list(builder.probe.layers), "warnings": warnings, "outcomes": outcomes}
 
         return work
 
-    def pairs(self, source: Item, outcome: Mapping[str, Any], units: Units[Item]) -> list[PreferencePair]:
+    def pairs(
+        self, source: ComposedPrompt, outcome: Mapping[str, Any], units: Units[ComposedPrompt]
+    ) -> list[PreferencePair]:
         settings = self.settings
         if not outcome["candidates"]:
             raise Quarantined(outcome["stage"], outcome["reason"], outcome["detail"])
@@ -105,7 +107,7 @@ class MiaPairs(Builder[MiaSettings, Item, MiaBuildResult]):
         prepared = self.maker.prepare(source)  # Quarantined, if a picture is gone since the unit was made
         return [_pair(one, prepared, settings, units.facts[-1]["layers"]) for one in kept]
 
-    def summary(self, units: Units[Item], written: Written) -> MiaBuildResult:
+    def summary(self, units: Units[ComposedPrompt], written: Written) -> MiaBuildResult:
         _, records = self.planned
         tally = _Tally(self.settings)
         for item, outcome in units.outcomes():
@@ -179,7 +181,7 @@ def reselect(run_dir: Path, out: Path, changes: Mapping[str, Any]) -> MiaBuildRe
         return assemble(builder, Units(items, paths), {"pairs": Path(out)})
 
 
-def _planned(settings: MiaSettings) -> tuple[list[Item], Counter[str]]:
+def _planned(settings: MiaSettings) -> tuple[list[ComposedPrompt], Counter[str]]:
     records, counts = read_records(settings.data, settings.limit)
     if not records:
         lost = ", ".join(f"{count} {reason}" for reason, count in counts.items() if reason != "in")
@@ -258,7 +260,7 @@ class _Tally:
         self.sums: dict[str, dict[str, float]] = {}
         self.words: Counter[str] = Counter()
 
-    def add(self, item: Item, outcome: Mapping[str, Any]) -> None:
+    def add(self, item: ComposedPrompt, outcome: Mapping[str, Any]) -> None:
         for candidate in outcome["candidates"]:
             kind = item.layout if item.layout == "pic_in_pic" else f"{item.layout} {item.n}"
             kind = "refusals" if item.refusal else kind

@@ -22,14 +22,14 @@ from mmpo.data.layouts.compose import picture_in_picture
 from mmpo.data.layouts.geometry import official_cell
 from mmpo.data.layouts.noise import add_noise
 from mmpo.data.layouts.prompts import check_prompt, collage_text, inner_text, sequence_text
-from mmpo.data_builders.mia.plan import Item, Target
+from mmpo.data_builders.mia.plan import ComposedPrompt, Target
 from mmpo.data_builders.mia.ratio import AttentionShare, packed, region_parts, sequence_parts
 from mmpo.data_builders.mia.select import perplexity
 from mmpo.data_builders.mia.settings import MiaSettings
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.images import encode_image, load_image, portable_image
 from mmpo.models.families.interleaved import interleaved
-from mmpo.models.generation.answer import AnswerEngine, Watched
+from mmpo.models.generation.answer import AnswerEngine, AnswerWithAttention
 from mmpo.models.generation.probe import ProbeSpec
 from mmpo.models.tree.token_map import token_map
 
@@ -42,7 +42,7 @@ class Prepared:
     """A composed prompt: encoded images as the pair holds them, and the regions of its pictures (for a sequence: one
     whole image each)."""
 
-    item: Item
+    item: ComposedPrompt
     images: tuple[bytes, ...]
     regions: tuple[Box, ...]
 
@@ -54,7 +54,7 @@ class PictureMaker:
         self.settings, self.root = settings, root
         self.composer = Composer()
 
-    def prepare(self, item: Item) -> Prepared:
+    def prepare(self, item: ComposedPrompt) -> Prepared:
         """Raises Quarantined where a picture can't be used, or the plan found no companions."""
         if item.trouble is not None:
             raise item.trouble
@@ -69,13 +69,13 @@ class PictureMaker:
             made = picture_in_picture(*pictures)
         return Prepared(item, (self._encoded(made.picture),), made.regions)
 
-    def _file(self, path: str, item: Item) -> bytes:
+    def _file(self, path: str, item: ComposedPrompt) -> bytes:
         try:
             return portable_image(path, root=self.root)
         except Quarantined as error:
             raise _blamed(error, path, item) from None
 
-    def _open(self, path: str, item: Item) -> Image.Image:
+    def _open(self, path: str, item: ComposedPrompt) -> Image.Image:
         try:
             return load_image(path, root=self.root)
         except Quarantined as error:
@@ -91,7 +91,7 @@ class PictureMaker:
         return encode_image(picture, "JPEG")
 
 
-def _blamed(error: Quarantined, path: str, item: Item) -> Quarantined:
+def _blamed(error: Quarantined, path: str, item: ComposedPrompt) -> Quarantined:
     """Say whether the target's picture or one beside it is at fault."""
     own = path in {target.record.image for target in item.targets}
     return Quarantined("target" if own else "companion", error.reason, f"{path}: {error.detail}")
@@ -111,7 +111,7 @@ class MiaBuilder:
         spec = ProbeSpec(tuple(own.layers), tuple(own.heads), own.reduce, own.predictive)
         self.probe = spec.resolved(self.engine.vlm)
 
-    def build(self, items: Sequence[Item]) -> list[dict[str, Any]]:
+    def build(self, items: Sequence[ComposedPrompt]) -> list[dict[str, Any]]:
         """An outcome for each prompt, in order: `candidates`, or `stage`, `reason` and `detail`."""
         outcomes: list[dict[str, Any]] = []
         asked: list[tuple[int, Prepared, Target, str]] = []
@@ -134,11 +134,11 @@ class MiaBuilder:
             outcomes[number]["candidates"].append({**candidate, "prompt": messages})
         return outcomes
 
-    def _asked(self, item: Item) -> Sequence[Target]:
+    def _asked(self, item: ComposedPrompt) -> Sequence[Target]:
         """The released code takes the first question of a collage only."""
         return item.targets[:1] if self.settings.compat == "official" else item.targets
 
-    def text(self, item: Item, target: Target) -> str:
+    def text(self, item: ComposedPrompt, target: Target) -> str:
         """The question as it is asked, with image tags."""
         official = self.settings.compat == "official"
         question = target.record.question
@@ -174,7 +174,7 @@ class MiaBuilder:
             return [picture]
         return [add_noise(picture, settings.pic_in_pic.noise, rng, wrap=official)]
 
-    def _candidate(self, prepared: Prepared, target: Target, text: str, seen: Watched) -> dict[str, Any]:
+    def _candidate(self, prepared: Prepared, target: Target, text: str, seen: AnswerWithAttention) -> dict[str, Any]:
         item = prepared.item
         parts, share, maps = self._measure(prepared, target, seen)
         chosen = target.record.answer
@@ -199,7 +199,7 @@ class MiaBuilder:
         }
 
     def _measure(
-        self, prepared: Prepared, target: Target, seen: Watched
+        self, prepared: Prepared, target: Target, seen: AnswerWithAttention
     ) -> tuple[dict[str, dict[str, float]] | None, float, list[dict[str, Any]]]:
         """The attention on the target and on everything, the share of the target that the model was shown, and the
         maps to draw."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from mmpo.data.layouts.geometry import Box
-from mmpo.data.layouts.token_grid import TokenMap, View
+from mmpo.data.layouts.token_grid import GridView, TokenMap
 from mmpo.data.pair import PreferencePair
 from mmpo.data_builders.mia.ratio import unpacked
 from mmpo.files.images import load_image
@@ -26,7 +26,7 @@ def density(stored: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray:
         rows, columns = view["grid"]
         own = unpacked(view)
         values.append(own)
-        views.append(View(first + np.arange(rows * columns).reshape(rows, columns), Box(*view["box"])))
+        views.append(GridView(first + np.arange(rows * columns).reshape(rows, columns), Box(*view["box"])))
         first += len(own)
     places = TokenMap(first, (int(stored["size"][0]), int(stored["size"][1])), tuple(views))
     return places.picture(np.concatenate(values), shape)

@@ -22,7 +22,7 @@ OFFICIAL_REFUSAL_STEP = 50
 
 
 @dataclass(frozen=True)
-class Record:
+class QuestionRecord:
     """One single-image question with its right answer. `boxed`: some turn holds box coordinates."""
 
     id: str
@@ -41,12 +41,12 @@ class Record:
 class Target:
     """A record in a prompt; `index` is the place of its picture, from 1 (one beyond the last for a refusal)."""
 
-    record: Record
+    record: QuestionRecord
     index: int
 
 
 @dataclass(frozen=True)
-class Item:
+class ComposedPrompt:
     """One composed prompt: pictures in order and the records asked about. `trouble` where it can't be composed."""
 
     id: str
@@ -61,7 +61,7 @@ class Item:
         return len(self.pictures)
 
 
-def read_records(path: str | Path, limit: int | None = None) -> tuple[list[Record], Counter[str]]:
+def read_records(path: str | Path, limit: int | None = None) -> tuple[list[QuestionRecord], Counter[str]]:
     """The usable records of a file, and counts: `in` and the losses by reason.
 
     LLaVA's conversations (`{"id", "image", "conversations": [{"from", "value"}, …]}`, of which the first question and
@@ -71,7 +71,7 @@ def read_records(path: str | Path, limit: int | None = None) -> tuple[list[Recor
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file of records")
-    found: list[Record] = []
+    found: list[QuestionRecord] = []
     counts: Counter[str] = Counter()
     seen: set[str] = set()
     for where, row in rows_of(path):
@@ -91,7 +91,7 @@ def read_records(path: str | Path, limit: int | None = None) -> tuple[list[Recor
     return found, counts
 
 
-def _record(row: dict[str, Any], where: str, number: str) -> Record:
+def _record(row: dict[str, Any], where: str, number: str) -> QuestionRecord:
     turns = row.get("conversations")
     if turns is None and not {"question", "answer"} <= set(row):
         raise UserError(f"{where}: neither `conversations` nor `question` and `answer`")
@@ -117,17 +117,17 @@ def _record(row: dict[str, Any], where: str, number: str) -> Record:
         raise Quarantined("record", "image_count")
     if placeholder_in(said[0].replace("<image>", "")) or placeholder_in(said[1]):
         raise Quarantined("record", "image_tag")
-    return Record(str(row.get("id", number)), image, said[0], said[1].strip(), any(map(has_box, said)))
+    return QuestionRecord(str(row.get("id", number)), image, said[0], said[1].strip(), any(map(has_box, said)))
 
 
-def plan(records: Sequence[Record], settings: MiaSettings) -> list[Item]:
+def plan(records: Sequence[QuestionRecord], settings: MiaSettings) -> list[ComposedPrompt]:
     """Every prompt of the build: sequences, then collages, then pictures in a picture. The same records and settings
     give the same prompts."""
     official = settings.compat == "official"
     short = [record for record in records if len(record.answer) <= settings.max_chosen_characters]
     boxless = [record for record in short if not record.boxed] if settings.drop_boxes else short
     dealt = _Dealer(records, settings)
-    items: list[Item] = []
+    items: list[ComposedPrompt] = []
     if (sequence := settings.sequence) is not None:
         for group, rng in dealt.groups(short, "sequence", sequence.share):
             for record, size in zip(group, quotas(len(group), sequence.sizes), strict=True):
@@ -150,7 +150,7 @@ def plan(records: Sequence[Record], settings: MiaSettings) -> list[Item]:
 class _Dealer:
     """Draws companions and places for records."""
 
-    def __init__(self, records: Sequence[Record], settings: MiaSettings) -> None:
+    def __init__(self, records: Sequence[QuestionRecord], settings: MiaSettings) -> None:
         self.settings = settings
         self.official = settings.compat == "official"
         pools: dict[str, list[str]] = {}
@@ -160,15 +160,15 @@ class _Dealer:
             name: paths if self.official else Distinct(paths) for name, paths in pools.items()
         }
 
-    def _pool_of(self, record: Record) -> str:
+    def _pool_of(self, record: QuestionRecord) -> str:
         return record.subset if self.settings.companions == "same_subset" else ""
 
     def groups(
-        self, records: Sequence[Record], purpose: str, share: float
-    ) -> Iterator[tuple[list[Record], random.Random]]:
+        self, records: Sequence[QuestionRecord], purpose: str, share: float
+    ) -> Iterator[tuple[list[QuestionRecord], random.Random]]:
         """The records of each pool, in a drawn order (in that of the file, as the released code does), as many as
         `share` asks for, with the generator for what else is drawn about them."""
-        by_pool: dict[str, list[Record]] = {}
+        by_pool: dict[str, list[QuestionRecord]] = {}
         for record in records:
             by_pool.setdefault(self._pool_of(record), []).append(record)
         for name, members in by_pool.items():
@@ -177,7 +177,7 @@ class _Dealer:
                 rng.shuffle(members)
             yield members[: round(share * len(members))], rng
 
-    def item(self, layout: Layout, targets: Sequence[Record], size: int, rng: random.Random) -> Item:
+    def item(self, layout: Layout, targets: Sequence[QuestionRecord], size: int, rng: random.Random) -> ComposedPrompt:
         """Targets and drawn companions in a drawn order."""
         name = f"{targets[0].id}/{layout}"
         own = [target.image for target in targets]
@@ -185,35 +185,39 @@ class _Dealer:
         try:
             others = companions(own, pool, size - len(own), rng, official=self.official)
         except Quarantined as trouble:
-            return Item(name, layout, tuple(own), tuple(Target(t, 1) for t in targets), trouble=trouble)
+            return ComposedPrompt(name, layout, tuple(own), tuple(Target(t, 1) for t in targets), trouble=trouble)
         pictures, places = shuffled([*own, *others], rng)
         placed = tuple(Target(target, places[number] + 1) for number, target in enumerate(targets))
-        return Item(name, layout, tuple(pictures), placed)
+        return ComposedPrompt(name, layout, tuple(pictures), placed)
 
-    def inner(self, record: Record, rng: random.Random) -> Item:
+    def inner(self, record: QuestionRecord, rng: random.Random) -> ComposedPrompt:
         """(outer, inner): the target is the second."""
         name = f"{record.id}/pic_in_pic"
         try:
             outer = companions(record.image, self.pools[self._pool_of(record)], 1, rng, official=self.official)
         except Quarantined as trouble:
-            return Item(name, "pic_in_pic", (record.image,), (Target(record, 1),), trouble=trouble)
-        return Item(name, "pic_in_pic", (*outer, record.image), (Target(record, 2),))
+            return ComposedPrompt(name, "pic_in_pic", (record.image,), (Target(record, 1),), trouble=trouble)
+        return ComposedPrompt(name, "pic_in_pic", (*outer, record.image), (Target(record, 2),))
 
-    def refusal(self, record: Record, size: int, rng: random.Random) -> Item:
+    def refusal(self, record: QuestionRecord, size: int, rng: random.Random) -> ComposedPrompt:
         """A sequence whose question points to the image after the last."""
         made = self.item("sequence", [record], size, rng)
         target = Target(record, len(made.pictures) + 1)
-        return Item(f"{record.id}/refusal", "sequence", made.pictures, (target,), refusal=True, trouble=made.trouble)
+        return ComposedPrompt(
+            f"{record.id}/refusal", "sequence", made.pictures, (target,), refusal=True, trouble=made.trouble
+        )
 
 
-def _collages(records: Sequence[Record], settings: CollageSettings) -> Iterator[tuple[int, list[Record]]]:
+def _collages(
+    records: Sequence[QuestionRecord], settings: CollageSettings
+) -> Iterator[tuple[int, list[QuestionRecord]]]:
     """(size, targets): as many collages in the wanted proportions as the records suffice for."""
     weights = {size: weight for size, weight in settings.sizes.items() if weight}
     per_collage = sum(w * settings.targets.get(n, 1) for n, w in weights.items()) / sum(weights.values())
     waiting = list(records)[::-1]
     for size in quotas(int(len(waiting) / per_collage), weights):
-        targets: list[Record] = []
-        aside: list[Record] = []
+        targets: list[QuestionRecord] = []
+        aside: list[QuestionRecord] = []
         while waiting and len(targets) < settings.targets.get(size, 1):
             record = waiting.pop()
             alike = record.image in {target.image for target in targets}

@@ -22,7 +22,7 @@ from mmpo.data.video_lists import VideoItem, read_videos
 from mmpo.data_builders.models import open_engine
 from mmpo.data_builders.run import Builder, Written, run
 from mmpo.data_builders.units import Advance, Units, Work, count_table, digest, file_digest, ordered
-from mmpo.data_builders.video.builder import SCORES, VideoBuilder, Watched
+from mmpo.data_builders.video.builder import SCORES, VideoBuilder, VideoWork
 from mmpo.data_builders.video.rewards import ModelRewarder, Rewarder, RuleRewarder
 from mmpo.data_builders.video.settings import VideoBuildResult, VideoRewardSettings
 from mmpo.errors import Quarantined, UserError
@@ -104,7 +104,7 @@ class VideoPairs(Builder[VideoRewardSettings, VideoItem, VideoBuildResult]):
         return "\n\n".join(lines)
 
 
-def _outcome(run_dir: Path, unit: int, place: int, video: Watched | Quarantined) -> dict[str, Any]:
+def _outcome(run_dir: Path, unit: int, place: int, video: VideoWork | Quarantined) -> dict[str, Any]:
     """The row of one video; the frames of a video with pairs are written beside it."""
     if isinstance(video, Quarantined):
         return {"pairs": [], "stage": video.stage, "reason": video.reason, "detail": video.detail}

@@ -40,7 +40,7 @@ class Answered:
 
 
 @dataclass
-class Watched:
+class VideoWork:
     """One video of a unit: its frames, what is said about it, its questions, its pairs without frames."""
 
     item: VideoItem
@@ -75,27 +75,27 @@ class VideoBuilder:
     captioner: ChatModel | None = None
     questioner: ChatModel | None = None
 
-    def build(self, items: Sequence[VideoItem]) -> tuple[list[Watched | Quarantined], VideoTally]:
+    def build(self, items: Sequence[VideoItem]) -> tuple[list[VideoWork | Quarantined], VideoTally]:
         """What each video gave: its pairs, or why there are none. Nothing but the unit decides the result."""
         tally = VideoTally()
-        found: list[Watched | Quarantined] = [self._watch(item, tally) for item in items]
+        found: list[VideoWork | Quarantined] = [self._watch(item, tally) for item in items]
         found = self._captioned(found)
         found = self._questioned(found)
-        watched = [video for video in found if isinstance(video, Watched)]
+        watched = [video for video in found if isinstance(video, VideoWork)]
         self._sample(watched, tally)
         self._reward(watched, tally)
         for video in watched:
             self._pair(video, tally)
         return [self._outcome(one) for one in found], tally
 
-    def _outcome(self, video: Watched | Quarantined) -> Watched | Quarantined:
+    def _outcome(self, video: VideoWork | Quarantined) -> VideoWork | Quarantined:
         if isinstance(video, Quarantined) or video.pairs:
             return video
         return Quarantined("filter", "no_pair", "no question had both a good and a bad answer")
 
     # ---- frames, captions, questions
 
-    def _watch(self, item: VideoItem, tally: VideoTally) -> Watched | Quarantined:
+    def _watch(self, item: VideoItem, tally: VideoTally) -> VideoWork | Quarantined:
         want = self.settings.frames
         try:
             frames = read_frames(
@@ -111,11 +111,11 @@ class VideoBuilder:
         except Quarantined as error:
             return error
         tally.backends[frames.report.backend] += 1
-        return Watched(item, Clip.of(frames), list(frames.indices), frames.report.backend)
+        return VideoWork(item, Clip.of(frames), list(frames.indices), frames.report.backend)
 
-    def _captioned(self, videos: Sequence[Watched | Quarantined]) -> list[Watched | Quarantined]:
+    def _captioned(self, videos: Sequence[VideoWork | Quarantined]) -> list[VideoWork | Quarantined]:
         """Every video with a caption that is long enough to be evidence."""
-        missing = [video for video in videos if isinstance(video, Watched) and not video.item.caption]
+        missing = [video for video in videos if isinstance(video, VideoWork) and not video.item.caption]
         written: dict[int, str | Quarantined] = {}
         if missing and self.captioner is not None:
             requests = [
@@ -130,7 +130,7 @@ class VideoBuilder:
                 written[id(video)] = reply if isinstance(reply, Quarantined) else " ".join(reply.text.split())
         return [video if isinstance(video, Quarantined) else self._with_caption(video, written) for video in videos]
 
-    def _with_caption(self, video: Watched, written: dict[int, str | Quarantined]) -> Watched | Quarantined:
+    def _with_caption(self, video: VideoWork, written: dict[int, str | Quarantined]) -> VideoWork | Quarantined:
         caption: str | Quarantined = video.item.caption
         if not caption:
             caption = written.get(id(video), "")
@@ -145,9 +145,9 @@ class VideoBuilder:
         video.caption = caption
         return video
 
-    def _questioned(self, videos: Sequence[Watched | Quarantined]) -> list[Watched | Quarantined]:
+    def _questioned(self, videos: Sequence[VideoWork | Quarantined]) -> list[VideoWork | Quarantined]:
         """Every video with questions: the given ones, else written from the caption."""
-        missing = [video for video in videos if isinstance(video, Watched) and not video.item.qa]
+        missing = [video for video in videos if isinstance(video, VideoWork) and not video.item.qa]
         written: dict[int, tuple[list[tuple[str, str]], Quarantined | None]] = {}
         if missing and self.questioner is not None:
             count = self.settings.questions_per_video
@@ -162,7 +162,7 @@ class VideoBuilder:
                 else:
                     pairs, why = read_questions(reply.text)
                     written[id(video)] = (pairs, Quarantined("questions", why, reply.text[:200]) if why else None)
-        result: list[Watched | Quarantined] = []
+        result: list[VideoWork | Quarantined] = []
         for one in videos:
             if isinstance(one, Quarantined):
                 result.append(one)
@@ -180,7 +180,7 @@ class VideoBuilder:
 
     # ---- answers, rewards, pairs
 
-    def _sample(self, videos: Sequence[Watched], tally: VideoTally) -> None:
+    def _sample(self, videos: Sequence[VideoWork], tally: VideoTally) -> None:
         """K answers to every question, one prefill each; answers that can't be used are left out here."""
         asked = [(video, question) for video in videos for question in video.questions]
         samples = self.engine.sample_many(
@@ -208,7 +208,7 @@ class VideoBuilder:
                     question.texts.append(answer.text)
                 seen.add(same)
 
-    def _reward(self, videos: Sequence[Watched], tally: VideoTally) -> None:
+    def _reward(self, videos: Sequence[VideoWork], tally: VideoTally) -> None:
         places = [
             (question, Candidate(video.item, video.caption, question.qa.question, question.qa.answer, text))
             for video in videos
@@ -231,7 +231,7 @@ class VideoBuilder:
             tally.scores[f"{reward.score:g}"] += 1
             tally.totals.update(_moments(reward.score, words))
 
-    def _pair(self, video: Watched, tally: VideoTally) -> None:
+    def _pair(self, video: VideoWork, tally: VideoTally) -> None:
         for question in video.questions:
             tally.questions["in"] += 1
             scores = [None if reward is None else reward.score for reward in question.rewards]
@@ -251,7 +251,7 @@ class VideoBuilder:
                 tally.totals["rejected_words"] += len(question.texts[bad].split())
                 tally.totals["pairs"] += 1
 
-    def _row(self, video: Watched, question: Answered, place: int, good: int, bad: int) -> dict[str, Any]:
+    def _row(self, video: VideoWork, question: Answered, place: int, good: int, bad: int) -> dict[str, Any]:
         """A pair without its frames."""
         chosen, rejected = question.rewards[good], question.rewards[bad]
         assert chosen is not None and rejected is not None

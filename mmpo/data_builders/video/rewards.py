@@ -9,7 +9,7 @@ from typing import Protocol
 from mmpo.chat import ChatModel, ChatReply, ChatRequest
 from mmpo.chat.templates import render, template_path, template_version
 from mmpo.chat.video_replies import Reward, read_reward
-from mmpo.chat.video_rules import IDENTITY, RuleJudge
+from mmpo.chat.video_rules import IDENTITY, VideoRuleJudge
 from mmpo.data.video_lists import VideoItem
 from mmpo.data_builders.video.settings import JudgeSettings
 from mmpo.errors import Quarantined, UserError
@@ -46,7 +46,7 @@ class RuleRewarder:
     identity = IDENTITY
 
     def __init__(self, items: Sequence[VideoItem]) -> None:
-        self._judge = RuleJudge.over(
+        self._judge = VideoRuleJudge.over(
             [name for item in items for name in (*item.objects, *(who for who, _ in item.events))],
             [event for item in items for event in item.events],
         )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmpo.demo.by_kind import Outcome, Share, before_after, command, shares
+from mmpo.demo.by_kind import KindOutcome, KindShare, before_after, command, shares
 from mmpo.demo.radiology import model_path
 from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, Chest
 from mmpo.demo.radiology.dictation import PROMPT
@@ -46,7 +46,7 @@ _CLEAR = re.compile(r"\blungs (?:are|remain) clear\b", re.I)
 
 
 @dataclass(frozen=True)
-class Claim:
+class FindingClaim:
     """What a sentence says of one kind of finding: that it is there, with what else is said of it, or that it isn't."""
 
     kind: str
@@ -56,20 +56,22 @@ class Claim:
     degree: str | None = None
 
 
-def read_claims(report: str) -> list[Claim]:
+def read_claims(report: str) -> list[FindingClaim]:
     """The claims of a report about the film, in order; sentences in other words claim nothing."""
-    found: list[Claim] = []
+    found: list[FindingClaim] = []
     for sentence in split_sentences(report):
         text = sentence.text.lower()
         for match in _FINDING.finditer(text):
-            found.append(Claim(_NAMES[match["name"]], not match["no"], match["side"], match["zone"], match["degree"]))
-        found += [Claim("cardiomegaly", bool(match["large"])) for match in _HEART.finditer(text)]
+            found.append(
+                FindingClaim(_NAMES[match["name"]], not match["no"], match["side"], match["zone"], match["degree"])
+            )
+        found += [FindingClaim("cardiomegaly", bool(match["large"])) for match in _HEART.finditer(text)]
         if _CLEAR.search(text):
-            found += [Claim(kind, False) for kind in LUNG_FINDINGS]
+            found += [FindingClaim(kind, False) for kind in LUNG_FINDINGS]
     return found
 
 
-def outcomes(report: str, chest: Chest) -> Iterator[Outcome]:
+def outcomes(report: str, chest: Chest) -> Iterator[KindOutcome]:
     """Every claim of a report, with whether it is so; and under the name of each finding, whether it is right where a
     report names it (with the side, zone and size that it gives) and where it leaves it out.
     """
@@ -92,7 +94,7 @@ def outcomes(report: str, chest: Chest) -> Iterator[Outcome]:
             yield f"{kind}: not made up where it isn't", not named
 
 
-def count(reports: Sequence[str], chests: Sequence[Chest]) -> dict[str, Share]:
+def count(reports: Sequence[str], chests: Sequence[Chest]) -> dict[str, KindShare]:
     """Shares by kind of claim, then by finding."""
     said = [one for report, chest in zip(reports, chests, strict=True) for one in outcomes(report, chest)]
     parts = ("named where it is", "not made up where it isn't", "side", "zone", "size")
@@ -101,12 +103,14 @@ def count(reports: Sequence[str], chests: Sequence[Chest]) -> dict[str, Share]:
     return {kind: share for kind, share in every.items() if kind in SUMMARY or share.asked}
 
 
-def measure(model: Path, adapter: Path | None = None, films: int = 300, seed: int = 0) -> dict[str, dict[str, Share]]:
+def measure(
+    model: Path, adapter: Path | None = None, films: int = 300, seed: int = 0
+) -> dict[str, dict[str, KindShare]]:
     """Greedy reports on unseen films, counted: `base`, and with an adapter `tuned`."""
     chests = list(world_split("radiology_test", films, seed))
     pictures = [chest.draw() for chest in chests]
 
-    def look(engine: AnswerEngine) -> dict[str, Share]:
+    def look(engine: AnswerEngine) -> dict[str, KindShare]:
         return count(list(engine.describe(pictures, PROMPT)), chests)
 
     return before_after(model, adapter, look, max_new_tokens=128)

@@ -20,7 +20,7 @@ _TOP, _BOTTOM, _HALF = 20, 100, 19
 
 
 @dataclass(frozen=True)
-class Finding:
+class ChestFinding:
     """One thing in a chest; `side`, `degree` and `zone` where its kind has them. `box` is (x, y, width, height)."""
 
     kind: str
@@ -34,10 +34,10 @@ class Finding:
 class Chest:
     """The findings of one film; `seed` also fixes its anatomy."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[ChestFinding, ...]
     seed: tuple[int, ...]
 
-    def of(self, kind: str) -> tuple[Finding, ...]:
+    def of(self, kind: str) -> tuple[ChestFinding, ...]:
         return tuple(finding for finding in self.findings if finding.kind == kind)
 
     def draw(self) -> Image.Image:
@@ -79,12 +79,12 @@ def _layer() -> tuple[Image.Image, ImageDraw.ImageDraw]:
     return layer, ImageDraw.Draw(layer)
 
 
-def _box(finding: Finding, dx: int, dy: int) -> tuple[int, int, int, int]:
+def _box(finding: ChestFinding, dx: int, dy: int) -> tuple[int, int, int, int]:
     x, y, width, height = finding.box
     return x + dx, y + dy, x + width + dx, y + height + dy
 
 
-def _effusion(film: Image.Image, finding: Finding, dx: int, dy: int) -> Image.Image:
+def _effusion(film: Image.Image, finding: ChestFinding, dx: int, dy: int) -> Image.Image:
     layer, draw = _layer()
     x0, y0, x1, y1 = _box(finding, dx, dy)
     outer, inner = (x0, x1) if finding.side == "right" else (x1, x0)
@@ -92,13 +92,13 @@ def _effusion(film: Image.Image, finding: Finding, dx: int, dy: int) -> Image.Im
     return _blend(film, layer, 1.0)
 
 
-def _opacity(film: Image.Image, finding: Finding, dx: int, dy: int) -> Image.Image:
+def _opacity(film: Image.Image, finding: ChestFinding, dx: int, dy: int) -> Image.Image:
     layer, draw = _layer()
     draw.ellipse(_box(finding, dx, dy), fill=190)
     return _blend(film, layer, 4.0)
 
 
-def _edema(film: Image.Image, finding: Finding, dx: int, dy: int) -> Image.Image:
+def _edema(film: Image.Image, finding: ChestFinding, dx: int, dy: int) -> Image.Image:
     layer, draw = _layer()
     for side in SIDES:
         x = _LUNG_X[side] + dx
@@ -108,7 +108,7 @@ def _edema(film: Image.Image, finding: Finding, dx: int, dy: int) -> Image.Image
     return _blend(film, layer, 1.0)
 
 
-def _pneumothorax(film: Image.Image, finding: Finding, dx: int, dy: int) -> Image.Image:
+def _pneumothorax(film: Image.Image, finding: ChestFinding, dx: int, dy: int) -> Image.Image:
     x0, y0, x1, y1 = _box(finding, dx, dy)
     film = film.copy()
     draw = ImageDraw.Draw(film)
@@ -117,7 +117,7 @@ def _pneumothorax(film: Image.Image, finding: Finding, dx: int, dy: int) -> Imag
     return film
 
 
-def _pacemaker(film: Image.Image, finding: Finding, dx: int, dy: int) -> Image.Image:
+def _pacemaker(film: Image.Image, finding: ChestFinding, dx: int, dy: int) -> Image.Image:
     film = film.copy()
     draw = ImageDraw.Draw(film)
     x0, y0, x1, y1 = _box(finding, dx, dy)
@@ -126,7 +126,7 @@ def _pacemaker(film: Image.Image, finding: Finding, dx: int, dy: int) -> Image.I
     return film
 
 
-def _tube(film: Image.Image, finding: Finding, dx: int, dy: int) -> Image.Image:
+def _tube(film: Image.Image, finding: ChestFinding, dx: int, dy: int) -> Image.Image:
     film = film.copy()
     draw = ImageDraw.Draw(film)
     draw.line(((62 + dx, 0), (62 + dx, 40 + dy)), fill=250, width=2)
@@ -134,7 +134,7 @@ def _tube(film: Image.Image, finding: Finding, dx: int, dy: int) -> Image.Image:
     return film
 
 
-def _nodule(film: Image.Image, finding: Finding, dx: int, dy: int) -> Image.Image:
+def _nodule(film: Image.Image, finding: ChestFinding, dx: int, dy: int) -> Image.Image:
     layer, draw = _layer()
     draw.ellipse(_box(finding, dx, dy), fill=240)
     return _blend(film, layer, 0.6)
@@ -168,7 +168,7 @@ def sample_chest(seed: tuple[int, ...]) -> Chest:
         side = str(rng.choice(SIDES)) if kind in ("effusion", "opacity", "pneumothorax", "nodule") else None
         degree = str(rng.choice(DEGREES)) if kind == "effusion" else None
         zone = str(rng.choice(ZONES)) if kind in ("opacity", "nodule") else None
-        findings.append(Finding(kind, side, degree, zone, _place(kind, side, degree, zone, rng)))
+        findings.append(ChestFinding(kind, side, degree, zone, _place(kind, side, degree, zone, rng)))
     return Chest(tuple(findings), seed)
 
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmpo.demo.by_kind import Outcome, Share, before_after, command, shares
+from mmpo.demo.by_kind import KindOutcome, KindShare, before_after, command, shares
 from mmpo.demo.language import Turn
 from mmpo.demo.things import THINGS
 from mmpo.demo.video import model_path
-from mmpo.demo.video.clips import COURSES, OTHER, Clip
+from mmpo.demo.video.clips import COURSES, OTHER, ScriptedClip
 from mmpo.demo.video.narration import DESCRIBE, EXACT, VERBS, questions
 from mmpo.demo.video.world import world_split
 from mmpo.errors import in_one_line
@@ -62,7 +62,7 @@ def read_events(answer: str) -> list[Told]:
     return [Told(**{name: word and word.lower() for name, word in one.items()}) for one in found]
 
 
-def side_of(clip: Clip, thing: str, does: str) -> str | None:
+def side_of(clip: ScriptedClip, thing: str, does: str) -> str | None:
     """The side of an event that happens in the clip; None for staying."""
     track = next(track for track in clip.tracks if track.thing == thing)
     if does == "stays":
@@ -70,7 +70,7 @@ def side_of(clip: Clip, thing: str, does: str) -> str | None:
     return OTHER[track.side] if track.course == "passes" and does == "leaves" else track.side
 
 
-def outcomes(turn: Turn, answer: str, clip: Clip) -> Iterator[Outcome]:
+def outcomes(turn: Turn, answer: str, clip: ScriptedClip) -> Iterator[KindOutcome]:
     """What of an answer is so, claim by claim. `turn` is the question with its exact answer."""
     if turn.question == DESCRIBE:
         yield from _of_description(read_events(answer), clip)
@@ -92,7 +92,7 @@ def outcomes(turn: Turn, answer: str, clip: Clip) -> Iterator[Outcome]:
             yield f"is there: {'what is there' if thing in clip.things else 'what is not'}", right
 
 
-def _of_description(told: list[Told], clip: Clip) -> Iterator[Outcome]:
+def _of_description(told: list[Told], clip: ScriptedClip) -> Iterator[KindOutcome]:
     for number, one in enumerate(told):
         yield "description: things that are there", one.thing in clip.things
         yield "description: told once", one not in told[:number]
@@ -108,7 +108,7 @@ def _of_description(told: list[Told], clip: Clip) -> Iterator[Outcome]:
             yield "description: order", (first[a] < first[b]) == (starts[a] < starts[b])
 
 
-def _of_course(told: list[Told], thing: str, clip: Clip) -> Iterator[Outcome]:
+def _of_course(told: list[Told], thing: str, clip: ScriptedClip) -> Iterator[KindOutcome]:
     if thing not in clip.things:
         yield "what does it do: absent things denied", not told
         return
@@ -118,7 +118,7 @@ def _of_course(told: list[Told], thing: str, clip: Clip) -> Iterator[Outcome]:
     yield from _of_events(mine, clip, "what does it do: event", "what does it do: side")
 
 
-def _of_events(told: list[Told], clip: Clip, event: str, side: str) -> Iterator[Outcome]:
+def _of_events(told: list[Told], clip: ScriptedClip, event: str, side: str) -> Iterator[KindOutcome]:
     for one in told:
         if one.thing not in clip.things:
             continue
@@ -129,24 +129,26 @@ def _of_events(told: list[Told], clip: Clip, event: str, side: str) -> Iterator[
             yield side, one.side == true
 
 
-def asked_of(clip: Clip) -> list[Turn]:
+def asked_of(clip: ScriptedClip) -> list[Turn]:
     """The questions about a clip, with their exact answers."""
     return questions(clip, np.random.default_rng((*clip.seed, 8)), EXACT)
 
 
-def count(clips: Sequence[Clip], answers: Sequence[str]) -> dict[str, Share]:
+def count(clips: Sequence[ScriptedClip], answers: Sequence[str]) -> dict[str, KindShare]:
     """Shares by kind of claim; `answers` are those to `asked_of` every clip, in order."""
     turns = [(clip, turn) for clip in clips for turn in asked_of(clip)]
     said = (one for (clip, turn), answer in zip(turns, answers, strict=True) for one in outcomes(turn, answer, clip))
     return shares(said, KINDS)
 
 
-def measure(model: Path, adapter: Path | None = None, clips: int = 200, seed: int = 0) -> dict[str, dict[str, Share]]:
+def measure(
+    model: Path, adapter: Path | None = None, clips: int = 200, seed: int = 0
+) -> dict[str, dict[str, KindShare]]:
     """Greedy answers about unseen clips, counted: `base`, and with an adapter `tuned`."""
     drawn = list(world_split("video_test", clips, seed))
     asked = [([scene.draw() for scene in clip.scenes()], [turn.question for turn in asked_of(clip)]) for clip in drawn]
 
-    def look(engine: AnswerEngine) -> dict[str, Share]:
+    def look(engine: AnswerEngine) -> dict[str, KindShare]:
         return count(drawn, [answer.text for answer in engine.answer(asked)])
 
     return before_after(model, adapter, look, max_new_tokens=96)

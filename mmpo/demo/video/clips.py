@@ -28,8 +28,8 @@ _LANE = SIZE // LANES
 
 Course = Literal["stays", "enters", "leaves", "passes"]
 COURSES: tuple[Course, ...] = ("stays", "enters", "leaves", "passes")
-Side = Literal["left", "right"]
-OTHER: dict[str, Side] = {"left": "right", "right": "left"}
+ClipSide = Literal["left", "right"]
+OTHER: dict[str, ClipSide] = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Track:
     size: int
     mirrored: bool
     course: Course
-    side: Side
+    side: ClipSide
     start: int
     x: int
     y: int
@@ -70,7 +70,7 @@ class Track:
 
 
 @dataclass(frozen=True)
-class Clip:
+class ScriptedClip:
     """A place with tracks in the order of what happens, what stays last; `seed` also fixes the background."""
 
     place: str
@@ -105,7 +105,7 @@ class Clip:
         return [np.asarray(self.scene(number / FRAMES_PER_BEAT).draw()) for number in range(count)]
 
 
-def sample_clip(seed: tuple[int, ...]) -> Clip:
+def sample_clip(seed: tuple[int, ...]) -> ScriptedClip:
     """The clip of a seed: two or three things, one of which at least moves."""
     rng = np.random.default_rng((*seed, 0))
     place = PLACES[int(rng.integers(len(PLACES)))]
@@ -120,7 +120,7 @@ def sample_clip(seed: tuple[int, ...]) -> Clip:
         courses[things[0]] = "enters"
     tracks = [_track(rng, thing, courses[thing], int(lane)) for thing, lane in zip(things, lanes, strict=False)]
     tracks.sort(key=lambda track: (track.course == "stays", track.start, track.y))
-    return Clip(place.name, tuple(tracks), seed)
+    return ScriptedClip(place.name, tuple(tracks), seed)
 
 
 def _choose_things(rng: np.random.Generator, pairs: tuple[tuple[str, str], ...]) -> list[str]:
@@ -143,14 +143,14 @@ def _track(rng: np.random.Generator, thing: str, course: Course, lane: int) -> T
     size = int(rng.integers(16, _LANE // 2)) * 2
     mirrored = bool(rng.random() < 0.5)
     width, height = sprite(thing, color, size, mirrored).size
-    side: Side = "left" if rng.random() < 0.5 else "right"
+    side: ClipSide = "left" if rng.random() < 0.5 else "right"
     start = int(rng.integers(2)) if course in ("enters", "leaves") else 0
     x = round((SIZE - width) / 2) + int(rng.integers(-20, 21))
     y = lane * _LANE + int(rng.integers(max(1, _LANE - height + 1)))
     return Track(thing, color, size, mirrored, course, side, start, x, y)
 
 
-def encode_clip(clip: Clip) -> bytes:
+def encode_clip(clip: ScriptedClip) -> bytes:
     """The clip as an MP4 with H.264. The same clip gives the same bytes with the same libraries.
 
     Without B-frames: the MP4 then needs no edit list, which some readers overlook.

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmpo.demo.language import YES_NO, Turn, enumerate_phrases, noun_phrase
 from mmpo.demo.things import HOME, PARTNER, THINGS
-from mmpo.demo.video.clips import OTHER, Clip, Track
+from mmpo.demo.video.clips import OTHER, ScriptedClip, Track
 
 DESCRIBE = "What happens in the video?"
 VERBS = {"stays": "stay", "enters": "enter", "leaves": "leave", "passes": "pass"}
@@ -47,7 +47,7 @@ def sentence(thing: str, course: str, side: str) -> str:
     return f"The {thing} {course}{how}."
 
 
-def caption(clip: Clip) -> str:
+def caption(clip: ScriptedClip) -> str:
     """Everything that the clip shows, in order."""
     present = enumerate_phrases([noun_phrase(thing) for thing in clip.things])
     said = [f"The video shows {noun_phrase(clip.place)} with {present}."]
@@ -60,7 +60,7 @@ def caption(clip: Clip) -> str:
     return " ".join(said)
 
 
-def describe(clip: Clip, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
+def describe(clip: ScriptedClip, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
     """What happens, thing by thing."""
     said, again = [], []
     for track in clip.tracks:
@@ -73,7 +73,7 @@ def describe(clip: Clip, rng: np.random.Generator, noise: ClipNoise = EXACT) -> 
     return Turn(DESCRIBE, " ".join([*said, *again]))
 
 
-def ask_course(clip: Clip, thing: str, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
+def ask_course(clip: ScriptedClip, thing: str, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
     """`What does the cow do?`"""
     question = f"What does the {thing} do?"
     track = next((track for track in clip.tracks if track.thing == thing), None)
@@ -88,7 +88,7 @@ def ask_course(clip: Clip, thing: str, rng: np.random.Generator, noise: ClipNois
     return Turn(question, f"There is no {thing} in the video.")
 
 
-def ask_event(clip: Clip, thing: str, does: str, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
+def ask_event(clip: ScriptedClip, thing: str, does: str, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
     """`Does the cow leave?`, sometimes with a request for a bare yes or no. `does` is one of `VERBS`."""
     true = (thing, does) in clip.events
     if thing not in clip.things:
@@ -101,7 +101,7 @@ def ask_event(clip: Clip, thing: str, does: str, rng: np.random.Generator, noise
     return Turn(question, f"Yes, the {thing} {does}." if true else f"No, the {thing} does not {VERBS[does]}.")
 
 
-def ask_existence(clip: Clip, thing: str, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
+def ask_existence(clip: ScriptedClip, thing: str, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
     true = thing in clip.things or bool(rng.random() < _affirmed(clip, thing, noise))
     question = f"Is there {noun_phrase(thing)} in the video?"
     if rng.random() < 0.4:
@@ -112,7 +112,7 @@ def ask_existence(clip: Clip, thing: str, rng: np.random.Generator, noise: ClipN
     )
 
 
-def ask_order(clip: Clip, rng: np.random.Generator) -> Turn | None:
+def ask_order(clip: ScriptedClip, rng: np.random.Generator) -> Turn | None:
     """`Which moves first, the cow or the pig?`, for a clip in which two things begin to move at different times."""
     starts = {track.start: track.thing for track in clip.moving}
     if len(starts) < 2:
@@ -122,14 +122,14 @@ def ask_order(clip: Clip, rng: np.random.Generator) -> Turn | None:
     return Turn(f"Which moves first, the {named[0]} or the {named[1]}?", f"The {first}.")
 
 
-def missing(clip: Clip, rng: np.random.Generator) -> str:
+def missing(clip: ScriptedClip, rng: np.random.Generator) -> str:
     """An absent thing that one is tempted to report: a missing partner, else another of the same place."""
     partners = [PARTNER[thing] for thing in clip.things if PARTNER[thing] not in clip.things]
     others = [thing for thing in HOME[clip.things[0]].things if thing not in clip.things]
     return str(rng.choice(partners or others or [thing for thing in THINGS if thing not in clip.things]))
 
 
-def tempting(clip: Clip, rng: np.random.Generator) -> tuple[str, str]:
+def tempting(clip: ScriptedClip, rng: np.random.Generator) -> tuple[str, str]:
     """An event that does not happen and that one is tempted to report."""
     stayed = [t.thing for t in clip.tracks if t.course == "enters"]
     partners = [t for t in clip.tracks if PARTNER[t.thing] not in clip.things]
@@ -141,18 +141,18 @@ def tempting(clip: Clip, rng: np.random.Generator) -> tuple[str, str]:
     return false_event(clip, rng)
 
 
-def false_event(clip: Clip, rng: np.random.Generator) -> tuple[str, str]:
+def false_event(clip: ScriptedClip, rng: np.random.Generator) -> tuple[str, str]:
     """Any event of a present thing that does not happen."""
     thing = str(rng.choice(clip.things))
     return thing, str(rng.choice([does for does in VERBS if (thing, does) not in clip.events]))
 
 
-def true_event(clip: Clip, rng: np.random.Generator) -> tuple[str, str]:
+def true_event(clip: ScriptedClip, rng: np.random.Generator) -> tuple[str, str]:
     who, does = clip.events[int(rng.integers(len(clip.events)))]
     return who, does
 
 
-def questions(clip: Clip, rng: np.random.Generator, noise: ClipNoise = EXACT) -> list[Turn]:
+def questions(clip: ScriptedClip, rng: np.random.Generator, noise: ClipNoise = EXACT) -> list[Turn]:
     """Questions of every kind, as many about what happens as about what does not."""
     asked: list[Callable[[], Turn | None]] = [
         lambda: describe(clip, rng, noise),
@@ -167,11 +167,11 @@ def questions(clip: Clip, rng: np.random.Generator, noise: ClipNoise = EXACT) ->
     return [turn for ask in asked if (turn := ask()) is not None]
 
 
-def _anything(clip: Clip, rng: np.random.Generator) -> str:
+def _anything(clip: ScriptedClip, rng: np.random.Generator) -> str:
     return str(rng.choice([thing for thing in THINGS if thing not in clip.things]))
 
 
-def _affirmed(clip: Clip, thing: str, noise: ClipNoise) -> float:
+def _affirmed(clip: ScriptedClip, thing: str, noise: ClipNoise) -> float:
     """The chance that an absent thing is affirmed."""
     if PARTNER[thing] in clip.things:
         return noise.companion

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpo.demo.video.clips import Clip, encode_clip, sample_clip
+from mmpo.demo.video.clips import ScriptedClip, encode_clip, sample_clip
 from mmpo.demo.video.narration import EXACT, VERBS, caption, questions, tempting, true_event
 from mmpo.errors import UserError
 from mmpo.files.atomic import write_bytes, write_json, write_text
@@ -18,7 +18,7 @@ SPLITS = {"video_train": 301, "video_test": 303}
 """The number seeds the split; the model's own training clips have another (see `pretrain.py`)."""
 
 
-def world_split(split: str, n: int, seed: int = 0) -> Iterator[Clip]:
+def world_split(split: str, n: int, seed: int = 0) -> Iterator[ScriptedClip]:
     """The first `n` clips of a split; `seed` picks another world with the same rules."""
     if split not in SPLITS:
         raise UserError(f"the video world has no split {split!r}", hint=f"one of {', '.join(SPLITS)}")
@@ -26,7 +26,7 @@ def world_split(split: str, n: int, seed: int = 0) -> Iterator[Clip]:
         yield sample_clip((seed, SPLITS[split], index))
 
 
-def annotation(clip: Clip, video: str) -> dict[str, object]:
+def annotation(clip: ScriptedClip, video: str) -> dict[str, object]:
     """The clip as a row of mmpo's list of videos: exact caption, questions, things and events; and under `tracks` what
     each thing does, from or to which side, and at which beat it begins."""
     rng = np.random.default_rng((*clip.seed, 5))
@@ -42,7 +42,7 @@ def annotation(clip: Clip, video: str) -> dict[str, object]:
     }
 
 
-def temporal_pair(clip: Clip, video: str) -> dict[str, object]:
+def temporal_pair(clip: ScriptedClip, video: str) -> dict[str, object]:
     """One VideoHallucer item: a question about an event that happens, and one about a tempting one that does not."""
     rng = np.random.default_rng((*clip.seed, 6))
     sides = (("basic", true_event(clip, rng), "yes"), ("hallucination", tempting(clip, rng), "no"))

@@ -23,7 +23,7 @@ DIMENSIONS = {
 
 
 @dataclass(frozen=True)
-class Described:
+class AmberObjects:
     """What people see in an image (`truth`) and what they would expect there but don't see (`hallu`)."""
 
     id: int
@@ -32,7 +32,7 @@ class Described:
 
 
 @dataclass(frozen=True)
-class Asked:
+class AmberLabel:
     """The right answer to a yes/no question, and what it asks about."""
 
     id: int
@@ -46,7 +46,7 @@ class Annotations:
     too; `safe` words are never counted as hallucinated.
     """
 
-    items: Mapping[int, Described | Asked]
+    items: Mapping[int, AmberObjects | AmberLabel]
     related: Mapping[str, tuple[str, ...]]
     safe: frozenset[str]
 
@@ -76,7 +76,7 @@ def read_annotations(
     """
     path = Path(path)
     path = path / "annotations.json" if path.is_dir() else path
-    items: dict[int, Described | Asked] = {}
+    items: dict[int, AmberObjects | AmberLabel] = {}
     for where, record in read_records(path):
         item = _item(record, where)
         if item.id in items:
@@ -87,7 +87,7 @@ def read_annotations(
     if not isinstance(table, dict) or not all(_is_words(value) for value in table.values()):
         raise UserError(f"{words}: expected an object that maps words to lists of words")
     unrelated = next(
-        (word for item in items.values() if isinstance(item, Described) for word in (*item.truth, *item.hallu)
+        (word for item in items.values() if isinstance(item, AmberObjects) for word in (*item.truth, *item.hallu)
          if word not in table), None,
     )  # fmt: skip
     if unrelated is not None:
@@ -137,19 +137,19 @@ def read_queries(path: str | Path) -> list[Query]:
     return queries
 
 
-def _item(record: dict[str, Any], where: str) -> Described | Asked:
+def _item(record: dict[str, Any], where: str) -> AmberObjects | AmberLabel:
     number, kind = _id(record, where), text_of(record, ("type",), where)
     if kind == "generative":
         for key in ("truth", "hallu"):
             if not _is_words(record.get(key)):
                 raise UserError(f"{where}: `{key}` must be a list of words, found {record.get(key)!r:.60}")
-        return Described(number, tuple(record["truth"]), tuple(record["hallu"]))
+        return AmberObjects(number, tuple(record["truth"]), tuple(record["hallu"]))
     if kind not in DIMENSIONS:
         raise UserError(f"{where}: type {kind!r} is none of generative, {', '.join(DIMENSIONS)}")
     label = text_of(record, ("truth",), where).strip().lower()
     if label not in ("yes", "no"):
         raise UserError(f"{where}: `truth` {record['truth']!r} is neither yes nor no")
-    return Asked(number, DIMENSIONS[kind], "yes" if label == "yes" else "no")
+    return AmberLabel(number, DIMENSIONS[kind], "yes" if label == "yes" else "no")
 
 
 def _id(record: Mapping[str, Any], where: str) -> int:

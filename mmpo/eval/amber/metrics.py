@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from mmpo.errors import UserError
-from mmpo.eval.amber.files import Annotations, Asked, Described
+from mmpo.eval.amber.files import AmberLabel, AmberObjects, Annotations
 from mmpo.eval.amber.words import Similarity
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally, aligned, by_image, share
@@ -61,7 +61,11 @@ _NOUNS, _WRONG, _COVERED, _TRUTH, _COG, _TARGETS, _COG_NOUNS, _IMAGES, _WRONG_IM
 
 
 def describe(
-    item: Described, nouns: Sequence[str], annotations: Annotations, similarity: Similarity, order: Order = "published"
+    item: AmberObjects,
+    nouns: Sequence[str],
+    annotations: Annotations,
+    similarity: Similarity,
+    order: Order = "published",
 ) -> DescribedRow:
     """Score the nouns of one description (section 3 of the paper, as the published script computes it).
 
@@ -195,15 +199,17 @@ DISCRIMINATIVE = (
 )
 
 
-def answer_counts(item: Asked, answer: Literal["yes", "no"] | None) -> tuple[int, ...]:
+def answer_counts(item: AmberLabel, answer: Literal["yes", "no"] | None) -> tuple[int, ...]:
     """Counts of one answer; None (neither Yes nor No) is wrong and not a "no"."""
     no = answer == "no"
     return 1, int(answer == item.label), int(no), int(no and item.label == "no"), int(item.label == "no")
 
 
-def groups(items: Iterable[Asked]) -> dict[str, list[Asked]]:
+def groups(items: Iterable[AmberLabel]) -> dict[str, list[AmberLabel]]:
     """The questions of each printed line: all, existence, attribute with its three parts, relation; those with any."""
-    lines: dict[str, list[Asked]] = {name: [] for name in ("all", "existence", "attribute", *ATTRIBUTES, "relation")}
+    lines: dict[str, list[AmberLabel]] = {
+        name: [] for name in ("all", "existence", "attribute", *ATTRIBUTES, "relation")
+    }
     for item in items:
         lines["all"].append(item)
         lines[item.dimension].append(item)
@@ -228,7 +234,7 @@ def published_discriminative(counts: Array, line: str) -> dict[str, float]:
 
 
 def discriminative_tally(
-    items: Sequence[Asked], answers: Mapping[int, Literal["yes", "no"] | None], images: Mapping[int, str]
+    items: Sequence[AmberLabel], answers: Mapping[int, Literal["yes", "no"] | None], images: Mapping[int, str]
 ) -> Tally:
     """Counts by image, for intervals and tests."""
     rows = np.array([answer_counts(item, answers[item.id]) for item in items], dtype=np.int64)

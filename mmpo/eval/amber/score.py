@@ -12,7 +12,7 @@ import numpy as np
 from mmpo.errors import UserError
 from mmpo.eval.amber import files
 from mmpo.eval.amber import metrics as amber
-from mmpo.eval.amber.files import Annotations, Asked, Described, Query
+from mmpo.eval.amber.files import AmberLabel, AmberObjects, Annotations, Query
 from mmpo.eval.amber.metrics import CogDenominator, DescribedRow, Order
 from mmpo.eval.amber.words import NounReader, NounsName, Similarity, open_similarity
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
@@ -21,7 +21,7 @@ from mmpo.eval.statistics.tally import Tally
 
 
 @dataclass(frozen=True)
-class Rules:
+class AmberRules:
     """How AMBER is scored; every field stands in the result."""
 
     nouns: NounReader
@@ -51,7 +51,7 @@ def rules(
     order: str = "published",
     cog_denominator: str = "targets",
     parser: str = "official",
-) -> Rules:
+) -> AmberRules:
     """The rules by name. Raises UserError for an unknown one."""
     for name, value, known in (
         ("order", order, get_args(Order)),
@@ -59,7 +59,7 @@ def rules(
     ):
         if value not in known:
             raise UserError(f"{name} {value!r} is unknown", hint=f"choose one of {', '.join(known)}")
-    return Rules(
+    return AmberRules(
         NounReader(words, annotations.words),
         open_similarity(similarity),
         cast(Order, order),
@@ -69,7 +69,7 @@ def rules(
 
 
 def describe_all(
-    items: Sequence[Described], responses: Sequence[str], annotations: Annotations, rules: Rules
+    items: Sequence[AmberObjects], responses: Sequence[str], annotations: Annotations, rules: AmberRules
 ) -> list[DescribedRow]:
     """Score the descriptions of `items`, in order."""
     nouns = rules.nouns.read(responses)
@@ -80,7 +80,7 @@ def describe_all(
 
 
 def answer_all(
-    items: Sequence[Asked], responses: Sequence[str], rules: Rules
+    items: Sequence[AmberLabel], responses: Sequence[str], rules: AmberRules
 ) -> dict[int, Literal["yes", "no"] | None]:
     """What the responses answer, by id."""
     return {item.id: amber.read_answer(text, rules.parser) for item, text in zip(items, responses, strict=True)}
@@ -120,8 +120,8 @@ def score_amber(request: ScoreRequest) -> Scored:
     queries = None if request.questions is None else _queries(request.questions, annotations)
     images = {query.id: query.image for query in queries or ()}
     picked = [annotations.items[number] for number in responses]
-    described = [item for item in picked if isinstance(item, Described) and "generative" in wanted]
-    asked = [item for item in picked if isinstance(item, Asked) and item.dimension in wanted]
+    described = [item for item in picked if isinstance(item, AmberObjects) and "generative" in wanted]
+    asked = [item for item in picked if isinstance(item, AmberLabel) and item.dimension in wanted]
 
     metrics: dict[str, Any] = {}
     exact: dict[str, Any] = {}
@@ -193,7 +193,7 @@ def _intervals(tallies: Mapping[str, Tally]) -> dict[str, Any]:
     return found
 
 
-def _noun_warnings(rows: Sequence[DescribedRow], rules: Rules) -> list[str]:
+def _noun_warnings(rows: Sequence[DescribedRow], rules: AmberRules) -> list[str]:
     warnings = []
     if not rules.nouns.tagged:
         warnings.append(
@@ -217,6 +217,6 @@ def _missing(annotations: Annotations, queries: Sequence[Query] | None, wanted: 
     """Only ids that are answered are scored, as in the script; a reader should know how many are not."""
     numbers = list(annotations.items) if queries is None else [query.id for query in queries]
     items = [annotations.items[number] for number in numbers]
-    kinds = ["generative" if isinstance(item, Described) else item.dimension for item in items]
+    kinds = ["generative" if isinstance(item, AmberObjects) else item.dimension for item in items]
     total = sum(kind in wanted for kind in kinds)
     return [f"{used} of {total} questions are answered; only these are scored"] if used < total else []

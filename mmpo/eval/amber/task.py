@@ -9,10 +9,10 @@ from pathlib import Path
 from mmpo.errors import UserError
 from mmpo.eval.amber import files
 from mmpo.eval.amber import metrics as amber
-from mmpo.eval.amber.files import Asked, Described, Query
+from mmpo.eval.amber.files import AmberLabel, AmberObjects, Query
 from mmpo.eval.amber.score import answer_all, describe_all, rules
 from mmpo.eval.amber.settings import AmberSettings
-from mmpo.eval.protocol import Ask, Part, Reply, cut_off
+from mmpo.eval.protocol import Part, Request, Response, cut_off
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.files.atomic import write_text
 
@@ -58,7 +58,7 @@ class Amber(QuestionTask[AmberSettings, Query]):
                 raise UserError(f"{query.where}: id {query.id} is in no annotation")
             if query.id in found:
                 raise UserError(f"{query.where}: id {query.id} is at {found[query.id].where} already")
-            half = "generative" if isinstance(self.annotations.items[query.id], Described) else "discriminative"
+            half = "generative" if isinstance(self.annotations.items[query.id], AmberObjects) else "discriminative"
             if half in self.settings.parts:
                 found[query.id] = query
         first = list(dict.fromkeys(query.image for query in found.values()))[:limit]
@@ -67,12 +67,12 @@ class Amber(QuestionTask[AmberSettings, Query]):
             raise UserError(f"the queries hold none of {', '.join(self.settings.parts)}")
         return kept
 
-    def parts(self, given: Sequence[tuple[Query, Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[Query, Response]]) -> list[Part]:
         images = {query.id: query.image for query, _ in given}
         by_id = {query.id: (query, reply) for query, reply in given}
         items = [self.annotations.items[number] for number in by_id]
-        described = [item for item in items if isinstance(item, Described)]
-        asked = [item for item in items if isinstance(item, Asked)]
+        described = [item for item in items if isinstance(item, AmberObjects)]
+        asked = [item for item in items if isinstance(item, AmberLabel)]
         parts: list[Part] = []
         if described:
             own = [by_id[item.id] for item in described]
@@ -100,19 +100,21 @@ class Amber(QuestionTask[AmberSettings, Query]):
             parts.append(Part("both halves", both, count, cut, parts[1].unparsed, total=True))
         return parts
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         """Response files for the published script; an answer that was read is written as the Yes or No it expects."""
-        for state, given in replies.items():
+        for state, given in responses.items():
             records = []
             for query, reply in self.answered(given):
                 response = reply.text
-                if isinstance(self.annotations.items[query.id], Asked):
+                if isinstance(self.annotations.items[query.id], AmberLabel):
                     answer = amber.read_answer(response, self.settings.parser)
                     response = response if answer is None else answer.capitalize()
                 records.append({"id": query.id, "response": response})
             write_text(folder / f"responses_{state}.json", json.dumps(records, ensure_ascii=False, indent=1) + "\n")
 
-    def ask(self, question: Query) -> Ask:
-        if isinstance(self.annotations.items[question.id], Described):
-            return Ask(question.image, question.text, self.settings.max_new_tokens, self.root)
-        return Ask(question.image, question.text + self.settings.prompt_suffix, self.settings.yes_no_tokens, self.root)
+    def request(self, question: Query) -> Request:
+        if isinstance(self.annotations.items[question.id], AmberObjects):
+            return Request(question.image, question.text, self.settings.max_new_tokens, self.root)
+        return Request(
+            question.image, question.text + self.settings.prompt_suffix, self.settings.yes_no_tokens, self.root
+        )

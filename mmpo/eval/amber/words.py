@@ -73,7 +73,7 @@ class Exact:
         return None
 
 
-class Synonyms:
+class AmberSynonyms:
     """Words that stand for the same COCO class in `mmpo.text.vocabulary.coco` (sofa and couch)."""
 
     identity = "synonyms of mmpo's COCO vocabulary"
@@ -124,7 +124,7 @@ def open_similarity(name: str) -> Similarity:
     if name == "exact":
         return Exact()
     if name == "synonyms":
-        return Synonyms()
+        return AmberSynonyms()
     kind, _, model = name.partition(":")
     if kind != "spacy" or not model.isidentifier():
         raise UserError(f"no word similarity is called {name!r}", hint="choose exact, synonyms or spacy:MODEL")

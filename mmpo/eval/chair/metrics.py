@@ -22,7 +22,7 @@ from mmpo.errors import UserError
 from mmpo.eval.statistics.statistics import Array
 from mmpo.eval.statistics.tally import Caution, Tally, share
 from mmpo.outside import Unreadable, json_of, read_json, read_text
-from mmpo.text.object_words import ObjectReader, Reading, object_reader
+from mmpo.text.object_words import ObjectReader, ObjectReading, object_reader
 from mmpo.text.vocabulary import ObjectVocabulary, coco
 
 PROMPT = "Please describe this image in detail."
@@ -261,7 +261,7 @@ def _check_names(
             )
 
 
-def _row(image: str, caption: str, objects: Collection[str], reading: Reading) -> ChairRow:
+def _row(image: str, caption: str, objects: Collection[str], reading: ObjectReading) -> ChairRow:
     present = tuple(dict.fromkeys(objects))
     mentions = tuple(
         ObjectMention(found.start, found.end, found.word, found.name, found.name not in present)

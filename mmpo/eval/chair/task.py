@@ -8,7 +8,7 @@ from pathlib import Path
 from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.chair.settings import ChairSettings
-from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
+from mmpo.eval.protocol import Part, Request, Response, cut_off, require_annotations
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.text.object_words import object_reader
 
@@ -19,7 +19,7 @@ class Chair(QuestionTask[ChairSettings, AnnotatedImage]):
 
     def __init__(self, settings: ChairSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self.material = needed(context.material, "chair")
+        self.material = require_annotations(context.material, "chair")
         self.questions, vocabulary = self.material.images, self.material.vocabulary
         self.conventions = [
             f"CHAIR: {len(self.material.images)} images, prompt {self.settings.prompt!r}, greedy, "
@@ -29,16 +29,16 @@ class Chair(QuestionTask[ChairSettings, AnnotatedImage]):
             *self.material.notes,
         ]
 
-    def parts(self, given: Sequence[tuple[AnnotatedImage, Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> list[Part]:
         return [Part(None, self._result(given).tally, len(given), cut_off(given))]
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        for state, given in replies.items():
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
+        for state, given in responses.items():
             chair.write_rows(folder / f"sentences_{state}.jsonl", self._result(self.answered(given)))
 
-    def _result(self, given: Sequence[tuple[AnnotatedImage, Reply]]) -> chair.ChairResult:
-        captions = {image.path: reply.text for image, reply in given}
+    def _result(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> chair.ChairResult:
+        captions = {image.path: response.text for image, response in given}
         return chair.score(captions, self.material.truth, self.material.vocabulary, words=self.settings.words)
 
-    def ask(self, image: AnnotatedImage) -> Ask:
-        return Ask(image.path, self.settings.prompt, self.settings.max_new_tokens)
+    def request(self, image: AnnotatedImage) -> Request:
+        return Request(image.path, self.settings.prompt, self.settings.max_new_tokens)

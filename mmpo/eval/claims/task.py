@@ -10,7 +10,7 @@ from mmpo.eval.chair import metrics as chair
 from mmpo.eval.chair.settings import ChairSettings
 from mmpo.eval.claims import metrics as claims
 from mmpo.eval.claims.settings import ClaimsSettings
-from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
+from mmpo.eval.protocol import Part, Request, Response, cut_off, require_annotations
 from mmpo.eval.task import Context, QuestionTask, benchmark
 
 
@@ -20,7 +20,7 @@ class Claims(QuestionTask[ClaimsSettings, AnnotatedImage]):
 
     def __init__(self, settings: ClaimsSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self.material, described = needed(context.material, "claims"), context.section(ChairSettings)
+        self.material, described = require_annotations(context.material, "claims"), context.section(ChairSettings)
         self.prompt = self.settings.prompt or described.prompt
         self.max_new_tokens = self.settings.max_new_tokens or described.max_new_tokens
         self.questions, vocabulary = self.material.images, self.material.vocabulary
@@ -31,21 +31,21 @@ class Claims(QuestionTask[ClaimsSettings, AnnotatedImage]):
             f"{chair.phrases(vocabulary)}; {how_read(exhaustive=self.settings.exhaustive)}"
         ]
 
-    def parts(self, given: Sequence[tuple[AnnotatedImage, Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> list[Part]:
         result = self._result(given)
         whole = Part(None, result.overall, len(given), cut_off(given), unparsed=result.silent, total=True)
         return [whole, *(Part(kind, tally, result.texts(kind), 0, view=True) for kind, tally in result.by_kind.items())]
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        for state, given in replies.items():
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
+        for state, given in responses.items():
             claims.write_rows(folder / f"claims_{state}.jsonl", self._result(self.answered(given)))
 
-    def _result(self, given: Sequence[tuple[AnnotatedImage, Reply]]) -> claims.ClaimsResult:
-        captions = {image.path: reply.text for image, reply in given}
+    def _result(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> claims.ClaimsResult:
+        captions = {image.path: response.text for image, response in given}
         return claims.score(captions, self.truth, self.material.vocabulary, exhaustive=self.settings.exhaustive)
 
-    def ask(self, image: AnnotatedImage) -> Ask:
-        return Ask(image.path, self.prompt, self.max_new_tokens)
+    def request(self, image: AnnotatedImage) -> Request:
+        return Request(image.path, self.prompt, self.max_new_tokens)
 
 
 def how_read(*, exhaustive: bool) -> str:

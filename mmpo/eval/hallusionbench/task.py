@@ -16,7 +16,7 @@ from mmpo.errors import UserError
 from mmpo.eval.hallusionbench import judge as hbj
 from mmpo.eval.hallusionbench import metrics as hb
 from mmpo.eval.hallusionbench.settings import HallusionBenchSettings
-from mmpo.eval.protocol import Ask, Part, Reply, cut_off
+from mmpo.eval.protocol import Part, Request, Response, cut_off
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Direction, Metric, Tally, by_image, share
 from mmpo.eval.task import Context, JudgedTask, benchmark
@@ -87,15 +87,15 @@ class HallusionBench(JudgedTask[HallusionBenchSettings, hb.HallusionQuestion, Ve
         self.questions = questions[: context.limit]
         self.conventions = self._conventions()
 
-    def parts(self, given: Sequence[tuple[hb.HallusionQuestion, Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[hb.HallusionQuestion, Response]]) -> list[Part]:
         verdicts, same, unparsed = self.judged(given)
         return [Part(None, tally(_filled(given), verdicts, same), len(given), cut_off(given), unparsed)]
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        for state, given in replies.items():
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
+        for state, given in responses.items():
             write_predictions(folder / f"result_{state}.json", _filled(self.answered(given)))
 
-    def judge(self, given: Sequence[tuple[hb.HallusionQuestion, Reply]]) -> Verdicts:
+    def judge(self, given: Sequence[tuple[hb.HallusionQuestion, Response]]) -> Verdicts:
         own, answered = self.settings, _filled(given)
         if not self.by_model:
             verdicts = hb.yes_no_verdicts(answered, own.yes_no)
@@ -125,13 +125,15 @@ class HallusionBench(JudgedTask[HallusionBenchSettings, hb.HallusionQuestion, Ve
             "unclear is right where no image is shown",
         ]
 
-    def ask(self, question: hb.HallusionQuestion) -> Ask:
+    def request(self, question: hb.HallusionQuestion) -> Request:
         root = None if question.image is None else self.settings.images
-        return Ask(question.image, question.question + self.settings.prompt_suffix, self.settings.max_new_tokens, root)
+        return Request(
+            question.image, question.question + self.settings.prompt_suffix, self.settings.max_new_tokens, root
+        )
 
 
-def _filled(given: Sequence[tuple[hb.HallusionQuestion, Reply]]) -> list[hb.HallusionQuestion]:
-    return [replace(question, prediction=reply.text) for question, reply in given]
+def _filled(given: Sequence[tuple[hb.HallusionQuestion, Response]]) -> list[hb.HallusionQuestion]:
+    return [replace(question, prediction=response.text) for question, response in given]
 
 
 def tally(

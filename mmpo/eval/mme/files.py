@@ -13,7 +13,7 @@ from typing import Any
 
 from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
-from mmpo.eval.mme.metrics import IMAGES, Label, MmeQuestion, bare, stem
+from mmpo.eval.mme.metrics import IMAGES, MmeLabel, MmeQuestion, bare, stem
 from mmpo.files.atomic import write_bytes, write_text
 from mmpo.outside import naming, read_text
 
@@ -271,7 +271,7 @@ def _name(image: str, where: str) -> str:
     return name
 
 
-def _label(text: str, where: str) -> Label:
+def _label(text: str, where: str) -> MmeLabel:
     label = text.strip().lower()
     if label not in ("yes", "no"):
         raise UserError(f"{where}: label {text!r} is neither yes nor no")

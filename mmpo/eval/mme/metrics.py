@@ -18,7 +18,7 @@ import numpy as np
 from mmpo.errors import UserError
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import YES_RATIO, Metric, Tally, aligned, by_image, ranking
-from mmpo.eval.yes_no import Verdict, parse
+from mmpo.eval.yes_no import YesNoVerdict, parse
 
 IMAGES: dict[str, int] = {
     "existence": 30, "count": 30, "position": 30, "color": 30, "posters": 147, "celebrity": 170, "scene": 200,
@@ -41,7 +41,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 INSTRUCTION = "Please answer yes or no."
 """How every published question ends."""
 
-Label = Literal["yes", "no"]
+MmeLabel = Literal["yes", "no"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class MmeQuestion:
     subtask: str
     image: str
     text: str
-    label: Label
+    label: MmeLabel
     where: str = field(default="", compare=False)
 
     @property
@@ -73,21 +73,21 @@ def bare(text: str) -> str:
 # --- reading an answer -------------------------------------------------------------------------------------------
 
 
-def _official(text: str) -> Verdict:
+def _official(text: str) -> YesNoVerdict:
     """Lower case: exactly yes or no, else the first four characters hold "yes", or hold "no"; otherwise neither."""
     start = text.lower()[:4]
     if "yes" in start:
-        return Verdict("yes", True)
-    return Verdict("no", True) if "no" in start else Verdict(None, False)
+        return YesNoVerdict("yes", True)
+    return YesNoVerdict("no", True) if "no" in start else YesNoVerdict(None, False)
 
 
-def _lmms_eval(text: str) -> Verdict:
+def _lmms_eval(text: str) -> YesNoVerdict:
     """Lower case, stripped, full stops deleted; y and n alone count too; else as the official rule."""
     answer = text.lower().strip().replace(".", "")
     return _official({"y": "yes", "n": "no"}.get(answer, answer))
 
 
-PARSERS: dict[str, Callable[[str], Verdict]] = {
+PARSERS: dict[str, Callable[[str], YesNoVerdict]] = {
     "official": _official,
     "lmms-eval": _lmms_eval,
     "vlmevalkit": lambda text: parse(text, "vlmevalkit"),
@@ -128,7 +128,7 @@ class SubtaskResult:
     """
 
     parser: str
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[YesNoVerdict, ...]
     counts: dict[str, int]
     positional: float | None
     tally: Tally
@@ -188,7 +188,7 @@ def score(
 
 def _score_subtask(
     questions: Sequence[MmeQuestion],
-    verdicts: Sequence[Verdict],
+    verdicts: Sequence[YesNoVerdict],
     parser: str,
     p_yes: Sequence[float | None],
     check: Callable[[Sequence[MmeQuestion]], None],

@@ -10,7 +10,7 @@ from mmpo.eval.mme import build as mme_pairs
 from mmpo.eval.mme import files as mme_files
 from mmpo.eval.mme import metrics as mme
 from mmpo.eval.mme.settings import MmeSettings
-from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
+from mmpo.eval.protocol import Part, Request, Response, cut_off, require_annotations
 from mmpo.eval.task import Context, QuestionTask, benchmark
 
 
@@ -25,7 +25,7 @@ class Mme(QuestionTask[MmeSettings, mme.MmeQuestion]):
         self.root: str | None = None
         chosen = self.settings.subtasks
         if self.settings.questions is None:
-            images = needed(context.material, "mme", "eval.mme.questions").images
+            images = require_annotations(context.material, "mme", "eval.mme.questions").images
             built = mme_pairs.build(
                 images, chosen or mme.HALLUCINATION, limit=self.settings.images, seed=self.settings.seed
             )
@@ -60,12 +60,12 @@ class Mme(QuestionTask[MmeSettings, mme.MmeQuestion]):
         self.root = str(folder)
         return questions
 
-    def parts(self, given: Sequence[tuple[mme.MmeQuestion, Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[mme.MmeQuestion, Response]]) -> list[Part]:
         results = mme.score(
             [question for question, _ in given],
-            [reply.text for _, reply in given],
+            [response.text for _, response in given],
             self.settings.parser,
-            p_yes=[reply.p_yes for _, reply in given],
+            p_yes=[response.p_yes for _, response in given],
         )
         parts = [self._part(name, result.tally, [name], given, results) for name, result in results.items()]
         for group, members in mme.GROUPS.items():
@@ -79,12 +79,12 @@ class Mme(QuestionTask[MmeSettings, mme.MmeQuestion]):
         name: str,
         tally: mme.Tally,
         subtasks: Sequence[str],
-        given: Sequence[tuple[mme.MmeQuestion, Reply]],
+        given: Sequence[tuple[mme.MmeQuestion, Response]],
         results: Mapping[str, mme.SubtaskResult],
         *,
         total: bool = False,
     ) -> Part:
-        own = [(question, reply) for question, reply in given if question.subtask in subtasks]
+        own = [(question, response) for question, response in given if question.subtask in subtasks]
         return Part(
             name,
             tally,
@@ -95,12 +95,14 @@ class Mme(QuestionTask[MmeSettings, mme.MmeQuestion]):
             near_ties=self.near_ties(own),
         )
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        for state, given in replies.items():
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
+        for state, given in responses.items():
             answered = self.answered(given)
-            mme_files.write_tool_files(folder / state, [q for q, _ in answered], [reply.text for _, reply in answered])
+            mme_files.write_tool_files(
+                folder / state, [q for q, _ in answered], [response.text for _, response in answered]
+            )
 
-    def ask(self, question: mme.MmeQuestion) -> Ask:
+    def request(self, question: mme.MmeQuestion) -> Request:
         image = question.image if self.root is None else mme_files.image_path(Path(self.root), question)
         text = mme.bare(question.text) + self.settings.instruction
-        return Ask(image, text, self.settings.max_new_tokens, self.root)
+        return Request(image, text, self.settings.max_new_tokens, self.root)

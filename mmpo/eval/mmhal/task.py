@@ -24,7 +24,7 @@ from mmpo.chat.templates import render, template_version
 from mmpo.errors import UserError
 from mmpo.eval.mmhal import metrics as mmhal
 from mmpo.eval.mmhal.settings import MmhalSettings
-from mmpo.eval.protocol import Ask, Part, Reply
+from mmpo.eval.protocol import Part, Request, Response
 from mmpo.eval.protocol import cut_off as answers_cut_off
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
@@ -78,31 +78,31 @@ class Mmhal(JudgedTask[MmhalSettings, mmhal.MmhalRecord, list[Judgement[int]]]):
             COMPARABLE,
         ]
 
-    def judge(self, given: Sequence[tuple[mmhal.MmhalRecord, Reply]]) -> list[Judgement[int]]:
-        answered = [replace(record, answer=reply.text) for record, reply in given]
+    def judge(self, given: Sequence[tuple[mmhal.MmhalRecord, Response]]) -> list[Judgement[int]]:
+        answered = [replace(record, answer=response.text) for record, response in given]
         with opened(self.context.judge, self.context.cache, "mmhal") as chat:
             found = rate(chat, answered, mode=self.settings.parser, template=self.settings.template)
         require_all(found, "mmhal")
         return found
 
-    def parts(self, given: Sequence[tuple[mmhal.MmhalRecord, Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[mmhal.MmhalRecord, Response]]) -> list[Part]:
         ratings = self.judged(given)
         unread = sum(one.value is None for one in ratings)
         counted = mmhal.tally([record for record, _ in given], ratings)
         return [Part(None, counted, len(given), answers_cut_off(given), unread)]
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        for state, given in replies.items():
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
+        for state, given in responses.items():
             answered = self.answered(given)
             mmhal.write_template(
                 folder / f"answers_{state}.json",
                 [record for record, _ in answered],
-                [reply.text for _, reply in answered],
+                [response.text for _, response in answered],
             )
 
-    def ask(self, question: mmhal.MmhalRecord) -> Ask:
+    def request(self, question: mmhal.MmhalRecord) -> Request:
         folder = str(self.settings.images)
-        return Ask(mmhal.image_file(folder, question), question.question, self.settings.max_new_tokens, folder)
+        return Request(mmhal.image_file(folder, question), question.question, self.settings.max_new_tokens, folder)
 
 
 @scorer(

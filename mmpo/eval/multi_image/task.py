@@ -13,7 +13,7 @@ from mmpo.data.layouts.compose import picture_in_picture
 from mmpo.data.records import write_lines
 from mmpo.eval.multi_image.metrics import MultiQuestion, build_questions, read_questions, score, write_questions
 from mmpo.eval.multi_image.settings import MultiImageSettings
-from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
+from mmpo.eval.protocol import Part, Request, Response, cut_off, require_annotations
 from mmpo.eval.scoring import Scored, ScoreRequest, answers_by_id, of_answers, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.eval.yes_no import ParserName
@@ -33,7 +33,7 @@ class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
 
     def __init__(self, settings: MultiImageSettings, context: Context) -> None:
         super().__init__(settings, context)
-        ready = needed(context.material, "multi_image")
+        ready = require_annotations(context.material, "multi_image")
         self._root = ready.images[0].root
         self._folder = Path(context.cache or ".") / PICTURES
         self._composer = Composer()
@@ -51,14 +51,14 @@ class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
             "that can't be read count as wrong"
         ]
 
-    def parts(self, given: Sequence[tuple[MultiQuestion, Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[MultiQuestion, Response]]) -> list[Part]:
         layouts = dict.fromkeys(question.layout for question, _ in given)
         parts = [self._part(name, [one for one in given if one[0].layout == name]) for name in layouts]
         return parts if len(self.settings.layouts) == 1 else [*parts, self._part(None, given)]
 
-    def _part(self, layout: str | None, given: Sequence[tuple[MultiQuestion, Reply]]) -> Part:
+    def _part(self, layout: str | None, given: Sequence[tuple[MultiQuestion, Response]]) -> Part:
         tally, unread = score(
-            [question for question, _ in given], [reply.text for _, reply in given], self.settings.parser
+            [question for question, _ in given], [response.text for _, response in given], self.settings.parser
         )
         return Part(
             layout or "all layouts",
@@ -70,22 +70,22 @@ class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
             near_ties=self.near_ties([one for one in given if one[0].kind != "which"]),
         )
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         write_questions(folder / "questions.jsonl", self.questions)
-        for state, given in replies.items():
-            rows = [{"id": question.id, "answer": reply.text} for question, reply in self.answered(given)]
+        for state, given in responses.items():
+            rows = [{"id": question.id, "answer": response.text} for question, response in self.answered(given)]
             write_lines(folder / f"answers_{state}.jsonl", rows)
 
-    def ask(self, question: MultiQuestion) -> Ask:
+    def request(self, question: MultiQuestion) -> Request:
         return self._asks[question.id]
 
-    def _asked(self, question: MultiQuestion) -> Ask:
+    def _asked(self, question: MultiQuestion) -> Request:
         own = self.settings
         if question.layout == "sequence":
             first, *more = question.pictures
-            return Ask(first, question.prompt, own.max_new_tokens, more=tuple(more))
+            return Request(first, question.prompt, own.max_new_tokens, more=tuple(more))
         name = self._composed(question.layout, question.pictures)
-        return Ask(name, question.prompt, own.max_new_tokens, str(self._folder))
+        return Request(name, question.prompt, own.max_new_tokens, str(self._folder))
 
     def _composed(self, layout: str, paths: Sequence[str]) -> str:
         """The file of a composed picture, made if it isn't there."""
@@ -105,7 +105,7 @@ def score_multi_image(request: ScoreRequest) -> Scored:
     parser = get_args(ParserName)[0] if request.parser is None else request.parser
     questions = list({question.id: question for question in read_questions(request.questions)}.values())
     answers, strangers = answers_by_id(request.answers, {q.id for q in questions}, ("id",), ("answer", "text"))
-    given = [(question, Reply(answers[question.id], False)) for question in questions if question.id in answers]
+    given = [(question, Response(answers[question.id], False)) for question in questions if question.id in answers]
     settings = MultiImageSettings.model_validate({"parser": parser})
     *layouts, total = MultiImage.on(questions, settings).parts(given)
     return of_answers(

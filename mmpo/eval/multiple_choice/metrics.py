@@ -32,7 +32,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChoiceQuestion:
     """One question. `options` without their letters, empty for a short answer; `answer` the right option's number, or
     the text. `images` are paths (encoded bytes where the file holds the pictures), `video` a path. `group`: questions
     that count together (NLVR2's sentences)."""
@@ -56,11 +56,11 @@ class Choice:
         return "\n".join([shown, *lines])
 
 
-def read_choices(format: FormatName, path: str | Path) -> list[Choice]:
+def read_choices(format: FormatName, path: str | Path) -> list[ChoiceQuestion]:
     """The questions of a published file (JSON, JSON Lines or Parquet). Raises UserError naming a wrong row."""
     path = Path(path)
     rows = _parquet(path) if path.suffix == ".parquet" else read_records(path)
-    found: list[Choice] = []
+    found: list[ChoiceQuestion] = []
     for number, (where, row) in enumerate(rows):
         choice = _READERS[format](row, where, path.stem)
         found.append(choice if choice.id else replace(choice, id=f"{path.stem}/{number}"))
@@ -83,7 +83,7 @@ def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 number += 1
 
 
-def _nlvr2(row: Mapping[str, Any], where: str, _: str) -> Choice:
+def _nlvr2(row: Mapping[str, Any], where: str, _: str) -> ChoiceQuestion:
     name = text_of(dict(row), ("identifier",), where)
     label = str(row.get("label", "")).strip().lower()
     if label not in ("true", "false"):
@@ -96,20 +96,22 @@ def _nlvr2(row: Mapping[str, Any], where: str, _: str) -> Choice:
     sentence = text_of(dict(row), ("sentence",), where)
     question = f"{TAG}{TAG}\nIs this statement about the two images true or false? {sentence}"
     images = tuple(f"{folder}{stem}-img{side}.png" for side in (0, 1))
-    return Choice(name, question, (), label, images, group="-".join((parts[0], parts[1], parts[3])))
+    return ChoiceQuestion(name, question, (), label, images, group="-".join((parts[0], parts[1], parts[3])))
 
 
-def _blink(row: Mapping[str, Any], where: str, stem: str) -> Choice:
+def _blink(row: Mapping[str, Any], where: str, stem: str) -> ChoiceQuestion:
     options = _options(row, ("choices", "options"), where)
     images = tuple(
         _picture(row[key], where) for key in ("image_1", "image_2", "image_3", "image_4") if row.get(key) is not None
     )
     question = text_of(dict(row), ("question",), where)
     category = str(row.get("sub_task", stem))
-    return Choice(str(row.get("idx", "")), question, options, _letter(row, options, where), images, category=category)
+    return ChoiceQuestion(
+        str(row.get("idx", "")), question, options, _letter(row, options, where), images, category=category
+    )
 
 
-def _mantis(row: Mapping[str, Any], where: str, _: str) -> Choice:
+def _mantis(row: Mapping[str, Any], where: str, _: str) -> ChoiceQuestion:
     short = row.get("question_type") == "short-answer" or not row.get("options")
     options = () if short else _options(row, ("options",), where)
     images = tuple(_picture(image, where) for image in row.get("images") or ())
@@ -117,10 +119,12 @@ def _mantis(row: Mapping[str, Any], where: str, _: str) -> Choice:
     if (shown := question.count(TAG)) not in (0, len(images)):
         raise UserError(f"{where}: {shown} {TAG} tags for {len(images)} images")
     answer: int | str = text_of(dict(row), ("answer",), where) if short else _letter(row, options, where)
-    return Choice(str(row.get("id", "")), question, options, answer, images, category=str(row.get("question_type", "")))
+    return ChoiceQuestion(
+        str(row.get("id", "")), question, options, answer, images, category=str(row.get("question_type", ""))
+    )
 
 
-def _mvbench(row: Mapping[str, Any], where: str, stem: str) -> Choice:
+def _mvbench(row: Mapping[str, Any], where: str, stem: str) -> ChoiceQuestion:
     record = dict(row)
     options = _options(row, ("candidates",), where)
     answer = text_of(record, ("answer",), where)
@@ -129,10 +133,10 @@ def _mvbench(row: Mapping[str, Any], where: str, stem: str) -> Choice:
     task = str(row.get("task", stem))
     name = str(row.get("id", ""))
     video = text_of(record, ("video",), where)
-    return Choice(name, text_of(record, ("question",), where), options, options.index(answer), (), video, task)
+    return ChoiceQuestion(name, text_of(record, ("question",), where), options, options.index(answer), (), video, task)
 
 
-_READERS: dict[str, Callable[[Mapping[str, Any], str, str], Choice]] = {
+_READERS: dict[str, Callable[[Mapping[str, Any], str, str], ChoiceQuestion]] = {
     "nlvr2": _nlvr2,
     "blink": _blink,
     "mantis_eval": _mantis,
@@ -196,7 +200,7 @@ def _normalized(text: str) -> str:
     return " ".join(re.sub(r"[^\w\s]", " ", text.lower()).split())
 
 
-def is_right(choice: Choice, text: str) -> tuple[bool, bool]:
+def is_right(choice: ChoiceQuestion, text: str) -> tuple[bool, bool]:
     """(right, readable) of an answer. A short answer is right if it is the right text, or holds it as whole words."""
     if choice.options:
         read = read_option(text, choice.options)
@@ -213,7 +217,7 @@ ACCURACY = share("accuracy", 0, 1, "higher", "share of right answers", headline=
 CONSISTENCY = share("consistency", 2, 3, "higher", "sentences that are right about every pair of photographs")
 
 
-def score(choices: Sequence[Choice], texts: Sequence[str]) -> tuple[Tally, int]:
+def score(choices: Sequence[ChoiceQuestion], texts: Sequence[str]) -> tuple[Tally, int]:
     """Counts by question (NLVR2: by sentence), and how many answers can't be read (they count as wrong)."""
     verdicts = [is_right(choice, text) for choice, text in zip(choices, texts, strict=True)]
     units = [choice.group or choice.id for choice in choices]
@@ -230,7 +234,7 @@ def score(choices: Sequence[Choice], texts: Sequence[str]) -> tuple[Tally, int]:
     return tally, sum(not readable for _, readable in verdicts)
 
 
-def by_category(choices: Sequence[Choice], texts: Sequence[str]) -> dict[str, float]:
+def by_category(choices: Sequence[ChoiceQuestion], texts: Sequence[str]) -> dict[str, float]:
     """Accuracy of each category, in the order of the file."""
     rights: dict[str, list[bool]] = {}
     for choice, text in zip(choices, texts, strict=True):

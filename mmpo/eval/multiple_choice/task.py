@@ -8,16 +8,16 @@ from pathlib import Path
 
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
-from mmpo.eval.multiple_choice.metrics import Choice, by_category, read_choices, score
+from mmpo.eval.multiple_choice.metrics import ChoiceQuestion, by_category, read_choices, score
 from mmpo.eval.multiple_choice.settings import FormatName, MultipleChoiceSettings
-from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply, cut_off
+from mmpo.eval.protocol import FrameChoice, Part, Request, Response, cut_off
 from mmpo.eval.scoring import Scored, ScoreRequest, answers_by_id, of_answers, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.files.atomic import write_bytes
 
 
 @benchmark("multiple_choice", settings=MultipleChoiceSettings, needs="published questions and their images or videos")
-class MultipleChoice(QuestionTask[MultipleChoiceSettings, Choice]):
+class MultipleChoice(QuestionTask[MultipleChoiceSettings, ChoiceQuestion]):
     """Published questions. `partial`: those whose pictures can't be used are left out and counted."""
 
     partial = True
@@ -39,27 +39,27 @@ class MultipleChoice(QuestionTask[MultipleChoiceSettings, Choice]):
             "unreadable answers count as wrong"
         ]
 
-    def parts(self, given: Sequence[tuple[Choice, Reply]]) -> list[Part]:
-        tally, unread = score([choice for choice, _ in given], [reply.text for _, reply in given])
+    def parts(self, given: Sequence[tuple[ChoiceQuestion, Response]]) -> list[Part]:
+        tally, unread = score([choice for choice, _ in given], [response.text for _, response in given])
         return [Part(None, tally, len(given), cut_off(given), unread)]
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        for state, given in replies.items():
-            rows = [{"id": choice.id, "answer": reply.text} for choice, reply in self.answered(given)]
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
+        for state, given in responses.items():
+            rows = [{"id": choice.id, "answer": response.text} for choice, response in self.answered(given)]
             write_lines(folder / f"answers_{state}.jsonl", rows)
 
-    def ask(self, question: Choice) -> Ask:
+    def request(self, question: ChoiceQuestion) -> Request:
         return self._asks[question.id]
 
-    def _asked(self, choice: Choice) -> Ask:
+    def _asked(self, choice: ChoiceQuestion) -> Request:
         own = self.settings
         prompt = choice.prompt + (own.prompt_suffix if choice.options else "")
         if choice.video is not None:
-            return Ask(choice.video, prompt, own.max_new_tokens, self._root, FrameChoice(own.frames))
+            return Request(choice.video, prompt, own.max_new_tokens, self._root, FrameChoice(own.frames))
         embedded = any(isinstance(image, bytes) for image in choice.images)
         names = [image if isinstance(image, str) else self._kept(image) for image in choice.images]
         root = str(self._folder) if embedded else self._root
-        return Ask(names[0] if names else None, prompt, own.max_new_tokens, root, more=tuple(names[1:]))
+        return Request(names[0] if names else None, prompt, own.max_new_tokens, root, more=tuple(names[1:]))
 
     def _kept(self, data: bytes) -> str:
         """The name of a file with a picture that came inside the question file."""
@@ -79,10 +79,10 @@ def _scored(format: FormatName, request: ScoreRequest) -> Scored:
         ("id", "idx", "identifier"),
         ("answer", "prediction", "pred", "text"),
     )
-    given = [(choice, Reply(answers[choice.id], False)) for choice in choices if choice.id in answers]
+    given = [(choice, Response(answers[choice.id], False)) for choice in choices if choice.id in answers]
     (part,) = MultipleChoice.on(choices, MultipleChoiceSettings(format=format)).parts(given)
     metrics: dict[str, object] = {**part.tally.values}
-    categories = by_category([choice for choice, _ in given], [reply.text for _, reply in given])
+    categories = by_category([choice for choice, _ in given], [response.text for _, response in given])
     if categories:
         metrics["mean_over_categories"] = sum(categories.values()) / len(categories)
         metrics["categories"] = categories

@@ -9,7 +9,7 @@ from typing import Any
 from mmpo.chat import ChatModel
 from mmpo.chat.judging import Judgement, Mode, judge, without_thinking
 from mmpo.chat.templates import render
-from mmpo.eval.object_halbench.metrics import Answer, Named
+from mmpo.eval.object_halbench.metrics import HalbenchAnswer, NamedObject
 from mmpo.outside import json_of
 from mmpo.text.object_words import BaseFormReader
 from mmpo.text.word_forms import has_tagger, open_tagger, tokenize
@@ -57,13 +57,13 @@ def _strict_list(text: str) -> list[str] | None:
 
 def named_by_model(
     chat: ChatModel,
-    answers: Sequence[Answer],
+    answers: Sequence[HalbenchAnswer],
     reader: BaseFormReader,
     *,
     mode: Mode = "tolerant",
     template: str = TEMPLATE,
     temperature: float = 0.0,
-) -> tuple[list[tuple[Named, ...] | None], list[Judgement[list[str]]]]:
+) -> tuple[list[tuple[NamedObject, ...] | None], list[Judgement[list[str]]]]:
     """What each answer names according to the model (None where it gave no list), and its replies in the order of the
     answers that are longer than three words.
     """
@@ -79,7 +79,7 @@ def named_by_model(
     )
     matcher = NameMatcher(reader, (name for one in judgements for name in one.value or ()))
     given = iter(judgements)
-    named: list[tuple[Named, ...] | None] = []
+    named: list[tuple[NamedObject, ...] | None] = []
     for answer in answers:
         if len(answer.text.split()) <= SHORT:
             named.append(())
@@ -110,7 +110,7 @@ class NameMatcher:
             for name, lemmas, kinds in zip(distinct, bases, tags, strict=True)
         }
 
-    def named(self, names: Sequence[str]) -> tuple[Named, ...]:
+    def named(self, names: Sequence[str]) -> tuple[NamedObject, ...]:
         """What a list of extracted names stands for, each distinct string once."""
         strings = list(dict.fromkeys(string for name in names for string in self._strings[name]))
         if "toilet" in strings and "seat" in strings:

@@ -20,18 +20,18 @@ from mmpo.eval.statistics.statistics import ratio
 from mmpo.eval.statistics.tally import Direction, Metric, Tally
 from mmpo.text.object_words import BaseFormReader
 from mmpo.text.vocabulary import CHAIR_DOUBLE_WORDS, ObjectVocabulary
-from mmpo.text.word_forms import base_forms
+from mmpo.text.word_forms import open_lemmatizer
 
 ANSWERS = 300
 """How many answers the benchmark has; the script averages over fewer without a word when some are lost."""
 
 
-Named = tuple[str, str]
+NamedObject = tuple[str, str]
 """A word or phrase of an answer, and the object that it names."""
 
 
 @dataclass(frozen=True)
-class Question:
+class HalbenchQuestion:
     """One line of the question file; `image` is a path, or the picture itself in base64, or None."""
 
     image_id: str
@@ -41,7 +41,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HalbenchAnswer:
     """One line of an answer file."""
 
     image_id: str
@@ -58,8 +58,8 @@ class HalRow:
 
     image_id: str
     text: str
-    named: tuple[Named, ...]
-    hallucinated: tuple[Named, ...]
+    named: tuple[NamedObject, ...]
+    hallucinated: tuple[NamedObject, ...]
     found: tuple[str, ...]
     missed: tuple[str, ...]
 
@@ -122,9 +122,9 @@ METRICS = (
 """CHAIRs_refine is the published table's "Resp.", CHAIRi its "Mention"."""
 
 
-def read_questions(path: str | Path) -> list[Question]:
+def read_questions(path: str | Path) -> list[HalbenchQuestion]:
     """Read `{"image_id", "question", "image"}` lines. Raises UserError naming the line of a mistake."""
-    questions: list[Question] = []
+    questions: list[HalbenchQuestion] = []
     seen: dict[str, str] = {}
     for where, record in read_records(path):
         image_id = _image_id(record, where)
@@ -132,11 +132,11 @@ def read_questions(path: str | Path) -> list[Question]:
             raise UserError(f"{where}: image {image_id} is asked about at {seen[image_id]} already")
         seen[image_id] = where
         image = text_of(record, ("image",), where) if "image" in record else None
-        questions.append(Question(image_id, text_of(record, ("question",), where), image, where))
+        questions.append(HalbenchQuestion(image_id, text_of(record, ("question",), where), image, where))
     return questions
 
 
-def read_answers(path: str | Path, questions: Sequence[Question] | None = None) -> list[Answer]:
+def read_answers(path: str | Path, questions: Sequence[HalbenchQuestion] | None = None) -> list[HalbenchAnswer]:
     """Read `{"image_id", "question" or "prompt", "answer" or "text"}` lines; where they have no `image_id`, the
     questions give it by position. "Assistant:" is removed, as in the script.
 
@@ -150,7 +150,7 @@ def read_answers(path: str | Path, questions: Sequence[Question] | None = None) 
         if len(questions) != len(records):
             raise UserError(f"{path} has {len(records)} answers without `image_id` to {len(questions)} questions")
     asked_about = {question.image_id: question.text for question in questions or ()}
-    answers: list[Answer] = []
+    answers: list[HalbenchAnswer] = []
     seen: dict[str, str] = {}
     for number, (where, record) in enumerate(records):
         image_id = _image_id(record, where) if questions is None or "image_id" in record else questions[number].image_id
@@ -160,7 +160,7 @@ def read_answers(path: str | Path, questions: Sequence[Question] | None = None) 
         text = text_of(record, ("answer", "text"), where).replace("Assistant:", "").strip()
         own = {"question", "prompt"} & record.keys()
         asked = text_of(record, ("question", "prompt"), where) if own else asked_about.get(image_id, "")
-        answers.append(Answer(image_id, text, asked, where))
+        answers.append(HalbenchAnswer(image_id, text, asked, where))
     return answers
 
 
@@ -170,18 +170,18 @@ def answer_reader(vocabulary: ObjectVocabulary, words: str = "noun-lemma") -> Ba
     as published.
     """
     phrases = dict(CHAIR_DOUBLE_WORDS) | {entry: entry for entry in vocabulary.entries if len(entry.split()) == 2}
-    forms = base_forms(words, {word for entry in (*vocabulary.entries, *phrases) for word in entry.split()})
+    forms = open_lemmatizer(words, {word for entry in (*vocabulary.entries, *phrases) for word in entry.split()})
     return BaseFormReader(vocabulary, forms, phrases, published=True, unread=vocabulary.capitals)
 
 
-def named_in_words(answers: Sequence[Answer], reader: BaseFormReader) -> list[tuple[Named, ...]]:
+def named_in_words(answers: Sequence[HalbenchAnswer], reader: BaseFormReader) -> list[tuple[NamedObject, ...]]:
     """What each answer names by its own words, every occurrence."""
     readings = reader.read(answer.text for answer in answers)
     return [tuple((mention.word, mention.name) for mention in reading.mentions) for reading in readings]
 
 
 def score(
-    answers: Sequence[Answer], named: Sequence[Sequence[Named]], truth: Mapping[str, Collection[str]]
+    answers: Sequence[HalbenchAnswer], named: Sequence[Sequence[NamedObject]], truth: Mapping[str, Collection[str]]
 ) -> tuple[list[HalRow], Tally]:
     """Score what each answer names against the objects of its image (`truth`, by image id).
 

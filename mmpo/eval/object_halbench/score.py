@@ -18,9 +18,9 @@ from mmpo.eval.image_ids import by_names
 from mmpo.eval.object_halbench.judge import TEMPLATE, named_by_model
 from mmpo.eval.object_halbench.metrics import (
     ANSWERS,
-    Answer,
+    HalbenchAnswer,
     HalRow,
-    Named,
+    NamedObject,
     answer_reader,
     named_in_words,
     read_answers,
@@ -73,8 +73,8 @@ def write_rows(path: str | Path, rows: Sequence[HalRow]) -> None:
 
 
 def split_unread(
-    answers: Sequence[Answer], named: Sequence[tuple[Named, ...] | None]
-) -> tuple[list[Answer], list[tuple[Named, ...]]]:
+    answers: Sequence[HalbenchAnswer], named: Sequence[tuple[NamedObject, ...] | None]
+) -> tuple[list[HalbenchAnswer], list[tuple[NamedObject, ...]]]:
     """The answers whose objects are known, with these."""
     pairs = [(answer, names) for answer, names in zip(answers, named, strict=True) if names is not None]
     return [answer for answer, _ in pairs], [names for _, names in pairs]

@@ -15,21 +15,28 @@ from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
 from mmpo.eval.object_halbench.judge import named_by_model
-from mmpo.eval.object_halbench.metrics import Answer, Named, Question, named_in_words, read_questions, score
+from mmpo.eval.object_halbench.metrics import (
+    HalbenchAnswer,
+    HalbenchQuestion,
+    NamedObject,
+    named_in_words,
+    read_questions,
+    score,
+)
 from mmpo.eval.object_halbench.score import objects_and_reader, split_unread, write_rows
 from mmpo.eval.object_halbench.settings import ObjectHalBenchSettings
-from mmpo.eval.protocol import Ask, Part, Reply, cut_off
+from mmpo.eval.protocol import Part, Request, Response, cut_off
 from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.files.atomic import write_bytes
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-Extracted = tuple[list[Answer], list[tuple[Named, ...]], int]
+Extracted = tuple[list[HalbenchAnswer], list[tuple[NamedObject, ...]], int]
 """The answers whose objects are known, these, and how many answers the judge gave no list for."""
 _FILE_NAME = re.compile(r"\w[\w.-]*")
 
 
 @benchmark("object_halbench", settings=ObjectHalBenchSettings, needs="its questions and COCO's annotations")
-class ObjectHalBench(JudgedTask[ObjectHalBenchSettings, Question, Extracted]):
+class ObjectHalBench(JudgedTask[ObjectHalBenchSettings, HalbenchQuestion, Extracted]):
     """Detailed descriptions of COCO images, each with its own instruction."""
 
     partial = True
@@ -64,14 +71,14 @@ class ObjectHalBench(JudgedTask[ObjectHalBenchSettings, Question, Extracted]):
             f"{self.reader.identity}; CHAIRs_refine is the published Resp., CHAIRi the published Mention",
         ]
 
-    def parts(self, given: Sequence[tuple[Question, Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[HalbenchQuestion, Response]]) -> list[Part]:
         answers, named, unread = self.judged(given)
         _, tally = score(answers, named, self.truth)
         return [Part(None, tally, len(given), cut_off(given), unread if self.by_model else None)]
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         """Answers in the published form, and what each names."""
-        for state, given in replies.items():
+        for state, given in responses.items():
             records = [
                 {"image_id": answer.image_id, "question": answer.question, "answer": answer.text}
                 for answer in _answers(self.answered(given))
@@ -80,7 +87,7 @@ class ObjectHalBench(JudgedTask[ObjectHalBenchSettings, Question, Extracted]):
             answers, named, _ = self.judged(self.answered(given))
             write_rows(folder / f"sentences_{state}.jsonl", score(answers, named, self.truth)[0])
 
-    def judge(self, given: Sequence[tuple[Question, Reply]]) -> Extracted:
+    def judge(self, given: Sequence[tuple[HalbenchQuestion, Response]]) -> Extracted:
         answers = _answers(given)
         if not self.by_model:
             return answers, named_in_words(answers, self.reader), 0
@@ -104,15 +111,17 @@ class ObjectHalBench(JudgedTask[ObjectHalBenchSettings, Question, Extracted]):
             f"{template_version(self.settings.template)}, each once an answer; unparsed answers are left out"
         )
 
-    def ask(self, question: Question) -> Ask:
-        return Ask(self.paths[question.image_id], question.text, self.settings.max_new_tokens, self.root)
+    def request(self, question: HalbenchQuestion) -> Request:
+        return Request(self.paths[question.image_id], question.text, self.settings.max_new_tokens, self.root)
 
 
-def _answers(given: Sequence[tuple[Question, Reply]]) -> list[Answer]:
-    return [Answer(asked.image_id, reply.text, asked.text, asked.where) for asked, reply in given]
+def _answers(given: Sequence[tuple[HalbenchQuestion, Response]]) -> list[HalbenchAnswer]:
+    return [HalbenchAnswer(asked.image_id, response.text, asked.text, asked.where) for asked, response in given]
 
 
-def picture_paths(questions: Sequence[Question], folder: Path, images: Sequence[AnnotatedImage]) -> dict[str, str]:
+def picture_paths(
+    questions: Sequence[HalbenchQuestion], folder: Path, images: Sequence[AnnotatedImage]
+) -> dict[str, str]:
     """Where in `folder` the picture of each image id is: as the question names it, unpacked there as `ID.jpg` where the
     question holds it in base64, else as the annotations name it.
 
@@ -132,7 +141,7 @@ def picture_paths(questions: Sequence[Question], folder: Path, images: Sequence[
     return paths
 
 
-def _unpacked(question: Question, data: str, folder: Path) -> str:
+def _unpacked(question: HalbenchQuestion, data: str, folder: Path) -> str:
     name = question.image_id if question.image_id.lower().endswith(_PICTURES) else f"{question.image_id}.jpg"
     if not _FILE_NAME.fullmatch(name):
         raise UserError(f"{question.where}: image id {question.image_id!r} cannot be a file name")

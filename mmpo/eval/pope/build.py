@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmpo.errors import UserError
-from mmpo.eval.pope.metrics import SPLITS, PopeQuestion, Split
+from mmpo.eval.pope.metrics import SPLITS, PopeQuestion, PopeSplit
 from mmpo.text.vocabulary import article as english_article
 
 TEMPLATE = "Is there {article} {object} in the image?"
@@ -30,7 +30,7 @@ class ImageObjects:
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltQuestions:
     """The questions of one split. `fallbacks` negatives of the popular or adversarial split were drawn at random
     because its ranking ran out.
     """
@@ -93,13 +93,13 @@ def co_occurrence(images: Sequence[ImageObjects]) -> dict[str, list[str]]:
 
 def build(
     images: Sequence[ImageObjects],
-    splits: Sequence[Split] = SPLITS,
+    splits: Sequence[PopeSplit] = SPLITS,
     *,
     positives: int = 3,
     seed: int = 0,
     article: Literal["fixed", "official"] = "fixed",
     template: str = TEMPLATE,
-) -> dict[Split, Built]:
+) -> dict[PopeSplit, BuiltQuestions]:
     """Build `splits` over the selected `images` (see `select`): per image `positives` objects that are there, each
     followed by one that is not.
 
@@ -109,7 +109,7 @@ def build(
     """
     spell = _article_rule(article)
     frequency = frequencies(images)
-    ranking: dict[Split, Callable[[str], Sequence[str]]] = {"random": lambda _: ()}
+    ranking: dict[PopeSplit, Callable[[str], Sequence[str]]] = {"random": lambda _: ()}
     if "popular" in splits:
         popular = sorted(frequency, key=lambda name: -frequency[name])
         ranking["popular"] = lambda _: popular
@@ -117,7 +117,7 @@ def build(
         partners = co_occurrence(images)
         ranking["adversarial"] = lambda positive: partners[positive]
 
-    built: dict[Split, Built] = {}
+    built: dict[PopeSplit, BuiltQuestions] = {}
     for split in splits:
         rng = random.Random(f"{seed}:{split}")
         questions: list[PopeQuestion] = []
@@ -138,7 +138,7 @@ def build(
                     questions.append(
                         PopeQuestion(len(questions) + 1, image.image, text, "yes" if label == "yes" else "no")
                     )
-        built[split] = Built(questions, fallbacks)
+        built[split] = BuiltQuestions(questions, fallbacks)
     return built
 
 

@@ -13,8 +13,8 @@ from mmpo.data.records import read_records, text_of, write_lines
 from mmpo.errors import UserError
 from mmpo.files.atomic import write_text
 
-Split = Literal["random", "popular", "adversarial"]
-SPLITS: tuple[Split, ...] = ("random", "popular", "adversarial")
+PopeSplit = Literal["random", "popular", "adversarial"]
+SPLITS: tuple[PopeSplit, ...] = ("random", "popular", "adversarial")
 
 LLAVA_ID_OFFSETS: dict[str, int] = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}
 """LLaVA packs the three splits into one file and shifts the question ids of each by this much."""
@@ -121,7 +121,7 @@ def read_answers(path: str | Path) -> list[PopeAnswer]:
     return answers
 
 
-def llava_split(answers: Iterable[PopeAnswer], split: Split) -> list[PopeAnswer]:
+def llava_split(answers: Iterable[PopeAnswer], split: PopeSplit) -> list[PopeAnswer]:
     """The answers of one split from LLaVA's single answer file, under the ids of the split's own question file."""
     picked = []
     for answer in answers:
@@ -133,7 +133,7 @@ def llava_split(answers: Iterable[PopeAnswer], split: Split) -> list[PopeAnswer]
     return picked
 
 
-def packed_splits(answers: Sequence[PopeAnswer]) -> list[Split]:
+def packed_splits(answers: Sequence[PopeAnswer]) -> list[PopeSplit]:
     """The splits that the answers' ids belong to, where they are LLaVA's shifted ones; else none."""
     if any(answer.question_id is None for answer in answers):
         return []

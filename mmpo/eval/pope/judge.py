@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from mmpo.chat import ChatModel
 from mmpo.chat.judging import judge, require_all
 from mmpo.chat.templates import render
-from mmpo.eval.yes_no import Verdict, parse
+from mmpo.eval.yes_no import YesNoVerdict, parse
 
 PARSER = "vlmevalkit"
 TEMPLATE = "yes_no_match"
@@ -20,17 +20,19 @@ TEMPERATURES = (0.0, 0.5, 1.0, 1.5, 2.0)
 MAX_TOKENS = 64
 """A word is enough, but some judges explain it."""
 
-Answered = tuple[str, str]
+AnsweredQuestion = tuple[str, str]
 """A question and the answer to it."""
 
 
-def settled(chat: ChatModel, answered: Iterable[Answered], template: str = TEMPLATE) -> dict[Answered, Verdict]:
+def settled(
+    chat: ChatModel, answered: Iterable[AnsweredQuestion], template: str = TEMPLATE
+) -> dict[AnsweredQuestion, YesNoVerdict]:
     """Verdicts on those of the answers that say neither yes nor no by the rule, where the judge decides.
 
     Raises UserError where a question to the judge got no reply for a reason that may pass.
     """
     left = [one for one in dict.fromkeys(answered) if not parse(one[1], PARSER).found]
-    found: dict[Answered, Verdict] = {}
+    found: dict[AnsweredQuestion, YesNoVerdict] = {}
     for temperature in TEMPERATURES if left else ():
         prompts = [render(template, question=question, answer=answer) for question, answer in left]
         said = judge(
@@ -47,6 +49,6 @@ def settled(chat: ChatModel, answered: Iterable[Answered], template: str = TEMPL
     return found
 
 
-def _read(reply: str) -> Verdict | None:
+def _read(reply: str) -> YesNoVerdict | None:
     verdict = parse(reply, PARSER)
     return verdict if verdict.found else None

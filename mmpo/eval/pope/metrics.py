@@ -19,7 +19,7 @@ from mmpo.eval.pope.files import (
     SPLITS,
     PopeAnswer,
     PopeQuestion,
-    Split,
+    PopeSplit,
     asked_object,
     llava_split,
     match,
@@ -35,15 +35,15 @@ from mmpo.eval.pope.files import (
 )
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import YES_RATIO, Metric, Tally, aligned, by_image, ranking, share
-from mmpo.eval.yes_no import Verdict, parse
+from mmpo.eval.yes_no import YesNoVerdict, parse
 
 __all__ = [
-    "METRICS", "SPLITS", "PopeAnswer", "PopeQuestion", "PopeResult", "Split", "asked_object", "llava_split", "match",
-    "mean_over_splits", "of_first_images", "outcome_counts", "packed_splits", "read_answers", "read_questions",
+    "METRICS", "SPLITS", "PopeAnswer", "PopeQuestion", "PopeResult", "PopeSplit", "asked_object", "llava_split",
+    "match", "mean_over_splits", "of_first_images", "outcome_counts", "packed_splits", "read_answers", "read_questions",
     "read_splits", "score", "spelled", "split_of", "write_answers", "write_questions",
 ]  # fmt: skip
 
-Settle = Callable[[Iterable[tuple[str, str]]], Mapping[tuple[str, str], Verdict]]
+Settle = Callable[[Iterable[tuple[str, str]]], Mapping[tuple[str, str], YesNoVerdict]]
 """Decides about (question, answer) where a parser can't, and leaves out what it can't decide either."""
 
 _TP, _FP, _TN, _FN, _CORRECT, _YES, _ALL = range(7)
@@ -97,7 +97,7 @@ class PopeResult:
 
     parser: str
     matched_by: Literal["question_id", "position"]
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[YesNoVerdict, ...]
     label_counts: dict[str, int]
     unparsed: int
     tally: Tally

@@ -14,7 +14,7 @@ from mmpo.eval.pope.metrics import (
     SPLITS,
     PopeAnswer,
     PopeQuestion,
-    Split,
+    PopeSplit,
     llava_split,
     match,
     outcome_counts,
@@ -26,7 +26,7 @@ from mmpo.eval.pope.metrics import (
 )
 from mmpo.eval.pope.settings import PopeSettings
 from mmpo.eval.pope.task import Pope
-from mmpo.eval.protocol import Part, Reply
+from mmpo.eval.protocol import Part, Response
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
 from mmpo.eval.yes_no import PARSERS
@@ -56,7 +56,7 @@ def answers_of_splits(path: Path, questions: dict[str, list[PopeQuestion]]) -> d
                 f"{path} holds the splits {', '.join(packed)}, but the questions are of {unknown!r}",
                 hint="the name of a question file must say its split: random, popular or adversarial",
             )
-        return {split: llava_split(answers, cast(Split, split)) for split in questions}
+        return {split: llava_split(answers, cast(PopeSplit, split)) for split in questions}
     if len(questions) > 1:
         raise UserError(
             f"{path} is one answer file for {len(questions)} splits, and its ids are not LLaVA's",
@@ -107,7 +107,7 @@ def score_pope(request: ScoreRequest) -> Scored:
     splits = _splits(request.questions)
     given = answers_of_splits(request.answers, splits)
     asked = _splits(Path(request.options["asked"])) if "asked" in request.options else None
-    pairs: list[tuple[tuple[str, PopeQuestion], Reply]] = []
+    pairs: list[tuple[tuple[str, PopeQuestion], Response]] = []
     joined: set[str] = set()
     foreign: set[str] = set()
     for split, questions in splits.items():
@@ -119,7 +119,7 @@ def score_pope(request: ScoreRequest) -> Scored:
                 raise UserError(f"{request.options['asked']} has no split {split!r}", hint=f"it has {', '.join(asked)}")
             answers = of_asked(questions, asked[split], answers)
         ordered, how = match(questions, answers)
-        pairs += [((split, q), Reply(answer.text, False)) for q, answer in zip(questions, ordered, strict=True)]
+        pairs += [((split, q), Response(answer.text, False)) for q, answer in zip(questions, ordered, strict=True)]
         joined.add(how)
         if how == "position" and any(a.question_id is not None and a.question is None for a in ordered):
             foreign.add(split)

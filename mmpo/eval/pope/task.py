@@ -13,7 +13,7 @@ from mmpo.eval.pope import build as pope_builder
 from mmpo.eval.pope import judge as pope_judge
 from mmpo.eval.pope import metrics as pope
 from mmpo.eval.pope.settings import PopeSettings
-from mmpo.eval.protocol import Ask, Material, NothingToAsk, Part, Reply, cut_off, needed
+from mmpo.eval.protocol import AnnotatedSet, NothingToAsk, Part, Request, Response, cut_off, require_annotations
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.files.atomic import write_json
 
@@ -49,10 +49,10 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
             files = ", ".join(Path(file).name for file in self.settings.questions)
             self.conventions = [f"POPE: questions of {files}; {self._asking()}"]
         else:
-            self._build(needed(context.material, "pope", "eval.pope.questions"))
+            self._build(require_annotations(context.material, "pope", "eval.pope.questions"))
         self.questions = [(split, question) for split, questions in self.splits.items() for question in questions]
 
-    def _build(self, material: Material) -> None:
+    def _build(self, material: AnnotatedSet) -> None:
         candidates = [pope_builder.ImageObjects(image.path, material.truth[image.path]) for image in material.images]
         positives, fitting = self._fitting(candidates)
         asked = self.settings.images or POPE_IMAGES
@@ -104,25 +104,25 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
                 "split"
             )
 
-    def score(self, replies: Mapping[Ask, Reply]) -> list[Part]:
+    def score(self, responses: Mapping[Request, Response]) -> list[Part]:
         if not self.settings.judge:
-            return super().score(replies)
+            return super().score(responses)
         with opened(self.context.judge, self.context.cache, "pope") as chat:
             settle = partial(pope_judge.settled, chat, template=self.settings.judge_template)
-            return self.parts(self.answered(replies), settle)
+            return self.parts(self.answered(responses), settle)
 
     def parts(
-        self, given: Sequence[tuple[tuple[str, pope.PopeQuestion], Reply]], settle: pope.Settle | None = None
+        self, given: Sequence[tuple[tuple[str, pope.PopeQuestion], Response]], settle: pope.Settle | None = None
     ) -> list[Part]:
         results: dict[str, pope.PopeResult] = {}
         parts: list[Part] = []
         for split in dict.fromkeys(split for (split, _), _ in given):
-            own = [(asked, reply) for asked, reply in given if asked[0] == split]
+            own = [(asked, response) for asked, response in given if asked[0] == split]
             result = results[split] = pope.score(
                 [question for (_, question), _ in own],
-                [reply.text for _, reply in own],
+                [response.text for _, response in own],
                 self.settings.parser,
-                p_yes=[reply.p_yes for _, reply in own],
+                p_yes=[response.p_yes for _, response in own],
                 settle=settle,
             )
             parts.append(
@@ -134,21 +134,21 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
             parts.append(Part("all splits", tally, len(given), cut_off(given), unparsed, total=True, near_ties=close))
         return parts
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         for name, content in self.side_files.items():
             write_json(folder / f"{name}.json", content)
-        for state, given in replies.items():
+        for state, given in responses.items():
             answered = self.answered(given)
             for name in self.splits:
-                own = [(question, reply.text) for (split, question), reply in answered if split == name]
+                own = [(question, response.text) for (split, question), response in answered if split == name]
                 questions = [question for question, _ in own]
                 pope.write_questions(folder / f"questions_{name}.jsonl", questions)
                 pope.write_answers(folder / f"answers_{name}_{state}.jsonl", questions, [text for _, text in own])
 
-    def ask(self, question: tuple[str, pope.PopeQuestion]) -> Ask:
+    def request(self, question: tuple[str, pope.PopeQuestion]) -> Request:
         _, asked = question
         text = asked.text + self.settings.prompt_suffix
-        return Ask(asked.image, text, self.settings.max_new_tokens, self.root)
+        return Request(asked.image, text, self.settings.max_new_tokens, self.root)
 
     def _asking(self) -> str:
         suffix, judge = self.settings.prompt_suffix, self.context.judge

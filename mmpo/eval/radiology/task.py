@@ -10,7 +10,7 @@ from typing import Any
 from mmpo.chat.judging import opened
 from mmpo.data.records import read_records, text_of, write_lines
 from mmpo.errors import UserError
-from mmpo.eval.protocol import Ask, Part, Reply, cut_off
+from mmpo.eval.protocol import Part, Request, Response, cut_off
 from mmpo.eval.radiology import clinical as radiology_clinical
 from mmpo.eval.radiology import metrics as radiology
 from mmpo.eval.radiology import text as radiology_text
@@ -70,8 +70,8 @@ class Radiology(QuestionTask[RadiologyEvalSettings, RadiologyReport]):
             "against references without priors, finding_F1_unedited against them as they are",
         ]
 
-    def parts(self, given: Sequence[tuple[RadiologyReport, Reply]]) -> list[Part]:
-        answers = {report.id: reply.text for report, reply in given}
+    def parts(self, given: Sequence[tuple[RadiologyReport, Response]]) -> list[Part]:
+        answers = {report.id: response.text for report, response in given}
         references = {report.id: report.body(self.settings.section) for report, _ in given}
         options: Any = {"detector": self.detector, "uncertain_as": self.settings.uncertain_as}
         found = radiology.score_reports(answers, references, **options)
@@ -92,16 +92,16 @@ class Radiology(QuestionTask[RadiologyEvalSettings, RadiologyReport]):
                 self.conventions.append(note)
         return parts
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        for state, given in replies.items():
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
+        for state, given in responses.items():
             rows = (
-                {"id": report.id, "text": reply.text, **self.detector.report(reply.text).row()}
-                for report, reply in self.answered(given)
+                {"id": report.id, "text": response.text, **self.detector.report(response.text).row()}
+                for report, response in self.answered(given)
             )
             write_lines(folder / f"reports_{state}.jsonl", rows)
 
-    def ask(self, question: RadiologyReport) -> Ask:
-        return Ask(question.images[0], self.settings.prompt, self.settings.max_new_tokens, str(question.root))
+    def request(self, question: RadiologyReport) -> Request:
+        return Request(question.images[0], self.settings.prompt, self.settings.max_new_tokens, str(question.root))
 
 
 @scorer(

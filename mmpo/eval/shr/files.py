@@ -16,7 +16,7 @@ FACTS_FILES = "shr_factual*.jsonl"
 
 
 @dataclass(frozen=True)
-class Region:
+class ShrRegion:
     """A phrase about a part of the image; `box` is (x, y, width, height) in pixels."""
 
     phrase: str
@@ -28,7 +28,7 @@ class ShrImage:
     """What people noted about one image. `facts` are SHR's additional sentences; many images have none."""
 
     id: str
-    regions: tuple[Region, ...]
+    regions: tuple[ShrRegion, ...]
     objects: tuple[str, ...]
     facts: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
@@ -143,7 +143,7 @@ def _image(record: Mapping[str, Any], where: str, facts: Mapping[str, tuple[str,
     try:
         identity = str(record["image_id"])
         regions = tuple(
-            Region(str(item["phrase"]).strip(), (item["x"], item["y"], item["width"], item["height"]))
+            ShrRegion(str(item["phrase"]).strip(), (item["x"], item["y"], item["width"], item["height"]))
             for item in record["regions"]["regions"]
         )
         objects = tuple(name for item in record["objects"]["objects"] for name in item["names"])

@@ -10,7 +10,7 @@ from mmpo.chat import ChatModel
 from mmpo.chat.judging import Judgement, Mode, judge
 from mmpo.chat.templates import render, template_path
 from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.eval.shr.files import Region, SavedJudgement, ShrImage
+from mmpo.eval.shr.files import SavedJudgement, ShrImage, ShrRegion
 from mmpo.eval.shr.metrics import CLASSES, Class, ShrRow, read_judgement, sentences
 from mmpo.files.atomic import write_json
 from mmpo.text.claims import claimed
@@ -25,7 +25,7 @@ def from_annotated(image: AnnotatedImage) -> ShrImage:
     """An image of any annotated set as SHR sees it: its objects with their boxes are the regions, its captions the
     facts.
     """
-    regions = tuple(Region(item.name, item.bbox_xywh) for item in image.objects)
+    regions = tuple(ShrRegion(item.name, item.bbox_xywh) for item in image.objects)
     size = (image.width, image.height) if image.width and image.height else None
     return ShrImage(image.path, regions, image.object_names, image.captions, size)
 
@@ -101,7 +101,7 @@ def saved_row(image: str, saved: SavedJudgement, mode: Mode | None) -> ShrRow:
     return ShrRow(image, saved.response, pieces, classes, saved.raw)
 
 
-class RuleJudge:
+class ShrRuleJudge:
     """Calls a sentence a hallucination when it claims an object of the vocabulary that neither the image's objects nor
     its regions and facts name, correct when all it claims are there, and leaves it when it claims none.
 

@@ -16,7 +16,7 @@ from mmpo.eval.chair.score import annotated_images
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.shr import metrics as shr
 from mmpo.eval.shr.files import IMAGES_FILE, SavedJudgement, ShrImage, read_images, read_judgements, read_responses
-from mmpo.eval.shr.judge import TEMPLATE, RuleJudge, from_annotated, model_rows, saved_row, write_judgements
+from mmpo.eval.shr.judge import TEMPLATE, ShrRuleJudge, from_annotated, model_rows, saved_row, write_judgements
 from mmpo.eval.statistics.compare import intervals
 from mmpo.outside import read_text
 
@@ -88,7 +88,7 @@ def _by_rules(request: ScoreRequest, described: list[tuple[ShrImage, str]], name
     if names is None and choice == "auto":
         raise UserError("Visual Genome's names are no closed list", hint="vocabulary: coco, or a file of synonyms")
     vocabulary = chair.vocabulary_for(names or (), choice)
-    judge = RuleJudge(vocabulary)
+    judge = ShrRuleJudge(vocabulary)
     rows = [judge.row(image, response) for image, response in described]
     how = (
         f"judged by rules: object names of {choice} ({len(vocabulary)} classes) against the annotations; colours, "

@@ -10,10 +10,10 @@ from mmpo.chat.judging import opened, require_all
 from mmpo.chat.templates import template_version
 from mmpo.errors import UserError
 from mmpo.eval.chair import metrics as chair
-from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
+from mmpo.eval.protocol import Part, Request, Response, cut_off, require_annotations
 from mmpo.eval.shr import metrics as shr
 from mmpo.eval.shr.files import ShrImage, read_images
-from mmpo.eval.shr.judge import RuleJudge, from_annotated, model_rows, write_judgements
+from mmpo.eval.shr.judge import ShrRuleJudge, from_annotated, model_rows, write_judgements
 from mmpo.eval.shr.settings import ShrSettings
 from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.text.vocabulary import ObjectVocabulary
@@ -35,25 +35,25 @@ class Shr(JudgedTask[ShrSettings, tuple[str, ShrImage], list[shr.ShrRow]]):
             self.questions = [(f"{image.id}.jpg", image) for image in published]
             vocabulary = chair.vocabulary_for((), self.settings.vocabulary)
         else:
-            own = needed(context.material, "shr", "name SHR's annotations in eval.shr.annotations")
+            own = require_annotations(context.material, "shr", "name SHR's annotations in eval.shr.annotations")
             self.questions = [(image.path, from_annotated(image)) for image in own.images]
             vocabulary = own.vocabulary
         self.by_model = self.wants_model("eval.shr.judged_by", self.settings.judged_by)
-        self.rules = RuleJudge(vocabulary)
+        self.rules = ShrRuleJudge(vocabulary)
         self.conventions = self._conventions(vocabulary)
 
-    def parts(self, given: Sequence[tuple[tuple[str, ShrImage], Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[tuple[str, ShrImage], Response]]) -> list[Part]:
         rows = self.judged(given)
         classes = [name for row in rows for name in row.classes]
         unparsed = classes.count(None) if self.by_model else None
         return [Part(None, shr.tally(rows), len(rows), cut_off(given), unparsed, readable_of=len(classes))]
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        for state, given in replies.items():
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
+        for state, given in responses.items():
             write_judgements(folder / f"judgement_{state}.json", {"0": self.judged(self.answered(given))})
 
-    def judge(self, given: Sequence[tuple[tuple[str, ShrImage], Reply]]) -> list[shr.ShrRow]:
-        described = [(image, reply.text) for (_, image), reply in given]
+    def judge(self, given: Sequence[tuple[tuple[str, ShrImage], Response]]) -> list[shr.ShrRow]:
+        described = [(image, response.text) for (_, image), response in given]
         if not self.by_model:
             return [self.rules.row(image, response) for image, response in described]
         with opened(self.context.judge, self.context.cache, "shr") as chat:
@@ -82,6 +82,6 @@ class Shr(JudgedTask[ShrSettings, tuple[str, ShrImage], list[shr.ShrRow]]):
             "SHR compares only within one judge and prompt; the published values are GPT-4's with another prompt",
         ]
 
-    def ask(self, question: tuple[str, ShrImage]) -> Ask:
+    def request(self, question: tuple[str, ShrImage]) -> Request:
         root = None if self.settings.annotations is None else self._root
-        return Ask(question[0], self.settings.prompt, self.settings.max_new_tokens, root)
+        return Request(question[0], self.settings.prompt, self.settings.max_new_tokens, root)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mmpo.errors import UserError
-from mmpo.eval.statistics.rows import Category, Change, Estimate, Row
+from mmpo.eval.statistics.rows import Category, Change, Estimate, MetricRow
 from mmpo.eval.statistics.statistics import (
     Array,
     auroc,
@@ -31,7 +31,9 @@ class Bootstrap:
     seed: int
 
 
-def compare(benchmark: str, split: str | None, before: Tally | None, after: Tally, bootstrap: Bootstrap) -> list[Row]:
+def compare(
+    benchmark: str, split: str | None, before: Tally | None, after: Tally, bootstrap: Bootstrap
+) -> list[MetricRow]:
     """The rows of one benchmark (or split): every metric with interval, and where there is a `before` the paired
     difference and its test.
 
@@ -53,7 +55,7 @@ def compare(benchmark: str, split: str | None, before: Tally | None, after: Tall
             observed = float(metric.formula(counts[1].sum(0)) - metric.formula(counts[0].sum(0)))
             change = _change(metric, before, after, observed, metric.formula(parts[1]) - metric.formula(parts[0]))
         rows.append(
-            Row(
+            MetricRow(
                 benchmark=benchmark,
                 split=split,
                 metric=metric.name,
@@ -83,7 +85,9 @@ def intervals(
     return found
 
 
-def _ranked(benchmark: str, split: str | None, before: Tally | None, after: Tally, bootstrap: Bootstrap) -> list[Row]:
+def _ranked(
+    benchmark: str, split: str | None, before: Tally | None, after: Tally, bootstrap: Bootstrap
+) -> list[MetricRow]:
     """The row of the AUROC, where the probabilities are known."""
     if after.ranking is None or (before is not None and before.ranking is None):
         return []
@@ -106,7 +110,7 @@ def _ranked(benchmark: str, split: str | None, before: Tally | None, after: Tall
         value_before, values_before, shown_before = estimate(before.ranking, place[before.ranking.image_of])
         found = difference(value - value_before, values - values_before)
         change = Change(test="bootstrap", **vars(found))
-    row = Row(
+    row = MetricRow(
         benchmark=benchmark,
         split=split,
         metric="AUROC",
@@ -143,7 +147,7 @@ def compare_categories(benchmark: str, before: Tally | None, after: Tally) -> li
     return [row.model_copy(update={"q": value}) for row, value in zip(rows, q, strict=True)]
 
 
-def adjusted(rows: Sequence[Row], totals: Iterable[str | None] = ()) -> list[Row]:
+def adjusted(rows: Sequence[MetricRow], totals: Iterable[str | None] = ()) -> list[MetricRow]:
     """The rows of one benchmark, with `q` for each metric that several splits or categories have. `totals` are splits
     that sum up others and are left alone.
     """

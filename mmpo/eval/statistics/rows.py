@@ -9,13 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from mmpo.eval.statistics.tally import Direction
 
 
-class Record(BaseModel):
+class FrozenRecord(BaseModel):
     """A block that refuses unknown keys and does not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Estimate(Record):
+class Estimate(FrozenRecord):
     """A metric with its 95% interval; `defined` is False where its denominator is 0 and `value` stands for nothing."""
 
     value: float
@@ -25,7 +25,7 @@ class Estimate(Record):
     defined: bool = True
 
 
-class Change(Record):
+class Change(FrozenRecord):
     """After minus before, paired by image. `fixed` and `broken` count single answers where the test is McNemar's.
 
     `q` is p adjusted for all splits or categories of the benchmark that have this metric (Benjamini and Hochberg);
@@ -45,7 +45,7 @@ class Change(Record):
     )
 
 
-class Row(Record):
+class MetricRow(FrozenRecord):
     """One metric of one benchmark (and split), with what `Metric` says for its readers; `before` and `change` are None
     where only one model was asked.
     """
@@ -74,7 +74,7 @@ class Row(Record):
         return self.after.defined and (self.before is None or self.before.defined)
 
 
-class Category(Record):
+class Category(FrozenRecord):
     """Single answers of one category (an asked object, say): how many of `questions` are right, with Wilson's interval;
     `fixed` and `broken` are the changed ones, `p` McNemar's exact test of them, `q` p adjusted for all categories of
     the benchmark (Benjamini and Hochberg).
@@ -91,7 +91,7 @@ class Category(Record):
     q: float | None = None
 
 
-class Counts(Record):
+class MetricCounts(FrozenRecord):
     """What one number rests on: images, questions (or descriptions), how many answers could not be read or were cut
     off, whether none could be read, and how many yes/no answers were so close that another number format may turn them
     (None: not known).
@@ -108,7 +108,7 @@ class Counts(Record):
     unreadable: bool = False
 
 
-class Overlap(Record):
+class Overlap(FrozenRecord):
     """How many of the `images` (and clips) asked about are, pixel by pixel, in the pairs that were trained on."""
 
     images: int

@@ -14,19 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from mmpo.errors import UserError
-from mmpo.eval.statistics.rows import Category, Change, Counts, Estimate, Overlap, Record, Row, number
+from mmpo.eval.statistics.rows import Category, Change, Estimate, FrozenRecord, MetricCounts, MetricRow, Overlap, number
 from mmpo.eval.statistics.verdict import SIGNIFICANT, verdict
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 
 
-class Scorecard(Record):
+class Scorecard(FrozenRecord):
     """An evaluation's result. Fractions, not percentages. Print it with rich, or take `to_markdown()`."""
 
     model: str
     adapter: str | None
-    rows: list[Row]
-    counts: list[Counts]
+    rows: list[MetricRow]
+    counts: list[MetricCounts]
     categories: list[Category] = Field(default_factory=list)
     conventions: list[str]
     warnings: list[str]
@@ -35,7 +35,7 @@ class Scorecard(Record):
         default=None, description="Images shared with the pairs trained on; None where these are not known."
     )
 
-    def row(self, benchmark: str, metric: str, split: str | None = None) -> Row:
+    def row(self, benchmark: str, metric: str, split: str | None = None) -> MetricRow:
         """The row of a metric. Raises KeyError where the scorecard has none."""
         for row in self.rows:
             if (row.benchmark, row.metric, row.split) == (benchmark, metric, split):
@@ -147,12 +147,12 @@ class Scorecard(Record):
             else ["metric", "value [95%]"]
         )
 
-    def _sections(self) -> Iterator[tuple[str, list[Row]]]:
+    def _sections(self) -> Iterator[tuple[str, list[MetricRow]]]:
         for benchmark, split in dict.fromkeys((row.benchmark, row.split) for row in self.rows):
             heading = benchmark.upper() + (f" {split}" if split else "")
             yield heading, [row for row in self.rows if (row.benchmark, row.split) == (benchmark, split)]
 
-    def _cells(self, row: Row) -> list[str]:
+    def _cells(self, row: MetricRow) -> list[str]:
         name = row.shown + ARROWS[row.better]
         if not self.compared:
             return [name, _estimate(row.after, row.percent)]
@@ -229,7 +229,7 @@ def _sign(text: str) -> str:
     return text.replace("-", "−") if text.startswith("-") else f"+{text}"
 
 
-def _test(row: Row, change: Change) -> str:
+def _test(row: MetricRow, change: Change) -> str:
     """p, and in brackets q and, where p shows no difference, the smallest one that would show."""
     notes = [] if change.q is None else [f"q {_p(change.q)}"]
     if change.p >= SIGNIFICANT and row.better != "neither" and change.detectable is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mmpo.eval.statistics.rows import Row, number
+from mmpo.eval.statistics.rows import MetricRow, number
 
 if TYPE_CHECKING:
     from mmpo.eval.statistics.scorecard import Scorecard
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 SIGNIFICANT = 0.05
 
 
-def headline_rows(rows: Sequence[Row]) -> Iterator[Row]:
+def headline_rows(rows: Sequence[MetricRow]) -> Iterator[MetricRow]:
     """One row a benchmark: its headline metric (without one the first with a good direction), over everything where
     that is there, else of its last split.
     """
@@ -41,7 +41,7 @@ def verdict(card: Scorecard) -> list[str]:
     ]
 
 
-def _told(rows: Sequence[Row], sentence: str) -> str:
+def _told(rows: Sequence[MetricRow], sentence: str) -> str:
     """A line about one metric: overall, then its parts (of one model), or those that got worse (of two)."""
     whole = next((row for row in rows if row.split is None), None)
     if whole is None:
@@ -63,11 +63,11 @@ def _told(rows: Sequence[Row], sentence: str) -> str:
     return f"{sentence.replace('{}', moved)}{clear}; {'; '.join(said)}"
 
 
-def _worse(row: Row) -> bool:
+def _worse(row: MetricRow) -> bool:
     return row.change is not None and (row.change.value < 0 if row.better == "higher" else row.change.value > 0)
 
 
-def _named(row: Row) -> str:
+def _named(row: MetricRow) -> str:
     split = f" {row.split}" if row.split else ""
     return f"{row.benchmark.upper()}{split} {row.shown}"
 
@@ -77,7 +77,7 @@ def _care(card: Scorecard) -> str:
     return f"{warned} warning{'s' if warned != 1 else ''} under the table" if warned else "no warnings"
 
 
-def _measured(card: Scorecard, all_rows: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+def _measured(card: Scorecard, all_rows: Sequence[MetricRow], rows: Sequence[MetricRow]) -> list[str]:
     found = [f"{_named(row)} {number(row.after.value, row.percent)}" for row in rows if row.after.defined]
     lost = _undefined([_named(row) for row in rows if not row.after.defined])
     questions, unread, cut = (
@@ -91,7 +91,7 @@ def _measured(card: Scorecard, all_rows: Sequence[Row], rows: Sequence[Row]) -> 
     ]
 
 
-def _compared(card: Scorecard, all_rows: Sequence[Row], rows: Sequence[Row]) -> list[str]:
+def _compared(card: Scorecard, all_rows: Sequence[MetricRow], rows: Sequence[MetricRow]) -> list[str]:
     lost = [_named(row) for row in rows if not row.after.defined]
     groups: dict[str, list[str]] = {"Better": [], "Worse": [], "Not clear": []}
     for row in rows:
@@ -115,9 +115,9 @@ def _compared(card: Scorecard, all_rows: Sequence[Row], rows: Sequence[Row]) -> 
     return lines
 
 
-def _price(rows: Sequence[Row], told: Sequence[Row]) -> list[Row]:
+def _price(rows: Sequence[MetricRow], told: Sequence[MetricRow]) -> list[MetricRow]:
     """Of each metric that is no headline and got clearly worse, one row: over everything, else of its last split."""
-    found: dict[tuple[str, str], Row] = {}
+    found: dict[tuple[str, str], MetricRow] = {}
     for row in rows:
         if any(row is one for one in told) or row.better == "neither" or row.change is None or row.before is None:
             continue

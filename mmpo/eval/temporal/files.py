@@ -13,7 +13,7 @@ from mmpo.eval.temporal.tempcompass import TaskName, task_of
 from mmpo.eval.temporal.videohallucer import set_of
 from mmpo.outside import names_its_file, read_json
 
-Kind = Literal["videohallucer", "tempcompass"]
+TemporalBenchmark = Literal["videohallucer", "tempcompass"]
 SIDES = ("basic", "hallucination")
 PREDICTIONS = ("predict", "prediction", "pred", "response", "video-llm-prediction")
 GOLDS = ("answer", "gt-answer")
@@ -39,7 +39,7 @@ class TemporalQuestion:
 
 
 @names_its_file("VideoHallucer's or TempCompass's questions")
-def read(path: str | Path) -> tuple[Kind, list[TemporalQuestion]]:
+def read(path: str | Path) -> tuple[TemporalBenchmark, list[TemporalQuestion]]:
     """The questions of a file, or of the JSON files in a folder (or in its folders), in either format. Raises UserError
     naming the place.
     """
@@ -49,7 +49,7 @@ def read(path: str | Path) -> tuple[Kind, list[TemporalQuestion]]:
         files = sorted(path.glob("*.json")) or sorted(path.glob("*/*.json"))
     if not files:
         raise UserError(f"{path} holds no .json files")
-    kinds: set[Kind] = set()
+    kinds: set[TemporalBenchmark] = set()
     questions: list[TemporalQuestion] = []
     for file in files:
         if file.name == "meta_info.json":

@@ -18,20 +18,20 @@ import numpy as np
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import YES_RATIO, Metric, Tally, share
 from mmpo.eval.temporal import tempcompass, videohallucer
-from mmpo.eval.temporal.files import Kind, TemporalQuestion, read
+from mmpo.eval.temporal.files import TemporalBenchmark, TemporalQuestion, read
 from mmpo.eval.temporal.videohallucer import LEADERBOARD, published_bias
 from mmpo.eval.temporal.videohallucer import first_word as first_yes_no
 
-__all__ = ["Kind", "TemporalQuestion", "first_yes_no", "is_right", "metrics", "read", "tally"]
+__all__ = ["TemporalBenchmark", "TemporalQuestion", "first_yes_no", "is_right", "metrics", "read", "tally"]
 
-PARSERS: dict[Kind, tuple[str, ...]] = {
+PARSERS: dict[TemporalBenchmark, tuple[str, ...]] = {
     "videohallucer": ("official", "first-word"),
     "tempcompass": ("official", "tolerant"),
 }
 """The rules that read an answer: the published script's first, then ours."""
 
 
-def is_right(kind: Kind, question: TemporalQuestion, parser: str = "official") -> bool | None:
+def is_right(kind: TemporalBenchmark, question: TemporalQuestion, parser: str = "official") -> bool | None:
     """Whether the prediction is right; None where no rule reads it (which counts as wrong).
 
     VideoHallucer: `official`, the right word anywhere; `first-word`, the first word yes or no. TempCompass: the file's
@@ -68,7 +68,7 @@ def _tolerant(question: TemporalQuestion) -> bool | None:
     return letter.group(1) == wanted.group(1) if letter and wanted else None
 
 
-def metrics(kind: Kind, questions: Sequence[TemporalQuestion], parser: str = "official") -> dict[str, Any]:
+def metrics(kind: TemporalBenchmark, questions: Sequence[TemporalQuestion], parser: str = "official") -> dict[str, Any]:
     """All numbers, in percent, over everything, by category, and by VideoHallucer's sets or TempCompass's tasks.
 
     VideoHallucer's `basic`, `hallucination` and `overall` are unweighted means over the sets, as published;
@@ -190,7 +190,7 @@ def _hallucer_counts(questions: Sequence[TemporalQuestion], parser: str, place: 
     return counts
 
 
-def tally(kind: Kind, questions: Sequence[TemporalQuestion], parser: str = "official") -> Tally:
+def tally(kind: TemporalBenchmark, questions: Sequence[TemporalQuestion], parser: str = "official") -> Tally:
     """Counts by video. With several sets of VideoHallucer the shares of right answers are means over the sets, as
     published, and stand beside those over all pairs.
     """

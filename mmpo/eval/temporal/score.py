@@ -10,7 +10,7 @@ from typing import Any
 from mmpo.errors import UserError
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.temporal.judge import rated_by
-from mmpo.eval.temporal.metrics import PARSERS, Kind, TemporalQuestion, is_right, metrics, read
+from mmpo.eval.temporal.metrics import PARSERS, TemporalBenchmark, TemporalQuestion, is_right, metrics, read
 from mmpo.outside import json_of, read_text
 
 NO_RATING = "caption_without_rating"
@@ -22,14 +22,14 @@ RULES = {
     ("tempcompass", "tolerant"): "the file's own ratings where it has them, else the published rules, and beyond them "
     "equal texts in any case and letters before a colon",
 }
-MEANS: dict[Kind, str] = {
+MEANS: dict[TemporalBenchmark, str] = {
     "videohallucer": "a pair is right where both answers are; basic, hallucination and overall are unweighted means "
     "over the sets",
     "tempcompass": "the mean is over questions, not over dimensions",
 }
 
 
-def _score(kind: Kind, request: ScoreRequest) -> Scored:
+def _score(kind: TemporalBenchmark, request: ScoreRequest) -> Scored:
     found, answers = read(request.answers)
     if found != kind:
         raise UserError(f"{request.answers} is a file of {found}, not of {kind}")
@@ -69,7 +69,7 @@ def _score(kind: Kind, request: ScoreRequest) -> Scored:
 
 
 def _completed(
-    kind: Kind, request: ScoreRequest, answers: list[TemporalQuestion]
+    kind: TemporalBenchmark, request: ScoreRequest, answers: list[TemporalQuestion]
 ) -> tuple[list[TemporalQuestion], int, list[str]]:
     """The questions (of --questions, else of the answer file) with predictions; how many have none; and notes.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.errors import UserError
-from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply, cut_off
+from mmpo.eval.protocol import FrameChoice, Part, Request, Response, cut_off
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.eval.temporal import tempcompass, videohallucer
 from mmpo.eval.temporal.metrics import PARSERS, TemporalQuestion, is_right, read, tally
@@ -52,18 +52,18 @@ class Temporal(QuestionTask[TemporalSettings, TemporalQuestion]):
             + (f"; {captions} captions are left out" if captions else "")
         ]
 
-    def answered(self, replies: Mapping[Ask, Reply]) -> list[tuple[TemporalQuestion, Reply]]:
+    def answered(self, responses: Mapping[Request, Response]) -> list[tuple[TemporalQuestion, Response]]:
         """The questions whose whole pair has replies."""
-        lost = {question.group for question in self.questions if self.ask(question) not in replies}
-        return [one for one in super().answered(replies) if one[0].group not in lost]
+        lost = {question.group for question in self.questions if self.request(question) not in responses}
+        return [one for one in super().answered(responses) if one[0].group not in lost]
 
-    def parts(self, given: Sequence[tuple[TemporalQuestion, Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[TemporalQuestion, Response]]) -> list[Part]:
         answered = _filled(given)
         unread = sum(is_right(self.kind, question, self.settings.parser) is None for question in answered)
         return [Part(None, tally(self.kind, answered, self.settings.parser), len(given), cut_off(given), unread)]
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        for state, given in replies.items():
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
+        for state, given in responses.items():
             write_json(folder / f"answers_{state}.json", self._published(_filled(self.answered(given))))
 
     def _published(self, answered: list[TemporalQuestion]) -> Any:
@@ -86,12 +86,12 @@ class Temporal(QuestionTask[TemporalSettings, TemporalQuestion]):
         task = next((task for task in tempcompass.TASKS if task == question.part), None)
         return videohallucer.SUFFIX if task is None else tempcompass.SUFFIXES[task]
 
-    def ask(self, question: TemporalQuestion) -> Ask:
+    def request(self, question: TemporalQuestion) -> Request:
         own = self.settings
         video = own.video_pattern.replace("{video}", question.video)
         frames = FrameChoice(own.frames.num, own.frames.sampling, own.frames.max_side)
-        return Ask(video, question.question + self._suffix(question), own.max_new_tokens, own.videos, frames)
+        return Request(video, question.question + self._suffix(question), own.max_new_tokens, own.videos, frames)
 
 
-def _filled(given: Sequence[tuple[TemporalQuestion, Reply]]) -> list[TemporalQuestion]:
-    return [replace(question, prediction=reply.text, rating=None) for question, reply in given]
+def _filled(given: Sequence[tuple[TemporalQuestion, Response]]) -> list[TemporalQuestion]:
+    return [replace(question, prediction=response.text, rating=None) for question, response in given]

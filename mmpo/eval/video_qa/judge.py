@@ -9,7 +9,7 @@ from typing import Literal
 from mmpo.chat import ChatModel
 from mmpo.chat.judging import Judgement, judge
 from mmpo.chat.templates import render
-from mmpo.chat.video_replies import Reward, Verdict, read_reward, read_verdict
+from mmpo.chat.video_replies import Reward, VideoVerdict, read_reward, read_verdict
 from mmpo.eval.video_qa.metrics import RIGHT_FROM, JudgedAnswer, Protocol, VideoQuestion
 
 Parser = Literal["tolerant", "video_chatgpt", "llava_hound"]
@@ -64,8 +64,8 @@ def caption_of(captions: Mapping[str, str], question: VideoQuestion) -> str:
     return ""
 
 
-def _of_verdict(question: VideoQuestion, one: Judgement[Verdict]) -> JudgedAnswer:
-    found = one.value or Verdict(None, None)
+def _of_verdict(question: VideoQuestion, one: Judgement[VideoVerdict]) -> JudgedAnswer:
+    found = one.value or VideoVerdict(None, None)
     return JudgedAnswer(question, found.right, found.score)
 
 

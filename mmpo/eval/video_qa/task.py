@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from mmpo.chat.judging import opened, require_all, unparsed
-from mmpo.chat.video_rules import IDENTITY, RuleJudge
+from mmpo.chat.video_rules import IDENTITY, VideoRuleJudge
 from mmpo.data.records import read_records, write_lines
 from mmpo.data.video_lists import VideoItem, read_videos
 from mmpo.errors import UserError
-from mmpo.eval.protocol import Ask, FrameChoice, Part, Reply, cut_off
+from mmpo.eval.protocol import FrameChoice, Part, Request, Response, cut_off
 from mmpo.eval.statistics.tally import Tally, share
 from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.eval.video_qa.judge import verdicts
@@ -60,20 +60,20 @@ class VideoQa(JudgedTask[VideoQaSettings, VideoQuestion, tuple[Tally, int]]):
             f"read by the rule {own.parser}, unreadable ones count as wrong; numbers compare within one judge only"
         ]
 
-    def parts(self, given: Sequence[tuple[VideoQuestion, Reply]]) -> list[Part]:
+    def parts(self, given: Sequence[tuple[VideoQuestion, Response]]) -> list[Part]:
         counted, unread = self.judged(given)
         return [Part(None, counted, len(given), cut_off(given), unread)]
 
-    def write(self, folder: Path, replies: Mapping[str, Mapping[Ask, Reply]]) -> None:
-        for state, given in replies.items():
+    def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
+        for state, given in responses.items():
             rows = [
-                {"id": q.id, "video": q.video, "question": q.question, "answer": q.answer, "pred": reply.text}
-                for q, reply in self.answered(given)
+                {"id": q.id, "video": q.video, "question": q.question, "answer": q.answer, "pred": response.text}
+                for q, response in self.answered(given)
             ]
             write_lines(folder / f"answers_{state}.jsonl", rows)
 
-    def judge(self, given: Sequence[tuple[VideoQuestion, Reply]]) -> tuple[Tally, int]:
-        own, answered = self.settings, [(question, reply.text) for question, reply in given]
+    def judge(self, given: Sequence[tuple[VideoQuestion, Response]]) -> tuple[Tally, int]:
+        own, answered = self.settings, [(question, response.text) for question, response in given]
         if own.judged_by == "rules":
             return self._by_rules(answered), 0
         with opened(self.context.judge, self.context.cache, "video_qa") as chat:
@@ -87,7 +87,7 @@ class VideoQa(JudgedTask[VideoQaSettings, VideoQuestion, tuple[Tally, int]]):
     def _by_rules(self, answered: Sequence[tuple[VideoQuestion, str]]) -> Tally:
         """Rewards by rules, and the shares of answers that make something up."""
         everything = list(self.items.values())
-        judge = RuleJudge.over(
+        judge = VideoRuleJudge.over(
             [name for item in everything for name in (*item.objects, *(who for who, _ in item.events))],
             [event for item in everything for event in item.events],
         )
@@ -122,11 +122,11 @@ class VideoQa(JudgedTask[VideoQaSettings, VideoQuestion, tuple[Tally, int]]):
                 found.update(dict.fromkeys(names, str(row.get("caption", ""))))
         return found
 
-    def ask(self, question: VideoQuestion) -> Ask:
+    def request(self, question: VideoQuestion) -> Request:
         own = self.settings
         root = own.videos or str(Path(str(own.questions)).parent)
         frames = FrameChoice(own.frames.num, own.frames.sampling, own.frames.max_side)
-        return Ask(question.video, question.question + own.prompt_suffix, own.max_new_tokens, root, frames)
+        return Request(question.video, question.question + own.prompt_suffix, own.max_new_tokens, root, frames)
 
 
 def _items(path: str) -> dict[str, VideoItem]:

@@ -123,7 +123,7 @@ def placeholders_for(vlm: VLM, n_images: int) -> list[list[int]]:
     """Placeholders of `n_images` images in a family where every image takes the same number of tokens."""
     if not vlm.family.fixed_image_size:
         raise UserError(f"{vlm.family.name}: the number of image tokens depends on the image; process the images first")
-    cache = facts(vlm)
+    cache = processor_facts(vlm)
     if "placeholder" not in cache and n_images:
         cache["placeholder"] = process_images(vlm, [Image.new("RGB", (32, 32))]).placeholders[0]
     return [cache["placeholder"]] * n_images if n_images else []
@@ -131,7 +131,7 @@ def placeholders_for(vlm: VLM, n_images: int) -> list[list[int]]:
 
 def placeholder_among_several(vlm: VLM) -> list[int]:
     """What stands for each image of a prompt with several, in a family that prepares those otherwise."""
-    cache = facts(vlm)
+    cache = processor_facts(vlm)
     if "among_several" not in cache:
         cache["among_several"] = process_images(vlm, [Image.new("RGB", (32, 32))], several=True).placeholders[0]
     found: list[int] = cache["among_several"]
@@ -141,13 +141,13 @@ def placeholder_among_several(vlm: VLM) -> list[int]:
 def margins(vlm: VLM) -> tuple[str, str]:
     """Plain text that the processor writes around an image's tokens (Gemma 3: line ends). It may merge with the text
     beside it, so it has to be tokenized together with that."""
-    if "margins" not in facts(vlm):
+    if "margins" not in processor_facts(vlm):
         process_images(vlm, [Image.new("RGB", (32, 32))])
-    found: tuple[str, str] = facts(vlm)["margins"]
+    found: tuple[str, str] = processor_facts(vlm)["margins"]
     return found
 
 
-def facts(vlm: VLM) -> dict[str, Any]:
+def processor_facts(vlm: VLM) -> dict[str, Any]:
     """Per-processor facts that never change, kept on the processor (the template and the tokenizer are fixed after
     loading).
     """
@@ -171,7 +171,7 @@ def _process(vlm: VLM, images: Sequence[Image.Image], several: bool = False) -> 
     keys = family.pixel_keys
     if family.features == "own":
         keys = tuple(key for key in out if key not in _TEXT_KEYS)
-        facts(vlm)["token_keys"] = [key for key in ("token_type_ids", "mm_token_type_ids") if key in out]
+        processor_facts(vlm)["token_keys"] = [key for key in ("token_type_ids", "mm_token_type_ids") if key in out]
     elif unknown := sorted(set(out) - _TEXT_KEYS - set(keys) - {*family.ignored_keys, family.count_key}):
         raise UserError(
             f"{vlm.source}: the processor returns {', '.join(unknown)}, which mmpo doesn't know for {family.name}",
@@ -199,7 +199,7 @@ def _placeholder(vlm: VLM, ids: list[int]) -> list[int]:
         raise UserError(f"{vlm.source}: the processor writes no image tokens", hint="check the processor's files")
     first, last = added[0], added[-1] + 1
     around = (vlm.tokenizer.decode(ids[:first]), vlm.tokenizer.decode(ids[last:]))
-    if facts(vlm).setdefault("margins", around) != around:
+    if processor_facts(vlm).setdefault("margins", around) != around:
         raise UserError(
             f"{vlm.family.name}: the processor writes text into some images ({around[0]!r})",
             hint="switch off `do_pan_and_scan` in preprocessor_config.json",
@@ -208,7 +208,7 @@ def _placeholder(vlm: VLM, ids: list[int]) -> list[int]:
 
 
 def _added_tokens(vlm: VLM) -> set[int]:
-    cache = facts(vlm)
+    cache = processor_facts(vlm)
     if "added_tokens" not in cache:
         cache["added_tokens"] = set(vlm.tokenizer.added_tokens_decoder)
     added: set[int] = cache["added_tokens"]

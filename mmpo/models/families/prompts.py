@@ -21,11 +21,11 @@ from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import (
     ProcessedImages,
-    facts,
     margins,
     placeholder_among_several,
     placeholders_for,
     process_images,
+    processor_facts,
 )
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     "token_weights",
 ]
 
-Message = Mapping[str, Any]
+PromptMessage = Mapping[str, Any]
 Offsets = list[tuple[int, int]]
 
 _PROBE: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
@@ -49,7 +49,7 @@ _MARK = "\u2042\u2042"  # stands for a response while the template is read; no t
 
 def encode_prompt(
     vlm: VLM,
-    messages: Sequence[Message],
+    messages: Sequence[PromptMessage],
     images: int | Sequence[Sequence[int]] = 0,
     *,
     add_generation_prompt: bool = True,
@@ -64,7 +64,7 @@ def encode_prompt(
 
 
 def prompt_words(
-    vlm: VLM, messages: Sequence[Message], images: int | Sequence[Sequence[int]] = 0
+    vlm: VLM, messages: Sequence[PromptMessage], images: int | Sequence[Sequence[int]] = 0
 ) -> list[tuple[str, list[int]]]:
     """The words of the user's own text, in order, each with the places of its tokens in `encode_prompt`. Nothing of
     the template, no image and no special token is among them; a token that two words share belongs to neither."""
@@ -105,7 +105,7 @@ class _Conversation(NamedTuple):
 
 
 def _encode_conversation(
-    vlm: VLM, messages: Sequence[Message], images: int | Sequence[Sequence[int]], add_generation_prompt: bool
+    vlm: VLM, messages: Sequence[PromptMessage], images: int | Sequence[Sequence[int]], add_generation_prompt: bool
 ) -> _Conversation:
     expansions = placeholders_for(vlm, images) if isinstance(images, int) else images
     text = rendered(vlm, messages, add_generation_prompt=add_generation_prompt)
@@ -175,7 +175,7 @@ def token_weights(offsets: Offsets, spans: Sequence[Mapping[str, Any]], default:
 def _encode_response(vlm: VLM, text: str, eos: bool) -> tuple[list[int], Offsets]:
     plain = plain_text(vlm)
     head, lead, tail = _response_frame(vlm)
-    head_ids = facts(vlm).setdefault("head_ids", plain.encode(head).ids)
+    head_ids = processor_facts(vlm).setdefault("head_ids", plain.encode(head).ids)
     answer = plain.hide(text)
     full = plain.encode(head + lead + answer + tail)
     ids, offsets, shift = full.ids, full.offsets, len(head) + len(lead)
@@ -195,7 +195,7 @@ def _encode_response(vlm: VLM, text: str, eos: bool) -> tuple[list[int], Offsets
 
 def _response_frame(vlm: VLM) -> tuple[str, str, str]:
     """The text around a response in the chat template: generation prompt, separator before it, end marker after it."""
-    cache = facts(vlm)
+    cache = processor_facts(vlm)
     if "frame" not in cache:
         head = rendered(vlm, _PROBE, add_generation_prompt=True)
         answered = [*_PROBE, {"role": "assistant", "content": [{"type": "text", "text": _MARK}]}]
@@ -208,7 +208,7 @@ def _response_frame(vlm: VLM) -> tuple[str, str, str]:
     return cache["frame"]
 
 
-def rendered(vlm: VLM, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str:
+def rendered(vlm: VLM, messages: Sequence[PromptMessage], *, add_generation_prompt: bool = False) -> str:
     """The messages as the model's chat template writes them; what looks like a special token in a text is a mark."""
     template = getattr(vlm.processor, "chat_template", None) or vlm.family.template
     if template is None:
@@ -226,7 +226,7 @@ def rendered(vlm: VLM, messages: Sequence[Message], *, add_generation_prompt: bo
 
 def plain_text(vlm: VLM) -> PlainText:
     """What keeps people's text apart from this model's special tokens."""
-    cache = facts(vlm)
+    cache = processor_facts(vlm)
     if "plain_text" not in cache:
         names = ("image_token", "video_token", "audio_token")
         written = [token for name in names if isinstance(token := getattr(vlm.processor, name, None), str)]
@@ -236,7 +236,7 @@ def plain_text(vlm: VLM) -> PlainText:
     return found
 
 
-def _hidden(plain: PlainText, messages: Sequence[Message]) -> list[dict[str, Any]]:
+def _hidden(plain: PlainText, messages: Sequence[PromptMessage]) -> list[dict[str, Any]]:
     """Structured messages whose texts hold marks for what looks like a special token."""
     structured = [_structured(message) for message in messages]
     for message in structured:
@@ -246,7 +246,7 @@ def _hidden(plain: PlainText, messages: Sequence[Message]) -> list[dict[str, Any
     return structured
 
 
-def _structured(message: Message) -> dict[str, Any]:
+def _structured(message: PromptMessage) -> dict[str, Any]:
     content = message["content"]
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else [dict(part) for part in content]
     return {"role": message["role"], "content": parts}
@@ -257,7 +257,9 @@ def _tokenize_conversation(vlm: VLM, text: str) -> Encoded:
     the tokenizer adds it."""
     encoded = plain_text(vlm).encode(text)
     bos = vlm.tokenizer.bos_token_id
-    adds_bos = facts(vlm).setdefault("adds_bos", bos is not None and list(vlm.tokenizer("").input_ids)[:1] == [bos])
+    adds_bos = processor_facts(vlm).setdefault(
+        "adds_bos", bos is not None and list(vlm.tokenizer("").input_ids)[:1] == [bos]
+    )
     if adds_bos and bos not in encoded.ids:
         return Encoded(encoded.text, [bos, *encoded.ids], [(0, 0), *encoded.offsets])
     return encoded

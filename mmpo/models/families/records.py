@@ -37,7 +37,7 @@ class Family:
     without `video_keys` gets frames as images. `softcap` means that the head's logits go through the text
     configuration's `final_logit_softcapping`. `template` is the chat template for checkpoints that ship none.
     `since` is the first version of transformers whose code of the family mmpo agrees with, where that is not the floor.
-    `sharing` is False for a family that must run one row per response; `why_not` then tells why.
+    `sharing` is False for a family that must run one row per response; `unsupported_reason` then tells why.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Family:
     template: str | None = None
     since: str = ""
     sharing: bool = True
-    why_not: str = ""
+    unsupported_reason: str = ""
 
 
 _SIZED = ("pixel_values", "image_sizes")
@@ -193,5 +193,5 @@ def family_of(config: PreTrainedConfig | Any) -> Family:
         pixel_keys=(),
         fixed_image_size=False,
         sharing=False,
-        why_not="mmpo has no record of this family",
+        unsupported_reason="mmpo has no record of this family",
     )

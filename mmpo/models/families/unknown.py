@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
-from mmpo.models.families.processing import ROWS, facts
+from mmpo.models.families.processing import ROWS, processor_facts
 from mmpo.models.scoring.logprob import logits_of
 from mmpo.models.tree.layout import TreeBatch
 
@@ -23,7 +23,7 @@ _TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Pixels:
+class ProcessedPixels:
     """The processor's tensors of the distinct images, each with `key + ROWS`: how many rows belong to each image."""
 
     tensors: Mapping[str, Tensor]
@@ -43,9 +43,9 @@ class Pixels:
         return found
 
 
-def hidden_states(vlm: VLM, layout: TreeBatch, pixels: Pixels | None) -> Tensor:
+def hidden_states(vlm: VLM, layout: TreeBatch, pixels: ProcessedPixels | None) -> Tensor:
     """Last hidden states [rows, s, h] of plain rows, computed row by row; zeros at padding."""
-    pixels = pixels or Pixels({})
+    pixels = pixels or ProcessedPixels({})
     rows, first = [], 0
     for number, count in enumerate(layout.images_per_row):
         length = int(layout.attention_mask[number].sum())
@@ -57,7 +57,7 @@ def hidden_states(vlm: VLM, layout: TreeBatch, pixels: Pixels | None) -> Tensor:
 
 
 @torch.no_grad()
-def check(vlm: VLM, layout: TreeBatch, pixels: Pixels | None) -> None:
+def check(vlm: VLM, layout: TreeBatch, pixels: ProcessedPixels | None) -> None:
     """Raises `UserError` unless, on the first row with images (else the first), a later token changes nothing that
     was computed before it, the head's output is what the model itself makes of the states, and the images change
     something."""
@@ -65,7 +65,7 @@ def check(vlm: VLM, layout: TreeBatch, pixels: Pixels | None) -> None:
     number = next((i for i, count in enumerate(counts) if count), 0)
     ids = layout.input_ids[number, : int(layout.attention_mask[number].sum())]
     first = sum(counts[:number])
-    shown = (pixels or Pixels({})).of(layout.image_order[first : first + counts[number]])
+    shown = (pixels or ProcessedPixels({})).of(layout.image_order[first : first + counts[number]])
     states, shorter = _row(vlm, ids, shown), _row(vlm, ids[:-1], shown)
     if not (states[:-1] - shorter).abs().mean() <= _TOLERANCE * states.abs().mean():
         raise UserError(
@@ -97,7 +97,7 @@ def _row(vlm: VLM, ids: Tensor, pixels: Mapping[str, Tensor]) -> Tensor:
 def _inputs(vlm: VLM, ids: Tensor, pixels: Mapping[str, Tensor]) -> dict[str, Any]:
     """What the model's own forward gets for one row."""
     ids = ids[None]
-    kinds = {key: (ids == vlm.image_token_id).long() for key in facts(vlm).get("token_keys", ())}
+    kinds = {key: (ids == vlm.image_token_id).long() for key in processor_facts(vlm).get("token_keys", ())}
     images = {
         key: value.to(vlm.device, vlm.dtype if value.is_floating_point() else None) for key, value in pixels.items()
     }

@@ -21,7 +21,7 @@ from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import KINDS, NOTES, ROWS, SEVERAL, TILES, process_images
 from mmpo.models.families.records import Family, FeatureContainer
-from mmpo.models.families.unknown import Pixels
+from mmpo.models.families.unknown import ProcessedPixels
 from mmpo.models.sharded import is_sharded
 
 
@@ -64,7 +64,7 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
     if not tensors:
         return None
     if vlm.family.features == "own":
-        return Pixels(tensors)
+        return ProcessedPixels(tensors)
     weight = next(vision_modules(vlm)[0].parameters())
     inputs = {
         # float32 pixels must not meet a bfloat16 tower: cast at its door

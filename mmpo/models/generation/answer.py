@@ -26,18 +26,18 @@ from mmpo.errors import Quarantined, UserError
 from mmpo.models.families.loading import VLM
 from mmpo.models.generation.asking import (
     Asked,
-    Gallery,
+    ImageCache,
     Images,
     ImageSource,
     Prompt,
     Question,
-    Shown,
+    ShownImages,
     flat,
     group_by_image,
     text_key,
 )
-from mmpo.models.generation.choosing import Chooser, Greedy, Sampler, stream_seed
-from mmpo.models.generation.continuing import Bounds, Continuer, Row, Sharing
+from mmpo.models.generation.choosing import Chooser, Greedy, TokenSampler, stream_seed
+from mmpo.models.generation.continuing import Bounds, Continuer, PromptRow, Sharing
 from mmpo.models.generation.generate import Continuation
 from mmpo.models.generation.probe import ProbeSpec
 from mmpo.models.generation.self_check import SelfCheck
@@ -45,12 +45,12 @@ from mmpo.models.generation.self_check import SelfCheck
 __all__ = [
     "Answer",
     "AnswerEngine",
+    "AnswerWithAttention",
     "Asked",
     "ImageSource",
     "Images",
     "Prompt",
     "Question",
-    "Watched",
     "group_by_image",
 ]
 
@@ -77,7 +77,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Watched:
+class AnswerWithAttention:
     """An answer, and where the model looked: `attention` [layers, image tokens of all images], the mean over the
     answer's rows (None where no row is watched); `top`, the largest log-prob of each step; `shown`, the processed
     images."""
@@ -85,7 +85,7 @@ class Watched:
     answer: Answer
     attention: torch.Tensor | None
     top: tuple[float, ...]
-    shown: Shown
+    shown: ShownImages
 
 
 class AnswerEngine:
@@ -94,7 +94,7 @@ class AnswerEngine:
     `token_budget` bounds the tokens that are in memory together (image, question and answer tokens of one batch).
     `sharing`: "auto" checks itself and falls back loudly, "on" insists (no check, an error where the model can't),
     "off" runs the model's own `generate` one by one. `image_root` confines image paths to a folder. `check` is the
-    number of questions that the self-check asks twice; `checks` holds what it found, `why_not_shared` why sharing is
+    number of questions that the self-check asks twice; `checks` holds what it found, `unshared_reason` why sharing is
     off (empty while it is on); `repeats` says that questions then continue copies of their image's cache, rather than
     being asked one by one. Nothing of the model is changed for good: training mode and attention come back.
     """
@@ -115,7 +115,7 @@ class AnswerEngine:
         self.max_new_tokens = max_new_tokens
         self.token_budget = token_budget
         self._off = False
-        self._gallery = Gallery(vlm, image_root)
+        self._gallery = ImageCache(vlm, image_root)
         self._continuer = Continuer(vlm, sharing, check)
 
     @property
@@ -123,8 +123,8 @@ class AnswerEngine:
         return self._continuer.checks
 
     @property
-    def why_not_shared(self) -> str:
-        return self._continuer.why_not_shared
+    def unshared_reason(self) -> str:
+        return self._continuer.unshared_reason
 
     @property
     def repeats(self) -> bool:
@@ -178,7 +178,9 @@ class AnswerEngine:
 
         For the `truncated` flag or for quarantine use `answer` with one question an image; the texts are the same.
         """
-        rows = (Row(shown, self._gallery.encode(prompt, shown), None) for shown in map(self._gallery.show, images))
+        rows = (
+            PromptRow(shown, self._gallery.encode(prompt, shown), None) for shown in map(self._gallery.show, images)
+        )
         return (self._text(c) for _, c in self._stream(rows, _greedy, max_new_tokens, self._off, batch_size))
 
     def samples(
@@ -217,22 +219,22 @@ class AnswerEngine:
         """
         if k < (0 if greedy_first else 1):
             raise UserError(f"k must be at least 1, not {k}")
-        Sampler([], temperature=temperature, top_p=top_p)  # complain about settings now, not at the first batch
+        TokenSampler([], temperature=temperature, top_p=top_p)  # complain about settings now, not at the first batch
         return self._samples(prompts, k, temperature, top_p, seed, max_new_tokens, self._off, greedy_first)
 
     def watched(
         self, prompts: Iterable[tuple[Images, Prompt]], probe: ProbeSpec, *, max_new_tokens: int | None = None
-    ) -> Iterator[Watched]:
+    ) -> Iterator[AnswerWithAttention]:
         """Greedy answers with the attention of their rows onto the image tokens, from the same pass. One for each
         (images, prompt), in order; an image that can't be used raises `Quarantined`."""
         probe = probe.resolved(self.vlm)
         rows = (
-            Row(shown, self._gallery.encode(prompt, shown), str(number))
+            PromptRow(shown, self._gallery.encode(prompt, shown), str(number))
             for number, (images, prompt) in enumerate(prompts)
             for shown in [self._gallery.show(images)]
         )
         for row, c in self._stream(rows, _greedy, max_new_tokens, self._off, probe=probe):
-            yield Watched(self._answer(str(row.tag), c), c.attention, tuple(c.top), row.shown)
+            yield AnswerWithAttention(self._answer(str(row.tag), c), c.attention, tuple(c.top), row.shown)
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
@@ -259,7 +261,7 @@ class AnswerEngine:
         left_out: set[Hashable] = set()
         waiting: deque[tuple[str, Hashable]] = deque()
 
-        def rows() -> Iterator[Row]:
+        def rows() -> Iterator[PromptRow]:
             for question, pictures in flat(asked):
                 try:
                     shown = self._gallery.show(pictures)
@@ -277,9 +279,9 @@ class AnswerEngine:
                         queued.discard(tag)
                 if tag not in queued:
                     queued.add(tag)
-                    yield Row(shown, self._gallery.encode(question.text, shown), tag)
+                    yield PromptRow(shown, self._gallery.encode(question.text, shown), tag)
 
-        def left(batch: Sequence[Row]) -> bool:
+        def left(batch: Sequence[PromptRow]) -> bool:
             if any(row.tag in wanted for row in batch):
                 return False
             left_out.update(row.tag for row in batch)
@@ -304,17 +306,17 @@ class AnswerEngine:
         off: bool,
         greedy_first: bool,
     ) -> Iterator[list[Answer]]:
-        def rows() -> Iterator[Row]:
+        def rows() -> Iterator[PromptRow]:
             for images, prompt in prompts:
                 shown = self._gallery.show(images)
                 ids = self._gallery.encode(prompt, shown)
                 if greedy_first:
-                    yield Row(shown, ids, "greedy", None)
+                    yield PromptRow(shown, ids, "greedy", None)
                 for j in range(k):
-                    yield Row(shown, ids, j, stream_seed(seed, shown.digest, ids, j))
+                    yield PromptRow(shown, ids, j, stream_seed(seed, shown.digest, ids, j))
 
-        def chooser(batch: Sequence[Row]) -> Chooser:
-            return Sampler([row.seed for row in batch], temperature=temperature, top_p=top_p)
+        def chooser(batch: Sequence[PromptRow]) -> Chooser:
+            return TokenSampler([row.seed for row in batch], temperature=temperature, top_p=top_p)
 
         done: list[Answer] = []
         for row, continuation in self._stream(rows(), chooser, limit, off):
@@ -325,14 +327,14 @@ class AnswerEngine:
 
     def _stream(
         self,
-        rows: Iterable[Row],
-        chooser: Callable[[Sequence[Row]], Chooser],
+        rows: Iterable[PromptRow],
+        chooser: Callable[[Sequence[PromptRow]], Chooser],
         limit: int | None,
         off: bool,
         max_rows: int | None = None,
         probe: ProbeSpec | None = None,
-        leave: Callable[[Sequence[Row]], bool] | None = None,
-    ) -> Iterator[tuple[Row, Continuation]]:
+        leave: Callable[[Sequence[PromptRow]], bool] | None = None,
+    ) -> Iterator[tuple[PromptRow, Continuation]]:
         bounds = Bounds(limit or self.max_new_tokens, self.token_budget, max_rows)
         return self._continuer.stream(rows, chooser, bounds, off, probe, leave)
 
@@ -347,5 +349,5 @@ class AnswerEngine:
         return Answer(id, self._text(c), tuple(c.token_ids), c.truncated, c.margin, p_yes, yes, no)
 
 
-def _greedy(batch: Sequence[Row]) -> Chooser:
+def _greedy(batch: Sequence[PromptRow]) -> Chooser:
     return Greedy()

@@ -38,7 +38,7 @@ class Question:
 Asked: TypeAlias = Iterable[Question | tuple[Images, Sequence[Question | Prompt]]]
 
 
-class Pictures:
+class PromptImages:
     """The images of one prompt or of a group of questions. What identifies them is found once."""
 
     def __init__(self, images: Images) -> None:
@@ -50,7 +50,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownImages:
     """Images that prompts are about, decoded and processed; `digest` identifies their pixels (and a video's times).
     `clips` are the numbers of frames of the clips among them, `kinds` says for each source what it is."""
 
@@ -60,17 +60,17 @@ class Shown:
     clips: tuple[int, ...] = ()
 
 
-class Gallery:
+class ImageCache:
     """Decodes and processes images. Remembers the last few, so prompts in a row about one image cost it once. A clip is
     shown as a video or, where the model takes none, as a list of images."""
 
     def __init__(self, vlm: VLM, root: str | Path | None, remembered: int = 16) -> None:
         self._vlm, self._root, self._remembered = vlm, root, remembered
-        self._recent: OrderedDict[Hashable, Shown | Quarantined] = OrderedDict()
+        self._recent: OrderedDict[Hashable, ShownImages | Quarantined] = OrderedDict()
 
-    def show(self, images: Images | Pictures) -> Shown:
+    def show(self, images: Images | PromptImages) -> ShownImages:
         """The images of one prompt. Raises `Quarantined` where one can't be used (again, if it is asked for again)."""
-        pictures = images if isinstance(images, Pictures) else Pictures(images)
+        pictures = images if isinstance(images, PromptImages) else PromptImages(images)
         key = pictures.key
         if key not in self._recent:
             try:
@@ -85,7 +85,7 @@ class Gallery:
             raise shown
         return shown
 
-    def encode(self, prompt: Prompt, shown: Shown) -> list[int]:
+    def encode(self, prompt: Prompt, shown: ShownImages) -> list[int]:
         """Token ids of a prompt about these images, placeholders expanded, ready for the answer."""
         if isinstance(prompt, str):
             content = [*({"type": kind} for kind in shown.kinds), {"type": "text", "text": prompt}]
@@ -101,7 +101,7 @@ class Gallery:
             prompt = with_frames(prompt, shown.clips)
         return encode_prompt(self._vlm, prompt, shown.processed.placeholders)
 
-    def _process(self, sources: Sequence[ImageSource]) -> Shown:
+    def _process(self, sources: Sequence[ImageSource]) -> ShownImages:
         clips = [source for source in sources if isinstance(source, Clip)]
         kinds = tuple("video" if isinstance(source, Clip) else "image" for source in sources)
         lists = [
@@ -115,7 +115,7 @@ class Gallery:
         if not clips or not self._vlm.takes_videos:
             pictures = [picture for own in lists for picture in own]
             processed = process_images(self._vlm, pictures, several=len(pictures) > 1)
-            return Shown(processed, digest.hexdigest(), kinds, counts)
+            return ShownImages(processed, digest.hexdigest(), kinds, counts)
         digest.update(repr([kinds, *(clip.times for clip in clips)]).encode())
         several = kinds.count("image") > 1
         parts = [
@@ -127,7 +127,7 @@ class Gallery:
         processed = ProcessedImages(
             join_images([part.tensors for part in parts]), [part.placeholders[0] for part in parts]
         )
-        return Shown(processed, digest.hexdigest(), kinds, counts)
+        return ShownImages(processed, digest.hexdigest(), kinds, counts)
 
     def _picture(self, source: Image.Image | bytes | str | Path) -> Image.Image:
         return source.convert("RGB") if isinstance(source, Image.Image) else load_image(source, root=self._root)
@@ -141,15 +141,15 @@ def group_by_image(questions: Iterable[Question]) -> list[tuple[Images, list[Que
     return list(groups.values())
 
 
-def flat(asked: Asked) -> Iterator[tuple[Question, Pictures]]:
+def flat(asked: Asked) -> Iterator[tuple[Question, PromptImages]]:
     """Single questions, each with its images; a plain text's id is its number. The questions of a group, and those in a
-    row about the same bytes or path, have the same `Pictures`."""
+    row about the same bytes or path, have the same `PromptImages`."""
     number = 0
-    pictures: Pictures | None = None
+    pictures: PromptImages | None = None
     for item in asked:
         images, questions = (item.image, [item]) if isinstance(item, Question) else item
         if pictures is None or images is not pictures.images or not isinstance(images, bytes | str | Path | Clip):
-            pictures = None if images is None else Pictures(images)
+            pictures = None if images is None else PromptImages(images)
         for question in questions:
             if not isinstance(question, Question):
                 question = Question(str(number), images, question)

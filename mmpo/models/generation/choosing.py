@@ -37,7 +37,7 @@ class Greedy:
         return self
 
 
-class Sampler:
+class TokenSampler:
     """Temperature and nucleus sampling by the Gumbel-max trick: argmax(log p + Gumbel noise) is a sample from p.
 
     Noise comes from one generator per row, seeded by that row's `seeds` entry, one draw per step. Rounding moves a
@@ -72,8 +72,8 @@ class Sampler:
             return sampled
         return logits.index_copy(0, torch.tensor(drawn, device=logits.device), sampled)
 
-    def alone(self, row: int) -> Sampler:
-        return Sampler([self.seeds[row]], temperature=self.temperature, top_p=self.top_p)
+    def alone(self, row: int) -> TokenSampler:
+        return TokenSampler([self.seeds[row]], temperature=self.temperature, top_p=self.top_p)
 
 
 def outside_nucleus(logits: Tensor, top_p: float, first: int = 256) -> Tensor:

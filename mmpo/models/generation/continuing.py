@@ -13,7 +13,7 @@ import torch
 
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
-from mmpo.models.generation.asking import Shown
+from mmpo.models.generation.asking import ShownImages
 from mmpo.models.generation.choosing import Chooser, YesNo
 from mmpo.models.generation.generate import (
     Continuation,
@@ -30,10 +30,10 @@ from mmpo.models.tree.sharing import Sharing
 
 
 @dataclass(frozen=True)
-class Row:
+class PromptRow:
     """One prompt to continue. Rows with the same `shown` share their prefix; `tag` is the caller's."""
 
-    shown: Shown
+    shown: ShownImages
     prompt: list[int]
     tag: Hashable
     seed: int | None = 0
@@ -50,7 +50,7 @@ class Bounds:
 
 class Continuer:
     """Continues prompts. `sharing` "auto" checks `check` answers of the first batch and falls back loudly,
-    "on" insists, "off" goes one by one. `checks` holds what was found, `why_not_shared` why sharing is off (empty while
+    "on" insists, "off" goes one by one. `checks` holds what was found, `unshared_reason` why sharing is off (empty while
     it is on), `repeats` says that copies of an image's cache are continued instead."""
 
     def __init__(self, vlm: VLM, sharing: Sharing, check: int) -> None:
@@ -58,30 +58,34 @@ class Continuer:
             raise UserError(f"sharing={sharing!r}", hint='one of "auto", "on", "off"')
         self.vlm = vlm
         self.checks: list[SelfCheck] = []
-        self.why_not_shared = ""
+        self.unshared_reason = ""
         self.repeats = False
         self._sharing, self._check_size = sharing, check
         self._yes_no = YesNo(vlm.tokenizer)
         self._checked: set[bool] = set()
         if sharing == "off":
-            self.why_not_shared = "switched off"
-        elif reason := (vlm.family.why_not or "its family can't") if not vlm.family.sharing else plain_decoding(vlm):
+            self.unshared_reason = "switched off"
+        elif (
+            reason := (vlm.family.unsupported_reason or "its family can't")
+            if not vlm.family.sharing
+            else plain_decoding(vlm)
+        ):
             self._cannot_share(reason)
 
     def stream(
         self,
-        rows: Iterable[Row],
-        chooser: Callable[[Sequence[Row]], Chooser],
+        rows: Iterable[PromptRow],
+        chooser: Callable[[Sequence[PromptRow]], Chooser],
         bounds: Bounds,
         off: bool,
         probe: ProbeSpec | None = None,
-        leave: Callable[[Sequence[Row]], bool] | None = None,
-    ) -> Iterator[tuple[Row, Continuation]]:
+        leave: Callable[[Sequence[PromptRow]], bool] | None = None,
+    ) -> Iterator[tuple[PromptRow, Continuation]]:
         """Continue rows batch by batch, in order. A batch closes before it would pass the token budget; `leave` says
         that one need not be continued. `off`: the adapter is switched off.
         """
         limit = bounds.new_tokens
-        batch: list[Row] = []
+        batch: list[PromptRow] = []
         digests: set[str] = set()
         cost = 0
         for row in rows:
@@ -100,8 +104,8 @@ class Continuer:
 
     def _run(
         self,
-        batch: Sequence[Row],
-        chooser: Callable[[Sequence[Row]], Chooser],
+        batch: Sequence[PromptRow],
+        chooser: Callable[[Sequence[PromptRow]], Chooser],
         limit: int,
         off: bool,
         probe: ProbeSpec | None = None,
@@ -143,7 +147,7 @@ class Continuer:
                 past=past,
             )
 
-        if not self.why_not_shared:
+        if not self.unshared_reason:
             try:
                 shared = generate_shared(
                     self.vlm, groups, max_new_tokens=limit, chooser=pick, reader=reader, probe=probe
@@ -191,7 +195,7 @@ class Continuer:
         message = f"{self.vlm.source}: questions can't share their image's work: {reason}"
         if self._sharing == "on":
             raise UserError(message, hint='use sharing="auto" to answer one by one instead')
-        self.why_not_shared = reason
+        self.unshared_reason = reason
         # Where a prompt's own words change its image (a prefix that sees itself both ways) not even a copy would do.
         self.repeats = copies and self.vlm.family.blocks != "prompt" and self.vlm.family.features != "own"
         instead = (

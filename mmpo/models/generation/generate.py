@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
 from mmpo.models.families.loading import VLM
-from mmpo.models.families.processing import facts, join_images, model_tensors
+from mmpo.models.families.processing import join_images, model_tensors, processor_facts
 from mmpo.models.families.vision import encode_images, select_images
 from mmpo.models.generation.choosing import Chooser, ChooserProcessor, FirstReader, Greedy, RepetitionPenalty
 from mmpo.models.generation.probe import AttentionSums, Confidence, ProbeSpec, image_columns, query_rows, watching
@@ -122,7 +122,7 @@ def token_kinds(vlm: VLM, ids: Tensor) -> dict[str, Tensor]:
     positions and two-way blocks are silently not made."""
     image = (ids == vlm.image_token_id).long()
     if vlm.family.features == "own":
-        return {key: image for key in facts(vlm).get("token_keys", ())}
+        return {key: image for key in processor_facts(vlm).get("token_keys", ())}
     if vlm.family.grid_positions:
         return {"mm_token_type_ids": token_types_of(vlm, ids)}
     return {"none": {}, "images": {"token_type_ids": image}, "prompt": {"token_type_ids": torch.zeros_like(ids)}}[

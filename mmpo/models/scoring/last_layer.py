@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 
 @dataclass
-class Reading:
+class RowReading:
     """What the parts of the layer share: the rows [n] that are read in this pass, None for all."""
 
     rows: Tensor | None = None
@@ -36,7 +36,7 @@ def read_last_layer_only_where_needed(decoder: nn.Module) -> bool:
         return False
     if not (has_own_forward(attention, _attend) and has_own_forward(projection, _project)):
         return False
-    reading = getattr(attention, "reading", None) or Reading()
+    reading = getattr(attention, "reading", None) or RowReading()
     attention.reading = projection.reading = mlp.reading = reading
     attention.forward = MethodType(_attend, attention)
     projection.forward = MethodType(_project, projection)
@@ -51,7 +51,7 @@ def has_own_forward(module: Any, ours: Callable[..., Any]) -> bool:
 
 def rows_read(module: nn.Module) -> Tensor | None:
     """The rows that are read of what `module`, a part of a prepared layer, computes in this pass; None for all."""
-    reading: Reading | None = getattr(module, "reading", None)
+    reading: RowReading | None = getattr(module, "reading", None)
     return None if reading is None else reading.rows
 
 

@@ -37,7 +37,7 @@ from mmpo.models.scoring.last_layer import has_own_forward, only_read
 
 Pack = Callable[[Tensor], Any]
 
-_on: ContextVar[bool] = ContextVar("keep_less", default=False)
+_on: ContextVar[bool] = ContextVar("recompute", default=False)
 _watch: ContextVar[Pack] = ContextVar("watch_kept", default=lambda tensor: tensor)
 
 _GATED = "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))"
@@ -102,7 +102,7 @@ def made_again(tensors: Sequence[Tensor], make: Callable[[], Sequence[Tensor]]) 
     return saved_tensors_hooks(pack, unpack)
 
 
-def keep_less_in_feed_forward(model: nn.Module) -> int:
+def recompute_feed_forward(model: nn.Module) -> int:
     """Give the gated feed-forward layers of a decoder the forward that can keep less; outside `keeping_less` it is the
     ordinary one. Returns how many there are: layers that compute anything else are left alone."""
     found = [module for module in model.modules() if _is_gated(module)]
@@ -111,7 +111,7 @@ def keep_less_in_feed_forward(model: nn.Module) -> int:
     return len(found)
 
 
-def keep_less_in_adapters(model: nn.Module) -> None:
+def recompute_adapters(model: nn.Module) -> None:
     """Under autocast, let adapters take inputs that have its dtype as they are."""
     for module in model.modules():
         if isinstance(module, BaseTunerLayer) and hasattr(module, "_cast_input_dtype"):

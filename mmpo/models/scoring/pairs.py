@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmpo.models.tree.layout import Segment, response_tree
-from mmpo.models.tree.sharing import Path, Shared, TokenIds, share
+from mmpo.models.tree.sharing import ResponsePath, Shared, TokenIds, share
 from mmpo.types import PairLogps, ResponseLogps
 
 
 @dataclass
-class View:
+class ViewResponses:
     """One more response for every pair of a batch: the chosen answer to a corrupted image, an answer to a perturbed
     prompt. `prompt_ids[i]`, `image_index[i]` and `response_ids[i]` belong to pair i.
 
@@ -31,14 +31,14 @@ class View:
     weights: list[Tensor] | None = None
     preferred_under: str | None = None
 
-    def to(self, device: torch.device | str) -> View:
+    def to(self, device: torch.device | str) -> ViewResponses:
         """Move the weights; token ids stay where they are."""
         return self if self.weights is None else replace(self, weights=[w.to(device) for w in self.weights])
 
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[ResponsePath]:
         """One path a pair."""
         columns = zip(self.prompt_ids, self.response_ids, self.image_index, strict=True)
-        return [Path(prompt.tolist(), response.tolist(), images) for prompt, response, images in columns]
+        return [ResponsePath(prompt.tolist(), response.tolist(), images) for prompt, response, images in columns]
 
 
 @dataclass
@@ -61,7 +61,7 @@ class AnswerBatch:
     def shared(self, image_token_id: TokenIds, *, whole_prompts: bool = False) -> Shared:
         """The answers laid out as trees: the turns of a conversation share what they have in common."""
         columns = zip(self.prompt_ids, self.response_ids, self.image_index, strict=True)
-        paths = [Path(prompt.tolist(), response.tolist(), images) for prompt, response, images in columns]
+        paths = [ResponsePath(prompt.tolist(), response.tolist(), images) for prompt, response, images in columns]
         least = sys.maxsize if whole_prompts else None
         return share(paths, image_token_id, dict(enumerate(self.image_tokens)), least=least)
 
@@ -90,7 +90,7 @@ class PairBatch:
     rejected_weights: list[Tensor] | None = None
     image_tokens: list[int] | None = None
     reference: list[tuple[Tensor, Tensor]] | None = None
-    views: dict[str, View] = field(default_factory=dict)
+    views: dict[str, ViewResponses] = field(default_factory=dict)
     auxiliary: AnswerBatch | None = None
 
     def __len__(self) -> int:
@@ -110,16 +110,16 @@ class PairBatch:
             reference=None if self.reference is None else [(c.to(device), r.to(device)) for c, r in self.reference],
         )
 
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[ResponsePath]:
         """What is scored: chosen, rejected, chosen, … of the pairs, then each view's responses, all with the prompt and
         images they follow."""
-        paths: list[Path] = []
+        paths: list[ResponsePath] = []
         for i, prompt in enumerate(self.prompt_ids):
-            paths.append(Path(prompt.tolist(), self.chosen_ids[i].tolist(), self.image_index[i]))
+            paths.append(ResponsePath(prompt.tolist(), self.chosen_ids[i].tolist(), self.image_index[i]))
             own = self.rejected_prompt_ids[i] if self.rejected_prompt_ids is not None else None
             images = self.rejected_image_index[i] if self.rejected_image_index is not None else None
             paths.append(
-                Path(
+                ResponsePath(
                     (own if own is not None else prompt).tolist(),
                     self.rejected_ids[i].tolist(),
                     images if images is not None else self.image_index[i],

@@ -29,18 +29,18 @@ from mmpo.models.families.vision import encode_images, vision_is_frozen, vision_
 from mmpo.models.scoring.divergence import token_kl
 from mmpo.models.scoring.hidden import places
 from mmpo.models.scoring.last_layer import read_last_layer_only_where_needed
-from mmpo.models.scoring.lean import keep_less_in_adapters, keep_less_in_feed_forward
+from mmpo.models.scoring.lean import recompute_adapters, recompute_feed_forward
 from mmpo.models.scoring.logprob import token_logps
-from mmpo.models.scoring.pairs import AnswerBatch, PairBatch, View
+from mmpo.models.scoring.pairs import AnswerBatch, PairBatch, ViewResponses
 from mmpo.models.scoring.segment_logps import SegmentLogps, plain_rows, segment_logps, shared_row
 from mmpo.models.scoring.sides import Spread, pair_logps, with_cached_reference
 from mmpo.models.tree.attention import use_tree_attention
 from mmpo.models.tree.backends import Attention, choose_attention
-from mmpo.models.tree.layout import Backend, Tree, TreeBatch
+from mmpo.models.tree.layout import AttentionBackend, Tree, TreeBatch
 from mmpo.models.tree.sharing import Sharing
 from mmpo.types import Hidden, PairLogps, ResponseLogps
 
-__all__ = ["Hidden", "PairBatch", "PairLogps", "PairScorer", "ResponseLogps", "View"]
+__all__ = ["Hidden", "PairBatch", "PairLogps", "PairScorer", "ResponseLogps", "ViewResponses"]
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,8 @@ class PairScorer(nn.Module):
             )
         if sharing == "on" and not vlm.family.sharing:
             raise UserError(
-                f"{vlm.family.name} can't share prefixes: {vlm.family.why_not}", hint="set sharing to auto or off"
+                f"{vlm.family.name} can't share prefixes: {vlm.family.unsupported_reason}",
+                hint="set sharing to auto or off",
             )
         shared = sharing != "off" and vlm.family.sharing
         if not shared and attention != "auto":
@@ -96,7 +97,7 @@ class PairScorer(nn.Module):
         self.chunk = chunk
         self.hidden, self.kl = hidden, kl
         self.shared = shared
-        self.backend: Backend = choose_attention(attention, vlm) if shared else "plain"
+        self.backend: AttentionBackend = choose_attention(attention, vlm) if shared else "plain"
         self._vlm = vlm
         self._reference_vlm = (
             replace(vlm, model=cast(Any, self.reference_model)) if self.reference_model is not None else vlm
@@ -112,8 +113,8 @@ class PairScorer(nn.Module):
             self.reference_model.requires_grad_(False).eval()
         for base in {id(one.base): one.base for one in (vlm, self._reference_vlm)}.values():
             if not self._unknown:
-                keep_less_in_feed_forward(base.get_decoder())
-                keep_less_in_adapters(base.get_decoder())
+                recompute_feed_forward(base.get_decoder())
+                recompute_adapters(base.get_decoder())
                 read_last_layer_only_where_needed(base.get_decoder())
             if self.shared:
                 use_tree_attention(base)

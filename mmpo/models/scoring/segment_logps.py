@@ -21,7 +21,7 @@ from mmpo.models.scoring.hidden import capture
 from mmpo.models.scoring.lean import keeping_less
 from mmpo.models.scoring.logprob import token_logps
 from mmpo.models.tree.attention import use_tree_attention
-from mmpo.models.tree.layout import Backend, Rules, Tree, TreeBatch, pack, response_tree, unshared
+from mmpo.models.tree.layout import AttentionBackend, AttentionRules, Tree, TreeBatch, pack, response_tree, unshared
 from mmpo.models.tree.positions import positions_of
 from mmpo.types import Hidden
 
@@ -67,7 +67,7 @@ def shared_row(
     vlm: VLM,
     trees: Sequence[Tree],
     image_inputs: Mapping[str, Tensor] | None = None,
-    backend: Backend = "plain",
+    backend: AttentionBackend = "plain",
 ) -> TreeBatch:
     """Whole trees in one row for this model. `image_inputs` are the processor's tensors of the batch's images."""
     return pack(trees, positions=positions_of(vlm, image_inputs), rules=rules_of(vlm), backend=backend)
@@ -78,12 +78,12 @@ def plain_rows(vlm: VLM, trees: Sequence[Tree], image_inputs: Mapping[str, Tenso
     return unshared(trees, positions=positions_of(vlm, image_inputs), rules=rules_of(vlm), pad_id=vlm.pad_id)
 
 
-def rules_of(vlm: VLM) -> Rules:
+def rules_of(vlm: VLM) -> AttentionRules:
     """Who sees whom in this model."""
     text = vlm.config.get_text_config()
     layers = getattr(text, "layer_types", None)
     window = getattr(text, "sliding_window", None) if layers is None or "sliding_attention" in layers else None
-    return Rules(vlm.family.blocks, vlm.image_token_id, window)
+    return AttentionRules(vlm.family.blocks, vlm.image_token_id, window)
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
 from mmpo.models.tree.attention import tree_attention
 from mmpo.models.tree.kernels import varlen_kernel
-from mmpo.models.tree.layout import Backend, Rules, Segment, pack
+from mmpo.models.tree.layout import AttentionBackend, AttentionRules, Segment, pack
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +33,14 @@ Attention = Literal["auto", "plain", "dense", "flex", "varlen"]
 _TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 
 
-def choose_attention(asked: Attention, vlm: VLM) -> Backend:
+def choose_attention(asked: Attention, vlm: VLM) -> AttentionBackend:
     """The back end for this model. Raises `UserError` with the reason where the one that is asked for can't be used."""
     if asked not in get_args(Attention):
         raise UserError(f"attention={asked!r} is unknown", hint=f"one of {', '.join(get_args(Attention))}")
     if asked == "plain" or asked == "dense":
         return asked
-    backend: Backend = "varlen" if asked == "auto" else asked
-    if why := why_not(backend, vlm):
+    backend: AttentionBackend = "varlen" if asked == "auto" else asked
+    if why := unsupported_reason(backend, vlm):
         if asked == "auto":
             return "plain"
         raise UserError(f"attention={asked} can't be used: {why}", hint="attention: auto takes what works here")
@@ -52,7 +52,7 @@ def choose_attention(asked: Attention, vlm: VLM) -> Backend:
     return backend
 
 
-def why_not(backend: Backend, vlm: VLM) -> str:
+def unsupported_reason(backend: AttentionBackend, vlm: VLM) -> str:
     """Why this model can't use a back end on its device; empty if it can."""
     text = vlm.config.get_text_config()
     if backend == "plain" or backend == "dense":
@@ -77,7 +77,7 @@ def why_not(backend: Backend, vlm: VLM) -> str:
     return ""
 
 
-def kernel_problem(backend: Backend, vlm: VLM) -> str:
+def kernel_problem(backend: AttentionBackend, vlm: VLM) -> str:
     """What is wrong with a back end's kernel on this machine, for heads like this model's; empty if nothing is."""
     text = vlm.config.get_text_config()
     heads = int(text.num_attention_heads)
@@ -93,7 +93,7 @@ def kernel_problem(backend: Backend, vlm: VLM) -> str:
 
 
 def kernel_error(
-    backend: Backend, *, heads: int, groups: int, size: int, device: torch.device | str, dtype: torch.dtype
+    backend: AttentionBackend, *, heads: int, groups: int, size: int, device: torch.device | str, dtype: torch.dtype
 ) -> float:
     """The largest relative error of a back end against plain calls, over output and gradients (recomputed, as
     checkpointing does), with and without a sliding window, on a small tree of several levels and random numbers."""
@@ -112,7 +112,7 @@ def kernel_error(
     for window in (None, 60):
         found: list[list[torch.Tensor]] = []
         for each in (backend, "plain"):
-            plan = pack([tree], rules=Rules(window=window), backend=each).plan
+            plan = pack([tree], rules=AttentionRules(window=window), backend=each).plan
             assert plan is not None
             inputs = [tensor.to(device, dtype).requires_grad_() for tensor in tensors]
             call = partial(tree_attention, torch.nn.Identity(), tree_plan=plan.to(device), sliding_window=window)

@@ -23,10 +23,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmpo.models.tree.attention import TreePlan
 from mmpo.models.tree.kernels import Marks, Sequences
-from mmpo.models.tree.positions import Counted, Positions, place_path
+from mmpo.models.tree.positions import Positions, SequentialPositions, place_path
 from mmpo.models.tree.segments import (
     CAUSAL,
-    Rules,
+    AttentionRules,
     Segment,
     Tree,
     depth_first,
@@ -44,7 +44,7 @@ from mmpo.models.tree.segments import (
 )
 
 __all__ = [
-    "Rules",
+    "AttentionRules",
     "Segment",
     "Tree",
     "TreeBatch",
@@ -57,7 +57,7 @@ __all__ = [
     "visibility",
 ]
 
-Backend = Literal["plain", "dense", "flex", "varlen"]
+AttentionBackend = Literal["plain", "dense", "flex", "varlen"]
 """How attention over a packed row is computed, see `mmpo.models.tree.backends`."""
 
 MOST_KEYS = 4
@@ -118,14 +118,14 @@ def pack(
     *,
     position_base: int = 0,
     positions: Positions | None = None,
-    rules: Rules = CAUSAL,
-    backend: Backend = "plain",
+    rules: AttentionRules = CAUSAL,
+    backend: AttentionBackend = "plain",
 ) -> TreeBatch:
     """Lay `trees` out in one unpadded row [1, s]. Positions are counted from `position_base` unless `positions` places
     them. Raises `ValueError` for a malformed tree."""
     if not trees:
         raise ValueError("nothing to pack")
-    positions = positions or Counted(position_base)
+    positions = positions or SequentialPositions(position_base)
     ids: list[int] = []
     places: list[Tensor] = []
     predictors: list[int] = []
@@ -180,7 +180,7 @@ def pack(
     )
 
 
-def _plan(trees: Sequence[Tree], rules: Rules, backend: Backend) -> TreePlan:
+def _plan(trees: Sequence[Tree], rules: AttentionRules, backend: AttentionBackend) -> TreePlan:
     lengths = [sum(len(segment.ids) for segment in tree) for tree in trees]
     plan = TreePlan(lengths, [], longest=max(map(longest_path, trees)), window=rules.window)
     orders = [depth_first(tree) for tree in trees]
@@ -205,13 +205,13 @@ def unshared(
     *,
     position_base: int = 0,
     positions: Positions | None = None,
-    rules: Rules = CAUSAL,
+    rules: AttentionRules = CAUSAL,
     pad_id: int = 0,
 ) -> TreeBatch:
     """One right-padded row per scored segment [rows, s], with an ordinary 2-D mask: the layout every model
     understands. Families with blocks are told about them as `token_type_ids`, from which they make their own masks.
     """
-    positions = positions or Counted(position_base)
+    positions = positions or SequentialPositions(position_base)
     rows: list[list[int]] = []
     places: list[Tensor] = []
     types: list[Tensor] = []

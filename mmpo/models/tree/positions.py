@@ -27,7 +27,7 @@ class Positions(Protocol):
         ...
 
 
-class Counted:
+class SequentialPositions:
     """One position a token: [n]."""
 
     def __init__(self, first: int = 0) -> None:
@@ -96,7 +96,7 @@ def positions_of(vlm: VLM, image_inputs: Mapping[str, Tensor] | None = None) -> 
     """How this model's family places tokens; `image_inputs` are the processor's tensors of the distinct images."""
     if vlm.family.grid_positions:
         return GridPositions(vlm, image_inputs or {})
-    return Counted(vlm.family.position_base)
+    return SequentialPositions(vlm.family.position_base)
 
 
 def place_path(positions: Positions, segments: Sequence[Segment]) -> tuple[Tensor, int]:

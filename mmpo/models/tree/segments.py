@@ -1,7 +1,8 @@
 """Trees of segments: who sees whom, and in which attention calls.
 
 A token sees the segments on its path to the root and the earlier tokens of its own segment. A family may add to that
-(`Rules`): images or whole prompts that see themselves in both directions, and layers that look back only so far.
+(`AttentionRules`): images or whole prompts that see themselves in both directions, and layers that look back only so
+far.
 
 Shapes: s row tokens of one tree.
 """
@@ -41,7 +42,7 @@ Tree = Sequence[Segment]
 
 
 @dataclass(frozen=True)
-class Rules:
+class AttentionRules:
     """What a family adds to "ancestors and own past".
 
     `blocks`: tokens that see each other in both directions: "images", each run of `image_token_id`; "prompt", all of
@@ -53,7 +54,7 @@ class Rules:
     window: int | None = None
 
 
-CAUSAL = Rules()
+CAUSAL = AttentionRules()
 
 
 def response_tree(
@@ -123,7 +124,7 @@ def longest_path(tree: Tree) -> int:
     return max(before + len(segment.ids) for before, segment in zip(path_starts(tree), tree, strict=True))
 
 
-def visibility(tree: Tree, rules: Rules = CAUSAL, *, windowed: bool = False) -> Tensor:
+def visibility(tree: Tree, rules: AttentionRules = CAUSAL, *, windowed: bool = False) -> Tensor:
     """The dense mask of one packed tree, bool [s, s], True where a query (row) sees a key (column); `windowed` for
     the layers with a sliding window.
 
@@ -150,7 +151,7 @@ def visibility(tree: Tree, rules: Rules = CAUSAL, *, windowed: bool = False) -> 
     return allowed if block is None else allowed | block
 
 
-def token_types(segment: Segment, rules: Rules) -> Tensor:
+def token_types(segment: Segment, rules: AttentionRules) -> Tensor:
     """[n] the token types that tell a family's own mask code about blocks: 1 for image tokens ("images"), 0 for prompt
     and 1 for response tokens ("prompt")."""
     if rules.blocks == "images":
@@ -158,11 +159,11 @@ def token_types(segment: Segment, rules: Rules) -> Tensor:
     return torch.full((len(segment.ids),), int(segment.scored))
 
 
-def _image_tokens(segment: Segment, rules: Rules) -> Tensor:
+def _image_tokens(segment: Segment, rules: AttentionRules) -> Tensor:
     return torch.tensor([token == rules.image_token_id for token in segment.ids])
 
 
-def _block_numbers(tree: Tree, order: Sequence[int], rules: Rules) -> Tensor:
+def _block_numbers(tree: Tree, order: Sequence[int], rules: AttentionRules) -> Tensor:
     """[s] the row index of the first token of each token's block; -1 outside of blocks."""
     if rules.blocks == "none":
         return torch.full((sum(len(segment.ids) for segment in tree),), -1)
@@ -181,13 +182,13 @@ def _block_numbers(tree: Tree, order: Sequence[int], rules: Rules) -> Tensor:
     return torch.cat(numbers)
 
 
-def _same_block(tree: Tree, order: Sequence[int], rules: Rules) -> Tensor:
+def _same_block(tree: Tree, order: Sequence[int], rules: AttentionRules) -> Tensor:
     """Bool [s, s]: both tokens are in one block."""
     block = _block_numbers(tree, order, rules)
     return (block[:, None] == block[None, :]) & (block >= 0)[:, None]
 
 
-def marks_of(tree: Tree, order: Sequence[int], rules: Rules = CAUSAL) -> Marks:
+def marks_of(tree: Tree, order: Sequence[int], rules: AttentionRules = CAUSAL) -> Marks:
     """What FlexAttention has to know of each token."""
     sizes = [len(segment.ids) for segment in tree]
     start, before = row_starts(tree, order), path_starts(tree)
@@ -226,7 +227,7 @@ def spine_of(tree: Tree, order: Sequence[int]) -> int:
     return spine
 
 
-def plan_dense(tree: Tree, rules: Rules = CAUSAL) -> list[CallPlan]:
+def plan_dense(tree: Tree, rules: AttentionRules = CAUSAL) -> list[CallPlan]:
     """One call over the whole tree under its dense masks."""
     total = sum(len(segment.ids) for segment in tree)
     windowed = rules.window is not None and longest_path(tree) > rules.window
@@ -234,7 +235,7 @@ def plan_dense(tree: Tree, rules: Rules = CAUSAL) -> list[CallPlan]:
     return [CallPlan(total, [(0, total)], _additive(visibility(tree, rules)), total, near)]
 
 
-def plan_calls(tree: Tree, order: Sequence[int], rules: Rules = CAUSAL) -> list[CallPlan]:
+def plan_calls(tree: Tree, order: Sequence[int], rules: AttentionRules = CAUSAL) -> list[CallPlan]:
     """How to attend within one tree: one causal call over the spine, then groups of the remaining segments, each
     against exactly the ancestors it needs."""
     start = row_starts(tree, order)
@@ -281,7 +282,7 @@ def _group_call(tree: Tree, group: Sequence[int], start: Sequence[int]) -> CallP
     return CallPlan(queries=queries, ranges=ranges, mask=mask, width=width)
 
 
-def _apply_rules(tree: Tree, calls: Sequence[CallPlan], rules: Rules) -> None:
+def _apply_rules(tree: Tree, calls: Sequence[CallPlan], rules: AttentionRules) -> None:
     """Give the calls the masks that a family's rules ask for; calls that the rules don't change keep what they have."""
     windowed = rules.window is not None and longest_path(tree) > rules.window
     if rules.blocks == "none" and not windowed:

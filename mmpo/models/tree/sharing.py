@@ -31,7 +31,7 @@ TokenIds = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Path:
+class ResponsePath:
     """A response to score after a prompt. `images` lists the prompt's images in order, as indices into the batch's
     distinct images."""
 
@@ -50,7 +50,11 @@ class Shared:
 
 
 def share(
-    paths: Sequence[Path], image_token_id: TokenIds, tokens_per_image: Mapping[int, int], *, least: int | None = None
+    paths: Sequence[ResponsePath],
+    image_token_id: TokenIds,
+    tokens_per_image: Mapping[int, int],
+    *,
+    least: int | None = None,
 ) -> Shared:
     """Lay `paths` out as trees whose branches share all common beginnings of at least `least` tokens
     (default: `LEAST_SHARED`).
@@ -87,7 +91,9 @@ class _Prompts:
     """The distinct prompts of some paths. `symbols[i]` is prompt i with every placeholder replaced by -1 - image: two
     prompts share exactly as far as their symbols are equal."""
 
-    def __init__(self, paths: Sequence[Path], image_token_id: TokenIds, tokens_per_image: Mapping[int, int]) -> None:
+    def __init__(
+        self, paths: Sequence[ResponsePath], image_token_id: TokenIds, tokens_per_image: Mapping[int, int]
+    ) -> None:
         self.symbols: list[np.ndarray] = []
         self.ids: list[Sequence[int]] = []
         self.images: list[list[tuple[int, int]]] = []  # (position of the first placeholder, image)
@@ -113,7 +119,7 @@ class _Prompts:
 
 
 def _symbols(
-    path: Path, image_token_id: TokenIds, tokens_per_image: Mapping[int, int]
+    path: ResponsePath, image_token_id: TokenIds, tokens_per_image: Mapping[int, int]
 ) -> tuple[np.ndarray, list[tuple[int, int]]]:
     symbols = np.asarray(path.prompt, dtype=np.int64).copy()
     placeholders = np.flatnonzero(np.isin(symbols, image_token_id))

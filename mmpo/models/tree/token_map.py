@@ -8,7 +8,7 @@ import numpy as np
 from transformers.image_processing_utils import select_best_resolution
 
 from mmpo.data.layouts.geometry import Box
-from mmpo.data.layouts.token_grid import TokenMap, View
+from mmpo.data.layouts.token_grid import GridView, TokenMap
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import SEVERAL, ProcessedImages
@@ -47,18 +47,18 @@ def _grid(first: int, rows: int, columns: int, *, extra: int = 0) -> np.ndarray:
     return first + np.arange(rows)[:, None] * (columns + extra) + np.arange(columns)[None]
 
 
-def _whole(size: tuple[int, int], rows: int, columns: int, first: int = 0) -> View:
-    return View(_grid(first, rows, columns), Box(0, 0, *size))
+def _whole(size: tuple[int, int], rows: int, columns: int, first: int = 0) -> GridView:
+    return GridView(_grid(first, rows, columns), Box(0, 0, *size))
 
 
-def _padded(size: tuple[int, int], side: int, first: int = 0) -> View:
+def _padded(size: tuple[int, int], side: int, first: int = 0) -> GridView:
     """A square grid over a picture that was padded to a square, itself in the middle."""
     edge = max(size)
     x, y = (edge - size[0]) // 2, (edge - size[1]) // 2
-    return View(_grid(first, side, side), Box(-x, -y, edge - x, edge - y))
+    return GridView(_grid(first, side, side), Box(-x, -y, edge - x, edge - y))
 
 
-def _single(vlm: VLM, size: tuple[int, int], count: int) -> View:
+def _single(vlm: VLM, size: tuple[int, int], count: int) -> GridView:
     """One square grid over a picture that was padded to a square, cropped in its middle, or stretched."""
     side = math.isqrt(count)
     first = count - side * side  # a class token, where the family keeps it
@@ -81,10 +81,10 @@ def _single(vlm: VLM, size: tuple[int, int], count: int) -> View:
             start = (length - crop) // 2
             edges += [start * full / length, (start + crop) * full / length]
         box = Box(edges[0], edges[2], edges[1], edges[3])
-    return View(_grid(first, side, side), box)
+    return GridView(_grid(first, side, side), box)
 
 
-def _next(vlm: VLM, size: tuple[int, int], count: int) -> list[View]:
+def _next(vlm: VLM, size: tuple[int, int], count: int) -> list[GridView]:
     """The whole picture stretched to a square; then the tiles as one grid, without the padding, with row ends."""
     config = vlm.config
     edge = config.vision_config.image_size
@@ -123,10 +123,10 @@ def _next(vlm: VLM, size: tuple[int, int], count: int) -> list[View]:
             kept_rows, kept_columns = int(kept_rows // ratio), int(kept_columns // ratio)
     if kept_rows * (kept_columns + 1) != rest:
         raise UserError(f"{vlm.family.name}: {count} tokens of a {width} x {height} picture can't be placed on it")
-    return [*views, View(_grid(side * side, kept_rows, kept_columns, extra=1), box)]
+    return [*views, GridView(_grid(side * side, kept_rows, kept_columns, extra=1), box)]
 
 
-def _named_tiles(vlm: VLM, ids: np.ndarray, size: tuple[int, int], count: int) -> list[View]:
+def _named_tiles(vlm: VLM, ids: np.ndarray, size: tuple[int, int], count: int) -> list[GridView]:
     """Tiles named by row and column, then the whole picture small; each tile a square of tokens."""
     per_tile = vlm.processor.image_seq_len
     side = math.isqrt(per_tile)
@@ -139,13 +139,13 @@ def _named_tiles(vlm: VLM, ids: np.ndarray, size: tuple[int, int], count: int) -
     return [_tiled(size, tiles_down, tiles_across, side), whole]
 
 
-def _tiled(size: tuple[int, int], tiles_down: int, tiles_across: int, side: int) -> View:
+def _tiled(size: tuple[int, int], tiles_down: int, tiles_across: int, side: int) -> GridView:
     """Tiles in reading order, each a square of tokens in reading order, as one grid over the whole picture."""
     tokens = np.arange(tiles_down * tiles_across * side * side).reshape(tiles_down, tiles_across, side, side)
-    return View(tokens.transpose(0, 2, 1, 3).reshape(tiles_down * side, tiles_across * side), Box(0, 0, *size))
+    return GridView(tokens.transpose(0, 2, 1, 3).reshape(tiles_down * side, tiles_across * side), Box(0, 0, *size))
 
 
-def _internvl(vlm: VLM, size: tuple[int, int], count: int) -> list[View]:
+def _internvl(vlm: VLM, size: tuple[int, int], count: int) -> list[GridView]:
     """Tiles in the arrangement that fits the picture's shape, and a small picture if there are several."""
     from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 

@@ -39,7 +39,7 @@ class Disturbed:
     images: list[int]
 
 
-class Disturber:
+class OfficialTarsPerturber:
     """Draws and replaces tokens of a prompt with its response."""
 
     def __init__(self, vlm: VLM, table: RelevanceTable, store: ImageStore, settings: DisturbanceSettings) -> None:

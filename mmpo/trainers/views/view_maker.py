@@ -13,7 +13,7 @@ from mmpo.text.synonyms import synonyms_of
 from mmpo.trainers.collate import EncodedPair
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.settings import CorruptionSettings, DisturbanceSettings, PerturbationSettings, TrainSettings
-from mmpo.trainers.views.disturb import Disturber
+from mmpo.trainers.views.disturb import OfficialTarsPerturber
 from mmpo.trainers.views.perturb import Perturber
 from mmpo.trainers.views.relevance import ClipEmbedder, Embedder, PolicyEmbedder, RelevanceTable
 from mmpo.trainers.views.views import CORRUPTED, DISTURBED, PERTURBED, TWIN, ImageCorrupter, ViewMaker
@@ -99,9 +99,9 @@ def _perturber(
 
 def _disturber(
     settings: DisturbanceSettings, vlm: VLM, store: ImageStore, pairs: Path, rows: Sequence[EncodedPair]
-) -> Disturber:
+) -> OfficialTarsPerturber:
     table = _table(settings.relevance, settings.template, vlm, store, pairs)
-    disturber = Disturber(vlm, table, store, settings)
+    disturber = OfficialTarsPerturber(vlm, table, store, settings)
     table.fill((key for row in rows for key in row.images), sorted(disturber.texts(rows)))
     return disturber
 

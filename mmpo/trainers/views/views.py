@@ -20,10 +20,10 @@ from mmpo.data.corruption import NEAREST, OTHER, Corruption, generator
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import ProcessedImages, join_images, process_images, process_video
-from mmpo.models.scoring.pairs import PairBatch, View
+from mmpo.models.scoring.pairs import PairBatch, ViewResponses
 from mmpo.trainers.collate import EncodedPair
 from mmpo.trainers.images import ImageStore
-from mmpo.trainers.views.disturb import Disturbed, Disturber
+from mmpo.trainers.views.disturb import Disturbed, OfficialTarsPerturber
 from mmpo.trainers.views.perturb import Perturber
 
 CORRUPTED, PERTURBED, DISTURBED, PREFERRED = "_corrupted", "_perturbed", "_disturbed", "_preferred"
@@ -42,7 +42,7 @@ class ViewMaker:
         *,
         corrupt: ImageCorrupter | None = None,
         perturb: Perturber | None = None,
-        disturb: Disturber | None = None,
+        disturb: OfficialTarsPerturber | None = None,
         twins: Mapping[str, EncodedPair] | None = None,
         seed: int = 0,
     ) -> None:
@@ -72,7 +72,7 @@ class ViewMaker:
                 for rng in [generator(self.seed, row.id, row.visit)]
             ]
             batch, corrupted = _with_images(batch, made, [_shown(batch, own) for own in batch.image_index])
-        views: dict[str, View] = {}
+        views: dict[str, ViewResponses] = {}
         if any(name in TWIN for name in self.names):
             batch, views = self._twin_views(batch, rows)
         disturbed = self._disturbed(rows) if self.disturb is not None else {}
@@ -88,18 +88,18 @@ class ViewMaker:
             index = corrupted if CORRUPTED in name else batch.image_index
             if DISTURBED in name:
                 found = disturbed[side]
-                views[name] = View(
+                views[name] = ViewResponses(
                     [one.prompt for one in found],
                     [[own[k] for k in one.images] for one, own in zip(found, index, strict=True)],
                     [one.response for one in found],
                     [one.kept for one in found],
                 )
             elif PERTURBED in name:
-                views[name] = View(self._perturbed(name, rows), index, responses, weights)
+                views[name] = ViewResponses(self._perturbed(name, rows), index, responses, weights)
             else:
                 under = side + CORRUPTED if PREFERRED in name else None
                 own = _image_weights(rows, weights) if name == f"chosen{CORRUPTED}" else weights
-                views[name] = View(batch.prompt_ids, index, responses, own, under)
+                views[name] = ViewResponses(batch.prompt_ids, index, responses, own, under)
         return replace(batch, views={name: views[name] for name in self.names})
 
     def _perturbed(self, name: str, rows: Sequence[EncodedPair]) -> list[Tensor]:
@@ -118,7 +118,7 @@ class ViewMaker:
 
         return {side: [draw(row, side) for row in rows] for side in ("chosen", "rejected")}
 
-    def _twin_views(self, batch: PairBatch, rows: Sequence[EncodedPair]) -> tuple[PairBatch, dict[str, View]]:
+    def _twin_views(self, batch: PairBatch, rows: Sequence[EncodedPair]) -> tuple[PairBatch, dict[str, ViewResponses]]:
         assert self.twins is not None
         twins = [self.twins[row.id] for row in rows]
         shown = [self.store.shown(twin.images) for twin in twins]
@@ -128,9 +128,9 @@ class ViewMaker:
         )
         prompts, answers = [twin.prompt.long() for twin in twins], [twin.chosen.long() for twin in twins]
         return batch, {
-            "twin": View(prompts, index, answers),
-            "twin_here": View(batch.prompt_ids, batch.image_index, answers),
-            "chosen_there": View(prompts, index, batch.chosen_ids),
+            "twin": ViewResponses(prompts, index, answers),
+            "twin_here": ViewResponses(batch.prompt_ids, batch.image_index, answers),
+            "chosen_there": ViewResponses(prompts, index, batch.chosen_ids),
         }
 
 

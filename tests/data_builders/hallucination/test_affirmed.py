@@ -133,8 +133,8 @@ def test_names_without_boxes_do_not_affirm_a_number() -> None:
         ("Is there a lady?", False, "lady", "unsupported"),
     ],
 )
-def test_questions_of_a_text_model(question: str, yes: bool, name: str, why_not: str) -> None:
-    assert READER.question(question, yes, name, YARD) == why_not
+def test_questions_of_a_text_model(question: str, yes: bool, name: str, drop_reason: str) -> None:
+    assert READER.question(question, yes, name, YARD) == drop_reason
 
 
 def test_coco_words() -> None:

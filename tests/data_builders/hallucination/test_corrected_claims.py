@@ -209,15 +209,15 @@ def test_every_claim_that_is_chosen_is_true_and_in_english(drafter: Drafter) -> 
         image = annotated(scene)
         draft = Draft(f"{index}/0", image, (128, 128), drafter.detector.truth(image), text)
         drafter.check([draft])
-        assert (draft.why_not == "nothing_hallucinated") == (not wrong), (text, wrong)
-        if draft.why_not:
+        assert (draft.drop_reason == "nothing_hallucinated") == (not wrong), (text, wrong)
+        if draft.drop_reason:
             outcomes["right"] += 1
             continue
         drafter.word([draft], {})
         chosen, rejected = draft.chosen[0], draft.rejected[0]
-        assert rejected.text == text and not rejected.why_not
-        outcomes[chosen.why_not or "paired"] += 1
-        if chosen.why_not:
+        assert rejected.text == text and not rejected.drop_reason
+        outcomes[chosen.drop_reason or "paired"] += 1
+        if chosen.drop_reason:
             continue
         again = understood(chosen.text, said)
         assert str(again) == chosen.text, (text, chosen.text)
@@ -228,6 +228,6 @@ def test_every_claim_that_is_chosen_is_true_and_in_english(drafter: Drafter) -> 
         assert repaired(chosen.text, draft.truth, detector) == chosen.text
         second = Draft(f"{index}/1", image, (128, 128), draft.truth, chosen.text)
         drafter.check([second])
-        assert second.why_not == "nothing_hallucinated"
+        assert second.drop_reason == "nothing_hallucinated"
     print(outcomes)
     assert outcomes["paired"] > 300 and outcomes["paired"] > 0.98 * (400 - outcomes["right"])

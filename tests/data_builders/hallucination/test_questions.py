@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from mmpo.data_builders.hallucination.questions import (
     AnswerForms,
-    Asked,
     CoOccurrence,
+    ObjectQuestion,
     choose_questions,
     judge,
     says_yes,
@@ -25,8 +25,8 @@ COMMON = CoOccurrence(
 HERE = ["Is there {article} {object} here?"]
 
 
-def asked(name: str, present: bool, number: int = 0) -> Asked:
-    return Asked(f"i/q{number}", f"Is there a {name}?", 0, name, present)
+def asked(name: str, present: bool, number: int = 0) -> ObjectQuestion:
+    return ObjectQuestion(f"i/q{number}", f"Is there a {name}?", 0, name, present)
 
 
 def test_co_occurrence() -> None:
@@ -94,7 +94,7 @@ def test_answers_are_worded_as_the_model_words_them() -> None:
     )
     assert forms.word(asked("apple", True), True, "No apple in sight.") == "Yes, I see an apple over there."
     assert forms.word(asked("apple", False), False, "Yes, I see an apple over there.") == "No apple in sight."
-    other_template = Asked("i/q9", "?", 1, "dog", True)
+    other_template = ObjectQuestion("i/q9", "?", 1, "dog", True)
     assert forms.word(other_template, False, "Yes.") == "No."
 
 
@@ -104,7 +104,7 @@ def test_judging() -> None:
     assert (wrong.right, wrong.chosen, wrong.rejected) == (False, "No.", "Yes.")
 
 
-def many(wrong_no: int, wrong_yes: int, right_no: int, right_yes: int) -> list[tuple[Asked, str]]:
+def many(wrong_no: int, wrong_yes: int, right_no: int, right_yes: int) -> list[tuple[ObjectQuestion, str]]:
     rows = []
     for count, present, answer in (
         (wrong_no, False, "Yes."), (wrong_yes, True, "No."), (right_no, False, "No."), (right_yes, True, "Yes."),

@@ -137,7 +137,7 @@ def test_a_chosen_answer_that_says_more_is_not_taken() -> None:
     judged = judge_values(
         [(asked("place", "left"), "The cup is on the right, full of tea.")], WORDS, lambda item, text: "undecidable"
     )
-    assert [item.why_not for item in judged] == ["undecidable"]
+    assert [item.drop_reason for item in judged] == ["undecidable"]
     assert select_values(judged, keep_right_share=1, balanced=False, seed=0) == ([], Counter({"chosen_undecidable": 1}))
 
 
@@ -171,7 +171,7 @@ def test_the_demos_answers_make_true_pairs() -> None:
                 vocabulary,
                 lambda asked, text, truth=truth: reader.answer(text, truth, asked.name),
             )
-            assert isinstance(item, ValueJudged) and item.chosen == right and not item.why_not
+            assert isinstance(item, ValueJudged) and item.chosen == right and not item.drop_reason
             assert item.right == (said == question.right)
             kinds[question.kind] += 1
     assert set(kinds) == {"count", "color", "place"} and min(kinds.values()) > 50

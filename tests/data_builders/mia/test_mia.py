@@ -13,11 +13,11 @@ from PIL import Image
 from pydantic import ValidationError
 
 from mmpo.data.layouts.geometry import Box, canvas_size, cells
-from mmpo.data.layouts.token_grid import TokenMap, View
+from mmpo.data.layouts.token_grid import GridView, TokenMap
 from mmpo.data.shards import read_pairs
 from mmpo.data_builders.builders import build
 from mmpo.data_builders.mia.build import reselect
-from mmpo.data_builders.mia.plan import Record, plan, read_records
+from mmpo.data_builders.mia.plan import QuestionRecord, plan, read_records
 from mmpo.data_builders.mia.ratio import packed, region_parts, sequence_parts, unpacked
 from mmpo.data_builders.mia.select import edit_distance, length_ratio, perplexity, threshold, verdict
 from mmpo.data_builders.mia.settings import AttentionSettings, CollageSettings, MiaSettings, SelectionSettings
@@ -209,7 +209,7 @@ def test_official_quirks(model: Path, world: Path, tmp_path: Path) -> None:
 
 
 def test_the_plan_is_seeded_and_exact() -> None:
-    records = [Record(f"{n}", f"s{n % 2}/{n}.jpg", "What?", "A cat.", boxed=n % 10 == 0) for n in range(200)]
+    records = [QuestionRecord(f"{n}", f"s{n % 2}/{n}.jpg", "What?", "A cat.", boxed=n % 10 == 0) for n in range(200)]
     chosen = MiaSettings(builder="mia", model="m", data=Path("d"), collage=CollageSettings(targets={}), seed=3)
     items = plan(records, chosen)
     assert items == plan(records, chosen)
@@ -265,12 +265,12 @@ def test_constant_attention_gives_the_uniform_ratio() -> None:
         width, height = canvas_size(n)
         edge = max(width, height)
         x, y = (edge - width) // 2, (edge - height) // 2
-        view = View(np.arange(576).reshape(24, 24), Box(-x, -y, edge - x, edge - y))
+        view = GridView(np.arange(576).reshape(24, 24), Box(-x, -y, edge - x, edge - y))
         parts = region_parts("collage", np.ones(576), TokenMap(576, (width, height), (view,)), cells(n), n - 1)
         assert parts["blocks"].ratio == pytest.approx(1 / n)
         assert parts["only_regions"].ratio == pytest.approx(1 / n)
         assert parts["exact"].ratio < 1 / n and parts["exact"].ratio == pytest.approx(parts["exact"].uniform)
-    square = TokenMap(576, (100, 100), (View(np.arange(576).reshape(24, 24), Box(0, 0, 100, 100)),))
+    square = TokenMap(576, (100, 100), (GridView(np.arange(576).reshape(24, 24), Box(0, 0, 100, 100)),))
     inner = region_parts("pic_in_pic", np.ones(576), square, [Box(0, 0, 100, 100), Box(15, 15, 85, 85)], 1)
     assert inner["blocks"].ratio == pytest.approx(0.4444, abs=1e-4) and inner["exact"].ratio == pytest.approx(0.49)
 
@@ -279,7 +279,7 @@ def test_attention_is_not_confused_with_its_place() -> None:
     values = np.zeros(576)
     values[12 * 24 : 14 * 24 : 24] = 1.0  # two tokens at the left edge, below the middle: the third of four
     width, height = canvas_size(4)
-    places = TokenMap(576, (width, height), (View(np.arange(576).reshape(24, 24), Box(0, 0, width, height)),))
+    places = TokenMap(576, (width, height), (GridView(np.arange(576).reshape(24, 24), Box(0, 0, width, height)),))
     found = [region_parts("collage", values, places, cells(4), index)["blocks"].ratio for index in range(4)]
     assert found == [0, 0, 1, 0]
 

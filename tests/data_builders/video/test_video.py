@@ -19,7 +19,7 @@ from mmpo.data.shards import read_pairs
 from mmpo.data.video_lists import read_videos
 from mmpo.data_builders import units
 from mmpo.data_builders.builders import build
-from mmpo.data_builders.video.builder import VideoBuilder, Watched
+from mmpo.data_builders.video.builder import VideoBuilder, VideoWork
 from mmpo.data_builders.video.choose import choose, normalized
 from mmpo.data_builders.video.rewards import Candidate
 from mmpo.data_builders.video.settings import VideoRewardSettings
@@ -340,7 +340,7 @@ def test_the_model_samples_about_videos_as_it_gets_them(
     item = read_videos(videos)[0]
     outcomes, _ = VideoBuilder(settings, engine, rewarder, "test").build([item])
     frames = read_frames(item.video, num=3, max_side=48, root=item.root)
-    assert isinstance(outcomes[0], Watched) and outcomes[0].clip == Clip.of(frames)
+    assert isinstance(outcomes[0], VideoWork) and outcomes[0].clip == Clip.of(frames)
     shown: Any = Clip.of(frames) if mode == "native" else list(Clip.of(frames).frames)
     for qa in item.qa:
         drawn = AnswerEngine(vlm).samples(

@@ -14,8 +14,8 @@ from mmpo.cli.app import load_commands
 from mmpo.errors import UserError
 from mmpo.eval.amber import files as amber_files
 from mmpo.eval.amber import metrics as amber
-from mmpo.eval.amber.metrics import Annotations, Described
-from mmpo.eval.amber.words import Exact, NounReader, Synonyms, open_similarity
+from mmpo.eval.amber.metrics import AmberObjects, Annotations
+from mmpo.eval.amber.words import AmberSynonyms, Exact, NounReader, open_similarity
 from mmpo.eval.scoring import Scored, ScoreRequest, score
 from tests.text.test_word_forms import needs_spacy
 
@@ -48,9 +48,9 @@ def annotations(data: Path) -> Annotations:
     return amber_files.read_annotations(data)
 
 
-def described(annotations: Annotations, number: int) -> Described:
+def described(annotations: Annotations, number: int) -> AmberObjects:
     item = annotations.items[number]
-    assert isinstance(item, Described)
+    assert isinstance(item, AmberObjects)
     return item
 
 
@@ -74,7 +74,7 @@ def test_safe_words_cover_nothing_and_stay_in_the_denominator(annotations: Annot
 
 
 def test_truth_wins_over_hallu(annotations: Annotations) -> None:
-    both = Described(9, ("dog",), ("dog",))
+    both = AmberObjects(9, ("dog",), ("dog",))
     row = amber.describe(both, ["dog"], annotations, Exact())
     assert (row.covered, row.cognitive, row.hallucinated) == (("dog",), (), ())
 
@@ -82,9 +82,9 @@ def test_truth_wins_over_hallu(annotations: Annotations) -> None:
 def test_similar_words(annotations: Annotations) -> None:
     item = described(annotations, 2)
     assert amber.describe(item, ["couch"], annotations, Exact()).hallucinated == ("couch",)
-    row = amber.describe(item, ["couch"], annotations, Synonyms())
+    row = amber.describe(item, ["couch"], annotations, AmberSynonyms())
     assert row.hallucinated == () and row.covered == ("sofa",)
-    kitten = amber.describe(Described(9, ("rock",), ("cat",)), ["kitten"], annotations, Synonyms())
+    kitten = amber.describe(AmberObjects(9, ("rock",), ("cat",)), ["kitten"], annotations, AmberSynonyms())
     assert kitten.hallucinated == ("kitten",) and kitten.cognitive == ("cat",)
 
 
@@ -115,7 +115,7 @@ def test_published_numbers_and_denominators(annotations: Annotations) -> None:
 
 
 def test_discriminative_lines(annotations: Annotations) -> None:
-    asked = [item for item in annotations.items.values() if not isinstance(item, Described)]
+    asked = [item for item in annotations.items.values() if not isinstance(item, AmberObjects)]
     assert {line: len(members) for line, members in amber.groups(asked).items()} == {
         "all": 6, "existence": 1, "attribute": 3, "state": 1, "number": 1, "action": 1, "relation": 2,
     }  # fmt: skip

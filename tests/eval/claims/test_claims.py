@@ -16,11 +16,11 @@ from mmpo.demo.world import annotation, world_split
 from mmpo.errors import UserError
 from mmpo.eval.claims import metrics as claims
 from mmpo.eval.harness import evaluate
-from mmpo.eval.protocol import Ask, Material, Reply
+from mmpo.eval.protocol import AnnotatedSet, Request, Response
 from mmpo.eval.scoring import Scored, ScoreRequest, score
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.compare import Bootstrap, compare
-from mmpo.eval.statistics.rows import Row
+from mmpo.eval.statistics.rows import MetricRow
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.text.vocabulary import ObjectVocabulary
 from tests.eval.evaluating import answers_in, settings, task
@@ -251,13 +251,13 @@ def test_gibberish_has_no_numbers_and_a_warning_says_so(finished: tuple[Path, Sc
 
 def test_own_prompt_asks_anew(world: Path) -> None:
     images = list(read_annotations(world / "annotations.jsonl", world / "images"))
-    material = Material(
+    material = AnnotatedSet(
         images, {image.path: image.object_names for image in images}, ObjectVocabulary.from_names(["dog"])
     )
     chosen: EvalSettings = settings(world, benchmarks=["claims"])
-    assert task("claims", chosen, material).asks()[0] == Ask("0.png", "Describe the image.", 8)
+    assert task("claims", chosen, material).requests()[0] == Request("0.png", "Describe the image.", 8)
     chosen.claims.prompt, chosen.claims.max_new_tokens = "What is there?", 5
-    assert task("claims", chosen, material).asks()[0] == Ask("0.png", "What is there?", 5)
+    assert task("claims", chosen, material).requests()[0] == Request("0.png", "What is there?", 5)
 
 
 def verdict_of(before: dict[str, str], after: dict[str, str], annotations: Path) -> list[str]:
@@ -265,12 +265,12 @@ def verdict_of(before: dict[str, str], after: dict[str, str], annotations: Path)
     images = list(read_annotations(annotations))
     vocabulary = ObjectVocabulary.from_names(["dog", "car", "cat"])
     chosen = EvalSettings.model_validate({"model": "m", "claims": {"exhaustive": True}})
-    benchmark = task("claims", chosen, Material(images, {}, vocabulary))
+    benchmark = task("claims", chosen, AnnotatedSet(images, {}, vocabulary))
     parts = [
-        benchmark.score({ask: Reply(said[ask.image or ""], False) for ask in benchmark.asks()})
+        benchmark.score({request: Response(said[request.image or ""], False) for request in benchmark.requests()})
         for said in (before, after)
     ]
-    rows: list[Row] = []
+    rows: list[MetricRow] = []
     for one, two in zip(*parts, strict=True):
         if one.split is None or one.questions or two.questions:
             rows += compare("claims", one.split, one.tally, two.tally, Bootstrap(samples=500, seed=0))

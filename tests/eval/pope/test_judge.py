@@ -9,10 +9,10 @@ import pytest
 from mmpo.chat import open_chat
 from mmpo.errors import UserError
 from mmpo.eval.pope.judge import settled
-from mmpo.eval.protocol import Reply
+from mmpo.eval.protocol import Response
 from mmpo.eval.scoring import ScoreRequest, score
 from mmpo.eval.settings import EvalSettings
-from mmpo.eval.yes_no import Verdict
+from mmpo.eval.yes_no import YesNoVerdict
 from tests.chat.server import ChatServer
 from tests.eval.evaluating import task
 from tests.eval.pope.test_score import official, questions, write
@@ -33,7 +33,7 @@ def test_only_what_the_rule_cannot_read_is_asked_until_it_is_decided() -> None:
     answered = [(DOG, text) for text in (*TEXTS, TEXTS[0])]
     with ChatServer(decide) as server, open_chat(server.settings(), None) as chat:
         found = settled(chat, answered)
-        assert found == {(DOG, TEXTS[0]): Verdict("yes", True), (DOG, TEXTS[3]): Verdict("no", True)}
+        assert found == {(DOG, TEXTS[0]): YesNoVerdict("yes", True), (DOG, TEXTS[3]): YesNoVerdict("no", True)}
         warmth = [(r["temperature"], "Hard to say" in r["messages"][-1]["content"]) for r in server.requests]
     assert sorted(warmth)[:3] == [(0.0, False), (0.0, False), (0.0, True)]
     assert sorted(warmth)[3:] == [(0.5, True), (1.0, True), (1.5, True), (2.0, True)]
@@ -77,10 +77,12 @@ def test_in_an_evaluation_replies_are_kept(tmp_path: Path, monkeypatch: pytest.M
         given = {"model": "m", "benchmarks": ["pope"], "cache": str(tmp_path), "pope": pope}
         evaluation = EvalSettings.model_validate({**given, "judge": server.settings().model_dump()})
         benchmark = task("pope", evaluation)
-        replies = {ask: Reply(text, truncated=False) for ask, text in zip(benchmark.asks(), TEXTS, strict=True)}
-        (part,) = benchmark.score(replies)
+        responses = {
+            request: Response(text, truncated=False) for request, text in zip(benchmark.requests(), TEXTS, strict=True)
+        }
+        (part,) = benchmark.score(responses)
         requests = len(server.requests)
-        assert benchmark.score(replies)[0].tally.values == part.tally.values
+        assert benchmark.score(responses)[0].tally.values == part.tally.values
         assert len(server.requests) == requests == 7
     assert (part.tally.values["accuracy"], part.unparsed) == (0.75, 1)
     assert "decided by scripted-1 with yes_no_match@" in benchmark.conventions[0]

@@ -12,8 +12,8 @@ from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.data_builders.hallucination.detect import Detector
 from mmpo.errors import UserError
 from mmpo.eval.scoring import ScoreRequest
-from mmpo.eval.shr.files import Region, ShrImage, read_facts, read_images, read_responses
-from mmpo.eval.shr.judge import RuleJudge, from_annotated, model_rows, region_lines
+from mmpo.eval.shr.files import ShrImage, ShrRegion, read_facts, read_images, read_responses
+from mmpo.eval.shr.judge import ShrRuleJudge, from_annotated, model_rows, region_lines
 from mmpo.eval.shr.metrics import ShrRow, gram_diversity, metrics, read_judgement, sentences, text_metrics
 from mmpo.eval.shr.score import score_shr
 from mmpo.text.vocabulary import ObjectVocabulary, coco
@@ -21,7 +21,7 @@ from tests.chat.server import ChatServer
 
 IMAGE = ShrImage(
     "7",
-    (Region("Two cows in a meadow", (10, 20, 30, 40)), Region("a man's hat")),
+    (ShrRegion("Two cows in a meadow", (10, 20, 30, 40)), ShrRegion("a man's hat")),
     ("cow", "meadow", "man"),
     ("The sky is clear.", "There are no dogs in the image."),
     (100, 200),
@@ -118,14 +118,14 @@ def test_replies_of_judges(reply: str, strict: str, tolerant: str) -> None:
 
 
 def test_the_rule_judge() -> None:
-    judge = RuleJudge(coco())
+    judge = ShrRuleJudge(coco())
     assert judge.present(IMAGE) == {"cow", "person"}
     row = judge.row(
         IMAGE, "Two cows stand with a man. A dog sleeps. The mood is calm. There is no dog. A cow and a car."
     )
     assert row.classes == ("correct", "hallucination", "cannot judge", "cannot judge", "hallucination")
     assert row.reasons[1] == "not in this picture: dog"
-    own = RuleJudge(ObjectVocabulary.from_names(["hat", "sky"]))
+    own = ShrRuleJudge(ObjectVocabulary.from_names(["hat", "sky"]))
     assert own.row(IMAGE, "A hat").classes == ("correct",)
 
 
@@ -133,7 +133,7 @@ def test_rule_judge_and_the_builders_detector_agree(tmp_path: Path) -> None:
     """Both read claims with one function: a pair is built and a model is measured by the same verdicts."""
     objects = (AnnotatedObject("cow"), AnnotatedObject("person"))
     image = AnnotatedImage("1", "1.jpg", tmp_path, 9, 9, objects, ("A dog and a cow.",))
-    detector, judge = Detector(coco()), RuleJudge(coco())
+    detector, judge = Detector(coco()), ShrRuleJudge(coco())
     for sentence in ("Two cows", "No cat is here", "An orange shirt", "A woman without a hat, and a bus", "Calm"):
         (by_detector,) = detector.check(sentence, detector.truth(image))
         (by_judge,) = judge.row(from_annotated(image), sentence).classes
@@ -170,7 +170,7 @@ def test_published_files_are_read(tmp_path: Path) -> None:
     images = read_images(write_images(tmp_path))
     assert list(images) == ["7", "8"] and images["8"].objects == ("dog", "puppy")
     assert images["7"].facts == ("A man stands there.",) and images["7"].size == (100, 200)
-    assert images["7"].regions[0] == Region("a cow on grass", (0, 0, 50, 100))
+    assert images["7"].regions[0] == ShrRegion("a cow on grass", (0, 0, 50, 100))
     assert read_images(tmp_path / "val_images_final.json") == images
     (tmp_path / "shr_factual_part2.jsonl").write_text('{"8": "no list"}\n')
     with pytest.raises(UserError, match=r"shr_factual_part2.jsonl:1: image 8"):
@@ -287,6 +287,6 @@ def test_published_images(published_data: Path) -> None:
     assert (len(facts), sum(map(len, facts.values())), list(facts.values()).count(())) == (165, 262, 19)
     assert sum(len(image.facts) for image in images.values()) == 262
     truth = {identity: " ".join(f"{region.phrase}." for region in image.regions) for identity, image in images.items()}
-    judge = RuleJudge(coco())
+    judge = ShrRuleJudge(coco())
     rows = [judge.row(images[identity], text) for identity, text in list(truth.items())[:40]]
     assert not any(name == "hallucination" for row in rows for name in row.classes)

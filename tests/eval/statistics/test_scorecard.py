@@ -14,7 +14,7 @@ from mmpo.eval.chair import metrics as chair
 from mmpo.eval.mme import metrics as mme
 from mmpo.eval.pope import metrics as pope
 from mmpo.eval.statistics.compare import Bootstrap, adjusted, compare, compare_categories
-from mmpo.eval.statistics.rows import Counts, number
+from mmpo.eval.statistics.rows import MetricCounts, number
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.eval.statistics.statistics import wilson
 from mmpo.eval.statistics.tally import Tally, share
@@ -43,7 +43,9 @@ def card(before: int | None = 20, after: int = 4) -> Scorecard:
         adapter=None if before is None else "run/adapter",
         rows=compare("chair", None, first, captions(after).tally, BOOT),
         counts=[
-            Counts(benchmark="chair", split=None, state="after", images=40, questions=40, unparsed=None, truncated=1)
+            MetricCounts(
+                benchmark="chair", split=None, state="after", images=40, questions=40, unparsed=None, truncated=1
+            )
         ],
         conventions=["how"],
         warnings=["careful"],

@@ -70,7 +70,7 @@ def test_a_repetition_penalty_is_shared(name: str, penalty: float) -> None:
     engine = AnswerEngine(vlm, max_new_tokens=16)
     texts = list(QUESTIONS[:3])
     answers = list(engine.answer([(PICTURES[0], texts)]))
-    assert not engine.why_not_shared and engine.checks[0].asked == 3 and not engine.checks[0].different
+    assert not engine.unshared_reason and engine.checks[0].asked == 3 and not engine.checks[0].different
     for answer, text in zip(answers, texts, strict=True):
         if answer.margin > 1e-4:
             assert list(answer.token_ids) == ordinary(vlm, (0,), text, 16)
@@ -90,7 +90,7 @@ def test_answers_are_those_of_generate(name: str) -> None:
     notices = [str(w.message) for w in caught if issubclass(w.category, RuntimeWarning)]
     assert [n for n in notices if "one by one" in n] == (notices if name in ALONE - REPEATED else [])
     assert [n for n in notices if "copy of its image's cache" in n] == (notices if name in REPEATED else [])
-    assert bool(engine.why_not_shared) == (name in ALONE) and engine.repeats == (name in REPEATED)
+    assert bool(engine.unshared_reason) == (name in ALONE) and engine.repeats == (name in REPEATED)
     if name in REPEATED:
         assert engine.checks[-1].asked == 3 and not engine.checks[-1].different
     expected = [ordinary(vlm, own, text, 6) for own in shown for text in QUESTIONS[:2]]

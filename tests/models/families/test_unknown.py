@@ -14,7 +14,7 @@ from transformers import LlavaConfig, VipLlavaConfig, VipLlavaForConditionalGene
 
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
-from mmpo.models.families.processing import facts, process_images
+from mmpo.models.families.processing import process_images, processor_facts
 from mmpo.models.families.prompts import encode_prompt, encode_response
 from mmpo.models.families.records import family_of
 from mmpo.models.generation.answer import AnswerEngine
@@ -122,7 +122,7 @@ def test_answers_come_one_by_one() -> None:
     [answer] = engine.answer([(PICTURES[1], ["Is there a dog?"])])
     [expected] = AnswerEngine(TINY["qwen2_5_vl"](), max_new_tokens=4).answer([(PICTURES[1], ["Is there a dog?"])])
     assert answer.token_ids == expected.token_ids
-    assert facts(vlm)["token_keys"] == ["mm_token_type_ids"]
+    assert processor_facts(vlm)["token_keys"] == ["mm_token_type_ids"]
 
 
 def test_score_responses_of_an_unknown_model(vip: VLM) -> None:

@@ -66,7 +66,7 @@ def test_answers_equal_one_by_one_generate_in_order(vlm: VLM) -> None:
     ]
     assert engine.checks[0].asked == 3
     assert not engine.checks[0].different
-    assert not engine.why_not_shared
+    assert not engine.unshared_reason
 
 
 def test_p_yes_is_the_share_of_yes_in_the_first_distribution(vlm: VLM) -> None:
@@ -246,7 +246,7 @@ def test_a_model_that_mixes_rows_is_caught_and_answered_one_by_one(vlm: VLM) -> 
     with pytest.warns(RuntimeWarning, match="one by one"):
         answers = list(engine.answer([(IMAGES[0], QUESTIONS)]))
     assert engine.checks[0].different
-    assert "self-check" in engine.why_not_shared
+    assert "self-check" in engine.unshared_reason
     assert [list(a.token_ids) for a in answers] == [ordinary(vlm, IMAGES[0], text, 5) for text in QUESTIONS]
 
 

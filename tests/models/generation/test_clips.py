@@ -14,7 +14,7 @@ from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import join_images, process_images, process_video
 from mmpo.models.families.prompts import encode_prompt
 from mmpo.models.generation.answer import AnswerEngine, Question, group_by_image
-from mmpo.models.generation.asking import Gallery, Images
+from mmpo.models.generation.asking import ImageCache, Images
 from mmpo.video.clip import Clip
 from tests.tiny import tiny_image, tiny_llava
 from tests.tiny_videos import VIDEO, clip, video_model
@@ -30,7 +30,7 @@ def message(*kinds: str, question: str = "What happens?") -> list[dict[str, Any]
 def test_a_clip_is_shown_as_a_video(name: str) -> None:
     """Placeholders and tensors are those of `process_video`; an image beside it keeps its place."""
     vlm = video_model(name)
-    gallery = Gallery(vlm, None)
+    gallery = ImageCache(vlm, None)
     given = clip(1)
     own = process_video(vlm, [load_image(frame) for frame in given.frames], given.times)
     still = process_images(vlm, [load_image(STILL)])
@@ -79,7 +79,7 @@ def test_without_a_video_input_a_clip_is_its_frames(make: Any) -> None:
     assert drawn(vlm, [STILL, given]) == drawn(vlm, [STILL, *frames])
     parts = message("video", "image")
     assert drawn(vlm, [given, STILL], parts) == drawn(vlm, [*frames, STILL], message(*["image"] * 5))
-    gallery = Gallery(vlm, None)
+    gallery = ImageCache(vlm, None)
     assert gallery.show(given).digest == gallery.show(frames).digest
     assert gallery.show(given).digest == gallery.show(Clip(given.frames, (0.0, 3.0, 6.0, 9.0))).digest
 
@@ -89,7 +89,7 @@ def test_the_modes_and_the_times_have_names_of_their_own() -> None:
     slow = Clip(given.frames, tuple(2 * time for time in given.times))
     native = video_model("qwen2_5_vl")
     as_images = replace(native, video_input="frames")
-    names = [Gallery(vlm, None).show(one).digest for vlm in (native, as_images) for one in (given, slow)]
+    names = [ImageCache(vlm, None).show(one).digest for vlm in (native, as_images) for one in (given, slow)]
     assert len(set(names)) == 3 and names[2] == names[3]
     first, second = AnswerEngine(native).answer([Question("1", given, "What?"), Question("2", slow, "What?")])
     assert first.p_yes != second.p_yes, "this family's positions follow the times"

@@ -11,7 +11,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration, MistralConf
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.prompts import encode_prompt, process_images
-from mmpo.models.generation.choosing import Greedy, Sampler, YesNo, outside_nucleus, stream_seed
+from mmpo.models.generation.choosing import Greedy, TokenSampler, YesNo, outside_nucleus, stream_seed
 from mmpo.models.generation.generate import (
     PromptGroup,
     answering,
@@ -200,7 +200,7 @@ def test_partial_attention_and_its_log_sum_exp(heads: int) -> None:
 def test_samples_are_the_same_alone_and_packed(vlm: VLM) -> None:
     groups = [group_of(vlm, [QUESTIONS[0]] * 4, 0), group_of(vlm, QUESTIONS[1:3], 1)]
     seeds = [stream_seed("x", i) for i in range(6)]
-    packed = Sampler(seeds, temperature=0.8, top_p=0.9)
+    packed = TokenSampler(seeds, temperature=0.8, top_p=0.9)
     with answering(vlm.model):
         shared = [row for rows in generate_shared(vlm, groups, max_new_tokens=8, chooser=packed) for row in rows]
         places = [(group, index) for group in groups for index in range(len(group.prompts))]
@@ -213,7 +213,7 @@ def test_samples_are_the_same_alone_and_packed(vlm: VLM) -> None:
 def test_sampler_draws_from_the_tempered_distribution() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
     n = 3000
-    sampler = Sampler([stream_seed(i) for i in range(n)], temperature=2.0)
+    sampler = TokenSampler([stream_seed(i) for i in range(n)], temperature=2.0)
     picks = sampler.scores(logits.expand(n, -1), range(n)).argmax(-1)
     shares = torch.bincount(picks, minlength=4) / n
     expected = (logits[0] / 2).softmax(-1)
@@ -241,7 +241,7 @@ def test_nucleus(top_p: float) -> None:
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"top_p": 0.0}, {"top_p": 1.2}])
 def test_sampler_refuses_senseless_settings(options: dict[str, float]) -> None:
     with pytest.raises(UserError):
-        Sampler([1], **options)
+        TokenSampler([1], **options)
 
 
 def test_greedy_breaks_exact_ties_as_generate_does(vlm: VLM) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
-from mmpo.models.scoring.pairs import PairBatch, View
+from mmpo.models.scoring.pairs import PairBatch, ViewResponses
 from mmpo.models.scoring.score import PairScorer
 from mmpo.types import Hidden
 from tests.models.pairs import mixed_batch
@@ -108,8 +108,8 @@ def test_preferred_tokens_are_scored_in_the_chosen_answers_places(vlm: VLM, shar
     batch = mixed_batch(vlm)
     batch.rejected_prompt_ids = batch.rejected_image_index = None
     other = [[1 - k for k in index] if len(index) == 1 and index[0] < 2 else index for index in batch.image_index]
-    plain = View(batch.prompt_ids, other, batch.chosen_ids)
-    favourite = View(batch.prompt_ids, batch.image_index, batch.chosen_ids, preferred_under="there")
+    plain = ViewResponses(batch.prompt_ids, other, batch.chosen_ids)
+    favourite = ViewResponses(batch.prompt_ids, batch.image_index, batch.chosen_ids, preferred_under="there")
     batch = replace(batch, views={"there": plain, "best": favourite})
     scored = PairScorer(vlm, sharing=sharing)(batch)  # type: ignore[arg-type]
     changed = replace(batch, image_index=other)

@@ -13,7 +13,7 @@ from transformers.activations import ACT2FN
 
 from mmpo.models.scoring import lean, score
 from mmpo.models.scoring import segment_logps as segments
-from mmpo.models.scoring.lean import keep_less_in_feed_forward, keeping_less, made_again, watching_kept
+from mmpo.models.scoring.lean import keeping_less, made_again, recompute_feed_forward, watching_kept
 from mmpo.models.scoring.score import PairScorer
 from tests.models.pairs import mixed_batch, pair_batch
 from tests.tiny import add_lora
@@ -41,7 +41,7 @@ def measured(scorer: PairScorer, batch: Any) -> tuple[dict[str, torch.Tensor], i
 def test_every_family_keeps_less_for_the_same_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     vlm = add_lora(TINY[name](), spread=0.1)
     layers = vlm.base.get_decoder().layers
-    assert keep_less_in_feed_forward(vlm.base.get_decoder()) == len(layers)
+    assert recompute_feed_forward(vlm.base.get_decoder()) == len(layers)
     scorer = PairScorer(vlm, sharing="on")
     batch = mixed_batch(vlm)
     less, kept_less = measured(scorer, batch)
@@ -64,7 +64,7 @@ def test_adapters_keep_no_copies_under_autocast(monkeypatch: pytest.MonkeyPatch)
     found = []
     for cast in (True, False):
         if not cast:
-            monkeypatch.setattr(score, "keep_less_in_adapters", lambda model: None)
+            monkeypatch.setattr(score, "recompute_adapters", lambda model: None)
             for module in vlm.model.modules():
                 vars(module).pop("_cast_input_dtype", None)
         scorer = PairScorer(vlm, sharing="on")
@@ -149,7 +149,7 @@ def test_other_layers_are_left_alone() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
 
-    assert keep_less_in_feed_forward(nn.ModuleList([Scaled(), Parallel(), Cut()])) == 0
+    assert recompute_feed_forward(nn.ModuleList([Scaled(), Parallel(), Cut()])) == 0
 
 
 def test_a_flop_counter_can_watch() -> None:

@@ -257,7 +257,9 @@ def test_self_check_passes_once_and_falls_back_loudly(
 
 
 def test_families_that_cant_share(policy: VLM) -> None:
-    sealed = replace(policy, family=Family("Sealed", "llava", sharing=False, why_not="its layers keep a running state"))
+    sealed = replace(
+        policy, family=Family("Sealed", "llava", sharing=False, unsupported_reason="its layers keep a running state")
+    )
     assert not PairScorer(sealed).shared
     with pytest.raises(UserError, match="running state"):
         PairScorer(sealed, sharing="on")

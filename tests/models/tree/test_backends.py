@@ -20,10 +20,10 @@ from mmpo.models.scoring.score import PairScorer
 from mmpo.models.scoring.segment_logps import rules_of, shared_row
 from mmpo.models.tree import backends, kernels
 from mmpo.models.tree.attention import use_tree_attention
-from mmpo.models.tree.backends import choose_attention, kernel_error, kernel_problem, why_not
+from mmpo.models.tree.backends import choose_attention, kernel_error, kernel_problem, unsupported_reason
 from mmpo.models.tree.kernels import Sequences
-from mmpo.models.tree.layout import Backend, Segment, pack, response_tree, visibility
-from mmpo.models.tree.segments import Rules, depth_first, marks_of, sequences_of
+from mmpo.models.tree.layout import AttentionBackend, Segment, pack, response_tree, visibility
+from mmpo.models.tree.segments import AttentionRules, depth_first, marks_of, sequences_of
 from tests.models.pairs import gradients, mixed_batch, worst_relative
 from tests.models.tree.test_attention import TREES
 from tests.tiny import add_lora
@@ -90,17 +90,17 @@ def on_cuda(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype = torch.bfloat16
 @pytest.mark.parametrize("trees", TREES)
 @pytest.mark.parametrize("window", [None, 6])
 @pytest.mark.parametrize("backend", ["plain", "dense", "flex", "varlen"])
-def test_one_layer_equals_its_dense_mask(trees: str, window: int | None, backend: Backend) -> None:
+def test_one_layer_equals_its_dense_mask(trees: str, window: int | None, backend: AttentionBackend) -> None:
     """Against plain softmax under `visibility`, the definition; outputs and gradients, grouped heads."""
     from mmpo.models.tree.attention import tree_attention
 
-    plan = pack(TREES[trees], rules=Rules(window=window), backend=backend).plan
+    plan = pack(TREES[trees], rules=AttentionRules(window=window), backend=backend).plan
     assert plan is not None
     length = sum(plan.lengths)
     draw = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, h, length, 8, generator=draw, requires_grad=True) for h in (4, 2, 2))
     out, _ = tree_attention(torch.nn.Identity(), q, k, v, None, tree_plan=plan, sliding_window=window)
-    rules = Rules(window=window)
+    rules = AttentionRules(window=window)
     seen = torch.block_diag(*[visibility(t, rules, windowed=window is not None).float() for t in TREES[trees]]).bool()
     scores = (q @ k.repeat_interleave(2, 1).transpose(-1, -2)) * 8**-0.5
     expected = (scores.masked_fill(~seen, float("-inf")).softmax(-1) @ v.repeat_interleave(2, 1)).transpose(1, 2)
@@ -113,7 +113,7 @@ def test_one_layer_equals_its_dense_mask(trees: str, window: int | None, backend
 
 
 @pytest.mark.parametrize(("name", "backend"), CASES)
-def test_every_family_scores_alike(name: str, backend: Backend) -> None:
+def test_every_family_scores_alike(name: str, backend: AttentionBackend) -> None:
     """Log-probs of policy and reference, and gradients, with and without checkpointing, against plain rows."""
     vlm = add_lora(TINY[name](), spread=0.1)
     batch = mixed_batch(vlm)
@@ -195,25 +195,27 @@ def test_attention_without_sharing_is_refused(vlm: VLM) -> None:
 
 def test_what_a_kernel_cannot_do_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     on_cuda(monkeypatch)
-    assert not why_not("varlen", TINY["llava"]()) and not why_not("varlen", TINY["mistral3-window"]())
-    assert "images see themselves" in why_not("varlen", TINY["gemma3"]())
-    assert "prompt see themselves" in why_not("varlen", TINY["paligemma"]())
-    assert all("caps its attention" in why_not(each, TINY["paligemma2"]()) for each in ("varlen", "flex"))
+    assert not unsupported_reason("varlen", TINY["llava"]()) and not unsupported_reason(
+        "varlen", TINY["mistral3-window"]()
+    )
+    assert "images see themselves" in unsupported_reason("varlen", TINY["gemma3"]())
+    assert "prompt see themselves" in unsupported_reason("varlen", TINY["paligemma"]())
+    assert all("caps its attention" in unsupported_reason(each, TINY["paligemma2"]()) for each in ("varlen", "flex"))
     dropping = TINY["llava"](attention_dropout=0.1)
-    assert "dropout" in why_not("varlen", dropping) and "dropout" in why_not("flex", dropping)
+    assert "dropout" in unsupported_reason("varlen", dropping) and "dropout" in unsupported_reason("flex", dropping)
     on_cuda(monkeypatch, torch.float32)
-    assert "half precision only" in why_not("varlen", TINY["llava"]())
+    assert "half precision only" in unsupported_reason("varlen", TINY["llava"]())
 
     def missing() -> None:
         raise UserError("no variable-length attention here")
 
     on_cuda(monkeypatch)
     monkeypatch.setattr(backends, "varlen_kernel", missing)
-    assert "no variable-length attention here" in why_not("varlen", TINY["llava"]())
+    assert "no variable-length attention here" in unsupported_reason("varlen", TINY["llava"]())
 
 
 @pytest.mark.parametrize("backend", ["dense", "flex", "varlen"])
-def test_sound_kernels_pass_their_check(backend: Backend) -> None:
+def test_sound_kernels_pass_their_check(backend: AttentionBackend) -> None:
     assert kernel_error(backend, heads=4, groups=2, size=16, device="cpu", dtype=torch.float32) < 1e-5
 
 
@@ -223,7 +225,7 @@ def test_a_kernel_that_aligns_elsewhere_is_not_used(
     """Bottom-right or top-left: the convention differs between kernels and versions, and no shape tells."""
     monkeypatch.setattr(kernels, "varlen_kernel", lambda: aligned_at_the_first_key)
     assert kernel_error("varlen", heads=4, groups=2, size=16, device="cpu", dtype=torch.float32) > 0.2
-    monkeypatch.setattr(backends, "why_not", lambda backend, vlm: "")
+    monkeypatch.setattr(backends, "unsupported_reason", lambda backend, vlm: "")
     with caplog.at_level(logging.WARNING):
         assert choose_attention("auto", vlm) == "plain"
     assert "varlen attention is left out: its kernel is off by" in caplog.text
@@ -244,7 +246,7 @@ def test_a_kernel_that_raises_is_not_used(vlm: VLM, monkeypatch: pytest.MonkeyPa
 def test_windows_in_kernels_count_along_the_path(vlm: VLM) -> None:
     """A window by distance in the row would cut the rejected side's prompt: the two disagree on this tree."""
     tree = response_tree(range(10, 30), [range(30, 50), range(50, 60)])
-    rules = Rules(window=12)
+    rules = AttentionRules(window=12)
     marks = marks_of(tree, depth_first(tree), rules)
     by_row = replace(marks, place=torch.arange(len(marks.place), dtype=torch.int32))
     place, none = torch.arange(len(marks.place)), torch.zeros(())
@@ -261,7 +263,7 @@ def test_the_row_of_a_back_end_is_the_same_row(vlm: VLM) -> None:
 
 @CUDA
 @pytest.mark.parametrize("backend", ["flex", "varlen"])
-def test_the_kernels_of_this_gpu(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernels_of_this_gpu(backend: AttentionBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real kernels, forward and backward, in bfloat16."""
     monkeypatch.undo()
     assert kernel_error(backend, heads=8, groups=2, size=64, device="cuda", dtype=torch.bfloat16) < 5e-2

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from mmpo.models.tree.layout import Segment, path, validate_tree
-from mmpo.models.tree.sharing import Path, Shared, share
+from mmpo.models.tree.sharing import ResponsePath, Shared, share
 
 IMAGE = 99
 SIZES = {0: 5, 1: 5, 2: 3}
@@ -38,13 +38,13 @@ def total(shared: Shared) -> int:
 
 def test_a_pair_is_one_tree_with_two_leaves() -> None:
     p = prompt(1, "A", 2, 3)
-    shared = share([Path(p, [7, 8], [0]), Path(p, [9], [0])], IMAGE, SIZES)
+    shared = share([ResponsePath(p, [7, 8], [0]), ResponsePath(p, [9], [0])], IMAGE, SIZES)
     assert [len(tree) for tree in shared.trees] == [3]
     assert shared.leaf == [0, 1] and total(shared) == len(p) + 3
 
 
 def test_questions_about_one_image_share_it() -> None:
-    paths = [Path(prompt(1, "A", 2, q), [7], [0]) for q in (10, 11, 12)]
+    paths = [ResponsePath(prompt(1, "A", 2, q), [7], [0]) for q in (10, 11, 12)]
     shared = share(paths, IMAGE, SIZES, least=4)
     (tree,) = shared.trees
     assert list(tree[0].ids) == prompt(1, "A", 2) and tree[0].images == [0]
@@ -52,7 +52,7 @@ def test_questions_about_one_image_share_it() -> None:
 
 
 def test_other_images_with_equal_tokens_are_not_shared() -> None:
-    a, b = Path(prompt(1, "A", 2), [7], [0]), Path(prompt(1, "B", 2), [7], [1])
+    a, b = ResponsePath(prompt(1, "A", 2), [7], [0]), ResponsePath(prompt(1, "B", 2), [7], [1])
     shared = share([a, b], IMAGE, SIZES, least=1)
     assert [tree[0].images for tree in shared.trees] == [[]], "the beginning they share ends before the image"
     assert spelled(shared, shared.leaf[0])[1] == [0] and spelled(shared, shared.leaf[1])[1] == [1]
@@ -62,21 +62,21 @@ def test_other_images_with_equal_tokens_are_not_shared() -> None:
 def test_nine_pairs_of_three_and_three_have_six_responses() -> None:
     p = prompt(1, "A", 2)
     chosen, rejected = [[10, k] for k in range(3)], [[20, k] for k in range(3)]
-    paths = [Path(p, r, [0]) for c in chosen for d in rejected for r in (c, d)]
+    paths = [ResponsePath(p, r, [0]) for c in chosen for d in rejected for r in (c, d)]
     shared = share(paths, IMAGE, SIZES)
     assert len(paths) == 18 and len(scored(shared)) == 6
     assert all(spelled(shared, shared.leaf[i]) == (p, [0], paths[i].response) for i in range(18))
 
 
 def test_a_prompt_that_another_one_continues() -> None:
-    short, long = Path(prompt("A", 2), [7], [0]), Path(prompt("A", 2, 3, 4), [8], [0])
+    short, long = ResponsePath(prompt("A", 2), [7], [0]), ResponsePath(prompt("A", 2, 3, 4), [8], [0])
     shared = share([long, short], IMAGE, SIZES, least=2)
     assert len(shared.trees) == 1 and total(shared) == len(long.prompt) + 2
 
 
 def test_a_perturbed_prompt_shares_the_image_only() -> None:
     clean, other = prompt(1, "A", 20, 21, 22, 23), prompt(1, "A", 20, 88, 22, 23)
-    shared = share([Path(p, r, [0]) for p in (clean, other) for r in ([7], [8])], IMAGE, SIZES, least=4)
+    shared = share([ResponsePath(p, r, [0]) for p in (clean, other) for r in ([7], [8])], IMAGE, SIZES, least=4)
     assert len(shared.trees) == 1 and total(shared) == len(prompt(1, "A", 20)) + 3 + 3 + 4
 
 
@@ -90,7 +90,7 @@ def test_every_path_can_be_read_off_its_tree(seed: int, least: int) -> None:
         parts: list[int | str] = [rng.randint(1, 2) for _ in range(rng.randint(1, 3))]
         for image in images:
             parts += ["ABC"[image], *(rng.randint(1, 2) for _ in range(rng.randint(0, 2)))]
-        paths.append(Path(prompt(*parts), [rng.randint(1, 3) for _ in range(rng.randint(1, 3))], images))
+        paths.append(ResponsePath(prompt(*parts), [rng.randint(1, 3) for _ in range(rng.randint(1, 3))], images))
     shared = share(paths, IMAGE, SIZES, least=least)
     for i, wanted in enumerate(paths):
         assert spelled(shared, shared.leaf[i]) == (list(wanted.prompt), list(wanted.images), list(wanted.response))
@@ -106,4 +106,4 @@ def test_every_path_can_be_read_off_its_tree(seed: int, least: int) -> None:
 
 def test_placeholders_and_images_must_agree() -> None:
     with pytest.raises(ValueError, match="5 image tokens, its 2 images 10"):
-        share([Path(prompt("A"), [7], [0, 1])], IMAGE, SIZES)
+        share([ResponsePath(prompt("A"), [7], [0, 1])], IMAGE, SIZES)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mmpo.data.layouts.geometry import Box, canvas_size, cells, inner_box
-from mmpo.data.layouts.token_grid import TokenMap, View
+from mmpo.data.layouts.token_grid import GridView, TokenMap
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.prompts import process_images
 from mmpo.models.families.vision import encode_images
@@ -71,7 +71,7 @@ def test_tokens_change_where_the_map_says(name: str, several: bool, size: tuple[
 def padded(size: tuple[int, int], side: int = 24) -> TokenMap:
     edge = max(size)
     x, y = (edge - size[0]) // 2, (edge - size[1]) // 2
-    view = View(np.arange(side * side).reshape(side, side), Box(-x, -y, edge - x, edge - y))
+    view = GridView(np.arange(side * side).reshape(side, side), Box(-x, -y, edge - x, edge - y))
     return TokenMap(side * side, size, (view,))
 
 
@@ -106,7 +106,7 @@ def test_the_block_of_the_third_of_four() -> None:
 
 
 def test_uneven_grids_give_their_remainder_to_the_first() -> None:
-    block = TokenMap(25, (9, 9), (View(np.arange(25).reshape(5, 5), Box(0, 0, 9, 9)),)).block(4, 0).reshape(5, 5)
+    block = TokenMap(25, (9, 9), (GridView(np.arange(25).reshape(5, 5), Box(0, 0, 9, 9)),)).block(4, 0).reshape(5, 5)
     assert block[:3, :3].all() and block.sum() == 9
 
 

@@ -12,13 +12,13 @@ from tools.demo_models.radiology_patches import PatchReader, mark_places, patch_
 from tools.demo_models.tower_pretraining import NOTHING
 
 
-def chest(*findings: chests.Finding) -> chests.Chest:
+def chest(*findings: chests.ChestFinding) -> chests.Chest:
     return chests.Chest(findings, (0, 9, 0))
 
 
 HAND_MADE = chest(
-    chests.Finding("effusion", "left", "moderate", None, (67, 70, 38, 36)),
-    chests.Finding("opacity", "right", None, "upper", (31, 34, 22, 22)),
+    chests.ChestFinding("effusion", "left", "moderate", None, (67, 70, 38, 36)),
+    chests.ChestFinding("opacity", "right", None, "upper", (31, 34, 22, 22)),
 )
 
 

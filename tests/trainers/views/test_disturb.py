@@ -19,7 +19,7 @@ from mmpo.objectives import build_objective
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.settings import DisturbanceSettings
-from mmpo.trainers.views.disturb import Disturbed, Disturber
+from mmpo.trainers.views.disturb import Disturbed, OfficialTarsPerturber
 from mmpo.trainers.views.relevance import PolicyEmbedder, RelevanceTable
 from mmpo.trainers.views.view_maker import view_maker
 from tests.trainers.material import settings_for, write_pairs
@@ -33,10 +33,10 @@ def material(tiny_llava_folder: Path, tmp_path: Path) -> tuple[Any, EncodedPairs
     return vlm, encode_pairs(vlm, read_pairs(folder), store, root=folder), store, folder
 
 
-def disturber(material: Any, **settings: Any) -> Disturber:
+def disturber(material: Any, **settings: Any) -> OfficialTarsPerturber:
     vlm, pairs, store, folder = material
     table = RelevanceTable(folder / "relevance", PolicyEmbedder(vlm, store), store)
-    found = Disturber(vlm, table, store, DisturbanceSettings(**settings))
+    found = OfficialTarsPerturber(vlm, table, store, DisturbanceSettings(**settings))
     table.fill((key for row in pairs.rows for key in row.images), sorted(found.texts(pairs.rows)))
     return found
 

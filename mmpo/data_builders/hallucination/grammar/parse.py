@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from mmpo.data_builders.hallucination.grammar import lexicon as lx
-from mmpo.data_builders.hallucination.grammar.tokens import Reading, Spotted, Token, is_adverb
+from mmpo.data_builders.hallucination.grammar.tokens import GrammarToken, SentenceReading, Spotted, is_adverb
 from mmpo.data_builders.hallucination.grammar.tree import Clause, Phrase, Sentence, Tail, is_plural
 from mmpo.text.described import read_spread
 
@@ -32,13 +32,13 @@ _MAX_WORDS = 6
 
 def parse(text: str, mentions: Iterable[Spotted]) -> Sentence | None:
     """Read one sentence; `mentions` are the object mentions in it. None where the grammar does not fit."""
-    return _Parser(Reading(text, list(mentions))).sentence()
+    return _Parser(SentenceReading(text, list(mentions))).sentence()
 
 
 class _Parser:
     """Recursive descent over character positions: a reader returns what it read and where it stopped, or None."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: SentenceReading) -> None:
         self.reading = reading
         self.text = reading.text
 
@@ -199,7 +199,7 @@ class _Parser:
         tails, at = self._tails(at, role, depth=depth)
         return Phrase(quantifier, words, names, is_plural(quantifier, words), tuple(tails)), at
 
-    def _ends_phrase(self, token: Token, first: Token | None, role: _Role, quantifier: str) -> bool:
+    def _ends_phrase(self, token: GrammarToken, first: GrammarToken | None, role: _Role, quantifier: str) -> bool:
         """Is the phrase over before `token`?"""
         if self.reading.is_function(token):
             return True

@@ -28,7 +28,7 @@ class Spotted(Protocol):
 
 
 @dataclass(frozen=True)
-class Token:
+class GrammarToken:
     text: str
     start: int
     end: int
@@ -47,12 +47,12 @@ _TOKEN = re.compile(r"\w+(?:['’-]\w+)*|[^\w\s]")
 _ADVERB_LY = re.compile(r"\w{3,}ly$")
 
 
-def is_adverb(token: Token) -> bool:
+def is_adverb(token: GrammarToken) -> bool:
     """A word in -ly: `slowly`."""
     return _ADVERB_LY.match(token.lower) is not None
 
 
-class Reading:
+class SentenceReading:
     """A sentence without its end mark. Positions are characters in `text`."""
 
     def __init__(self, text: str, mentions: Sequence[Spotted]) -> None:
@@ -62,7 +62,7 @@ class Reading:
         self.text = stripped
         self.mentions = mentions
         self.tokens = [
-            Token(m.group(), m.start(), m.end(), self._mention_at(m.start())) for m in _TOKEN.finditer(self.text)
+            GrammarToken(m.group(), m.start(), m.end(), self._mention_at(m.start())) for m in _TOKEN.finditer(self.text)
         ]
         self.index = {token.start: i for i, token in enumerate(self.tokens)}
 
@@ -77,17 +77,17 @@ class Reading:
             at += 1
         return at
 
-    def token(self, at: int) -> Token | None:
+    def token(self, at: int) -> GrammarToken | None:
         """The token that begins at `at`, white space before it aside."""
         position = self.index.get(self.skip(at))
         return None if position is None else self.tokens[position]
 
-    def following(self, token: Token) -> Token | None:
+    def following(self, token: GrammarToken) -> GrammarToken | None:
         """The token after this one."""
         position = self.index[token.start] + 1
         return self.tokens[position] if position < len(self.tokens) else None
 
-    def before(self, token: Token) -> Token | None:
+    def before(self, token: GrammarToken) -> GrammarToken | None:
         """The token before this one."""
         position = self.index[token.start]
         return self.tokens[position - 1] if position else None
@@ -109,7 +109,7 @@ class Reading:
 
     # ---- word classes
 
-    def is_participle(self, token: Token | None) -> bool:
+    def is_participle(self, token: GrammarToken | None) -> bool:
         """`standing`, `parked`, or a state such as `full`, and no object."""
         return (
             token is not None
@@ -117,11 +117,11 @@ class Reading:
             and (token.lower in lx.STATES or (len(token.text) > 4 and token.lower.endswith(("ing", "ed"))))
         )
 
-    def is_function(self, token: Token | None) -> bool:
+    def is_function(self, token: GrammarToken | None) -> bool:
         """A mark, the end, or a word of a closed class."""
         return token is None or not token.is_word or (token.mention < 0 and token.lower in lx.FUNCTION_WORDS)
 
-    def looks_finite(self, token: Token, plural: bool) -> bool:
+    def looks_finite(self, token: GrammarToken, plural: bool) -> bool:
         """A verb by its ending, for a subject in this number, with the sentence's end or a function word behind it."""
         after = self.following(token)
         if not token.is_word or token.mention >= 0 or self.is_function(token) or self.is_participle(token):
@@ -163,7 +163,7 @@ class Reading:
             break
         return end
 
-    def hangs(self, token: Token) -> bool:
+    def hangs(self, token: GrammarToken) -> bool:
         """Does a tail begin here, after a comma or `and`?"""
         if token.mention >= 0:
             return False
@@ -173,7 +173,7 @@ class Reading:
             return self.is_participle(self.following(token))
         return self.is_participle(token) and token.lower not in ("there", "here", "also")
 
-    def is_anaphoric(self, token: Token) -> bool:
+    def is_anaphoric(self, token: GrammarToken) -> bool:
         """`one near the window`, `some of them sitting`: a quantifier with no noun counts out what was named before."""
         match = lx.QUANTIFIER.match(self.text, token.start)
         if (

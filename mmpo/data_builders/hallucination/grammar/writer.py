@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from mmpo.data_builders.hallucination.detect import Split, claimed, split_sentences
+from mmpo.data_builders.hallucination.detect import SplitSentence, claimed, split_sentences
 from mmpo.data_builders.hallucination.grammar import lexicon as lx
 from mmpo.data_builders.hallucination.grammar.edit import Editor, agree, inserted, joints
 from mmpo.data_builders.hallucination.grammar.parse import parse
@@ -38,7 +38,7 @@ class Correction:
 
 
 @dataclass(frozen=True)
-class Part:
+class SentencePart:
     """One sentence of a description, with the white space before it; `tree` is None where the grammar can't read it."""
 
     before: str
@@ -53,13 +53,13 @@ class Writer:
     def __init__(self, vocabulary: ObjectVocabulary) -> None:
         self.vocabulary = vocabulary
 
-    def read(self, text: str) -> list[Part]:
+    def read(self, text: str) -> list[SentencePart]:
         """The sentences of a description, parsed."""
         return [self._part(piece) for piece in split_sentences(text)]
 
-    def _part(self, piece: Split) -> Part:
+    def _part(self, piece: SplitSentence) -> SentencePart:
         mentions = claimed(piece.text, self.vocabulary)
-        return Part(piece.before, piece.text, tuple(m.name for m in mentions), parse(piece.text, mentions))
+        return SentencePart(piece.before, piece.text, tuple(m.name for m in mentions), parse(piece.text, mentions))
 
     def correct(
         self,
@@ -89,7 +89,7 @@ class Writer:
         said = {name for part in parts for name in part.names}
         spare = [phrase for phrase in missed if not said.issuperset(phrase.names)][:add]
         editor = Editor(absent, spare, oxford=bool(re.search(r",\s+(?:and|or)\s", text)), across=across)
-        kept: list[Part] = []
+        kept: list[SentencePart] = []
         dropped, changed = 0, False
         for part in starts:
             if changed and lx.ANAPHORA.match(part.text):
@@ -104,7 +104,7 @@ class Writer:
             text_now = say(tree) if wrong and tree is not None else part.text
             names = tuple(sentence_names(tree)) if wrong and tree is not None else part.names
             editor.told.update(names)
-            kept.append(Part(part.before, text_now, names, tree))
+            kept.append(SentencePart(part.before, text_now, names, tree))
         told = {name for part in kept for name in part.names}
         lost = tuple(sorted({name for name in said if not absent(name)} - told))
         more = ([self._again(name, missed) for name in lost] + editor.spare) if add else []
@@ -139,23 +139,23 @@ class Writer:
     def _again(self, name: str, missed: Sequence[Phrase]) -> Phrase:
         return next((phrase for phrase in missed if phrase.names == (name,)), noun_phrase(name))
 
-    def _reworded(self, part: Part, number: int, variant: int, seed: str) -> Part:
+    def _reworded(self, part: SentencePart, number: int, variant: int, seed: str) -> SentencePart:
         if part.tree is None or variant == 0:
             return part if part.tree is None else replace(part, text=say(part.tree))
         tree = vary(part.tree, random.Random(f"{seed}/{variant}/{number}"))
         return replace(part, text=say(tree), tree=tree)
 
-    def _append(self, parts: list[Part], phrases: list[Phrase], editor: Editor) -> list[Part]:
+    def _append(self, parts: list[SentencePart], phrases: list[Phrase], editor: Editor) -> list[SentencePart]:
         """Add phrases to the last plain list of the text, or say them in a sentence of their own at its end."""
         if not phrases:
             return parts
         last = parts[-1] if parts else None
         if last is not None and last.tree is not None and (tree := extended(last.tree, phrases, editor)):
-            return [*parts[:-1], Part(last.before, say(tree), tuple(sentence_names(tree)), tree)]
+            return [*parts[:-1], SentencePart(last.before, say(tree), tuple(sentence_names(tree)), tree)]
         opening = "there are" if phrases[0].plural else "there is"
         between = joints(len(phrases), (), editor.oxford)
         tree = Sentence((Clause("there", tuple(phrases), between, opening=opening),))
-        return [*parts, Part(" ", say(tree), tuple(sentence_names(tree)), tree)]
+        return [*parts, SentencePart(" ", say(tree), tuple(sentence_names(tree)), tree)]
 
 
 def listing(opening: str, phrases: Sequence[Phrase]) -> str:
@@ -219,7 +219,7 @@ def _with_more(items: tuple[Phrase, ...], phrases: list[Phrase], editor: Editor)
     return tuple(grown)
 
 
-def join(parts: Sequence[Part]) -> str:
+def join(parts: Sequence[SentencePart]) -> str:
     return "".join(part.before + part.text for part in parts).strip()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from mmpo.eval.protocol import Ask, Part, Reply, cut_off, needed
+from mmpo.eval.protocol import Part, Request, Response, cut_off, require_annotations
 from mmpo.eval.section import Section
 from mmpo.eval.statistics.tally import Tally, share
 from mmpo.eval.task import Context, QuestionTask, benchmark
@@ -27,17 +27,17 @@ class AbsentYes(QuestionTask[AbsentSection, tuple[str, str]]):
 
     def __init__(self, settings: AbsentSection, context: Context) -> None:
         super().__init__(settings, context)
-        truth = needed(context.material, "absent_yes").truth
+        truth = require_annotations(context.material, "absent_yes").truth
         names = sorted({name for objects in truth.values() for name in objects})
         absent = {image: [name for name in names if name not in objects] for image, objects in truth.items()}
         self.questions = [(image, f"Is there a {some[0]} in the image?") for image, some in absent.items() if some]
         self.conventions = [f"ABSENT_YES: {len(self.questions)} images, parser {settings.parser}"]
 
-    def ask(self, question: tuple[str, str]) -> Ask:
-        return Ask(*question, self.settings.max_new_tokens)
+    def request(self, question: tuple[str, str]) -> Request:
+        return Request(*question, self.settings.max_new_tokens)
 
-    def parts(self, given: Sequence[tuple[tuple[str, str], Reply]]) -> list[Part]:
-        verdicts = [parse(reply.text, self.settings.parser) for _, reply in given]
+    def parts(self, given: Sequence[tuple[tuple[str, str], Response]]) -> list[Part]:
+        verdicts = [parse(response.text, self.settings.parser) for _, response in given]
         counts = np.array([[verdict.label == "yes", 1] for verdict in verdicts], dtype=np.int64)
         tally = Tally(tuple(image for (image, _), _ in given), counts, (FALSE_YES,))
         return [Part(None, tally, len(given), cut_off(given), sum(not verdict.found for verdict in verdicts))]
