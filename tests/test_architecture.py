@@ -1,4 +1,4 @@
-"""What may import what: the layers of the package, no circles, and one meaning for each public name of a room.
+"""What may import what: the layers of the package, no circles, and one meaning for each public name.
 
 The package is read with `ast`, not imported, so imports inside functions are seen as well.
 """
@@ -103,13 +103,13 @@ class Source:
                     if target.split(".")[0] == self.package:
                         yield Import(source, target, name, node.lineno, when)
 
-    def public_names(self) -> Iterator[tuple[str, str, str]]:
-        """(room, name, module) of each class, and of each other name in CapitalLetters that a module defines."""
+    def public_names(self) -> Iterator[tuple[str, str]]:
+        """(name, module) of each class, and of each other name in CapitalLetters that a module defines."""
         for module, tree in self.trees.items():
             for node in tree.body:
                 for name in _defined(node):
                     if name[0].isupper() and not name.isupper() and "_" not in name:
-                        yield self.room(module), name, module
+                        yield name, module
 
 
 def _import_statements(tree: ast.Module) -> Iterator[tuple[ast.Import | ast.ImportFrom, When]]:
@@ -183,12 +183,12 @@ def circles(source: Source, *when: When) -> list[list[str]]:
     return sorted(found)
 
 
-def several_meanings(source: Source) -> dict[tuple[str, str], list[str]]:
-    """(room, name) -> modules, of public names that more than one module of a room defines."""
+def several_meanings(source: Source) -> dict[str, list[str]]:
+    """Public names that more than one module defines, and these modules."""
     places = defaultdict(list)
-    for room, name, module in source.public_names():
-        places[room, name].append(module)
-    return {key: modules for key, modules in places.items() if len(modules) > 1}
+    for name, module in source.public_names():
+        places[name].append(module)
+    return {name: modules for name, modules in places.items() if len(modules) > 1}
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_no_circle_that_imports_in_functions_hide(mmpo: Source) -> None:
     assert circles(mmpo, "module", "function") == []
 
 
-def test_a_public_name_means_one_thing_in_a_room(mmpo: Source) -> None:
+def test_a_public_name_means_one_thing(mmpo: Source) -> None:
     assert several_meanings(mmpo) == {}
 
 
@@ -236,9 +236,9 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
         "low/d.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from pack.low import e\n",
         "low/e.py": "import pack.low.d\n",
         "high.py": "import pack.low.a\nfrom pack.beside import x\n",
-        "beside.py": "from pack.low.f import g\n",
+        "beside.py": "from pack.low.f import g\nclass Two: ...\n",
         "low/f.py": "import pack.low.h\ng = 1\n",
-        "low/h.py": "import pack.low.f\n",
+        "low/h.py": "import pack.low.f\nclass Two: ...\n",
     }
     for name, text in files.items():
         path = tmp_path / "pack" / name
@@ -251,4 +251,4 @@ def test_the_checks_see_what_they_look_for(tmp_path: Path) -> None:
     ]
     assert circles(source, "module") == [["pack.low.f", "pack.low.h"]]
     assert circles(source, "module", "function") == [["pack.low.a", "pack.low.b"], ["pack.low.f", "pack.low.h"]]
-    assert several_meanings(source) == {("low", "One"): ["pack.low.a", "pack.low.b"]}
+    assert several_meanings(source) == {"One": ["pack.low.a", "pack.low.b"], "Two": ["pack.beside", "pack.low.h"]}

@@ -1,4 +1,4 @@
-"""The account of a dataset: what came in, what went out, what was turned away and why. The books must balance."""
+"""The account of a dataset: what came in, what went out, what was turned away and why. The counts must add up."""
 
 from __future__ import annotations
 

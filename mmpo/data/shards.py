@@ -58,7 +58,7 @@ class PairWriter:
     Every source ends in one `add` or one `reject`. A shard closes behind the source that fills it.
 
     Args:
-        rows_per_shard: also the work that a kill can cost; choose it small where a pair is dear.
+        rows_per_shard: also the work that a kill can cost; choose it small where a pair is expensive.
         recipe: what makes the pairs. A folder written by another recipe is refused.
         scores: the names of the scores. Left out, they are those of the first shard.
         images: a folder; image paths of the pairs are read from there and embedded. Left out, paths stay paths below

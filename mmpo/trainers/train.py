@@ -73,7 +73,7 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
         warnings.simplefilter("ignore", FutureWarning)
         state = PartialState(
             cpu=not torch.cuda.is_available()
-        )  # said outright, or processes without a GPU stay strangers
+        )  # said outright, or processes without a GPU never join the group
         objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
         check_objective(settings, objective)
         if state.is_main_process:

@@ -7,10 +7,11 @@ with weights. CheXbert similarity and BERTScore are given as numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from mmpo.errors import UserError
 from mmpo.packages import RADGRAPH, require
+from mmpo.radiology.findings import UNCERTAIN_AS, UncertainAs
 
 Level = Literal["simple", "partial", "complete", "combined"]
 
@@ -111,7 +112,6 @@ CHEXBERT = (
 )  # fmt: skip
 """CheXbert's labels in its order (Smit et al. 2020, arXiv 2004.09167)."""
 TOP5 = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
-UncertainAs = Literal["positive", "negative", "ignore"]
 
 
 def chexbert_f1(
@@ -120,8 +120,8 @@ def chexbert_f1(
     """Micro and macro F1 over the 14 labels and the usual five, of labels that CheXbert gave elsewhere: a row of 14
     classes for each report, 0 blank, 1 positive, 2 negative, 3 uncertain. F1 of a label that neither side has is 0.
     """
-    if uncertain_as not in get_args(UncertainAs):
-        raise UserError(f"uncertain_as {uncertain_as!r}", hint=f"one of {', '.join(get_args(UncertainAs))}")
+    if uncertain_as not in UNCERTAIN_AS:
+        raise UserError(f"uncertain_as {uncertain_as!r}", hint=f"one of {', '.join(UNCERTAIN_AS)}")
     counts = {name: [0, 0, 0] for name in CHEXBERT}
     for ours, theirs in zip(answers, references, strict=True):
         if len(ours) != len(CHEXBERT) or len(theirs) != len(CHEXBERT):

@@ -50,8 +50,8 @@ class Bounds:
 
 class Continuer:
     """Continues prompts. `sharing` "auto" checks `check` answers of the first batch and falls back loudly,
-    "on" insists, "off" goes one by one. `checks` holds what was found, `unshared_reason` why sharing is off (empty while
-    it is on), `repeats` says that copies of an image's cache are continued instead."""
+    "on" insists, "off" goes one by one. `checks` holds what was found, `unshared_reason` why sharing is off (empty
+    while it is on), `repeats` says that copies of an image's cache are continued instead."""
 
     def __init__(self, vlm: VLM, sharing: Sharing, check: int) -> None:
         if sharing not in ("auto", "on", "off"):

@@ -107,7 +107,7 @@ def test_names_without_boxes_do_not_affirm_a_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "yes", "name", "why_not"),
+    ("question", "yes", "name", "drop_reason"),
     [
         ("Is there a cat in the image?", True, "cat", ""),
         ("Is there a fox in the image?", True, "fox", "undecidable"),
