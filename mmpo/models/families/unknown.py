@@ -95,7 +95,7 @@ def _row(vlm: VLM, ids: Tensor, pixels: Mapping[str, Tensor]) -> Tensor:
 
 
 def _inputs(vlm: VLM, ids: Tensor, pixels: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the model's own forward gets for one row."""
+    """Keyword arguments of the model's own forward for one row."""
     ids = ids[None]
     kinds = {key: (ids == vlm.image_token_id).long() for key in processor_facts(vlm).get("token_keys", ())}
     images = {

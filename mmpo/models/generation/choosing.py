@@ -1,4 +1,4 @@
-"""How the next token is chosen, and what yes/no questions read from the first logits.
+"""Choice of the next token, and reading of yes/no questions from the first logits.
 
 A chooser turns logits into scores whose argmax is the next token. Because it is a function of a row's own logits and
 its own random stream, a row gets the same tokens alone, packed with others, or through `model.generate`.
@@ -128,7 +128,7 @@ class RepetitionPenalty:
 
 
 def repetition_penalty(vlm: VLM) -> float:
-    """What the model's generation settings ask for; 1 where they ask for nothing."""
+    """The repetition penalty of the model's generation settings; 1 where they have none."""
     asked = getattr(vlm.base.generation_config, "repetition_penalty", None)
     return 1.0 if asked is None else float(asked)
 
@@ -158,7 +158,7 @@ class YesNo:
         self.yes, self.no = sorted(spelled["yes"]), sorted(spelled["no"])
 
     def __bool__(self) -> bool:
-        """Whether the vocabulary has both words as single tokens."""
+        """True if the vocabulary has both words as single tokens."""
         return bool(self.yes and self.no)
 
     def read(self, logits: Tensor) -> Tensor:
