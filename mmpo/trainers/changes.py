@@ -1,4 +1,4 @@
-"""Which tokens differ between two responses: the segments that a correction changed."""
+"""Tokens that differ between two responses: the segments that a correction changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 def changed_tokens(
     chosen: Sequence[int], rejected: Sequence[int], *, min_match: int = 3, insertions: bool = False
 ) -> tuple[list[bool], list[bool]]:
-    """For each token of both responses, whether it was changed. Position k speaks of token k itself, not of the
+    """For each token of both responses, True if it was changed. Position k stands for token k itself, not for the
     position that predicts it.
 
     RLHF-V's rule (Yu et al. 2023, arXiv 2312.00849, as in its code): matching blocks of at least `min_match` tokens
