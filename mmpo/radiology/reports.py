@@ -147,7 +147,7 @@ def read_reports(source: str | Path, *, images: str | Path | None = None) -> Ite
 
 
 def _folder(reports: Path, images: Path) -> Iterator[RadiologyReport | Rejected]:
-    """`…/p10/p10000032/s50414267.txt`, with the films in a folder `s50414267` beside it or at the same place below
+    """`…/p10/p10000032/s50414267.txt`, with the films in a folder `s50414267` next to it or at the same place below
     `images`. Films below `reports` without a report are rejected sources.
     """
     paths = set(reports.rglob("*.txt"))
