@@ -98,7 +98,7 @@ OTHER_NAMES: dict[str, str] = {
 
 
 def ours(key: str) -> str | None:
-    """What a recipe says in place of another trainer's `key`; None where it is no name that others use."""
+    """A note on our name for another trainer's `key`; None where it is no name that others use."""
     found = OTHER_NAMES.get(key)
     if found is None:
         return None
