@@ -1,4 +1,4 @@
-"""What every text model offers: requests in, replies out, in order."""
+"""The interface of every text model: requests in, replies out, in order."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ChatReply:
 
 
 class ChatModel(Protocol):
-    """A text model. `identity` says exactly which one, for results and for the keys of cached replies."""
+    """A text model. `identity` names it exactly, for results and for the keys of cached replies."""
 
     settings: ChatSettings
 
