@@ -116,7 +116,7 @@ def _examined(
 
 
 def _print(answers: Answers) -> None:
-    """A table for each photo: the questions, and what was said before and after."""
+    """A table for each photo: the questions, and the answers before and after."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
