@@ -6,7 +6,7 @@ everything about it, carelessly, and last to say nothing twice.
 Looking comes late to a decoder this small, and earlier if it is asked for one thing at a time: in the stage `find` the
 words that weigh most are yes and no, which only matching a word with an image token can decide; in `tell` sides,
 numbers and colours weigh as much, which must be copied from the token that was found. With `--begin` all this goes on
-from the weights of another model instead of `find`: after `see` only the projector is fitted anew.
+from the weights of another model instead of `find`: after `see` only the projector is fitted again.
 
 Everything follows from the seed. Progress is saved every few minutes as safetensors; run again after an interruption,
 it goes on from there.
@@ -49,7 +49,7 @@ from tools.demo_models.tower_pretraining import PatchReader, patch_labels, pixel
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. `see_*` is the tower's stage, `find_*` and `tell_*` the whole model's, `fit_*` the
+    """Settings of the training. `see_*` is the tower's stage, `find_*` and `tell_*` the whole model's, `fit_*` the
     projector's, `mend_*` what learns from descriptions of `mend_scenes` training scenes; every eighth pair of batches
     has several pictures a row.
     """
@@ -178,7 +178,7 @@ def _speak(
 
 
 def _mend(told: Path, processor: LlavaProcessor, out: Path, plan: Plan) -> Path:
-    """The language side alone, on what the model in `told` says twice (`on_policy_stage.py`) and on rows as before."""
+    """The language side alone, on what the model in `told` repeats (`on_policy_stage.py`) and on rows as before."""
     model = LlavaForConditionalGeneration.from_pretrained(told, dtype=torch.float32).train()
     rows = mended_rows(told, plan.seed, plan.mend_scenes)
     if not rows:
