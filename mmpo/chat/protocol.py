@@ -65,7 +65,7 @@ class ChatModel(Protocol):
 
     def replies(self, requests: Iterable[ChatRequest], label: str | None = None) -> Iterator[ChatReply | Quarantined]:
         """One result a request, in order; requests are drawn as needed. A request that fails becomes a `Quarantined`
-        (yielded, not raised) and the others go on. With a `label` progress is reported under it.
+        (yielded, not raised) and the others continue. With a `label` progress is reported under it.
         """
 
 

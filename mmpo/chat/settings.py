@@ -18,7 +18,7 @@ class ChatSettings(Settings):
             "give_up_after", "batch_size",
         }
     )  # fmt: skip
-    """Settings of access and speed: work may go on with other values (see `mmpo.resuming`)."""
+    """Settings of access and speed: work may continue with other values (see `mmpo.resuming`)."""
 
     backend: Literal["server", "local"] = Field(
         description="`server`: any OpenAI-compatible one (vLLM, `transformers serve`, hosted). `local`: a transformers "

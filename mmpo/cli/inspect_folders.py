@@ -1,4 +1,4 @@
-"""Views of `mmpo inspect` on run folders, scorecards, photos, adapters and model folders, told apart by their files."""
+"""Views of `mmpo inspect` on run folders, scorecards, photos, adapters and model folders, detected by their files."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def model(path: Path) -> dict[str, Any]:
 
 
 def photo(path: Path) -> dict[str, Any]:
-    """One picture as mmpo reads it. A picture that can't be used says why."""
+    """One picture as mmpo reads it. For a picture that can't be used, the reason."""
     from mmpo.files.images import load_image
 
     try:

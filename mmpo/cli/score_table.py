@@ -15,7 +15,7 @@ from mmpo.eval.statistics.scorecard import table_width
 
 PAGE = 120
 FEW, WIDE = 4, 7
-"""Groups that are columns of one table; numbers that fit beside each other in a row."""
+"""Groups that are columns of one table; numbers that fit in one row."""
 
 
 def show(scored: Scored, benchmark: str) -> None:

@@ -1,6 +1,6 @@
 """Reports from files: a CSV or JSON Lines table, or a folder in the layout of MIMIC-CXR; their sections by header.
 
-Whatever can't be used comes back as a rejected source with its reason, never as an error: an empty file, no findings
+A source that can't be used comes back as a rejected one with its reason, never as an error: an empty file, no findings
 and impression, text in no known encoding, an image path that leaves its folder.
 """
 

@@ -177,7 +177,7 @@ _FORMS = tuple(
         (rf"^{_THERE}(?:(?P<v>{SEEN})|re-?demonstrated|re-?identified) (?:is|are) (?P<x>.+)$", _again),
     )
 )
-"""Clauses that are one phrase about change, and what each says of today. `x` is the finding."""
+"""Clauses that are one phrase about change, and the state of today in each. `x` is the finding."""
 
 
 def _fragment(clause: str) -> str | None:

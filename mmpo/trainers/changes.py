@@ -42,7 +42,7 @@ def changed_weights(
     min_match: int = 3,
     insertions: bool = False,
 ) -> tuple[list[float], list[float]]:
-    """`gamma` for changed tokens, 1 for the others. The end token `end`, which both sides have and nobody edited, takes
+    """`gamma` for changed tokens, 1 for the others. The end token `end`, which both sides have unedited, takes
     no part in the comparison and weighs 1."""
     rows = [list(ids[:-1]) if ids and ids[-1] == end else list(ids) for ids in (chosen, rejected)]
     marks = changed_tokens(rows[0], rows[1], min_match=min_match, insertions=insertions)

@@ -72,7 +72,7 @@ def remove_damaged(root: Path) -> None:
             return
         if newest(root) is None:
             raise UserError(
-                f"{bad}: damaged: it is not what training wrote, and there is no earlier checkpoint to go on from",
+                f"{bad}: damaged: it is not what training wrote, and there is no earlier checkpoint to continue from",
                 hint=f"delete {folder} to train from the start",
             )
         logger.warning("%s: damaged: it is not what training wrote; going on from an earlier checkpoint", bad)

@@ -301,7 +301,7 @@ class _Encoder:
         end: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Token ids and weights of a response after its context, of which `shared` tokens stand in the prompt; without
-        the `end` token where the answer goes on."""
+        the `end` token where the answer continues."""
         ids = encode_response(self.vlm, context + text, eos=end)[shared:]
         if room is not None and len(ids) > room:
             self.truncated += 1

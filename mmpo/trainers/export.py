@@ -113,7 +113,7 @@ def _export(training: Finished, out: Path, merge: bool) -> Exported:
 
 
 def _merge(settings: TrainSettings, adapter: Path, folder: Path) -> tuple[float, float]:
-    """Write the merged model in the number format that the model itself is stored in; what `Exported` says of it."""
+    """Write the merged model in the number format of the stored model; returns (`difference`, `effect`)."""
 
     def load(source: str | Path, with_adapter: Path | None = None) -> VLM:
         return load_vlm(
@@ -218,7 +218,7 @@ def _data(settings: TrainSettings, result: TrainResult) -> list[str]:
     if result.truncated or result.scaled_images:
         lines.append(f"- {result.truncated:,} responses cut, {result.scaled_images:,} images scaled down")
     if result.auxiliary:
-        lines.append(f"- beside them {result.auxiliary:,} auxiliary samples")
+        lines.append(f"- besides them {result.auxiliary:,} auxiliary samples")
     file = settings.pairs / "card.json"
     if file.is_file():
         found = read_json(file)

@@ -153,7 +153,7 @@ def saying_out_of_memory(described: str) -> Iterator[None]:
 
 
 def try_batch(scorer: PairScorer, objective: Objective, batch: PairBatch, described: str) -> None:
-    """Forward and backward on the largest batch of a run, before its first step. Leaves no gradient behind. Raises
+    """Forward and backward on the largest batch of a run, before its first step. Leaves no gradients. Raises
     `UserError` if memory does not suffice."""
     training = scorer.training
     scorer.train()

@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of the model")
     parser.add_argument("--work", type=Path, default=Path("runs/demo-model/measured"), help="where to draw and answer")
     parser.add_argument("--images", type=int, default=300, help="scenes of each split")
-    parser.add_argument("--adapter", type=Path, help="an adapter whose sight is shown beside the model's")
+    parser.add_argument("--adapter", type=Path, help="an adapter whose sight is shown next to the model's")
     arguments = parser.parse_args()
     print(write_model_card(arguments.model, arguments.work, arguments.images, arguments.adapter))
 

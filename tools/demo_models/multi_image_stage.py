@@ -3,7 +3,7 @@
     python -m tools.demo_models.multi_image_stage OUT
 
 The shipped model has seen sequences of two and three scenes, but neither collages nor pictures in pictures. Here it
-goes on with all three, in the wording of the multi-image builder and of the multi-image benchmark, and with single
+is trained on all three, in the wording of the multi-image builder and of the multi-image benchmark, and with single
 scenes so that it keeps what it knew. The annotator of this text looks at the wrong picture at times (`Slips`), above
 all at the one before the right one: that is the weakness which MIA-DPO is meant to treat. About a quarter of an hour on
 one CPU core; everything follows from the seed, and a stopped run continues. The model is not shipped.
@@ -239,7 +239,7 @@ def batch(tokenizer: PreTrainedTokenizerFast, plan: Plan, step: int) -> Batch:
 
 
 def train(out: Path, plan: Plan, base: Path | None = None) -> Path:
-    """Train the shipped demo model (or `base`) by `plan`, or go on where that was stopped in `out`; the model is in the
+    """Train the shipped demo model (or `base`) by `plan`, or continue a stopped run in `out`; the model is in the
     folder that is returned, `out/model`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)

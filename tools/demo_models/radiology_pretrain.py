@@ -110,8 +110,8 @@ def see(learner: Learner[PatchReader], out: Path, plan: Plan) -> None:
 
 
 def speak(learner: Learner[PatchReader], tokenizer: PreTrainedTokenizerFast, out: Path, plan: Plan) -> None:
-    """The whole model's stage, on dictated reports and questions. The heads go on, so that the tower keeps what it has
-    learnt."""
+    """The whole model's stage, on dictated reports and questions. The heads train too, so that the tower keeps what
+    it has learnt."""
     optimizer = two_rates(learner, plan.learning_rate, plan.tower_rate)
     decisive = word_tokens(tokenizer, DECISIVE)
 
@@ -199,7 +199,7 @@ def main() -> None:
     """`python -m tools.demo_models.radiology_pretrain OUT [--begin MODEL] [--see-steps N] [--speak-steps N]`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="working folder; the model ends up in OUT/model")
-    parser.add_argument("--begin", type=Path, help="folder of a model to go on from; from nothing without it")
+    parser.add_argument("--begin", type=Path, help="folder of a model to continue from; from nothing without it")
     parser.add_argument("--see-steps", type=int, help="steps of the tower's stage")
     parser.add_argument("--speak-steps", type=int, help="steps of the whole model's stage")
     arguments = parser.parse_args()

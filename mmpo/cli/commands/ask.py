@@ -135,7 +135,7 @@ def _print(answers: Answers) -> None:
             table.add_row(*map(Text, (one.question, *cells, _cell(one.after, one.p_yes))))
         console.out.print(table)
     if cut := sum(one.after.truncated for one in answers):
-        console.line(f"{cut} of {len(answers)} answers were cut off; --max-new-tokens N lets them go on")
+        console.line(f"{cut} of {len(answers)} answers were cut off; --max-new-tokens N lets them continue")
 
 
 def _cell(answer: Any, p_yes: float | None) -> str:

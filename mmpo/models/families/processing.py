@@ -140,7 +140,7 @@ def placeholder_among_several(vlm: VLM) -> list[int]:
 
 def margins(vlm: VLM) -> tuple[str, str]:
     """Plain text that the processor writes around an image's tokens (Gemma 3: line ends). It may merge with the text
-    beside it, so it has to be tokenized together with that."""
+    next to it, so it has to be tokenized together with that."""
     if "margins" not in processor_facts(vlm):
         process_images(vlm, [Image.new("RGB", (32, 32))])
     found: tuple[str, str] = processor_facts(vlm)["margins"]
@@ -232,7 +232,7 @@ def model_tensors(vlm: VLM, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _tensor(values: Any) -> Tensor:
-    """Whatever a processor calls an array: tensors, arrays, lists of either."""
+    """A tensor from a processor's output: a tensor, an array, or lists of either."""
     if isinstance(values, list | tuple):
         return torch.stack([_tensor(value) for value in values])
     return torch.as_tensor(values)

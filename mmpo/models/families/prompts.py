@@ -143,7 +143,7 @@ def _check_company(vlm: VLM, images: Sequence[Sequence[int]]) -> None:
     several = placeholder_among_several(vlm) if images else []
     if any((list(own) == several) != (len(images) > 1) for own in images):
         raise UserError(
-            f"{vlm.family.name} prepares the images of a prompt with several otherwise than one that is alone, and "
+            f"{vlm.family.name} prepares the images of a prompt with several differently from a single one, and "
             f"this prompt shows {len(images)}",
             hint="process_images(…, several=True) for prompts with more than one image, and only for those",
         )

@@ -184,7 +184,7 @@ def _encode_videos(vlm: VLM, inputs: Mapping[str, Tensor], rows: Sequence[int]) 
 
 
 def _light(encoded: Any) -> Any:
-    """Without every tower layer's states: nobody reads them again, and they are large."""
+    """Without every tower layer's states: they are not read again, and they are large."""
     for unused in ("last_hidden_state", "hidden_states", "attentions"):
         if getattr(encoded, unused, None) is not None:
             setattr(encoded, unused, None)

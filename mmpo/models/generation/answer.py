@@ -6,7 +6,7 @@
 
 Before and after tuning in one model load: `engine.before_after(groups)`, or `with engine.adapter_off(): …` around a
 call. Answers are those of `model.generate(do_sample=False)` on one question at a time. The first batch proves it: a few
-questions are asked again with nothing shared, and on a difference that is no near-tie the engine warns and goes on one
+questions are asked again with nothing shared, and on a difference that is no near-tie the engine warns and works one
 by one.
 """
 

@@ -119,11 +119,11 @@ class RepetitionPenalty:
         return logits.scatter(1, self._seen, torch.where(own < 0, own * self.penalty, own / self.penalty))
 
     def chosen(self, tokens: Tensor) -> None:
-        """The next token of every row, [n]."""
+        """Take note of the next token of every row, [n]."""
         self._seen = torch.cat([self._seen, tokens[:, None]], dim=1)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
+        """Continue with these rows alone."""
         self._seen = self._seen[list(rows)]
 
 

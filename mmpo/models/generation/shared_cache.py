@@ -29,8 +29,8 @@ _GROWTH = 32  # columns by which a row cache grows at least
 
 
 class PrefixStored(Exception):
-    """Ends the forward of the prefixes: the last layer's keys are stored, and nobody reads what it would still
-    compute."""
+    """Ends the forward of the prefixes: the last layer's keys are stored, and the rest of its computation is not
+    needed."""
 
 
 class SharingUnsupported(Exception):

@@ -5,7 +5,7 @@ values; queries, output projection and feed-forward of all others change nothing
 thousands of image tokens thus goes through one layer less: forward, backward and reference.
 
 The rows that are read travel in the `TreePlan`, a keyword of attention; the rest of the layer learns them from there.
-So whoever computes the layer once more (checkpointing, in backward) computes the same.
+So a second computation of the layer (checkpointing, in backward) gives the same.
 """
 
 from __future__ import annotations

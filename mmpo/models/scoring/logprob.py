@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmpo.errors import UserError
 
-# Elements of a chunk of logits: 8M floats are 32 MB, small beside the activations, large enough for a fast product.
+# Elements of a chunk of logits: 8M floats are 32 MB, small against the activations, large enough for a fast product.
 CHUNK_ELEMENTS = 8 * 1024 * 1024
 
 
