@@ -271,7 +271,7 @@ class _Encoder:
         return self.prompts[key]
 
     def _shared(self, context: str, *texts: str) -> int:
-        """The number of context tokens that all responses share: before a response, its last token may be another."""
+        """The number of context tokens that all responses share: with a response after it, the last may differ."""
         if not context:
             return 0
         rows = []

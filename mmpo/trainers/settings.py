@@ -105,7 +105,7 @@ class CorruptionSettings(Settings):
     )
     relevance: Annotated[str, SIMILARITY] = Field(
         default="policy",
-        description="Model that rates similar images, with `nearest`: the folder of a CLIP-like model, or `policy`.",
+        description="Model that finds similar images, with `nearest`: the folder of a CLIP-like model, or `policy`.",
     )
 
 
