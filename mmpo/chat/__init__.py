@@ -1,4 +1,4 @@
-"""Text models that judge, write and extract, behind one protocol: a server, a local model, or your own class.
+"""Text models that judge, write and extract, with one protocol: a server, a local model, or your own class.
 
     with open_chat(settings, cache=run_dir / "judge.jsonl") as chat:
         for reply in chat.replies(requests):

@@ -20,7 +20,7 @@ if not issubclass(chat_template_utils.ImmutableSandboxedEnvironment, BoundedEnvi
 def render(
     owner: Any, messages: Sequence[Mapping[str, Any]], *, source: str, template: str | None = None, **options: Any
 ) -> str:
-    """The messages as the chat template of a processor or tokenizer writes them; `template` is used in its stead.
+    """The messages as the chat template of a processor or tokenizer writes them; `template` is used in its place.
 
     Raises `UserError`, naming the model's `source`, for a template that loops without end, or makes too much text. What
     else it raises (some refuse a system message) is left to the caller.

@@ -1,4 +1,4 @@
-"""What judged benchmarks share: asking a text model about answers, and reading its verdicts.
+"""Common parts of judged benchmarks: asking a text model about answers, and reading its verdicts.
 
 A verdict is read `strict`, by the rule of the benchmark's published script, or `tolerant`, which also understands bold
 type, other separators, a thinking model's notes and the like, and refuses what contradicts itself. A reply that holds
@@ -76,13 +76,13 @@ def opened(settings: ChatSettings | None, cache: str | None, benchmark: str) -> 
 
 
 def failures(judgements: Sequence[Judgement[T]]) -> dict[str, int]:
-    """How many were not judged, by reason, as `judge_timeout` and the like."""
+    """The number of answers not judged, by reason, as `judge_timeout` and the like."""
     reasons = Counter(f"judge_{one.failure.reason}" for one in judgements if one.failure is not None)
     return dict(sorted(reasons.items()))
 
 
 def unparsed(judgements: Sequence[Judgement[T]]) -> int:
-    """How many replies of the judge held no verdict."""
+    """The number of replies of the judge without a verdict."""
     return sum(one.value is None and one.failure is None for one in judgements)
 
 
@@ -171,7 +171,7 @@ _NOT_SAME = re.compile(r"\b(?:not|isn['’]t|aren['’]t|never)\s+(?:\w+ly\s+)?(
 
 
 def read_same(text: str, mode: Mode) -> int | None:
-    """1 if two answers say the same, else 0.
+    """1 if two answers mean the same, else 0.
 
     strict: the text holds "same" (so "not the same" is the same). tolerant: as in `read_correctness`.
     """

@@ -1,4 +1,4 @@
-"""What every text model offers: requests in, replies out, in order."""
+"""The interface of every text model: requests in, replies out, in order."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ChatReply:
 
 
 class ChatModel(Protocol):
-    """A text model. `identity` says exactly which one, for results and for the keys of cached replies."""
+    """A text model. `identity` names it exactly, for results and for the keys of cached replies."""
 
     settings: ChatSettings
 
@@ -65,7 +65,7 @@ class ChatModel(Protocol):
 
     def replies(self, requests: Iterable[ChatRequest], label: str | None = None) -> Iterator[ChatReply | Quarantined]:
         """One result a request, in order; requests are drawn as needed. A request that fails becomes a `Quarantined`
-        (yielded, not raised) and the others go on. With a `label` progress is reported under it.
+        (yielded, not raised) and the others continue. With a `label` progress is reported under it.
         """
 
 

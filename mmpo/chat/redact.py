@@ -30,7 +30,7 @@ class Redactor:
         return self._hide(text, PIECE)
 
     def data(self, text: str) -> str:
-        """For what a model said, which is changed only where it can't be chance."""
+        """For replies of a model, which are changed only where it can't be chance."""
         return self._hide(text, LONG_PIECE)
 
     def _hide(self, text: str, size: int) -> str:

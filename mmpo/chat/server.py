@@ -1,4 +1,4 @@
-"""Text models behind an OpenAI-compatible server: concurrent, patient with faults, strict about what comes back."""
+"""Text models on an OpenAI-compatible server: concurrent, patient with faults, strict about what comes back."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class _Passing(Exception):
 
 
 class ServerChat:
-    """A `ChatModel` behind a server. Reasons of its `Quarantined`s: timeout, unreachable, rate_limited, server_error,
+    """A `ChatModel` on a server. Reasons of its `Quarantined`s: timeout, unreachable, rate_limited, server_error,
     bad_reply (each after all tries), unauthorized, not_found, redirected, too_large, bad_request, wrong_model, refused,
     empty_reply, not_an_image. No redirect is followed, and the key is in no message, log, cache or reply.
 
@@ -100,7 +100,7 @@ class ServerChat:
     def replies(self, requests: Iterable[ChatRequest], label: str | None = None) -> Iterator[ChatReply | Quarantined]:
         """See `ChatModel.replies`. Equal requests under way are asked once. Raises UserError where the server is of no
         use (`give_up_after` failures in a row, or nothing else from the first request to the last of these); what it
-        said until then is in the cache.
+        replied until then is in the cache.
         """
         source = iter(requests)
         due: deque[Future[ChatReply]] = deque()
@@ -230,12 +230,12 @@ class ServerChat:
         return _Passing("unreachable", self._line(error))
 
     def _line(self, value: object) -> str:
-        """The first line of what a server or library said, without the key and not too long."""
+        """The first line of a message from a server or library, without the key and not too long."""
         lines = str(value)[:100_000].strip().splitlines()
         return self._redact.message(lines[0][:2000])[:200] if lines else type(value).__name__
 
     def _refusal(self, status: int, message: str, headers: dict[str, str]) -> Exception:
-        """What an HTTP error status means: worth another try, or not."""
+        """The error for an HTTP error status: one that is worth another try, or not."""
         if 300 <= status < 400:
             wanted = self._line(urlsplit(headers.get("location", "")).netloc.rpartition("@")[2]) or "itself"
             return Quarantined(STAGE, "redirected", f"HTTP {status} to {wanted}; redirects are not followed")
@@ -287,7 +287,7 @@ class ServerChat:
             self._broken = self._of_no_use(failure)
 
     def _check_that_it_works(self) -> None:
-        """A server that has never replied is of no use, however few were asked."""
+        """Raise the error for a server that has never replied, after however few requests."""
         if self.settings.give_up_after is not None and not self._worked and self._last_fault is not None:
             raise self._of_no_use(self._last_fault)
 

@@ -1,4 +1,4 @@
-"""Which text model judges or writes, and how it is reached. No torch and no network library here."""
+"""Settings of the text model that judges or writes. No torch and no network library here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmpo.settings import Settings
 
 
 class ChatSettings(Settings):
-    """A text model: behind an OpenAI-compatible server, or loaded here."""
+    """A text model: on an OpenAI-compatible server, or loaded here."""
 
     FREE: ClassVar[frozenset[str]] = frozenset(
         {
@@ -18,7 +18,7 @@ class ChatSettings(Settings):
             "give_up_after", "batch_size",
         }
     )  # fmt: skip
-    """Where and how fast the model is reached: work may go on with other values (see `mmpo.resuming`)."""
+    """Settings of access and speed: work may continue with other values (see `mmpo.resuming`)."""
 
     backend: Literal["server", "local"] = Field(
         description="`server`: any OpenAI-compatible one (vLLM, `transformers serve`, hosted). `local`: a transformers "

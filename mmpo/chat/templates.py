@@ -76,7 +76,7 @@ def _template(path: Path, changed: int) -> Template:
 
 @cache
 def _environment(folder: Path) -> Environment:
-    """`{% include %}` finds files beside the template, then the packaged ones; nothing outside these folders."""
+    """`{% include %}` finds files next to the template, then the packaged ones; nothing outside these folders."""
     return BoundedEnvironment(
         loader=FileSystemLoader([folder, PROMPTS]),
         undefined=StrictUndefined,

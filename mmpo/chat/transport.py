@@ -22,7 +22,7 @@ class Oversized(Exception):
 
 
 class UnreadableReply(Exception):
-    """A reply is packed in a way that was not asked for, or its packing is broken."""
+    """A reply is packed in a way that was not requested, or its packing is broken."""
 
 
 def client(address: str) -> Any:

@@ -1,4 +1,4 @@
-"""What judges and writers of video data say, read: rewards from 1 to 5, verdicts, question/answer pairs.
+"""Readers of replies of judges and writers of video data: rewards from 1 to 5, verdicts, question/answer pairs.
 
 Each reader has our rule (`tolerant`: understands variants, refuses nonsense, never makes a number up) and the rule of
 the published scripts, by name, for numbers that compare with theirs: `llava_hound` (RifleZhang/LLaVA-Hound-DPO) and
@@ -30,7 +30,7 @@ _SCORE = re.compile(
 
 @dataclass(frozen=True)
 class Reward:
-    """A judge's score, None where the reply holds none (`why` says so), and its explanation."""
+    """A judge's score, None where the reply holds none (`why` is the reason), and its explanation."""
 
     score: float | None
     explanation: str

@@ -18,7 +18,7 @@ from mmpo.text.vocabulary import ObjectVocabulary
 IDENTITY = "rules over annotations"
 
 Event = tuple[str, str]
-"""Who, and what it does, as in `("red ball", "enters")`."""
+"""Actor and action, as in `("red ball", "enters")`."""
 
 _STOP = word_set(
     "a an the is are was were be been being it its this that these those there of in on at to from by with and or as "

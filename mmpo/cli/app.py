@@ -3,7 +3,7 @@
 To add a command, put a file into `mmpo/cli/commands` that decorates a function with one of the groups here:
 
     @app.command()                       # mmpo inspect FILE
-    @group("eval").command("score")      # mmpo eval score BENCHMARK, beside mmpo eval RECIPE
+    @group("eval").command("score")      # mmpo eval score BENCHMARK, besides mmpo eval RECIPE
 
 Import what is heavy inside the function.
 """
@@ -32,7 +32,7 @@ ORDER = ("demo", "run", "build", "train", "eval", "recipe")
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run; `remedy` says how to go on."""
+    """Ctrl-C during a run; `remedy` says how to continue."""
 
     def __init__(self, remedy: str) -> None:
         super().__init__(remedy)
@@ -139,7 +139,7 @@ def load_commands() -> typer.Typer:
 
 
 def debugging() -> bool:
-    """Traces instead of one-line errors, asked for with MMPO_DEBUG=1."""
+    """True with MMPO_DEBUG=1: traces instead of one-line errors."""
     return os.environ.get("MMPO_DEBUG", "0") not in ("", "0")
 
 
@@ -173,6 +173,6 @@ ResumeOption = Annotated[
     bool,
     typer.Option(
         "--resume",
-        help="Continue the latest runs/NAME-… of this recipe (or the one in --out) instead of starting anew.",
+        help="Continue the latest runs/NAME-… of this recipe (or the one in --out) instead of a new one.",
     ),
 ]

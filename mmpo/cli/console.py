@@ -1,4 +1,4 @@
-"""What the command line prints: progress (bars on a terminal, lines elsewhere), results, errors, what to do next."""
+"""Output of the command line: progress (bars on a terminal, lines elsewhere), results, errors, next steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmpo.progress_display import BarReporter, LineReporter
 from mmpo.visible import SafeConsole, visible
 
 PIPE_WIDTH = 120
-"""Columns of a table where there is no terminal to ask (COLUMNS says otherwise)."""
+"""Columns of a table where there is no terminal and COLUMNS is not set."""
 
 
 def _console(stderr: bool) -> Console:
@@ -35,7 +35,7 @@ def fail(message: str, hint: str | None = None, *, label: str = "error: ") -> No
 
 
 def warn(message: str) -> None:
-    """What may go wrong, on stderr; work goes on."""
+    """Print a warning on stderr; work continues."""
     err.print(Text.assemble(("warning: ", "bold yellow"), message), soft_wrap=True)
 
 
@@ -49,7 +49,7 @@ def line(text: str) -> None:
 
 
 def next_steps(steps: Iterable[tuple[str, str]]) -> None:
-    """What to do next: `(why, command)` pairs."""
+    """Print next steps: `(why, command)` pairs."""
     steps = list(steps)
     if not steps:
         return

@@ -1,4 +1,4 @@
-"""What recipes may name of the demo: `${demo.world}`, a folder of annotated images, and `${demo.model}`, a small model.
+"""The demo's names in recipes: `${demo.world}`, a folder of annotated images, and `${demo.model}`, a small model.
 
 A run whose recipe names splits of the world (`${demo.world}/train`) gets them drawn into its folder first, as a step
 like the others. Only the command line knows the demo; below it a recipe's demo is made of ordinary folders.

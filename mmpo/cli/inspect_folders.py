@@ -1,4 +1,4 @@
-"""What `mmpo inspect` shows of run folders, scorecards, photos, adapters and model folders, judged by their files."""
+"""Views of `mmpo inspect` on run folders, scorecards, photos, adapters and model folders, detected by their files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LOOKED_AT = 2000
 
 
 def kind_of(path: Path) -> Callable[[Path], dict[str, Any]] | None:
-    """What shows this file or folder; None where it is nothing of these."""
+    """The function that shows this file or folder; None where it is none of these."""
     if path.is_file():
         if path.suffix.lower() in PICTURES:
             return photo
@@ -40,7 +40,7 @@ def kind_of(path: Path) -> Callable[[Path], dict[str, Any]] | None:
 
 
 def inspect_folder(path: Path, *, as_json: bool, frames: str | None, out: Path | None, **others: Any) -> None:
-    """Print what `kind_of` says of it."""
+    """Print the view that `kind_of` gives for it."""
     if frames is not None or out is not None or others.get("ids"):
         raise UserError(f"{path}: --frames belongs to videos, --id and --out to pairs", hint=f"mmpo inspect {path}")
     show = kind_of(path)
@@ -125,7 +125,7 @@ def model(path: Path) -> dict[str, Any]:
 
 
 def photo(path: Path) -> dict[str, Any]:
-    """One picture as mmpo reads it. A picture that can't be used says why."""
+    """One picture as mmpo reads it. For a picture that can't be used, the reason."""
     from mmpo.files.images import load_image
 
     try:
@@ -136,7 +136,7 @@ def photo(path: Path) -> dict[str, Any]:
 
 
 def photos(path: Path) -> dict[str, Any]:
-    """How many pictures of which sizes a folder holds, and the files that may annotate them."""
+    """The number and sizes of a folder's pictures, and the files that may annotate them."""
     pictures = _pictures(path)
     sizes = [size for one in pictures if (size := _size(one)) is not None]
     shown: dict[str, Any] = {"pictures": f"{len(pictures):,}"}

@@ -1,4 +1,4 @@
-"""What `mmpo inspect` shows of a folder of pairs."""
+"""The view of `mmpo inspect` on a folder of pairs."""
 
 from __future__ import annotations
 

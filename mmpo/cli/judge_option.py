@@ -1,4 +1,4 @@
-"""What `--judge FILE|KEY=VALUE` and `--set KEY=VALUE` of a command say."""
+"""Reading of `--judge FILE|KEY=VALUE` and `--set KEY=VALUE` of a command."""
 
 from __future__ import annotations
 

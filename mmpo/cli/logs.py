@@ -1,4 +1,4 @@
-"""Where log records go during a run: all of them into the run folder, mmpo's warnings to the terminal too."""
+"""Handlers of log records during a run: all go into the run folder, mmpo's warnings to the terminal too."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def logging_to(file: Path) -> Iterator[None]:
     """Inside the block, records of mmpo (from INFO) and of libraries (from WARNING) are appended to `file`."""
     keep_one_voice()
     to_terminal = _ToTerminal(logging.INFO)
-    to_terminal.addFilter(lambda record: record.name != RUN)  # the command line says these itself
+    to_terminal.addFilter(lambda record: record.name != RUN)  # the command line prints these itself
     ours = logging.getLogger("mmpo")
     with logging_into(file):
         ours.addHandler(to_terminal)
@@ -58,7 +58,7 @@ def logging_to(file: Path) -> Iterator[None]:
 
 def quiet_libraries() -> None:
     """transformers keeps a handler of its own on stderr: send its records to the run's log. Its progress bars are off,
-    also where it was imported before `keep_one_voice`, and what it will change one day is no user's matter. Imports
+    also where it was imported before `keep_one_voice`, and its notices of future changes are not shown. Imports
     transformers."""
     from transformers.utils import logging as transformers_logging
 

@@ -1,4 +1,4 @@
-"""What `build`, `train`, `eval`, `run` and `demo` share: from a recipe's name to finished steps in a run folder."""
+"""Common part of `build`, `train`, `eval`, `run` and `demo`: from a recipe's name to finished steps in a run folder."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ def _run_one(run: RunFolder, recipe: Recipe, section: str) -> None:
 @contextmanager
 def _session(run: RunFolder, recipe: Recipe, again: str, before: str | None) -> Iterator[None]:
     """Run folder, log and progress display around the steps; turns Ctrl-C and unforeseen errors into advice. `before`
-    is who held the folder and died."""
+    is the dead process that held the folder."""
     if not is_main_process():
-        # One process of several talks and writes; the others work.
+        # One process of several prints and writes; the others work.
         console.out.quiet = True
         run.path.mkdir(parents=True, exist_ok=True)
         with logging_to(run.path / "run.other-processes.log"):

@@ -15,7 +15,7 @@ from mmpo.eval.statistics.scorecard import table_width
 
 PAGE = 120
 FEW, WIDE = 4, 7
-"""Groups that are columns of one table; numbers that fit beside each other in a row."""
+"""Groups that are columns of one table; numbers that fit in one row."""
 
 
 def show(scored: Scored, benchmark: str) -> None:
@@ -31,7 +31,7 @@ def show(scored: Scored, benchmark: str) -> None:
 
 
 def verdict(scored: Scored, benchmark: str) -> list[str]:
-    """The first numbers, what they rest on, and whether there is anything to beware of."""
+    """The first numbers, what they rest on, and the number of warnings."""
     first = list(_first_numbers(scored.metrics))[:3]
     counts = f"{scored.read:,} answers read, {scored.scored:,} scored, {scored.unparsed:,} of them unparsed"
     if scored.quarantined:
@@ -59,7 +59,7 @@ def tables(
     metrics: Mapping[str, Any], title: str, intervals: Mapping[str, Any] | None = None, width: int = PAGE
 ) -> Iterator[Table]:
     """One table for the single numbers, one for all groups of numbers with the same names, and so on inwards. 95%
-    intervals (named as the metrics) stand behind their numbers where there is room in `width` columns; a number is
+    intervals (named as the metrics) stand after their numbers where there is room in `width` columns; a number is
     never cut.
     """
     known = intervals or {}

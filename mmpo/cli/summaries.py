@@ -11,7 +11,7 @@ from mmpo.runs import RunFolder
 
 
 def print_summary(run: RunFolder, section: str, result: Mapping[str, Any]) -> None:
-    """What a step made, in a few lines or a table."""
+    """Print the result of a step, in a few lines or a table."""
     {"build": _build, "train": _train, "eval": _eval}[section](run, result)
 
 
@@ -56,13 +56,13 @@ def _hallucination_build(result: Mapping[str, Any]) -> str:
 
 
 def _other_build(result: Mapping[str, Any]) -> str:
-    """What the builder of a plug-in made (`mmpo.data_builders.entry.PairsBuilt`)."""
+    """Print the result of a plug-in's builder (`mmpo.data_builders.entry.PairsBuilt`)."""
     console.line(f"{result['pairs_made']:,} pairs from {result['images_used']:,} of {result['images']:,} sources")
     return "sources"
 
 
 def _answers(result: Mapping[str, Any]) -> str:
-    """How the right answers of yes/no pairs are spread; nothing for a result that does not say."""
+    """The distribution of the right answers of yes/no pairs; empty for a result without it."""
     answers = result.get("question_answers") or {}
     said = ", ".join(f"{answer} in {count:,}" for answer, count in answers.items())
     return f" (right answer {said})" if said and result["question_pairs"] else ""
@@ -84,7 +84,7 @@ def _pairs_made(result: Mapping[str, Any], sources: str) -> str:
 
 
 def _losses(table: Mapping[str, int]) -> str:
-    """Where those of a table of counts went that came to nothing."""
+    """The losses in a table of counts: number and reason of each."""
     return ", ".join(f"{n:,} {reason}" for reason, n in table.items() if n and reason not in ("in", "paired", "kept"))
 
 

@@ -1,4 +1,4 @@
-"""What transformers 5.18 to 5.22 name or return otherwise than 5.23. Everything else in mmpo is written for the newest.
+"""Names and results of transformers 5.18 to 5.22 that differ in 5.23. The rest of mmpo is written for the newest.
 
 A function goes when the floor in pyproject.toml passes the version that it names. `scripts/test-oldest` runs the tests
 with the floors.

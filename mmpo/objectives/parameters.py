@@ -27,7 +27,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Parameters(BaseModel):
-    """What a recipe may say of any loss."""
+    """Parameters that a recipe may set for any loss."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -48,7 +48,7 @@ def parameters_of(function: Callable[..., Any]) -> type[Parameters]:
 
 
 def mistakes(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, str]:
-    """What is wrong with `values`: parameter -> `must be greater than 0 (it is -1)`. Unknown names are told as such."""
+    """Mistakes in `values`: name -> `must be greater than 0 (it is -1)`; of unknown names, `unknown parameter`."""
     try:
         parameters_of(function).model_validate(dict(values))
     except ValidationError as error:

@@ -19,7 +19,7 @@ from mmpo.types import PairLogps
 
 
 def _running(values: Mapping[str, Any]) -> Statistics | None:
-    """The mean reward so far counts the step that it is used in."""
+    """The mean reward so far includes the step that it is used in."""
     return log_sums if values["delta"] == "running" else None
 
 

@@ -1,4 +1,4 @@
-"""TARS: the preference under a perturbed question, and the spectrum of what the model thinks while answering.
+"""TARS: the preference under a perturbed question, and the spectrum of the hidden states while answering.
 
 The paper (arXiv 2507.21584) and its released code describe different algorithms; `tars` is the paper's,
 `mmpo.objectives.tars_official` has the code's. The perturbation itself is made by `mmpo.trainers.views.views`.
@@ -26,7 +26,7 @@ SpectrumReduction = Literal["sum", "bins", "each"]
 AlignedSpan = Literal["response", "sequence"]
 
 CHOSEN, REJECTED = "chosen_perturbed", "rejected_perturbed"
-"""Views: both answers to the perturbed question about the clean image. Further candidates have a number behind."""
+"""Views: both answers to the perturbed question about the clean image. Names of further candidates end in a number."""
 
 
 def candidate_views(parameters: Mapping[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What an objective returns, and the registry of objectives."""
+"""The terms that an objective returns, and the registry of objectives."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ ViewNames = tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]]
 Statistics = Callable[[PairLogps], Mapping[str, Tensor]]
 """Numbers of each pair, [b], that a loss reads of all pairs of a step; equal names mean equal numbers."""
 StatisticsOf = Callable[[Mapping[str, Any]], Statistics | None]
-"""Which statistics of a whole step a loss reads, from its parameters."""
+"""The statistics of a whole step that a loss reads, from its parameters."""
 States = Callable[[Mapping[str, Any]], Hidden]
-"""Which hidden states a loss reads, from its parameters."""
+"""The hidden states that a loss reads, from its parameters."""
 
 
 def log_ratio_reward(response: ResponseLogps, beta: float) -> Tensor:
@@ -208,11 +208,11 @@ class Objective:
 
     @property
     def reads_step(self) -> bool:
-        """Whether a loss reads statistics of the whole step, which take a pass before it."""
+        """True if a loss reads statistics of the whole step, which take a pass before it."""
         return bool(self._asked())
 
     def statistics(self, pairs: PairLogps) -> dict[str, Tensor]:
-        """What the losses read of this batch's pairs for the whole step: names to numbers [b], without gradient."""
+        """This batch's part of the statistics that the losses read: names to numbers [b], without gradient."""
         with torch.no_grad():
             return {name: value.detach() for asked in self._asked() for name, value in asked(pairs).items()}
 
@@ -283,7 +283,7 @@ def build_objective(spec: str | Mapping[str, Mapping[str, Any] | float | None]) 
 
 
 def spec_mistakes(spec: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, str | None]]:
-    """What is wrong with an objective's names and parameters: (key path in `spec`, message, hint) of every mistake."""
+    """Mistakes in an objective's names and parameters: (key path in `spec`, message, hint) of each."""
     if not spec:
         return [((), "the objective is empty", f"one of {', '.join(sorted(OBJECTIVES))}")]
     found: list[tuple[tuple[str, ...], str, str | None]] = []
@@ -310,7 +310,7 @@ def _values_of(given: Any) -> dict[str, Any]:
 
 
 def _try(objective: Objective) -> None:
-    """Let every loss run once now, on one token, not after the model was loaded and the first batch scored."""
+    """Run every loss once now, on one token, not after the model was loaded and the first batch scored."""
     zeros, mask = torch.zeros(1, 1), torch.ones(1, 1, dtype=torch.bool)
     states = torch.ones(1, 1, 1)
     side = ResponseLogps(zeros - 1.0, zeros - 1.0, mask, zeros + 1.0, None, states, states, kl=zeros)

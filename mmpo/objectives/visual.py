@@ -34,7 +34,7 @@ def log_ratio(response: ResponseLogps) -> Tensor:
 
 @register("image_preference", views=(CHOSEN,), corruption="crop")
 def image_preference(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
-    """softplus(-beta [rho(y_w|m) - rho(y_w|m')]): the chosen answer should owe its probability to the image.
+    """softplus(-beta [rho(y_w|m) - rho(y_w|m')]): the chosen answer should be likely because of the image.
 
     The conditional preference of mDPO (Wang et al. 2024, arXiv 2406.11839), the visual term of CHiP (2501.16629) and,
     with a retrieved image as m', of Re-Align (2502.13146).

@@ -1,11 +1,11 @@
-"""What is looked at before any work starts: the recipe, the objective, every path, models and adapters, the files that
-builders and benchmarks need, packages, judges, disk and device. Everything that is wrong is told at once.
+"""Checks made before any work starts: the recipe, the objective, every path, models and adapters, the files that
+builders and benchmarks need, packages, judges, disk and device. All mistakes are reported at once.
 
     recipe, warnings = examine(source, run=Path("runs/mine"), inputs={})
 
-`sections.py` has what build, train and eval need as a whole, `things.py` what a field names (`mmpo.settings.Need`),
-`machine.py` what this machine must have, `commands.py` the same look for commands without a recipe. The knowledge
-itself stands beside its owner: in the annotations of settings and of losses, in every builder's `entry.py`, in the
+`sections.py` checks build, train and eval as a whole, `things.py` the things that a field names (`mmpo.settings.Need`),
+`machine.py` what this machine must have, `commands.py` the same look for commands without a recipe. Requirements
+are kept with their owner: in the annotations of settings and of losses, in every builder's `entry.py`, in the
 benchmarks' own constructors, in `mmpo.models.folder` and `mmpo.packages`.
 """
 

@@ -1,4 +1,4 @@
-"""The same look for commands without a recipe: every mistake at once, and what it found as warnings."""
+"""The same checks for commands without a recipe: every mistake at once, and warnings."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def examine_convert(
     overwrite: bool,
     allow_links: bool = False,
 ) -> list[str]:
-    """What `mmpo convert` will meet: formats and their options, IN, OUT, the folder of images and the first pictures,
-    room on the disk. Raises one `UserError` that lists every mistake."""
+    """Checks for `mmpo convert`: formats and their options, IN, OUT, the folder of images and the first pictures, room
+    on the disk. Returns warnings. Raises one `UserError` that lists every mistake."""
     from mmpo.data.convert.look import look
     from mmpo.data.convert.run import check_places, format_named, media_mode, options_of
 
@@ -70,7 +70,7 @@ def examine_convert(
 
 
 def _files(source: Path, split: str) -> list[Path]:
-    """The files of a source whose rows will be read; none where `look` will say that there are none."""
+    """The files of a source whose rows will be read; none where `look` will report that there are none."""
     if not source.is_dir():
         return [source] if source.is_file() else []
     try:
@@ -80,7 +80,7 @@ def _files(source: Path, split: str) -> list[Path]:
 
 
 def _check_pictures(found: Findings, source: Path, seen: FirstRows) -> None:
-    """Pictures of the first rows, where more follow: of a few rows the conversion itself tells soon enough."""
+    """Check the pictures of the first rows, where more follow: for a few rows the conversion itself is soon enough."""
     if not seen.more or not seen.missing:
         return
     first = f"the first is {seen.first_missing}"
@@ -95,8 +95,8 @@ def _check_pictures(found: Findings, source: Path, seen: FirstRows) -> None:
 
 
 def examine_export(run: Path, out: Path, *, merge: bool) -> list[str]:
-    """What `mmpo export` will meet: a finished training, its adapter, with `merge` the model and whether the two fit,
-    the new folder and room for it. Raises one `UserError` that lists every mistake."""
+    """Checks for `mmpo export`: a finished training, its adapter, with `merge` the model and that the two fit, the new
+    folder and room for it. Returns warnings. Raises one `UserError` that lists every mistake."""
     from mmpo.trainers.export import check_unused, finished, import_plugins
 
     found = Findings()
@@ -132,8 +132,8 @@ def _bytes(tensors: Mapping[str, Tensor]) -> int:
 def examine_score(
     benchmark: str, request: ScoreRequest, *, judge: ChatSettings | None = None, replies: Path | None = None
 ) -> tuple[Scorer, list[str]]:
-    """What `mmpo eval score` will meet: the benchmark's parser, options and packages, its files, and the judge. Raises
-    one `UserError` that lists every mistake; else the benchmark's scorer, and warnings."""
+    """Checks for `mmpo eval score`: the benchmark's parser, options and packages, its files, and the judge. Raises one
+    `UserError` that lists every mistake; else returns the benchmark's scorer, and warnings."""
     from mmpo.eval.scoring import checked, scorers
 
     found = Findings()

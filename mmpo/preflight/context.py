@@ -1,4 +1,4 @@
-"""What the checks share: what was found, and for recipes what will run."""
+"""State shared by the checks: findings so far, and for recipes the sections that will run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmpo.recipes.source import RecipeSource
 
 @dataclass
 class Findings:
-    """What was found wrong, each under the keys of a recipe or the name of an option."""
+    """Mistakes and warnings found so far, each under the keys of a recipe or the name of an option."""
 
     problems: list[Problem] = field(default_factory=list)
 
@@ -67,19 +67,19 @@ class PreflightContext(Findings):
         return top if len(path) == 2 and path not in written and top in written else path
 
     def has_error(self, path: Keys) -> bool:
-        """Is something at or below this key wrong already?"""
+        """True if there is a mistake at or below this key already."""
         return any(one.error and one.path[: len(path)] == path for one in self.problems)
 
     def comes(self, value: str | Path) -> bool:
-        """Will a step of the run make this? It lies in the run folder, and is not there yet, or belongs to a step that
-        was cut off and goes on: then what is there may be half of it."""
+        """True if a step of the run will make this: it lies in the run folder, and is not there yet, or belongs to a
+        step that was interrupted and will continue, so that only half of it may be there."""
         place, run = Path(value).absolute(), self.run.absolute()
         if not place.is_relative_to(run):
             return False
         return not os.path.exists(place) or place.relative_to(run).parts[:1] in [(name,) for name in self.sections]
 
     def fetches(self, model: str) -> bool:
-        """Will a section that runs fetch this model from the hub?"""
+        """True if a section that runs will fetch this model from the hub."""
         return any(
             getattr(self.settings(name), "model", None) == model
             and getattr(self.settings(name), "allow_network", False)

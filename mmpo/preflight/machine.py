@@ -1,4 +1,4 @@
-"""What this machine must have: room on the disk, a device that computes in the number format, judges."""
+"""Requirements on this machine: room on the disk, a device that computes in the number format, judges."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _unreachable(host: str, port: int) -> str:
 
 
 def check_dtype(found: Findings, path: Keys, dtype: str) -> None:
-    """Whether the device computes in bfloat16; only where torch is loaded anyway."""
+    """Warn where the device is slow in bfloat16; only where torch is loaded anyway."""
     if dtype != "bfloat16":
         return
     import torch
@@ -82,7 +82,7 @@ def check_room(
         return
     there = next(one for one in (place.absolute(), *place.absolute().parents) if one.exists())
     if not there.is_dir():
-        return  # told elsewhere
+        return  # reported elsewhere
     if not os.access(there, os.W_OK | os.X_OK) or _read_only(there):
         found.error(
             (), f"no permission to write in {there}, where {what}'s folder is to be", f"{otherwise} names another"

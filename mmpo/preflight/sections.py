@@ -1,4 +1,4 @@
-"""What build, train and eval need as a whole, beyond what single fields name."""
+"""Checks of build, train and eval as a whole, beyond what single fields name."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _picture_hint(error: Quarantined, root: Path) -> str:
 
 
 def check_train(context: PreflightContext) -> None:
-    """Objective and settings beside it, model against number format and adapter, packages, room for checkpoints."""
+    """Objective and its settings, model against number format and adapter, packages, room for checkpoints."""
     settings = context.settings("train")
     check_things(context, "train")
     _check_objective(context)
@@ -139,7 +139,7 @@ def check_train(context: PreflightContext) -> None:
 
 
 def _check_auxiliary(context: PreflightContext, settings: Any) -> None:
-    """The first samples beside the pairs, and their pictures."""
+    """The first auxiliary samples, and their pictures."""
     from mmpo.trainers.auxiliary import Sample, read_samples
 
     if context.comes(settings.data):

@@ -1,4 +1,4 @@
-"""What a field of the settings names, looked at by its kind (`mmpo.settings.Need`)."""
+"""Checks of the things that fields of the settings name, by their kind (`mmpo.settings.Need`)."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def check_path(path: Path, need: Need) -> None:
 
 
 def _instead(path: Path) -> str:
-    """What may have been meant: a neighbour with a similar name, or where relative paths start."""
+    """A hint for a missing path: a neighbour with a similar name, or where relative paths start."""
     above = path.parent
     if str(path).startswith("~"):
         return "~ is the shell's: write the whole path"

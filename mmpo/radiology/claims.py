@@ -1,4 +1,4 @@
-"""What a sentence claims about the image at hand, as words with their polarity; the guard of every edit.
+"""Claims of a sentence about its image, as words with their polarity; they are the check of every edit.
 
 A claim is compared in its place: references to earlier exams and words of change are taken out first; what is left of
 the line (findings known or not, sides, sizes, severities, normal states) has to stand in the edit with the same
@@ -204,7 +204,7 @@ def split_clauses(text: str) -> list[tuple[str, str]]:
 
 
 def is_bare(phrase: str) -> bool:
-    """Whether a noun phrase names parts of the body (or nothing) and no state: its change tells nothing."""
+    """True if a noun phrase names parts of the body (or nothing) and no state: its change says nothing."""
     return all(word in BARE for word in re.findall(r"[a-z'-]+", phrase.lower()))
 
 
@@ -274,7 +274,7 @@ class ClauseClaims:
     words: tuple[tuple[str, str], ...]
     joins: tuple[str, ...]
     turn: int
-    """How many words stand before the first copula; 0 without one."""
+    """The number of words before the first copula; 0 without one."""
     optional: bool
 
 
@@ -347,7 +347,7 @@ def claims(text: str) -> list[ClauseClaims]:
 
 
 def keeps_claims(line: str, edit: str) -> bool:
-    """Whether an edit claims what the line claims about this image: no more, no less, of the same findings.
+    """True if an edit claims what the line claims about this image: no more, no less, of the same findings.
 
     What a line leaves open ("no new effusion", "the heart size is unchanged", "has been removed") may go but may not
     be settled.
@@ -369,7 +369,7 @@ def keeps_claims(line: str, edit: str) -> bool:
 
 
 def _open(line: str, words: Collection[str]) -> bool:
-    """Whether the line leaves open whether one of `words` is there: "no new …", "… removed"."""
+    """True if the line leaves open whether one of `words` is there: "no new …", "… removed"."""
     return any(
         (NO_NEW.search(clause) or REMOVED.search(clause)) and any(word in clause for word in words)
         for _, said in split_clauses(without_time(line))

@@ -1,4 +1,4 @@
-"""Which sentences refer to an earlier exam: cues with their places and scores, by rules.
+"""Detector of references to an earlier exam in sentences: cues with their places and scores, by rules.
 
 Wording that only looks like a reference (surgical history, the patient's state, recommendations, one side compared with
 the other, …) is masked first; then cues are looked for in what is left, so that "Status post CABG, unchanged wires" is
@@ -50,12 +50,12 @@ class PriorVerdict:
 
     @property
     def flagged(self) -> bool:
-        """Whether it refers to an earlier exam."""
+        """True if it refers to an earlier exam."""
         return self.score >= THRESHOLD
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """Where the cues are, merged where they overlap; empty where not flagged."""
+        """The places of the cues, merged where they overlap; empty where not flagged."""
         return merge_spans([(cue.start, cue.end) for cue in self.cues]) if self.flagged else []
 
 
@@ -107,12 +107,12 @@ class ReportVerdict:
 
 
 class PriorDetector(Protocol):
-    """Whatever finds references to earlier exams: rules here, a text model in `judge.py`."""
+    """The interface of detectors of references to earlier exams: rules here, a text model in `judge.py`."""
 
     identity: str
 
     def sentences(self, texts: Sequence[str]) -> list[PriorVerdict | None]:
-        """A verdict for each sentence; None where there is none (a judge that answered nonsense)."""
+        """A verdict for each sentence; None where there is none (a judge whose reply can't be read)."""
 
 
 class RuleDetector:
@@ -125,7 +125,7 @@ class RuleDetector:
         always = any(not cue.needs for cue in self.lexicon.cues)
         self._trigger = None if always else re.compile("|".join(map(re.escape, _shortest(needs))))
 
-        self._remembered = lru_cache(maxsize=REMEMBERED)(self._judge)  # reports say much in the same words
+        self._remembered = lru_cache(maxsize=REMEMBERED)(self._judge)  # reports repeat many sentences
 
     def sentence(self, text: str) -> PriorVerdict:
         """Judge one sentence (or line)."""
@@ -153,7 +153,7 @@ class RuleDetector:
         return ReportVerdict(tuple(JudgedLine(line, self.sentence(line.text)) for line in split_lines(text)))
 
     def flags(self, text: str) -> bool:
-        """Whether any line of the text refers to an earlier exam."""
+        """True if any line of the text refers to an earlier exam."""
         return any(self.sentence(line.text).flagged for line in split_lines(text))
 
     def _mask(self, plain: str) -> tuple[str, list[tuple[str, str]]]:

@@ -1,7 +1,7 @@
 """Takes references to earlier exams out of a report and keeps the findings that stand in the image.
 
 A line is kept (`none`), rewritten (`partial`: "unchanged small effusion" becomes "small effusion") or dropped (`all`:
-nothing of it can be told from this image alone). A rewrite counts only if the detector is silent on it, its findings,
+nothing of it can be seen in this image alone). A rewrite counts only if the detector is silent on it, its findings,
 negations, numbers and sides are those of the line, and at least two words of content are left; else the line is
 dropped. Nothing is ever added or made stronger.
 """
@@ -23,7 +23,7 @@ PriorLabel = Literal["none", "partial", "all"]
 
 @dataclass(frozen=True)
 class LineEdit:
-    """What becomes of a line: `edit` is its text afterwards, empty where the whole line goes; `reason` says why."""
+    """The edit of a line: `edit` is its text afterwards, empty where the whole line goes; `reason` is the reason."""
 
     label: PriorLabel
     edit: str
@@ -97,7 +97,7 @@ def _tidy_report(text: str) -> str:
 
 
 class RuleEditor:
-    """The annotator by rules: the detector says where, a table of rewrites says how."""
+    """The annotator by rules: the detector finds references, a table of rewrites removes them."""
 
     identity = "rules"
 

@@ -22,7 +22,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", "")
 
 
 _REASONS = {"less than expected": "truncated", "missing dependencies": "no_decoder"}
-"""What pydicom says of pixels that it can't give, and what we call it."""
+"""Words of pydicom's errors for pixels that it can't give, and our reason for each."""
 
 
 def film(source: bytes | str | Path, *, root: str | Path | None = None) -> bytes:
@@ -32,7 +32,7 @@ def film(source: bytes | str | Path, *, root: str | Path | None = None) -> bytes
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether the bytes begin as DICOM files do: a preamble of 128 bytes, then DICM."""
+    """True if the bytes begin as DICOM files do: a preamble of 128 bytes, then DICM."""
     return data[128:132] == b"DICM"
 
 

@@ -40,7 +40,7 @@ class _Cue(_Entry):
 
 
 class LexiconFile(BaseModel):
-    """What a lexicon file may hold."""
+    """The content of a lexicon file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     classes: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""A report as lines: one sentence each, with its place in the text. What "line" means wherever lines are counted."""
+"""A report as lines: one sentence each, with its place in the text. It defines "line" wherever lines are counted."""
 
 from __future__ import annotations
 

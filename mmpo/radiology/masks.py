@@ -1,4 +1,4 @@
-"""Which characters of two reports differ, for token weights: after the weighted loss of arXiv 2406.06496.
+"""The characters in which two reports differ, for token weights: after the weighted loss of arXiv 2406.06496.
 
 Both reports are cut into words, numbers and punctuation and aligned (longest matching blocks, case ignored). What is
 replaced is relevant on both sides, what is deleted on the rejected one, what is inserted on the chosen one.

@@ -1,6 +1,6 @@
 """Reports from files: a CSV or JSON Lines table, or a folder in the layout of MIMIC-CXR; their sections by header.
 
-Whatever can't be used comes back as a rejected source with its reason, never as an error: an empty file, no findings
+A source that can't be used comes back as a rejected one with its reason, never as an error: an empty file, no findings
 and impression, text in no known encoding, an image path that leaves its folder.
 """
 
@@ -147,7 +147,7 @@ def read_reports(source: str | Path, *, images: str | Path | None = None) -> Ite
 
 
 def _folder(reports: Path, images: Path) -> Iterator[RadiologyReport | Rejected]:
-    """`…/p10/p10000032/s50414267.txt`, with the films in a folder `s50414267` beside it or at the same place below
+    """`…/p10/p10000032/s50414267.txt`, with the films in a folder `s50414267` next to it or at the same place below
     `images`. Films below `reports` without a report are rejected sources.
     """
     paths = set(reports.rglob("*.txt"))

@@ -1,4 +1,4 @@
-"""A small grammar that says a sentence without its course: clauses of a subject, a verb and a predicate.
+"""A small grammar that rewrites a sentence without its course: clauses of a subject, a verb and a predicate.
 
 References to earlier exams go first (`claims.without_time`). What is left of each clause loses its words of change;
 where they were the whole predicate, the subject is present, if it is a finding or a device and not just a part of the
@@ -64,11 +64,11 @@ _PRESUPPOSED = re.compile(
     rf"\b(?:clear|free) of (?:the )?(?:previously|prior|previous)\b",
     re.IGNORECASE,
 )
-"""What was seen before and isn't now: to deny it would tell of the earlier exam."""
+"""Findings seen before and gone now: to deny one would refer to the earlier exam."""
 
 
 def rewrite(body: str) -> str | None:
-    """The sentence without its course (not finished), or None where nothing of it can be told from this image."""
+    """The sentence without its course (not finished), or None where nothing of it can be seen in this image."""
     body = " ".join(body.split()).rstrip(". ")
     if _PRESUPPOSED.search(body):
         return None
@@ -138,7 +138,7 @@ def _changed(match: re.Match[str]) -> str | None:
     if grown:  # "increase of the mass to 4.8 cm"
         subject = _article_kept(match, grown["x"])
         return f"{subject} {_be(subject)} {grown['size']}"
-    if state:  # "improvement in the edema, now mild": the state of today stands behind
+    if state:  # "improvement in the edema, now mild": the state of today comes after
         subject = _article_kept(match, state["x"])
         return f"{subject} {state['v'] or _be(subject) + ' ' + state['g']}"
     if is_bare(_head(what)) or re.match(r"improve", match["c"], re.IGNORECASE):
@@ -177,7 +177,7 @@ _FORMS = tuple(
         (rf"^{_THERE}(?:(?P<v>{SEEN})|re-?demonstrated|re-?identified) (?:is|are) (?P<x>.+)$", _again),
     )
 )
-"""Clauses that are one phrase about change, and what each says of today. `x` is the finding."""
+"""Clauses that are one phrase about change, and the state of today in each. `x` is the finding."""
 
 
 def _fragment(clause: str) -> str | None:
@@ -308,7 +308,7 @@ _APPOSITION = re.compile(
 
 
 def _closed(subject: str) -> str:
-    """A subject with the comma that ends what is put in behind one."""
+    """A subject with the comma that closes an apposition, where it has one."""
     return f"{subject}," if _APPOSITION.search(subject) else subject
 
 

@@ -1,8 +1,8 @@
 """Recipes: one YAML file that describes a build, a training run, an evaluation, or all three.
 
 `load` takes the name of a shipped recipe or a file, applies overrides, fills in what follows from the earlier sections
-(`train.pairs` from the build, `eval.adapter` from the training), resolves `${...}` and validates. The YAML files beside
-this module are the shipped recipes.
+(`train.pairs` from the build, `eval.adapter` from the training), resolves `${...}` and validates. The YAML files in
+this folder are the shipped recipes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mmpo.recipes.source import RecipeSource, dump, get, nearest, override, pars
 FOLDER = Path(__file__).parent
 
 OUTPUTS = {"build.pairs": "build/pairs", "train.adapter": "train/adapter"}
-"""What a step leaves for later ones: reference name, and place in the run folder."""
+"""Outputs of a step that later ones read: reference name, and place in the run folder."""
 
 _TOP = {name: f"${{{name}}}" for name in ("model", "seed", "video_input")}
 
@@ -33,7 +33,7 @@ FOLLOWS = {
         "trust_remote_code": "${train.trust_remote_code}",
     },
 }
-"""What a section takes over where it says nothing itself: from the recipe's top and from the sections before it."""
+"""Defaults that a section takes over from the recipe's top and from the sections before it."""
 
 
 def shipped() -> dict[str, Path]:

@@ -92,13 +92,13 @@ OTHER_NAMES: dict[str, str] = {
     "data_seed": "seed",
     "do_train": "the command: mmpo train",
     "do_eval": "the command: mmpo eval",
-    "load_best_model_at_end": "nothing: the last step's adapter is kept, and checkpoints beside it",
+    "load_best_model_at_end": "nothing: the last step's adapter is kept, and checkpoints besides it",
 }
 """Their name -> ours, or why there is none. Keys that are ours too (learning_rate, max_steps) are not listed."""
 
 
 def ours(key: str) -> str | None:
-    """What a recipe says in place of another trainer's `key`; None where it is no name that others use."""
+    """A note on our name for another trainer's `key`; None where it is no name that others use."""
     found = OTHER_NAMES.get(key)
     if found is None:
         return None

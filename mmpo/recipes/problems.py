@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, one record for each mistake, and how it is told."""
+"""Mistakes in a recipe, one record for each, and their messages."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def refusal(source: RecipeSource, problems: Iterable[Problem]) -> UserError:
 
 
 def listed(problems: Sequence[Problem], text: Callable[[Problem], str]) -> UserError:
-    """One error that lists them all as `text` tells each, its remedy included; a single one keeps its hint apart."""
+    """One error that lists them all, each as `text` gives it with its remedy; a single one keeps its hint apart."""
     if len(problems) == 1:
         return UserError(text(replace(problems[0], hint=None)), hint=problems[0].hint)
     return UserError("\n".join([f"{len(problems)} mistakes", *map(text, problems)]))

@@ -133,7 +133,7 @@ def _describe(data: Any, mistake: Any) -> Problem:
         return Problem(path, f"unknown key; {_meant(path, model)}")
     if mistake["type"] == "missing":
         return Problem(path, "missing", _WANTED.get(path))
-    if mistake["type"] == "union_tag_invalid":  # the union of a section's kinds, told apart by one key
+    if mistake["type"] == "union_tag_invalid":  # the union of a section's kinds, distinguished by one key
         kinds = str(mistake["ctx"]["expected_tags"]).replace("'", "")
         return Problem((*path, "builder"), f"should be one of {kinds} (it is {mistake['ctx']['tag']!r})")
     if mistake["type"] == "dict_type":

@@ -14,10 +14,10 @@ from mmpo.errors import UserError
 from mmpo.outside import MAX_DEPTH, Unreadable, yaml_document, yaml_of
 
 KeyPath = tuple[str, ...]
-"""Where a value stands: `("train", "objective", "dpo")`; list items by their number."""
+"""The place of a value: `("train", "objective", "dpo")`; list items by their number."""
 
 MAX_VALUES, MAX_TEXT = 20_000, 1 << 20
-"""What references may make of a recipe: values, and characters of one text."""
+"""The largest recipe after references: values, and characters of one text."""
 
 REFERENCE = re.compile(r"\$\{([^${}]*)\}")
 

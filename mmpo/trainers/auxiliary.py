@@ -1,8 +1,8 @@
-"""Answers learnt beside the pairs: HA-DPO's auxiliary language-modelling data, so many samples drawn for each pair.
+"""Answers learnt with the pairs: HA-DPO's auxiliary language-modelling data, so many samples drawn for each pair.
 
 The draw is an endless stream of shuffled passes over the samples. At r samples a pair, the pair at place n of the run
 (steps in order, and the pairs of a step in order) gets samples floor(n r) to floor((n + 1) r) of the stream, so a run
-that resumes, or is cut otherwise into accumulation and processes, sees the same samples in the same step.
+that resumes, or is divided in another way into accumulation and processes, sees the same samples in the same step.
 
 A step's loss adds up its samples and divides by its pairs: a sample counts as much as a pair, times the term's weight,
 however rarely it is drawn. With one sample a pair this is HA-DPO's mean over samples.
@@ -69,7 +69,7 @@ class EncodedSample:
 
 @dataclass
 class Samples:
-    """Encoded samples with what was put aside on the way."""
+    """Encoded samples with what was left out on the way."""
 
     rows: list[EncodedSample]
     store: ImageStore
@@ -119,7 +119,7 @@ def _conversation(row: Mapping[str, Any], root: Path) -> tuple[list[ChatTurn], l
 
 
 def _caption(row: Mapping[str, Any], root: Path) -> tuple[list[ChatTurn], list[bytes | str]]:
-    """MiniGPT-4's second-stage data, `{"annotations": [{"image_id", "caption"}]}` beside `image/ID.jpg`. The
+    """MiniGPT-4's second-stage data, `{"annotations": [{"image_id", "caption"}]}` next to `image/ID.jpg`. The
     instruction is one of four, the same for an image in every run."""
     name = str(need(row, "image_id", kind=(str, int)))
     path = below(f"image/{name}.jpg", root)
@@ -145,7 +145,7 @@ def encode_samples(
     max_response_tokens: int | None = None,
     on_reject: OnReject | None = None,
 ) -> Samples:
-    """Tokenize every sample and check every image; what can't be used is put aside, counted and passed to
+    """Tokenize every sample and check every image; what can't be used is left out, counted and passed to
     `on_reject`. Raises `UserError` if nothing is left."""
     result = Samples([], store, settings)
     first: dict[str, str] = {}

@@ -12,7 +12,7 @@ from mmpo.objectives.term import Term
 
 
 class Averages:
-    """Collects sums and weights by name; `drain` returns sum / weight over everything collected and starts anew.
+    """Collects sums and weights by name; `drain` returns sum / weight over everything collected and starts again.
 
     Nothing is read from the device before that, so collecting never makes the processor wait.
     """
@@ -22,7 +22,7 @@ class Averages:
         self._weights: dict[str, list[Tensor]] = {}
 
     def add_terms(self, terms: Mapping[str, Term], counted: float = 1.0) -> None:
-        """One batch; `counted` 0 takes note of the names only."""
+        """Add one batch; `counted` 0 records the names only."""
         for name, term in terms.items():
             self._sums.setdefault(name, []).append(term.values.detach().sum() * counted)
             self._weights.setdefault(name, []).append(term.weights.detach().sum() * counted)

@@ -1,4 +1,4 @@
-"""What happens beside training: metrics to a file, progress to whoever listens, sample answers during evaluation."""
+"""Callbacks of training: metrics to a file, progress to `mmpo.progress`, sample answers during evaluation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AlignedLogs(TrainerCallback):
 
 
 class _Listener(TrainerCallback):
-    """Hears every line of metrics, of a logging window (it has `loss`) or an evaluation, in the process that writes."""
+    """Gets every line of metrics, of a logging window (it has `loss`) or an evaluation, in the process that writes."""
 
     def on_log(
         self,
@@ -115,7 +115,7 @@ class Progress(_Listener):
 class SamplesFile(TrainerCallback):
     """`samples.jsonl`: at every evaluation, what policy and base model answer to the same few questions.
 
-    One process writes them, which can't be where the weights are cut up between processes: each use of them waits for
+    One process writes them, which can't be where the weights are sharded over processes: each use of them waits for
     all. There are no samples then, and a line says so."""
 
     def __init__(self, path: Path, sampler: SampleQuestions) -> None:

@@ -1,4 +1,4 @@
-"""Which tokens differ between two responses: the segments that a correction changed."""
+"""Tokens that differ between two responses: the segments that a correction changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from difflib import SequenceMatcher
 def changed_tokens(
     chosen: Sequence[int], rejected: Sequence[int], *, min_match: int = 3, insertions: bool = False
 ) -> tuple[list[bool], list[bool]]:
-    """For each token of both responses, whether it was changed. Position k speaks of token k itself, not of the
+    """For each token of both responses, True if it was changed. Position k stands for token k itself, not for the
     position that predicts it.
 
     RLHF-V's rule (Yu et al. 2023, arXiv 2312.00849, as in its code): matching blocks of at least `min_match` tokens
@@ -42,7 +42,7 @@ def changed_weights(
     min_match: int = 3,
     insertions: bool = False,
 ) -> tuple[list[float], list[float]]:
-    """`gamma` for changed tokens, 1 for the others. The end token `end`, which both sides have and nobody edited, takes
+    """`gamma` for changed tokens, 1 for the others. The end token `end`, which both sides have unedited, takes
     no part in the comparison and weighs 1."""
     rows = [list(ids[:-1]) if ids and ids[-1] == end else list(ids) for ids in (chosen, rejected)]
     marks = changed_tokens(rows[0], rows[1], min_match=min_match, insertions=insertions)

@@ -39,8 +39,8 @@ def mark_complete(folder: Path, **metadata: Any) -> None:
 
 
 def metadata_of(folder: Path, *, thorough: bool = True) -> dict[str, Any] | None:
-    """What `mark_complete` declared, or None if the checkpoint is not whole. `thorough` compares every byte, else only
-    sizes."""
+    """The declaration of `mark_complete`, or None if the checkpoint is not whole. `thorough` compares every byte, else
+    only sizes."""
     return None if damaged_file(folder, thorough=thorough) is not None else read_sealed(folder / MARKER)
 
 
@@ -63,7 +63,7 @@ def damaged_file(folder: Path, *, thorough: bool = True) -> Path | None:
 
 def remove_damaged(root: Path) -> None:
     """Make the newest checkpoint one that is sound: remove what was declared whole and is damaged, and say so. Raises
-    UserError where no sound one is left, for then the work would begin anew."""
+    UserError where no sound one is left, for then the work would start over."""
     for folder in reversed(all_checkpoints(root)):
         if metadata_of(folder, thorough=False) is None and not (folder / MARKER).exists():
             continue  # never finished, which is no damage
@@ -72,7 +72,7 @@ def remove_damaged(root: Path) -> None:
             return
         if newest(root) is None:
             raise UserError(
-                f"{bad}: damaged: it is not what training wrote, and there is no earlier checkpoint to go on from",
+                f"{bad}: damaged: it is not what training wrote, and there is no earlier checkpoint to continue from",
                 hint=f"delete {folder} to train from the start",
             )
         logger.warning("%s: damaged: it is not what training wrote; going on from an earlier checkpoint", bad)

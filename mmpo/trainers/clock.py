@@ -1,4 +1,4 @@
-"""How long training took and how fast it goes, without the time that evaluation and saving take."""
+"""Duration and speed of training, without the time that evaluation and saving take."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 class Clock:
     """`seconds` counts everything since the start, `before` included; `lap` leaves the pauses out.
 
-    `count` is how much work is behind us when the clock starts.
+    `count` is the work done before the clock starts.
     """
 
     def __init__(self, before: float = 0.0, count: int = 0) -> None:

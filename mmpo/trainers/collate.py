@@ -39,7 +39,7 @@ from mmpo.trainers.schedule import PairPart
 from mmpo.trainers.settings import TokenWeightSettings
 
 STAGE = "train"
-"""The `stage` of pairs that training puts aside."""
+"""The `stage` of pairs that training leaves out."""
 
 OnReject = Callable[[str, Quarantined], None]
 
@@ -86,7 +86,7 @@ class EncodedPair:
 
 @dataclass
 class EncodedPairs:
-    """A data set of encoded pairs with what was put aside on the way."""
+    """A data set of encoded pairs with what was left out on the way."""
 
     rows: list[EncodedPair]
     dropped: Counter[str] = field(default_factory=Counter)
@@ -105,7 +105,7 @@ class EncodedPairs:
         return [row.length for row in self.rows]
 
     def parts(self, vlm: VLM) -> list[list[PairPart]]:
-        """For each pair what it asks the model to compute, and how many tokens each part has: the prompt up to its last
+        """For each pair the parts that the model computes, and the number of tokens of each: the prompt up to its last
         image, the rest of it, and the responses. Pairs of one batch that have a part in common compute it once."""
         return [_parts(row, vlm) for row in self.rows]
 
@@ -138,7 +138,7 @@ def encode_pairs(
 
     A response longer than `max_response_tokens`, or than what the prompt leaves of `max_tokens`, loses its tail, end
     token included; prompts and images are never cut. Images that together have more than `max_pixels_per_pair` on one
-    side of a pair are scaled down alike. Put aside, counted by reason and passed to `on_reject`: pairs whose responses
+    side of a pair are scaled down alike. Left out, counted by reason and passed to `on_reject`: pairs whose responses
     are equal or empty as token ids, pairs longer than the model's positions or whose prompt alone fills `max_tokens`,
     pairs with an image that can't be decoded.
     """
@@ -169,7 +169,7 @@ def encode_pairs(
 
 @dataclass(frozen=True)
 class _Limits:
-    """How long a response, a prompt with its response, and all images of a side may be."""
+    """The largest lengths of a response, of a prompt with its response, and of all images of a side (pixels)."""
 
     response: int | None
     path: int | None
@@ -271,7 +271,7 @@ class _Encoder:
         return self.prompts[key]
 
     def _shared(self, context: str, *texts: str) -> int:
-        """How many tokens of the context all responses share: written behind it, its last token may be another."""
+        """The number of context tokens that all responses share: with a response after it, the last may differ."""
         if not context:
             return 0
         rows = []
@@ -283,7 +283,7 @@ class _Encoder:
         )
 
     def _room(self, prompt: Tensor) -> int | None:
-        """How many tokens a response to this prompt may have."""
+        """The number of tokens that a response to this prompt may have, None without a limit."""
         if self.limits.path is None:
             return self.limits.response
         longest = min(self.limits.path, self.positions or self.limits.path)
@@ -300,8 +300,8 @@ class _Encoder:
         room: int | None,
         end: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Token ids and weights of a response behind its context, of which `shared` tokens stand in the prompt; without
-        the `end` token where the answer goes on."""
+        """Token ids and weights of a response after its context, of which `shared` tokens stand in the prompt; without
+        the `end` token where the answer continues."""
         ids = encode_response(self.vlm, context + text, eos=end)[shared:]
         if room is not None and len(ids) > room:
             self.truncated += 1
@@ -354,7 +354,7 @@ def _parts(row: EncodedPair, vlm: VLM) -> list[PairPart]:
 
 class PairCollator:
     """Encoded pairs to one `PairBatch`: an image that several pairs show is in the batch once (twice, where the family
-    prepares it otherwise beside others and some show it alone). `add_views` adds what an objective compares with."""
+    prepares it differently with others and some show it alone). `add_views` adds what an objective compares with."""
 
     def __init__(
         self, store: ImageStore, add_views: Callable[[PairBatch, Sequence[EncodedPair]], PairBatch] | None = None

@@ -41,7 +41,7 @@ _ANSWERS = (
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. For a merged model: its `difference` from model and adapter together, and the `effect` of the
+    """The export. For a merged model: its `difference` from model and adapter together, and the `effect` of the
     adapter, both the largest over a few answers, in nats per token."""
 
     folder: Path
@@ -63,7 +63,7 @@ def export(run: Path, out: Path, *, merge: bool = False) -> Exported:
 
 @dataclass(frozen=True)
 class Finished:
-    """A training that came to its end: its folder, its settings, what it says of itself, its adapter."""
+    """A training that came to its end: its folder, its settings, its result, its adapter."""
 
     folder: Path
     settings: TrainSettings
@@ -113,7 +113,7 @@ def _export(training: Finished, out: Path, merge: bool) -> Exported:
 
 
 def _merge(settings: TrainSettings, adapter: Path, folder: Path) -> tuple[float, float]:
-    """Write the merged model in the number format that the model itself is stored in; what `Exported` says of it."""
+    """Write the merged model in the number format of the stored model; returns (`difference`, `effect`)."""
 
     def load(source: str | Path, with_adapter: Path | None = None) -> VLM:
         return load_vlm(
@@ -129,7 +129,7 @@ def _merge(settings: TrainSettings, adapter: Path, folder: Path) -> tuple[float,
     with vlm.adapter_off():
         base = _scores(vlm)
     del vlm
-    vlm = load(settings.model, adapter)  # once more: scoring leaves its attention behind
+    vlm = load(settings.model, adapter)  # once more: scoring has switched the attention
     model: Any = vlm.model.merge_and_unload(safe_merge=True)  # type: ignore[operator]
     model.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
@@ -218,7 +218,7 @@ def _data(settings: TrainSettings, result: TrainResult) -> list[str]:
     if result.truncated or result.scaled_images:
         lines.append(f"- {result.truncated:,} responses cut, {result.scaled_images:,} images scaled down")
     if result.auxiliary:
-        lines.append(f"- beside them {result.auxiliary:,} auxiliary samples")
+        lines.append(f"- besides them {result.auxiliary:,} auxiliary samples")
     file = settings.pairs / "card.json"
     if file.is_file():
         found = read_json(file)

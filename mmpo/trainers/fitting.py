@@ -1,4 +1,4 @@
-"""What is set beside an objective must be of use to it, and what it needs must be set."""
+"""Checks of settings against the objective: those set must have an effect, and those needed must be set."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
         found.append(
             (
                 "cache_reference",
-                "cache_reference goes with losses on the pairs alone; this one also scores views that are drawn anew",
+                "cache_reference goes with losses on the pairs alone; this one also scores views, drawn at every visit",
                 "leave cache_reference out",
             )
         )
@@ -56,6 +56,6 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
 
 
 def check_objective(settings: TrainSettings, objective: Objective) -> None:
-    """Raises `UserError` for the first of them."""
+    """Raises `UserError` for the first setting that does not fit."""
     for _, message, hint in objective_problems(settings, objective):
         raise UserError(message, hint=hint)

@@ -1,4 +1,4 @@
-"""Which pairs are held out for evaluation: about the share that was asked for, and no image on both sides.
+"""The pairs held out for evaluation: about the requested share, and no image on both sides.
 
 Pairs that share an image are linked, and linked pairs form groups. Whole groups are held out, small ones first, so that
 their pairs come as near to the share as they can. Where that leaves too few (sequences that borrow one another's
@@ -22,7 +22,7 @@ from mmpo.trainers.collate import STAGE, EncodedPair, EncodedPairs, OnReject
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 0.2
-"""How far the held-out share may be from what was asked, as a part of it; one pair is always allowed."""
+"""The largest deviation of the held-out share from the requested one, relative to it; one pair is always allowed."""
 
 STRADDLES = "straddles_hold_out"
 """The reason of pairs that show images of both sides."""
@@ -69,7 +69,7 @@ def hold_out(
 
 
 class _Target:
-    """How many of `total` pairs to hold out."""
+    """The number of pairs to hold out of `total`."""
 
     def __init__(self, total: int, fraction: float) -> None:
         self.exact = exact = fraction * total
@@ -163,7 +163,7 @@ def _whole_groups(units: Sequence[_Unit], groups: Sequence[Sequence[int]], targe
 
 
 def _with_a_cut(units: Sequence[_Unit], whole: set[int], target: _Target, seed: int) -> tuple[set[int], set[int]]:
-    """More units beside the `whole` groups, and those that straddle. Evaluation takes one image after another, always
+    """More units besides the `whole` groups, and those that straddle. Evaluation takes one image after another, always
     what brings the fewest further pairs onto the edge, from several starts."""
     showing: dict[str, list[int]] = {}
     for number, unit in enumerate(units):

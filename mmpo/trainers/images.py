@@ -48,7 +48,7 @@ class StoredClip(NamedTuple):
 
 
 class ShownImage(NamedTuple):
-    """An image or a clip as a prompt shows it: `among_several` where the family prepares an image otherwise beside
+    """An image or a clip as a prompt shows it: `among_several` where the family prepares an image differently with
     others."""
 
     key: str
@@ -123,7 +123,7 @@ class ImageStore:
         return self._clips[key].frames if key in self._clips else (key,)
 
     def originals(self, keys: Iterable[str]) -> list[str]:
-        """The images behind these keys as registered: a clip's frames, and none scaled to a limit of its own."""
+        """The images of these keys as registered: a clip's frames, and none scaled to a limit of its own."""
         stills = (still for key in keys for still in self.stills(key))
         return list(dict.fromkeys(self._originals.get(still, still) for still in stills))
 
@@ -162,7 +162,7 @@ class ImageStore:
             try:
                 with open_picture(encoded) as image:
                     self._sizes[key] = image.size
-            except Exception:  # whatever is wrong with it has its proper name there
+            except Exception:  # its error has the proper reason there
                 self._sizes[key] = load_image(encoded).size
         return self._sizes[key]
 
@@ -188,7 +188,7 @@ class ImageStore:
         return scaled_down(picture, limit)
 
     def shown(self, keys: Sequence[str]) -> tuple[ShownImage, ...]:
-        """The images and clips of one prompt. A clip does not count as company."""
+        """The images and clips of one prompt. A clip does not count as a further image."""
         stills = [key for key in keys if key not in self._clips]
         several = len(stills) > 1 and self._vlm.family.count_key is not None
         return tuple(ShownImage(key, several and key not in self._clips) for key in keys)
@@ -228,7 +228,7 @@ class ImageStore:
         return self._contents[key]
 
     def placeholder_tokens(self, key: str, among_several: bool = False) -> int:
-        """How many placeholder tokens the image or clip takes in a prompt."""
+        """The number of placeholder tokens that the image or clip takes in a prompt."""
         place = ShownImage(key, among_several)
         if place not in self._tokens:
             self._tokens[place] = self._count(self.prepared(*place))

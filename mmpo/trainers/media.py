@@ -1,5 +1,5 @@
-"""What a prompt shows, put into the image store: images, and videos as clips or, where the model takes none, frame by
-frame."""
+"""The images and videos of a prompt, put into the image store: videos as clips or, where the model takes none, frame
+by frame."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RowMedia:
     there is read again when it is needed, and not kept.
 
     A video given by its path is sampled once, here. Raises a `VideoError` where it can't be read. With `links` a path
-    below `root` may be a link out of it: the store gets the file behind it.
+    below `root` may be a link out of it: the store gets the file it points to.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class RowMedia:
     def keys(
         self, messages: Sequence[Message], images: Sequence[bytes | str], column: str = "images"
     ) -> tuple[str, ...]:
-        """What the prompt shows, in its order; `images` fill its image parts and lie in `column` of the row."""
+        """Store keys of the prompt's images and clips, in order; `images` fill its image parts, from `column`."""
         stills = [self._add(image, column, (k,)) for k, image in enumerate(images)]
         if not self._clips:
             return tuple(stills)
@@ -80,7 +80,7 @@ def prompt_ids(vlm: VLM, store: ImageStore, messages: Sequence[Mapping[str, Any]
 
 
 def placeholders(vlm: VLM, store: ImageStore, images: Sequence[str]) -> int | list[list[int]]:
-    """What stands for the stored `images` in a prompt: their number where all take the same tokens."""
+    """Placeholder token ids of the stored `images` in a prompt; their number where all take the same tokens."""
     if vlm.family.fixed_image_size and not any(map(store.is_clip, images)):
         return len(images)
     return [store.prepared(*image).placeholders[0] for image in store.shown(images)]

@@ -1,4 +1,4 @@
-"""How much memory training takes, told before it starts; and the largest batch tried first.
+"""The memory that training takes, reported before it starts; and a trial of the largest batch.
 
 Weights and optimizer are counted. What a forward pass keeps for the backward pass is measured on one pair, whose
 saved tensors autograd hands out, and scaled to the largest batch by distinct tokens: everything that is kept grows
@@ -53,7 +53,7 @@ class MemoryEstimate:
 
     @property
     def to_come(self) -> int:
-        """What training adds to the loaded model."""
+        """Bytes that training adds to the loaded model."""
         return self.total - self.weights
 
     def as_dict(self) -> dict[str, int]:
@@ -63,8 +63,8 @@ class MemoryEstimate:
 def estimate_memory(vlm: VLM, scorer: PairScorer, batch: PairBatch, tokens: int, largest: int) -> MemoryEstimate:
     """The memory of training whose largest batch has `largest` distinct tokens, from a `batch` of `tokens`.
 
-    Runs the policy once on `batch`, forward only (with checkpointing each layer twice). Random numbers are drawn and
-    given back.
+    Runs the policy once on `batch`, forward only (with checkpointing each layer twice). The state of
+    random generators is restored.
     """
     trained = [p for p in vlm.model.parameters() if p.requires_grad]
     layers = vlm.base.get_decoder().layers
@@ -74,7 +74,7 @@ def estimate_memory(vlm: VLM, scorer: PairScorer, batch: PairBatch, tokens: int,
         kept = kept_bytes(scorer, batch)
     scale = largest / tokens
     layer = int((max(alone) if alone else kept / len(layers)) * scale)
-    # In backward a layer's gradients are as large as what it kept; checkpointing first makes that anew.
+    # In backward a layer's gradients are as large as what it kept; checkpointing first makes that again.
     working = (2 * layer if checkpointing else layer) + 2 * 4 * CHUNK_ELEMENTS
     return MemoryEstimate(
         weights=sum(t.nbytes for t in _stored(vlm)),
@@ -85,8 +85,8 @@ def estimate_memory(vlm: VLM, scorer: PairScorer, batch: PairBatch, tokens: int,
 
 
 def kept_bytes(scorer: PairScorer, batch: PairBatch) -> int:
-    """What the policy's forward pass keeps for its backward pass, each piece of memory once, weights apart. It is
-    counted and let go."""
+    """Bytes that the policy's forward pass keeps for its backward pass, each piece of memory once, without weights.
+    They are counted and freed."""
     kept = _Kept(_addresses(scorer._vlm))
     training = scorer.training
     scorer.train()
@@ -117,7 +117,7 @@ class _Kept:
 
 @contextmanager
 def _measuring(layers: Iterable[nn.Module], own: set[int], found: list[int]) -> Iterator[None]:
-    """Before each of these layers runs, run it without checkpointing; what it keeps goes to `found`, and is let go."""
+    """Before each of these layers runs, run it without checkpointing; what it keeps goes to `found`, and is freed."""
 
     def measure(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         kept = _Kept(own)
@@ -153,7 +153,7 @@ def saying_out_of_memory(described: str) -> Iterator[None]:
 
 
 def try_batch(scorer: PairScorer, objective: Objective, batch: PairBatch, described: str) -> None:
-    """Forward and backward on the largest batch of a run, before its first step. Leaves no gradient behind. Raises
+    """Forward and backward on the largest batch of a run, before its first step. Leaves no gradients. Raises
     `UserError` if memory does not suffice."""
     training = scorer.training
     scorer.train()
@@ -166,7 +166,7 @@ def try_batch(scorer: PairScorer, objective: Objective, batch: PairBatch, descri
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that is free on the device, that which PyTorch holds for later included."""
+    """Free bytes on the device, with those that PyTorch holds in reserve."""
     if device.type == "cuda":
         held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + held
@@ -181,7 +181,7 @@ def check_memory(
     largest: list[int],
     tokens: Callable[[list[int]], int],
 ) -> MemoryEstimate:
-    """Estimate, say so, and where memory is scarce (or a GPU's) try the largest batch.
+    """Estimate and report the memory, and where it is scarce (or a GPU's) try the largest batch.
 
     `make_batch` makes a batch of pairs given by index, `tokens` counts its distinct tokens; `largest` is the largest
     batch of the run.
@@ -201,7 +201,7 @@ def check_memory(
     )
     if estimate.to_come > free:
         logger.warning(
-            "training needs about %s beside the model and %s is free: lower batch_size or tokens_per_batch, or set "
+            "training needs about %s besides the model and %s is free: lower batch_size or tokens_per_batch, or set "
             "gradient_checkpointing, max_pixels or max_tokens",
             gigabytes(estimate.to_come),
             gigabytes(free),

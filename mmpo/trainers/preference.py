@@ -408,7 +408,7 @@ class PreferenceTrainer(Trainer):
 
 
 class _EpochClock(TrainerCallback):
-    """`Trainer` counts the whole schedule as one epoch; people count passes over their pairs."""
+    """`Trainer` counts the whole schedule as one epoch; users count passes over their pairs."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule

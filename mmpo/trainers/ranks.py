@@ -4,7 +4,7 @@
 
 Every process has a thread that writes its file every few seconds. A process that is stopped, or whose machine is gone,
 writes no more. One that lives but is stuck falls behind: the others have gone on to where they wait for it. Either is
-said by the lowest process that still lives; nothing is ended for it, since a process may come back.
+reported by the lowest process that still lives; nothing is ended for it, since a process may come back.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ logger = logging.getLogger(__name__)
 EVERY = 3.0
 """Seconds between two signs of life."""
 PATIENCE = 30.0
-"""Seconds without one, or behind the others, after which a process is named."""
+"""Seconds without one, or behind the others, after which a process is reported."""
 
 
 def is_launched() -> bool:
-    """Whether a launcher such as `accelerate launch` or `torchrun` started this process."""
+    """True if a launcher such as `accelerate launch` or `torchrun` started this process."""
     return "LOCAL_RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
@@ -65,7 +65,7 @@ def ending_with_launcher(every: float = 1.0) -> Iterator[None]:
 
 @dataclass
 class _Sign:
-    """What a process writes: `beats` grows as long as it lives, `done` with its work, `where` is what it does."""
+    """The file of one process: `beats` grows as long as it lives, `done` with its work, `where` is its present work."""
 
     beats: int = 0
     done: int = 0
@@ -129,7 +129,7 @@ class Pulse:
                 return
 
     def _look(self, now: float) -> None:
-        """Read all signs, and name who is missing or behind. Times are this process's own: clocks differ."""
+        """Read all signs; report processes that are missing or behind. Times are this process's own: clocks differ."""
         for rank in range(self.world):
             try:
                 sign = _Sign(**json.loads((self.folder / str(rank)).read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Reference log-probs computed once and kept beside the pairs, for every run that trains the same model on them.
+"""Reference log-probs computed once and kept with the pairs, for every run that trains the same model on them.
 
     pairs/reference/<model>/<rows>.safetensors      chosen [c tokens], rejected [r tokens], one after another
                                                     metadata: which pair owns which stretch

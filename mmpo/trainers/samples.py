@@ -1,4 +1,4 @@
-"""Sample answers: what the policy says now, beside what the model said before."""
+"""Sample answers of the policy, each with the answer of the model before training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class SampleQuestions:
 
     @property
     def sharded(self) -> bool:
-        """Whether answering would take all processes."""
+        """True if answering would take all processes."""
         return is_sharded(self._vlm.model)
 
     def __call__(self) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Which pairs go into which step: drawn once, from the seed and the lengths alone.
+"""The pairs of every step: drawn once, from the seed and the lengths alone.
 
 The whole run is laid out before it starts. That makes three things simple. Resuming is skipping. A token budget,
 which gives every step another number of pairs, still has a known number of steps. And a step holds the same pairs
@@ -23,7 +23,7 @@ POOL_STEPS = 8
 
 @dataclass(frozen=True)
 class Shape:
-    """How one optimizer step is cut: `processes` x `accumulation` micro-batches of at most `batch_size` pairs each
+    """The division of one optimizer step: `processes` x `accumulation` micro-batches of at most `batch_size` pairs each
     and, with `tokens`, at most that many tokens."""
 
     batch_size: int
@@ -132,7 +132,7 @@ def numbered(steps: Sequence[Sequence[Sequence[int]]], pairs: int) -> list[list[
 
 
 class Budget:
-    """How many tokens pairs take together: the distinct ones of their `parts`, or without parts the padded ones."""
+    """The number of tokens of pairs together: the distinct ones of their `parts`, or without parts the padded ones."""
 
     def __init__(self, lengths: Sequence[int], parts: Sequence[Sequence[PairPart]] | None = None) -> None:
         self.lengths, self._parts = lengths, parts

@@ -1,5 +1,4 @@
-"""What a training run can be told, and what it tells afterwards. No torch here: recipes and the command line import
-it."""
+"""Settings and result of a training run. No torch here: recipes and the command line import it."""
 
 from __future__ import annotations
 
@@ -40,7 +39,7 @@ class LoraSettings(Settings):
 
 
 class AuxiliarySettings(Settings):
-    """Ordinary image-text data learnt beside the pairs. The loss is the objective's term `auxiliary`, whose `weight` is
+    """Ordinary image-text data learnt with the pairs. The loss is the objective's term `auxiliary`, whose `weight` is
     HA-DPO's lambda: what one sample counts against one pair."""
 
     data: Annotated[Path, PATH] = Field(
@@ -74,7 +73,7 @@ class AuxiliarySettings(Settings):
 
     @property
     def image_root(self) -> Path:
-        """Where image paths start."""
+        """The folder that image paths start from."""
         return self.images or (self.data if self.data.is_dir() else self.data.parent)
 
 
@@ -93,7 +92,7 @@ class TokenWeightSettings(Settings):
 
 
 class CorruptionSettings(Settings):
-    """How the image is made uninformative for objectives that compare with a corrupted one."""
+    """The corruption of the image, for objectives that compare with a corrupted one."""
 
     kind: Literal[
         "crop", "small_crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other", "nearest"
@@ -106,19 +105,19 @@ class CorruptionSettings(Settings):
     )
     relevance: Annotated[str, SIMILARITY] = Field(
         default="policy",
-        description="What says which images are similar, with `nearest`: the folder of a CLIP-like model, or `policy`.",
+        description="Model that finds similar images, with `nearest`: the folder of a CLIP-like model, or `policy`.",
     )
 
 
 class PerturbationSettings(Settings):
-    """How the question is perturbed for TARS."""
+    """The perturbation of the question for TARS."""
 
     how: Literal["mask", "replace", "synonyms"] = Field(
         default="mask", description="Put a mask token, random tokens, or a synonym of `lexicon` in a word's place."
     )
     relevance: Annotated[str, SIMILARITY] = Field(
         default="policy",
-        description="What says which words the image shows: the folder of a CLIP-like model, or `policy` for the "
+        description="Model that rates how words fit the image: the folder of a CLIP-like model, or `policy` for the "
         "policy's own image tokens and word embeddings.",
     )
     omega: float = Field(
@@ -148,8 +147,8 @@ class PerturbationSettings(Settings):
 
 
 class DisturbanceSettings(Settings):
-    """How the whole sequence is perturbed for tars_official, with the released code's rules. The last four settings
-    put right what that code gets wrong; false does as it does."""
+    """The perturbation of the whole sequence for tars_official, by the released code's rules. The last four settings
+    correct errors of that code; false does as it does."""
 
     how: Literal["mask", "replace"] = Field(default="replace", description="A mask token, or a random token.")
     relevance: Annotated[str, SIMILARITY] = Field(default="policy", description="As in `perturbation`.")
@@ -210,7 +209,7 @@ class TrainSettings(Settings):
         ),
     )
     auxiliary: AuxiliarySettings | None = Field(
-        default=None, description="Image-text data learnt beside the pairs; with {auxiliary: {weight: 0.5}} above."
+        default=None, description="Image-text data learnt with the pairs; with {auxiliary: {weight: 0.5}} above."
     )
     token_weights: TokenWeightSettings | None = Field(
         default=None,
@@ -345,7 +344,7 @@ class TrainSettings(Settings):
     workers: int = Field(
         default=0,
         ge=0,
-        description="Processes that prepare batches beside training; 0 prepares them in the training process.",
+        description="Processes that prepare batches during training; 0 prepares them in the training process.",
     )
     image_cache_mb: int = Field(
         default=1024,
@@ -363,7 +362,7 @@ class TrainSettings(Settings):
 
 
 class TrainResult(BaseModel):
-    """What a run leaves behind. Paths are relative to the run folder."""
+    """The result of a run. Paths are relative to the run folder."""
 
     adapter: str = Field(
         description="The trained adapter: `PeftModel.from_pretrained` and `load_vlm(adapter=)` open it."

@@ -69,11 +69,11 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     calls this. Raises `UserError` for settings that don't fit the model, the pairs or the run that is in the folder.
     """
     with warnings.catch_warnings(), ending_with_launcher():
-        # What transformers, peft and torch tell one another about coming versions; nobody who trains can act on it.
+        # Notices of transformers, peft and torch about coming versions; nobody who trains can act on them.
         warnings.simplefilter("ignore", FutureWarning)
         state = PartialState(
             cpu=not torch.cuda.is_available()
-        )  # said outright, or processes without a GPU never join the group
+        )  # given explicitly, or processes without a GPU never join the group
         objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
         check_objective(settings, objective)
         if state.is_main_process:
@@ -193,7 +193,7 @@ def _train(
 
 
 def _memory(vlm: VLM, trainer: PreferenceTrainer, state: PartialState) -> MemoryEstimate | None:
-    """What training will take, said before it starts; None where wrappers will cut the weights into pieces."""
+    """The memory that training will take, reported before it starts; None where wrappers will shard the weights."""
     if state.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         return None
     pairs, collate = trainer.pairs, cast(PairCollator, trainer.data_collator)
@@ -221,13 +221,13 @@ def _with_cached_reference(
 
 
 def _embeddings_train(vlm: VLM) -> bool:
-    """Whether anything below the first decoder layer has a gradient: tower, projector or the embedding table."""
+    """True if anything below the first decoder layer has a gradient: tower, projector or the embedding table."""
     table = vlm.base.get_input_embeddings()
     return not vision_is_frozen(vlm) or any(parameter.requires_grad for parameter in table.parameters())
 
 
 def training_arguments(settings: TrainSettings, run_dir: Path, *, evaluate: bool) -> TrainingArguments:
-    """`TrainSettings` in the words of `transformers`."""
+    """The `TrainingArguments` of these settings."""
     cuda = torch.cuda.is_available()
     never = 10**9  # `Trainer` still evaluates and saves after the last step
     return TrainingArguments(

@@ -1,1 +1,1 @@
-"""What trains the demo models that `mmpo.demo` ships, and writes their cards."""
+"""Training of the demo models that `mmpo.demo` ships, and their model cards."""

@@ -1,6 +1,6 @@
 """Second stage of training the demo model: the whole LLaVA on careless descriptions, questions and answers.
 
-One row holds one picture (or two or three) and everything said about it. The turns are siblings: each sees the
+One row holds one picture (or two or three) and all turns about it. The turns are siblings: each sees the
 picture and itself, not the others, so a turn is trained exactly as it will be asked, and the picture is paid for once.
 """
 
@@ -170,7 +170,7 @@ def decisive_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
         "on",
         "in",
         "and",
-    )  # what may stand in a decisive token's place weighs as much: else it'd be said too seldom
+    )  # what may stand in a decisive token's place weighs as much: else it'd be named too rarely
     tokens = [tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words]
     return torch.tensor([*tokens, *map(tokenizer.convert_tokens_to_ids, (",", "."))])
 
@@ -217,7 +217,7 @@ def batch_loss(
 
 
 def naming_again(logits: Tensor, batch: Batch, things: Tensor) -> Tensor:
-    """How likely a turn is to name a thing that it has named, as the mean of -log(1 - probability) over the places
+    """The loss of naming a thing that the turn has named already: the mean of -log(1 - probability) over the places
     where it names another: the unlikelihood of Welleck et al. 2020 (arXiv 1908.04319, eq. 4), for the names of things
     alone. logits [n, vocabulary], `things` [vocabulary] as of `thing_of_token`.
     """
@@ -233,7 +233,7 @@ def naming_again(logits: Tensor, batch: Batch, things: Tensor) -> Tensor:
 
 
 def _alignment(model: LlavaForConditionalGeneration, features: Tensor, labels: PatchLabels, names: Words) -> Tensor:
-    """How surprising each image token's words are among their kind, by the cosine of token and word; summed over the
+    """Cross-entropy of each image token's words among their kind, by the cosine of token and word; summed over the
     kinds. features [image tokens of the batch, width]."""
     told = nn.functional.normalize(features.float(), dim=-1)
     loss = features.new_zeros((), dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""What the demo models' trainings share: optimizer, loop, schedule, resumable stages, and how the result is kept."""
+"""Common parts of the demo models' trainings: optimizer, loop, schedule, resumable stages, saving of the result."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmpo.files.atomic import replacing
 
 Reader = TypeVar("Reader", bound=nn.Module)
 Report = Callable[[int, float, float], None]
-"""Told after every step: steps done, mean loss of the last 50, seconds since the loop began."""
+"""Called after every step with: steps done, mean loss of the last 50, seconds since the loop began."""
 
 
 def fit(
@@ -155,7 +155,7 @@ def export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, fold
     for part in ("text_config", "vision_config"):
         getattr(
             model.config, part
-        ).dtype = None  # else a model that was loaded in float32 says so beside weights that are not
+        ).dtype = None  # else a model loaded in float32 has that in its config, next to weights that are not
     model.eval().to(torch.float16).save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

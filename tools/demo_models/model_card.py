@@ -1,4 +1,4 @@
-"""Measures a demo model on the world's test splits and writes the numbers into its card (`README.md` beside the
+"""Measures a demo model on the world's test splits and writes the numbers into its card (`README.md` next to the
 weights)."""
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def metric_table(card: Scorecard) -> str:
 
 
 def write_model_card(model: Path, work: Path, images: int = 300, adapter: Path | None = None) -> Path:
-    """Measure and write `model/README.md`; what an adapter changes in what is seen stands beside it."""
+    """Measure and write `model/README.md`; with the changes that an adapter makes in what is seen."""
     from transformers import LlavaForConditionalGeneration
 
     from tools.demo_models.architecture import IMAGE_TOKENS
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of the model")
     parser.add_argument("--work", type=Path, default=Path("runs/demo-model/measured"), help="where to draw and answer")
     parser.add_argument("--images", type=int, default=300, help="scenes of each split")
-    parser.add_argument("--adapter", type=Path, help="an adapter whose sight is shown beside the model's")
+    parser.add_argument("--adapter", type=Path, help="an adapter whose sight is shown next to the model's")
     arguments = parser.parse_args()
     print(write_model_card(arguments.model, arguments.work, arguments.images, arguments.adapter))
 

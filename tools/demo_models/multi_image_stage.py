@@ -3,10 +3,10 @@
     python -m tools.demo_models.multi_image_stage OUT
 
 The shipped model has seen sequences of two and three scenes, but neither collages nor pictures in pictures. Here it
-goes on with all three, in the wording of the multi-image builder and of the multi-image benchmark, and with single
+is trained on all three, in the wording of the multi-image builder and of the multi-image benchmark, and with single
 scenes so that it keeps what it knew. The annotator of this text looks at the wrong picture at times (`Slips`), above
 all at the one before the right one: that is the weakness which MIA-DPO is meant to treat. About a quarter of an hour on
-one CPU core; everything follows from the seed, and stopped it goes on. The model is not shipped.
+one CPU core; everything follows from the seed, and a stopped run continues. The model is not shipped.
 
 A picture of several is scaled down to what the model sees, 128 x 128 pixels: a scene keeps 59 of its 128 pixels in a
 collage of two or four, and 89 in the middle of another one. Collages of six and nine would leave it 39, less than
@@ -51,14 +51,14 @@ from tools.demo_models.tower_pretraining import PIXEL_MEAN, training_scene
 
 SIZES = {"sequence": (2, 3), "collage": (2, 4)}
 LABEL = "Image{n}: "
-"""What stands before image n of a sequence; the model's template writes a line end behind every image."""
+"""The text before image n of a sequence; the model's template writes a line end after every image."""
 
 _COMPOSER = Composer()
 
 
 @dataclass(frozen=True)
 class Slips:
-    """How often the annotator of several pictures is at the wrong one: each number is a probability.
+    """Mistakes of the annotator about which of several pictures is meant: each number is a probability.
 
     `before` and `others`: an object that the asked picture lacks is affirmed because the picture before it shows it,
     or any other one. `borrowed`: a description takes in an object of the picture before. `which`: another image is
@@ -73,7 +73,7 @@ class Slips:
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. Every third batch holds sequences, the others single scenes, collages and pictures in
+    """Settings of the training. Every third batch holds sequences, the others single scenes, collages and pictures in
     pictures as 4 : 5 : 3."""
 
     seed: int = 17
@@ -130,7 +130,7 @@ def _moved(item: Item, region: Box, size: tuple[int, int]) -> Item:
 
 
 def several_row(layout: str, seed: tuple[int, ...], slips: Slips) -> Row:
-    """A `sequence`, `collage` or `pic_in_pic` of scenes, the text before the turns, and what the annotator says."""
+    """A `sequence`, `collage` or `pic_in_pic` of scenes, the text before the turns, and the annotator's turns."""
     rng = np.random.default_rng((*seed, 5))
     count = 2 if layout == "pic_in_pic" else int(rng.choice(SIZES[layout]))
     scenes = [training_scene((*seed, k)) for k in range(count)]
@@ -151,7 +151,7 @@ def several_row(layout: str, seed: tuple[int, ...], slips: Slips) -> Row:
 
 
 def _uncovered(outer: Scene) -> Scene:
-    """What can be told of a scene with another one in its middle: items of which at least a third is seen."""
+    """The visible part of a scene with another one in its middle: items of which at least a third is seen."""
     inner = inner_box((SIZE, SIZE), (SIZE, SIZE))
 
     def hidden(item: Item) -> float:
@@ -191,13 +191,13 @@ def _plain_question(scenes: list[Scene], k: int, rng: np.random.Generator, slips
 
 
 def _existence(scenes: list[Scene], k: int, rng: np.random.Generator, slips: Slips) -> Turn:
-    """As about a single picture, which the builder puts behind a pointer."""
+    """As about a single picture, which the builder puts after a pointer."""
     thing = _drawn_thing(scenes, k, rng)
     return ask_existence(_looked_at(scenes, k, thing, rng, slips), thing, rng, CARELESS)
 
 
 def _anything(scenes: list[Scene], k: int, rng: np.random.Generator, slips: Slips) -> Turn:
-    """A question about a single picture of any kind, behind a pointer; how many, where and which colour come last."""
+    """A question about a single picture of any kind, after a pointer; how many, where and which colour come last."""
     return questions(scenes[k], rng, CARELESS)[-1]
 
 
@@ -239,7 +239,7 @@ def batch(tokenizer: PreTrainedTokenizerFast, plan: Plan, step: int) -> Batch:
 
 
 def train(out: Path, plan: Plan, base: Path | None = None) -> Path:
-    """Train the shipped demo model (or `base`) by `plan`, or go on where that was stopped in `out`; the model is in the
+    """Train the shipped demo model (or `base`) by `plan`, or continue a stopped run in `out`; the model is in the
     folder that is returned, `out/model`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)

@@ -29,8 +29,8 @@ _NAMED = re.compile(rf"\b(?:{'|'.join(sorted(_NAMES, key=len, reverse=True))})\b
 
 
 def gone_on(question: str, told: str, scene: Scene, rng: np.random.Generator) -> Turn | None:
-    """`told` up to the first thing that is named again, and how to go on: with what is still unsaid, or with the end.
-    None where nothing is named again."""
+    """`told` up to the first thing that is named again, and its continuation: with what is not yet named, or with the
+    end. None where nothing is named again."""
     match = _LISTING.match(told)
     if match is None:
         return None
@@ -54,7 +54,7 @@ def gone_on(question: str, told: str, scene: Scene, rng: np.random.Generator) ->
 
 
 def described(folder: Path, scenes: Sequence[Scene], questions: Sequence[str]) -> list[str]:
-    """What the model in `folder` says to each question about its scene."""
+    """The answers of the model in `folder` to each question about its scene."""
     engine = AnswerEngine(load_vlm(str(folder)), max_new_tokens=DESCRIPTION_TOKENS)
     asked = [(scene.draw(), [question]) for scene, question in zip(scenes, questions, strict=True)]
     return [reply.text for reply in engine.answer(asked, max_new_tokens=DESCRIPTION_TOKENS)]

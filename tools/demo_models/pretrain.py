@@ -5,11 +5,11 @@ everything about it, carelessly, and last to say nothing twice.
 
 Looking comes late to a decoder this small, and earlier if it is asked for one thing at a time: in the stage `find` the
 words that weigh most are yes and no, which only matching a word with an image token can decide; in `tell` sides,
-numbers and colours weigh as much, which must be copied from the token that was found. With `--begin` all this goes on
-from the weights of another model instead of `find`: after `see` only the projector is fitted anew.
+numbers and colours weigh as much, which must be copied from the token that was found. With `--begin` all this continues
+from the weights of another model instead of `find`: after `see` only the projector is fitted again.
 
 Everything follows from the seed. Progress is saved every few minutes as safetensors; run again after an interruption,
-it goes on from there.
+it continues from there.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from tools.demo_models.tower_pretraining import PatchReader, patch_labels, pixel
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast. `see_*` is the tower's stage, `find_*` and `tell_*` the whole model's, `fit_*` the
+    """Settings of the training. `see_*` is the tower's stage, `find_*` and `tell_*` the whole model's, `fit_*` the
     projector's, `mend_*` what learns from descriptions of `mend_scenes` training scenes; every eighth pair of batches
     has several pictures a row.
     """
@@ -153,7 +153,7 @@ def _fit(learner: Learner[PatchReader], processor: LlavaProcessor, out: Path, pl
 def _speak(
     stage: Literal["find", "tell"], learner: Learner[PatchReader], processor: LlavaProcessor, out: Path, plan: Plan
 ) -> None:
-    """A stage of the whole model. The heads go on, so that the tower keeps what it has learnt."""
+    """A stage of the whole model. The heads train too, so that the tower keeps what it has learnt."""
     finding = stage == "find"
     names = name_tokens(processor.tokenizer)
     decisive = (yes_no_tokens if finding else decisive_tokens)(processor.tokenizer)
@@ -178,7 +178,7 @@ def _speak(
 
 
 def _mend(told: Path, processor: LlavaProcessor, out: Path, plan: Plan) -> Path:
-    """The language side alone, on what the model in `told` says twice (`on_policy_stage.py`) and on rows as before."""
+    """The language side alone, on what the model in `told` repeats (`on_policy_stage.py`) and on rows as before."""
     model = LlavaForConditionalGeneration.from_pretrained(told, dtype=torch.float32).train()
     rows = mended_rows(told, plan.seed, plan.mend_scenes)
     if not rows:
@@ -232,7 +232,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="working folder; the model ends up in OUT/model")
-    parser.add_argument("--begin", type=Path, help="folder of a model to go on from; from nothing without")
+    parser.add_argument("--begin", type=Path, help="folder of a model to continue from; from nothing without")
     for stage in ("see", "find", "fit", "tell", "mend"):
         name = f"{stage}_steps"
         parser.add_argument(f"--{stage}-steps", type=int, default=getattr(Plan, name), help=f"steps of `{stage}`")

@@ -80,7 +80,7 @@ def _column(path: Path, key: str) -> dict[str, str]:
 
 
 def write_model_card(model: Path, work: Path, images: int = 300, history: str = "") -> Path:
-    """Measure and write `model/README.md`; `history` says more of how this model was trained."""
+    """Measure and write `model/README.md`; `history` is a text on how this model was trained."""
     from transformers import LlavaForConditionalGeneration
 
     card, found = measure(model, work, images)

@@ -1,4 +1,4 @@
-"""What each patch of a synthetic film shows, and heads that ask the vision tower for it.
+"""Labels of the patches of a synthetic film, and heads that ask the vision tower for them.
 
 Naming what covers a patch teaches no sides: left and right look alike there. So the heads also ask on which side and in
 which zone the finding is and how large; what a report says of a finding is then in the patches that show it.
@@ -20,15 +20,15 @@ from tools.demo_models.architecture import PATCH
 from tools.demo_models.tower_pretraining import NOTHING, patch_areas, surprise
 
 ATTRIBUTES = {"side": SIDES, "zone": ZONES, "degree": DEGREES}
-"""What is asked of a finding, and the answers: a word each, the same in reports."""
+"""The attributes of a finding, and their values: a word each, the same in reports."""
 
 
 @dataclass(frozen=True)
 class PatchLabels:
-    """What patches show: kinds [films, IMAGE_TOKENS, KINDS], 0 or 1; the rest [films, IMAGE_TOKENS] of int64.
+    """Labels of the patches: kinds [films, IMAGE_TOKENS, KINDS], 0 or 1; the rest [films, IMAGE_TOKENS] of int64.
 
-    kind: index into `KINDS` of the smallest finding that covers the patch; attributes: by name of `ATTRIBUTES`, what is
-    said of that finding. `NOTHING` where there is none.
+    kind: index into `KINDS` of the smallest finding that covers the patch; attributes: by name of `ATTRIBUTES`, the
+    value of that finding. `NOTHING` where there is none.
     """
 
     kinds: Tensor
@@ -59,7 +59,7 @@ def patch_labels(chests: Sequence[Chest]) -> PatchLabels:
 def mark_places(tower: CLIPVisionModel, strength: float = 0.3) -> None:
     """Add sines and cosines of row and column (as in ViT and MAE) to the tower's position embeddings, in place.
 
-    Learnt from faint random ones, as CLIP begins, they stay faint beside what the patches show: left and right of the
+    Learnt from faint random ones, as CLIP begins, they stay faint against what the patches show: left and right of the
     first shipped model differed by half of what up and down did, and its reports gave sides by chance.
     """
     weight = tower.get_parameter("embeddings.position_embedding.weight")

@@ -2,8 +2,8 @@
 
     python -m tools.demo_models.radiology_pretrain OUT [--begin MODEL]
 
-About half an hour on one CPU core. Everything follows from the seed; stopped, it goes on from the last hundredth step.
-With `--begin` it goes on from the weights of another model, the shipped one say, and keeps its tokenizer.
+About half an hour on one CPU core. Everything follows from the seed; a stopped run continues at the last 100th step.
+With `--begin` it continues from the weights of another model, for example the shipped one, and keeps its tokenizer.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ VOCABULARY_SIZE = 640
 TRAINING = 200
 """Seeds the model's own chests; the world's splits have other numbers."""
 KIND_WORDS = {kind: {"cardiomegaly": "enlarged", "endotracheal tube": "endotracheal"}.get(kind, kind) for kind in KINDS}
-"""The word of a report that each kind of finding goes by."""
+"""The word of a report for each kind of finding."""
 DECISIVE = (*SIDES, *ZONES, *DEGREES, *KIND_WORDS.values(), "no", "No", "Yes", "normal", "clear")
 """Words that decide what a sentence claims."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast."""
+    """Settings of the training."""
 
     seed: int = 11
     see_steps: int = 320
@@ -56,7 +56,7 @@ class Plan:
 
     @property
     def pace(self) -> dict[str, int]:
-        """What both stages share of `run_stage`'s settings."""
+        """Settings of `run_stage` that both stages share."""
         return {"warmup": self.warmup, "save_every": self.save_every}
 
 
@@ -110,8 +110,8 @@ def see(learner: Learner[PatchReader], out: Path, plan: Plan) -> None:
 
 
 def speak(learner: Learner[PatchReader], tokenizer: PreTrainedTokenizerFast, out: Path, plan: Plan) -> None:
-    """The whole model's stage, on dictated reports and questions. The heads go on, so that the tower keeps what it has
-    learnt."""
+    """The whole model's stage, on dictated reports and questions. The heads train too, so that the tower keeps what
+    it has learnt."""
     optimizer = two_rates(learner, plan.learning_rate, plan.tower_rate)
     decisive = word_tokens(tokenizer, DECISIVE)
 
@@ -199,7 +199,7 @@ def main() -> None:
     """`python -m tools.demo_models.radiology_pretrain OUT [--begin MODEL] [--see-steps N] [--speak-steps N]`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="working folder; the model ends up in OUT/model")
-    parser.add_argument("--begin", type=Path, help="folder of a model to go on from; from nothing without it")
+    parser.add_argument("--begin", type=Path, help="folder of a model to continue from; from nothing without it")
     parser.add_argument("--see-steps", type=int, help="steps of the tower's stage")
     parser.add_argument("--speak-steps", type=int, help="steps of the whole model's stage")
     arguments = parser.parse_args()

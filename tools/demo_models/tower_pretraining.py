@@ -53,7 +53,7 @@ def pixels(pictures: Sequence[Drawable]) -> Tensor:
 
 
 def patch_areas(box: tuple[int, int, int, int]) -> np.ndarray:
-    """How many pixels of each patch the box (x, y, width, height) covers [rows, columns]."""
+    """The number of pixels of each patch that the box (x, y, width, height) covers [rows, columns]."""
     x, y, width, height = box
     start = np.arange(SIZE // PATCH) * PATCH
     across = np.clip(np.minimum(start + PATCH, x + width) - np.maximum(start, x), 0, None)
@@ -63,7 +63,7 @@ def patch_areas(box: tuple[int, int, int, int]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PatchLabels:
-    """What each patch shows, all [..., IMAGE_TOKENS] of int64; `NOTHING` where a question has no answer.
+    """Labels of the patches, all [..., IMAGE_TOKENS] of int64; `NOTHING` where a question has no answer.
 
     things: index into `THINGS`, `BACKGROUND` where nothing covers a quarter of the patch; colors: index into `COLORS`;
     sides: index into `SIDES`, of the covering item; counts: how many of that thing are in the picture, less one;

@@ -1,8 +1,8 @@
-"""Do rewards say what is true? Judges that read a caption against the exact annotation, on the pairs of a demo run.
+"""Agreement of rewards with the truth: judges that read a caption against the exact annotation, on a demo run's pairs.
 
     python -m tools.demo_models.video_agreement RUN
 
-The truth of an answer: its sentences beside those of the exact answer, with sides and all (5: the same, 1: none
+The truth of an answer: its sentences compared with those of the exact answer, with sides and all (5: the same, 1: none
 shared, F1 between; for yes and no, 5 or 1). Three judges by rules are compared with it: the one that made the pairs,
 which reads annotations; one that knows only the caption's text; and one that reads a caption of the careless annotator.
 """
@@ -33,7 +33,7 @@ SPLIT = "video_train"
 
 
 def truth(answer: str, exact: str) -> float:
-    """From 1 to 5: how far an answer says what the exact answer says."""
+    """The agreement of an answer with the exact answer, from 1 to 5."""
     if polarity(exact):
         return 5.0 if polarity(answer) == polarity(exact) else 1.0
     said, true = ({normalized(sentence.text) for sentence in split_sentences(text)} for text in (answer, exact))
@@ -41,7 +41,7 @@ def truth(answer: str, exact: str) -> float:
 
 
 def by_caption(judge: VideoRuleJudge, answer: str, reference: str, text: str) -> float:
-    """The reward of a judge that knows of a video only what `text` says: its things, and who does what."""
+    """The reward of a judge that knows of a video only what `text` says: its things and its events."""
     things, events = judge.absent_objects(text, ()), judge.false_events(text, ())
     given = judge.reward(answer, reference=reference, caption=text, objects=things, events=events)
     assert given.score is not None

@@ -1,4 +1,4 @@
-"""Writes the card of the video demo's model (`README.md` beside the weights) with the numbers of an evaluation."""
+"""Writes the card of the video demo's model (`README.md` next to the weights) with the numbers of an evaluation."""
 
 from __future__ import annotations
 

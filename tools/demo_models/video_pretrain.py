@@ -1,9 +1,9 @@
-"""Train the video demo's LLaVA: the shipped picture model learns to read a clip's frames and to tell what happens.
+"""Train the video demo's LLaVA: the shipped picture model learns to read a clip's frames and to describe what happens.
 
     python -m tools.demo_models.video_pretrain OUT
 
 Half an hour on one CPU core. The vision tower, which knows the world's things and where they are, stays as it is;
-projector and language model learn. Everything follows from the seed; stopped, it goes on from the last hundredth step.
+projector and language model learn. Everything follows from the seed; a stopped run continues at the last 100th step.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BEFORE = "".join(f"Image{number}: <image>\n" for number in range(1, KEY_FRAMES +
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast."""
+    """Settings of the training."""
 
     seed: int = 13
     steps: int = 550
@@ -130,7 +130,7 @@ def _ask_frame(clip: ScriptedClip, rng: np.random.Generator) -> Turn:
 
 
 def _ask_place(clip: ScriptedClip, rng: np.random.Generator) -> Turn:
-    """Where something that moves is in a frame that shows it: places frame by frame are what a course is read from."""
+    """A question about the place of something that moves, in a frame that shows it: such places make up a course."""
     thing = str(rng.choice([track.thing for track in clip.moving]))
     shown = [
         (number, item) for number, scene in enumerate(clip.scenes()) for item in scene.items if item.thing == thing

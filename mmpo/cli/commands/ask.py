@@ -116,7 +116,7 @@ def _examined(
 
 
 def _print(answers: Answers) -> None:
-    """A table for each photo: the questions, and what was said before and after."""
+    """A table for each photo: the questions, and the answers before and after."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -135,7 +135,7 @@ def _print(answers: Answers) -> None:
             table.add_row(*map(Text, (one.question, *cells, _cell(one.after, one.p_yes))))
         console.out.print(table)
     if cut := sum(one.after.truncated for one in answers):
-        console.line(f"{cut} of {len(answers)} answers were cut off; --max-new-tokens N lets them go on")
+        console.line(f"{cut} of {len(answers)} answers were cut off; --max-new-tokens N lets them continue")
 
 
 def _cell(answer: Any, p_yes: float | None) -> str:

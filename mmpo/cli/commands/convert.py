@@ -19,7 +19,7 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A file, or a folder of files.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write.")],
     from_: Annotated[
-        str | None, typer.Option("--from", metavar="NAME", help="Format of IN. Without it: told from the rows.")
+        str | None, typer.Option("--from", metavar="NAME", help="Format of IN. Without it: detected from the rows.")
     ] = None,
     to: Annotated[str, typer.Option("--to", metavar="NAME", help="mmpo, trl, llamafactory or ms-swift.")] = "mmpo",
     images: Annotated[
@@ -120,7 +120,7 @@ def convert(
 
 
 def _print(result: Converted) -> None:
-    """The account, with the first quarantined row of each reason."""
+    """Print the counts, with the first quarantined row of each reason."""
     from mmpo.cli import console
 
     console.heading(f"{result.source} → {result.out}")

@@ -25,11 +25,11 @@ VIDEO_SUFFIXES = (
 )
 
 INSPECTORS: dict[str, str] = {suffix: VIDEO for suffix in VIDEO_SUFFIXES.split()}
-"""What shows files of a suffix, as `module:function`. The function takes the path and the options of the command."""
+"""The function that shows files of a suffix, as `module:function`. It takes the path and the options of the command."""
 
 
 def _worth_a_look(folder: Path) -> list[Path]:
-    """What lies up to two levels below a folder that nothing can show."""
+    """Up to four folders, at most two levels below `folder`, that `mmpo inspect` can show."""
     from mmpo.cli.inspect_folders import kind_of
 
     below = [one for pattern in ("*", "*/*") for one in sorted(folder.glob(pattern)) if one.is_dir()][:200]
@@ -141,7 +141,7 @@ def inspect_video(
 
 
 def write_frames(file: Path, numbers: Sequence[int], out: Path, backend: str = "auto") -> list[dict[str, Any]]:
-    """Write frames of a video as PNG files into `out`, with `frames.json` beside them; the rows of that file."""
+    """Write frames of a video as PNG files into `out`, with `frames.json` next to them; the rows of that file."""
     from typing import cast
 
     from PIL import Image

@@ -19,7 +19,7 @@ def train(
         bool,
         typer.Option(
             "--cache-reference",
-            help="Compute the reference model's log-probs once and keep them beside the pairs, for this and later "
+            help="Compute the reference model's log-probs once and keep them with the pairs, for this and later "
             "runs. The same as train.cache_reference=true.",
         ),
     ] = False,

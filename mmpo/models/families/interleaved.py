@@ -25,7 +25,7 @@ _PROBE: list[dict[str, Any]] = [
 
 
 def interleaved(vlm: VLM, text: str) -> list[Message]:
-    """One user turn. A line end behind a tag is left to the chat template where that writes one itself."""
+    """One user turn. A line end after a tag is left to the chat template where that writes one itself."""
     if template_writes_line_ends(vlm):
         text = text.replace(f"{TAG}\n", TAG)
     parts: list[dict[str, Any]] = []
@@ -38,7 +38,7 @@ def interleaved(vlm: VLM, text: str) -> list[Message]:
 
 
 def keeps_order(vlm: VLM) -> bool:
-    """Whether the chat template shows images between pieces of text, rather than all of them first."""
+    """True if the chat template shows images between pieces of text, rather than all of them first."""
     text = rendered(vlm, _PROBE)
     places = [text.index(mark) for mark in ("\u2042a", "\u2042b", "\u2042c")]
     image = vlm.processor.image_token
@@ -46,5 +46,5 @@ def keeps_order(vlm: VLM) -> bool:
 
 
 def template_writes_line_ends(vlm: VLM) -> bool:
-    """Whether the chat template itself ends the line behind an image."""
+    """True if the chat template itself ends the line after an image."""
     return f"{vlm.processor.image_token}\n" in rendered(vlm, _PROBE)

@@ -58,8 +58,8 @@ class VLM:
     _adapters: tuple[tuple[str, ...], list[Any]] | None = field(default=None, init=False, repr=False, compare=False)
 
     def without_weights(self) -> VLM:
-        """What prepares prompts and images, for a process that does nothing else: loader workers that don't start by
-        fork are sent a copy, and the model may be larger than what they have room for."""
+        """A copy without the model, which still prepares prompts and images. Loader workers that don't start by fork
+        are sent it: the model may be larger than the memory they have."""
         described = _Described(self.config, getattr(self.base, "generation_config", None))
         return replace(self, model=cast(Any, described))
 
@@ -134,7 +134,7 @@ class VLM:
 
     @property
     def takes_videos(self) -> bool:
-        """Whether a video is shown as one; else its frames are shown as images."""
+        """True if a video is shown as a video; else its frames are shown as images."""
         return takes_videos(self.family, self.video_input)
 
     @property
@@ -216,7 +216,7 @@ def load_vlm(
 
 
 def takes_videos(family: Family, video_input: VideoInput) -> bool:
-    """Whether a model of this family gets videos as videos. Raises `UserError` where it can't and must."""
+    """True if a model of this family gets videos as videos. Raises `UserError` where it must but can't."""
     if video_input not in get_args(VideoInput):
         raise UserError(f"video_input={video_input!r}", hint=f"one of {', '.join(get_args(VideoInput))}")
     if video_input == "native" and not family.video_keys:

@@ -1,4 +1,4 @@
-"""What is known of a model before its weights are read: configuration, family, processor."""
+"""A model before its weights are read: configuration, family, processor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmpo.models.folder import check_model, find_model, no_such_model
 from mmpo.outside.failures import FAILURES
 
 LOADING: tuple[type[Exception], ...] = (*FAILURES, SafetensorError, ImportError)
-"""What libraries raise for broken configurations, weights and tokenizers, and for packages that are not installed."""
+"""Errors of libraries for broken configurations, weights and tokenizers, and for packages that are not installed."""
 
 
 def open_config(source: str, *, trust_remote_code: bool = False, allow_network: bool = False) -> tuple[Any, Family]:

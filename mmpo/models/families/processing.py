@@ -29,8 +29,8 @@ KINDS = "visual_kinds"
 """Name of the tensor [images and videos] that says which are which, 0 and 1; there only if there are videos."""
 
 SEVERAL = "among_several"
-"""Name of the tensor [images] that says which images a prompt shows beside others, 1 and 0, in families that then
-prepare them otherwise (`Family.count_key`)."""
+"""Name of the tensor [images] that says which images a prompt shows with others, 1 and 0, in families that then
+prepare them in another way (`Family.count_key`)."""
 
 NOTES = frozenset({TILES, KINDS, SEVERAL})
 """Tensors that mmpo adds to the processor's."""
@@ -53,7 +53,7 @@ class ProcessedImages:
 
 def process_images(vlm: VLM, images: Sequence[Image.Image], *, several: bool = False) -> ProcessedImages:
     """Prepare `images` with the processor; an empty list gives no tensors. `several`: a prompt shows each of them
-    beside others, which some families prepare otherwise than the only image of a prompt.
+    with others, which some families prepare differently from the only image of a prompt.
 
     Images of one size go through it together. Where sizes differ, each goes alone: processors pad what they get
     together, and what an image becomes must not depend on its neighbours."""
@@ -130,7 +130,7 @@ def placeholders_for(vlm: VLM, n_images: int) -> list[list[int]]:
 
 
 def placeholder_among_several(vlm: VLM) -> list[int]:
-    """What stands for each image of a prompt with several, in a family that prepares those otherwise."""
+    """Placeholder token ids of one image among several, in a family that prepares those in another way."""
     cache = processor_facts(vlm)
     if "among_several" not in cache:
         cache["among_several"] = process_images(vlm, [Image.new("RGB", (32, 32))], several=True).placeholders[0]
@@ -140,7 +140,7 @@ def placeholder_among_several(vlm: VLM) -> list[int]:
 
 def margins(vlm: VLM) -> tuple[str, str]:
     """Plain text that the processor writes around an image's tokens (Gemma 3: line ends). It may merge with the text
-    beside it, so it has to be tokenized together with that."""
+    next to it, so it has to be tokenized together with that."""
     if "margins" not in processor_facts(vlm):
         process_images(vlm, [Image.new("RGB", (32, 32))])
     found: tuple[str, str] = processor_facts(vlm)["margins"]
@@ -158,7 +158,7 @@ def processor_facts(vlm: VLM) -> dict[str, Any]:
 
 
 def _process(vlm: VLM, images: Sequence[Image.Image], several: bool = False) -> ProcessedImages:
-    """One call of the processor. To be prepared as one of `several`, an image is shown beside itself."""
+    """One call of the processor. To be prepared as one of `several`, an image is shown together with itself."""
     family = vlm.family
     copies = 2 if several else 1
     out = vlm.processor(
@@ -220,7 +220,7 @@ def _zeros_like_last(part: Mapping[str, Tensor]) -> Tensor:
 
 
 def model_tensors(vlm: VLM, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """One prompt's tensors as the model's own forward takes them: without what mmpo notes beside them, videos
+    """One prompt's tensors as the model's own forward takes them: without what mmpo adds to them, videos
     stacked."""
     plain = {key: value for key, value in tensors.items() if key not in NOTES and not key.endswith(ROWS)}
     if vlm.family.count_key is not None and SEVERAL in tensors:
@@ -232,7 +232,7 @@ def model_tensors(vlm: VLM, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _tensor(values: Any) -> Tensor:
-    """Whatever a processor calls an array: tensors, arrays, lists of either."""
+    """A tensor from a processor's output: a tensor, an array, or lists of either."""
     if isinstance(values, list | tuple):
         return torch.stack([_tensor(value) for value in values])
     return torch.as_tensor(values)

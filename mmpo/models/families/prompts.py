@@ -76,7 +76,7 @@ def prompt_words(
             if part["type"] != "text":
                 continue
             at = encoded.text.find(part["text"].strip(), cursor)
-            if at < 0:  # the template changed the text: its words can't be told from its own
+            if at < 0:  # the template changed the text: the two can't be told apart
                 continue
             cursor = at + len(part["text"].strip())
             if message["role"] == "user":
@@ -139,11 +139,11 @@ def _encode_conversation(
 
 
 def _check_company(vlm: VLM, images: Sequence[Sequence[int]]) -> None:
-    """An image that was prepared for another company has other features, and no shape would show it."""
+    """Raises `UserError` for images prepared for another number of images: features differ, and no shape shows it."""
     several = placeholder_among_several(vlm) if images else []
     if any((list(own) == several) != (len(images) > 1) for own in images):
         raise UserError(
-            f"{vlm.family.name} prepares the images of a prompt with several otherwise than one that is alone, and "
+            f"{vlm.family.name} prepares the images of a prompt with several differently from a single one, and "
             f"this prompt shows {len(images)}",
             hint="process_images(…, several=True) for prompts with more than one image, and only for those",
         )
@@ -201,7 +201,7 @@ def _response_frame(vlm: VLM) -> tuple[str, str, str]:
         answered = [*_PROBE, {"role": "assistant", "content": [{"type": "text", "text": _MARK}]}]
         full = rendered(vlm, answered)
         before, _, after = full.partition(_MARK)
-        # A template that writes the answer after something else than its own generation prompt (a thinking block, say):
+        # A template that writes the answer after anything but its own generation prompt (a thinking block, say):
         # keep the generation prompt, that is where generation starts.
         lead = before[len(head) :] if before.startswith(head) else ""
         cache["frame"] = (head, lead, after.rstrip())
@@ -225,7 +225,7 @@ def rendered(vlm: VLM, messages: Sequence[PromptMessage], *, add_generation_prom
 
 
 def plain_text(vlm: VLM) -> PlainText:
-    """What keeps people's text apart from this model's special tokens."""
+    """The `PlainText` of this model, which keeps users' text apart from its special tokens."""
     cache = processor_facts(vlm)
     if "plain_text" not in cache:
         names = ("image_token", "video_token", "audio_token")

@@ -1,8 +1,8 @@
-"""What mmpo knows about a model family, as data: one small record each.
+"""Model families as data: one small record each.
 
-A record answers the questions that shared-prefix scoring has to ask: where positions start, who sees whom, in which
-container the vision features travel, and what the family can't do. Adding a family means adding a record and a line in
-the tests' table of tiny models; the tests then say whether the record is true.
+A record answers the questions that shared-prefix scoring has to ask: where positions start, which tokens attend
+to which, in which container the vision features travel, and what the family can't do. Adding a family means adding a
+record and a line in the tests' table of tiny models; the tests then show if the record is true.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ class Family:
     """One model family.
 
     `position_base` is the position of a row's first token; `grid_positions` means three coordinates a token, asked of
-    the model itself. `blocks` are tokens that see each other in both directions (`mmpo.models.tree.segments.Rules`).
+    the model itself. `blocks` are tokens that see each other both ways (`mmpo.models.tree.segments.AttentionRules`).
 
     `features` says how `get_image_features(...).pooler_output` holds images: a "list" of `[tokens, h]`, a "tensor"
     `[images, tokens, h]`, or a tensor of "tiles" of which an image has several; "own" leaves vision to the model.
     `pixel_keys` are the processor outputs that describe images, the tower's arguments; `ignored_keys` are outputs that
     no model of the family reads. `fixed_image_size` means that every image takes the same number of tokens.
     `count_key` names the tower's argument that says how many images each prompt shows, in families that prepare an
-    image otherwise beside others than alone. `video_keys` and `video_features` are the same for videos; a family
+    image differently with others than alone. `video_keys` and `video_features` are the same for videos; a family
     without `video_keys` gets frames as images. `softcap` means that the head's logits go through the text
     configuration's `final_logit_softcapping`. `template` is the chat template for checkpoints that ship none.
     `since` is the first version of transformers whose code of the family mmpo agrees with, where that is not the floor.
-    `sharing` is False for a family that must run one row per response; `unsupported_reason` then tells why.
+    `sharing` is False for a family that must run one row per response; `unsupported_reason` then says why.
     """
 
     name: str
@@ -156,7 +156,7 @@ _SEQUENTIAL_LAYERS = ("linear_attention", "mamba", "conv", "recurrent", "rwkv", 
 
 
 def too_old(family: Family) -> bool:
-    """Whether the installed transformers is older than the family's record wants."""
+    """True if the installed transformers is older than the family's record requires."""
     return bool(family.since) and Version(transformers.__version__) < Version(family.since)
 
 

@@ -76,7 +76,7 @@ def check(vlm: VLM, layout: TreeBatch, pixels: ProcessedPixels | None) -> None:
     ours = logits_of(states, vlm.head.weight, vlm.head.bias, vlm.softcap).log_softmax(-1)  # type: ignore[arg-type]
     if not (own - ours).abs().mean() <= _TOLERANCE:
         raise UserError(
-            f"{vlm.family.name}: the model changes its logits behind the head (a scale, a cap), mmpo doesn't know how",
+            f"{vlm.family.name}: the model changes its logits after the head (a scale, a cap), mmpo doesn't know how",
             hint="use a model of a supported family",
         )
     if shown:
@@ -95,7 +95,7 @@ def _row(vlm: VLM, ids: Tensor, pixels: Mapping[str, Tensor]) -> Tensor:
 
 
 def _inputs(vlm: VLM, ids: Tensor, pixels: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the model's own forward gets for one row."""
+    """Keyword arguments of the model's own forward for one row."""
     ids = ids[None]
     kinds = {key: (ids == vlm.image_token_id).long() for key in processor_facts(vlm).get("token_keys", ())}
     images = {

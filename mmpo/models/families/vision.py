@@ -32,7 +32,7 @@ def vision_modules(vlm: VLM) -> list[nn.Module]:
 
 
 def vision_is_frozen(vlm: VLM) -> bool:
-    """True when no tower or projector weight trains and no adapter sits there: policy and reference then see the same
+    """True if no tower or projector weight trains and no adapter sits there: policy and reference then see the same
     features.
     """
     own = vlm.backbone.parameters(recurse=False)  # LLaVA-NeXT's newline feature, for one
@@ -67,7 +67,7 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
         return ProcessedPixels(tensors)
     weight = next(vision_modules(vlm)[0].parameters())
     inputs = {
-        # float32 pixels must not meet a bfloat16 tower: cast at its door
+        # float32 pixels must not enter a bfloat16 tower: cast first
         key: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
         for key, value in tensors.items()
         if not key.endswith(ROWS) and key not in NOTES
@@ -83,7 +83,7 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
 
 
 def shards_are_gathered(vlm: VLM) -> bool:
-    """Whether the tower's weights are cut up between processes (DeepSpeed's ZeRO-3, FSDP), so that calling it takes all
+    """True if the tower's weights are sharded over processes (DeepSpeed's ZeRO-3, FSDP), so that calling it takes all
     of them."""
     return is_sharded(vision_modules(vlm)[0])
 
@@ -184,7 +184,7 @@ def _encode_videos(vlm: VLM, inputs: Mapping[str, Tensor], rows: Sequence[int]) 
 
 
 def _light(encoded: Any) -> Any:
-    """Without every tower layer's states: nobody reads them again, and they are large."""
+    """Without every tower layer's states: they are not read again, and they are large."""
     for unused in ("last_hidden_state", "hidden_states", "attentions"):
         if getattr(encoded, unused, None) is not None:
             setattr(encoded, unused, None)

@@ -6,7 +6,7 @@
 
 Before and after tuning in one model load: `engine.before_after(groups)`, or `with engine.adapter_off(): …` around a
 call. Answers are those of `model.generate(do_sample=False)` on one question at a time. The first batch proves it: a few
-questions are asked again with nothing shared, and on a difference that is no near-tie the engine warns and goes on one
+questions are asked again with nothing shared, and on a difference that is no near-tie the engine warns and works one
 by one.
 """
 
@@ -57,11 +57,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said. `token_ids` are the new tokens, with the end token unless `truncated` (stopped by the
-    limit).
+    """The model's answer to one question. `token_ids` are the new tokens, with the end token unless `truncated`
+    (stopped by the limit).
 
     `p_yes` is the first step's probability of yes against no over all single-token spellings, `yes_logit` and
-    `no_logit` the log-sum-exps behind it; None where the vocabulary has no such tokens. `margin` is the smallest lead
+    `no_logit` the log-sum-exps in it; None where the vocabulary has no such tokens. `margin` is the smallest lead
     of a chosen token over the runner-up: answers with a tiny one are near-ties that another precision or batch may
     turn.
     """
@@ -146,7 +146,7 @@ class AnswerEngine:
         raises `Quarantined`; with `on_quarantine(question_id, reason)` its questions are reported there and skipped.
 
         `known(question_id)` says that an answer is there already: it is not given again. A batch is formed of all
-        questions and only left out where every answer is known, so that the others are computed in the same company,
+        questions and only left out where every answer is known, so that the others are computed in the same batch,
         and are the same to the last digit, as if all were asked.
         """
         return self._answers(asked, max_new_tokens or self.max_new_tokens, on_quarantine, self._off, known)

@@ -1,4 +1,4 @@
-"""What is asked of the answering engine: images, clips, prompts, questions; all of it made ready for the model."""
+"""Requests to the answering engine (images, clips, prompts, questions), and their preparation for the model."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Asked: TypeAlias = Iterable[Question | tuple[Images, Sequence[Question | Prompt]
 
 
 class PromptImages:
-    """The images of one prompt or of a group of questions. What identifies them is found once."""
+    """The images of one prompt or of a group of questions. Their key is made once."""
 
     def __init__(self, images: Images) -> None:
         self.images, self.sources = images, as_list(images)
@@ -69,7 +69,7 @@ class ImageCache:
         self._recent: OrderedDict[Hashable, ShownImages | Quarantined] = OrderedDict()
 
     def show(self, images: Images | PromptImages) -> ShownImages:
-        """The images of one prompt. Raises `Quarantined` where one can't be used (again, if it is asked for again)."""
+        """The images of one prompt. Raises `Quarantined` where one can't be used (again, if it is requested again)."""
         pictures = images if isinstance(images, PromptImages) else PromptImages(images)
         key = pictures.key
         if key not in self._recent:
@@ -134,7 +134,7 @@ class ImageCache:
 
 
 def group_by_image(questions: Iterable[Question]) -> list[tuple[Images, list[Question]]]:
-    """Questions brought together by image, images in order of first appearance: the form that the engine likes best."""
+    """Questions brought together by image, images in order of first appearance: the engine's fastest form."""
     groups: dict[Hashable, tuple[Images, list[Question]]] = {}
     for question, pictures in flat(questions):
         groups.setdefault(pictures.key, (pictures.images, []))[1].append(question)
@@ -171,7 +171,7 @@ def as_list(images: Images) -> list[ImageSource]:
 
 
 def source_key(source: ImageSource) -> Hashable:
-    """What identifies an image before it is decoded."""
+    """A hashable key of an image, known before it is decoded."""
     if isinstance(source, Image.Image):
         return source.mode, source.size, hashlib.blake2b(source.tobytes(), digest_size=16).digest()
     if isinstance(source, bytes):
@@ -182,5 +182,5 @@ def source_key(source: ImageSource) -> Hashable:
 
 
 def text_key(prompt: Prompt) -> Hashable:
-    """What identifies a prompt."""
+    """A hashable key of a prompt."""
     return prompt if isinstance(prompt, str) else repr([dict(message) for message in prompt])

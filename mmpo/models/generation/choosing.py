@@ -1,4 +1,4 @@
-"""How the next token is chosen, and what yes/no questions read from the first logits.
+"""Choice of the next token, and reading of yes/no questions from the first logits.
 
 A chooser turns logits into scores whose argmax is the next token. Because it is a function of a row's own logits and
 its own random stream, a row gets the same tokens alone, packed with others, or through `model.generate`.
@@ -119,16 +119,16 @@ class RepetitionPenalty:
         return logits.scatter(1, self._seen, torch.where(own < 0, own * self.penalty, own / self.penalty))
 
     def chosen(self, tokens: Tensor) -> None:
-        """The next token of every row, [n]."""
+        """Take note of the next token of every row, [n]."""
         self._seen = torch.cat([self._seen, tokens[:, None]], dim=1)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
+        """Continue with these rows alone."""
         self._seen = self._seen[list(rows)]
 
 
 def repetition_penalty(vlm: VLM) -> float:
-    """What the model's generation settings ask for; 1 where they ask for nothing."""
+    """The repetition penalty of the model's generation settings; 1 where they have none."""
     asked = getattr(vlm.base.generation_config, "repetition_penalty", None)
     return 1.0 if asked is None else float(asked)
 
@@ -158,7 +158,7 @@ class YesNo:
         self.yes, self.no = sorted(spelled["yes"]), sorted(spelled["no"])
 
     def __bool__(self) -> bool:
-        """Whether the vocabulary has both words as single tokens."""
+        """True if the vocabulary has both words as single tokens."""
         return bool(self.yes and self.no)
 
     def read(self, logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How prompts about images are continued, batch by batch: sharing their images' work where that is exact on this model,
+"""Batched generation for prompts about images: sharing their images' work where that is exact on this model,
 else on copies of their image's cache, else one by one. The first batch proves it, with the adapter and without."""
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Bounds:
 class Continuer:
     """Continues prompts. `sharing` "auto" checks `check` answers of the first batch and falls back loudly,
     "on" insists, "off" goes one by one. `checks` holds what was found, `unshared_reason` why sharing is off (empty
-    while it is on), `repeats` says that copies of an image's cache are continued instead."""
+    while it is on), `repeats` is True if copies of an image's cache are continued instead."""
 
     def __init__(self, vlm: VLM, sharing: Sharing, check: int) -> None:
         if sharing not in ("auto", "on", "off"):
@@ -183,7 +183,7 @@ class Continuer:
         alone: Callable[[int], tuple[Continuation, list[torch.Tensor]]],
         off: bool,
     ) -> str | None:
-        """The first of the results that is another one alone. Looked at once with the adapter and once without."""
+        """The first difference from answers made alone, or None. Looked for once with the adapter and once without."""
         if off in self._checked:
             return None
         self._checked.add(off)

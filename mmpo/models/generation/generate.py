@@ -42,7 +42,7 @@ class PromptGroup:
 
 @dataclass
 class Continuation:
-    """What the model wrote after one prompt. `token_ids` ends with the end token unless `truncated`; `margin` is the
+    """The generation for one prompt. `token_ids` ends with the end token unless `truncated`; `margin` is the
     smallest lead of a chosen token over the runner-up; `first` is what the reader took from the first step's logits.
 
     Where generation is watched (`probe.py`): `attention` [layers, image tokens], the mean over the response's rows
@@ -118,7 +118,7 @@ def _note(row: Continuation, sums: AttentionSums, number: int, top: list[float])
 
 
 def token_kinds(vlm: VLM, ids: Tensor) -> dict[str, Tensor]:
-    """What a family's own code wants to know about each prompt token besides its id. Left out, three-coordinate
+    """Inputs on the kind of each prompt token, named as in the family's own code. Without them three-coordinate
     positions and two-way blocks are silently not made."""
     image = (ids == vlm.image_token_id).long()
     if vlm.family.features == "own":
@@ -144,7 +144,7 @@ def generate_alone(
     """The same through `model.generate`, for one prompt and with nothing shared. `chooser` is asked for row 0. `past`,
     from `prefill_images`, is copied and continued instead of computing the images again.
 
-    Also returns each step's scores ([v] fp32), so that a caller can tell a near-tie from a mistake.
+    Also returns each step's scores ([v] fp32), so that a caller can distinguish a near-tie from a mistake.
     """
     prompt = torch.tensor([group.prompts[index]], device=vlm.device)
     if past is None:
@@ -184,7 +184,7 @@ def generate_alone(
 
 
 def _inputs(vlm: VLM, group: PromptGroup, ids: Tensor) -> dict[str, Any]:
-    """What the model's own forward wants beside the token ids."""
+    """Inputs of the model's own forward besides the token ids."""
     tensors = {**model_tensors(vlm, group.tensors), **token_kinds(vlm, ids)}
     return {
         key: value.to(vlm.device, vlm.dtype if value.is_floating_point() else None) for key, value in tensors.items()
@@ -207,8 +207,8 @@ def prefill_images(vlm: VLM, group: PromptGroup) -> Any | None:
 
 
 class _Plan:
-    """Where each group's images are among the encoded ones, how its prompts divide into prefix and own tokens, and
-    where every token of a prompt stands."""
+    """Layout of a batch: the places of each group's images among the encoded ones, the lengths of the groups' common
+    prefixes, and the positions of every token of a prompt."""
 
     def __init__(self, vlm: VLM, groups: Sequence[PromptGroup]) -> None:
         if vlm.family.blocks != "none":

@@ -34,7 +34,7 @@ PROBING = "mmpo_probe"
 
 @dataclass(frozen=True)
 class ProbeSpec:
-    """What to watch. `layers`: numbers of decoder layers, from 0; empty for the middle one (16 of 32, as MIA-DPO's
+    """Attention to read. `layers`: numbers of decoder layers, from 0; empty for the middle one (16 of 32, as MIA-DPO's
     released code). `heads`: query heads, empty for all. `reduce`: how the heads' attention becomes one. `predictive`:
     also the last row of the prompt, which predicts the first token of the response."""
 
@@ -108,7 +108,7 @@ class AttentionSums:
 
 
 def query_rows(spec: ProbeSpec, tokens: int) -> int:
-    """How many rows of a response of `tokens` tokens are watched: all but the last token's, which is never fed, and
+    """The number of recorded rows of a response of `tokens` tokens: all but the last token's, which is never fed, and
     with `predictive` the last row of the prompt."""
     return max(0, tokens - 1) + int(spec.predictive)
 

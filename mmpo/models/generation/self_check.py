@@ -12,7 +12,7 @@ from torch import Tensor
 from mmpo.models.families.loading import VLM
 from mmpo.models.generation.generate import Continuation
 
-# What `model.generate` would do besides taking the argmax, by the name of its setting, and the value that does nothing.
+# Whatever `model.generate` does besides taking the argmax: the name of each setting, and the value that does nothing.
 # A repetition penalty is not among it: shared decoding applies that too (`choosing.RepetitionPenalty`).
 _NEUTRAL: dict[str, Any] = {
     "encoder_repetition_penalty": 1.0,
@@ -34,7 +34,7 @@ _NEUTRAL: dict[str, Any] = {
 
 
 def plain_decoding(vlm: VLM) -> str:
-    """Empty if the model's generation settings are plain greedy decoding, else what they ask for beyond it."""
+    """Empty if the model's generation settings are plain greedy decoding, else the settings beyond it."""
     config = vlm.base.generation_config
     asked = [
         f"{name}={value!r}"
@@ -78,7 +78,7 @@ class SelfCheck:
 
 
 def compare(shared: Continuation, alone: Continuation, scores: Sequence[Tensor], within: float) -> tuple[str, bool]:
-    """What differs (empty if nothing) and whether it is only a near-tie. `scores[i]` [v] are step i's, made alone."""
+    """The difference (empty if none) and whether it is only a near-tie. `scores[i]` [v] are step i's, made alone."""
     if shared.first is not None and alone.first is not None:
         moved = abs((shared.first[0] - shared.first[1]) - (alone.first[0] - alone.first[1]))
         if not moved <= within:

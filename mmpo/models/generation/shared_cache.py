@@ -29,8 +29,8 @@ _GROWTH = 32  # columns by which a row cache grows at least
 
 
 class PrefixStored(Exception):
-    """Ends the forward of the prefixes: the last layer's keys are stored, and nobody reads what it would still
-    compute."""
+    """Ends the forward of the prefixes: the last layer's keys are stored, and the rest of its computation is not
+    needed."""
 
 
 class SharingUnsupported(Exception):
@@ -94,7 +94,7 @@ def partial_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tenso
 
 
 def _fused_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The kernel behind `scaled_dot_product_attention` on CPUs, by its own name because only that returns the LSE."""
+    """The kernel of `scaled_dot_product_attention` on CPUs, by its own name because only that returns the LSE."""
     if bias is not None:
         bias = bias.to(q.dtype).expand(q.shape[0], 1, q.shape[2], k.shape[2])
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu

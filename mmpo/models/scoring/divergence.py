@@ -1,4 +1,4 @@
-"""How far the policy's next-token distributions have moved from the reference's, token by token, without logits kept.
+"""Divergence of the policy's next-token distributions from the reference's, token by token, without logits kept.
 
 As in `logprob`, the n scored positions reach the head a chunk at a time and sums are float32. Of a chunk of logits only
 one number a token survives, and with a frozen head the derivative with respect to the policy's hidden states, `(p - q)

@@ -22,7 +22,7 @@ from mmpo.types import Hidden
 
 
 class Captured:
-    """What the hook saw; `read` picks what was asked for."""
+    """The hidden states that the hook captured; `read` picks the requested ones."""
 
     def __init__(self, hidden: Hidden) -> None:
         self._hidden = hidden
@@ -61,7 +61,7 @@ def capture(vlm: VLM, hidden: Hidden | None) -> Iterator[Captured | None]:
 
 
 def _watched(vlm: VLM, layer: int) -> nn.Module | None:
-    """The decoder layer whose input is asked for; None for the states after the last one."""
+    """The decoder layer whose input is read; None for the states after the last one."""
     layers = vlm.base.get_decoder().layers
     index = layer if layer >= 0 else len(layers) + 1 + layer
     if not 0 <= index <= len(layers):
@@ -78,7 +78,7 @@ def _watched(vlm: VLM, layer: int) -> nn.Module | None:
 
 
 def places(segments: Sequence[int], lengths: Sequence[int]) -> Tensor:
-    """Where the tokens of these scored segments stand among all scored tokens, in the order of `segments`."""
+    """Indices of these scored segments' tokens among all scored tokens, in the order of `segments`."""
     starts = [0]
     for length in lengths:
         starts.append(starts[-1] + length)

@@ -5,7 +5,7 @@ values; queries, output projection and feed-forward of all others change nothing
 thousands of image tokens thus goes through one layer less: forward, backward and reference.
 
 The rows that are read travel in the `TreePlan`, a keyword of attention; the rest of the layer learns them from there.
-So whoever computes the layer once more (checkpointing, in backward) computes the same.
+So a second computation of the layer (checkpointing, in backward) gives the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 @dataclass
 class RowReading:
-    """What the parts of the layer share: the rows [n] that are read in this pass, None for all."""
+    """State shared by the parts of the layer: the rows [n] that are read in this pass, None for all."""
 
     rows: Tensor | None = None
 
@@ -44,7 +44,7 @@ def read_last_layer_only_where_needed(decoder: nn.Module) -> bool:
 
 
 def has_own_forward(module: Any, ours: Callable[..., Any]) -> bool:
-    """Whether `module` runs its class's forward, or `ours` in its place: not one that somebody else put there."""
+    """True if `module` runs its class's forward, or `ours` in its place, and not another library's replacement."""
     forward = vars(module).get("forward")
     return forward is None or getattr(forward, "__func__", None) is ours
 

@@ -5,13 +5,13 @@ Two such make up a third of what a decoder layer with an adapter on every linear
 
 * in a gated feed-forward layer, down(act(gate) * up): the product, which the adapter's first matrix keeps, and
   act(gate), both from gate and up;
-* in attention over trees, the keys and values of a branch behind its prompt, copied together from the row's.
+* in attention over trees, the keys and values of a branch after its prompt, copied together from the row's.
 
 And under autocast an adapter in float32 casts its input up and each of its products casts it down again, every time
 into a copy that is kept: the input as it is does as well.
 
 What is computed is the same, bit for bit. With activation checkpointing nothing of this happens: a layer then keeps
-nothing but its input, and what is held here would stay beside it.
+nothing but its input, and what is held here would be kept as well.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _watch: ContextVar[Pack] = ContextVar("watch_kept", default=lambda tensor: tenso
 
 _GATED = "self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))"
 _FORWARDS = (f"return {_GATED}", f"down_proj = {_GATED}\nreturn down_proj")
-"""What the layers' own code looks like in transformers."""
+"""The layers' own code in transformers."""
 
 
 @contextmanager
@@ -126,7 +126,7 @@ def _cast_input(self: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _is_gated(module: nn.Module) -> bool:
-    """Whether the layer's own code is down(act(gate(x)) * up(x)), and nothing else."""
+    """True if the layer's own code is down(act(gate(x)) * up(x)), and nothing else."""
     if not all(hasattr(module, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return False
     if not has_own_forward(module, _feed_forward) or type(module.act_fn).__name__ not in _DERIVATIVES:

@@ -2,7 +2,7 @@
 
 Only the n scored positions reach the head, a chunk at a time, and sums are float32. With a frozen head (LoRA) the
 derivative of a log-prob with respect to its hidden state, `W[target] - softmax(h W^T) W`, does not depend on the
-loss, so it is computed while the softmax is at hand: one more matrix product in forward, none in backward, nothing of
+loss, so it is computed while the softmax is there: one more matrix product in forward, none in backward, nothing of
 size [n, v] kept. With a trainable head the chunks are computed again in backward and the weight's gradient
 accumulates in float32.
 
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from mmpo.errors import UserError
 
-# Elements of a chunk of logits: 8M floats are 32 MB, small beside the activations, large enough for a fast product.
+# Elements of a chunk of logits: 8M floats are 32 MB, small against the activations, large enough for a fast product.
 CHUNK_ELEMENTS = 8 * 1024 * 1024
 
 
 class TokenLogps(NamedTuple):
     """`logps` [n] float32; `top1` [n] bool, whether the target is the model's first choice; `best` [n], that choice,
-    empty unless asked for."""
+    empty unless requested."""
 
     logps: Tensor
     top1: Tensor

@@ -1,4 +1,4 @@
-"""What goes into scoring: preference pairs as token ids. What comes out stands in `mmpo.types`.
+"""The input of scoring: preference pairs as token ids. The output is in `mmpo.types`.
 
 Shapes: b pairs, t tokens of a response (padded), h hidden.
 """
@@ -23,7 +23,7 @@ class ViewResponses:
     prompt. `prompt_ids[i]`, `image_index[i]` and `response_ids[i]` belong to pair i.
 
     `preferred_under` names another view of the batch whose responses are equally long: scored are then, at the places
-    of this view's own tokens, the tokens that the policy would rather write there under the other view."""
+    of this view's own tokens, the tokens that the policy prefers there under the other view."""
 
     prompt_ids: list[Tensor]
     image_index: list[list[int]]
@@ -76,7 +76,7 @@ class PairBatch:
     number of placeholder tokens of distinct image k: with it, pairs that share an image, or an image and a prompt,
     become one tree; without it every pair is a tree of its own. `reference[i]` holds reference log-probs (chosen [c],
     rejected [r]) that were computed before. `views` are further responses that an objective compares with, `auxiliary`
-    answers to other questions that are learnt beside the pairs."""
+    answers to other questions that are learnt with the pairs."""
 
     ids: list[str]
     prompt_ids: list[Tensor]
@@ -111,8 +111,8 @@ class PairBatch:
         )
 
     def paths(self) -> list[ResponsePath]:
-        """What is scored: chosen, rejected, chosen, … of the pairs, then each view's responses, all with the prompt and
-        images they follow."""
+        """The scored paths: chosen, rejected, chosen, … of the pairs, then each view's responses, all with the prompt
+        and images they follow."""
         paths: list[ResponsePath] = []
         for i, prompt in enumerate(self.prompt_ids):
             paths.append(ResponsePath(prompt.tolist(), self.chosen_ids[i].tolist(), self.image_index[i]))

@@ -168,7 +168,7 @@ class PairScorer(nn.Module):
             return 0.0
         trained = [p for root in vision_modules(self._vlm) for p in root.parameters() if p.requires_grad]
         tied = [p.flatten()[:1] for p in trained if not hasattr(p, "ds_id") and not isinstance(p, DTensor)]
-        if len(tied) < len(trained) and features is not None:  # cut up: reached through the tower alone
+        if len(tied) < len(trained) and features is not None:  # sharded: reached through the tower alone
             tied += [feature.flatten()[:1] for feature in features.pooler_output]
         return 0.0 * torch.cat([value.float() for value in tied]).nan_to_num().sum() if tied else 0.0
 
@@ -201,7 +201,7 @@ class PairScorer(nn.Module):
         policy: SegmentLogps,
         reference: SegmentLogps | None,
     ) -> None:
-        """Replace the views that ask for what the policy would rather write under another view."""
+        """Replace the views that ask for the tokens that the policy prefers under another view."""
         assert policy.states is not None
         names = list(batch.views)
         best = policy.best.split(layout.lengths)

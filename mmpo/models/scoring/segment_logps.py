@@ -27,8 +27,8 @@ from mmpo.types import Hidden
 
 
 class SegmentLogps(NamedTuple):
-    """Log-probs [n] of the scored tokens in the layout's order, and whether each is the model's first choice. If asked
-    for: the `hidden` states that an objective reads, one scored segment after the other, the `states` [n, h] that
+    """Log-probs [n] of the scored tokens in the layout's order, and whether each is the model's first choice. On
+    request: the `hidden` states that an objective reads, one scored segment after the other, the `states` [n, h] that
     predict the tokens, and with them `best`, the first choices."""
 
     logps: Tensor
@@ -50,7 +50,7 @@ def segment_logps(
     """Log-probs of every scored token of a layout; `features` come from `encode_images`. `hidden` names further states
     to return, `states` keeps those that the tokens were predicted from, and the first choices."""
     if layout.plan is not None and hidden is not None and hidden.span == "sequence":
-        layout = replace(layout, plan=replace(layout.plan, read=None))  # the states of other tokens are asked for
+        layout = replace(layout, plan=replace(layout.plan, read=None))  # the states of other tokens are wanted
     with capture(vlm, hidden) as captured, keeping_less(vlm.base):
         if vlm.family.features == "own":
             rows = unknown.hidden_states(vlm, layout, features)
@@ -79,7 +79,7 @@ def plain_rows(vlm: VLM, trees: Sequence[Tree], image_inputs: Mapping[str, Tenso
 
 
 def rules_of(vlm: VLM) -> AttentionRules:
-    """Who sees whom in this model."""
+    """The rules by which tokens of this model attend to one another."""
     text = vlm.config.get_text_config()
     layers = getattr(text, "layer_types", None)
     window = getattr(text, "sliding_window", None) if layers is None or "sliding_attention" in layers else None

@@ -7,7 +7,7 @@ package, exact, differentiable, and the plan travels as a keyword argument, so c
 one. Without a plan it is the stock SDPA function.
 
 Families whose images or prompts see themselves in both directions, and layers with a sliding window that is shorter
-than a path, get masks on the same calls (`mmpo.models.tree.segments`); a layer tells its window itself.
+than a path, get masks on the same calls (`mmpo.models.tree.segments`); a layer passes its window itself.
 
 A plan may instead ask for one call of another kernel (`mmpo.models.tree.kernels`); which one is chosen in
 `mmpo.models.tree.backends`.
@@ -57,7 +57,7 @@ class CallPlan:
 
     @property
     def in_place(self) -> bool:
-        """Whether keys are better read where they are, what lies between hidden by the mask, than copied together."""
+        """True if keys are better read where they are, with the gaps masked, than copied together."""
         return bool(self.ranges) and 5 * self.width >= 4 * self.ranges[-1][1]
 
 
@@ -66,7 +66,7 @@ class TreePlan:
     """The calls of every tree of a packed row; `lengths` are the trees' token counts, `longest` is the longest path,
     `window` the sliding window that the calls' `near` masks are made for. With `marks` the row goes through
     FlexAttention instead, with `sequences` through a variable-length kernel; `calls` is then empty. `read` are the
-    rows whose last hidden states are asked for (None: all): scored tokens and what predicts them; `unread` says how
+    rows whose last hidden states are read (None: all): scored tokens and what predicts them; `unread` says how
     many of each tree's first rows are not."""
 
     lengths: list[int]
@@ -92,7 +92,7 @@ class TreePlan:
         return self
 
     def cuts(self, window: int | None) -> bool:
-        """Whether a layer's sliding window hides anything. Raises `UserError` for one that the plan doesn't know."""
+        """True if a layer's sliding window hides anything. Raises `UserError` for one that the plan wasn't made for."""
         if window is None or window >= self.longest:
             return False
         if window != self.window:

@@ -1,4 +1,4 @@
-"""How attention over trees is computed, chosen when scoring is set up.
+"""Back ends of attention over trees, chosen when scoring is set up.
 
     plain    a few ordinary SDPA calls a tree, with masks where a family needs them     everywhere
     dense    one SDPA call a tree under its whole mask; slow, to compare with           everywhere
@@ -34,7 +34,7 @@ _TOLERANCE = {torch.float32: 1e-2, torch.bfloat16: 5e-2, torch.float16: 2e-2}
 
 
 def choose_attention(asked: Attention, vlm: VLM) -> AttentionBackend:
-    """The back end for this model. Raises `UserError` with the reason where the one that is asked for can't be used."""
+    """The back end for this model. Raises `UserError` with the reason where the requested one can't be used."""
     if asked not in get_args(Attention):
         raise UserError(f"attention={asked!r} is unknown", hint=f"one of {', '.join(get_args(Attention))}")
     if asked == "plain" or asked == "dense":
@@ -78,7 +78,7 @@ def unsupported_reason(backend: AttentionBackend, vlm: VLM) -> str:
 
 
 def kernel_problem(backend: AttentionBackend, vlm: VLM) -> str:
-    """What is wrong with a back end's kernel on this machine, for heads like this model's; empty if nothing is."""
+    """The problem of a back end's kernel on this machine, for heads like this model's, or an empty text."""
     text = vlm.config.get_text_config()
     heads = int(text.num_attention_heads)
     size = int(getattr(text, "head_dim", None) or text.hidden_size // heads)

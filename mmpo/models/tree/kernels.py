@@ -1,6 +1,6 @@
 """Two kernels that attend over a whole packed row of trees at once: FlexAttention and variable-length FlashAttention.
 
-Both are told about the trees in their own way. FlexAttention asks, pair by pair, whether a token sees another: with
+Each gets the trees in its own form. FlexAttention asks, pair by pair, whether a token sees another: with
 whole subtrees contiguous in the row, token k is seen by exactly the tokens from k to the end of its segment's subtree,
 so three numbers a token say it all (`Marks`). FlashAttention takes sequences: a segment's queries against the keys of
 its path, gathered one after another, causal and aligned at the last key (`Sequences`); Wang & Hegde 2024
@@ -31,7 +31,7 @@ FLEX_BLOCK = 128
 
 @dataclass
 class Marks:
-    """Who sees whom, as numbers of each row token [s], int32.
+    """Visibility between tokens, as numbers of each row token [s], int32.
 
     Row token k is seen by the tokens q with k <= q < `reach[k]`. `place` counts along a token's path. Tokens of one
     block see each other in both directions: `block` is the row index of the block's first token, -1 outside of blocks.
@@ -74,7 +74,7 @@ class Marks:
     def visible(self, *, windowed: bool) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
         """FlexAttention's question, as a function of batch, head, query and key."""
         reach, place, block = self.reach, self.place, self.block
-        window = self.window or 0  # asked for only where there is one
+        window = self.window or 0  # called only where there is one
         in_blocks = bool((block >= 0).any())
 
         def below(q: Tensor, k: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def flex_attention(
 def _flex(device: str) -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention as call
 
-    # Rows differ in length: compiled for each anew, a batch would take many seconds.
+    # Rows differ in length: compiled again for each, a batch would take many seconds.
     return cast(Callable[..., Tensor], torch.compile(call, dynamic=True) if device == "cuda" else call)
 
 

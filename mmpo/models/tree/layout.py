@@ -1,6 +1,6 @@
 """The tree of segments and its layout in one row.
 
-Whatever shares a beginning shares its computation: two responses to one prompt, many questions about one image,
+A shared beginning is computed once: two responses to one prompt, many questions about one image,
 samples of each question. A *tree* is a list of segments, root first, parents before their children. A token sees the
 segments on its path to the root and the earlier tokens of its own segment; its position counts along that path.
 
@@ -58,7 +58,7 @@ __all__ = [
 ]
 
 AttentionBackend = Literal["plain", "dense", "flex", "varlen"]
-"""How attention over a packed row is computed, see `mmpo.models.tree.backends`."""
+"""The computation of attention over a packed row, see `mmpo.models.tree.backends`."""
 
 MOST_KEYS = 4
 """A variable-length call copies the keys of a segment's path for each segment: two times the row for a pair, but fifty
@@ -209,7 +209,7 @@ def unshared(
     pad_id: int = 0,
 ) -> TreeBatch:
     """One right-padded row per scored segment [rows, s], with an ordinary 2-D mask: the layout every model
-    understands. Families with blocks are told about them as `token_type_ids`, from which they make their own masks.
+    understands. Families with blocks get them as `token_type_ids`, from which they make their own masks.
     """
     positions = positions or SequentialPositions(position_base)
     rows: list[list[int]] = []

@@ -1,4 +1,4 @@
-"""Where tokens are: the position of every token of a segment, and of what follows it.
+"""Positions of tokens: of every token of a segment, and of what follows it.
 
 Most language models count along the path. Models with multimodal rotary positions (the Qwen-VL families) give a token
 three coordinates (time, height, width); there the model's own `get_rope_index` is asked, segment by segment, so that
@@ -56,7 +56,7 @@ class GridPositions:
         if not segment.images or not self._grids:
             end = start + len(segment.ids)
             return torch.arange(start, end).expand(3, -1), end
-        ids = torch.tensor([[*segment.ids, self._vlm.pad_id]])  # one text token more: it tells where the next begins
+        ids = torch.tensor([[*segment.ids, self._vlm.pad_id]])  # one text token more: it shows where the next begins
         types = token_types_of(self._vlm, ids)
         grids = self._of(segment.images)
         merged = self._vlm.config.vision_config.spatial_merge_size**2
@@ -85,7 +85,7 @@ class GridPositions:
 
 
 def token_types_of(vlm: VLM, ids: Tensor) -> Tensor:
-    """What Qwen's code calls `mm_token_type_ids`: 0 for text, 1 for image tokens, 2 for video tokens."""
+    """`mm_token_type_ids` of Qwen's code: 0 for text, 1 for image tokens, 2 for video tokens."""
     types = (ids == vlm.image_token_id).int()
     for kind, token in enumerate(vlm.visual_token_ids[1:], start=2):
         types += kind * (ids == token).int()
@@ -93,7 +93,7 @@ def token_types_of(vlm: VLM, ids: Tensor) -> Tensor:
 
 
 def positions_of(vlm: VLM, image_inputs: Mapping[str, Tensor] | None = None) -> Positions:
-    """How this model's family places tokens; `image_inputs` are the processor's tensors of the distinct images."""
+    """The position rule of this model's family; `image_inputs` are the processor's tensors of the distinct images."""
     if vlm.family.grid_positions:
         return GridPositions(vlm, image_inputs or {})
     return SequentialPositions(vlm.family.position_base)

@@ -1,4 +1,4 @@
-"""Trees of segments: who sees whom, and in which attention calls.
+"""Trees of segments: which tokens attend to which, and in which attention calls.
 
 A token sees the segments on its path to the root and the earlier tokens of its own segment. A family may add to that
 (`AttentionRules`): images or whole prompts that see themselves in both directions, and layers that look back only so
@@ -43,7 +43,7 @@ Tree = Sequence[Segment]
 
 @dataclass(frozen=True)
 class AttentionRules:
-    """What a family adds to "ancestors and own past".
+    """A family's additions to attention to "ancestors and own past".
 
     `blocks`: tokens that see each other in both directions: "images", each run of `image_token_id`; "prompt", all of
     the root. `window`: layers with a sliding window see only the last so many tokens of their path, themselves
@@ -102,7 +102,7 @@ def path(tree: Tree, index: int) -> list[int]:
 
 
 def row_starts(tree: Tree, order: Sequence[int]) -> list[int]:
-    """Where each segment starts in the row."""
+    """The index in the row at which each segment starts."""
     start, cursor = [0] * len(tree), 0
     for node in order:
         start[node] = cursor
@@ -111,7 +111,7 @@ def row_starts(tree: Tree, order: Sequence[int]) -> list[int]:
 
 
 def path_starts(tree: Tree) -> list[int]:
-    """How many tokens precede each segment on its path."""
+    """The number of tokens that precede each segment on its path."""
     before = [0] * len(tree)
     for node, segment in enumerate(tree):
         if segment.parent is not None:
@@ -152,7 +152,7 @@ def visibility(tree: Tree, rules: AttentionRules = CAUSAL, *, windowed: bool = F
 
 
 def token_types(segment: Segment, rules: AttentionRules) -> Tensor:
-    """[n] the token types that tell a family's own mask code about blocks: 1 for image tokens ("images"), 0 for prompt
+    """[n] the token types from which a family's own mask code makes blocks: 1 for image tokens ("images"), 0 for prompt
     and 1 for response tokens ("prompt")."""
     if rules.blocks == "images":
         return _image_tokens(segment, rules).long()
@@ -189,7 +189,7 @@ def _same_block(tree: Tree, order: Sequence[int], rules: AttentionRules) -> Tens
 
 
 def marks_of(tree: Tree, order: Sequence[int], rules: AttentionRules = CAUSAL) -> Marks:
-    """What FlexAttention has to know of each token."""
+    """The numbers of each row token from which FlexAttention's mask is made."""
     sizes = [len(segment.ids) for segment in tree]
     start, before = row_starts(tree, order), path_starts(tree)
     end = [first + size for first, size in zip(start, sizes, strict=True)]
@@ -207,7 +207,7 @@ def marks_of(tree: Tree, order: Sequence[int], rules: AttentionRules = CAUSAL) -
 
 
 def sequences_of(tree: Tree, order: Sequence[int], offset: int = 0) -> list[tuple[int, list[tuple[int, int]]]]:
-    """What a variable-length call has to know: for the spine and each further segment, the number of queries and the
+    """The sequences of a variable-length call: for the spine and each further segment, the number of queries and the
     row ranges of its path. The tree begins at row place `offset`."""
     sizes = [len(segment.ids) for segment in tree]
     start = row_starts(tree, order)
@@ -220,7 +220,7 @@ def sequences_of(tree: Tree, order: Sequence[int], offset: int = 0) -> list[tupl
 
 
 def spine_of(tree: Tree, order: Sequence[int]) -> int:
-    """How many segments the spine has: the root and its chain of first children, contiguous in the row."""
+    """The number of segments of the spine: the root and its chain of first children, contiguous in the row."""
     spine = 1
     while spine < len(order) and tree[order[spine]].parent == order[spine - 1]:
         spine += 1
@@ -236,7 +236,7 @@ def plan_dense(tree: Tree, rules: AttentionRules = CAUSAL) -> list[CallPlan]:
 
 
 def plan_calls(tree: Tree, order: Sequence[int], rules: AttentionRules = CAUSAL) -> list[CallPlan]:
-    """How to attend within one tree: one causal call over the spine, then groups of the remaining segments, each
+    """The attention calls of one tree: one causal call over the spine, then groups of the remaining segments, each
     against exactly the ancestors it needs."""
     start = row_starts(tree, order)
     sizes = [len(segment.ids) for segment in tree]
@@ -302,7 +302,7 @@ def _apply_rules(tree: Tree, calls: Sequence[CallPlan], rules: AttentionRules) -
 
 
 def _is_causal(allowed: Tensor) -> bool:
-    """Whether a part [queries, keys] is the plain mask aligned to its last key."""
+    """True if a part [queries, keys] is the causal mask aligned to its last key."""
     queries, keys = allowed.shape
     return bool(torch.equal(allowed, torch.ones_like(allowed).tril(keys - queries)))
 

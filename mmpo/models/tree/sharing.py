@@ -1,6 +1,6 @@
 """Finds what prompts have in common and lays it out as trees, so that every shared beginning is computed once.
 
-Nobody has to say what is shared. Two responses to one prompt, the 3 x 3 pairs of rewritten variants, several
+Shared parts are found, never declared. Two responses to one prompt, the 3 x 3 pairs of rewritten variants, several
 questions about one image, a prompt and its perturbed twin: each is a set of paths (a prompt with its images, then a
 response), and paths whose prompts begin alike, images included, become branches of one tree.
 
@@ -20,7 +20,7 @@ import numpy as np
 from mmpo.models.tree.layout import Segment
 
 Sharing = Literal["auto", "on", "off"]
-"""Whether common beginnings are computed once: wherever that is exact on this model, always, or never."""
+"""Sharing of common beginnings: wherever that is exact on this model, always, or never."""
 
 LEAST_SHARED = 64
 """Common beginnings shorter than this many tokens are computed twice: another branch costs attention calls."""
@@ -136,7 +136,7 @@ def _symbols(
 
 
 def _common(symbols: Sequence[np.ndarray], members: Sequence[int], start: int) -> int:
-    """How far the members agree, from `start` on."""
+    """The end of the stretch from `start` on in which all members agree."""
     first = symbols[members[0]]
     end = len(first)
     for member in members[1:]:

@@ -1,4 +1,4 @@
-"""Which part of a picture each of its tokens stands for, in every family (`mmpo.data.layouts.token_grid`)."""
+"""The part of a picture that each of its tokens stands for, in every family (`mmpo.data.layouts.token_grid`)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def token_map(vlm: VLM, size: tuple[int, int], processed: ProcessedImages, index
 
 
 def _grid(first: int, rows: int, columns: int, *, extra: int = 0) -> np.ndarray:
-    """Token numbers in reading order; `extra` tokens stand behind each row."""
+    """Token numbers in reading order; `extra` tokens stand after each row."""
     return first + np.arange(rows)[:, None] * (columns + extra) + np.arange(columns)[None]
 
 

@@ -1,7 +1,7 @@
 """TARS' perturbation as its released code does it: random tokens of the whole sequence, template, question and response
 alike, drawn with a chance that falls with their similarity to the image.
 
-Commit b2e6288 of KejiaZhang-Robust/TARS. What that code gets wrong is put right by default, and each correction can be
+Commit b2e6288 of KejiaZhang-Robust/TARS. Errors of that code are corrected by default, and each correction can be
 switched off (`mmpo.trainers.settings.DisturbanceSettings`). The number of tokens is a share of each sequence; the code
 counts over the micro-batch with its padding, which at its batch size of one is the same but for the padding.
 """

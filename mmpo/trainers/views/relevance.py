@@ -1,9 +1,9 @@
-"""Which words of a question have nothing to do with the image: the visual-agnostic words that TARS perturbs.
+"""The words of a question that have nothing to do with the image: the visual-agnostic words that TARS perturbs.
 
-Relevance is the cosine of the image's and the word's embedding, each made once and kept beside the pairs. Two sources:
+Relevance is the cosine of the image's and the word's embedding, each made once and kept with the pairs. Two sources:
 
 * a CLIP-like model from transformers (CLIP, SigLIP, …), as the paper uses;
-* the policy itself, where no CLIP is at hand: the mean of the image's projected tokens against the mean of the word's
+* the policy itself, where there is no CLIP: the mean of the image's projected tokens against the mean of the word's
   input embeddings. The two live in one space because the language model reads both, but nothing trained them to be
   near one another when they mean the same: ranks are noisier than CLIP's.
 
@@ -90,7 +90,7 @@ class PolicyEmbedder:
 
 
 class ClipEmbedder:
-    """A CLIP-like model of transformers in `folder`; `template` says how it gets a word."""
+    """A CLIP-like model of transformers in `folder`; `template` is the form in which it gets a word."""
 
     def __init__(
         self, folder: str, store: ImageStore, template: str = "{}", device: torch.device | str = "cpu"
@@ -136,7 +136,7 @@ def _pooled(output: Any) -> Tensor:
 
 
 class RelevanceTable:
-    """Unit vectors of images (by content) and words, filled once and kept in `folder` beside the pairs."""
+    """Unit vectors of images (by content) and words, filled once and kept in `folder` with the pairs."""
 
     def __init__(self, folder: Path, embedder: Embedder, store: ImageStore) -> None:
         name = hashlib.blake2b(embedder.identity.encode(), digest_size=16).hexdigest()

@@ -23,7 +23,7 @@ def view_maker(
     settings: TrainSettings, objective: Objective, vlm: VLM, store: ImageStore, rows: Sequence[EncodedPair]
 ) -> ViewMaker | None:
     """None where the objective compares with nothing but chosen and rejected. The relevance of all words of `rows` is
-    computed now, and kept beside the pairs."""
+    computed now, and kept with the pairs."""
     names = objective.views
     if not names:
         return None

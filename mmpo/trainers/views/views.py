@@ -1,7 +1,7 @@
 """Further views of a pair, made for the objectives that compare with them: answers to a corrupted image, answers to a
 perturbed question, answers of a twin pair.
 
-A view is drawn anew each time a pair is visited, from (seed, pair, visit) alone: the order of the data, the process
+A view is drawn again each time a pair is visited, from (seed, pair, visit) alone: the order of the data, the process
 and the number of loader workers do not matter, and policy and reference see the same.
 """
 

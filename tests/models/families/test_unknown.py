@@ -111,7 +111,7 @@ def test_a_model_that_changes_its_logits_behind_the_head_is_refused() -> None:
     batch = mixed_batch(vlm)
     PairScorer(vlm)(batch)
     vlm.head.register_forward_hook(lambda module, args, logits: logits * 0.25)
-    with pytest.raises(UserError, match="changes its logits behind the head"):
+    with pytest.raises(UserError, match="changes its logits after the head"):
         PairScorer(vlm)(batch)
 
 
