@@ -1,7 +1,10 @@
-"""Records that others wrote: objects in JSON Lines or one JSON list, plain, gzip or UTF-16. Errors name the place."""
+"""Records that others wrote: objects in JSON Lines or one JSON list, plain, gzip or UTF-16, or the rows of a table.
+Errors name the place."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 
 from mmpo.errors import UserError
 from mmpo.files.atomic import write_text
-from mmpo.outside import MAX_FILE, begins_with_list, read_rows, stream_list
+from mmpo.outside import MAX_FILE, begins_with_list, naming, read_rows, read_text, stream_list
 
 
 def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -31,6 +34,19 @@ def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, row
     if where is None:
         raise UserError(f"{path} is empty")
+
+
+def read_table(path: str | Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield (where, row) of a table with a line of column names, separated by commas, or by tabs where that line has
+    one; `where` is `FILE:LINE`, the last line of the row. Raises UserError for a file without rows.
+    """
+    text = read_text(path)
+    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if "\t" in text.partition("\n")[0] else ",")
+    with naming(path, "a table"):
+        for row in reader:
+            yield f"{path}:{reader.line_num}", {key: value or "" for key, value in row.items() if key is not None}
+    if reader.line_num < 2:
+        raise UserError(f"{path} holds no rows")
 
 
 def write_lines(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.data.records import read_records, text_of
+from mmpo.data.records import read_records, read_table, text_of
 from mmpo.errors import UserError
 
 ROWS = [{"a": 1}, {"a": "zwölf"}]
@@ -93,3 +93,21 @@ def test_text_of() -> None:
         text_of({"id": 1}, ("answer", "text"), "f:1")
     with pytest.raises(UserError, match="f:1: `answer` must be text, found null"):
         text_of({"answer": None}, ("answer",), "f:1")
+
+
+def test_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('\ufeffid,text\n1,"two, of\nthem"\n2\n', encoding="utf-8")
+    assert list(read_table(path)) == [
+        (f"{path}:3", {"id": "1", "text": "two, of\nthem"}),
+        (f"{path}:4", {"id": "2", "text": ""}),
+    ]
+    path.write_text("id\ttext\n1\ta, b\n")
+    assert [row for _, row in read_table(path)] == [{"id": "1", "text": "a, b"}]
+    for text in ("", "id,text\n"):
+        path.write_text(text)
+        with pytest.raises(UserError, match="no rows"):
+            list(read_table(path))
+    path.write_text("id,text\n1," + "x" * 200_000 + "\n")
+    with pytest.raises(UserError, match="cannot be read as a table"):
+        list(read_table(path))

@@ -1,7 +1,7 @@
 """What the model says: its descriptions and its answers, kept on disk under everything that decides them.
 
-The model is the expensive part of a build. A unit of work whose descriptions are there already (of a build that was killed,
-or of another one over the same images with the same model and sampling) is not described again.
+The model is the expensive part of a build. A unit of work whose descriptions are there already (of a build that was
+killed, or of another one over the same images with the same model and sampling) is not described again.
 """
 
 from __future__ import annotations

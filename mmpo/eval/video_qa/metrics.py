@@ -7,8 +7,6 @@ own sets (arXiv 2404.01258): a judge that also reads a caption of the video give
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,10 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmpo.data.records import read_records
+from mmpo.data.records import read_records, read_table
 from mmpo.errors import UserError
 from mmpo.eval.statistics.tally import Tally, share
-from mmpo.outside import read_text
 
 Protocol = Literal["zero_shot", "reward"]
 RIGHT_FROM = 3.0
@@ -192,15 +189,10 @@ def _references(path: Path) -> Iterable[tuple[str, str]]:
 
 
 def _table(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    text = read_text(path)
-    delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-    rows = list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
-    if not rows:
-        raise UserError(f"{path} holds no rows")
-    numbered = [(f"{path}:{number}", dict(row)) for number, row in enumerate(rows, start=2)]
-    for _, row in numbered:
-        row.pop("vid_id", None)  # several questions share it
-    return numbered
+    return [
+        (where, {key: value for key, value in row.items() if key != "vid_id"})  # several questions share a video
+        for where, row in read_table(path)
+    ]
 
 
 def _first(row: Mapping[str, Any], keys: Sequence[str]) -> str | None:
