@@ -5,14 +5,14 @@ A benchmark's module holds pure functions that read and score; a thin scorer at 
     @scorer("pope", parsers=tuple(PARSERS), needs=("questions",))
     def score_pope(request: ScoreRequest) -> Scored: ...
 
-Scorers are found in the `score.py` or `task.py` of a benchmark's folder; a plug-in registers its own.
+Scorers are found in the `score.py` or `task.py` of a benchmark's folder; a plug-in registers its own, or has the one of
+`mmpo.eval.by_id`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mmpo.chat import ChatModel
 
 ScoringInput = Literal["questions", "annotations", "judge"]
+YES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,13 @@ class ScoreRequest:
     parser: str | None = None
     judge: ChatModel | None = None
     options: Mapping[str, str] = field(default_factory=dict)
+
+    def flag(self, name: str) -> bool | None:
+        """The option `name`, which is yes or no; None where it is left out. Raises UserError for another word."""
+        value = self.options.get(name)
+        if value is not None and value.lower() not in YES:
+            raise UserError(f"{name} must be yes or no, got {value!r}")
+        return None if value is None else YES[value.lower()]
 
 
 @dataclass(frozen=True)
@@ -88,11 +96,33 @@ class Scorer:
     """
 
     name: str
-    run: Callable[[ScoreRequest], Scored]
+    function: Callable[[ScoreRequest], Scored]
     parsers: tuple[str, ...]
     needs: tuple[ScoringInput, ...]
     options: Mapping[str, str]
     packages: Mapping[str, tuple[Package, ...]] = field(default_factory=dict)
+
+    def run(self, request: ScoreRequest) -> Scored:
+        """The numbers. Raises UserError where nothing at all could be read: a parser's default for every answer is no
+        result.
+        """
+        scored = self.function(request)
+        of = scored.scored if scored.readable_of is None else scored.readable_of
+        if of and scored.unparsed >= of:
+            rule = request.parser or next(iter(self.parsers), "")
+            others = [parser for parser in self.parsers if parser != rule]
+            hint = f"another --parser ({', '.join(others)})? " if others else ""
+            raise UserError(
+                f"{request.answers}: none of the {of:,} answers holds what {self.name}{f' ({rule})' if rule else ''} "
+                "looks for, so there is no number to print",
+                hint=hint + "look at a few answers: is it the right file?",
+            )
+        if not of and scored.read:
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in scored.quarantined.items())
+            raise UserError(
+                f"{request.answers}: none of the {scored.read:,} answers is scored ({reasons or 'all empty'})"
+            )
+        return scored
 
 
 def answers_by_id(
@@ -148,43 +178,20 @@ def scorer(
     taken."""
 
     def register(function: Callable[[ScoreRequest], Scored]) -> Callable[[ScoreRequest], Scored]:
-        run = partial(_readable, name, function, parsers)
         if not function.__module__.startswith("mmpo."):  # mmpo's own come first, so that no plug-in takes their names
             _import_own()
-        made = Scorer(name, run, parsers, needs, dict(options or {}), dict(packages or {}))
+        made = Scorer(name, function, parsers, needs, dict(options or {}), dict(packages or {}))
         SCORERS.add(name, made, module=function.__module__)
         return function
 
     return register
 
 
-def _readable(
-    name: str, function: Callable[[ScoreRequest], Scored], parsers: tuple[str, ...], request: ScoreRequest
-) -> Scored:
-    """What every scorer's result passes. Raises UserError where nothing at all could be read: a parser's default for
-    every answer is no result.
-    """
-    scored = function(request)
-    of = scored.scored if scored.readable_of is None else scored.readable_of
-    if of and scored.unparsed >= of:
-        rule = request.parser or next(iter(parsers), "")
-        others = [parser for parser in parsers if parser != rule]
-        hint = f"another --parser ({', '.join(others)})? " if others else ""
-        raise UserError(
-            f"{request.answers}: none of the {of:,} answers holds what {name}{f' ({rule})' if rule else ''} looks for, "
-            "so there is no number to print",
-            hint=hint + "look at a few answers: is it the right file?",
-        )
-    if not of and scored.read:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in scored.quarantined.items())
-        raise UserError(f"{request.answers}: none of the {scored.read:,} answers is scored ({reasons or 'all empty'})")
-    return scored
-
-
 def scorers() -> dict[str, Scorer]:
     """Every scorer there is, by benchmark."""
     _import_own()
-    return dict(sorted(SCORERS.items()))
+    made: dict[str, Scorer] = import_module("mmpo.eval.by_id").scorers_by_id()  # it needs this file
+    return dict(sorted({**made, **SCORERS}.items()))
 
 
 def _import_own() -> None:

@@ -119,6 +119,12 @@ class QuestionTask(Task[S], Generic[S, Q]):
     def parts(self, given: Sequence[tuple[Q, Response]]) -> list[Part]:
         """Score questions with their replies."""
 
+    def id_of(self, question: Q) -> str:
+        """What a question is called in files of answers made elsewhere."""
+        if not hasattr(question, "id"):
+            raise UserError(f"{type(self).__name__} doesn't say how its questions are called", hint="define id_of")
+        return str(question.id)
+
     def requests(self) -> Sequence[Request]:
         return list(dict.fromkeys(map(self.request, self.questions)))
 

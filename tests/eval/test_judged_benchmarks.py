@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmpo.errors import UserError
-from mmpo.eval.hallusionbench import metrics as hb
+from mmpo.eval.hallusionbench import files as hb
 from mmpo.eval.harness import evaluate
 from mmpo.eval.mmhal import metrics as mmhal
 from mmpo.eval.protocol import Response

@@ -28,7 +28,7 @@ from mmpo.data.video_lists import read_videos
 from mmpo.data_builders.mia import plan as mia_plan
 from mmpo.eval.amber import files as amber_files
 from mmpo.eval.chair import metrics as chair
-from mmpo.eval.hallusionbench import metrics as hallusionbench
+from mmpo.eval.hallusionbench import files as hallusionbench
 from mmpo.eval.mme import files as mme_files
 from mmpo.eval.mmhal import metrics as mmhal
 from mmpo.eval.multi_image import metrics as multi_image

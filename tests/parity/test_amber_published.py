@@ -48,8 +48,8 @@ def test_generative(
     annotations: Annotations, name: str, nouns: Callable[[AmberObjects], Sequence[str]], expected: tuple[float, ...]
 ) -> None:
     items = [item for item in annotations.items.values() if isinstance(item, AmberObjects)]
-    rows = [amber.describe(item, nouns(item), annotations, Exact()) for item in items]
-    assert tuple(amber.published_generative(rows).values()) == expected
+    counts = [amber.describe(item, nouns(item), annotations, Exact()).counts for item in items]
+    assert tuple(amber.published_generative(counts).values()) == expected
 
 
 def test_why_naming_everything_does_not_cover_everything(annotations: Annotations) -> None:
@@ -60,7 +60,7 @@ def test_why_naming_everything_does_not_cover_everything(annotations: Annotation
         for item in items
     }
     assert (sum(shadowed.values()), sum(map(bool, shadowed.values()))) == (335, 275)
-    first = [amber.describe(item, item.truth, annotations, Exact(), "names-first") for item in items]
+    first = [amber.describe(item, item.truth, annotations, Exact(), "names-first").counts for item in items]
     assert amber.published_generative(first)["Cover"] == 98.3  # what is left: safe words, and words listed twice
 
 

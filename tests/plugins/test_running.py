@@ -128,3 +128,27 @@ def test_two_processes_train_with_it(mmpo: Invoke, mine: Path, here: Path, tiny_
     assert list(settings["plugins"]) == ["absent_objects"]
     assert (here / "out/train/adapter/adapter_model.safetensors").exists()
     assert "no record of" not in (here / "out/run.log").read_text()
+
+
+def test_its_benchmark_scores_answers_made_elsewhere(mmpo: Invoke, here: Path, photos: Path, example: Path) -> None:
+    """Four pictures with a dog or a cat, each asked for the other."""
+    said = ["Yes.", "No.", "Yes, it is there.", "Hm."]
+    rows = [{"id": f"{number}.png", "answer": text} for number, text in enumerate(said)]
+    command = ["eval", "score", "absent_yes", "--answers", "answers.jsonl", "--annotations", "photos/annotations.jsonl"]
+    command += ["--plugin", "absent_objects", "--json"]
+
+    def scored(rows: list[dict[str, str]], *more: str) -> dict:
+        (here / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        result = mmpo(*command, *more)
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    found = scored([*rows, {"id": "9.png", "answer": "No."}])
+    assert (found["false_yes"], found["unparsed"]) == (0.5, 1) and found["intervals"]["false_yes"][0] < 0.5
+    assert (found["read"], found["scored"]) == (5, 4)
+    fewer = scored(rows[1:], "--set", "parser=official")
+    assert fewer["false_yes"] == 2 / 3  # the official rule takes what says neither for yes
+    assert "parser official" in fewer["conventions"][0] and fewer["warnings"] == ["1 of 4 questions have no answer"]
+    for option, message in (("parser=mine", "--set parser: Input should be"), ("mine=1", "has no option 'mine'")):
+        refused = mmpo(*command, "--set", option)
+        assert refused.exit_code == 2 and message in refused.stderr

@@ -57,7 +57,7 @@ class DescribedRow:
     counts: tuple[int, ...]
 
 
-_NOUNS, _WRONG, _COVERED, _TRUTH, _COG, _TARGETS, _COG_NOUNS, _IMAGES, _WRONG_IMAGES = range(9)
+_NOUNS, _WRONG, _COVERED, _TRUTH, _COG, _TARGETS, _COG_NOUNS, _IMAGES, _WRONG_IMAGES, SILENT = range(10)
 
 
 def describe(
@@ -96,7 +96,7 @@ def describe(
             wrong.append(noun)
     counts = (
         len(nouns), len(wrong), len(covered), len(item.truth), len(cognitive), len(item.hallu), cognitive_nouns, 1,
-        int(bool(wrong)),
+        int(bool(wrong)), int(not nouns),
     )  # fmt: skip
     return DescribedRow(
         id=item.id,
@@ -131,11 +131,13 @@ def generative_metrics(cog_denominator: CogDenominator = "targets") -> tuple[Met
     )
 
 
-def published_generative(rows: Iterable[DescribedRow], cog_denominator: CogDenominator = "targets") -> dict[str, float]:
-    """The script's four numbers: percent with one decimal, denominators from 0.001 (which shows in tiny inputs only:
-    one wrong noun of one is 99.9).
+def published_generative(
+    counts: Array | Sequence[Sequence[int]], cog_denominator: CogDenominator = "targets"
+) -> dict[str, float]:
+    """The script's four numbers of `counts` [n, 10]: percent with one decimal, denominators from 0.001 (which shows in
+    tiny inputs only: one wrong noun of one is 99.9).
     """
-    total = np.array([row.counts for row in rows], dtype=np.float64).reshape(-1, 9).sum(0)
+    total = np.array(counts, dtype=np.float64).reshape(-1, 10).sum(0)
     cog = (_COG, _TARGETS) if cog_denominator == "targets" else (_COG_NOUNS, _NOUNS)
     free = (total[_IMAGES] - total[_WRONG_IMAGES]) / (total[_IMAGES] + SEED)
     return {

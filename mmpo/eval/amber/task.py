@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from mmpo.errors import UserError
 from mmpo.eval.amber import files
 from mmpo.eval.amber import metrics as amber
 from mmpo.eval.amber.files import AmberLabel, AmberObjects, Query
-from mmpo.eval.amber.score import answer_all, describe_all, rules
 from mmpo.eval.amber.settings import AmberSettings
+from mmpo.eval.amber.words import NounReader, Similarity, open_similarity
 from mmpo.eval.protocol import Part, Request, Response, cut_off
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.files.atomic import write_text
@@ -22,6 +23,7 @@ class Amber(QuestionTask[AmberSettings, Query]):
     """Descriptions and yes/no questions of AMBER's images."""
 
     partial = True
+    annotations: files.Annotations
 
     def __init__(self, settings: AmberSettings, context: Context) -> None:
         super().__init__(settings, context)
@@ -33,20 +35,12 @@ class Amber(QuestionTask[AmberSettings, Query]):
         self.annotations = files.read_annotations(data)
         paths = [Path(file) for file in self.settings.queries] or [data / "query" / "query_all.json"]
         self.questions = self._wanted([query for path in paths for query in files.read_queries(path)], context.limit)
-        self.rules = rules(
-            self.annotations,
-            words=self.settings.words,
-            similarity=self.settings.similarity,
-            order=self.settings.order,
-            cog_denominator=self.settings.cog_denominator,
-            parser=self.settings.parser,
-        )
         suffix = self.settings.prompt_suffix
         self.conventions = [
             f"AMBER: {len(self.questions)} queries of {', '.join(path.name for path in paths)}; greedy, at most "
             f"{self.settings.max_new_tokens} tokens for a description and {self.settings.yes_no_tokens} for an answer; "
             + (f"questions followed by {suffix!r}" if suffix else "questions alone"),
-            *self.rules.conventions,
+            *self.rules,
             "AMBER: numbers are plain sums over images; `mmpo eval score amber` prints them rounded as the script does",
         ]
 
@@ -67,6 +61,28 @@ class Amber(QuestionTask[AmberSettings, Query]):
             raise UserError(f"the queries hold none of {', '.join(self.settings.parts)}")
         return kept
 
+    @cached_property
+    def nouns(self) -> NounReader:
+        """How nouns are found."""
+        return NounReader(self.settings.words, self.annotations.words)
+
+    @cached_property
+    def similarity(self) -> Similarity:
+        """Which words mean the same."""
+        return open_similarity(self.settings.similarity)
+
+    @property
+    def rules(self) -> list[str]:
+        """What the numbers follow, for their reader."""
+        own = self.settings
+        cog = "the expected words, as the script" if own.cog_denominator == "targets" else "the nouns, as the paper"
+        return [
+            f"AMBER nouns: {self.nouns.identity}",
+            f"AMBER similar words: {self.similarity.identity}",
+            f"AMBER search order: {own.order}; Cog as a share of {cog}",
+            f"AMBER yes/no answers: parser {own.parser}; the positive class is no",
+        ]
+
     def parts(self, given: Sequence[tuple[Query, Response]]) -> list[Part]:
         images = {query.id: query.image for query, _ in given}
         by_id = {query.id: (query, reply) for query, reply in given}
@@ -76,11 +92,15 @@ class Amber(QuestionTask[AmberSettings, Query]):
         parts: list[Part] = []
         if described:
             own = [by_id[item.id] for item in described]
-            rows = describe_all(described, [reply.text for _, reply in own], self.annotations, self.rules)
+            nouns = self.nouns.read(reply.text for _, reply in own)
+            rows = [
+                amber.describe(item, found, self.annotations, self.similarity, self.settings.order)
+                for item, found in zip(described, nouns, strict=True)
+            ]
             tally = amber.generative_tally(rows, images, self.settings.cog_denominator)
             parts.append(Part("generative", tally, len(rows), cut_off(own)))
         if asked:
-            read = answer_all(asked, [by_id[item.id][1].text for item in asked], self.rules)
+            read = {item.id: amber.read_answer(by_id[item.id][1].text, self.settings.parser) for item in asked}
             for line, members in amber.groups(asked).items():
                 own = [by_id[item.id] for item in members]
                 parts.append(

@@ -1,4 +1,4 @@
-"""CHAIR on descriptions made elsewhere: who has which objects, from every file that people have, and the scorer."""
+"""CHAIR on descriptions made elsewhere."""
 
 from __future__ import annotations
 
@@ -6,36 +6,18 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from mmpo.data.annotations.coco import is_coco
-from mmpo.data.annotations.read import read_annotations, read_coco_folder
 from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.errors import UserError
 from mmpo.eval.chair import metrics as chair
-from mmpo.eval.image_ids import by_names
+from mmpo.eval.chair.settings import ChairSettings
+from mmpo.eval.chair.task import Chair
+from mmpo.eval.descriptions import annotated_images, described, known_of, responses, vocabulary_read
+from mmpo.eval.protocol import AnnotatedSet
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
+from mmpo.eval.task import Context
 from mmpo.files.atomic import write_text
-from mmpo.outside import begins_with_list
 from mmpo.text.object_words import WORDS, object_reader
 from mmpo.text.vocabulary import ObjectVocabulary
-
-YES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def annotated_images(path: str | Path, captions: str | Path | None = None) -> list[AnnotatedImage] | None:
-    """The images of COCO instances (with `captions`, COCO's captions file), of COCO's annotations folder, of mmpo's
-    JSON Lines, or of Visual Genome; None where `path` is a table `{"image_id": [objects]}`.
-    """
-    path = Path(path)
-    if path.is_dir():
-        if captions is not None:
-            raise UserError(f"{captions}: {path} is a folder, its captions files are found by name")
-        return list(read_coco_folder(path))
-    if path.suffix == ".jsonl" or is_coco(path) or begins_with_list(path):
-        return list(read_annotations(path, captions=captions))
-    if captions is not None:
-        raise UserError(f"{captions}: a captions file goes with COCO instances, and {path} is a table of objects")
-    return None
 
 
 def objects_by_image(
@@ -67,27 +49,6 @@ def write_objects(path: str | Path, truth: Mapping[str, Collection[str]]) -> Non
     write_text(path, json.dumps({image: list(objects) for image, objects in truth.items()}, ensure_ascii=False) + "\n")
 
 
-def flag(value: str | None, name: str) -> bool | None:
-    """An option that is yes or no. Raises UserError for any other word."""
-    if value is None:
-        return None
-    if value.lower() not in YES:
-        raise UserError(f"{name} must be yes or no, got {value!r}")
-    return YES[value.lower()]
-
-
-def described(request: ScoreRequest) -> dict[str, tuple[str, str]]:
-    """Each image's description and the file and line it stands at, by the keys that the options name."""
-    keys = request.options.get("image_key", "image_id"), request.options.get("caption_key", "caption")
-    return chair.located_captions(request.answers, *keys)
-
-
-def vocabulary_read(request: ScoreRequest, vocabulary: ObjectVocabulary) -> str:
-    """The vocabulary, in words for the reader of a result."""
-    choice = request.options.get("vocabulary", "auto")
-    return f"vocabulary: {choice} ({len(vocabulary)} objects), {chair.phrases(vocabulary)}"
-
-
 @scorer(
     "chair",
     needs=("annotations",),
@@ -107,23 +68,19 @@ def score_chair(request: ScoreRequest) -> Scored:
     assert request.annotations is not None
     options = request.options
     words = options.get("words", "rules")
-    rules = flag(options.get("published_rules"), "published_rules")
     located = described(request)
     truth, vocabulary = objects_by_image(
         request.annotations,
         options.get("vocabulary", "auto"),
         words=words,
-        published_rules=rules,
+        published_rules=request.flag("published_rules"),
         captions=options.get("captions"),
     )
-    truth = by_names(located, truth)
-    unknown = next((image for image in located if image not in truth), None)
-    if unknown is not None:
-        raise UserError(
-            f"{located[unknown][1]}: image {unknown} has no objects in {request.annotations}",
-            hint="add it there, with an empty list if it shows nothing",
-        )
-    result = chair.score({image: text for image, (text, _) in located.items()}, truth, vocabulary, words=words)
+    truth = known_of(located, truth, f"has no objects in {request.annotations}")
+    reader = object_reader(words, vocabulary)
+    settings = ChairSettings.model_validate({"words": words})
+    images = [AnnotatedImage(name, name, Path(), None, None) for name in located]
+    result = Chair(settings, Context(AnnotatedSet(images, truth, vocabulary))).result(responses(images, located))
     if "sentences" in options:
         chair.write_rows(options["sentences"], result)
     if "objects" in options:
@@ -140,7 +97,7 @@ def score_chair(request: ScoreRequest) -> Scored:
         },
         conventions=[
             f"CHAIRs, CHAIRi and Recall in percent, over {len(located)} descriptions; Len in tokens, a phrase is one",
-            f"word forms: {object_reader(words, vocabulary).identity}",
+            f"word forms: {reader.identity}",
             vocabulary_read(request, vocabulary),
         ],
         read=len(located),

@@ -30,13 +30,14 @@ class Chair(QuestionTask[ChairSettings, AnnotatedImage]):
         ]
 
     def parts(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> list[Part]:
-        return [Part(None, self._result(given).tally, len(given), cut_off(given))]
+        return [Part(None, self.result(given).tally, len(given), cut_off(given))]
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         for state, given in responses.items():
-            chair.write_rows(folder / f"sentences_{state}.jsonl", self._result(self.answered(given)))
+            chair.write_rows(folder / f"sentences_{state}.jsonl", self.result(self.answered(given)))
 
-    def _result(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> chair.ChairResult:
+    def result(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> chair.ChairResult:
+        """The descriptions, scored one by one."""
         captions = {image.path: response.text for image, response in given}
         return chair.score(captions, self.material.truth, self.material.vocabulary, words=self.settings.words)
 

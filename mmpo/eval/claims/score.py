@@ -1,45 +1,22 @@
-"""Claims in descriptions made elsewhere: who has which objects, where and how many, and the scorer."""
+"""Claims in descriptions made elsewhere."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.data.evidence import Truth
-from mmpo.errors import UserError
+from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
 from mmpo.eval.chair import metrics as chair
-from mmpo.eval.chair.score import annotated_images, described, flag, vocabulary_read
 from mmpo.eval.claims import metrics as claims
-from mmpo.eval.claims.task import how_read
-from mmpo.eval.image_ids import by_names
+from mmpo.eval.claims.settings import ClaimsSettings
+from mmpo.eval.claims.task import Claims, how_read
+from mmpo.eval.descriptions import annotated_images, described, known_of, responses, vocabulary_read
+from mmpo.eval.protocol import AnnotatedSet
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
+from mmpo.eval.task import Context
 from mmpo.text.scene_claims import KINDS
-from mmpo.text.vocabulary import ObjectVocabulary
-
-
-def truth_by_image(
-    path: str | Path, choice: str = "auto", captions: str | Path | None = None
-) -> tuple[dict[str, Truth], ObjectVocabulary]:
-    """What is known about every image in `path` (see `chair_answers.annotated_images`), by image id and by file name,
-    and the vocabulary that `choice` names. A table of objects says what is there, not how many and where.
-    """
-    images = annotated_images(path, captions)
-    if images is None:
-        table = chair.read_ground_truth(path)
-        vocabulary = chair.vocabulary_for((name for objects in table.values() for name in objects), choice)
-        known = {image: [vocabulary.name_of(name) for name in objects] for image, objects in table.items()}
-        bare = {image: Truth(AnnotatedImage(image, image, Path(), None, None), frozenset()) for image in table}
-        return {
-            image: claims.with_names(bare[image], filter(None, names)) for image, names in known.items()
-        }, vocabulary
-    vocabulary = chair.vocabulary_for((name for image in images for name in image.object_names), choice)
-    by_path = claims.truths(images, {}, vocabulary)
-    truth = {image.id: by_path[image.path] for image in images}
-    for image in images:
-        truth.setdefault(image.path, truth[image.id])
-    return truth, vocabulary
 
 
 @scorer(
@@ -58,20 +35,20 @@ def score_claims(request: ScoreRequest) -> Scored:
     """Wrong claims in percent of those that the annotations decide, overall and by kind."""
     assert request.annotations is not None
     options = request.options
-    exhaustive = flag(options.get("exhaustive"), "exhaustive") or False
+    exhaustive = request.flag("exhaustive") or False
     located = described(request)
-    known, vocabulary = truth_by_image(
-        request.annotations, options.get("vocabulary", "auto"), captions=options.get("captions")
-    )
-    truth = by_names(located, known)
-    unknown = next((image for image in located if image not in truth), None)
-    if unknown is not None:
-        raise UserError(
-            f"{located[unknown][1]}: image {unknown} is not in {request.annotations}",
-            hint="add it there, with an empty list if it shows nothing",
-        )
-    texts = {image: text for image, (text, _) in located.items()}
-    result = claims.score(texts, truth, vocabulary, exhaustive=exhaustive)
+    images = annotated_images(request.annotations, options.get("captions"))
+    if images is None:  # a table says what is there, not how many and where
+        table = chair.read_ground_truth(request.annotations)
+        bare = {image: tuple(map(AnnotatedObject, names)) for image, names in table.items()}
+        images = [AnnotatedImage(image, image, Path(), None, None, objects) for image, objects in bare.items()]
+    names = (name for image in images for name in image.object_names)
+    vocabulary = chair.vocabulary_for(names, options.get("vocabulary", "auto"))
+    known = {image.path: image for image in reversed(images)} | {image.id: image for image in images}
+    meant = known_of(located, known, f"is not in {request.annotations}")
+    shown = [replace(image, path=name) for name, image in meant.items()]
+    task = Claims(ClaimsSettings(exhaustive=exhaustive), Context(AnnotatedSet(shown, {}, vocabulary)))
+    result = task.result(responses(shown, located))
     if "sentences" in options:
         claims.write_rows(options["sentences"], result)
     metrics, known_intervals = numbers(result)

@@ -32,15 +32,16 @@ class Claims(QuestionTask[ClaimsSettings, AnnotatedImage]):
         ]
 
     def parts(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> list[Part]:
-        result = self._result(given)
+        result = self.result(given)
         whole = Part(None, result.overall, len(given), cut_off(given), unparsed=result.silent, total=True)
         return [whole, *(Part(kind, tally, result.texts(kind), 0, view=True) for kind, tally in result.by_kind.items())]
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         for state, given in responses.items():
-            claims.write_rows(folder / f"claims_{state}.jsonl", self._result(self.answered(given)))
+            claims.write_rows(folder / f"claims_{state}.jsonl", self.result(self.answered(given)))
 
-    def _result(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> claims.ClaimsResult:
+    def result(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> claims.ClaimsResult:
+        """The descriptions, judged one by one."""
         captions = {image.path: response.text for image, response in given}
         return claims.score(captions, self.truth, self.material.vocabulary, exhaustive=self.settings.exhaustive)
 

@@ -11,6 +11,8 @@ from mmpo.chat.templates import render
 from mmpo.eval.hallusionbench.metrics import UNCLEAR, HallusionQuestion, figure_zero
 
 CORRECT, SAME = "hallusion_correct", "hallusion_same"
+Verdicts = tuple[list[int], list[int] | None, int]
+"""Verdicts, whether answers say the same (None: not asked), and how many could not be read."""
 MAX_TOKENS = 256
 """A word is enough, but many judges explain it."""
 
@@ -48,11 +50,8 @@ def sameness(
     return [None if zero is None else next(found) for zero in zeros]
 
 
-def verdict(judgement: Judgement[int]) -> int:
-    """What an unparsed or refused judgement counts as: unclear."""
-    return UNCLEAR if judgement.value is None else judgement.value
-
-
-def same_flag(judgement: Judgement[int] | None) -> int:
-    """What an unparsed or refused comparison counts as: not the same."""
-    return 0 if judgement is None or judgement.value is None else judgement.value
+def verdicts(first: Sequence[Judgement[int]], second: Sequence[Judgement[int] | None] | None) -> Verdicts:
+    """What both judges said. An unparsed or refused verdict is unclear, such a comparison: not the same."""
+    right = [UNCLEAR if one.value is None else one.value for one in first]
+    same = None if second is None else [0 if one is None else one.value or 0 for one in second]
+    return right, same, sum(one.value is None for one in first)

@@ -8,12 +8,14 @@ matters little who gives them: a judge, or a yes/no rule.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mmpo.data.records import read_records, text_of
+import numpy as np
+
 from mmpo.errors import UserError
+from mmpo.eval.statistics.statistics import Array, ratio
+from mmpo.eval.statistics.tally import Direction, Metric, Tally, by_image, share
 from mmpo.eval.yes_no import parse
 
 QUESTIONS = 1129
@@ -22,6 +24,44 @@ Cause = Literal["language_hallucination", "visual_illusion", "mixed"]
 CAUSES: tuple[Cause, ...] = ("language_hallucination", "visual_illusion", "mixed")
 
 Key = tuple[str, str, str, str, str]
+
+_COUNTED = (
+    "answers", "right", "groups", "groups_right", "figures", "figures_right", "easy", "easy_right", "hard",
+    "hard_right", "figures_wrong", "known", "said_yes", "yes", "wrong", "wrong_no", "attributed", *CAUSES,
+)  # fmt: skip
+_AT = {name: column for column, name in enumerate(_COUNTED)}
+
+
+def _rate(name: str, above: str, below: str, meaning: str, better: Direction = "higher", **shown: Any) -> Metric:
+    return share(name, _AT[above], _AT[below], better, meaning, **shown)
+
+
+METRICS = (
+    _rate("aAcc", "right", "answers", "share of right answers", headline=1),
+    _rate("qAcc", "groups_right", "groups", "share of questions that are right about every figure of a set"),
+    _rate("fAcc", "figures_right", "figures", "share of figures with every question right"),
+    _rate(
+        "easy_aAcc", "easy_right", "easy", "share of groups about unchanged figures that are right", label="easy groups"
+    ),
+    _rate(
+        "hard_aAcc", "hard_right", "hard", "share of groups about edited figures that are right", label="hard groups"
+    ),
+    Metric(
+        "yes_bias",
+        lambda c: ratio(c[..., _AT["said_yes"]] - c[..., _AT["yes"]], c[..., _AT["answers"]]),
+        "neither",
+        "share of answers yes, less the share that should be",
+        denominator=lambda c: c[..., _AT["answers"]],
+        label="bias to yes",
+    ),
+    _rate("fp_ratio", "wrong_no", "wrong", "of the wrong answers, the share that should be no", "neither"),
+)
+ATTRIBUTION_METRICS = tuple(
+    _rate(
+        name, name, "attributed", f"of the errors with a known cause, the share by {name.replace('_', ' ')}", "neither"
+    )
+    for name in CAUSES
+)
 
 
 @dataclass(frozen=True)
@@ -75,53 +115,6 @@ class HallusionQuestion:
         return self.category == "VS" and self.figure_id == "0"
 
 
-def read_questions(path: str | Path) -> list[HallusionQuestion]:
-    """Read HallusionBench.json, with or without `model_prediction`. Raises UserError naming the entry."""
-    questions: list[HallusionQuestion] = []
-    seen: dict[Key, str] = {}
-    for where, record in read_records(path):
-        question = _question(record, where)
-        if question.key in seen:
-            raise UserError(f"{where}: question {'/'.join(question.key)} is already at {seen[question.key]}")
-        seen[question.key] = where
-        questions.append(question)
-    return questions
-
-
-def join(
-    questions: Sequence[HallusionQuestion], answered: Sequence[HallusionQuestion], *, partial: bool = False
-) -> tuple[list[HallusionQuestion], dict[str, int]]:
-    """The questions with the predictions of an answer file, and how many predictions were left out, by reason.
-
-    Raises UserError where a question is not answered, or an answer is to a question with other words. With `partial`
-    these are left out instead.
-    """
-    known = {question.key: question for question in questions}
-    joined: dict[Key, HallusionQuestion] = {}
-    left_out: dict[str, int] = {}
-    for one in answered:
-        question = known.get(one.key)
-        reason = "unknown_question" if question is None else ""
-        if question is not None and question.question.strip() != one.question.strip():
-            reason = "other_words"
-        if reason and not partial:
-            raise UserError(
-                f"{one.where}: {'/'.join(one.key)} is {reason.replace('_', ' ')} in the question file",
-                hint="are questions and answers of the same release? `--set partial=yes` leaves such answers out",
-            )
-        if reason:
-            left_out[reason] = left_out.get(reason, 0) + 1
-        elif question is not None:
-            joined[one.key] = replace(question, prediction=one.prediction)
-    missing = [question for question in questions if question.key not in joined]
-    if missing and not partial:
-        raise UserError(
-            f"{len(missing)} of {len(questions)} questions have no answer, the first: {missing[0].where}",
-            hint="`--set partial=yes` scores the rest",
-        )
-    return list(joined.values()), left_out
-
-
 def yes_no_verdicts(questions: Sequence[HallusionQuestion], rule: str = "vlmevalkit") -> list[int]:
     """Verdicts without a judge: the prediction's yes or no against the answer; neither is unclear. Raises UserError
     where a question has no answer to compare with.
@@ -143,39 +136,92 @@ def is_right(question: HallusionQuestion, verdict: int) -> bool:
     return verdict == RIGHT or (verdict == UNCLEAR and question.imageless_case)
 
 
-def metrics(
-    questions: Sequence[HallusionQuestion], verdicts: Sequence[int], same: Sequence[int] | None = None
-) -> dict[str, Any]:
-    """Every published number, in percent with 4 decimals (bias numbers as fractions). None is undefined.
-
-    `easy_aAcc` and `hard_aAcc` are group accuracies despite their published names: groups of one question over the
-    figures that are not, or are, edited. `same` (1 if a prediction says the same as its group's figure 0) adds the
-    error attribution.
+def tally(questions: Sequence[HallusionQuestion], verdicts: Sequence[int], same: Sequence[int] | None = None) -> Tally:
+    """Counts by set of figures, which no group of questions crosses, with outcomes by question. `same` (1 if a
+    prediction says the same as its group's figure 0) adds the causes of errors. Raises UserError without questions.
     """
     if not questions:
         raise UserError("there are no answers to score")
     right = [is_right(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
     rows = list(zip(questions, right, strict=True))
-    per_figure = groups(rows, lambda q: q.figure, lambda q: not q.imageless_case)
+    zeros = {q.group: v for q, v in zip(questions, verdicts, strict=True) if q.figure_id == "0"}
+    names: list[str] = []
+    counted: list[Array] = []
+
+    def count(place: str, **columns: int) -> None:
+        row = np.zeros(len(_COUNTED), dtype=np.int64)
+        for name, value in columns.items():
+            row[_AT[name]] = value
+        names.append(place)
+        counted.append(row)
+
+    for number, (question, ok) in enumerate(rows):
+        wrong_no = not ok and question.answer == "no"
+        columns = {"answers": 1, "right": ok, "wrong": not ok, "wrong_no": wrong_no}
+        columns |= {"known": question.answer is not None, "yes": question.answer == "yes"}
+        columns["said_yes"] = columns["yes"] == ok
+        if same is not None:
+            why = cause(question, verdicts[number], zeros.get(question.group), same[number])
+            columns |= {} if why is None else {"attributed": 1, why: 1}
+        count(question.set, **columns)
+    kinds = (
+        ("groups", groups(rows, lambda q: q.group)),
+        ("figures", groups(rows, lambda q: q.figure, lambda q: not q.imageless_case)),
+        ("easy", groups(rows, lambda q: q.group, lambda q: q.visual_input != 2)),
+        ("hard", groups(rows, lambda q: q.group, lambda q: q.visual_input == 2)),
+    )
+    for kind, found in kinds:
+        for (category, subcategory, set_id, _), marks in found.items():
+            count(f"{category}/{subcategory}/{set_id}", **{kind: 1, f"{kind}_right": all(marks)})
+            if kind == "figures" and not any(marks):
+                count(f"{category}/{subcategory}/{set_id}", figures_wrong=1)
+    sets, counts = by_image(names, np.stack(counted))
+    return Tally(
+        sets,
+        counts,
+        METRICS if same is None else (*METRICS, *ATTRIBUTION_METRICS),
+        {question.key: ok for question, ok in rows},
+        paired_metric="aAcc",
+        categories={question.key: f"{question.category} {question.subcategory}" for question, _ in rows},
+    )
+
+
+def metrics(tally: Tally) -> dict[str, Any]:
+    """Every published number, in percent with 4 decimals (bias numbers as fractions). None is undefined.
+
+    `easy_aAcc` and `hard_aAcc` are group accuracies despite their published names: groups of one question over the
+    figures that are not, or are, edited.
+    """
+    c = dict(zip(_COUNTED, map(int, tally.counts.sum(0)), strict=True))
     found = {
-        "aAcc": _percent(sum(right), len(right)),
-        "qAcc": _share(groups(rows, lambda q: q.group)),
-        "fAcc": _share(per_figure),
-        "easy_aAcc": _share(groups(rows, lambda q: q.group, lambda q: q.visual_input != 2)),
-        "hard_aAcc": _share(groups(rows, lambda q: q.group, lambda q: q.visual_input == 2)),
+        "aAcc": _percent(c["right"], c["answers"]),
+        "qAcc": _percent(c["groups_right"], c["groups"]),
+        "fAcc": _percent(c["figures_right"], c["figures"]),
+        "easy_aAcc": _percent(c["easy_right"], c["easy"]),
+        "hard_aAcc": _percent(c["hard_right"], c["hard"]),
     }
     three = [found["aAcc"], found["fAcc"], found["qAcc"]]
     found["average"] = None if None in three else round(sum(value for value in three if value is not None) / 3, 4)
-    halves = {half: [ok for q, ok in rows if q.category == half] for half in ("VD", "VS")}
+    halves = {half: [ok for key, ok in tally.outcomes.items() if key[0] == half] for half in ("VD", "VS")}
+    mixed, known = c["figures"] - c["figures_right"] - c["figures_wrong"], c["known"] == c["answers"]
     return {
         **found,
         "aAcc_by_category": {half: _percent(sum(ok), len(ok)) for half, ok in halves.items() if ok},
-        "consistency": consistency(per_figure),
-        "yes_no_bias": yes_no_bias(questions, right),
-        "attribution": None if same is None else attribution(questions, verdicts, same),
-        "n_questions": len(questions),
-        "n_question_groups": len({q.group for q in questions}),
-        "n_figures": len(per_figure),
+        "consistency": {
+            "correct": found["fAcc"],
+            "inconsistent": _percent(mixed, c["figures"]),
+            "wrong": _percent(c["figures_wrong"], c["figures"]),
+        },
+        "yes_no_bias": {
+            "diff": round((c["said_yes"] - c["yes"]) / c["answers"], 4) if known else None,
+            "fp_ratio": round(c["wrong_no"] / c["wrong"], 4) if known and c["wrong"] else None,
+        },
+        "attribution": (
+            {name: _percent(c[name], c["attributed"]) for name in CAUSES} if CAUSES[0] in tally.values else None
+        ),
+        "n_questions": c["answers"],
+        "n_question_groups": c["groups"],
+        "n_figures": c["figures"],
     }
 
 
@@ -190,46 +236,6 @@ def groups(
         if keep(question):
             found.setdefault(by(question), []).append(right)
     return found
-
-
-def consistency(per_figure: dict[tuple[str, ...], list[bool]]) -> dict[str, float | None]:
-    """Figures with all questions right, some, and none, in percent."""
-    total = len(per_figure)
-    all_right = sum(all(marks) for marks in per_figure.values())
-    all_wrong = sum(not any(marks) for marks in per_figure.values())
-    return {
-        "correct": _percent(all_right, total),
-        "inconsistent": _percent(total - all_right - all_wrong, total),
-        "wrong": _percent(all_wrong, total),
-    }
-
-
-def yes_no_bias(questions: Sequence[HallusionQuestion], right: Sequence[bool]) -> dict[str, float | None]:
-    """`diff`: share of yes among predictions minus share among answers, above 0 when yes is said too often, where a
-    wrong prediction counts as the opposite of the answer. `fp_ratio`: wrong answers to "no" questions among all wrong.
-    """
-    known = [(question.answer == "yes", ok) for question, ok in zip(questions, right, strict=True) if question.answer]
-    if len(known) != len(questions):
-        return {"diff": None, "fp_ratio": None}
-    wrong = [yes for yes, ok in known if not ok]
-    said_yes = sum(yes == ok for yes, ok in known)
-    return {
-        "diff": round((said_yes - sum(yes for yes, _ in known)) / len(known), 4),
-        "fp_ratio": round(wrong.count(False) / len(wrong), 4) if wrong else None,
-    }
-
-
-def attribution(
-    questions: Sequence[HallusionQuestion], verdicts: Sequence[int], same: Sequence[int]
-) -> dict[str, float | None]:
-    """Shares of the three causes among the attributed answers, in percent (see `cause`)."""
-    zero = {q.group: verdict for q, verdict in zip(questions, verdicts, strict=True) if q.figure_id == "0"}
-    found = [
-        cause(question, verdict, zero.get(question.group), alike)
-        for question, verdict, alike in zip(questions, verdicts, same, strict=True)
-    ]
-    total = sum(one is not None for one in found)
-    return {name: _percent(found.count(name), total) for name in CAUSES}
 
 
 def cause(question: HallusionQuestion, verdict: int, zero: int | None, same: int) -> Cause | None:
@@ -260,39 +266,5 @@ def figure_zero(questions: Sequence[HallusionQuestion]) -> list[HallusionQuestio
     return [None if question.figure_id == "0" else zero.get(question.group) for question in questions]
 
 
-def _share(found: dict[tuple[str, ...], list[bool]]) -> float | None:
-    return _percent(sum(all(marks) for marks in found.values()), len(found))
-
-
 def _percent(part: int, whole: int) -> float | None:
     return round(100 * part / whole, 4) if whole else None
-
-
-def _question(record: dict[str, Any], where: str) -> HallusionQuestion:
-    names = ("category", "subcategory", "set_id", "figure_id", "question_id", "visual_input")
-    values = {}
-    for name in names:
-        if isinstance(record.get(name), bool) or not isinstance(record.get(name), (str, int)):
-            raise UserError(f"{where}: no `{name}`; is this HallusionBench.json?")
-        values[name] = str(record[name])
-    if values["category"] not in ("VD", "VS") or values["visual_input"] not in ("0", "1", "2"):
-        raise UserError(f"{where}: category must be VD or VS and visual_input 0, 1 or 2")
-    answer = record.get("gt_answer")
-    if answer is not None and str(answer) not in ("0", "1"):
-        raise UserError(f"{where}: `gt_answer` must be 1 (yes) or 0 (no), found {answer!r}")
-    prediction = record.get("model_prediction")
-    if prediction is not None and not isinstance(prediction, str):
-        raise UserError(f"{where}: `model_prediction` must be text, found {type(prediction).__name__}")
-    return HallusionQuestion(
-        category=values["category"],
-        subcategory=values["subcategory"],
-        set_id=values["set_id"],
-        figure_id=values["figure_id"],
-        question_id=values["question_id"],
-        visual_input=int(values["visual_input"]),
-        question=text_of(record, ("question",), where),
-        details=text_of(record, ("gt_answer_details",), where),
-        answer=None if answer is None else "yes" if str(answer) == "1" else "no",
-        prediction=prediction,
-        where=where,
-    )

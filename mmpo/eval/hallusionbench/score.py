@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmpo.chat import ChatModel
-from mmpo.chat.judging import Judgement, Mode, cut_off, failures, not_judged
+from mmpo.chat.judging import cut_off, failures, not_judged
 from mmpo.chat.templates import template_version
 from mmpo.errors import UserError
-from mmpo.eval.chair.score import flag
+from mmpo.eval.hallusionbench import files
 from mmpo.eval.hallusionbench import judge as hbj
 from mmpo.eval.hallusionbench import metrics as hb
-from mmpo.eval.hallusionbench.task import tally
+from mmpo.eval.hallusionbench.settings import HallusionBenchSettings
+from mmpo.eval.hallusionbench.task import HallusionBench
+from mmpo.eval.protocol import Part, Response
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
+from mmpo.eval.statistics.tally import Tally
 from mmpo.eval.yes_no import PARSERS
 
 
@@ -35,7 +38,13 @@ def score_hallusionbench(request: ScoreRequest) -> Scored:
     """HallusionBench of a result file with `model_prediction`, alone or beside the question file; by the judge, or by
     yes and no where there is none.
     """
-    mode: Mode = "tolerant" if request.parser == "tolerant" else "strict"
+    settings = HallusionBenchSettings.model_construct(
+        yes_no=request.options.get("yes_no", "vlmevalkit"),
+        parser=request.parser or "strict",
+        attribution=request.flag("attribution") or False,
+        correct_template=request.options.get("correct_template", hbj.CORRECT),
+        same_template=request.options.get("same_template", hbj.SAME),
+    )
     answered, left_out = _answers(request)
     read = len(answered) + sum(left_out.values())
     if request.options.get("question_set", "all") == "image":
@@ -43,115 +52,92 @@ def score_hallusionbench(request: ScoreRequest) -> Scored:
         left_out["without_image"] = read - len(answered) - sum(left_out.values())
     if not answered:
         raise UserError(f"{request.answers}: no question is left to score")
-    compare = flag(request.options.get("attribution"), "attribution") or False
+    given = [(question, Response(question.prediction or "", False)) for question in answered]
+    task = HallusionBench.on(answered, settings)
+    warnings: list[str] = []
     if request.judge is None:
-        if compare:
+        if settings.attribution:
             raise UserError("attribution needs --judge", hint="see docs/judges.md")
-        rule = request.options.get("yes_no", "vlmevalkit")
-        verdicts = hb.yes_no_verdicts(answered, rule)
-        unread = verdicts.count(hb.UNCLEAR)
-        how = f"judged by yes and no, read by the {rule} rule; neither is unclear"
-        return _scored(answered, verdicts, None, how, read, left_out, unread)
-    return _by_judge(request, request.judge, answered, mode, compare, read, left_out)
+        task.by_model = False
+        how = f"judged by yes and no, read by the {settings.yes_no} rule; neither is unclear"
+        (part,) = task.parts(given)
+    else:
+        kept, verdicts, lost, warnings = _judged(request.judge, answered, settings)
+        left_out = dict(Counter(left_out) + Counter(lost))
+        if not kept:
+            raise UserError(f"no answer was judged: {left_out}", hint="run again: replies that come are kept")
+        how = f"judged by {request.judge.identity} with {template_version(settings.correct_template)}"
+        how += f" and {template_version(settings.same_template)}" if settings.attribution else ""
+        how += f", read by the {settings.parser} rule"
+        (part,) = task.parts([given[place] for place in kept], verdicts)
+    return _scored(part, how, read, left_out, warnings)
 
 
 def _answers(request: ScoreRequest) -> tuple[list[hb.HallusionQuestion], dict[str, int]]:
-    partial = flag(request.options.get("partial"), "partial") or False
-    answered = hb.read_questions(request.answers)
+    partial = request.flag("partial") or False
+    answered = files.read_questions(request.answers)
     empty = [question for question in answered if question.prediction is None]
     if empty and not partial:
         raise UserError(f"{empty[0].where}: no `model_prediction`", hint="`--set partial=yes` scores the rest")
     left_out = {"no_prediction": len(empty)} if empty else {}
     answered = [question for question in answered if question.prediction is not None]
     if request.questions is not None:
-        answered, others = hb.join(hb.read_questions(request.questions), answered, partial=partial)
+        answered, others = files.join(files.read_questions(request.questions), answered, partial=partial)
         left_out.update(others)
     return answered, left_out
 
 
-def _by_judge(
-    request: ScoreRequest,
-    chat: ChatModel,
-    answered: list[hb.HallusionQuestion],
-    mode: Mode,
-    compare: bool,
-    read: int,
-    left_out: dict[str, int],
-) -> Scored:
-    correct = request.options.get("correct_template", hbj.CORRECT)
-    alike = request.options.get("same_template", hbj.SAME)
-    first = hbj.correctness(chat, answered, mode=mode, template=correct)
-    second = hbj.sameness(chat, answered, mode=mode, template=alike) if compare else [None] * len(answered)
-    kept = [number for number in range(len(answered)) if not _failed(first[number]) and not _failed(second[number])]
-    lost = [second[n] if not _failed(first[n]) else first[n] for n in range(len(answered)) if n not in set(kept)]
-    left_out = dict(Counter(left_out) + Counter(failures([one for one in lost if one is not None])))
-    if not kept:
-        raise UserError(f"no answer was judged: {left_out}", hint="run again: replies that come are kept")
-    how = f"judged by {chat.identity} with {template_version(correct)}"
-    how += f" and {template_version(alike)}" if compare else ""
-    unread = sum(first[number].value is None for number in kept)
-    said = not_judged([one for one in lost if one is not None]) + cut_off([*first, *(one for one in second if one)])
-    return _scored(
-        [answered[number] for number in kept],
-        [hbj.verdict(first[number]) for number in kept],
-        [hbj.same_flag(second[number]) for number in kept] if compare else None,
-        f"{how}, read by the {mode} rule",
-        read,
-        left_out,
-        unread,
-        said,
-    )
+def _judged(
+    chat: ChatModel, answered: Sequence[hb.HallusionQuestion], own: HallusionBenchSettings
+) -> tuple[list[int], hbj.Verdicts, dict[str, int], list[str]]:
+    """The places of the answers that were judged, the verdicts on these, how many others there are by reason, and
+    warnings.
+    """
+    first = hbj.correctness(chat, answered, mode=own.parser, template=own.correct_template)
+    second = hbj.sameness(chat, answered, mode=own.parser, template=own.same_template) if own.attribution else None
+    both = list(zip(first, second or [None] * len(first), strict=True))
+    failed = [next((one for one in pair if one is not None and one.failure is not None), None) for pair in both]
+    kept = [place for place, one in enumerate(failed) if one is None]
+    lost = [one for one in failed if one is not None]
+    verdicts = hbj.verdicts([first[place] for place in kept], second and [second[place] for place in kept])
+    said = not_judged(lost) + cut_off([*first, *(one for one in second or () if one is not None)])
+    return kept, verdicts, failures(lost), said
 
 
-def _failed(judgement: Judgement[int] | None) -> bool:
-    return judgement is not None and judgement.failure is not None
-
-
-def _scored(
-    questions: Sequence[hb.HallusionQuestion],
-    verdicts: Sequence[int],
-    same: Sequence[int] | None,
-    how: str,
-    read: int,
-    left_out: dict[str, int],
-    unread: int,
-    warned: Sequence[str] = (),
-) -> Scored:
-    warnings = list(warned)
-    if len(questions) != hb.QUESTIONS:
-        warnings.append(f"{len(questions)} questions; the benchmark has {hb.QUESTIONS}, 951 of them with an image")
+def _scored(part: Part, how: str, read: int, left_out: Mapping[str, int], warned: Sequence[str]) -> Scored:
+    warnings, unread = list(warned), part.unparsed or 0
+    if part.questions != hb.QUESTIONS:
+        warnings.append(f"{part.questions} questions; the benchmark has {hb.QUESTIONS}, 951 of them with an image")
     if unread:
         warnings.append(
             f"{unread} answers could not be read as right or wrong; unclear is wrong where an image is shown"
         )
     if any(name.startswith("judge_") for name in left_out):
         warnings.append("where answers are left out, groups are smaller and easier to get right")
+    metrics = hb.metrics(part.tally)
     return Scored(
-        metrics=hb.metrics(questions, verdicts, same),
+        metrics=metrics,
         conventions=[
             "accuracies in percent; groups by the full key (category, subcategory, set, question or figure); easy and "
             "hard are group accuracies despite their names; bias numbers are fractions",
             how,
         ],
         read=read,
-        scored=len(questions),
+        scored=part.questions,
         unparsed=unread,
         quarantined={name: count for name, count in sorted(left_out.items()) if count},
         warnings=warnings,
-        intervals=_intervals(questions, verdicts, same),
+        intervals=_intervals(part.tally, metrics),
     )
 
 
-def _intervals(
-    questions: Sequence[hb.HallusionQuestion], verdicts: Sequence[int], same: Sequence[int] | None
-) -> dict[str, Any]:
+def _intervals(tally: Tally, metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Of the accuracies and causes in percent and the bias as fractions, resampling whole sets of figures."""
-    counted = tally(questions, verdicts, same)
-    plain, percent = intervals(counted), intervals(counted, percent=True)
+    plain, percent = intervals(tally), intervals(tally, percent=True)
     found: dict[str, Any] = {name: percent[name] for name in percent if name.endswith("Acc")}
-    if all(question.answer for question in questions):
+    if metrics["yes_no_bias"]["diff"] is not None:
         bias = {"diff": plain.get("yes_bias"), "fp_ratio": plain.get("fp_ratio")}
         found["yes_no_bias"] = {name: bounds for name, bounds in bias.items() if bounds is not None}
-    if same is not None:
+    if metrics["attribution"] is not None:
         found["attribution"] = {name: percent[name] for name in hb.CAUSES if name in percent}
     return found

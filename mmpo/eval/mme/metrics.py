@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -163,13 +163,15 @@ def score(
     """Score the answers (one a question, in order) by subtask, in the published order.
 
     Two questions of one image are a pair, wherever they stand. Raises UserError where an image has not exactly one
-    question answered by yes and one by no, or the numbers of questions and answers differ. `positional`: the images
-    are pairs of lines (whatever their labels), of which a subtask must have an even number.
+    question answered by yes and one by no, or the numbers of questions and answers differ. `positional`: lines 2k and
+    2k+1 of a subtask are a pair (whatever their images and labels); it must have an even number.
     """
     if parser not in PARSERS:
         raise UserError(f"MME has no parser {parser!r}", hint=f"choose one of {', '.join(PARSERS)}")
     if len(questions) != len(answers):
         raise UserError(f"{len(questions)} MME questions but {len(answers)} answers")
+    if positional:
+        questions = _by_position(questions)
     verdicts = [PARSERS[parser](answer) for answer in answers]
     places: dict[str, list[int]] = {}
     for place, question in enumerate(questions):
@@ -219,6 +221,16 @@ def _score_subtask(
             ranking=ranking(images, named, p_yes, [question.label == "yes" for question in questions]),
         ),
     )
+
+
+def _by_position(questions: Sequence[MmeQuestion]) -> list[MmeQuestion]:
+    """The questions with lines 2k and 2k+1 of each subtask as one image."""
+    place: dict[str, int] = {}
+    renamed = []
+    for question in questions:
+        number = place[question.subtask] = place.get(question.subtask, -1) + 1
+        renamed.append(replace(question, image=f"pair {number // 2 + 1}"))
+    return renamed
 
 
 def check_lines(questions: Sequence[MmeQuestion]) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from mmpo.errors import UserError
 from mmpo.eval.mme.files import join, read_questions, read_row_answers, read_tool_answers
-from mmpo.eval.mme.metrics import GROUPS, IMAGES, PARSERS, MmeQuestion, SubtaskResult, group_tally, score, sums
+from mmpo.eval.mme.metrics import GROUPS, IMAGES, PARSERS, MmeQuestion, SubtaskResult, group_tally, sums
+from mmpo.eval.mme.settings import MmeSettings
+from mmpo.eval.mme.task import Mme
+from mmpo.eval.protocol import Response
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
 
@@ -47,8 +49,9 @@ def score_mme(request: ScoreRequest) -> Scored:
             )
         questions = read_questions(request.questions)
         texts = join(questions, read_row_answers(request.answers))
-    positional = choice == "positional"
-    results = score(_by_position(questions) if positional else questions, texts, parser, positional=positional)
+    given = [(question, Response(text, False)) for question, text in zip(questions, texts, strict=True)]
+    task = Mme.on(questions, MmeSettings.model_validate({"parser": parser}))
+    results = task.results(given, positional=choice == "positional")
     metrics, more = _metrics(results)
     return Scored(
         metrics=metrics,
@@ -96,16 +99,6 @@ def _metrics(results: dict[str, SubtaskResult]) -> tuple[dict[str, Any], list[st
             "neighbouring lines as a pair, and here these are not always about one image"
         )
     return metrics, warnings
-
-
-def _by_position(questions: Sequence[MmeQuestion]) -> list[MmeQuestion]:
-    """The questions with lines 2k and 2k+1 of each subtask as one image."""
-    place: dict[str, int] = {}
-    renamed = []
-    for question in questions:
-        number = place[question.subtask] = place.get(question.subtask, -1) + 1
-        renamed.append(replace(question, image=f"pair {number // 2 + 1}"))
-    return renamed
 
 
 def _agree(answered: Sequence[MmeQuestion], published: Sequence[MmeQuestion]) -> None:

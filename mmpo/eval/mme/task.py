@@ -60,13 +60,20 @@ class Mme(QuestionTask[MmeSettings, mme.MmeQuestion]):
         self.root = str(folder)
         return questions
 
-    def parts(self, given: Sequence[tuple[mme.MmeQuestion, Response]]) -> list[Part]:
-        results = mme.score(
+    def results(
+        self, given: Sequence[tuple[mme.MmeQuestion, Response]], *, positional: bool = False
+    ) -> dict[str, mme.SubtaskResult]:
+        """The scored subtasks; `positional`: two neighbouring lines are a pair, whatever their images."""
+        return mme.score(
             [question for question, _ in given],
             [response.text for _, response in given],
             self.settings.parser,
             p_yes=[response.p_yes for _, response in given],
+            positional=positional,
         )
+
+    def parts(self, given: Sequence[tuple[mme.MmeQuestion, Response]]) -> list[Part]:
+        results = self.results(given)
         parts = [self._part(name, result.tally, [name], given, results) for name, result in results.items()]
         for group, members in mme.GROUPS.items():
             tally = mme.group_tally(results, group)

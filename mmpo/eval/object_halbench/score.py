@@ -13,7 +13,7 @@ from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
 from mmpo.eval.chair import metrics as chair
-from mmpo.eval.chair.score import annotated_images
+from mmpo.eval.descriptions import annotated_images
 from mmpo.eval.image_ids import by_names
 from mmpo.eval.object_halbench.judge import TEMPLATE, named_by_model
 from mmpo.eval.object_halbench.metrics import (

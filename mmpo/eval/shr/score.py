@@ -12,7 +12,7 @@ from mmpo.chat.judging import Judgement, Mode, cut_off, not_judged
 from mmpo.chat.templates import template_version
 from mmpo.errors import Quarantined, UserError
 from mmpo.eval.chair import metrics as chair
-from mmpo.eval.chair.score import annotated_images
+from mmpo.eval.descriptions import annotated_images
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.shr import metrics as shr
 from mmpo.eval.shr.files import IMAGES_FILE, SavedJudgement, ShrImage, read_images, read_judgements, read_responses

@@ -105,11 +105,12 @@ def test_published_numbers_and_denominators(annotations: Annotations) -> None:
         amber.describe(described(annotations, 1), ["dog", "ball", "ball"], annotations, Exact()),
         amber.describe(described(annotations, 2), ["sofa"], annotations, Exact()),
     ]
-    assert amber.published_generative(rows) == {"CHAIR": 50.0, "Cover": 40.0, "Hal": 50.0, "Cog": 33.3}
-    assert amber.published_generative(rows, "response")["Cog"] == 50.0
+    counts = [row.counts for row in rows]
+    assert amber.published_generative(counts) == {"CHAIR": 50.0, "Cover": 40.0, "Hal": 50.0, "Cog": 33.3}
+    assert amber.published_generative(counts, "response")["Cog"] == 50.0
     assert amber.published_generative([]) == {"CHAIR": 0.0, "Cover": 0.0, "Hal": 0.0, "Cog": 0.0}
-    one = [amber.describe(described(annotations, 1), ["rock"], annotations, Exact())]
-    assert amber.published_generative(one)["CHAIR"] == 99.9  # 1 / 1.001: the script's denominators start at 0.001
+    one = amber.describe(described(annotations, 1), ["rock"], annotations, Exact()).counts
+    assert amber.published_generative([one])["CHAIR"] == 99.9  # 1 / 1.001: the script's denominators start at 0.001
     tally = amber.generative_tally(rows, {1: "a.jpg", 2: "b.jpg"})
     assert tally.values == pytest.approx({"CHAIR": 0.5, "Cover": 0.4, "Hal": 0.5, "Cog": 1 / 3})
 

@@ -10,9 +10,9 @@ import pytest
 
 from mmpo.chat import open_chat
 from mmpo.errors import UserError
+from mmpo.eval.hallusionbench import files
 from mmpo.eval.hallusionbench import metrics as hb
 from mmpo.eval.hallusionbench.score import score_hallusionbench
-from mmpo.eval.hallusionbench.task import tally
 from mmpo.eval.scoring import ScoreRequest
 from tests.chat.server import ChatServer
 
@@ -44,13 +44,13 @@ def write(folder: Path, rows: list[dict], name: str = "rows.json") -> Path:
 
 @pytest.fixture
 def questions(tmp_path: Path) -> list[hb.HallusionQuestion]:
-    return hb.read_questions(write(tmp_path, ROWS))
+    return files.read_questions(write(tmp_path, ROWS))
 
 
 def test_groups_are_of_the_full_key(questions: list[hb.HallusionQuestion]) -> None:
     """VD ocr and VS ocr share set and question numbers and must not fall together."""
     verdicts = [1, 1, 1, 1, 1, 0, 1, 1, 0]
-    found = hb.metrics(questions, verdicts)
+    found = hb.metrics(hb.tally(questions, verdicts))
     assert found["n_question_groups"] == 4 and found["n_figures"] == 5
     assert found["aAcc"] == round(100 * 7 / 9, 4)
     assert found["qAcc"] == 50.0  # question 0 of the chart, and VD ocr
@@ -62,16 +62,16 @@ def test_groups_are_of_the_full_key(questions: list[hb.HallusionQuestion]) -> No
 
 
 def test_unclear_is_right_only_where_no_image_is_shown(questions: list[hb.HallusionQuestion]) -> None:
-    found = hb.metrics(questions, [2] * 9)
+    found = hb.metrics(hb.tally(questions, [2] * 9))
     assert found["aAcc"] == round(100 * 2 / 9, 4) and found["fAcc"] == 0
 
 
 def test_bias(questions: list[hb.HallusionQuestion]) -> None:
-    yes = hb.metrics(questions, [int(q.answer == "yes") for q in questions])["yes_no_bias"]
+    yes = hb.metrics(hb.tally(questions, [int(q.answer == "yes") for q in questions]))["yes_no_bias"]
     assert yes == {"diff": round(4 / 9, 4), "fp_ratio": 1.0}
-    no = hb.metrics(questions, [int(q.answer == "no") for q in questions])["yes_no_bias"]
+    no = hb.metrics(hb.tally(questions, [int(q.answer == "no") for q in questions]))["yes_no_bias"]
     assert no == {"diff": -round(5 / 9, 4), "fp_ratio": 0.0}
-    assert hb.metrics(questions, [1] * 9)["yes_no_bias"] == {"diff": 0.0, "fp_ratio": None}
+    assert hb.metrics(hb.tally(questions, [1] * 9))["yes_no_bias"] == {"diff": 0.0, "fp_ratio": None}
 
 
 LH, VI, MIX = "language_hallucination", "visual_illusion", "mixed"
@@ -98,11 +98,14 @@ def test_error_attribution(
 
 
 def test_attribution_shares(questions: list[hb.HallusionQuestion]) -> None:
-    found = hb.attribution(questions, [0, 0, 0, 1, 1, 0, 0, 0, 1], [0, 1, 0, 0, 0, 1, 0, 0, 0])
+    def shares(verdicts: list[int], same: list[int]) -> dict:
+        return hb.metrics(hb.tally(questions, verdicts, same))["attribution"]
+
+    found = shares([0, 0, 0, 1, 1, 0, 0, 0, 1], [0, 1, 0, 0, 0, 1, 0, 0, 0])
     # VS figure 0 wrong: LH; VS figure 1 same as a wrong one: LH; figure 2 not the same: mixed; figure 2 of question 1,
     # edited and the same as a right one: LH; VD both wrong: VI, VI
     assert found == {LH: 50.0, VI: round(200 / 6, 4), MIX: round(100 / 6, 4)}
-    assert hb.attribution(questions, [1] * 9, [0] * 9) == {LH: None, VI: None, MIX: None}
+    assert shares([1] * 9, [0] * 9) == {LH: None, VI: None, MIX: None}
 
 
 def test_without_a_judge(tmp_path: Path) -> None:
@@ -180,17 +183,18 @@ def test_mistakes_in_files(tmp_path: Path) -> None:
         ({"model_prediction": 3}, "model_prediction"),
     ):
         with pytest.raises(UserError, match=message) as error:
-            hb.read_questions(write(tmp_path, [ROWS[0], {**ROWS[1], **change}]))
+            files.read_questions(write(tmp_path, [ROWS[0], {**ROWS[1], **change}]))
         assert "rows.json:#2" in str(error.value)
     with pytest.raises(UserError, match="already at"):
-        hb.read_questions(write(tmp_path, [ROWS[0], ROWS[0]]))
+        files.read_questions(write(tmp_path, [ROWS[0], ROWS[0]]))
     with pytest.raises(UserError, match="no `model_prediction`"):
         score_hallusionbench(ScoreRequest(write(tmp_path, ROWS)))
 
 
 def test_the_tally_has_the_same_numbers(questions: list[hb.HallusionQuestion]) -> None:
     verdicts, same = [1, 0, 2, 2, 1, 0, 0, 1, 1], [0, 1, 0, 0, 1, 1, 0, 0, 0]
-    found, counted = hb.metrics(questions, verdicts, same), tally(questions, verdicts, same)
+    counted = hb.tally(questions, verdicts, same)
+    found = hb.metrics(counted)
     for name in ("aAcc", "qAcc", "fAcc", "easy_aAcc", "hard_aAcc"):
         assert 100 * counted.values[name] == pytest.approx(found[name], abs=1e-4)
     assert counted.values["yes_bias"] == pytest.approx(found["yes_no_bias"]["diff"], abs=1e-4)
@@ -206,7 +210,7 @@ GOLDEN = ("aAcc", "qAcc", "easy_aAcc", "hard_aAcc", "fAcc")
 def test_golden_values(published_data: Path) -> None:
     """Constant verdicts on the 1,129 questions, and constant answers to the 951 that have an image."""
     path = published_data / "tianyi-lab_HallusionBench" / "HallusionBench.json"
-    questions = hb.read_questions(path)
+    questions = files.read_questions(path)
     yes, no = [int(q.answer == "yes") for q in questions], [int(q.answer == "no") for q in questions]
     for verdicts, expected in (
         (yes, (42.8698, 3.956, 46.3736, 34.186, 7.2254)),
@@ -214,7 +218,7 @@ def test_golden_values(published_data: Path) -> None:
         ([2] * 1129, (15.7662, 0, 1.7582, 0, 0)),
         ([1] * 1129, (100, 100, 100, 100, 100)),
     ):
-        found = hb.metrics(questions, verdicts)
+        found = hb.metrics(hb.tally(questions, verdicts))
         assert tuple(found[name] for name in GOLDEN) == expected
     assert (found["n_questions"], found["n_question_groups"], found["n_figures"]) == (1129, 455, 346)
     assert yes.count(1) == 484 and no.count(1) == 645
@@ -222,9 +226,9 @@ def test_golden_values(published_data: Path) -> None:
     assert len(with_image) == 951
     for said, expected in (("Yes.", (42.1661, 7.2254, 4.6154)), ("No.", (57.8339, 12.1387, 20.0))):
         answered = [replace(question, prediction=said) for question in with_image]
-        found = hb.metrics(answered, hb.yes_no_verdicts(answered))
+        found = hb.metrics(hb.tally(answered, hb.yes_no_verdicts(answered)))
         assert tuple(found[name] for name in ("aAcc", "fAcc", "qAcc")) == expected
-    assert tally(questions, no).values["qAcc"] == pytest.approx(0.193407, abs=1e-6)
+    assert hb.tally(questions, no).values["qAcc"] == pytest.approx(0.193407, abs=1e-6)
 
 
 def test_the_published_sample(published_data: Path) -> None:

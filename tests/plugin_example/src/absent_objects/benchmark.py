@@ -36,6 +36,9 @@ class AbsentYes(QuestionTask[AbsentSection, tuple[str, str]]):
     def request(self, question: tuple[str, str]) -> Request:
         return Request(*question, self.settings.max_new_tokens)
 
+    def id_of(self, question: tuple[str, str]) -> str:
+        return question[0]
+
     def parts(self, given: Sequence[tuple[tuple[str, str], Response]]) -> list[Part]:
         verdicts = [parse(response.text, self.settings.parser) for _, response in given]
         counts = np.array([[verdict.label == "yes", 1] for verdict in verdicts], dtype=np.int64)
