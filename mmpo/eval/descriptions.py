@@ -56,7 +56,7 @@ def known_of(located: Located, known: Mapping[str, T], lack: str) -> dict[str, T
     return found
 
 
-def replies(images: Iterable[AnnotatedImage], located: Located) -> list[tuple[AnnotatedImage, Response]]:
+def responses(images: Iterable[AnnotatedImage], located: Located) -> list[tuple[AnnotatedImage, Response]]:
     """The images, whose paths are their names in the answers, with their descriptions."""
     return [(image, Response(located[image.path][0], False)) for image in images]
 
