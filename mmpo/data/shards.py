@@ -95,7 +95,7 @@ class PairWriter:
 
     @property
     def sources_done(self) -> int:
-        """How many sources are behind us, this run's and earlier ones'. Skip as many before the first `add`."""
+        """The number of sources already done, in this run and earlier ones. Skip as many before the first `add`."""
         return self.counts.sources
 
     def add(self, *pairs: PreferencePair) -> None:

@@ -1,4 +1,4 @@
-"""What the writers of other projects' formats share: the count, the rejects, and that a row is written whole or not."""
+"""Shared by the writers of other projects' formats: counts, rejects, and that a row is written whole or not at all."""
 
 from __future__ import annotations
 
