@@ -1,4 +1,4 @@
-"""What resumable builds share: units of work that are whole or not there, and a folder that remembers its source."""
+"""Shared parts of resumable builds: units of work that are whole or not there, and a folder that records its source."""
 
 from __future__ import annotations
 
@@ -63,12 +63,12 @@ def finish_units(
 
 
 def read_unit(path: Path) -> dict[str, Any]:
-    """What a finished unit's file holds. UserError naming it where it is damaged."""
-    return read_sealed(path, hint=f"delete {path} and run the same command again: only this part is made anew")
+    """The content of a finished unit's file. UserError naming it where it is damaged."""
+    return read_sealed(path, hint=f"delete {path} and run the same command again: only this part is made again")
 
 
 def read_outcomes(units: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """What each source of the finished units gave, in order."""
+    """The outcome of each source of the finished units, in order."""
     for path in units:
         yield from read_unit(path)["outcomes"]
 
@@ -85,7 +85,7 @@ class Units(Generic[T]):
 
     @cached_property
     def facts(self) -> list[dict[str, Any]]:
-        """What each unit holds beside its outcomes."""
+        """The fields of each unit other than its outcomes."""
         units = (read_unit(path) for path in self._paths)
         return [{key: value for key, value in unit.items() if key != "outcomes"} for unit in units]
 

@@ -1,4 +1,4 @@
-"""What the radiology builder can be told, and what it tells afterwards. No torch here."""
+"""The settings and the result of the radiology builder. No torch here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REPORT_PROMPTS = ("Write a radiology report for this chest radiograph.",)
 
 
 class EditorSettings(Settings):
-    """Who finds and takes out the references to earlier exams."""
+    """Settings for the editor that finds and removes the references to earlier exams."""
 
     by: Literal["rules", "model"] = Field(
         default="rules", description="`rules`, or a text `model` whose edits are checked."
@@ -106,7 +106,7 @@ class RadiologySettings(Settings):
 
 
 class RadiologyBuildResult(BaseModel):
-    """What a radiology build leaves behind. Folders are relative to the run folder; each table of `counts` adds up."""
+    """The result of a radiology build. Folders are relative to the run folder; each table of `counts` adds up."""
 
     builder: Literal["radiology"] = "radiology"
     pairs: str

@@ -36,7 +36,7 @@ ANAPHORA = re.compile(
     r"another(?: one)? (?:is|are|can)|the (?:other|others|first|second|third|rest|latter|former))\b",
     re.I,
 )
-"""How a sentence begins that speaks of something named before."""
+"""Beginnings of sentences that refer to something named before."""
 
 BE_PLURAL = {plural: singular for singular, plural in BE.items()}
 
@@ -115,4 +115,4 @@ BEING = re.compile(
     rf"(?:appears?|seems?)\s+to\s+be(?:\s+{_ADVERB})?|(?:{_ADVERB}\s+)?(?:has|have|contains?|includes?|holds?))(?=[\s.,;!?]|$)",
     re.I,
 )
-"""The verb of a clause that tells where or how its subject is."""
+"""The verb of a clause about the place or state of its subject."""

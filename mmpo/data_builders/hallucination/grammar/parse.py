@@ -25,7 +25,7 @@ from mmpo.data_builders.hallucination.grammar.tree import Clause, Phrase, Senten
 from mmpo.text.described import read_spread
 
 _Role = Literal["object", "subject", "further subject"]
-"""What a phrase is in its clause: after subjects a verb may follow, and after several the verb is plural."""
+"""The role of a phrase in its clause: after subjects a verb may follow, and after several the verb is plural."""
 
 _MAX_WORDS = 6
 

@@ -142,7 +142,7 @@ class SentenceReading:
         return token.text, token.end
 
     def link(self, at: int) -> int:
-        """The end of the words that tie a phrase to what it hangs on; `at` itself where there are none."""
+        """The end of the words that tie a phrase to what it depends on; `at` itself where there are none."""
         end = at
         token = self.token(at)
         if token is not None and token.lower in ("which", "that", "who", "where") and token.mention < 0:
