@@ -112,7 +112,7 @@ class Drafter:
                     side.drop_reason = "rejected_no_longer_wrong"
 
     def pairings(self, draft: Draft) -> tuple[list[tuple[int, int]], list[str]]:
-        """The wordings (chosen, rejected) that become pairs, by number, and for each of the others the reason against."""
+        """The wordings (chosen, rejected) that become pairs, by number, and the reason against each of the others."""
         count = max(len(draft.chosen), len(draft.rejected))
         wanted = self.settings.pairs_per_image or self.settings.variants
         if wanted == 1 and self.settings.variants > 1:

@@ -62,7 +62,7 @@ _CLOSING = ("No significant interval change.", "There is little change from the 
 
 
 def statements(chest: Chest) -> list[Wording]:
-    """What is to be said about a chest, in the order of a report."""
+    """The statements about a chest, in the order of a report."""
     said: list[Wording] = []
     if chest.of("endotracheal tube"):
         said.append(_present("endotracheal tube", "an", grows=False))
