@@ -153,7 +153,7 @@ def convert(
     Args:
         source: a file, or a folder of files.
         out: the folder to write.
-        source_format: told from the rows where None; docs/convert.md lists the formats and their `options`.
+        source_format: found from the rows where None; docs/convert.md lists the formats and their `options`.
         out_format: mmpo, trl, llamafactory or ms-swift.
         images: the folder in which image paths start; by default that of the source.
         media: embed, copy or reference; by default the first that the written format can.

@@ -1,5 +1,5 @@
-"""What a picture file may cost to decode. Limits on pixels do not bound it: a small progressive JPEG can hold thousands
-of scans over all of its blocks, and Pillow joins the parts of a comment one by one.
+"""Limits on the cost of decoding a picture file. Limits on pixels do not bound it: a small progressive JPEG can hold
+thousands of scans over all of its blocks, and Pillow joins the parts of a comment one by one.
 
 Two limits stop that. Counts are read off the markers before anything is decoded (some microseconds for a photograph),
 and `Timed` ends a decoder that has used too much processor time at its next read; Pillow's decoders are fed 64 KiB at a

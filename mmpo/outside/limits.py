@@ -1,4 +1,4 @@
-"""How much of a text that others wrote is taken in, and the values that are refused in JSON and YAML alike."""
+"""Limits on texts from outside, and the values that are refused in JSON and YAML alike."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec", "pillo
 def probe(
     source: VideoSource, *, root: str | Path | None = None, limits: Limits = Limits(), isolate: bool = False
 ) -> VideoInfo:
-    """What a video holds, from its exact index. Raises a `VideoError`."""
+    """The properties of a video, from its exact index. Raises a `VideoError`."""
     if isolate:
         path = _isolated_path(source, root)
         reply, _ = shared_process().ask(
