@@ -109,7 +109,7 @@ def in_own_folder(work: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Inside the block, files are made for their owner alone (600, folders 700), whoever writes them, for runs hold
+    """Inside the block, files are made for their owner alone (600, folders 700), by libraries too, for runs hold
     pictures, answers and reports. MMPO_UMASK=027, say, shares them with the group. Raises UserError where it is no
     such number."""
     text = os.environ.get(UMASK, "077")
@@ -221,7 +221,7 @@ def _still_there(handle: int, path: Path) -> bool:
 
 
 def _read(handle: int) -> dict[str, Any] | None:
-    """What the lock says; None for an empty one."""
+    """The record in the lock file; None if it is empty, {} if it is unreadable."""
     text = os.pread(handle, 4096, 0)
     if not text:
         return None

@@ -97,7 +97,7 @@ class Step:
         self._file = self.path / "step.json"
 
     def record(self) -> dict[str, Any]:
-        """What `step.json` says; empty where the step has not started. Raises UserError where it is unreadable."""
+        """The content of `step.json`; empty where the step has not started. Raises UserError where it is unreadable."""
         try:
             return read_sealed(self._file, hint=f"delete {self.path} to make this step again")
         except UserError:
@@ -200,7 +200,7 @@ class RunFolder:
 
 
 def differences(before: Any, now: Any, at: str = "") -> list[str]:
-    """Where two settings differ, as `key.key: 1 -> 2`."""
+    """The differences between two settings, each as `key.key: 1 -> 2`."""
     if isinstance(before, dict) and isinstance(now, dict):
         found = []
         for key in dict.fromkeys((*before, *now)):
