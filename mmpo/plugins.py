@@ -1,4 +1,4 @@
-"""Plug-ins: Python modules of other people that register objectives, benchmarks, builders, families or formats.
+"""Plug-ins: Python modules from outside mmpo that register objectives, benchmarks, builders, families or formats.
 
 A plug-in is imported because someone asked for it: a recipe lists it under `plugins:`, a command is given `--plugin`,
 or an installed distribution names it as an entry point of the group `mmpo.plugins`. Importing runs its code. Entry

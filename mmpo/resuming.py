@@ -16,7 +16,7 @@ def deciding(settings: BaseModel) -> dict[str, Any]:
     """Settings as JSON data, defaults included, without those that decide no result.
 
     These are named by `FREE: ClassVar[frozenset[str]]` on the class that has them, at any depth: where and how fast a
-    text model is reached stands in `ChatSettings`, once for every section that has one.
+    text model is reached is set in `ChatSettings`, once for every section that has one.
     """
     data: dict[str, Any] = _kept(settings, settings.model_dump(mode="json"))
     return data

@@ -127,7 +127,7 @@ class Step:
         return sorted(set(named) - {self.name})
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Raises UserError if this step was begun with other settings, or from earlier steps made otherwise. One that
+        """Raises UserError if this step was begun with other settings, or from other results of earlier steps. One that
         failed before it did anything was not begun."""
         record = self.record()
         if not record or (record.get("state") == "started" and not has_work(self.path)):

@@ -24,7 +24,7 @@ SHOWN_EVERY = 0.2
 
 @contextmanager
 def showing() -> Iterator[None]:
-    """Inside the block, progress and mmpo's warnings are shown, unless someone listens already."""
+    """Inside the block, progress and mmpo's warnings are shown, unless a reporter is installed already."""
     reporter = reporter_here()
     with _warnings_on_stderr():
         if reporter is None or listened_to():

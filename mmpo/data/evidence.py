@@ -1,4 +1,4 @@
-"""Is a claim about a picture true? What people marked decides it, and where that can't, nothing does.
+"""Is a claim about a picture true? Its annotations decide it, and where they can't, nothing does.
 
 Objects are decided by names, numbers by counting boxes, colours by `color` attributes, places and relations by where
 boxes have their centres. A place is a third of the picture; beyond it a margin is left undecided, since nobody measures

@@ -1,4 +1,4 @@
-"""Reading a folder of preference pairs, in order or by number. What the folder holds stands in shards.py."""
+"""Reading a folder of preference pairs, in order or by number. Its content is described in shards.py."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     FOLDER/rejects.jsonl                the sources that gave none, with stage and reason
     FOLDER/card.json, README.md         counts and recipe; written last
 
-Killed and started again, a writer goes on behind the last shard and ends with the same bytes. The rename of a shard is
+Killed and restarted, a writer continues behind the last shard and ends with the same bytes. The rename of a shard is
 the one point of commitment: its metadata say how many sources and rejects lie behind it, and what a killed run left
 beyond that is cut off.
 """

@@ -30,7 +30,7 @@ class PairsBuilt(BaseModel):
 
     @classmethod
     def of(cls, builder: str, table: Mapping[str, int], pairs: int) -> PairsBuilt:
-        """`table` is what became of the sources: `in`, `paired` and losses by reason."""
+        """`table` counts the outcomes of the sources: `in`, `paired` and losses by reason."""
         used = table.get("paired", 0)
         counts = {"sources": dict(table)}
         return cls(builder=builder, images=table["in"], images_used=used, pairs_made=pairs, counts=counts)

@@ -6,7 +6,7 @@
       pairs/               the dataset: shards, card.json, README.md, rejects.jsonl
       build_result.json    the result in numbers; written last
 
-Killed at any moment and run again, a build goes on behind its last unit and ends with the same bytes. Nobody else works
+Killed and restarted at any moment, a build continues behind its last unit and gives the same bytes. Nobody else works
 in its folder meanwhile.
 """
 

@@ -23,7 +23,7 @@ RESULT = "build_result.json"
 
 
 class Advance(Protocol):
-    """Reports that so many items more are done, with a short remark."""
+    """Reports that `steps` more items are done, with a short remark."""
 
     def __call__(self, steps: int = 1, note: str | None = None) -> None: ...
 
@@ -33,7 +33,7 @@ Work = Callable[[int, Sequence[T], Advance], Mapping[str, Any]]
 
 
 def unit_paths(folder: Path, items: int, size: int) -> list[Path]:
-    """The files of all units of so many items, `size` in each."""
+    """The files of all units of `items` items, `size` in each."""
     return [folder / f"{number:05d}.json" for number in range(math.ceil(items / size))]
 
 
@@ -114,7 +114,7 @@ def pair_of_row(row: Mapping[str, Any], picture: bytes) -> PreferencePair:
 
 
 def check_source(run_dir: Path, source: Mapping[str, Any], called: Mapping[str, str] | None = None) -> None:
-    """Write `source.json`, or compare with the one that is there. UserError for a folder with work begun otherwise;
+    """Write `source.json`, or compare with the one that is there. UserError for a folder with work of another source;
     `source` is a map of settings, versions and digests, one level deep below `settings`. `called` says what people call
     some of its keys; one that is also the name of a setting needs that, or would stand in its place."""
     path = run_dir / SOURCE

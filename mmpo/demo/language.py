@@ -50,7 +50,7 @@ CARELESS = Noise(first=0.82, more=0.65, partner=0.74, place=0.40, doubled=0.65, 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question about a scene and its answer; with `given`, how an answer goes on that begins so."""
+    """A question about a scene and its answer; with `given`, the continuation of an answer that begins so."""
 
     question: str
     answer: str

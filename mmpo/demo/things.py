@@ -1,7 +1,7 @@
 """The objects of the demo world: 48 kinds in 8 places, and which of them usually appear together.
 
 Every place has three *pairs* of objects. The halves of a pair are seen together most of the time, so they are to this
-world what knives and forks are to photographs: whoever sees one is tempted to report the other.
+world what knives and forks are to photographs: a model that sees one is tempted to report the other.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Files that are whole or absent. Everything a run leaves behind goes through here.
 
 A whole file is written beside its place, flushed to the disk and renamed onto it; a log (JSON Lines) only grows, and a
-line that a killed process left half-written is cut off when the log is opened again. What a later run goes on from is
+line that a killed process left half-written is cut off when the log is opened again. What a later run continues from is
 sealed: it holds a digest of itself, so that a bit that flips on the disk is noticed (`write_sealed`, `seal_row`).
 
 Temporary names hold their process (`owners.tag`) and random digits, are always new (O_EXCL) and never follow a link;

@@ -47,7 +47,7 @@ def check_scans(data: bytes, pixels: int) -> None:
 
 
 def check_metadata(data: bytes) -> None:
-    """Quarantined `too_much_metadata` for what stands before the pixels of a JPEG."""
+    """Quarantined `too_much_metadata` for the segments before the pixels of a JPEG."""
     place = 2
     while data.startswith(_START) and data[place : place + 1] == b"\xff" and data[place : place + 2] != _SCAN:
         place += 2 + max(2, int.from_bytes(data[place + 2 : place + 4], "big"))

@@ -38,7 +38,7 @@ def read_rows(path: str | Path, limit: int | None = None) -> Iterator[tuple[int,
 
 
 def readable_rows(path: str | Path, limit: int | None = None) -> Iterator[tuple[int, Any]]:
-    """`read_rows` that goes on behind a bad line, whose value is an Unreadable."""
+    """`read_rows` that continues behind a bad line, whose value is an Unreadable."""
     for number, line in read_lines(path, limit):
         try:
             yield number, json_of(line)

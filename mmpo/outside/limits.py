@@ -28,7 +28,7 @@ def too_deep(line: int | None) -> Unreadable:
 
 
 def half(character: str, line: int | None) -> Unreadable:
-    hint = "whoever wrote it cut a character in two; write it whole, or take it out"
+    hint = "its writer cut a character in two; write it whole, or take it out"
     return Unreadable(f"\\u{ord(character):04x} is half a character", line=line, hint=hint)
 
 

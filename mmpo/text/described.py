@@ -37,7 +37,7 @@ class DescribedSpan:
 @dataclass(frozen=True)
 class CountWords:
     """Words of number before an object: `a`, `two`, `a couple of`, `several`. `exact` ones say a number; `new` ones
-    bring in objects of their own (`two cars`), others speak of those that are known (`the two cars`). An `article` is a
+    bring in objects of their own (`two cars`), others refer to those that are known (`the two cars`). An `article` is a
     number in a list of everything only; `more` is `another`.
     """
 

@@ -253,7 +253,7 @@ def check_size(source: EncodedVideo, width: int, height: int, limits: Limits) ->
 
 
 def scan(source: EncodedVideo, limits: Limits, deadline: Deadline) -> Index:
-    """The exact index. Decodes only until the first frame shows how the picture stands."""
+    """The exact index. Decodes only until the first frame shows the picture's rotation."""
     av = require_av()
     if source.size > limits.scan_bytes:
         raise VideoTooLarge(

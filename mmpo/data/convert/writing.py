@@ -14,7 +14,7 @@ from mmpo.errors import Quarantined
 
 
 class RowSink:
-    """A folder of rows. Subclasses say what a row is (`row`), where it goes (`put`) and what stands beside (`finish`).
+    """A folder of rows. Subclasses define what a row is (`row`), where it goes (`put`) and what is beside (`finish`).
 
     `facts` holds the `split` and the `name` of the data set.
     """

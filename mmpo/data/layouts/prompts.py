@@ -44,7 +44,7 @@ def bare(question: str, *, official: bool = False) -> str:
 
 
 def lowered(question: str, *, official: bool = False) -> str:
-    """The question as it goes on behind a pointer: its first letter small, unless it begins with an acronym or with I.
+    """The question to put behind a pointer: its first letter small, unless it begins with an acronym or with I.
     `official` lowers those too. A name at the beginning looks like any word and is lowered."""
     first = re.match(r"\w+", question)
     word = first.group() if first else ""

@@ -1,6 +1,6 @@
 """Does the evidence support what a yes/no answer says? The chosen side of a question pair must pass, or there is none.
 
-An answer is read as descriptions are (`detect`) and held to more, for it is short and learnt as the truth:
+An answer is read as descriptions are (`detect`) but checked for more, since it is short and learnt as the truth:
 every word beyond the usual frame (`there is`, `in the image`) must be supported; an object may be called by the name of
 its class or as the annotation calls it, not by any synonym (a `woman` is a person, a person is not always a woman); and
 a plural needs several.
@@ -64,14 +64,14 @@ class EvidenceReader:
     def answer(self, text: str, truth: Truth, name: str = "") -> str:
         """The reason why an answer can't be chosen: the evidence contradicts it (`unsupported`), or does not decide it
         (`undecidable`); empty where all of it is supported. `name` is what the question was about: that it is
-        not there may be said although no class is called so.
+        not there may be claimed although it is no class.
         """
         reasons = set(self._reasons(_ANSWER.sub("", text, count=1), truth, name))
         return UNSUPPORTED if UNSUPPORTED in reasons else UNDECIDABLE if reasons else ""
 
     def question(self, text: str, yes: bool, name: str, truth: Truth) -> str:
         """Why a question can't be asked with this answer as the right one. `Yes` affirms all that the question says,
-        `no` denies it; what no class is called, and nobody spoke of, may be denied."""
+        `no` denies it; what is no class and not in the evidence may be denied."""
         if _NEGATOR.search(text):
             return UNDECIDABLE
         affirmed = self.answer(text, truth)

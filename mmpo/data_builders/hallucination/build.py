@@ -170,7 +170,7 @@ def _templates(settings: BuildSettings) -> dict[str, str]:
 
 
 def _text_models(settings: BuildSettings, replies: Path, stack: ExitStack) -> TextModels:
-    """Open the text models that the settings name; one that stands in two places is opened once."""
+    """Open the text models that the settings name; one that is named twice is opened once."""
     opened: dict[str, ChatModel] = {}
 
     def chat(wanted: ChatSettings) -> ChatModel:

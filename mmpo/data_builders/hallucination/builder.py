@@ -64,7 +64,7 @@ class HallucinationCounts:
 
 @dataclass
 class SourceImage:
-    """An image that can be used, and what has come of it."""
+    """An image that can be used, and its results so far."""
 
     image: AnnotatedImage
     picture: bytes

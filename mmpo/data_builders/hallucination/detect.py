@@ -1,7 +1,7 @@
 """Does a description say what is not there? Sentence by sentence, with a verdict, a reason and the words at fault.
 
-The rules read claims (`scene_claims`) about objects, numbers, colours, places and relations, and what people marked
-decides them (`evidence`). A further `Check` looks at a sentence and gives findings of its own.
+The rules read claims (`scene_claims`) about objects, numbers, colours, places and relations, and the annotations
+decide them (`evidence`). A further `Check` looks at a sentence and gives findings of its own.
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ class Drafter:
         return [DescriptionJudgement(self.detector.verdicts(*one), "", one[2]) for one in read]
 
     def _seeds(self, draft: Draft, namings: dict[str, Naming]) -> None:
-        """Both sides as rules word them, or as they are where a text model words them, or nobody shall."""
+        """Both sides as rules word them, or as they are where a text model words them, or `rewrite` is off."""
         settings = self.settings
         variants = range(settings.variants if self.rewriter is None else 1)
         if self.judge is not None or (settings.correction != "edit" and (self.rewriter or not settings.rewrite)):

@@ -1,4 +1,4 @@
-"""Putting right what a text claims: another number, colour, place or relation, in the sentence as it stands.
+"""Correcting what a text claims: another number, colour, place or relation, in the sentence as it is.
 
 Nothing else of the sentence changes but what has to follow: the noun, the article, the verb. What no single word can
 put right goes (the place of cars that stand apart), and so does what was counted twice. A sentence that can't be put

@@ -124,7 +124,7 @@ class ChoiceSettings(Settings):
     min_objects: int = Field(default=0, ge=0, description="Fewest kinds of object in an image.")
     max_objects: int | None = Field(default=None, ge=1, description="Most kinds of object.")
     min_phrases: int = Field(default=0, ge=0, description="Fewest captions and phrases about regions together.")
-    images: int | None = Field(default=None, ge=1, description="Draw so many of those that fit; left out: all.")
+    images: int | None = Field(default=None, ge=1, description="Draw this many of those that fit; left out: all.")
 
 
 class TemplateSettings(Settings):
@@ -171,7 +171,7 @@ class BuildSettings(Settings):
         default_factory=ChoiceSettings,
         description="Leave out images with too few or too many objects, or with thin annotation; draw from the rest.",
     )
-    limit: int | None = Field(None, ge=1, description="Use only so many images, the first ones of those chosen.")
+    limit: int | None = Field(None, ge=1, description="Use only this many images, the first ones of those chosen.")
 
     prompts: list[str] = Field(
         list(DESCRIPTION_PROMPTS), min_length=1, description="Requests for a description; one is drawn for each image."

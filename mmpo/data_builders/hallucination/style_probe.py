@@ -71,7 +71,7 @@ class StyleReport(BaseModel):
     )
 
     def line(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         text = (
             f"style alone tells chosen from rejected with AUROC {self.style.auroc:.2f} "
             f"[{self.style.auroc_low:.2f}, {self.style.auroc_high:.2f}] (wording alone {self.wording.auroc:.2f}, "

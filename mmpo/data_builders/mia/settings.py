@@ -151,7 +151,7 @@ class MiaSettings(Settings):
         None, description="Folder that image paths start from. Left out: that of the file."
     )
     allow_links: bool = Field(False, description="Follow links out of the folder of images (hub caches, DVC).")
-    limit: int | None = Field(None, ge=1, description="Use only so many records, the first ones of the file.")
+    limit: int | None = Field(None, ge=1, description="Use only this many records, the first ones of the file.")
 
     sequence: SequenceSettings | None = Field(default_factory=SequenceSettings, description="null builds none.")
     collage: CollageSettings | None = Field(default_factory=CollageSettings, description="null builds none.")

@@ -48,7 +48,7 @@ class RadiologySettings(Settings):
         None, description="Folder that image paths start from. Left out: that of the reports."
     )
     allow_links: bool = Field(False, description="Follow links out of the folder of images (hub caches, DVC).")
-    limit: int | None = Field(None, ge=1, description="Use only so many reports, the first ones.")
+    limit: int | None = Field(None, ge=1, description="Use only this many reports, the first ones.")
     section: Literal["findings", "impression", "both", "report"] = Field(
         "findings", description="Which part of a report is meant; reports without it drop out."
     )

@@ -31,7 +31,7 @@ SCORES = ("chosen_reward", "rejected_reward")
 
 @dataclass
 class Answered:
-    """One question with its sampled answers; the lists run alike."""
+    """One question with its sampled answers; the lists are parallel."""
 
     qa: QA
     number: int

@@ -70,7 +70,7 @@ class VideoRewardSettings(Settings):
     )
     allow_links: bool = Field(False, description="Follow links out of the folder of images (hub caches, DVC).")
     captions: Annotated[Path | None, FILE] = Field(None, description="JSON Lines with captions, by id or video.")
-    limit: int | None = Field(None, ge=1, description="Use only so many videos, the first ones of the file.")
+    limit: int | None = Field(None, ge=1, description="Use only this many videos, the first ones of the file.")
 
     frames: FrameSettings = Field(default_factory=FrameSettings, description="Which frames the model sees.")
     video_input: VideoInput = Field("auto", description=VIDEO_INPUT)

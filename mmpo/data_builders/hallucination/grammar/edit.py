@@ -62,7 +62,7 @@ class Editor:
         return Sentence(tuple(clauses), sentence.end) if clauses else None
 
     def _dangles(self, clause: Clause, *, first: bool, after_edit: bool) -> bool:
-        """Does the clause lean on one that is gone or changed (`it is …`, `and is standing …`)?"""
+        """Does the clause depend on one that is gone or changed (`it is …`, `and is standing …`)?"""
         if clause.kind == "whole":
             return first or (after_edit and lx.BEING.match(clause.tails[0].link.strip()) is not None)
         return first and lx.ANAPHORA.match(_first_words(clause)) is not None

@@ -1,4 +1,4 @@
-"""The closed word classes of English that the grammar of image descriptions stands on."""
+"""The closed word classes of English that the grammar of image descriptions is built on."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ANAPHORA = re.compile(
 BE_PLURAL = {plural: singular for singular, plural in BE.items()}
 
 LIST_LINKS = _words("with including featuring containing like as between among amongst amidst amid has have")
-"""Links whose list goes on: in `a table with a cup, a fork and a plate` the plate stands on the table too."""
+"""Links whose list continues: in `a table with a cup, a fork and a plate` the plate stands on the table too."""
 
 _MEASURES = _words(
     "couple pair group bunch set number variety row stack pile herd flock crowd lot collection assortment series "

@@ -1,4 +1,4 @@
-"""One sentence as words: tokens with the object mentions among them, and what kind of word stands where.
+"""One sentence as words: tokens with the object mentions among them, and the kind of word at each place.
 
 It knows closed word classes only (`lexicon`) and the mentions that the vocabulary found; other words are judged by
 their endings and by what stands beside them. How words become phrases is `grammar`'s business.

@@ -42,7 +42,7 @@ ClauseKind = Literal["there", "listing", "subject", "fragment", "whole"]
 
 @dataclass(frozen=True)
 class Clause:
-    """`joiner` ties it to the clause before (`, while `); `joints` stand between the items of its list.
+    """`joiner` ties it to the clause before (`, while `); `joints` separate the items of its list.
 
     A `whole` clause could not be taken apart: it has no items, and one tail with all its words.
     """

@@ -1,4 +1,4 @@
-"""The rule-based writer: says parsed sentences again, corrects a description, and words both sides of a pair alike.
+"""The rule-based writer: rewords parsed sentences, corrects a description, and words both sides of a pair alike.
 
 HA-DPO (Zhao et al. 2023, arXiv:2311.16839) has a language model rewrite the corrected *and* the hallucinated
 description, so that style does not give them away. Here one grammar reads both, one renderer words both, and what
