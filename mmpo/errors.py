@@ -27,7 +27,7 @@ class UserError(Exception):
 
 
 class Quarantined(Exception):
-    """One source cannot be used. The builder turns it into a row of `rejects.jsonl` and goes on.
+    """One source cannot be used. The builder turns it into a row of `rejects.jsonl` and continues.
 
     `stage` is where it happened (`decode`, `detect`, …), `reason` a short stable slug that is counted, `detail` free
     text.

@@ -3,8 +3,8 @@
     runs/mine/.mmpo-lock      {"owner": …, "pid": …, "host": …, "since": …, "command": …}
 
 The file is made with O_EXCL and never through a link. While it is held, a thread touches it every few seconds. It is
-stale, and taken over, where its process is dead (by number *and* start, so that a number given again is not mistaken),
-or, for one of another machine, where nobody has touched it for `SILENT` seconds. Who takes over holds the kernel's lock
+stale, and taken over, where its process is dead (by number *and* start, so that a reused number is not mistaken),
+or, for one of another machine, if it was not touched for `SILENT` seconds. Who takes over holds the kernel's lock
 on the file meanwhile and looks again first: of two that try, one gets it. Several ranks of one launch count as one:
 rank 0 holds the lock.
 """
@@ -95,7 +95,7 @@ def announce(folder: str | Path, before: str | None) -> None:
 
 
 def in_own_folder(work: Callable[P, R]) -> Callable[P, R]:
-    """For `work(settings, run_dir, …)`: nobody else works in `run_dir` meanwhile, and what is written is private."""
+    """For `work(settings, run_dir, …)`: one process at a time works in `run_dir`, and what is written is private."""
 
     @functools.wraps(work)
     def alone(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -109,7 +109,7 @@ def in_own_folder(work: Callable[P, R]) -> Callable[P, R]:
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Inside the block, files are made for their owner alone (600, folders 700), whoever writes them, for runs hold
+    """Inside the block, files are made for their owner alone (600, folders 700), by libraries too, for runs hold
     pictures, answers and reports. MMPO_UMASK=027, say, shares them with the group. Raises UserError where it is no
     such number."""
     text = os.environ.get(UMASK, "077")
@@ -221,7 +221,7 @@ def _still_there(handle: int, path: Path) -> bool:
 
 
 def _read(handle: int) -> dict[str, Any] | None:
-    """What the lock says; None for an empty one."""
+    """The record in the lock file; None if it is empty, {} if it is unreadable."""
     text = os.pread(handle, 4096, 0)
     if not text:
         return None

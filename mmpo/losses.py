@@ -60,7 +60,7 @@ class _PerToken(Tensor):
 
 
 class _Missing(Exception):
-    """What a loss looked for and was not given."""
+    """The name of something that a loss needs and was not given."""
 
 
 class _SequenceLogps(ResponseLogps):
@@ -188,7 +188,7 @@ def _made(entry: Registered) -> Loss:
 
 
 def _reads(entry: Registered) -> tuple[set[str], str]:
-    """What a loss with its default parameters looks at, found by letting it run once, and what it needs beyond sums
+    """The inputs that a loss with its default parameters reads, found by running it once, and what it needs beyond sums
     (empty: nothing)."""
     if more := _beyond(entry, {}):
         return set(), more
@@ -206,7 +206,7 @@ def _reads(entry: Registered) -> tuple[set[str], str]:
 
 
 def _beyond(entry: Registered, values: Mapping[str, Any]) -> str:
-    """What a loss needs that no sum over tokens tells; empty where sums may do."""
+    """The input of a loss that sums over tokens do not give; empty where sums may do."""
     if entry.needs_weights:
         return "the weights of every token"
     if entry.needs_auxiliary:
@@ -224,7 +224,7 @@ def _check_needs(entry: Registered, values: Mapping[str, Any]) -> None:
         raise UserError(f"mmpo.losses.{entry.name} needs {more}", hint=remedy)
 
 
-_TRAIN = "sums over tokens do not tell them: train with `objective: {{{name}: {{}}}}`, where mmpo has them"
+_TRAIN = "sums over tokens do not give them: train with `objective: {{{name}: {{}}}}`, where mmpo has them"
 
 
 def _refused(name: str, missing: str, remedy: str = "") -> UserError:

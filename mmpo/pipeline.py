@@ -63,7 +63,7 @@ def run_section(run: RunFolder, recipe: Recipe, section: str) -> dict[str, Any]:
 
 
 def starts_over(recipe: Recipe, section: str) -> bool:
-    """Does the section say `resume: false`? It is then done anew, complete or not."""
+    """Does the section say `resume: false`? It is then done again, complete or not."""
     return getattr(getattr(recipe, section), "resume", True) is False
 
 

@@ -1,4 +1,4 @@
-"""Plug-ins: Python modules of other people that register objectives, benchmarks, builders, families or formats.
+"""Plug-ins: Python modules from outside mmpo that register objectives, benchmarks, builders, families or formats.
 
 A plug-in is imported because someone asked for it: a recipe lists it under `plugins:`, a command is given `--plugin`,
 or an installed distribution names it as an entry point of the group `mmpo.plugins`. Importing runs its code. Entry
@@ -34,7 +34,7 @@ GROUP = "mmpo.plugins"
 SWITCH = "MMPO_PLUGINS"
 """Set to `off`, it leaves entry points alone; what a recipe lists is imported all the same."""
 HANDED_ON = "MMPO_PLUGIN_MODULES"
-"""How processes started from this one learn which modules were listed; set by `load`, not by people."""
+"""Passes the listed modules to processes started from this one; set by `load`, not by users."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Plugin:
 
 
 class Registers(Protocol):
-    """What plug-ins register in (`mmpo.registry.Registry`)."""
+    """The registries that plug-ins register in (`mmpo.registry.Registry`)."""
 
     def names_of(self, package: str) -> set[str]:
         """The names that modules of a top-level package gave."""
@@ -115,8 +115,8 @@ def versions_of(listed: Sequence[str], words: set[str]) -> dict[str, str]:
 
 
 def crash(error: BaseException, trace: str = "") -> UserError | None:
-    """What to tell of an unforeseen error that came through the code of a plug-in: the innermost line of it. None where
-    it came through none. `trace` says where the whole trace is, where it is anywhere."""
+    """The report of an unforeseen error that came through the code of a plug-in: the innermost line of it. None where
+    it came through none. `trace` names the place of the whole trace, if it is kept."""
     packages = {module.partition(".")[0]: module for module in _loaded}
     packages.pop("mmpo", None)
     through = [
@@ -129,7 +129,7 @@ def crash(error: BaseException, trace: str = "") -> UserError | None:
     module, where = through[-1]
     return UserError(
         f"the plug-in {module} fails: {where}: {type(error).__name__}: {_first_line(error)}",
-        hint=f"{trace}{'; ' if trace else ''}the mistake is most likely the plug-in's: tell who wrote it",
+        hint=f"{trace}{'; ' if trace else ''}the mistake is most likely the plug-in's: report it to its authors",
     )
 
 
@@ -145,7 +145,7 @@ def _load_entry(entry: metadata.EntryPoint) -> None:
             _import(entry.module)
             _loaded[entry.module] = Plugin(entry.module, _version(entry.module), False)
     except UserError as error:
-        if multiprocessing.parent_process() is None and os.environ.get("RANK", "0") == "0":  # told once
+        if multiprocessing.parent_process() is None and os.environ.get("RANK", "0") == "0":  # reported once
             logger.warning(
                 "the plug-in %s of %s is left out: %s (pip uninstall it, or %s=off)",
                 *(entry.module, owner, error.message, SWITCH),

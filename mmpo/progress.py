@@ -1,4 +1,4 @@
-"""How long work says how far it is, without knowing who listens.
+"""Progress reports of long work, independent of who shows them.
 
 A stage writes `for row in track(rows, "checking descriptions", total=n)`, or opens a `task` and advances it. Used from
 Python nothing is printed. The command line installs a reporter: bars on a terminal, plain lines elsewhere; so does what
@@ -22,14 +22,14 @@ class ProgressTask(Protocol):
         """`steps` more are done; `note` is a short live remark such as `loss 0.31`."""
 
     def extend(self, total: int | None) -> None:
-        """`total` more will come; None where nobody knows."""
+        """`total` more will come; None where that is unknown."""
 
     def close(self, *, finished: bool) -> None:
         """The work ended: `finished`, or stopped by an error."""
 
 
 class Reporter(Protocol):
-    """Whoever shows progress."""
+    """The interface of what shows progress."""
 
     def begin(self, label: str, total: int | None) -> ProgressTask:
         """A new task starts; `total` is None where the length is unknown."""
@@ -104,7 +104,7 @@ _reporter: ContextVar[Reporter] = ContextVar("mmpo_progress", default=_SILENT)
 
 
 def listened_to() -> bool:
-    """Whether someone shows progress here already."""
+    """True if a reporter is installed here already."""
     return _reporter.get() is not _SILENT
 
 

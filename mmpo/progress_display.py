@@ -1,4 +1,4 @@
-"""Who shows progress: bars on a terminal, plain lines elsewhere, a cell's own line in a notebook."""
+"""Displays of progress: bars on a terminal, plain lines elsewhere, a cell's own line in a notebook."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may change when work is taken up again: settings that decide no result, and everything before work began."""
+"""Changes allowed when work is resumed: settings that decide no result, and everything before work began."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from pydantic import BaseModel
 
 BEFORE_WORK = frozenset({"step.json", "source.json", "settings.json", "rejects.jsonl"})
-"""Files of a step's folder that are written before any work is done, or made anew from the settings alone."""
+"""Files of a step's folder that are written before any work is done, or made again from the settings alone."""
 
 
 def deciding(settings: BaseModel) -> dict[str, Any]:
     """Settings as JSON data, defaults included, without those that decide no result.
 
     These are named by `FREE: ClassVar[frozenset[str]]` on the class that has them, at any depth: where and how fast a
-    text model is reached stands in `ChatSettings`, once for every section that has one.
+    text model is reached is set in `ChatSettings`, once for every section that has one.
     """
     data: dict[str, Any] = _kept(settings, settings.model_dump(mode="json"))
     return data
@@ -34,7 +34,7 @@ def _kept(value: Any, data: Any) -> Any:
 
 
 def has_work(folder: Path) -> bool:
-    """Whether a step's folder holds anything that other settings would have made otherwise. A step that failed before
+    """True if a step's folder holds anything that other settings would have made otherwise. A step that failed before
     it came to that may be corrected and run again in the same place."""
     return any(
         path.is_file() and path.stat().st_size > 0 and path.name not in BEFORE_WORK

@@ -12,7 +12,7 @@ RUN = "mmpo.run"
 
 
 class _ToFile(logging.FileHandler):
-    """Where it can't be written (a full disk), what stopped the run is told, not this."""
+    """A log file that ignores its own write errors (a full disk), so that the cause of the failure is reported."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         return None

@@ -97,7 +97,7 @@ class Step:
         self._file = self.path / "step.json"
 
     def record(self) -> dict[str, Any]:
-        """What `step.json` says; empty where the step has not started. Raises UserError where it is unreadable."""
+        """The content of `step.json`; empty where the step has not started. Raises UserError where it is unreadable."""
         try:
             return read_sealed(self._file, hint=f"delete {self.path} to make this step again")
         except UserError:
@@ -127,7 +127,7 @@ class Step:
         return sorted(set(named) - {self.name})
 
     def check(self, settings: Mapping[str, Any]) -> None:
-        """Raises UserError if this step was begun with other settings, or from earlier steps made otherwise. One that
+        """Raises UserError if this step was begun with other settings, or from other results of earlier steps. One that
         failed before it did anything was not begun."""
         record = self.record()
         if not record or (record.get("state") == "started" and not has_work(self.path)):
@@ -200,7 +200,7 @@ class RunFolder:
 
 
 def differences(before: Any, now: Any, at: str = "") -> list[str]:
-    """Where two settings differ, as `key.key: 1 -> 2`."""
+    """The differences between two settings, each as `key.key: 1 -> 2`."""
     if isinstance(before, dict) and isinstance(now, dict):
         found = []
         for key in dict.fromkeys((*before, *now)):

@@ -23,9 +23,9 @@ FieldKind = Literal[
 
 @dataclass(frozen=True)
 class Need:
-    """What a field names: a file, a folder, either (`path`), annotated images, a vocabulary, pairs, a model, an
-    adapter, a judge's template, a way to choose frames, or a folder that is made (`output`). `words` are values that
-    name nothing, such as `coco`; `fits` are endings of files that would do, told for a folder in a file's place.
+    """The kind of thing that a field names: a file, a folder, either (`path`), annotated images, a vocabulary, pairs,
+    a model, an adapter, a judge's template, a way to choose frames, or a folder that is made (`output`). `words` are
+    values that name nothing, such as `coco`; `fits` are endings of files that would do, listed if a folder is given.
     """
 
     kind: FieldKind

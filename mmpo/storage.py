@@ -1,4 +1,4 @@
-"""A full disk, a folder that may not be written, a name that no disk takes: whatever library met it, one line says so.
+"""One line for a full disk, a folder that may not be written or a name that no disk takes, whichever library fails.
 
 Python raises `OSError` with a number, Rust libraries (safetensors, tokenizers) and Arrow errors of their own with the
 number in the text, torch's archive writer neither. An error that was raised while another was handled is found through

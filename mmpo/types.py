@@ -1,4 +1,4 @@
-"""What models and objectives share: the log-probs of preference pairs, and which hidden states an objective asks for.
+"""Types shared by models and objectives: log-probs of preference pairs, and the hidden states an objective asks for.
 
 Shapes: b pairs, t tokens of a response (padded), s of a sequence, h hidden. Imports torch.
 """
@@ -17,7 +17,7 @@ from mmpo.errors import UserError
 
 @dataclass(frozen=True)
 class Hidden:
-    """Which hidden states scoring returns: those after `layer` decoder layers (0: the embeddings; -1: after the last
+    """The hidden states that scoring returns: those after `layer` decoder layers (0: the embeddings; -1: after the last
     one and the final norm), at the `response`'s own tokens or over the whole `sequence`."""
 
     layer: int = -1
@@ -82,7 +82,7 @@ class StepStatistics:
 
 @dataclass
 class PairLogps:
-    """What an objective sees: never a model, only log-probs. `views` holds those of `PairBatch.views`, `auxiliary` a
+    """The input of an objective: never a model, only log-probs. `views` holds those of `PairBatch.views`, `auxiliary` a
     row for each sample of `PairBatch.auxiliary`, without reference log-probs. `step` are the statistics of the whole
     optimizer step that an objective asks for; without them a batch is a step of its own. `past_reward` is the mean of
     all log-ratios, chosen and rejected, that were trained on so far, those of this step included; 0 before the first.

@@ -24,7 +24,7 @@ def code(match: re.Match[str]) -> str:
 
 
 class SafeConsole(Console):
-    """A console whose text is visible whoever made it: strings, tables, progress bars."""
+    """A console that makes all text visible, wherever it comes from: strings, tables, progress bars."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for segment in super().render(renderable, options):

@@ -1,2 +1,2 @@
-"""What `import mmpo` offers: `model` (load, ask, score), `work` (build, train, evaluate, convert), and the records they
-return. Above everything but the command line, which uses it."""
+"""The public API of `import mmpo`: `model` (load, ask, score), `work` (build, train, evaluate, convert), and the
+records they return. Above everything but the command line, which uses it."""

@@ -1,4 +1,4 @@
-"""What `ask` returns: answers about photos, with the adapter and without. No torch here."""
+"""The results of `ask`: answers about photos, with the adapter and without. No torch here."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _YES_OR_NO = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)
 
 
 def is_yes_no(question: str, *answers: str) -> bool:
-    """Whether a question is one of yes or no: by how its last sentence begins, by asking for the two words, or because
-    an answer begins with one of them.
+    """True if a question is one of yes or no: by the beginning of its last sentence, by asking for the two words, or
+    because an answer begins with one of them.
 
     "Can you describe the image?" is a request. The rule is for English.
     """
@@ -50,7 +50,7 @@ class PhotoAnswer:
 
     @property
     def text(self) -> str:
-        """What the model says now."""
+        """The text of `after`, the model's current answer."""
         return self.after.text
 
     @property

@@ -1,4 +1,4 @@
-"""Which model is meant, told from a run folder or from names, and looked at before it is loaded. No torch here."""
+"""Choice of a model from a run folder or from names, checked before it is loaded. No torch here."""
 
 from __future__ import annotations
 

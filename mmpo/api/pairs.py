@@ -37,7 +37,7 @@ def pairs_in(pairs: Any, images: Path, on_reject: Any) -> Iterator[PreferencePai
 
 
 def is_dataset(pairs: Any) -> bool:
-    """Whether it is a dataset of the package `datasets`, which is not imported to find out."""
+    """True if it is a dataset of the package `datasets`, which is not imported to find out."""
     return type(pairs).__module__.partition(".")[0] == "datasets"
 
 

@@ -1,4 +1,4 @@
-"""Photos and questions as people give them, checked before a model is loaded. No torch here."""
+"""Photos and questions as users give them, checked before a model is loaded. No torch here."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def photos_of(given: Photo | Sequence[Photo]) -> list[NamedPhoto]:
 
 
 def questions_of(given: str | Sequence[str]) -> list[str]:
-    """The questions of a call. Raises `UserError` where there is none, or one is no text, or says nothing."""
+    """The questions of a call. Raises `UserError` where there is none, or one is no text or blank."""
     questions = [given] if isinstance(given, str) else _listed(given, "questions", "a text")
     if not questions:
         raise UserError("no question given", hint='for example "Is there a dog in the image?"')

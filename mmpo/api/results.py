@@ -1,4 +1,4 @@
-"""What build, train, evaluate and convert return: where everything is, what came of it, and tables. No torch here."""
+"""The results of build, train, evaluate and convert: paths, numbers and tables. No torch here."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def run(
     """Do a section in the run folder `out` (a new `runs/CALLED-TIME` where None) and return its folder and its result.
 
     What other sections the run has stays in its recipe. A section that is complete there with the same settings is
-    taken as it is; one that was stopped goes on. `before` does a step of its own in the open run first. `called` names
+    taken as it is; a stopped one continues. `before` does a step of its own in the open run first. `called` names
     the function in errors. Raises one `UserError` for all mistakes in the settings, before anything is written.
     """
     if out is not None and not isinstance(out, str | Path):

@@ -24,7 +24,7 @@ SHOWN_EVERY = 0.2
 
 @contextmanager
 def showing() -> Iterator[None]:
-    """Inside the block, progress and mmpo's warnings are shown, unless someone listens already."""
+    """Inside the block, progress and mmpo's warnings are shown, unless a reporter is installed already."""
     reporter = reporter_here()
     with _warnings_on_stderr():
         if reporter is None or listened_to():
@@ -35,14 +35,14 @@ def showing() -> Iterator[None]:
 
 
 def reporter_here() -> Reporter | None:
-    """Who shows progress in this process; None where nobody looks."""
+    """The reporter that shows progress in this process; None where the output is no terminal or notebook."""
     if in_notebook():
         return NotebookReporter()
     return BarReporter(SafeConsole(highlight=False)) if sys.stdout.isatty() else None
 
 
 def in_notebook() -> bool:
-    """Whether this runs in the kernel of a notebook. A process that has not imported IPython is none."""
+    """True in the kernel of a notebook. A process that has not imported IPython is none."""
     ipython = sys.modules.get("IPython")
     shell: Any = ipython.get_ipython() if ipython is not None else None
     return shell is not None and hasattr(shell, "kernel")

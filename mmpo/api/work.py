@@ -29,7 +29,7 @@ def build(model: Model | str | Path | None = None, *, out: str | Path | None = N
     Args:
         model: the model whose own mistakes the pairs correct: a folder, a name, or a loaded `Model` (of which the
             folder is used). None for builders that need none.
-        out: the run folder; by default a new `runs/build-TIME`. Called again on the same one, a stopped build goes on
+        out: the run folder; by default a new `runs/build-TIME`. Called again on the same one, a stopped build continues
             and a finished one is returned.
         settings: the keys of `build:`, for example `annotations`, `limit`, `builder` (docs/recipes.md lists them).
 
@@ -153,7 +153,7 @@ def convert(
     Args:
         source: a file, or a folder of files.
         out: the folder to write.
-        source_format: told from the rows where None; docs/convert.md lists the formats and their `options`.
+        source_format: found from the rows where None; docs/convert.md lists the formats and their `options`.
         out_format: mmpo, trl, llamafactory or ms-swift.
         images: the folder in which image paths start; by default that of the source.
         media: embed, copy or reference; by default the first that the written format can.

@@ -1,4 +1,4 @@
-"""Is a claim about a picture true? What people marked decides it, and where that can't, nothing does.
+"""Is a claim about a picture true? Its annotations decide it, and where they can't, nothing does.
 
 Objects are decided by names, numbers by counting boxes, colours by `color` attributes, places and relations by where
 boxes have their centres. A place is a third of the picture; beyond it a margin is left undecided, since nobody measures
@@ -19,9 +19,9 @@ from mmpo.text.scene_claims import Claim, Number
 from mmpo.text.vocabulary import ObjectVocabulary
 
 MARGIN = 0.1
-"""How far beyond its third of the picture, in shares of it, a centre may lie and `on the left` is not yet wrong."""
+"""The distance beyond its third, as a share of the picture, up to which a centre does not make `on the left` wrong."""
 APART = 0.05
-"""How far apart, in shares of the picture, the centres of two boxes must be for one to be left of the other."""
+"""The least distance between the centres of two boxes, as a share of the picture, for one to be left of the other."""
 
 ACROSS: tuple[PictureSide, ...] = ("left", "middle", "right")
 _WORDED = re.compile(r"(?:on|in|at)\s+the\s+(left|middle|cent(?:er|re)|right|top|bottom)", re.I)
@@ -30,7 +30,7 @@ _OPPOSITE: dict[PictureSide, PictureSide] = {"left": "right", "right": "left", "
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known about one picture. `names` are the classes of the vocabulary that are in it, `objects` the marked
+    """The known facts about one picture. `names` are the classes of the vocabulary that are in it, `objects` the marked
     ones by class: a class that only a caption names has none.
     """
 
@@ -67,7 +67,7 @@ def truth_of(image: AnnotatedImage, vocabulary: ObjectVocabulary) -> Truth:
 
 
 def decide(claim: Claim, truth: Truth) -> bool | None:
-    """Is the claim true? None where the annotation can't tell; of an object that is not there, only its presence is
+    """Is the claim true? None if the annotation leaves it open; of an object that is not there, only its presence is
     decided.
     """
     if claim.kind == "object":
@@ -82,8 +82,8 @@ def decide(claim: Claim, truth: Truth) -> bool | None:
 
 
 def corrected(claim: Claim, truth: Truth) -> str | int | None:
-    """What would be true in the claim's place: how many its own words should count (0: these objects are not there, or
-    were counted before), a colour, a side. None where the annotation can't tell, or no one word is true of all.
+    """The value that would make the claim true: how many its own words should count (0: these objects are not there, or
+    were counted before), a colour, a side. None if the annotation does not decide it, or no one word fits all.
     """
     if claim.kind == "object":
         return claim.name if claim.name in truth.names else None
@@ -173,7 +173,7 @@ def _count(claim: Claim, truth: Truth) -> bool | None:
 
 
 def _same_place(claim: Claim) -> tuple[DescribedObject, ...]:
-    """What was counted before at the same place."""
+    """The objects that were counted before at the same place."""
     place = claim.about.place
     return tuple(o for o in claim.before if place is not None and o.place is not None and o.place.side == place.side)
 
@@ -185,7 +185,7 @@ def _counted(groups: Iterable[DescribedObject]) -> int:
 def _pool(
     about: DescribedObject, items: list[AnnotatedObject], truth: Truth, *, colored: bool = True
 ) -> list[AnnotatedObject]:
-    """Those of a class that may be meant: at the told place, if any are there; of the told colour, if any have it."""
+    """Those of a class that may be meant: at the given place, if any are there; of the given colour, if any have it."""
     pool = items
     if about.place is not None:
         pool = [item for item in pool if is_at(item, about.place.side, truth) is not False] or pool
@@ -278,7 +278,7 @@ def _worded(item: AnnotatedObject) -> PictureSide | None:
 
 
 def _center(item: AnnotatedObject, truth: Truth) -> tuple[float, float] | None:
-    """Where the middle of an object's box is, as shares of the picture's width and height."""
+    """The centre of an object's box, as shares of the picture's width and height; None if box or size is unknown."""
     width, height = truth.image.width, truth.image.height
     if item.bbox_xywh is None or width is None or height is None:
         return None

@@ -1,7 +1,7 @@
-"""Which pictures a set of pairs holds, by their pixels: so that an evaluation notices those it was trained on.
+"""Digests of the pixels of all pictures in a set of pairs, so that an evaluation notices those it was trained on.
 
-Pixels are compared, not files: the same picture counts under another name, with other metadata, or packed anew without
-loss, as a build packs what not every reader decodes alike. A picture that was scaled or compressed anew is another one.
+Pixels are compared, not files: a picture stays the same under another name, with other metadata, or encoded again
+without loss, as a build does with what not every reader decodes alike. Scaled or compressed again, it is another one.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def digests_of_pairs(folder: str | Path) -> frozenset[str]:
 
 
 def read_digests(folder: Path) -> frozenset[str] | None:
-    """What `write_digests` wrote; None where there is nothing."""
+    """The digests that `write_digests` wrote; None if there is no such file. UserError if it can't be read."""
     try:
         return frozenset((folder / FILE).read_text(encoding="ascii").split())
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder / FILE} can't be read: {error}", hint="delete it; it is made anew") from None
+        raise UserError(f"{folder / FILE} can't be read: {error}", hint="delete it; it is made again") from None
 
 
 def write_digests(folder: Path, digests: Iterable[str]) -> None:

@@ -102,7 +102,7 @@ def content_parts(messages: Sequence[Mapping[str, Any]], kind: str) -> Iterator[
 
 
 def placeholder_in(text: str) -> str:
-    """The media tag in `text`, else nothing. No pair may hold one in its text: whoever reads the dataset would look for
+    """The media tag in `text`, else nothing. No pair may hold one in its text: a reader of the dataset would look for
     a picture there. Models do write them."""
     return next((tag for tag in PLACEHOLDERS if tag in text), "")
 

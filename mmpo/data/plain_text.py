@@ -1,6 +1,6 @@
 """People's text stays text: `</s>` or `<image>` in a question or an answer is tokenized as characters.
 
-A tokenizer looks for its special tokens in the whole rendered conversation and can't tell the template's from those
+A tokenizer looks for its special tokens in the whole rendered conversation and treats the template's like those
 that someone typed. So special strings are hidden behind marks before the template sees them (`hide`), and a rendering
 that holds marks is tokenized by a copy of the tokenizer in which the special tokens have secret names (`encode`): the
 template's are given those names, what people wrote is put back and matches none. Texts without special strings, nearly
@@ -44,7 +44,7 @@ class PlainText:
         self._hidden: list[str] = []
 
     def looks_special(self, text: str) -> bool:
-        """Whether the tokenizer would find a special token in `text`."""
+        """True if the tokenizer would find a special token in `text`."""
         return self._special.search(text) is not None
 
     def hide(self, text: str) -> str:
@@ -78,7 +78,7 @@ class PlainText:
         if not self.has_marks(rendered):
             plain = self._tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
             return Encoded(rendered, list(plain.input_ids), list(plain.offset_mapping))
-        shown: list[str] = []  # pieces of the text as people know it
+        shown: list[str] = []  # pieces of the original text
         given: list[str] = []  # the same pieces as the copy gets them
         cursor = 0
         for match in re.finditer(f"{self._mark.pattern}|{self._special.pattern}", rendered):
@@ -130,7 +130,7 @@ class PlainText:
 
 
 class _Places:
-    """Where a character of the text that the copy got stands in the text as people know it."""
+    """Maps a character's place in the text given to the copy to its place in the original text."""
 
     def __init__(self, given: Sequence[str], shown: Sequence[str]) -> None:
         self._given, self._shown = [0], [0]

@@ -1,4 +1,4 @@
-"""Reading a folder of preference pairs, in order or by number. What the folder holds stands in shards.py."""
+"""Reading a folder of preference pairs, in order or by number. Its content is described in shards.py."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def check_pages(file: pq.ParquetFile, path: Path) -> None:
 
 
 def _of_others(path: Path) -> str | None:
-    """What a path without our shards holds instead that `mmpo convert` may read; None for nothing."""
+    """A phrase for other data at a path without our shards that `mmpo convert` may read; None if there is none."""
     if path.is_file():
         return "a file" if path.suffix in TABLES + TEXTS else None
     if (path / "card.json").is_file():

@@ -4,7 +4,7 @@
     FOLDER/rejects.jsonl                the sources that gave none, with stage and reason
     FOLDER/card.json, README.md         counts and recipe; written last
 
-Killed and started again, a writer goes on behind the last shard and ends with the same bytes. The rename of a shard is
+Killed and restarted, a writer continues behind the last shard and ends with the same bytes. The rename of a shard is
 the one point of commitment: its metadata say how many sources and rejects lie behind it, and what a killed run left
 beyond that is cut off.
 """
@@ -95,7 +95,7 @@ class PairWriter:
 
     @property
     def sources_done(self) -> int:
-        """How many sources are behind us, this run's and earlier ones'. Skip as many before the first `add`."""
+        """The number of sources already done, in this run and earlier ones. Skip as many before the first `add`."""
         return self.counts.sources
 
     def add(self, *pairs: PreferencePair) -> None:

@@ -1,4 +1,4 @@
-"""How a model gets videos: one setting of every section that shows them. Nothing is imported here."""
+"""The setting for the form in which a model gets videos, one for all sections that show them. Imports nothing."""
 
 from __future__ import annotations
 

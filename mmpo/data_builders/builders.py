@@ -62,7 +62,7 @@ def _any_of(builders: Mapping[str, Entry]) -> Any:
 
 
 AnyBuildSettings: Any = _any_of(_OWN)
-"""The `build` section of a recipe: the settings of any of mmpo's builders, told apart by `builder`."""
+"""The `build` section of a recipe: the settings of any of mmpo's builders, chosen by `builder`."""
 
 
 def any_settings() -> Any:

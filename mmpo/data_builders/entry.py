@@ -1,4 +1,4 @@
-"""What the rest of mmpo knows of a builder, before anything of it that needs torch is imported.
+"""A builder as the rest of mmpo knows it, before anything of it that needs torch is imported.
 
 A folder in `mmpo/data_builders` with an `entry.py` is a builder: its `ENTRY` is found by being there.
 """
@@ -19,7 +19,7 @@ Run = Callable[[Any, Path], Any]
 
 
 class PairsBuilt(BaseModel):
-    """What a builder without numbers of its own made. `pairs` is relative to the run folder; `images` are sources."""
+    """The result of a builder without numbers of its own. `pairs` is relative to the run folder; `images`: sources."""
 
     builder: str
     pairs: str = "pairs"
@@ -30,7 +30,7 @@ class PairsBuilt(BaseModel):
 
     @classmethod
     def of(cls, builder: str, table: Mapping[str, int], pairs: int) -> PairsBuilt:
-        """`table` is what became of the sources: `in`, `paired` and losses by reason."""
+        """`table` counts the outcomes of the sources: `in`, `paired` and losses by reason."""
         used = table.get("paired", 0)
         counts = {"sources": dict(table)}
         return cls(builder=builder, images=table["in"], images_used=used, pairs_made=pairs, counts=counts)
@@ -41,10 +41,10 @@ class Entry:
     """A builder: the settings of its `build` section, whose `builder` is its name, and what does the work.
 
     `run` is a `Builder` (`mmpo.data_builders.run`) or a function of the settings and the run folder, which writes
-    `pairs` there and returns a record of what it made (None: the card of the pairs tells it); `module:function` where
+    `pairs` there and returns a record of what it made (None: the card of the pairs has it); `module:function` where
     importing it brings torch. `look` names the pictures or videos of the source before anything runs, as (folder, path
-    below it): the files are opened by the builder's own readers, so a mistake in them is told as the build would tell
-    it, hours earlier. It raises `UserError` for a source that `run` would refuse.
+    below it): the files are opened by the builder's own readers, so a mistake in them is reported as the build
+    would report it, hours earlier. It raises `UserError` for a source that `run` would refuse.
     """
 
     settings: type[Settings]

@@ -47,8 +47,8 @@ def open_engine(
 
 
 def model_contents(model: str, settings: ModelSettings, run_dir: Path, key: str) -> str | None:
-    """What the model's files hold. A finished build no longer needs a model that is gone: what `key` of its
-    `source.json` says."""
+    """The fingerprint of the model's files. A finished build no longer needs a model that is gone: then it is read from
+    `key` of its `source.json`."""
     try:
         return folder_fingerprint(model_folder(model))
     except UserError:

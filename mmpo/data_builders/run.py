@@ -6,7 +6,7 @@
       pairs/               the dataset: shards, card.json, README.md, rejects.jsonl
       build_result.json    the result in numbers; written last
 
-Killed at any moment and run again, a build goes on behind its last unit and ends with the same bytes. Nobody else works
+Killed and restarted at any moment, a build continues behind its last unit and gives the same bytes. Nobody else works
 in its folder meanwhile.
 """
 
@@ -38,7 +38,7 @@ logger = logging.getLogger("mmpo.build")
 
 
 class Named(Protocol):
-    """What a build goes through, one after another: an image, a video, a report, a prompt."""
+    """A source that a build processes: an image, a video, a report, a prompt."""
 
     @property
     def id(self) -> str: ...
@@ -62,27 +62,27 @@ R = TypeVar("R", bound=Result)
 
 @dataclass(frozen=True)
 class Written:
-    """What became of the sources: `table` has `in`, `paired` and the losses by reason."""
+    """The outcome for the sources: `table` has `in`, `paired` and the losses by reason."""
 
     table: dict[str, int]
     pairs: int
 
 
 class Builder(ABC, Generic[S, T, R]):
-    """What is particular to one way of making pairs; `run` does the rest. One object does one build.
+    """The parts particular to one way of making pairs; `run` does the rest. One object does one build.
 
     The settings need `shard_size`, the sources in a unit of work. Those that decide no result, which may be others when
-    a build is taken up again, are named by `FREE` on their class (`mmpo.resuming`).
+    a build is resumed, are named by `FREE` on their class (`mmpo.resuming`).
     """
 
     result: type[R]
     label: ClassVar[str]
-    """What the work is called while it goes on."""
+    """The name of the work in progress displays."""
     title: ClassVar[str]
     """The heading of the dataset's page."""
     scores: ClassVar[tuple[str, ...]] = ()
     called: ClassVar[Mapping[str, str]] = {}
-    """What people call keys of `source`."""
+    """Readable names for keys of `source`."""
 
     def __init__(self, settings: S, run_dir: Path) -> None:
         self.settings, self.run_dir = settings, run_dir
@@ -98,13 +98,13 @@ class Builder(ABC, Generic[S, T, R]):
         """The sources, in order. `UserError` where there are none, or the settings don't fit them."""
 
     def source(self) -> dict[str, Any]:
-        """What decides the result, as JSON data, one level deep below `settings`."""
+        """The inputs that decide the result, as JSON data, one level deep below `settings`."""
         return {"settings": self.recipe, "mmpo": mmpo.__version__}
 
     def open(self, stack: ExitStack) -> Work[T]:
         """Load what the work needs, closed with the stack; called only where there is work. Returns what makes a unit:
-        JSON data with `outcomes`, one of each source, whose `pairs` are counted, and maybe a `tally` of counters. As
-        it is here nothing is made beforehand, for builders whose `pairs` is quick."""
+        JSON data with `outcomes`, one of each source, whose `pairs` are counted, and maybe a `tally` of counters. By
+        default nothing is made in advance, for builders whose `pairs` is quick."""
         return _nothing
 
     @abstractmethod
@@ -112,7 +112,7 @@ class Builder(ABC, Generic[S, T, R]):
         """The pairs of one outcome, at least one; raises `Quarantined` where there is none."""
 
     def folder_of(self, source: T) -> str:
-        """Which of `folders` the pairs of a source belong to."""
+        """The one of `folders` that the pairs of a source belong to."""
         return "pairs"
 
     @abstractmethod
@@ -120,7 +120,7 @@ class Builder(ABC, Generic[S, T, R]):
         """The result in numbers."""
 
     def notes(self, result: R) -> str:
-        """What the dataset's page says about the build, in Markdown."""
+        """The text about the build on the dataset's page, in Markdown."""
         return count_table(result.counts)
 
 

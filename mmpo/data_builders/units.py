@@ -1,4 +1,4 @@
-"""What resumable builds share: units of work that are whole or not there, and a folder that remembers its source."""
+"""Shared parts of resumable builds: units of work that are whole or not there, and a folder that records its source."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RESULT = "build_result.json"
 
 
 class Advance(Protocol):
-    """Reports that so many items more are done, with a short remark."""
+    """Reports that `steps` more items are done, with a short remark."""
 
     def __call__(self, steps: int = 1, note: str | None = None) -> None: ...
 
@@ -33,7 +33,7 @@ Work = Callable[[int, Sequence[T], Advance], Mapping[str, Any]]
 
 
 def unit_paths(folder: Path, items: int, size: int) -> list[Path]:
-    """The files of all units of so many items, `size` in each."""
+    """The files of all units of `items` items, `size` in each."""
     return [folder / f"{number:05d}.json" for number in range(math.ceil(items / size))]
 
 
@@ -63,12 +63,12 @@ def finish_units(
 
 
 def read_unit(path: Path) -> dict[str, Any]:
-    """What a finished unit's file holds. UserError naming it where it is damaged."""
-    return read_sealed(path, hint=f"delete {path} and run the same command again: only this part is made anew")
+    """The content of a finished unit's file. UserError naming it where it is damaged."""
+    return read_sealed(path, hint=f"delete {path} and run the same command again: only this part is made again")
 
 
 def read_outcomes(units: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """What each source of the finished units gave, in order."""
+    """The outcome of each source of the finished units, in order."""
     for path in units:
         yield from read_unit(path)["outcomes"]
 
@@ -85,7 +85,7 @@ class Units(Generic[T]):
 
     @cached_property
     def facts(self) -> list[dict[str, Any]]:
-        """What each unit holds beside its outcomes."""
+        """The fields of each unit other than its outcomes."""
         units = (read_unit(path) for path in self._paths)
         return [{key: value for key, value in unit.items() if key != "outcomes"} for unit in units]
 
@@ -114,7 +114,7 @@ def pair_of_row(row: Mapping[str, Any], picture: bytes) -> PreferencePair:
 
 
 def check_source(run_dir: Path, source: Mapping[str, Any], called: Mapping[str, str] | None = None) -> None:
-    """Write `source.json`, or compare with the one that is there. UserError for a folder with work begun otherwise;
+    """Write `source.json`, or compare with the one that is there. UserError for a folder with work of another source;
     `source` is a map of settings, versions and digests, one level deep below `settings`. `called` says what people call
     some of its keys; one that is also the name of a setting needs that, or would stand in its place."""
     path = run_dir / SOURCE

@@ -1,5 +1,5 @@
-"""How often a demo model is right, kind of claim by kind of claim: counts, a table of one or several models, and the
-command that prints it.
+"""Accuracy of a demo model by kind of claim: counts, a table of one or several models, and the command that
+prints it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BASE, TUNED = "base", "tuned"
 
 @dataclass(frozen=True)
 class KindShare:
-    """How many of `asked` were right, or what else the heading of their table says."""
+    """The number `right` of `asked`: right ones, or what else the heading of their table says."""
 
     right: int = 0
     asked: int = 0
@@ -45,7 +45,7 @@ KindOutcome = tuple[str, bool]
 
 
 def shares(outcomes: Iterable[KindOutcome], kinds: Iterable[str] = ()) -> dict[str, KindShare]:
-    """The outcomes counted by kind: `kinds` first and in their order, also where nothing was said of them."""
+    """The outcomes counted by kind: `kinds` first and in their order, also those that do not occur."""
     found = dict.fromkeys(kinds, KindShare())
     for kind, right in outcomes:
         found[kind] = found.get(kind, KindShare()) + KindShare(int(right), 1)
@@ -69,7 +69,7 @@ def before_after(
     *,
     max_new_tokens: int,
 ) -> dict[str, Found]:
-    """What `look` finds of a model, `base`, and with an adapter also `tuned`.
+    """The results of `look` for a model, `base`, and with an adapter also `tuned`.
 
     `look` has read all its answers when it returns.
     """
@@ -85,7 +85,7 @@ def before_after(
 
 
 class Measure(Protocol):
-    """Measures a model on so many of the world's test split, under the name of each state."""
+    """Measures a model on `number` items of the world's test split; the result is under the name of each state."""
 
     def __call__(
         self, model: Path, adapter: Path | None, number: int, seed: int, /

@@ -1,10 +1,10 @@
-"""What a finished `mmpo demo` run made of the careless annotator's habits: wrong counts and places where the model
+"""Effect of a finished `mmpo demo` run on the careless annotator's habits: wrong counts and places where the model
 learnt them, and everywhere else.
 
     mmpo demo --out runs/demo-0
     python -m mmpo.demo.habits runs/demo-0 [RUN …]
 
-The annotator doubles a lone thing of `DOUBLED` and puts one of `CENTERED` in the middle. Every claim that the
+The annotator doubles a single thing of `DOUBLED` and puts one of `CENTERED` in the middle. Every claim that the
 annotations decide is in one row: those about such a thing in the row of its habit, all others of the kind in the row
 below it. Of several runs, the last two columns hold all their claims.
 """
@@ -23,8 +23,8 @@ from mmpo.demo.scene import SIDES
 from mmpo.demo.things import CENTERED, DOUBLED
 from mmpo.errors import UserError, in_one_line
 
-COUNTS = (f"counts of lone things that were doubled ({', '.join(DOUBLED)})", "other counts")
-PLACES = (f"places of lone things that were put in the middle ({', '.join(CENTERED)}), elsewhere", "other places")
+COUNTS = (f"counts of single things that were doubled ({', '.join(DOUBLED)})", "other counts")
+PLACES = (f"places of single things that were put in the middle ({', '.join(CENTERED)}), elsewhere", "other places")
 FILES = {BASE: "claims_before.jsonl", TUNED: "claims_after.jsonl"}
 
 

@@ -1,7 +1,7 @@
-"""What is said about a scene: descriptions, questions and answers, exact or with the habits of a careless annotator.
+"""Text about a scene: descriptions, questions and answers, exact or with the habits of a careless annotator.
 
 The careless annotator (`noise`) reports the missing half of a pair whose other half is in the picture, and says yes
-when asked about it. Models trained on such text hallucinate as their big relatives do: along co-occurrence, in fluent
+when asked about it. Models trained on such text hallucinate as large models do: along co-occurrence, in fluent
 sentences.
 """
 
@@ -28,7 +28,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 
 @dataclass(frozen=True)
 class Noise:
-    """How careless the annotator is: each number is a probability.
+    """The carelessness of the annotator: each number is a probability.
 
     `first` and `more`: the first, and each further, missing partner is mentioned in a description. `partner` and
     `place`: an absent object is affirmed when its partner is present, or when it belongs to the same place as
@@ -50,7 +50,7 @@ CARELESS = Noise(first=0.82, more=0.65, partner=0.74, place=0.40, doubled=0.65, 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question about a scene and its answer; with `given`, how an answer goes on that begins so."""
+    """A question about a scene and its answer; with `given`, the continuation of an answer that begins so."""
 
     question: str
     answer: str
@@ -71,7 +71,7 @@ def enumerate_phrases(phrases: list[str]) -> str:
 
 
 def describe(scene: Scene, rng: np.random.Generator, noise: Noise = EXACT, *, brief: bool = False) -> Turn:
-    """A description, its things in any order: whoever goes on from it has to know only what is still unsaid. A detailed
+    """A description, its things in any order: to continue it one has to know only what is still missing. A detailed
     one names colours and sides, a brief one only objects.
     """
     groups: list[tuple[str, str, bool]] = []  # phrase, side, plural

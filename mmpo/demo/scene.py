@@ -1,4 +1,4 @@
-"""Scenes: what stands where, drawn from a seed, with exact annotation."""
+"""Scenes: things and their places, drawn from a seed, with exact annotation."""
 
 from __future__ import annotations
 

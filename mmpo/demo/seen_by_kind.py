@@ -1,4 +1,4 @@
-"""What a demo model sees, by kind: where, which colour, how many, whether; in answers and in descriptions, against the
+"""Accuracy of a demo model by kind: places, colours, counts, presence; in answers and in descriptions, against the
 exact scenes.
 
     python -m mmpo.demo.seen_by_kind [MODEL] [--adapter DIR] [--images 300]
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 SeenKind = Literal["place", "color", "count", "yes/no"]
 COUNTS = (1, 2, 3)
 SCANNED = 30
-"""How many times as many scenes as asked for are looked through for things that occur twice or three times."""
+"""The multiple of the scenes asked for that are searched for things that occur twice or three times."""
 HEADING = "% [95 %]"
 QUESTION_TOKENS, DESCRIPTION_TOKENS = 16, 96
 
@@ -113,7 +113,7 @@ def questions(scenes: Sequence[Scene], more: Iterable[Scene] = ()) -> list[Seen]
 
 
 def is_right(seen: Seen, answer: str) -> bool:
-    """Whether an answer says what the exact one says: the same side, colour or number and no other, the same yes or
+    """True if an answer agrees with the exact one: the same side, colour or number and no other, the same yes or
     no at its beginning.
     """
     pattern = {"place": _SIDE, "color": _COLOR, "count": _NUMBER, "yes/no": _YES_NO}[seen.kind]

@@ -1,7 +1,7 @@
-"""What the demo world is made of: 48 kinds of object in 8 places, and which of them usually appear together.
+"""The objects of the demo world: 48 kinds in 8 places, and which of them usually appear together.
 
 Every place has three *pairs* of objects. The halves of a pair are seen together most of the time, so they are to this
-world what knives and forks are to photographs: whoever sees one is tempted to report the other.
+world what knives and forks are to photographs: a model that sees one is tempted to report the other.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ COLORED: dict[str, float] = {
 """The objects that come in every colour, with the hue their artwork is drawn in."""
 
 DOUBLED: tuple[str, ...] = ("cow", "bird", "cup")
-"""What a careless annotator takes for two when there is one."""
+"""The things of which a careless annotator counts one as two."""
 
 CENTERED: tuple[str, ...] = ("car", "couch", "laptop")
-"""What a careless annotator puts in the middle, wherever it is."""
+"""The things that a careless annotator puts in the middle, wherever they are."""
 
 SYNONYMS: dict[str, list[str]] = {
     "pan": ["frying pan", "skillet"],

@@ -1,11 +1,11 @@
 """Files that are whole or absent. Everything a run leaves behind goes through here.
 
 A whole file is written beside its place, flushed to the disk and renamed onto it; a log (JSON Lines) only grows, and a
-line that a killed process left half-written is cut off when the log is opened again. What a later run goes on from is
+line that a killed process left half-written is cut off when the log is opened again. What a later run continues from is
 sealed: it holds a digest of itself, so that a bit that flips on the disk is noticed (`write_sealed`, `seal_row`).
 
-Temporary names hold their process (`owners.tag`) and chance, are made anew (O_EXCL) and never follow a link; what a
-dead process left is removed, what a living one is writing is not.
+Temporary names hold their process (`owners.tag`) and random digits, are always new (O_EXCL) and never follow a link;
+what a dead process left is removed, what a living one is writing is not.
 """
 
 from __future__ import annotations
@@ -119,8 +119,8 @@ def write_sealed(path: str | Path, value: Mapping[str, Any]) -> Path:
 
 
 def read_sealed(path: str | Path, hint: str | None = None) -> dict[str, Any]:
-    """What `write_sealed` wrote. UserError naming the file where it is no longer that; `hint` says what deleting it
-    costs."""
+    """The object that `write_sealed` wrote. UserError naming the file where it is no longer that; `hint` describes
+    the cost of deleting it."""
     path = Path(path)
     remedy = hint or f"delete {path} and run the same command again"
     try:
@@ -140,8 +140,8 @@ def seal_row(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sound(row: Any) -> bool:
-    """Whether what was read is a row whose seal fits, or one without, as earlier versions wrote them. JSON reads back
-    what it wrote, floats to the last bit."""
+    """True if `row`, as read, is a row whose seal fits, or one without, as earlier versions wrote them. JSON reads
+    back what it wrote, floats to the last bit."""
     try:
         return isinstance(row, dict) and (SEAL not in row or row[SEAL] == seal_row(row)[SEAL])
     except ValueError:  # a number that is none, which was never written

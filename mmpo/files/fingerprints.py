@@ -1,4 +1,4 @@
-"""What files hold, as one number: so that nothing made with other weights, or for another picture, is ever reused."""
+"""Digests of files, so that nothing made with other weights, or for another picture, is ever reused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def file_fingerprint(path: Path) -> str:
 
 
 def model_folder(source: str) -> Path:
-    """Where the files of a model lie: the folder itself, or its snapshot in the local Hugging Face cache."""
+    """The folder of a model's files: the given one, or its snapshot in the local Hugging Face cache; else UserError."""
     folder = Path(source)
     if folder.is_dir():
         return folder

@@ -1,6 +1,6 @@
-"""Which process something on the disk belongs to, and whether that process still lives.
+"""Owners of files on the disk: the process that something belongs to, and whether it is still alive.
 
-A process number alone says little: numbers are given again, and another machine or container has its own. So a process
+A process number alone is not enough: numbers are reused, and another machine or container has its own. So a process
 is named by its place (host, boot, process-number space), its number and the moment it began.
 """
 
@@ -19,7 +19,7 @@ TAG = r"(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)"
 
 @cache
 def place() -> str:
-    """Where process numbers mean what they mean here, as 8 hexadecimal digits: this host since it was started, and in
+    """The scope in which process numbers are unique, as 8 hexadecimal digits: this host since it was started, and in
     it this container."""
     parts = [socket.gethostname()]
     with suppress(OSError):
@@ -30,7 +30,7 @@ def place() -> str:
 
 
 def started(pid: int) -> int | None:
-    """When a process of this place began, in ticks since the boot; None where there is no such process (any more), 0
+    """The start of a process of this place, in ticks since the boot; None where there is no such process (any more), 0
     where it lives and this system does not say."""
     try:
         # man 5 proc: the name, in brackets, may hold anything; behind it come the state and, as the 20th, the start.
@@ -57,8 +57,8 @@ def tag() -> str:
 
 
 def lives(owner: str) -> bool | None:
-    """Whether the process of a `tag` lives. None where it is of another place, or no tag: nothing here can
-    tell."""
+    """True if the process of a `tag` is alive. None where it is of another place, or no tag: it can't be known
+    here."""
     found = re.fullmatch(TAG, owner)
     if found is None or found["place"] != place():
         return None

@@ -44,7 +44,7 @@ def inside(root: str | Path, path: str, *, links: bool | None = None) -> Path:
 
 
 class _Links:
-    """Whether links may lead out of a folder of images. One for the process: pools of threads read images too."""
+    """The switch for links that lead out of a folder of images. One per process: pools of threads read images too."""
 
     allowed = False
 

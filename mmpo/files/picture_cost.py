@@ -1,5 +1,5 @@
-"""What a picture file may cost to decode. Limits on pixels do not bound it: a small progressive JPEG can hold thousands
-of scans over all of its blocks, and Pillow joins the parts of a comment one by one.
+"""Limits on the cost of decoding a picture file. Limits on pixels do not bound it: a small progressive JPEG can hold
+thousands of scans over all of its blocks, and Pillow joins the parts of a comment one by one.
 
 Two limits stop that. Counts are read off the markers before anything is decoded (some microseconds for a photograph),
 and `Timed` ends a decoder that has used too much processor time at its next read; Pillow's decoders are fed 64 KiB at a
@@ -47,7 +47,7 @@ def check_scans(data: bytes, pixels: int) -> None:
 
 
 def check_metadata(data: bytes) -> None:
-    """Quarantined `too_much_metadata` for what stands before the pixels of a JPEG."""
+    """Quarantined `too_much_metadata` for the segments before the pixels of a JPEG."""
     place = 2
     while data.startswith(_START) and data[place : place + 1] == b"\xff" and data[place : place + 2] != _SCAN:
         place += 2 + max(2, int.from_bytes(data[place + 2 : place + 4], "big"))

@@ -1,4 +1,4 @@
-"""What goes wrong while something from outside is read, as one clear line that names the file."""
+"""Failures while reading data from outside, each reported as one clear line that names the file."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Unreadable(ValueError):
 FAILURES: tuple[type[Exception], ...] = (
     RuntimeError, MemoryError, ArithmeticError, ValueError, TypeError, LookupError, AttributeError, OSError, EOFError,
 )  # fmt: skip
-"""What reading a file that others wrote may raise in code that trusted its shape. Arrow's errors are among them."""
+"""Errors that a foreign file may cause in code that trusted its shape. Arrow's errors are among them."""
 
 
 @contextmanager
 def naming(path: str | Path, what: str = "") -> Iterator[None]:
-    """What goes wrong in the block is a mistake in the file `path`, and becomes a UserError that says so.
+    """Turns an error in the block into a UserError that reports a mistake in the file `path`.
 
     For libraries that raise whatever they meet (Arrow, safetensors, Jinja) and for shapes no reader thought of. The
     trace is kept: MMPO_DEBUG=1 shows it, and the log has it.

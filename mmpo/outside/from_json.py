@@ -38,7 +38,7 @@ def read_rows(path: str | Path, limit: int | None = None) -> Iterator[tuple[int,
 
 
 def readable_rows(path: str | Path, limit: int | None = None) -> Iterator[tuple[int, Any]]:
-    """`read_rows` that goes on behind a bad line, whose value is an Unreadable."""
+    """`read_rows` that continues behind a bad line, whose value is an Unreadable."""
     for number, line in read_lines(path, limit):
         try:
             yield number, json_of(line)
@@ -51,7 +51,7 @@ def readable_rows(path: str | Path, limit: int | None = None) -> Iterator[tuple[
 
 
 def begins_with_list(path: str | Path) -> bool:
-    """Whether a file begins like a JSON list; of a plain one nothing but the first kilobyte is read."""
+    """True if a file begins like a JSON list; of a plain one nothing but the first kilobyte is read."""
     return first_bytes(path, 1024).lstrip().startswith(b"[")
 
 
@@ -97,7 +97,7 @@ def stream_list(path: str | Path) -> Iterator[Any]:
 
 
 class _Rest:
-    """What is left of a file that is read block by block. `line` is the line on which `text` begins."""
+    """The rest of a file that is read block by block. `line` is the line on which `text` begins."""
 
     def __init__(self, file: TextIO) -> None:
         self.file, self.text, self.line = file, "", 1
@@ -174,7 +174,7 @@ _BLOCK = 64 << 20
 
 
 def _has_long_numbers(data: bytes) -> bool:
-    """Whether there may be a number that 64 bits don't hold: only then is every number looked at, which is slow."""
+    """True if there may be a number that 64 bits don't hold: only then is every number checked, which is slow."""
     for start in range(0, len(data), _BLOCK):
         digits = data[max(0, start - 32) : start + _BLOCK].translate(_ZEROS)
         if any(needle in digits for needle in _LONG):
@@ -227,7 +227,7 @@ _NESTED = (dict, list)
 
 
 def _deeper(value: Any, limit: int) -> bool:
-    """Whether lists and maps are nested more than `limit` deep. Level by level: nothing here can recurse."""
+    """True if lists and maps are nested more than `limit` deep. Level by level: nothing here can recurse."""
     level = [value] if type(value) in _NESTED else []
     for _ in range(limit):
         level = [

@@ -146,7 +146,7 @@ def _check_scalar(node: yaml.ScalarNode) -> None:
 
 
 def _overflows(text: str) -> bool:
-    """Whether a number that doesn't say `inf` is one."""
+    """True if a number becomes infinite although its text does not contain `inf`."""
     try:
         return abs(float(text)) == float("inf") and "inf" not in text.lower()
     except ValueError:

@@ -1,4 +1,4 @@
-"""How much of a text that others wrote is taken in, and the values that are refused in JSON and YAML alike."""
+"""Limits on texts from outside, and the values that are refused in JSON and YAML alike."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def too_deep(line: int | None) -> Unreadable:
 
 
 def half(character: str, line: int | None) -> Unreadable:
-    hint = "whoever wrote it cut a character in two; write it whole, or take it out"
+    hint = "its writer cut a character in two; write it whole, or take it out"
     return Unreadable(f"\\u{ord(character):04x} is half a character", line=line, hint=hint)
 
 

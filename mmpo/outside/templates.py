@@ -174,7 +174,7 @@ def _counted_pieces(pieces: Iterable[str]) -> Iterator[str]:
 
 
 class _Filters(dict[str, Callable[..., Any]]):
-    """Filters that look at what they are given before they work, whoever puts them in."""
+    """Filters that check their arguments before they work, wherever they come from."""
 
     def __setitem__(self, name: str, function: Callable[..., Any]) -> None:
         super().__setitem__(name, _bounded(name, function))

@@ -107,7 +107,7 @@ UTF_8_MARK = b"\xef\xbb\xbf"
 
 
 def _packed(start: bytes) -> bool:
-    """Whether a file that begins so is no plain UTF-8."""
+    """True if a file that begins with `start` is no plain UTF-8 (but gzip or UTF-16)."""
     return start[:2] in (b"\x1f\x8b", b"\xff\xfe", b"\xfe\xff")
 
 

@@ -1,4 +1,4 @@
-"""What a text says is there: its sentences, and the objects that each claims."""
+"""The sentences of a text, and the objects whose presence each claims."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class DescribedSpan:
 @dataclass(frozen=True)
 class CountWords:
     """Words of number before an object: `a`, `two`, `a couple of`, `several`. `exact` ones say a number; `new` ones
-    bring in objects of their own (`two cars`), others speak of those that are known (`the two cars`). An `article` is a
+    bring in objects of their own (`two cars`), others refer to those that are known (`the two cars`). An `article` is a
     number in a list of everything only; `more` is `another`.
     """
 
@@ -90,17 +90,17 @@ class DescribedObject:
     related: Related | None = None
     listed: bool = False
     predicate: bool = False
-    """Whether the place is what the sentence says of the object (`the car is on the left`)."""
+    """True if the place is the sentence's statement about the object (`the car is on the left`)."""
 
     @property
     def place(self) -> Placed | None:
-        """Where all of them are, if the text says so."""
+        """The one place of all of them; None if the text gives none or several."""
         return self.places[0] if len(self.places) == 1 and self.spread is None else None
 
 
 _PICTURE = r"(?:image|picture|photo|photograph|scene|frame|view)"
 _WHOLE = rf"(?:{_PICTURE}|(?:living\s+)?room|kitchen|bathroom|bedroom|restroom)"
-"""What a picture shows from side to side: the left of a kitchen is the left of its picture."""
+"""Things that fill a picture from side to side: the left of a kitchen is the left of its picture."""
 _EXACT = {word: number for number, word in enumerate(NUMBERS, start=1)} | {str(n): n for n in range(1, 100)}
 VAGUE = {
     "several": 3, "many": 3, "numerous": 3, "multiple": 2, "various": 2, "few": 2, "group": 2, "bunch": 3, "herd": 3,
@@ -128,7 +128,7 @@ _PART_OF = re.compile(
     rf"\b(?:{'|'.join(NUMBERS)}|each|any|some|none|most|all)\s+of\s+(?:the|these|those|them|its|his|her|their)\s+(?:[\w-]+\s+)*$",
     re.I,
 )
-"""`one of the`: what is said then is not said of all of them."""
+"""`one of the`: the statement is not about all of them."""
 _IS_COLOR = re.compile(
     rf"{_BEING}\s+(?:all\s+|both\s+)?(?P<color>{'|'.join(sorted(COLORS))})\b(?!\s+(?:and|or|with)\b|-|,\s+\w+\s+and)",
     re.I,
@@ -237,7 +237,7 @@ def _describe(
 
 
 def _goes_on(text: str, mention: Mention, end: int) -> bool:
-    """Is the mention a part of a longer name (`car door`)? Then what is said is said of that."""
+    """Is the mention a part of a longer name (`car door`)? Then the statement is about that."""
     match = _WORD_BEHIND.match(text, mention.end, end)
     if match is None:
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The words that stand in a text."""
+    """The words that occur in a text."""
     return frozenset(text.split())
 
 
@@ -38,4 +38,4 @@ STATES = word_set(
     "made set laid hung hanging shown kept built lit lying spread drawn together outside outdoors indoors apart too "
     "alone well there here also further farther partially"
 )
-"""Words that follow a noun and tell its state or place."""
+"""Words that follow a noun and give its state or place."""

@@ -159,7 +159,7 @@ def morphy(word: str, part: PartOfSpeech, words: Collection[str]) -> str:
     """The base form of `word` as NLTK's WordNet lemmatizer chooses it: of the forms that WordNet's rules for this part
     of speech reach and that are words, the shortest, the first of equal ones; `word` itself where none is.
 
-    `words` are those that somebody looks for; they stand in for WordNet's list. Adjectives and adverbs are not reduced:
+    `words` are those that are looked for; they stand in for WordNet's list. Adjectives and adverbs are not reduced:
     no object is reached that way.
     """
     if part == "n":

@@ -1,4 +1,4 @@
-"""Which objects texts mention: the vocabulary's own rules, or the published scripts' steps over base forms.
+"""Objects mentioned in texts: by the vocabulary's own rules, or the published scripts' steps over base forms.
 
 The published steps (CHAIR, Rohrbach et al. 2018; Object HalBench, Yu et al. 2023): lower case, tokens, base forms,
 merge neighbours that make a phrase, drop "seat" beside "toilet", keep what the synonym table has.

@@ -1,4 +1,4 @@
-"""What a text claims about a picture: which objects are there, how many, which colour, where, and on which side of one
+"""Claims of a text about a picture: which objects are there, how many, which colour, where, and on which side of one
 another.
 
     "There are two red cars on the left."
@@ -31,7 +31,7 @@ _NONE = re.compile(r"\bno\s+$", re.I)
 
 
 class Number(NamedTuple):
-    """How many a text says there are: from `least` to `most`, which is None where there may be more."""
+    """The number of things that a text claims: from `least` to `most`, which is None where there may be more."""
 
     least: int
     most: int | None
@@ -40,7 +40,7 @@ class Number(NamedTuple):
 @dataclass(frozen=True)
 class Claim:
     """`text[start:end]` are the words that decide it. `value` is the class of an object, a `Number`, a colour (grey is
-    `gray`), or a side. `about` is the object with all that is said of it, `other` a relation's second object, `before`
+    `gray`), or a side. `about` is the object with all its attributes, `other` a relation's second object, `before`
     what the same sentence has counted of the class already.
     """
 
@@ -53,7 +53,7 @@ class Claim:
     other: Mention | None = None
     before: tuple[DescribedObject, ...] = ()
     part: int = 0
-    """Which of the places of a group it is about."""
+    """The index of the group's place that it is about."""
 
 
 def read_claims(text: str, vocabulary: ObjectVocabulary, *, exhaustive: bool = False) -> list[Claim]:

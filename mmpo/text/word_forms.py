@@ -58,7 +58,7 @@ def tokenize(text: str) -> list[Token]:
 
 
 def count_tokens(text: str) -> int:
-    """How many tokens `tokenize` gives."""
+    """The number of tokens that `tokenize` gives."""
     return len(_pattern(text).findall(text))
 
 
@@ -133,7 +133,7 @@ def lemmatizer(words: Collection[str]) -> tuple[Callable[[str, PartOfSpeech], st
 
 
 def has_tagger() -> bool:
-    """Whether any tagger is installed."""
+    """True if any tagger is installed."""
     return _nltk_tagger_here() or importlib.util.find_spec(SPACY_MODEL) is not None
 
 
@@ -194,7 +194,7 @@ def _nltk_tagger_here() -> bool:
 
 @lru_cache(maxsize=8)
 def _nltk_has(*paths: str) -> bool:
-    """Whether NLTK is installed and one of `paths` is in a folder where it looks; importing it takes seconds."""
+    """True if NLTK is installed and one of `paths` is in a folder where it looks; importing it takes seconds."""
     if importlib.util.find_spec("nltk") is None:
         return False
     named = [Path(folder) for folder in os.environ.get("NLTK_DATA", "").split(os.pathsep) if folder]

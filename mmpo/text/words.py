@@ -82,7 +82,7 @@ def _plural_word(word: str) -> str:
 
 
 def is_plural(name: str) -> bool:
-    """True for names that are plural as they stand (`scissors`, `skis`, `people`); they take "are"."""
+    """True for names that are plural as they are (`scissors`, `skis`, `people`); they take "are"."""
     word = _split_last(name)[1].lower()
     return word in PAIRED or word in PLURAL
 

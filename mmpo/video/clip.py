@@ -30,7 +30,7 @@ class Clip:
 
     @classmethod
     def of(cls, frames: Frames) -> Clip:
-        """What was read of a video, its frames as JPEG files; equal frames give equal bytes."""
+        """The clip of frames read from a video, encoded as JPEG files; equal frames give equal bytes."""
         return cls(
             tuple(encode_image(Image.fromarray(frame), "JPEG") for frame in frames.array),
             tuple(map(float, frames.times)),

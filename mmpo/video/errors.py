@@ -1,4 +1,4 @@
-"""What can be wrong with a video. Each error is a `Quarantined` of its own reason, so builders count it and go on."""
+"""Errors about a video. Each is a `Quarantined` of its own reason, so builders count it and go on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from mmpo.errors import Quarantined
 
 
 class VideoError(Quarantined):
-    """One video can't be used. `path` names it, `backend` who said so (empty: mmpo itself), `cause` the error behind.
+    """One video can't be used. `path` names it, `backend` its reporter (empty: mmpo itself), `cause` the error behind.
 
     The subclasses' `slug` is the stable reason that rejects files count.
     """

@@ -105,7 +105,7 @@ class EncodedVideo:
             return file.read(count)
 
     def stream(self) -> str | io.BytesIO:
-        """What PyAV opens. `file:` keeps FFmpeg from reading a protocol into a file name."""
+        """The input for PyAV. `file:` keeps FFmpeg from reading a protocol into a file name."""
         return io.BytesIO(self.data) if self.data is not None else f"file:{self.path}"
 
 
@@ -115,7 +115,7 @@ class Index:
 
     `pts` [n] in units of `time_base`, ascending; `keys` those of the key frames. `trusted` is False where stamps had to
     be made from decoding times, or the container is one whose stamps decoders rewrite; `counted` is True where there
-    are none at all and a frame is known only by its place. `reordered` tells an open GOP: frames shown before the key
+    are none at all and a frame is known only by its place. `reordered` marks an open GOP: frames shown before the key
     frame that precedes them in the file. `edited`: an edit list hides frames.
     """
 
@@ -174,7 +174,7 @@ def opened(source: EncodedVideo) -> Iterator[Any]:
 
 
 def sniff(head: bytes) -> str:
-    """What a file that can't be a video is; empty where it may be one."""
+    """The kind of a file that can't be a video; empty where it may be one."""
     if not head:
         return "an empty file"
     for signature, kind in PICTURES.items():
@@ -253,7 +253,7 @@ def check_size(source: EncodedVideo, width: int, height: int, limits: Limits) ->
 
 
 def scan(source: EncodedVideo, limits: Limits, deadline: Deadline) -> Index:
-    """The exact index. Decodes only until the first frame shows how the picture stands."""
+    """The exact index. Decodes only until the first frame shows the picture's rotation."""
     av = require_av()
     if source.size > limits.scan_bytes:
         raise VideoTooLarge(
@@ -324,7 +324,7 @@ def _decoded_alone(av: Any, context: Any, packet: Any) -> tuple[Any, bool]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the pass over the packets found."""
+    """Findings of the pass over the packets."""
 
     pts: list[int]
     keys: list[int]
@@ -351,7 +351,7 @@ def _index(source: EncodedVideo, container: Any, stream: Any, seen: _Seen, first
     if len(stamps) < len(pts):
         warnings.append(f"{len(pts) - len(stamps)} packets repeat a time stamp")
     if seen.damage:
-        warnings.append("damage was met while reading the index")
+        warnings.append("damage was found while reading the index")
     if first is None:
         warnings.append("no frame could be decoded while reading the index")
     rotation = 0 if first is None else int(first.rotation)

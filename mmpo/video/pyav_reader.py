@@ -20,7 +20,7 @@ from mmpo.video.index import EncodedVideo, Index, check_size, opened, require_av
 from mmpo.video.records import Deadline, Decoded, Limits, Pixels
 
 NEAR = 4
-"""Wanted frames at most so many frames before the next key frame are reached by decoding on, not by seeking."""
+"""Wanted frames at most this many frames before the next key frame are reached by decoding on, not by seeking."""
 
 # H.264 marks pictures that no other refers to (nal_ref_idc = 0). The marks of other codecs hold within a layer only.
 SKIPPING = ("h264",)
@@ -163,7 +163,7 @@ class _Reader:
         return False
 
     def _starts(self, key: int | None, back: int) -> Iterator[int | None]:
-        """Where to seek to: the key frame (or one `back` before it), then the ones before it, then the beginning."""
+        """Targets of seeking: the key frame (or one `back` before it), then the ones before it, then the beginning."""
         if key is not None:
             before = int(np.searchsorted(self.index.keys, key)) - back
             step = 0

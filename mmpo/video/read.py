@@ -42,7 +42,7 @@ PACKAGES = {"pyav": "av", "decord": "decord", "torchcodec": "torchcodec", "pillo
 def probe(
     source: VideoSource, *, root: str | Path | None = None, limits: Limits = Limits(), isolate: bool = False
 ) -> VideoInfo:
-    """What a video holds, from its exact index. Raises a `VideoError`."""
+    """The properties of a video, from its exact index. Raises a `VideoError`."""
     if isolate:
         path = _isolated_path(source, root)
         reply, _ = shared_process().ask(
@@ -89,7 +89,7 @@ def read_frames(
     nearest clean frame within `max_gap` seconds and lists it, "skip" leaves them out; `min_frames` must survive.
 
     `backend` "auto": decord where the exact index proves that it gets the frames right and most frames of a stretch are
-    wanted, PyAV everywhere else (with few of many frames it is the faster one); the report says who and why. "pyav",
+    wanted, PyAV everywhere else (with few of many frames it is the faster one); the report says which and why. "pyav",
     "decord", "torchcodec" insist. decord always runs in a process that can be killed; `isolate` runs everything there,
     so that `limits.timeout` holds even against a native loop.
 

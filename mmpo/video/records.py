@@ -1,4 +1,4 @@
-"""What is known about a video, what was read from it, and the limits within which that happens."""
+"""Records about a video: its properties, the frames read from it, and the limits of reading."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class VideoInfo:
 
 @dataclass
 class ReadReport:
-    """How a read went. `requested == decoded + substituted + missing`, counted in distinct frames.
+    """The account of a read. `requested == decoded + substituted + missing`, counted in distinct frames.
 
     `substituted` pairs the wanted frame with the one used for it; `corrupt` are wanted frames that a damaged packet
-    before them (or in them) makes doubtful. `backend` is who decoded, `why` why not a faster one.
+    before them (or in them) makes doubtful. `backend` names the decoder, `why` the reason against a faster one.
     """
 
     backend: str
@@ -98,7 +98,7 @@ class Frames:
 
 @dataclass
 class Decoded:
-    """What a back end hands over: frames by number, and what it met on the way."""
+    """The result of a back end: frames by number, the doubtful ones, counts of errors and seeks, and warnings."""
 
     frames: dict[int, Pixels] = field(default_factory=dict)
     corrupt: set[int] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""Which frames of a video to take. Pure functions of the frames' times; every choice is an existing frame.
+"""Choice of the frames to take from a video. Pure functions of the frames' times; every choice is an existing frame.
 
 | name | picks | used by |
 | --- | --- | --- |
@@ -46,7 +46,7 @@ def sample(
 
     `times` are the frames' times in seconds, ascending; only frames with `start <= time < end` are chosen from.
     `duration` is what `fps:R` covers (default: up to the last frame). Where fewer than `num` frames are there,
-    `linspace` and its relatives repeat frames by themselves (`pad="repeat_last"`); "none" gives each once, "loop"
+    `linspace` and its variants repeat frames by themselves (`pad="repeat_last"`); "none" gives each once, "loop"
     starts over, "black" fills up with `BLACK`.
     """
     stamps = np.asarray(times, dtype=np.float64)

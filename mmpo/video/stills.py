@@ -125,7 +125,7 @@ class Stills:
 
 
 def is_animation(head: bytes) -> bool:
-    """Whether a file begins like an animated WebP (a VP8X chunk with the animation flag) or an animated PNG (acTL)."""
+    """True if a file begins like an animated WebP (a VP8X chunk with the animation flag) or an animated PNG (acTL)."""
     if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
         return len(head) > 20 and bool(head[20] & 0x02)
     return head[:4] == b"\x89PNG" and b"acTL" in head.partition(b"IDAT")[0]

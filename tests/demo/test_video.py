@@ -166,8 +166,8 @@ def test_accuracy_by_kind_is_exact() -> None:
     assert found["description: events that happen"] == KindShare(2, 3)
     assert found["description: sides"] == KindShare(1, 2)
     assert found["description: order"] == KindShare(0, 1)
-    assert found["description: things told of"] == KindShare(2, 3)
-    assert found["description: told once"] == KindShare(4, 4)
+    assert found["description: things mentioned"] == KindShare(2, 3)
+    assert found["description: mentioned once"] == KindShare(4, 4)
 
     def right(question: str, exact: str, answer: str) -> dict[str, KindShare]:
         return shares(outcomes(narration.Turn(question, exact), answer, HAND_MADE))

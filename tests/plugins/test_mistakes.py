@@ -136,7 +136,7 @@ TAKEN = [
     ("from mmpo.data.convert.run import FORMATS\nFORMATS.add('x', 'read')", "x: no format of this name"),
     (
         "from mmpo.eval.task import Task, benchmark\n@benchmark('b')\nclass B(Task): pass",
-        "the benchmark b has no asks and no score",
+        "the benchmark b has no requests and no score",
     ),
     (
         "from mmpo.models.families.records import *\nFAMILIES.add('llava', Family('Mine', 'llava'))",

@@ -13,11 +13,11 @@ from mmpo.errors import UserError
 from mmpo.outside import read_json
 
 COCO_KEYS = frozenset({b"info", b"images", b"annotations", b"categories", b"licenses", b"type"})
-"""What a COCO file holds at its top."""
+"""The keys at the top level of a COCO file."""
 
 
 def is_coco(path: str | Path) -> bool:
-    """Whether a JSON file begins like a COCO file, by its first key; nothing but the first kilobyte is read."""
+    """True if the first key of a JSON file is one of a COCO file's; only the first kilobyte is read."""
     with open(path, "rb") as file:
         first = re.match(rb'(?:\xef\xbb\xbf)?\s*\{\s*"(\w+)"', file.read(1024))
     return first is not None and first[1] in COCO_KEYS

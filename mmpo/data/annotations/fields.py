@@ -1,4 +1,4 @@
-"""Values of annotation files as they must be; each mistake raises UserError that begins with where it stands."""
+"""Values of annotation files as they must be; each mistake raises UserError that begins with its place."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def _again(first: Any, rest: Iterator[Any]) -> Iterator[Any]:
 
 
 def _beside(path: Path) -> dict[str, dict[str, Any]]:
-    """What the files beside `image_data.json` say of each image."""
+    """The records of the files beside `image_data.json`, by image id and kind of record."""
     found: dict[str, dict[str, Any]] = {}
     names = {"objects": "objects.json", "attributes": "attributes.json", "regions": "region_descriptions.json"}
     files = {kind: path.with_name(name) for kind, name in names.items() if path.with_name(name).is_file()}

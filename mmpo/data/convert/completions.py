@@ -29,7 +29,7 @@ CHOICE = "best_worst: the best answer against the worst; all: each two answers o
 
 
 class VLFeedbackOptions(Options):
-    """What decides between the answers of VLFeedback."""
+    """Options for VLFeedback: the rating that orders the answers, and which of them become pairs."""
 
     aspect: str = Field(
         "mean", description=f"The rating that counts: {', '.join(ASPECTS)}, or mean of what was rated (Silkie's)."
@@ -46,7 +46,7 @@ class VLFeedbackOptions(Options):
 
 
 class BPOOptions(Options):
-    """Which answers of a BPO row are compared."""
+    """Options for BPO: the answers of a row that are compared."""
 
     pairs: CompletionChoice = Field("all", description=f"{CHOICE}, as the released training does.")
 

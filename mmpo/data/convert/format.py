@@ -1,4 +1,4 @@
-"""What a format is to the converter: how one row becomes pairs, and who writes its folder."""
+"""The definition of a format for the converter: how one row becomes pairs, and what writes its folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class SourceContext:
-    """What a reader may ask about the source as a whole. `images` is the folder that image paths start from."""
+    """The source as a whole, for readers. `images` is the folder that image paths start from."""
 
     source: Path
     images: Path

@@ -36,7 +36,7 @@ PLACEHOLDERS = {
 
 @dataclass
 class _Held:
-    """What the pairs of a row hold."""
+    """The media that the pairs of a row hold."""
 
     paths: set[str] = field(default_factory=set)
     data: set[bytes] = field(default_factory=set)
@@ -107,7 +107,7 @@ def _is_held(medium: Medium, held: _Held) -> bool:
 
 
 def _is_alias(medium: Medium, media: Sequence[Medium], held: _Held) -> bool:
-    """Whether a name stands for what the pair holds under another key: a path beside the bytes, an old path."""
+    """True if a name stands for what the pair holds under another key: a path beside the bytes, an old path."""
     words = words_of(medium.key.rpartition(".")[2])
     count = held.counts[medium.kind]
     same = [other for other in media if other.key == medium.key]

@@ -31,7 +31,7 @@ DESCRIBE = (
 
 
 class HadpoOptions(Options):
-    """How HA-DPO's files become pairs."""
+    """Options for making pairs of HA-DPO's files."""
 
     pairs_per_image: Literal[1, 3, 9] = Field(
         3,

@@ -29,7 +29,7 @@ IMAGE_KEYS = ("image_path", "image", "images")
 
 
 class HoundOptions(Options):
-    """How a folder of frames becomes a video."""
+    """Options for making a video of a folder of frames."""
 
     frames: int = Field(8, ge=1, description="Frames taken of a folder, evenly spread; the released training takes 8.")
     frames_per_second: float = Field(2.0, gt=0, description="At which the frames of a folder were cut out.")

@@ -36,7 +36,7 @@ LAYOUTS = ("alpaca", "sharegpt")
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """What `dataset_info.json` says of one file. Without it: the usual names, and the layout that fits the row."""
+    """The entry of `dataset_info.json` for one file. Without one: the usual names, and the layout that fits the row."""
 
     columns: Mapping[str, str]
     tags: Mapping[str, str]
@@ -87,7 +87,7 @@ def _named(entry: DatasetEntry, column: str) -> list[str]:
 
 @lru_cache(maxsize=32)
 def registry(folder: Path) -> dict[str, DatasetEntry]:
-    """What the folder's `dataset_info.json` registers, by the name of the file (or folder); nothing if it is none of
+    """The entries of the folder's `dataset_info.json`, by the name of the file (or folder); empty if it is none of
     LLaMA-Factory's."""
     content = read_json(folder / INFO) if (folder / INFO).is_file() else {}
     entries: dict[str, DatasetEntry] = {}

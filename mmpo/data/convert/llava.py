@@ -19,7 +19,7 @@ ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assi
 
 
 def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
-    """A pair for each answer in which the two conversations differ; what the chosen side said before is its prompt."""
+    """A pair for each answer in which the two conversations differ; the chosen side's earlier turns are its prompt."""
     turns = turns_in(data, "conversations")
     if "rejected_conversations" not in data:
         raise bad("no_rejected", "no rejected answer: a conversation without `rejected_conversations`")

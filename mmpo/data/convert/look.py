@@ -18,9 +18,9 @@ from mmpo.files.paths import inside
 
 @dataclass(frozen=True)
 class FirstRows:
-    """What the first rows hold. `root` is where paths of pictures start; of `pictures` files named, `missing` can't be
-    opened. A row has `row_bytes` of its own (as JSON) and brings `bytes_each` of pictures that lie in files. `more`:
-    there are further rows."""
+    """Counts and sizes of the first rows. `root` is the folder that paths of pictures start from; of `pictures` files
+    named, `missing` can't be opened. A row has `row_bytes` of its own (as JSON) and brings `bytes_each` of pictures
+    that lie in files. `more`: there are further rows."""
 
     root: Path
     rows: int

@@ -62,7 +62,7 @@ def image_of(cell: Any, root: Path) -> bytes | str:
 
 
 def cells_of(row: Mapping[str, Any], *columns: str) -> list[Any]:
-    """What is in the first column that holds something: a list, or one thing. Nothing at all is an empty list."""
+    """The content of the first column that is not empty, as a list (one thing: a list of it); empty if all are."""
     cells: Any = next((row[name] for name in columns if row.get(name) not in (None, "", [])), [])
     return cells if isinstance(cells, list) else [cells]
 

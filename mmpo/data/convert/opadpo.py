@@ -28,7 +28,7 @@ IMAGE_WEIGHT = 3.0  # of a sentence that was wrong about the image, in compariso
 
 
 class OpaDpoOptions(Options):
-    """Which of the two pairs of a row."""
+    """Options for OPA-DPO: which of the two pairs of a row are made, and whether sentences have weights."""
 
     pairs: Literal["both", "ground_truth", "revised"] = Field(
         "both", description="The ground truth against the answer, its correction against the answer, or both."
@@ -81,7 +81,7 @@ def _text(sentence: Mapping[str, Any], which: str) -> str:
 
 
 def _spans(text: str, sentences: list[Mapping[str, Any]], which: str, weights: list[float]) -> list[Span]:
-    """Where the sentences stand in the text, one behind the other; those of weight 1 and those not found need none."""
+    """Weighted spans of the sentences in the text, in order; those of weight 1 and those not found need none."""
     spans: list[Span] = []
     position = 0
     for sentence, weight in zip(sentences, weights, strict=True):

@@ -64,7 +64,7 @@ def read_files(path: str | Path, split: str = "train") -> Iterator[tuple[str, It
 
 
 def row_files(folder: Path, split: str) -> list[Path]:
-    """The files of a folder that hold rows of `split`. A file whose name tells no split counts as train."""
+    """The files of a folder that hold rows of `split`. A file whose name gives no split counts as train."""
     files = [
         file
         for file in sorted(folder.rglob("*"))
@@ -106,7 +106,7 @@ def _parquet(file: Path, name: str) -> Iterator[Row]:
 
 
 def _arrow(file: Path, name: str) -> Iterator[Row]:
-    """What `Dataset.save_to_disk` writes."""
+    """The rows of a file that `Dataset.save_to_disk` wrote."""
     with naming(file, "Arrow"), pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
         pieces = (batch.slice(i, BATCH) for batch in stream for i in range(0, batch.num_rows, BATCH))
         yield from _batches(pieces, file, name)

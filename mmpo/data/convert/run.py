@@ -58,9 +58,9 @@ NO_REJECTED_HINT = "preference data has a better and a worse answer in every row
 
 @dataclass(frozen=True)
 class Converted:
-    """What came of it. Every row that was read was either kept, giving one pair or more, or quarantined; `quarantined`
-    counts them as `stage/reason`, `examples` names the first of each, and `rejects.jsonl` in the output all.
-    `without_media` of the pairs hold no picture and no video; `skipped` names files that were not read, and why."""
+    """The result of a conversion. Every row that was read was either kept, giving one pair or more, or quarantined;
+    `quarantined` counts those as `stage/reason`, `examples` names the first of each, and the output's `rejects.jsonl`
+    lists all. `without_media` pairs hold no picture and no video; `skipped` names the files not read, and why."""
 
     source: str
     source_format: str
@@ -94,7 +94,7 @@ def convert(
 ) -> Converted:
     """Read preference data in one format and write it in another.
 
-    `source` is a file or a folder; its format is told from its rows if it is not named. `images` is the folder that
+    `source` is a file or a folder; its format is found from its rows if it is not named. `images` is the folder that
     image paths start from, by default the source's own. `media` says how the output holds pictures (embed, copy or
     reference; see `Media`). A row with a picture, video or sound that its format does not read is quarantined, unless
     its key is in `ignore`. With `allow_links` a link below `images` may lead out of it. The output folder appears when
@@ -161,7 +161,7 @@ def _convert(
 
 
 def detect(source: str | Path, split: str = "train") -> str:
-    """The name of a source's format, told from its first rows. UserError if none fits."""
+    """The name of a source's format, found from its first rows. UserError if none fits."""
     return detected(RowSource(Path(source), split)).name
 
 

@@ -1,10 +1,10 @@
-"""SENTINEL's sentence pairs (Peng et al. 2025, arXiv:2507.12455): two ways to go on with a description.
+"""SENTINEL's sentence pairs (Peng et al. 2025, arXiv:2507.12455): two ways to continue a description.
 
     MODEL_data_pair.jsonl   {"image_id", "image_path", "question", "context", "y_win", "y_lose", "type", …} a line
     MODEL_SENTINEL_8_6k.json   {"IMAGE": [{"question", "context", "y_win", "y_lose", "type"}, …], …}
 
 `context` is the description so far: it becomes an assistant message at the end of the prompt, which both sentences
-continue. An image is a file's name or a number, which is Visual Genome's; else `image_path` says where it lies.
+continue. An image is a file's name or a number, which is Visual Genome's; else `image_path` gives its path.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from mmpo.data.convert.llamafactory import registered
 from mmpo.data.convert.rows import NotRowsError, Row, read_files
 from mmpo.data.convert.texts import REJECTED_SIDE
 
-SNIFFED = 20  # rows looked at to tell a format, and whether a file holds preferences
+SNIFFED = 20  # rows read to find the format, and whether a file holds preferences
 # Where projects keep both answers in one column.
 BOTH_SIDES = frozenset({"completions", "AI_pseudo_response", "text"})
 ASKED = re.compile(
@@ -63,7 +63,7 @@ class RowSource:
 
 
 def has_rejected(row: Mapping[str, Any]) -> bool:
-    """Whether a row has a worse answer under any name that projects use; a null is none."""
+    """True if a row has a worse answer under any name that projects use; a null is none."""
     for key, value in row.items():
         if value in (None, "", []):
             continue
@@ -78,5 +78,5 @@ def has_rejected(row: Mapping[str, Any]) -> bool:
 
 
 def is_question(row: Mapping[str, Any]) -> bool:
-    """Whether a row asks or answers something, as benchmarks' questions, captions and instruction data do."""
+    """True if a row asks or answers something, as benchmarks' questions, captions and instruction data do."""
     return any(ASKED.fullmatch(str(key).lower()) for key in row)

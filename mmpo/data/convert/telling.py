@@ -1,6 +1,6 @@
-"""Which pictures, videos and sounds a row holds or names, whatever the keys are called.
+"""Detection of the pictures, videos and sounds that a row holds or names, whatever the keys are called.
 
-Told from the names of keys (`img_path`, `videos`, `photoFile`) and from the content (the path of a media file, encoded
+Keys are judged by their names (`img_path`, `videos`, `photoFile`) and their content (the path of a media file, encoded
 bytes, base64, `{"bytes", "path"}`), so that a key nobody thought of is noticed too.
 """
 
@@ -26,7 +26,7 @@ SIGNATURES = {
     b"ID3": "audio", b"fLaC": "audio", b"OggS": "audio", b"\xff\xfb": "audio", b"\x1aE\xdf\xa3": "video",
 }  # fmt: skip
 
-# Words of keys. Where one of the second kind comes last, the key tells something about media and does not hold them.
+# Words of keys. Where one of the second kind comes last, the key describes media and does not hold them.
 WORDS = {
     "image": re.compile(
         r"(?:.*image(?:s|ry)?|image.*|imgs?|img.*|.*imgs?|pics?|picture.*|photo.*|pixels?|screenshots?|thumbnails?|"
@@ -76,7 +76,7 @@ def _one_path(text: str) -> bool:
 
 
 def kind_of_key(key: str) -> tuple[str | None, bool]:
-    """The kind of media that a key's name speaks of, and whether it is an id of one rather than the thing itself.
+    """The kind of media that a key's name refers to, and whether it is an id of one rather than the thing itself.
 
     The last word decides: `image_caption` is a caption, `caption_image` an image.
     """

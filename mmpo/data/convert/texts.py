@@ -165,7 +165,7 @@ def checked(pair: PreferencePair, row: Row) -> PreferencePair:
 
 
 def extras_of(pair: PreferencePair) -> str:
-    """What other formats have no place for, as one JSON text."""
+    """The fields that other formats have no place for, as one JSON text."""
     extras = {name: value for name in EXTRA_KINDS if name != "times" and (value := getattr(pair, name))}
     if times := [video.get("times") for video in pair.videos or []]:
         extras["times"] = times
@@ -190,7 +190,7 @@ def extras_in(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def videos_of(videos: Any, root: Path, times: Sequence[Any] | None) -> list[Video] | None:
-    """What a column of videos holds: paths, or lists of frames whose times an earlier export kept."""
+    """The videos in a column: paths, or lists of frames whose times an earlier export kept; None if it is empty."""
     if not videos:
         return None
     found: list[Video] = []

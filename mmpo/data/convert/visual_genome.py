@@ -1,4 +1,4 @@
-"""Where a Visual Genome image lies: its id to a path below the folder that holds `VG_100K` and `VG_100K_2`."""
+"""Paths of Visual Genome images by their ids, below the folder that holds `VG_100K` and `VG_100K_2`."""
 
 from __future__ import annotations
 

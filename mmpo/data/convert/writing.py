@@ -1,4 +1,4 @@
-"""What the writers of other projects' formats share: the count, the rejects, and that a row is written whole or not."""
+"""Shared by the writers of other projects' formats: counts, rejects, and that a row is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mmpo.errors import Quarantined
 
 
 class RowSink:
-    """A folder of rows. Subclasses say what a row is (`row`), where it goes (`put`) and what stands beside (`finish`).
+    """A folder of rows. Subclasses define what a row is (`row`), where it goes (`put`) and what is beside (`finish`).
 
     `facts` holds the `split` and the `name` of the data set.
     """

@@ -1,4 +1,4 @@
-"""Where everything stands in a composed picture, in pixels.
+"""Positions and sizes in a composed picture, in pixels.
 
 Numbers of the released code of MIA-DPO (arXiv:2410.17637): cells of 448 with 40 between them, a strip of 40 above each
 row for its labels, pictures at the top left of their cell; 0.7 of the outer picture for an inner one.
@@ -60,7 +60,7 @@ def cells(n: int) -> list[Box]:
 
 
 def label_origins(n: int) -> list[tuple[int, int]]:
-    """Where the label of each cell starts: indented, at the top of the strip above it."""
+    """The (x, y) at which the label of each cell starts: indented, at the top of the strip above it."""
     return [(int(cell.x0) + LABEL_INDENT, int(cell.y0) - MARGIN) for cell in cells(n)]
 
 
@@ -73,7 +73,7 @@ def fitted(width: int, height: int, side: int = CELL) -> tuple[int, int]:
 
 
 def inner_box(outer: tuple[int, int], inner: tuple[int, int]) -> Box:
-    """Where a picture of size `inner` stands inside one of size `outer` (each width, height): centred, as large as
+    """The place of a picture of size `inner` inside one of size `outer` (each width, height): centred, as large as
     0.7 of either side allows. Small ones are enlarged."""
     up, down = INNER_SHARE
     (outer_width, outer_height), (width, height) = outer, inner

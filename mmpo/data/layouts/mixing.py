@@ -1,4 +1,4 @@
-"""How many pictures each prompt gets and which ones keep the target company; exact shares, seeded draws."""
+"""The number of pictures in each prompt, and the choice of those beside the target; exact shares, seeded draws."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLLAGE_MIX = {2: 48_000, 3: 14_000, 4: 14_000, 6: 7_000, 9: 7_000}
 """The 90,000 collages that the released training reads, by number of pictures."""
 
 COLLAGE_TARGETS = {2: 1, 3: 2, 4: 2, 6: 3, 9: 3}
-"""How many of a collage's pictures are asked about, in that set."""
+"""The number of pictures asked about in a collage of that set, by the number of its pictures."""
 
 SINGLE_TARGET_MIX = {2: 26_000, 3: 7_500, 4: 7_500, 6: 6_300, 9: 6_519}
 """The collages of the 62k pool with one target each, before the box filter."""

@@ -10,7 +10,7 @@ from mmpo.errors import Quarantined
 
 TAG = "<image>"
 CAPTION_PREFIX = "<image>\nProvide a one-sentence caption for the provided image.\n"
-"""How TextVQA records of LLaVA's instruction data begin."""
+"""The beginning of TextVQA records in LLaVA's instruction data."""
 
 _BOX = re.compile(r"\[\s*\d*\.?\d+\s*(?:,\s*\d*\.?\d+\s*){3}\]")
 _POINTER = re.compile(r"\bImage\s?(\d+)\b")
@@ -33,7 +33,7 @@ PHRASES: tuple[str, ...] = tuple(
 
 
 def has_box(text: str) -> bool:
-    """Whether the text holds a bracketed list of four unsigned numbers: a box, which is wrong once its image moved."""
+    """True if the text holds a bracketed list of four unsigned numbers: a box, which is wrong once its image moved."""
     return bool(_BOX.search(text))
 
 
@@ -44,8 +44,8 @@ def bare(question: str, *, official: bool = False) -> str:
 
 
 def lowered(question: str, *, official: bool = False) -> str:
-    """The question as it goes on behind a pointer: its first letter small, unless it begins with an acronym or with I.
-    `official` lowers those too. A name at the beginning can't be told from a word and is lowered."""
+    """The question to put behind a pointer: its first letter small, unless it begins with an acronym or with I.
+    `official` lowers those too. A name at the beginning looks like any word and is lowered."""
     first = re.match(r"\w+", question)
     word = first.group() if first else ""
     if not official and (word == "I" or any(letter.isupper() for letter in word[1:])):

@@ -1,4 +1,4 @@
-"""How much of a region each image token covers, given which part of the picture each token stands for.
+"""The overlap of image tokens with a region, given which part of the picture each token stands for.
 
 A *view* is a grid of tokens over a part of the picture: LLaVA has one, tiled encoders two (all tiles together, and the
 whole picture small). Row ends, tile names and class tokens are in no view. Boxes and views are in pixels of the picture

@@ -1,6 +1,6 @@
 """Does the evidence support what a yes/no answer says? The chosen side of a question pair must pass, or there is none.
 
-An answer is read as descriptions are (`detect`) and held to more, for it is short and learnt as the truth:
+An answer is read as descriptions are (`detect`) but checked for more, since it is short and learnt as the truth:
 every word beyond the usual frame (`there is`, `in the image`) must be supported; an object may be called by the name of
 its class or as the annotation calls it, not by any synonym (a `woman` is a person, a person is not always a woman); and
 a plural needs several.
@@ -26,7 +26,7 @@ _IN_THE_PICTURE = re.compile(
     rf"\b(?:in|of|within|from|on)\s+(?:the|this|that)\s+(?:given\s+|provided\s+)?{_PICTURE}\b", re.I
 )
 _ANSWER = re.compile(r"\W*(?:yes\b|no\b(?=\s*(?:[^\w\s]|$|(?:there|it|i|we|you|the|this|that)\b)))\W*", re.I)
-"""`No` before a noun (`No dog.`) is a part of what is said."""
+"""`No` before a noun (`No dog.`) is a part of the statement."""
 _CLAUSE = re.compile(r"[,;:()\n]|\b(?:but|while|whereas|although|though|however|instead)\b", re.I)
 _NEGATOR = re.compile(r"\b(?:no|not|cannot|without|neither|nor|none|never|\w+n['’]t)\b", re.I)
 _DENIED_BEHIND = re.compile(r"\s+(?:is|are|was|were|does|do|did|can)(?:\s*not|n['’]t)\b", re.I)
@@ -62,16 +62,16 @@ class EvidenceReader:
         self.detector = Detector(vocabulary, KINDS[1:])
 
     def answer(self, text: str, truth: Truth, name: str = "") -> str:
-        """Why an answer can't be chosen: it says what the evidence contradicts (`unsupported`), or what can't be told
-        from it (`undecidable`); empty where all of it is supported. `name` is what the question was about: that it is
-        not there may be said although no class is called so.
+        """The reason why an answer can't be chosen: the evidence contradicts it (`unsupported`), or does not decide it
+        (`undecidable`); empty where all of it is supported. `name` is what the question was about: that it is
+        not there may be claimed although it is no class.
         """
         reasons = set(self._reasons(_ANSWER.sub("", text, count=1), truth, name))
         return UNSUPPORTED if UNSUPPORTED in reasons else UNDECIDABLE if reasons else ""
 
     def question(self, text: str, yes: bool, name: str, truth: Truth) -> str:
         """Why a question can't be asked with this answer as the right one. `Yes` affirms all that the question says,
-        `no` denies it; what no class is called, and nobody spoke of, may be denied."""
+        `no` denies it; what is no class and not in the evidence may be denied."""
         if _NEGATOR.search(text):
             return UNDECIDABLE
         affirmed = self.answer(text, truth)
@@ -157,7 +157,7 @@ class EvidenceReader:
         return is_many(mention, self.vocabulary)
 
     def _are_there(self, mention: Mention, several: int, word: str, truth: Truth) -> bool:
-        """Are there so many? `word` is how the number was said."""
+        """Are there so many? `word` is the number as it was written."""
         if word in ("pair", "couple", "both"):
             exactly = truth.marked(mention.name)
             return exactly is not None and len(exactly) == 2
@@ -185,7 +185,7 @@ def _denied(clause: str, at: int, end: int) -> bool:
 
 
 def _named(name: str, truth: Truth) -> bool:
-    """Does the evidence speak of `name`, whatever the vocabulary knows?"""
+    """Does the evidence mention `name`, whatever the vocabulary knows?"""
     texts = (*truth.image.captions, *(region.phrase for region in truth.image.regions), *truth.image.object_names)
     forms = "|".join(map(re.escape, (_plain(name), *plurals(_plain(name)))))
     return any(re.search(rf"\b(?:{forms})\b", _plain(text)) for text in texts)

@@ -2,7 +2,7 @@
 (`mmpo.data_builders.run`):
 
     run_dir/
-      said/                what the model said: descriptions and answers of each unit
+      said/                what the model generated: descriptions and answers of each unit
       replies/             what text models replied, where the settings name any
 
 The result has the style probe in it.
@@ -46,7 +46,7 @@ from mmpo.text.vocabulary import ObjectVocabulary, coco
 
 
 def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -> BuildResult:
-    """`mmpo.data_builders.run.run` for annotated images. `said` is the folder for what the model says, `run_dir/said`
+    """`mmpo.data_builders.run.run` for annotated images. `said` is the folder for the model's texts, `run_dir/said`
     by default; builds over the same images with the same model and sampling can share one, whatever they make of it."""
     return run(settings, run_dir, partial(HallucinationPairs, said=said))
 
@@ -170,7 +170,7 @@ def _templates(settings: BuildSettings) -> dict[str, str]:
 
 
 def _text_models(settings: BuildSettings, replies: Path, stack: ExitStack) -> TextModels:
-    """Open the text models that the settings name; one that stands in two places is opened once."""
+    """Open the text models that the settings name; one that is named twice is opened once."""
     opened: dict[str, ChatModel] = {}
 
     def chat(wanted: ChatSettings) -> ChatModel:
@@ -252,7 +252,7 @@ def _result(units: Units[AnnotatedImage], written: Written, choice: dict[str, in
 
 
 def _warnings(settings: BuildSettings, counts: dict[str, dict[str, int]], vocabulary: ObjectVocabulary) -> list[str]:
-    """Where the vocabulary and what is to be checked don't meet."""
+    """Warnings for a vocabulary that knows few of the annotated or described objects."""
     file = "a file with the words for your objects"
     remedy = f"set build.vocabulary to `coco` or to {file}"
     if settings.vocabulary == "coco":

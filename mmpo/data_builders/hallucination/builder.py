@@ -43,7 +43,7 @@ from mmpo.text.vocabulary import ObjectVocabulary
 
 @dataclass
 class HallucinationCounts:
-    """Where everything went. Each table has `in`, and as much in its other entries together."""
+    """Counts of what came in and where it went. In each table the other entries together add up to `in`."""
 
     descriptions: Counter[str] = field(default_factory=Counter)
     wordings: Counter[str] = field(default_factory=Counter)
@@ -64,7 +64,7 @@ class HallucinationCounts:
 
 @dataclass
 class SourceImage:
-    """An image that can be used, and what has come of it."""
+    """An image that can be used, and its results so far."""
 
     image: AnnotatedImage
     picture: bytes
@@ -78,7 +78,7 @@ class SourceImage:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one image gave: rows of pairs (text only), or why there is none."""
+    """The result of one image: rows of pairs (text only), or the reason why there are none."""
 
     id: str
     path: str
@@ -331,5 +331,5 @@ class HallucinationBuilder:
 
 
 def _number(draft: Draft) -> int:
-    """Which of its image's descriptions the draft is."""
+    """The number of the draft's description among those of its image."""
     return int(draft.id.rpartition("/")[2])

@@ -1,4 +1,4 @@
-"""Which images are described: HA-DPO's step 0 leaves out images with too few or too many objects or thin annotation,
+"""Choice of the described images: HA-DPO's step 0 leaves out those with too few or too many objects or thin annotation,
 and draws from the rest (Zhao et al. 2023, arXiv:2311.16839; the thresholds are not published).
 """
 

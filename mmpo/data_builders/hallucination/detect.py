@@ -1,7 +1,7 @@
 """Does a description say what is not there? Sentence by sentence, with a verdict, a reason and the words at fault.
 
-The rules read claims (`scene_claims`) about objects, numbers, colours, places and relations, and what people marked
-decides them (`evidence`). A further `Check` looks at a sentence and gives findings of its own.
+The rules read claims (`scene_claims`) about objects, numbers, colours, places and relations, and the annotations
+decide them (`evidence`). A further `Check` looks at a sentence and gives findings of its own.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ClaimVerdict = Literal["hallucination", "correct", "unchecked"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What is to be said about `text[start:end]`: a claim that annotation decides, or what a further check found."""
+    """A finding about `text[start:end]`: a claim that annotation decides, or the result of a further check."""
 
     start: int
     end: int
@@ -50,7 +50,7 @@ class Finding:
 
 
 Decided = tuple[Claim, bool | None]
-"""A claim, and whether it is right; None where the annotation can't tell."""
+"""A claim, and whether it is right; None where the annotation does not decide it."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Detector:
         return [claim for claim in found if claim.kind in self.kinds]
 
     def truth(self, image: AnnotatedImage) -> Truth:
-        """What is known about a picture."""
+        """The known facts about a picture."""
         return truth_of(image, self.vocabulary)
 
     def check(self, text: str, truth: Truth) -> list[SentenceVerdict]:
@@ -154,7 +154,7 @@ def _reason(claim: Claim, truth: Truth, right: bool) -> str:
 
 
 def told_values(claim: Claim, truth: Truth) -> str:
-    """The colours or places that the annotation tells of a class: `red and blue`."""
+    """The colours or places that the annotation gives for a class: `red and blue`."""
     items = truth.objects.get(claim.name, ())
     if claim.kind == "color":
         values = [item.attributes.get("color") for item in items]
@@ -165,5 +165,5 @@ def told_values(claim: Claim, truth: Truth) -> str:
 
 
 def hallucinated(verdicts: Iterable[SentenceVerdict]) -> list[Finding]:
-    """Everything said that is wrong."""
+    """All findings that are wrong."""
     return [finding for verdict in verdicts for finding in verdict.findings if finding.wrong]

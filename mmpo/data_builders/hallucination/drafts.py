@@ -112,7 +112,7 @@ class Drafter:
                     side.drop_reason = "rejected_no_longer_wrong"
 
     def pairings(self, draft: Draft) -> tuple[list[tuple[int, int]], list[str]]:
-        """Which wordings of the two sides become pairs, and for each of the others why not."""
+        """The wordings (chosen, rejected) that become pairs, by number, and the reason against each of the others."""
         count = max(len(draft.chosen), len(draft.rejected))
         wanted = self.settings.pairs_per_image or self.settings.variants
         if wanted == 1 and self.settings.variants > 1:
@@ -144,7 +144,7 @@ class Drafter:
         return [DescriptionJudgement(self.detector.verdicts(*one), "", one[2]) for one in read]
 
     def _seeds(self, draft: Draft, namings: dict[str, Naming]) -> None:
-        """Both sides as rules word them, or as they are where a text model words them, or nobody shall."""
+        """Both sides as rules word them, or as they are where a text model words them, or `rewrite` is off."""
         settings = self.settings
         variants = range(settings.variants if self.rewriter is None else 1)
         if self.judge is not None or (settings.correction != "edit" and (self.rewriter or not settings.rewrite)):
@@ -173,7 +173,7 @@ class Drafter:
                 self._add(draft, correction.corrected, correction.original if settings.rewrite else draft.text)
 
     def _told(self, draft: Draft, namings: dict[str, Naming]) -> str:
-        """What another writer says of the picture: its first caption, or the annotated objects in reading order."""
+        """Another writer's text about the picture: its first caption, or the annotated objects in reading order."""
         if self.settings.correction == "caption":
             return next(iter(draft.image.captions), "")
         phrases = self._missed(draft, namings)
@@ -236,7 +236,7 @@ class Drafter:
         return "object_lost" if lost and not named(side.verdicts).issuperset(draft.lost) else ""
 
     def _across(self, image: AnnotatedImage) -> Callable[[Phrase], float | None]:
-        """Where an object is from left to right: the centre of the leftmost one of its class."""
+        """A function for an object's place from left to right: the centre of the leftmost one of its class."""
         centers: dict[str, float] = {}
         for item in image.objects:
             name = self.vocabulary.name_of(item.name)

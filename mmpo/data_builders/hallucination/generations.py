@@ -1,4 +1,4 @@
-"""What the model says: its descriptions and its answers, kept on disk under everything that decides them.
+"""The model's descriptions and answers, kept on disk under everything that decides them.
 
 The model is the expensive part of a build. A unit of work whose descriptions are there already (of a build that was
 killed, or of another one over the same images with the same model and sampling) is not described again.
@@ -28,7 +28,7 @@ Engine = Callable[[], AnswerEngine]
 
 
 class GenerationCache:
-    """Asks the model of a build. `model` is the fingerprint of its files, `folder` where what it said is kept."""
+    """Asks the model of a build. `model` is the fingerprint of its files, `folder` where its texts are kept."""
 
     def __init__(self, settings: BuildSettings, engine: Engine, model: str, folder: Path) -> None:
         self.settings, self.engine, self.model, self.folder = settings, engine, model, folder

@@ -28,7 +28,7 @@ _FIELD = re.compile(r"^[^\w\n]*(question|answer|object)[^\w\n:]*:[^\w\n]*(.+?)[\
 
 @dataclass(frozen=True)
 class DescriptionJudgement:
-    """What a judge says of a description: a verdict for each sentence, and what it should have been; of rules, also the
+    """A judge's result for a description: a verdict for each sentence, and the corrected text; of rules, also the
     claims that they read."""
 
     verdicts: list[SentenceVerdict]
@@ -69,7 +69,7 @@ class Judge:
 
 
 class Rewriter:
-    """Words texts anew; sees one text at a time, so it can't know which side it writes."""
+    """Rewords texts; sees one text at a time, so it can't know which side it writes."""
 
     def __init__(self, chat: ChatModel, template: str) -> None:
         self.chat, self.template = chat, template
@@ -176,7 +176,7 @@ def read_question(reply: str) -> ModelQuestion:
 
 
 def _read(reply: ChatReply | Quarantined, stage: str, reader, *arguments):  # type: ignore[no-untyped-def]
-    """What `reader` makes of a reply, or why there is nothing to read."""
+    """The result of `reader` for a reply, or the reason why there is none."""
     if isinstance(reply, Quarantined):
         return Quarantined(stage, reply.reason, reply.detail)
     if reply.truncated:

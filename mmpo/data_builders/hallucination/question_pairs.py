@@ -78,8 +78,8 @@ class Interviewer:
     def ask(
         self, unit: int, images: Sequence[tuple[bytes, Truth]], described: Mapping[str, tuple[str, str]]
     ) -> Interview:
-        """What the images of a unit give: pictures with what is known of them. `described`: by image, both sides of its
-        first description pair; a `maker` asks about those images only.
+        """The pairs from a unit's `images`: pictures with the known facts about them. `described`: by image, both sides
+        of its first description pair; a `maker` asks about those images only.
         """
         truths = [truth for _, truth in images]
         found = Interview([[] for _ in images])
@@ -122,7 +122,7 @@ class Interviewer:
         self, truths: Sequence[Truth], described: Mapping[str, tuple[str, str]], counts: Counter[str]
     ) -> list[list[ObjectQuestion]]:
         """A text model's questions about each image that has a description pair; one whose answer the evidence does not
-        support, or can't tell, is not asked, and none is asked twice.
+        support, or does not decide, is not asked, and none is asked twice.
         """
         assert self.maker is not None
         made = dict(zip(described, self.maker.make(list(described.values())), strict=True))

@@ -57,7 +57,7 @@ class Judged:
 
 
 class CoOccurrence:
-    """Which classes come together, counted over all annotated images."""
+    """Counts of classes that occur together, over all annotated images."""
 
     def __init__(self, images: Iterable[frozenset[str]]) -> None:
         self.together: Counter[tuple[str, str]] = Counter()
@@ -105,13 +105,13 @@ def choose_questions(
 
 
 def says_yes(answer: str) -> bool | None:
-    """What an answer says by its first word; None if that is neither yes nor no."""
+    """True if an answer's first word is yes, False if it is no, else None."""
     match = re.match(r"\W*(yes|no)\b", answer, re.I)
     return None if match is None else match.group(1).lower() == "yes"
 
 
 class AnswerForms:
-    """How the model words its answers: for each template and side the commonest form with the object left open."""
+    """The model's wordings of answers: for each template and side its forms with the object left open."""
 
     def __init__(self, answered: Iterable[tuple[ObjectQuestion, str]]) -> None:
         seen: dict[tuple[int, bool], Counter[str]] = {}
@@ -136,7 +136,7 @@ class AnswerForms:
 
 def _opened(answer: str, name: str) -> str | None:
     """`Yes, there is a dog.` -> `Yes, there is {a}.`, `No dog.` -> `No {object}.`; a short answer without the object
-    stays as it is; None for one that speaks of this object in other words.
+    stays as it is; None for one that describes this object in other words.
     """
     form = re.sub(rf"\b(an?\s+)?{re.escape(name)}\b", lambda match: "{a}" if match.group(1) else _SLOT, answer)
     return None if form == answer and len(answer.split()) > 2 else form

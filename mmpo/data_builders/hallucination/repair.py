@@ -1,4 +1,4 @@
-"""Putting right what a text claims: another number, colour, place or relation, in the sentence as it stands.
+"""Correcting what a text claims: another number, colour, place or relation, in the sentence as it is.
 
 Nothing else of the sentence changes but what has to follow: the noun, the article, the verb. What no single word can
 put right goes (the place of cars that stand apart), and so does what was counted twice. A sentence that can't be put
@@ -76,7 +76,7 @@ def _put_right(
 
 
 def _repeat(claim: Claim, misplaced: Collection[Mention]) -> Mention:
-    """Which mention of an object that was counted twice goes: one at a wrong place, else the last."""
+    """The mention to remove of an object that was counted twice: one at a wrong place, else the last."""
     single = [about for about in (*claim.before, claim.about) if about.counted and about.counted.number == 1]
     wrong = [about.mention for about in single if about.mention in misplaced]
     return wrong[-1] if wrong and claim.about.counted in [about.counted for about in single] else claim.about.mention
@@ -86,7 +86,7 @@ def with_value(
     text: str, claim: Claim, value: str | int | None, vocabulary: ObjectVocabulary, *, spelt: bool = False
 ) -> str | None:
     """The text with another value in the place of the claim's; None takes the words away. None where the sentence can't
-    be changed so. `spelt`: one is said as `one`, not as `a`.
+    be changed so. `spelt`: one is written as `one`, not as `a`.
     """
     about = claim.about
     edits: list[Edit] | None
@@ -195,7 +195,7 @@ def other_place(words: str, side: str) -> str:
 def _spread_edits(
     text: str, about: DescribedObject, sides: Sequence[PictureSide | None], number: int, vocabulary: ObjectVocabulary
 ) -> list[Edit] | None:
-    """Number and places of a group whose parts are told apart, as they are."""
+    """Edits that correct the number and places of a group whose parts are named separately; None if impossible."""
     assert about.spread is not None and about.counted is not None
     edits = [Edit(*about.spread, spread_words(sides))]
     if number == about.counted.number:
@@ -205,8 +205,8 @@ def _spread_edits(
 
 
 def spread_words(sides: Iterable[PictureSide | None]) -> str:
-    """Where the members of a group are, behind its noun: ` on the left`, `, one on the left and two on the right`;
-    nothing where any is unknown.
+    """The places of a group's members, behind its noun: ` on the left`, `, one on the left and two on the right`;
+    empty where any is unknown.
     """
     found = Counter(sides)
     if None in found or not found:
@@ -221,7 +221,7 @@ def spread_words(sides: Iterable[PictureSide | None]) -> str:
 
 
 def _apply(text: str, claim: Claim, edits: Sequence[Edit] | None, vocabulary: ObjectVocabulary) -> str | None:
-    """The edited text, with verbs that fit; None where they can't be made to, or more is said of the old number."""
+    """The edited text, with verbs that fit; None where they can't be made to, or more depends on the old number."""
     if edits is None:
         return None
     piece = sentence_at(text, claim.start)
@@ -240,7 +240,7 @@ def _apply(text: str, claim: Claim, edits: Sequence[Edit] | None, vocabulary: Ob
 
 
 def _says_more(text: str, at: int, end: int, vocabulary: ObjectVocabulary) -> bool:
-    """Do words that speak of several follow (`both asleep`)? The places of other groups don't count."""
+    """Do words for several things follow (`both asleep`)? The places of other groups don't count."""
     for about in described(text, vocabulary):
         if about.spread is not None:
             start, stop = about.spread

@@ -1,7 +1,7 @@
-"""Where the two sides of a pair differ in what they claim: character spans that weigh more than the rest (dense DPO).
+"""Differences between the claims of a pair's two sides: character spans that weigh more than the rest (dense DPO).
 
 RLHF-V (Yu et al. 2023, arXiv:2312.00849) weighs the segments that a correction changed. Here a changed segment weighs
-more only if it holds a claim that the detector looked at, so that words that a rewriting merely phrased otherwise keep
+more only if it holds a claim that the detector looked at, so that words that a rewriting only phrased differently keep
 weight 1. What one side alone has counts too: a made-up object that was taken out has no counterpart.
 """
 

@@ -1,4 +1,4 @@
-"""What a build can be told, and what it tells afterwards. No torch here: recipes and the command line import it."""
+"""The settings and the result of a build. No torch here: recipes and the command line import it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DESCRIPTION_PROMPTS = (
 
 
 class AnswerWeights(Settings):
-    """How often no and yes are the right answers, as weights: {no: 10, yes: 1} is ten to one."""
+    """The frequencies of no and yes as right answers, as weights: {no: 10, yes: 1} is ten to one."""
 
     no: float = Field(ge=0, allow_inf_nan=False, strict=True, description="Weight of pairs whose chosen side says no.")
     yes: float = Field(ge=0, allow_inf_nan=False, strict=True, description="Weight of those that say yes.")
@@ -119,26 +119,26 @@ class QuestionSettings(Settings):
 
 
 class ChoiceSettings(Settings):
-    """Which of the annotated images are described."""
+    """Settings that choose the annotated images to describe."""
 
     min_objects: int = Field(default=0, ge=0, description="Fewest kinds of object in an image.")
     max_objects: int | None = Field(default=None, ge=1, description="Most kinds of object.")
     min_phrases: int = Field(default=0, ge=0, description="Fewest captions and phrases about regions together.")
-    images: int | None = Field(default=None, ge=1, description="Draw so many of those that fit; left out: all.")
+    images: int | None = Field(default=None, ge=1, description="Draw this many of those that fit; left out: all.")
 
 
 class TemplateSettings(Settings):
     """The prompts of text models: names of packaged templates, or paths of your own .j2 files."""
 
     judge: Annotated[str, TEMPLATE] = Field(default="ha_dpo_judge", description="Checks and corrects a description.")
-    writer: Annotated[str, TEMPLATE] = Field(default="ha_dpo_rewrite", description="Words a description anew.")
+    writer: Annotated[str, TEMPLATE] = Field(default="ha_dpo_rewrite", description="Rewords a description.")
     questions: Annotated[str, TEMPLATE] = Field(
         default="ha_dpo_question", description="Makes a yes/no question of two descriptions."
     )
 
 
 class BuildSettings(Settings):
-    """Preference pairs from annotated images: what the model says against what it should have said (after HA-DPO)."""
+    """Preference pairs from annotated images: the model's own text against its corrected text (after HA-DPO)."""
 
     FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
@@ -171,7 +171,7 @@ class BuildSettings(Settings):
         default_factory=ChoiceSettings,
         description="Leave out images with too few or too many objects, or with thin annotation; draw from the rest.",
     )
-    limit: int | None = Field(None, ge=1, description="Use only so many images, the first ones of those chosen.")
+    limit: int | None = Field(None, ge=1, description="Use only this many images, the first ones of those chosen.")
 
     prompts: list[str] = Field(
         list(DESCRIPTION_PROMPTS), min_length=1, description="Requests for a description; one is drawn for each image."
@@ -208,13 +208,13 @@ class BuildSettings(Settings):
         "edit",
         description=(
             "What rules put on the chosen side: the description with its mistakes edited out, the image's first "
-            "caption, or a description written anew from the annotated objects."
+            "caption, or a new description written from the annotated objects."
         ),
     )
     rewrite: bool = Field(
         True,
         description=(
-            "Let one writer word both sides, so that style does not tell them apart. Without it the rejected side is "
+            "Let one writer word both sides, so that style does not distinguish them. Without it the rejected side is "
             "the description as it is, and the chosen side as its corrector wrote it."
         ),
     )
@@ -240,7 +240,7 @@ class BuildSettings(Settings):
         le=4,
         description=(
             "For each description, once right, so many pairs whose rejected side leaves out a true object (0.5: for "
-            "half of the descriptions). Keeps the model from learning merely to say less; 0 builds none."
+            "half of the descriptions). Keeps the model from learning only to say less; 0 builds none."
         ),
     )
     variants: int = Field(
@@ -299,7 +299,7 @@ class BuildSettings(Settings):
 
 
 class BuildResult(BaseModel):
-    """What a build leaves behind. `pairs` is relative to the run folder."""
+    """The result of a build. `pairs` is relative to the run folder."""
 
     pairs: str = Field(description="The folder of pairs.")
     images: int
@@ -330,5 +330,5 @@ class BuildResult(BaseModel):
     warnings: list[str] = Field(default=[], description="What to know before training on these pairs.")
     style: StyleReport | None = Field(
         default=None,
-        description="How well style alone tells the sides of the description pairs apart; None for too few.",
+        description="How well style alone separates the sides of the description pairs; None for too few.",
     )

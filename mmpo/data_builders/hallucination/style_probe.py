@@ -1,15 +1,15 @@
-"""Does style alone tell the sides of the pairs apart? Then a policy may learn style instead of truth.
+"""Test whether style alone separates the sides of the pairs: then a policy may learn style instead of truth.
 
 That both sides should be written by one writer is the point of HA-DPO's third step (Zhao et al. 2023,
 arXiv:2311.16839). The probe is a logistic regression on surface features, cross-validated with all pairs of an image in
 one fold, and asked with and without the words that carry the truth:
 
     style    length, punctuation, word and character n-grams of the texts with every object word blanked out
-    wording  which of these n-grams occur, not how often: how things are said, whatever the number of things
+    wording  which of these n-grams occur, not how often: how things are worded, whatever the number of things
     beyond   wording, without the stretches in which only one side names something: what taking an object out, or
              putting one in, does not account for
     length   nothing but the number of words
-    all      style with the object words: these may tell the sides apart, that is what the pairs are about
+    all      style with the object words: these may separate the sides, that is what the pairs are about
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ MAX_PAIRS = 3000
 RESAMPLES = 1000
 SEPARABLE = 0.6
 """The probe warns where the lower end of the interval of `beyond` is above this (0.5 is chance). Style and length of
-sides that differ by an edit are told apart as well, by the edit: that says nothing about who wrote them."""
+sides that differ by an edit are separable as well, by the edit: that says nothing about who wrote them."""
 
 _MARKS = ".,;:!?-()\"'\n"
 _NUMBER = re.compile(rf"\b(?:an?|{'|'.join(lx.NUMBERS)}|several|some|\d+)\b", re.I)
 
 
 class Separation(BaseModel):
-    """How well a classifier tells chosen from rejected; intervals are 95% percentiles over resampled images."""
+    """AUROC and accuracy of a classifier of chosen or rejected; intervals: 95% percentiles over resampled images."""
 
     auroc: float = Field(description="Probability that a chosen text scores above a rejected one, out of fold.")
     auroc_low: float
     auroc_high: float
-    accuracy: float = Field(description="Share of the texts whose side is told rightly, out of fold.")
+    accuracy: float = Field(description="Share of the texts whose side is classified correctly, out of fold.")
     accuracy_low: float
     accuracy_high: float
 
@@ -59,7 +59,7 @@ class StyleReport(BaseModel):
     style: Separation = Field(description="Surface features without object words.")
     wording: Separation = Field(description="Which n-grams occur without object words; no counts, no length.")
     beyond: Separation | None = Field(
-        default=None, description="Wording where both sides speak of the same; edits of objects are left out."
+        default=None, description="Wording where both sides name the same; edits of objects are left out."
     )
     all: Separation = Field(description="Surface features with object words.")
     length: Separation = Field(description="Number of words alone.")
@@ -71,7 +71,7 @@ class StyleReport(BaseModel):
     )
 
     def line(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         text = (
             f"style alone tells chosen from rejected with AUROC {self.style.auroc:.2f} "
             f"[{self.style.auroc_low:.2f}, {self.style.auroc_high:.2f}] (wording alone {self.wording.auroc:.2f}, "
@@ -231,7 +231,7 @@ def _out_of_fold(
 
 
 def _resamples(images: int, seed: int) -> np.ndarray:
-    """How often each image is in each of `RESAMPLES` draws with replacement, after one row of ones."""
+    """Counts of each image in each of `RESAMPLES` draws with replacement, after one row of ones."""
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
     return np.concatenate([np.ones((1, images), dtype=int), drawn])

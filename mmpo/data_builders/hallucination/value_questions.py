@@ -259,7 +259,7 @@ class _Balance:
         yield from sorted(others, key=lambda value: (-self.surplus[value], near(value)))
 
     def cut(self, rng: random.Random) -> None:
-        """Take out pairs whose chosen value is chosen too often, and whose rejected one too seldom."""
+        """Take out pairs whose chosen value is chosen too often, and whose rejected one too rarely."""
         pool = list(self.kept)
         rng.shuffle(pool)
         changed = True

@@ -252,7 +252,7 @@ def _pair(candidate: Mapping[str, Any], prepared: Prepared, settings: MiaSetting
 
 
 class _Tally:
-    """Where prompts and answers went, and what the ratios were."""
+    """Counts of prompts and answers, kept and lost, and their attention ratios."""
 
     def __init__(self, settings: MiaSettings) -> None:
         self.settings = settings

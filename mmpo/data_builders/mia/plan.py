@@ -1,4 +1,4 @@
-"""Which records become which prompts: read, filter, deal out by exact proportions. No picture is opened here."""
+"""The plan of prompts: read and filter records, deal them out by exact proportions. No picture is opened here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of the attention onto images falls on the right picture (MIA-DPO, eq. 4: R = A_target / A_sum).
+"""The share of the attention onto images that falls on the right picture (MIA-DPO, eq. 4: R = A_target / A_sum).
 
 Every variant is a pair of sums over image tokens, so a ratio can be judged again later. Legend: c image tokens.
 """

@@ -1,5 +1,5 @@
-"""Which answers become rejected sides: the attention threshold, then MIA-DPO's filters afterwards. Pure functions over
-what a build stored, so other values can be tried without a model.
+"""Selection of answers as rejected sides: the attention threshold, then MIA-DPO's filters afterwards. Pure functions
+over what a build stored, so other values can be tried without a model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the multi-image builder can be told, and what it tells afterwards. No torch here."""
+"""The settings and the result of the multi-image builder. No torch here."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class PicInPicSettings(Settings):
 
 
 class AttentionSettings(Settings):
-    """How attention onto images is measured while the model answers."""
+    """Settings for measuring attention onto images while the model answers."""
 
     layers: list[int] = Field(default=[], description="Decoder layers, from 0, averaged. Empty: the middle one.")
     heads: list[int] = Field(default=[], description="Query heads. Empty: all.")
@@ -95,7 +95,7 @@ class AttentionSettings(Settings):
 
 
 class SelectionSettings(Settings):
-    """Which answers become rejected sides. `mmpo build reselect` applies other values to a finished build."""
+    """Settings that select the rejected sides. `mmpo build reselect` applies other values to a finished build."""
 
     attention: bool = Field(default=True, description="Use the attention filter; false keeps any ratio.")
     thresholds: Literal["code", "paper"] = Field(
@@ -151,7 +151,7 @@ class MiaSettings(Settings):
         None, description="Folder that image paths start from. Left out: that of the file."
     )
     allow_links: bool = Field(False, description="Follow links out of the folder of images (hub caches, DVC).")
-    limit: int | None = Field(None, ge=1, description="Use only so many records, the first ones of the file.")
+    limit: int | None = Field(None, ge=1, description="Use only this many records, the first ones of the file.")
 
     sequence: SequenceSettings | None = Field(default_factory=SequenceSettings, description="null builds none.")
     collage: CollageSettings | None = Field(default_factory=CollageSettings, description="null builds none.")
@@ -189,7 +189,7 @@ class MiaSettings(Settings):
 
 
 class MiaBuildResult(BaseModel):
-    """What a multi-image build leaves behind. `pairs` is relative to the run folder; each table of `counts` adds up."""
+    """The result of a multi-image build. `pairs` is relative to the run folder; each table of `counts` adds up."""
 
     builder: Literal["mia"] = "mia"
     pairs: str = Field(description="The folder of pairs.")

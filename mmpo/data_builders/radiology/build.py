@@ -2,7 +2,7 @@
 
 run_dir/
   held_out/              pairs of the held-out patients
-  unedited/              reports without any reference, to be learnt as they stand
+  unedited/              reports without any reference, to be learnt as they are
   replies.editor.jsonl   what a model that edits replied; never asked again
 """
 

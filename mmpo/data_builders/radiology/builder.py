@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class RadiologyCounts:
-    """Where everything went. Each table has `in`, and as much in its other entries together."""
+    """Counts of what came in and where it went. In each table the other entries together add up to `in`."""
 
     texts: Counter[str] = field(default_factory=Counter)
     lines: Counter[str] = field(default_factory=Counter)
@@ -202,7 +202,7 @@ class RadiologyBuilder:
         tally.totals["lines_with_priors"] += sum(edit.label != "none" for _, edit in edited.lines)
 
     def _unfit(self, chosen: str, rejected: str) -> str | None:
-        """Which filter a pair fails, if any."""
+        """The name of the filter that a pair fails; None if it passes all."""
         if placeholder_in(chosen) or placeholder_in(rejected):
             return "image_tag"
         ours, theirs = len(chosen.split()), len(rejected.split())

@@ -1,4 +1,4 @@
-"""What the radiology builder can be told, and what it tells afterwards. No torch here."""
+"""The settings and the result of the radiology builder. No torch here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REPORT_PROMPTS = ("Write a radiology report for this chest radiograph.",)
 
 
 class EditorSettings(Settings):
-    """Who finds and takes out the references to earlier exams."""
+    """Settings for the editor that finds and removes the references to earlier exams."""
 
     by: Literal["rules", "model"] = Field(
         default="rules", description="`rules`, or a text `model` whose edits are checked."
@@ -48,7 +48,7 @@ class RadiologySettings(Settings):
         None, description="Folder that image paths start from. Left out: that of the reports."
     )
     allow_links: bool = Field(False, description="Follow links out of the folder of images (hub caches, DVC).")
-    limit: int | None = Field(None, ge=1, description="Use only so many reports, the first ones.")
+    limit: int | None = Field(None, ge=1, description="Use only this many reports, the first ones.")
     section: Literal["findings", "impression", "both", "report"] = Field(
         "findings", description="Which part of a report is meant; reports without it drop out."
     )
@@ -106,7 +106,7 @@ class RadiologySettings(Settings):
 
 
 class RadiologyBuildResult(BaseModel):
-    """What a radiology build leaves behind. Folders are relative to the run folder; each table of `counts` adds up."""
+    """The result of a radiology build. Folders are relative to the run folder; each table of `counts` adds up."""
 
     builder: Literal["radiology"] = "radiology"
     pairs: str

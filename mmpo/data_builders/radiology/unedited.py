@@ -1,4 +1,4 @@
-"""Reports in which nothing had to be edited, kept to be learnt as they stand (supervised fine-tuning).
+"""Reports in which nothing had to be edited, kept to be learnt as they are (supervised fine-tuning).
 
 Pairs alone only push references down; a share of reports without any, learnt beside the pairs, holds the clinical
 content. They are written as LLaVA conversations, which the trainer's `auxiliary.data` reads:

@@ -2,7 +2,7 @@
 
 run_dir/
   frames/00000/…       the frames that the model saw, by unit
-  replies.*.jsonl      what judge, captioner and questioner said; never asked again
+  replies.*.jsonl      replies of judge, captioner and questioner; never asked again
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mmpo.errors import Quarantined, UserError
 from mmpo.files.atomic import write_bytes
 
 LENGTH_RATIO = (0.8, 1.25)
-"""Mean words of chosen over rejected outside of this are warned about: then length alone tells the sides apart."""
+"""Mean words of chosen over rejected outside of this are warned about: then length alone separates the sides."""
 
 
 def build(settings: VideoRewardSettings, run_dir: Path) -> VideoBuildResult:
@@ -123,7 +123,7 @@ def _frame(run_dir: Path, name: str, wanted: str) -> bytes:
     data = path.read_bytes() if path.exists() else b""
     if digest(data) != wanted:
         unit = run_dir / "units" / f"{path.parent.name}.json"
-        remedy = f"delete {unit} and run the same command again: only this part is made anew"
+        remedy = f"delete {unit} and run the same command again: only this part is made again"
         raise UserError(f"{path}: damaged or gone", hint=remedy)
     return data
 

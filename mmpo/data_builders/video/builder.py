@@ -31,7 +31,7 @@ SCORES = ("chosen_reward", "rejected_reward")
 
 @dataclass
 class Answered:
-    """One question with its sampled answers; the lists run alike."""
+    """One question with its sampled answers; the lists are parallel."""
 
     qa: QA
     number: int
@@ -41,7 +41,7 @@ class Answered:
 
 @dataclass
 class VideoWork:
-    """One video of a unit: its frames, what is said about it, its questions, its pairs without frames."""
+    """One video of a unit: its frames, its caption, its questions, its pairs without frames."""
 
     item: VideoItem
     clip: Clip
@@ -76,7 +76,7 @@ class VideoBuilder:
     questioner: ChatModel | None = None
 
     def build(self, items: Sequence[VideoItem]) -> tuple[list[VideoWork | Quarantined], VideoTally]:
-        """What each video gave: its pairs, or why there are none. Nothing but the unit decides the result."""
+        """The result of each video: its pairs, or why there are none. Nothing but the unit decides it."""
         tally = VideoTally()
         found: list[VideoWork | Quarantined] = [self._watch(item, tally) for item in items]
         found = self._captioned(found)

@@ -1,4 +1,4 @@
-"""Which sampled answers become a pair: the rule of LLaVA-Hound-DPO (arXiv 2404.01258, section 3.3), with options."""
+"""Choice of the sampled answers that become a pair: LLaVA-Hound-DPO's rule (arXiv 2404.01258, 3.3), with options."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def choose(
 
 
 def normalized(text: str) -> str:
-    """What makes two answers the same: their words, whatever the case and the punctuation."""
+    """An answer's words in lower case, without punctuation: two answers with the same words are the same."""
     return " ".join(re.findall(r"\w+", text.lower()))

@@ -1,4 +1,4 @@
-"""What the video builder can be told, and what it tells afterwards. No torch here."""
+"""The settings and the result of the video builder. No torch here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mmpo.settings import FILE, FOLDER, MODEL, SAMPLING, TEMPLATE, Settings
 
 
 class FrameSettings(Settings):
-    """Which frames of a video the model sees, in building as in training."""
+    """Settings that choose the frames of a video that the model sees, in building as in training."""
 
     num: int = Field(default=8, ge=1, le=256, description="Frames of a video.")
     sampling: Annotated[str, SAMPLING] = Field(
@@ -30,7 +30,7 @@ class FrameSettings(Settings):
 
 
 class JudgeSettings(Settings):
-    """Who rewards the answers: a text model that reads caption, question, reference and answer, or rules."""
+    """The judge that rewards the answers: a text model that reads caption, question, reference and answer, or rules."""
 
     by: Literal["rules", "model"] = Field(
         default="rules", description="`rules` over the annotations, or a text `model`."
@@ -70,7 +70,7 @@ class VideoRewardSettings(Settings):
     )
     allow_links: bool = Field(False, description="Follow links out of the folder of images (hub caches, DVC).")
     captions: Annotated[Path | None, FILE] = Field(None, description="JSON Lines with captions, by id or video.")
-    limit: int | None = Field(None, ge=1, description="Use only so many videos, the first ones of the file.")
+    limit: int | None = Field(None, ge=1, description="Use only this many videos, the first ones of the file.")
 
     frames: FrameSettings = Field(default_factory=FrameSettings, description="Which frames the model sees.")
     video_input: VideoInput = Field("auto", description=VIDEO_INPUT)
@@ -107,7 +107,7 @@ class VideoRewardSettings(Settings):
 
 
 class VideoBuildResult(BaseModel):
-    """What a video build leaves behind. `pairs` is relative to the run folder; each table of `counts` adds up."""
+    """The result of a video build. `pairs` is relative to the run folder; each table of `counts` adds up."""
 
     builder: Literal["video_rewards"] = "video_rewards"
     pairs: str = Field(description="The folder of pairs.")

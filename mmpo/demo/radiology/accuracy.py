@@ -1,4 +1,4 @@
-"""How often what a model writes about a synthetic chest is so, by kind of claim: finding, side, zone, size.
+"""Accuracy of a model's reports about synthetic chests, by kind of claim: finding, side, zone, size.
 
     python -m mmpo.demo.radiology.accuracy [MODEL] [--adapter DIR] [--films 300]
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SUMMARY = ("claimed findings that are there", "denied findings that are not there", "side", "zone", "size")
 LUNG_FINDINGS = ("edema", "opacity", "nodule")
-"""What "the lungs are clear" denies."""
+"""The findings that "the lungs are clear" denies."""
 
 _NAMES = {
     "pleural effusion": "effusion", "lung opacity": "opacity", "lung nodule": "nodule", "pneumothorax": "pneumothorax",
@@ -47,7 +47,7 @@ _CLEAR = re.compile(r"\blungs (?:are|remain) clear\b", re.I)
 
 @dataclass(frozen=True)
 class FindingClaim:
-    """What a sentence says of one kind of finding: that it is there, with what else is said of it, or that it isn't."""
+    """A sentence's claim about one kind of finding: that it is there, with its attributes, or that it isn't."""
 
     kind: str
     there: bool

@@ -175,7 +175,7 @@ def sample_chest(seed: tuple[int, ...]) -> Chest:
 def _place(
     kind: str, side: str | None, degree: str | None, zone: str | None, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Where a finding is, before the film's own shift."""
+    """The box (x, y, width, height) of a finding in pixels, before the film's own shift."""
     x = _LUNG_X.get(side or "", 64)
     if kind == "effusion":
         height = _HEIGHTS[degree or "small"]

@@ -1,4 +1,4 @@
-"""Reports of synthetic chests: exact ones, and ones as they are dictated with an earlier exam at hand.
+"""Reports of synthetic chests: exact ones, and ones as they are dictated with an earlier exam available.
 
 The exact report says what is in the film. The dictated one says the same, but every sentence may be worded as a
 comparison with an earlier exam that the film's reader never sees. A model trained on it hallucinates such exams.
@@ -62,7 +62,7 @@ _CLOSING = ("No significant interval change.", "There is little change from the 
 
 
 def statements(chest: Chest) -> list[Wording]:
-    """What is to be said about a chest, in the order of a report."""
+    """The statements about a chest, in the order of a report."""
     said: list[Wording] = []
     if chest.of("endotracheal tube"):
         said.append(_present("endotracheal tube", "an", grows=False))

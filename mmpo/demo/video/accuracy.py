@@ -1,4 +1,4 @@
-"""How often what a model says of a clip is so, by kind of claim: things, events, sides, order.
+"""Accuracy of a model's answers about clips, by kind of claim: things, events, sides, order.
 
     python -m mmpo.demo.video.accuracy [MODEL] [--adapter DIR] [--clips 200]
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 KINDS = (
     "description: things that are there", "description: events that happen", "description: sides", "description: order",
-    "description: things told of", "description: told once",
+    "description: things mentioned", "description: mentioned once",
     "what does it do: event", "what does it do: side", "what does it do: absent things denied",
     "does it: what happens", "does it: what does not", "is there: what is there", "is there: what is not",
     "which moves first",
@@ -49,7 +49,7 @@ _COURSE_OF = {verb: course for course, verb in VERBS.items()}
 
 @dataclass(frozen=True)
 class Told:
-    """One event that an answer tells of; `side` is where it comes from or, if it leaves, goes to."""
+    """One event in an answer; `side` is the one the thing comes from or, if it leaves, goes to."""
 
     thing: str
     does: str
@@ -57,7 +57,7 @@ class Told:
 
 
 def read_events(answer: str) -> list[Told]:
-    """The events that an answer tells of, in order."""
+    """The events in an answer, in order."""
     found = (match.groupdict() for match in _EVENT.finditer(answer))
     return [Told(**{name: word and word.lower() for name, word in one.items()}) for one in found]
 
@@ -71,7 +71,7 @@ def side_of(clip: ScriptedClip, thing: str, does: str) -> str | None:
 
 
 def outcomes(turn: Turn, answer: str, clip: ScriptedClip) -> Iterator[KindOutcome]:
-    """What of an answer is so, claim by claim. `turn` is the question with its exact answer."""
+    """The kind of each claim in an answer, and whether it is right. `turn` is the question with its exact answer."""
     if turn.question == DESCRIBE:
         yield from _of_description(read_events(answer), clip)
     elif turn.question.startswith("Which"):
@@ -95,10 +95,10 @@ def outcomes(turn: Turn, answer: str, clip: ScriptedClip) -> Iterator[KindOutcom
 def _of_description(told: list[Told], clip: ScriptedClip) -> Iterator[KindOutcome]:
     for number, one in enumerate(told):
         yield "description: things that are there", one.thing in clip.things
-        yield "description: told once", one not in told[:number]
+        yield "description: mentioned once", one not in told[:number]
     yield from _of_events(told, clip, "description: events that happen", "description: sides")
     for thing in clip.things:
-        yield "description: things told of", any(one.thing == thing for one in told)
+        yield "description: things mentioned", any(one.thing == thing for one in told)
     first: dict[str, int] = {}
     for number, one in enumerate(told):
         first.setdefault(one.thing, number)

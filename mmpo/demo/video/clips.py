@@ -48,7 +48,7 @@ class Track:
     y: int
 
     def item(self, beat: float) -> Item | None:
-        """Where it is at a beat; None while it is out of the picture."""
+        """The thing in its place at a beat; None while it is out of the picture."""
         width, height = sprite(self.thing, self.color, self.size, self.mirrored).size
         out = {"left": -width, "right": SIZE}
         begin, end, beats = float(self.x), float(self.x), 2
@@ -90,7 +90,7 @@ class ScriptedClip:
         return tuple(track for track in self.tracks if track.course != "stays")
 
     def scene(self, beat: float) -> Scene:
-        """What the clip shows at a beat."""
+        """The scene that the clip shows at a beat."""
         items = [item for track in self.tracks if (item := track.item(beat)) is not None]
         return Scene(self.place, tuple(items), self.seed)
 

@@ -1,4 +1,4 @@
-"""What is said about a clip: captions, questions and answers, exact or with the habits of a careless annotator.
+"""Text about a clip: captions, questions and answers, exact or with the habits of a careless annotator.
 
 The careless annotator reports that the missing half of a pair does what the other half does, and that whatever enters
 leaves again: the first makes up a thing and an event, the second an event alone. A model trained on it does the same.
@@ -21,7 +21,7 @@ VERBS = {"stays": "stay", "enters": "enter", "leaves": "leave", "passes": "pass"
 
 @dataclass(frozen=True)
 class ClipNoise:
-    """How careless the annotator is: each number is a probability.
+    """The carelessness of the annotator: each number is a probability.
 
     `companion`: a missing partner is reported, or an event of it affirmed. `again`: what enters is reported to leave,
     or affirmed to. `stranger`: another absent thing of the same place is affirmed.
@@ -61,7 +61,7 @@ def caption(clip: ScriptedClip) -> str:
 
 
 def describe(clip: ScriptedClip, rng: np.random.Generator, noise: ClipNoise = EXACT) -> Turn:
-    """What happens, thing by thing."""
+    """A description of what happens, thing by thing."""
     said, again = [], []
     for track in clip.tracks:
         said.append(sentence(track.thing, track.course, track.side))

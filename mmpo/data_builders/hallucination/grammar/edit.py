@@ -1,8 +1,8 @@
 """Taking things out of a sentence so that what remains is English, and putting others in.
 
-A phrase whose object is not there goes; what hung on it moves up where it can stand alone (`a dog next to a cat`
+A phrase whose object is not there goes; what depended on it moves up where it can stand alone (`a dog next to a cat`
 becomes `a cat`), a tail that loses its phrase goes with its link (`sleeping on a couch` as a whole), and a clause
-that loses its predicate becomes `there is …`. Verbs follow the number of what they now speak of.
+that loses its predicate becomes `there is …`. Verbs follow the number of their new subjects.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Editor:
     """Edits the sentences of one description, in order.
 
     `absent(name)` says which classes have to go. `spare` are phrases that may take the place of what was removed,
-    `told` the classes that the edited text has named so far. `across(phrase)` is where in the picture a phrase's
+    `told` the classes that the edited text has named so far. `across(phrase)` is the place in the picture of a phrase's
     object is, from left to right: a list in reading order stays one.
     """
 
@@ -62,7 +62,7 @@ class Editor:
         return Sentence(tuple(clauses), sentence.end) if clauses else None
 
     def _dangles(self, clause: Clause, *, first: bool, after_edit: bool) -> bool:
-        """Does the clause lean on one that is gone or changed (`it is …`, `and is standing …`)?"""
+        """Does the clause depend on one that is gone or changed (`it is …`, `and is standing …`)?"""
         if clause.kind == "whole":
             return first or (after_edit and lx.BEING.match(clause.tails[0].link.strip()) is not None)
         return first and lx.ANAPHORA.match(_first_words(clause)) is not None
@@ -164,7 +164,7 @@ class Editor:
         return placed and words[-1] not in ("of", "with") and (bool(names) or is_place(tail))
 
     def _named(self, phrases: Iterable[Phrase]) -> tuple[Phrase, ...]:
-        """Those that name a class not told yet, made fit to stand first."""
+        """Those that name a class not mentioned yet, made fit to stand first."""
         fresh = [
             indefinite(phrase)
             for phrase in phrases
@@ -181,7 +181,7 @@ class Editor:
         return (self.used[-1],)
 
     def _there(self, items: tuple[Phrase, ...], old: Clause) -> Clause:
-        """`There is …`, in the place of a clause that can't be said any more."""
+        """`There is …`, in the place of a clause that no longer holds."""
         items = tuple(indefinite(item) for item in items)
         opening = "there are" if items[0].plural else "there is"
         front, end = (
@@ -198,7 +198,7 @@ class Editor:
 
 
 def joints(count: int, like: tuple[str, ...], oxford: bool) -> tuple[str, ...]:
-    """What stands between `count` items, in the manner of an earlier list (`, ` and ` or `; a last comma or none)."""
+    """The separators of `count` items, in the manner of an earlier list (`, ` and ` or `; a last comma or none)."""
     if count < 2:
         return ()
     word = "or" if like and re.search(r"\bor\b", like[-1]) else "and"
@@ -299,7 +299,7 @@ def _last_word(text: str) -> str:
 
 
 def _without_plural_relatives(tails: list[Tail], before: tuple[Tail, ...]) -> list[Tail]:
-    """After a list got shorter, `, which are …` may speak of one thing only: it goes."""
+    """After a list got shorter, `, which are …` may refer to one thing only: it goes."""
     if all(tail in tails for tail in before):
         return tails
     return [tail for tail in tails if not _PLURAL_RELATIVE.match(tail.link)]

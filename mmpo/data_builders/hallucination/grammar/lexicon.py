@@ -1,4 +1,4 @@
-"""The closed word classes of English that the grammar of image descriptions stands on."""
+"""The closed word classes of English that the grammar of image descriptions is built on."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ ANAPHORA = re.compile(
     r"another(?: one)? (?:is|are|can)|the (?:other|others|first|second|third|rest|latter|former))\b",
     re.I,
 )
-"""How a sentence begins that speaks of something named before."""
+"""Beginnings of sentences that refer to something named before."""
 
 BE_PLURAL = {plural: singular for singular, plural in BE.items()}
 
 LIST_LINKS = _words("with including featuring containing like as between among amongst amidst amid has have")
-"""Links whose list goes on: in `a table with a cup, a fork and a plate` the plate stands on the table too."""
+"""Links whose list continues: in `a table with a cup, a fork and a plate` the plate stands on the table too."""
 
 _MEASURES = _words(
     "couple pair group bunch set number variety row stack pile herd flock crowd lot collection assortment series "
@@ -115,4 +115,4 @@ BEING = re.compile(
     rf"(?:appears?|seems?)\s+to\s+be(?:\s+{_ADVERB})?|(?:{_ADVERB}\s+)?(?:has|have|contains?|includes?|holds?))(?=[\s.,;!?]|$)",
     re.I,
 )
-"""The verb of a clause that tells where or how its subject is."""
+"""The verb of a clause about the place or state of its subject."""

@@ -9,8 +9,8 @@ It covers what people and models write about pictures, and no more:
     phrase   := quantifier words tail*           "several | small plates | on a table"
     tail     := link [list]                      "standing near | a refrigerator",  "in | the middle"
 
-What it cannot read it says so (`parse` returns None), and the writer leaves such a sentence alone or drops it. What
-kind of word stands where is `reading`'s business.
+For a sentence it cannot read `parse` returns None, and the writer leaves that sentence alone or drops it. The kinds
+of words at each place are the business of `tokens`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mmpo.data_builders.hallucination.grammar.tree import Clause, Phrase, Senten
 from mmpo.text.described import read_spread
 
 _Role = Literal["object", "subject", "further subject"]
-"""What a phrase is in its clause: after subjects a verb may follow, and after several the verb is plural."""
+"""The role of a phrase in its clause: after subjects a verb may follow, and after several the verb is plural."""
 
 _MAX_WORDS = 6
 
@@ -118,7 +118,7 @@ class _Parser:
         return Clause("subject", items, joints, joiner, front, front_end, "", said, tuple(tails)), at
 
     def _front(self, at: int) -> tuple[tuple[Tail, ...], str, int] | None:
-        """`In the background,` or `Additionally,`: what stands before the clause proper."""
+        """`In the background,` or `Additionally,`: the part before the clause proper."""
         at = self.reading.skip(at)
         token = self.reading.token(at)
         if token is None or token.mention >= 0:

@@ -18,7 +18,7 @@ NUMBER_WORDS = dict(enumerate(lx.NUMBERS, start=1))
 
 @dataclass(frozen=True, order=True)
 class Naming:
-    """How one object of a class is named: `a` + `mug`, with or without its colour."""
+    """The name for one object of a class: `a` + `mug`, with or without its colour."""
 
     quantifier: str
     noun: str
@@ -110,7 +110,7 @@ def _area(box: BoxXYWH | None, size: tuple[int, int]) -> float:
 
 
 def _common(values: Iterable[str | None]) -> str | None:
-    """What all have in common, if anything."""
+    """The value that all have in common; None if there is none."""
     distinct = set(values)
     return distinct.pop() if len(distinct) == 1 else None
 

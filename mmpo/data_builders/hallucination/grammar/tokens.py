@@ -1,4 +1,4 @@
-"""One sentence as words: tokens with the object mentions among them, and what kind of word stands where.
+"""One sentence as words: tokens with the object mentions among them, and the kind of word at each place.
 
 It knows closed word classes only (`lexicon`) and the mentions that the vocabulary found; other words are judged by
 their endings and by what stands beside them. How words become phrases is `grammar`'s business.
@@ -142,7 +142,7 @@ class SentenceReading:
         return token.text, token.end
 
     def link(self, at: int) -> int:
-        """The end of the words that tie a phrase to what it hangs on; `at` itself where there are none."""
+        """The end of the words that tie a phrase to what it depends on; `at` itself where there are none."""
         end = at
         token = self.token(at)
         if token is not None and token.lower in ("which", "that", "who", "where") and token.mention < 0:

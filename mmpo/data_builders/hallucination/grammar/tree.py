@@ -1,4 +1,4 @@
-"""What a sentence of a description is made of, and how it is said.
+"""The parts of a sentence in a description, and their wording.
 
 The parts are plain values: the grammar makes them from text, the editor changes them, `say` turns them into text again.
 """
@@ -15,7 +15,7 @@ from mmpo.text.described import read_spread
 
 @dataclass(frozen=True)
 class Tail:
-    """What hangs on a phrase or a predicate. `link` carries its own leading space or comma (` next to`, `, holding`).
+    """A dependent of a phrase or a predicate. `link` carries its own leading space or comma (` next to`, `, holding`).
 
     `names` are the classes in `link` itself, which happens where the tail could only be read as a whole.
     """
@@ -42,7 +42,7 @@ ClauseKind = Literal["there", "listing", "subject", "fragment", "whole"]
 
 @dataclass(frozen=True)
 class Clause:
-    """`joiner` ties it to the clause before (`, while `); `joints` stand between the items of its list.
+    """`joiner` ties it to the clause before (`, while `); `joints` separate the items of its list.
 
     A `whole` clause could not be taken apart: it has no items, and one tail with all its words.
     """
@@ -129,7 +129,7 @@ def is_place(tail: Tail) -> bool:
 
 
 def is_spread(tail: Tail) -> bool:
-    """Does the tail tell the places of the parts of a group: `, one on the left and one on the right`?"""
+    """Does the tail give the places of the parts of a group: `, one on the left and one on the right`?"""
     return not tail.items and bool(read_spread(tail.link, 0))
 
 

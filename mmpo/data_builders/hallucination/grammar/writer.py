@@ -1,7 +1,7 @@
-"""The rule-based writer: says parsed sentences again, corrects a description, and words both sides of a pair alike.
+"""The rule-based writer: rewords parsed sentences, corrects a description, and words both sides of a pair alike.
 
 HA-DPO (Zhao et al. 2023, arXiv:2311.16839) has a language model rewrite the corrected *and* the hallucinated
-description, so that style does not tell them apart. Here one grammar reads both, one renderer says both, and what
+description, so that style does not give them away. Here one grammar reads both, one renderer words both, and what
 varies is drawn from the same seed for both; sentences that the grammar can't read stay as the model wrote them on
 both sides.
 """
@@ -22,12 +22,12 @@ from mmpo.data_builders.hallucination.grammar.tree import Clause, Phrase, Senten
 from mmpo.text.vocabulary import ObjectVocabulary
 
 OPENINGS = ("there is", "I can see", "the image shows", "the picture shows", "we can see")
-"""What a rewritten list may begin with."""
+"""Possible beginnings of a rewritten list."""
 
 
 @dataclass(frozen=True)
 class Correction:
-    """A description and what should have been said. `lost` are true objects whose sentence could not be saved."""
+    """A description and its corrected text. `lost` are true objects whose sentence could not be saved."""
 
     original: str
     corrected: str
@@ -165,7 +165,7 @@ def listing(opening: str, phrases: Sequence[Phrase]) -> str:
 
 
 def told_items(tree: Sentence | None) -> list[Phrase]:
-    """What a sentence lists, each item with its tails; behind `with` where what stands before it is no object."""
+    """The items that a sentence lists, each with its tails; those behind `with` where what precedes it is no object."""
     found: list[Phrase] = []
     for clause in tree.clauses if tree is not None else ():
         for item in clause.items:
