@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmpo.video.errors import BackendUnavailable
-from mmpo.video.index import EncodedVideo, Index
+from mmpo.video.index import Index
 from mmpo.video.records import Deadline, Decoded
+from mmpo.video.source import Source
 from mmpo.video.subprocess_reader import shared_process
 
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
@@ -24,7 +25,7 @@ COLOURS = (0, 2, 5, 6)  # RGB or unspecified, BT.470BG, SMPTE 170M: what decord 
 FULL_RANGE = 2
 
 
-def unsupported_reason(source: EncodedVideo, index: Index) -> str:
+def unsupported_reason(source: Source, index: Index) -> str:
     """Why decord may not read this video; empty where it may."""
     info = index.info
     reasons = (
@@ -44,7 +45,7 @@ def unsupported_reason(source: EncodedVideo, index: Index) -> str:
 
 
 def decode(
-    source: EncodedVideo,
+    source: Source,
     index: Index,
     wanted: Sequence[int],
     *,

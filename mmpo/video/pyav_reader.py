@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from mmpo.video.errors import VideoTooLarge
-from mmpo.video.index import EncodedVideo, Index, check_size, opened, require_av
+from mmpo.video.index import Index, check_size
 from mmpo.video.records import Deadline, Decoded, Limits, Pixels
+from mmpo.video.source import Source, opened, require_av
 
 NEAR = 4
 """Wanted frames at most so many frames before the next key frame are reached by decoding on, not by seeking."""
@@ -40,7 +41,7 @@ class DecodingRun:
 
 
 def decode(
-    source: EncodedVideo,
+    source: Source,
     index: Index,
     wanted: Sequence[int],
     *,
@@ -113,7 +114,7 @@ class _Reader:
 
     def __init__(
         self,
-        source: EncodedVideo,
+        source: Source,
         index: Index,
         found: Decoded,
         size: tuple[int, int] | None,
@@ -262,7 +263,7 @@ def _chain(first: Any, packets: Iterator[Any]) -> Iterator[Any]:
 
 
 def _count_through(
-    source: EncodedVideo,
+    source: Source,
     index: Index,
     wanted: Sequence[int],
     found: Decoded,
@@ -297,7 +298,7 @@ def _count_through(
 
 
 def picture(
-    frame: Any, source: EncodedVideo, index: Index, size: tuple[int, int] | None, limits: Limits, found: Decoded
+    frame: Any, source: Source, index: Index, size: tuple[int, int] | None, limits: Limits, found: Decoded
 ) -> Pixels:
     """A decoded frame as upright RGB [h, w, 3], of `size` (or, where a stream changes its size, of the index's)."""
     check_size(source, frame.width, frame.height, limits)

@@ -25,9 +25,10 @@ from mmpo.errors import UserError
 from mmpo.files.paths import inside
 from mmpo.video import decord_reader, pyav_reader, torchcodec_reader
 from mmpo.video.errors import ERRORS, BackendUnavailable, CorruptVideo, DecodeTimeout, EmptyVideo, VideoTooLarge
-from mmpo.video.index import EncodedVideo, Index, scan
+from mmpo.video.index import Index, scan
 from mmpo.video.records import Deadline, Decoded, Frames, Limits, Pixels, ReadReport, VideoInfo
 from mmpo.video.sampling import BLACK, Pad, parse, sample
+from mmpo.video.source import Source
 from mmpo.video.stills import Stills
 from mmpo.video.subprocess_reader import shared_process
 
@@ -131,7 +132,7 @@ def read_frames(
 class OpenedVideo:
     """An opened video: its index, or its pictures."""
 
-    def __init__(self, source: EncodedVideo | None, content: Index | Stills) -> None:
+    def __init__(self, source: Source | None, content: Index | Stills) -> None:
         self.source, self.content = source, content
         self.info = content.info
         self.times = np.asarray(content.times, dtype=np.float64)
@@ -208,7 +209,7 @@ def _open(
         source = inside(root, str(source))
     if isinstance(source, (str, Path)) and os.path.isdir(source):
         return OpenedVideo(None, Stills.of_folder(Path(source), fps))
-    found = EncodedVideo.of(source)
+    found = Source.of(source)
     animation = Stills.of_animation(found, limits)
     return OpenedVideo(found, animation if animation is not None else scan(found, limits, deadline))
 

@@ -13,8 +13,9 @@ from mmpo.errors import Quarantined
 from mmpo.files.images import load_image
 from mmpo.files.picture_cost import Timed
 from mmpo.video.errors import CorruptVideo, EmptyVideo, VideoTooLarge
-from mmpo.video.index import EncodedVideo, check_size
+from mmpo.video.index import check_size
 from mmpo.video.records import Deadline, Decoded, Limits, Pixels, VideoInfo
+from mmpo.video.source import Source
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 FOLDER_FPS = 2.0
@@ -51,7 +52,7 @@ class Stills:
         return cls("<images>", list(images), [i / rate for i in range(len(images))], len(images) / rate)
 
     @classmethod
-    def of_animation(cls, source: EncodedVideo, limits: Limits) -> Stills | None:
+    def of_animation(cls, source: Source, limits: Limits) -> Stills | None:
         """An animated WebP or PNG with the delays it names; None where the file is none."""
         if not is_animation(source.head()):
             return None

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmpo.video.errors import BackendUnavailable, CorruptVideo
-from mmpo.video.index import EncodedVideo, Index
+from mmpo.video.index import Index
 from mmpo.video.records import Decoded
+from mmpo.video.source import Source
 
 
 def decode(
-    source: EncodedVideo, index: Index, wanted: Sequence[int], *, size: tuple[int, int] | None, threads: int = 0
+    source: Source, index: Index, wanted: Sequence[int], *, size: tuple[int, int] | None, threads: int = 0
 ) -> Decoded:
     """The frames numbered `wanted`, each checked against the index's time. BackendUnavailable where it is not there or
     disagrees, CorruptVideo where it fails on the way."""
