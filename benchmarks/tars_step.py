@@ -53,7 +53,7 @@ from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.settings import TrainSettings
 from mmpo.trainers.views.view_maker import view_maker
-from mmpo.trainers.views.views import PERTURBED
+from mmpo.types import ViewSpec
 from tests.tiny import add_lora, save_tiny_llava, tiny_image, tiny_llava
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -82,7 +82,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "tars_official": {"tars_official": {"layer": 1}},
 }
 ROWS = " rows"
-NEVER_READ = "rejected_disturbed_corrupted"
+NEVER_READ = ViewSpec("rejected_disturbed_corrupted", "rejected", prompt="disturbed", image="corrupted")
 """The released code's sixth row."""
 CONTENDERS = ["dpo", "tars", "tars rows", "tars 4", "tars_official", "tars_official rows"]
 
@@ -126,7 +126,7 @@ def _text(seed: int, tokens: int) -> str:
 def contender(ground: Ground, name: str) -> Step:
     spec = OBJECTIVES[name.removesuffix(ROWS)]
     objective = build_objective(spec)
-    perturbed = any(PERTURBED in view for view in objective.views)
+    perturbed = any(view.prompt == "perturbed" for view in objective.views)
     settings = TrainSettings.model_validate(
         {
             "model": ground.vlm.source,
@@ -139,7 +139,7 @@ def contender(ground: Ground, name: str) -> Step:
     maker = view_maker(settings, objective, ground.vlm, ground.store, ground.pairs.rows)
     separate = name.endswith(ROWS)
     if separate and maker is not None and name.startswith("tars_official"):
-        maker.names = (*maker.names, NEVER_READ)
+        maker.views = (*maker.views, NEVER_READ)
     collate = PairCollator(ground.store, maker.add if maker is not None else None)
     scorer = PairScorer(ground.vlm, sharing="off" if separate else "on", hidden=objective.hidden, kl=objective.needs_kl)
     scorer.train()

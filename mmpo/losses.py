@@ -28,7 +28,7 @@ from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.objectives.parameters import parameters_of
 from mmpo.objectives.term import Registered, spec_mistakes
-from mmpo.types import PairLogps, ResponseLogps
+from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 
 Reduction = Literal["mean", "sum", "none"]
 ViewLogps = Mapping[str, tuple[Tensor, Tensor | None]]
@@ -150,14 +150,15 @@ def _made(entry: Registered) -> Loss:
             "ref_rejected": ref_rejected, "chosen_lengths": chosen_lengths, "rejected_lengths": rejected_lengths,
             "chosen_kl": chosen_kl, "rejected_kl": rejected_kl,
         }  # fmt: skip
-        _check_tensors(name, given, views or {})
+        given_views, wanted = views or {}, _views(name, values)
+        _check_tensors(name, given, given_views)
+        if absent := [view.name for view in wanted if view.name not in given_views]:
+            raise _refused(name, f"the view {absent[0]}", f"views={{{absent[0]!r}: (policy, reference)}}")
         pairs = PairLogps(
             _SequenceLogps("chosen", policy_chosen, ref_chosen, chosen_lengths, chosen_kl),
             _SequenceLogps("rejected", policy_rejected, ref_rejected, rejected_lengths, rejected_kl),
-            {view: _SequenceLogps(view, *sums) for view, sums in (views or {}).items()},
+            {view: _SequenceLogps(view.name, *given_views[view.name]) for view in wanted},
         )
-        if absent := [view for view in _views(name, values) if view not in pairs.views]:
-            raise _refused(name, f"the view {absent[0]}", f"views={{{absent[0]!r}: (policy, reference)}}")
         try:
             term = entry.function(pairs, **values)
         except _Missing as missing:
@@ -199,7 +200,7 @@ def _reads(entry: Registered) -> tuple[set[str], str]:
         return _SequenceLogps(name, -ones, -ones, ones, ones, read)
 
     try:
-        entry.function(PairLogps(side("chosen"), side("rejected"), {v: side(v) for v in _views(entry.name, {})}))
+        entry.function(PairLogps(side("chosen"), side("rejected"), {v: side(v.name) for v in _views(entry.name, {})}))
     except _Missing as missing:
         return set(), str(missing)
     return read, ""
@@ -235,7 +236,7 @@ def _refused(name: str, missing: str, remedy: str = "") -> UserError:
     return UserError(f"mmpo.losses.{name} needs {missing}", hint=remedy or _TRAIN.format(name=name))
 
 
-def _views(name: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+def _views(name: str, values: Mapping[str, Any]) -> tuple[ViewSpec, ...]:
     found = OBJECTIVES[name].views
     return found(OBJECTIVES[name].parameters | dict(values)) if callable(found) else found
 
@@ -289,6 +290,6 @@ def _docstring(entry: Registered, parameters: Mapping[str, Any], reads: set[str]
     lines.append("    reduction: mean over the pairs, sum of them, or none: each pair's term [b].")
     needs = ["policy_chosen, policy_rejected", *(", ".join(_NAMES[kind]) for kind in _NAMES if kind in reads)]
     if views := _views(entry.name, {}):
-        needs.append("the views " + ", ".join(views))
+        needs.append("the views " + ", ".join(view.name for view in views))
     raises = "UserError for a missing tensor, another shape than [b], an unknown or impossible parameter."
     return "\n".join([*lines, "", f"Raises: {raises}", f"Needs: {'; '.join(needs)}."])

@@ -1,4 +1,5 @@
-"""Types shared by models and objectives: log-probs of preference pairs, and the hidden states an objective asks for.
+"""Types shared by models and objectives: log-probs of preference pairs, and the further views of a pair and hidden
+states that an objective asks for.
 
 Shapes: b pairs, t tokens of a response (padded), s of a sequence, h hidden. Imports torch.
 """
@@ -22,6 +23,23 @@ class Hidden:
 
     layer: int = -1
     span: Literal["response", "sequence"] = "response"
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """A further view of a pair that an objective compares with: whose answer is scored (`side`; `twin`: that of the
+    pair's twin), behind which question (`disturbed`: question and answer together) and about which image. The question
+    about the twin's image is the twin's. `name` is for people.
+
+    `candidate` tells several perturbations of one question apart. With `preferred_under`, the tokens are not the
+    answer's own, but in their places those that the policy would rather write under that other view."""
+
+    name: str
+    side: Literal["chosen", "rejected", "twin"]
+    prompt: Literal["own", "perturbed", "disturbed"] = "own"
+    image: Literal["own", "corrupted", "twin"] = "own"
+    candidate: int = 0
+    preferred_under: ViewSpec | None = None
 
 
 @dataclass
@@ -90,16 +108,16 @@ class PairLogps:
 
     chosen: ResponseLogps
     rejected: ResponseLogps
-    views: dict[str, ResponseLogps] = field(default_factory=dict)
+    views: dict[ViewSpec, ResponseLogps] = field(default_factory=dict)
     auxiliary: ResponseLogps | None = None
     step: StepStatistics | None = None
     past_reward: float = 0.0
 
-    def view(self, name: str) -> ResponseLogps:
+    def view(self, spec: ViewSpec) -> ResponseLogps:
         """Raises `UserError` where the batch was made without that view."""
-        if name not in self.views:
-            raise UserError(f"this objective compares with {name!r}, and the batch was scored without it")
-        return self.views[name]
+        if spec not in self.views:
+            raise UserError(f"this objective compares with {spec.name!r}, and the batch was scored without it")
+        return self.views[spec]
 
     def __len__(self) -> int:
         return len(self.chosen.mask)

@@ -11,12 +11,8 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
-import pytest
-import torch
 import transformers
 from transformers import (
-    AutoModelForImageTextToText,
-    CLIPVisionConfig,
     Gemma2Config,
     Gemma3Config,
     Gemma3Processor,
@@ -39,15 +35,7 @@ from transformers import (
     PaliGemmaConfig,
     PaliGemmaProcessor,
     PixtralVisionConfig,
-    PreTrainedTokenizerFast,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLProcessor,
     Qwen2Config,
-    Qwen2VLConfig,
-    Qwen2VLProcessor,
-    Qwen3VLConfig,
-    Qwen3VLProcessor,
-    SiglipVisionConfig,
     SmolVLMConfig,
     SmolVLMProcessor,
     VideoLlavaConfig,
@@ -59,15 +47,26 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import LlavaOnevisionImageProcessorPil
 from transformers.models.pixtral.image_processing_pil_pixtral import PixtralImageProcessorPil
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
-from transformers.video_processing_utils import BaseVideoProcessor
 
 from mmpo.models.families.loading import VLM
-from mmpo.models.families.records import FAMILIES, family_of, too_old
 from tests.tiny import CHAT_TEMPLATE, tiny_llava, tiny_tokenizer
+from tests.tiny_parts import (
+    CHATML,
+    GEMMA,
+    MISTRAL,
+    PINPOINTS,
+    NoVideos,
+    assembled,
+    clip,
+    made,
+    siglip,
+    text_values,
+    token,
+)
+from tests.tiny_qwen import qwen2_5_vl, qwen2_vl, qwen3_vl
 
 try:
     from transformers.models.pixtral.processing_pixtral import PixtralProcessor
@@ -75,115 +74,6 @@ except ModuleNotFoundError:  # the module of its sizing function imports torchvi
     _names = ("torchvision", "torchvision.transforms", "torchvision.transforms.v2")
     with mock.patch.dict(sys.modules, {name: mock.MagicMock() for name in _names}):
         from transformers.models.pixtral.processing_pixtral import PixtralProcessor
-
-
-class NoVideos(BaseVideoProcessor):
-    """Takes the place of a video processor where only images are shown."""
-
-    num_frames, fps = 8, 1
-
-
-def assembled(processor_class: Any, **parts: Any) -> Any:
-    """A processor from its parts. Its check of the video processor's class needs torchvision, which images don't."""
-    if "video_processor" not in parts:
-        return processor_class(**parts)
-    with mock.patch.object(processor_class, "check_argument_for_proper_class", lambda self, name, part: type(part)):
-        return processor_class(**parts)
-
-
-def turns(image: str, begin: str, end: str, assistant: str = "assistant", bos: bool = False) -> str:
-    """A chat template: `begin` + role, line end, images and text, `end`."""
-    return (
-        ("{{ bos_token }}" if bos else "")
-        + "{% for message in messages %}"
-        + f"{begin}{{{{ '{assistant}' if message['role'] == 'assistant' else message['role'] }}}}\n"
-        + f"{{% for part in message['content'] %}}{{% if part['type'] == 'image' %}}{image}{{% else %}}"
-        + "{{ part['text'] }}{% endif %}{% endfor %}"
-        + f"{end}\n{{% endfor %}}{{% if add_generation_prompt %}}{begin}{assistant}\n{{% endif %}}"
-    )
-
-
-CHATML = turns("<image>", "<|im_start|>", "<|im_end|>")
-QWEN = turns("<|vision_start|><|image_pad|><|vision_end|>", "<|im_start|>", "<|im_end|>")
-GEMMA = turns("<start_of_image>", "<start_of_turn>", "<end_of_turn>", assistant="model", bos=True)
-MISTRAL = (
-    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'assistant' %}"
-    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }}{% endfor %}{{ eos_token }}"
-    "{% else %}[INST]{% for part in message['content'] %}{% if part['type'] == 'image' %}[IMG]{% else %}"
-    "{{ part['text'] }}{% endif %}{% endfor %}[/INST]{% endif %}{% endfor %}"
-)
-
-
-def text_values(tokenizer: PreTrainedTokenizerFast, **changed: Any) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "tie_word_embeddings": False,
-        "initializer_range": 0.2,  # ten times the usual: logits that differ enough for mistakes to show
-    } | changed
-
-
-def siglip(**changed: Any) -> SiglipVisionConfig:
-    """A tower of 16 patches."""
-    return SiglipVisionConfig(
-        **{
-            "hidden_size": 24,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 7,
-            "vision_use_head": False,
-        }
-        | changed
-    )
-
-
-def clip() -> CLIPVisionConfig:
-    return CLIPVisionConfig(
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=7,
-        projection_dim=24,
-    )
-
-
-def made(config: Any, processor: Any, seed: int = 0) -> VLM:
-    """The model class that AutoModel finds for `config`, with random weights everywhere."""
-    if (family := FAMILIES.get(config.model_type)) and too_old(family):
-        pytest.skip(f"{family.name} needs transformers {family.since}")
-    torch.manual_seed(seed)
-    model = AutoModelForImageTextToText.from_config(config).eval()
-    for name, parameter in model.named_parameters():
-        if not parameter.abs().sum():  # biases, newlines, gates and projections that start at zero
-            parameter.data.normal_(0.0, 0.1)
-        elif "vision" in name and parameter.ndim >= 2:  # towers begin so small that two images look alike
-            parameter.data.mul_(4.0)
-    tokenizer = processor.tokenizer
-    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")} - {None}
-    model.generation_config.eos_token_id = sorted(ends)
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    return VLM(model, processor, family_of(config), f"tiny-{config.model_type}")
-
-
-def token(processor: Any, text: str) -> int:
-    found = processor.tokenizer.convert_tokens_to_ids(text)
-    assert isinstance(found, int) and found != processor.tokenizer.unk_token_id
-    return found
-
-
-PINPOINTS = [[28, 56], [56, 28], [56, 56]]
 
 
 def llava_next(**text: Any) -> VLM:
@@ -272,76 +162,6 @@ def llava_onevision(**text: Any) -> VLM:
         tie_word_embeddings=False,
     )
     return made(config, processor)
-
-
-def qwen_parts(processor_class: Any, text: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The processor of a Qwen-VL family and the values of its configuration, without the tower."""
-    tokenizer = tiny_tokenizer(
-        end="<|im_end|>",
-        image_token="<|image_pad|>",
-        video_token="<|video_pad|>",
-        vision_start_token="<|vision_start|>",
-        vision_end_token="<|vision_end|>",
-        turn="<|im_start|>",
-    )
-    tokenizer.bos_token = None  # these families have none
-    processor = assembled(
-        processor_class,
-        image_processor=Qwen2VLImageProcessorPil(
-            patch_size=4, merge_size=2, size={"shortest_edge": 8 * 8, "longest_edge": 40 * 40}
-        ),
-        tokenizer=tokenizer,
-        video_processor=NoVideos(),
-        chat_template=QWEN,
-    )
-    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
-    values = {
-        "text_config": text_values(tokenizer, rope_parameters=rope, **text),
-        "image_token_id": token(processor, "<|image_pad|>"),
-        "video_token_id": token(processor, "<|video_pad|>"),
-        "vision_start_token_id": token(processor, "<|vision_start|>"),
-        "vision_end_token_id": token(processor, "<|vision_end|>"),
-        "tie_word_embeddings": False,
-    }
-    return processor, values
-
-
-QWEN_TOWER = {"num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
-
-
-def qwen2_vl(**text: Any) -> VLM:
-    processor, values = qwen_parts(Qwen2VLProcessor, text)
-    tower = QWEN_TOWER | {"depth": 2, "embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}
-    return made(Qwen2VLConfig(vision_config=tower, **values), processor)
-
-
-def qwen2_5_vl(**text: Any) -> VLM:
-    """One of its two tower layers attends in windows of 2 x 2 merged patches."""
-    processor, values = qwen_parts(Qwen2_5_VLProcessor, text)
-    tower = QWEN_TOWER | {
-        "depth": 2,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "out_hidden_size": 32,
-        "window_size": 16,
-        "fullatt_block_indexes": [1],
-    }
-    return made(Qwen2_5_VLConfig(vision_config=tower, **values), processor)
-
-
-def qwen3_vl(**text: Any) -> VLM:
-    """Features of two tower layers go into two decoder layers."""
-    processor, values = qwen_parts(Qwen3VLProcessor, {"head_dim": 8, "num_hidden_layers": 3} | text)
-    values["text_config"]["rope_parameters"]["mrope_interleaved"] = True
-    tower = QWEN_TOWER | {
-        "depth": 3,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "out_hidden_size": 32,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 1],
-    }
-    return made(Qwen3VLConfig(vision_config=tower, **values), processor)
 
 
 def _idefics(processor_class: Any, image_class: Any, config_class: Any, text: dict[str, Any], **extra: Any) -> VLM:

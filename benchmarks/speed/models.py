@@ -31,7 +31,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.records import family_of
 from tests.tiny import CHAT_TEMPLATE, add_lora, llava_processor, tiny_tokenizer
-from tests.tiny_families import NoVideos, assembled, token
+from tests.tiny_parts import NoVideos, assembled, token
 
 
 @dataclass(frozen=True)

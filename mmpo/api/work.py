@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,34 +135,14 @@ def evaluate(
     return Evaluated(folder.path, Scorecard.model_validate(result))
 
 
-def convert(
-    source: str | Path,
-    out: str | Path,
-    *,
-    source_format: str | None = None,
-    out_format: str = "mmpo",
-    images: str | Path | None = None,
-    media: str | None = None,
-    split: str = "train",
-    options: Mapping[str, Any] | None = None,
-    ignore: Sequence[str] = (),
-    overwrite: bool = False,
-    allow_links: bool = False,
-) -> Conversion:
+def convert(source: str | Path, out: str | Path, **options: Any) -> Conversion:
     """Convert preference data between formats: what `mmpo convert` does.
 
     Args:
         source: a file, or a folder of files.
         out: the folder to write.
-        source_format: found from the rows where None; docs/convert.md lists the formats and their `options`.
-        out_format: mmpo, trl, llamafactory or ms-swift.
-        images: the folder in which image paths start; by default that of the source.
-        media: embed, copy or reference; by default the first that the written format can.
-        split: the split to read.
-        options: options of the format that is read.
-        ignore: keys whose pictures are not the pairs'.
-        overwrite: replace an earlier conversion in `out`.
-        allow_links: follow links out of the folder of images.
+        options: those of `mmpo.data.convert.convert`, for example `out_format="trl"`, `source_format` (found from the
+            rows where it is left out; docs/convert.md lists the formats), `images`, `media`, `split`, `overwrite`.
 
     Returns: `Conversion`, with the account of all rows.
 
@@ -170,15 +151,12 @@ def convert(
     from mmpo.data.convert import convert as run_conversion
     from mmpo.preflight.commands import examine_convert
 
-    given: dict[str, Any] = {
-        "source_format": source_format, "out_format": out_format, "images": None if images is None else Path(images),
-        "media": media, "split": split, "options": dict(options or {}), "overwrite": overwrite,
-        "allow_links": allow_links,
-    }  # fmt: skip
-    for text in examine_convert(Path(source), Path(out), **given):
+    call = signature(run_conversion).bind(Path(source), Path(out), **options)
+    call.apply_defaults()
+    for text in examine_convert(**{name: value for name, value in call.arguments.items() if name != "ignore"}):
         warnings.warn(text, stacklevel=2)
     with showing():
-        account = run_conversion(source, out, ignore=ignore, **given)
+        account = run_conversion(*call.args, **call.kwargs)
     if not account.kept:
         raise UserError(f"{source}: no row could be used", hint=f"{out}/rejects.jsonl says why")
     return Conversion(Path(out), account)

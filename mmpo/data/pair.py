@@ -31,7 +31,10 @@ class PreferencePair:
     """One preference. `images` fill the prompt's image parts in order; bytes are encoded images, strings are paths.
 
     `rejected_images` are given where the rejected side sees other images. Weights are spans over a response's text; a
-    character that no span covers weighs 1. `scores` hold what the builder measured, `provenance` where it is from.
+    character that no span covers weighs 1. `image_weights` take the place of the chosen ones where the answer is
+    compared with itself under another image. `unfinished` responses go on behind their end: no end token is learnt.
+    `twin` is the id of the pair that shows a similar image. `scores` hold what the builder measured, `provenance` where
+    the pair is from; training reads neither.
     """
 
     id: str
@@ -43,6 +46,9 @@ class PreferencePair:
     videos: list[Video] | None = None
     chosen_weights: list[Span] | None = None
     rejected_weights: list[Span] | None = None
+    image_weights: list[Span] | None = None
+    unfinished: bool = False
+    twin: str | None = None
     scores: dict[str, float] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -137,8 +143,13 @@ def validate(pair: PreferencePair, where: str = "pair") -> PreferencePair:
     same_input = pair.rejected_images is None or pair.rejected_images == pair.images
     if same_input and pair.chosen_text == pair.rejected_text:
         raise UserError(f"{where}: chosen and rejected are the same", hint="drop the row; it holds no preference")
-    check_spans(pair.chosen_weights, pair.chosen_text, f"{where}: `chosen_weights`")
-    check_spans(pair.rejected_weights, pair.rejected_text, f"{where}: `rejected_weights`")
+    _check_spans(pair.chosen_weights, pair.chosen_text, f"{where}: `chosen_weights`")
+    _check_spans(pair.rejected_weights, pair.rejected_text, f"{where}: `rejected_weights`")
+    _check_spans(pair.image_weights, pair.chosen_text, f"{where}: `image_weights`")
+    if not isinstance(pair.unfinished, bool):
+        raise UserError(f"{where}: `unfinished` must be true or false, got {_short(pair.unfinished)}")
+    if pair.twin is not None and (not isinstance(pair.twin, str) or not pair.twin or not _is_unicode(pair.twin)):
+        raise UserError(f"{where}: `twin` must be the id of a pair, got {_short(pair.twin)}")
     for name, score in (pair.scores or {}).items():
         if not is_number(score):
             raise UserError(f"{where}: score {name!r} is {score!r}, not a finite number", hint="leave it out or fix it")
@@ -213,8 +224,10 @@ def _check_image(image: Any, at: str) -> None:
         raise UserError(f"{at}: {image!r} leaves the dataset", hint="use a path inside the dataset's folder, or bytes")
 
 
-def check_spans(spans: list[Span] | None, text: str, at: str) -> None:
+def _check_spans(spans: Any, text: str, at: str) -> None:
     """Raises `UserError` for spans that are not character ranges of `text` in order, each with a weight."""
+    if not isinstance(spans, list | None):
+        raise UserError(f"{at} must be a list of spans, got {_short(spans)}")
     end_before = 0
     for number, span in enumerate(spans or []):
         try:

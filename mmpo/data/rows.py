@@ -24,6 +24,9 @@ PROVENANCE_FIELDS = {
     "extra": pa.string(),  # everything else, as one JSON object
 }
 
+ONCE_NOTED = ("image_weights", "unfinished", "twin")
+"""Columns that stood in the provenance in mmpo 0.1."""
+
 _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 _PART = pa.struct({"type": pa.string(), "text": pa.string()})
 _MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.list_(_PART)}))
@@ -46,6 +49,9 @@ def pair_schema(scores: Sequence[str] = (), metadata: Mapping[str, str] | None =
         ("videos", pa.list_(_VIDEO)),
         ("chosen_weights", _SPANS),
         ("rejected_weights", _SPANS),
+        ("image_weights", _SPANS),
+        ("unfinished", pa.bool_()),
+        ("twin", pa.string()),
     ]
     if scores:
         columns.append(("scores", pa.struct({name: pa.float64() for name in scores})))
@@ -79,6 +85,9 @@ def to_row(pair: PreferencePair, scores: Sequence[str] = ()) -> dict[str, Any]:
         "videos": None if pair.videos is None else [_video_cell(video) for video in pair.videos],
         "chosen_weights": pair.chosen_weights,
         "rejected_weights": pair.rejected_weights,
+        "image_weights": pair.image_weights,
+        "unfinished": pair.unfinished,
+        "twin": pair.twin,
         "provenance": _provenance_cell(pair),
     }
     if scores:
@@ -105,6 +114,9 @@ def from_row(row: Mapping[str, Any], where: str = "row") -> PreferencePair:
     if missing:
         raise UserError(f"{where}: no `{missing[0]}`", hint="columns needed: images, prompt, chosen, rejected")
     rejected_images, videos, scores = row.get("rejected_images"), row.get("videos"), row.get("scores")
+    provenance = _provenance(row.get("provenance"), where)
+    once_noted = {name: provenance.pop(name, None) for name in ONCE_NOTED}
+    image_weights, unfinished, twin = (once_noted[name] if row.get(name) is None else row[name] for name in ONCE_NOTED)
     return PreferencePair(
         id=row.get("id") or PurePath(where).name,
         images=[_image(cell, where) for cell in row.get("images") or []],
@@ -115,8 +127,11 @@ def from_row(row: Mapping[str, Any], where: str = "row") -> PreferencePair:
         rejected=_messages(row["rejected"], "rejected", where),
         chosen_weights=row.get("chosen_weights"),
         rejected_weights=row.get("rejected_weights"),
+        image_weights=image_weights,
+        unfinished=False if unfinished is None else unfinished,
+        twin=twin,
         scores=None if scores is None else {name: value for name, value in scores.items() if value is not None},
-        provenance=_provenance(row.get("provenance"), where),
+        provenance=provenance,
     )
 
 

@@ -11,9 +11,11 @@ from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.term import Term, register
 from mmpo.objectives.visual import log_ratio
-from mmpo.types import PairLogps
+from mmpo.types import PairLogps, ViewSpec
 
-TWIN, TWIN_HERE, CHOSEN_THERE = "twin", "twin_here", "chosen_there"
+TWIN = ViewSpec("twin", "twin", image="twin")
+TWIN_HERE = ViewSpec("twin_here", "twin")
+CHOSEN_THERE = ViewSpec("chosen_there", "chosen", image="twin")
 """Views: the twin's chosen answer about the twin's image, the same about the pair's image, and the pair's chosen answer
 about the twin's image."""
 

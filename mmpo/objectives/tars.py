@@ -9,6 +9,7 @@ Shapes: b pairs, t tokens of a response (padded), h hidden channels, k frequenci
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -20,23 +21,27 @@ from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import Count, NonNegative, Positive, PositiveShare
 from mmpo.objectives.term import Term, register
 from mmpo.objectives.visual import log_ratio
-from mmpo.types import Hidden, PairLogps, ResponseLogps
+from mmpo.types import Hidden, PairLogps, ResponseLogps, ViewSpec
 
 SpectrumReduction = Literal["sum", "bins", "each"]
 AlignedSpan = Literal["response", "sequence"]
 
-CHOSEN, REJECTED = "chosen_perturbed", "rejected_perturbed"
-"""Views: both answers to the perturbed question about the clean image. Names of further candidates end in a number."""
+CHOSEN = ViewSpec("chosen_perturbed", "chosen", prompt="perturbed")
+REJECTED = ViewSpec("rejected_perturbed", "rejected", prompt="perturbed")
+"""Views: both answers to the perturbed question about the clean image."""
 
 
-def candidate_views(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+def sides(candidate: int) -> tuple[ViewSpec, ViewSpec]:
+    """Both views of one perturbation of the question."""
+    if not candidate:
+        return CHOSEN, REJECTED
+    chosen, rejected = (replace(v, name=f"{v.name}_{candidate}", candidate=candidate) for v in (CHOSEN, REJECTED))
+    return chosen, rejected
+
+
+def candidate_views(parameters: Mapping[str, Any]) -> tuple[ViewSpec, ...]:
     """The views of `parameters["candidates"]` perturbations."""
-    count = int(parameters.get("candidates", 1))
-    return tuple(f"{side}{_suffix(k)}" for k in range(count) for side in (CHOSEN, REJECTED))
-
-
-def _suffix(candidate: int) -> str:
-    return f"_{candidate}" if candidate else ""
+    return tuple(view for k in range(int(parameters.get("candidates", 1))) for view in sides(k))
 
 
 def spectrum(states: Tensor) -> Tensor:
@@ -137,9 +142,8 @@ def tars(
 
 def _candidates(pairs: PairLogps, beta: float, count: int) -> Tensor:
     """The preference loss under each perturbation, [m, b]."""
-    gaps = [
-        log_ratio(pairs.view(CHOSEN + _suffix(k))) - log_ratio(pairs.view(REJECTED + _suffix(k))) for k in range(count)
-    ]
+    ratios = ([log_ratio(pairs.view(view)) for view in sides(k)] for k in range(count))
+    gaps = [chosen - rejected for chosen, rejected in ratios]
     return softplus(-beta * torch.stack(gaps))
 
 
@@ -147,7 +151,7 @@ def _spectral(
     pairs: PairLogps, candidate: int, beta: float, reduction: SpectrumReduction, cutoff: float, eps: float
 ) -> Tensor:
     """The spectral loss of each pair under one perturbation, [b]."""
-    perturbed = [pairs.view(side + _suffix(candidate)) for side in (CHOSEN, REJECTED)]
+    perturbed = [pairs.view(view) for view in sides(candidate)]
     losses = []
     for i in range(len(pairs)):
         ratios = []

@@ -21,10 +21,11 @@ from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.tars import own_states
 from mmpo.objectives.term import Term, register
-from mmpo.types import Hidden, PairLogps, ResponseLogps
+from mmpo.types import Hidden, PairLogps, ResponseLogps, ViewSpec
 
-CHOSEN, REJECTED = "chosen_disturbed", "rejected_disturbed"
-CHOSEN_NOISY = "chosen_disturbed_corrupted"
+CHOSEN = ViewSpec("chosen_disturbed", "chosen", prompt="disturbed")
+REJECTED = ViewSpec("rejected_disturbed", "rejected", prompt="disturbed")
+CHOSEN_NOISY = ViewSpec("chosen_disturbed_corrupted", "chosen", prompt="disturbed", image="corrupted")
 """Views: both answers with tokens of the whole sequence replaced, and the chosen one of these about the noisy image.
 Their weights are 0 at replaced tokens of the response."""
 
@@ -64,7 +65,7 @@ def tars_official(
     and 1 is the first layer whose term has a gradient. `average` takes the hinge of every pair, over the tokens that
     both of its sequences have; False that of the batch's first pair for all, zeros filling the shorter sequences.
     """
-    clean, other, noisy = (_kept_log_ratio(pairs.view(name)) for name in (CHOSEN, REJECTED, CHOSEN_NOISY))
+    clean, other, noisy = (_kept_log_ratio(pairs.view(view)) for view in (CHOSEN, REJECTED, CHOSEN_NOISY))
     preference = softplus(-beta * (clean - other)) + image * softplus(-beta * (clean - noisy))
     return per_pair(preference + lam * _hinge(pairs, margin, average))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmpo.errors import UserError
 from mmpo.objectives.parameters import mistakes, parameters_of
 from mmpo.registry import Registry
-from mmpo.types import Hidden, PairLogps, ResponseLogps, StepStatistics
+from mmpo.types import Hidden, PairLogps, ResponseLogps, StepStatistics, ViewSpec
 
 
 class Term(NamedTuple):
@@ -31,8 +31,8 @@ class Term(NamedTuple):
 
 
 Rewards = Callable[[ResponseLogps, float], Tensor]
-ViewNames = tuple[str, ...] | Callable[[Mapping[str, Any]], tuple[str, ...]]
-"""Names of views, or a function from the loss's parameters to them."""
+ViewNames = tuple[ViewSpec, ...] | Callable[[Mapping[str, Any]], tuple[ViewSpec, ...]]
+"""Views, or a function from the loss's parameters to them."""
 Statistics = Callable[[PairLogps], Mapping[str, Tensor]]
 """Numbers of each pair, [b], that a loss reads of all pairs of a step; equal names mean equal numbers."""
 StatisticsOf = Callable[[Mapping[str, Any]], Statistics | None]
@@ -168,11 +168,11 @@ class Objective:
         )
 
     @property
-    def views(self) -> tuple[str, ...]:
+    def views(self) -> tuple[ViewSpec, ...]:
         """The views that batches must have, each once."""
         return tuple(dict.fromkeys(view for name in self.weights for view in self._views(name)))
 
-    def _views(self, name: str) -> tuple[str, ...]:
+    def _views(self, name: str) -> tuple[ViewSpec, ...]:
         views = OBJECTIVES[name].views
         return views(self._values(name)) if callable(views) else views
 

@@ -19,11 +19,12 @@ from mmpo.errors import UserError
 from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import Count, NonNegative, Positive, Share
 from mmpo.objectives.term import Term, register
-from mmpo.types import PairLogps, ResponseLogps
+from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 
-CHOSEN, REJECTED = "chosen_corrupted", "rejected_corrupted"
+CHOSEN = ViewSpec("chosen_corrupted", "chosen", image="corrupted")
+REJECTED = ViewSpec("rejected_corrupted", "rejected", image="corrupted")
 """Views: the chosen and the rejected answer to the same question about the corrupted image."""
-PREFERRED = "chosen_preferred"
+PREFERRED = ViewSpec("chosen_preferred", "chosen", preferred_under=CHOSEN)
 """View: in the chosen answer's place, about the clean image, the tokens that the policy prefers on the corrupted."""
 
 

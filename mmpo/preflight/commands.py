@@ -31,15 +31,16 @@ def examine_convert(
     *,
     source_format: str | None,
     out_format: str,
-    images: Path | None,
+    images: str | Path | None,
     media: str | None,
     split: str,
-    options: Mapping[str, Any],
+    options: Mapping[str, Any] | None,
     overwrite: bool,
     allow_links: bool = False,
 ) -> list[str]:
     """Checks for `mmpo convert`: formats and their options, IN, OUT, the folder of images and the first pictures, room
     on the disk. Returns warnings. Raises one `UserError` that lists every mistake."""
+    images, options = None if images is None else Path(images), options or {}
     from mmpo.data.convert.look import look
     from mmpo.data.convert.run import check_places, format_named, media_mode, options_of
 

@@ -1,6 +1,6 @@
 """A small grammar that rewrites a sentence without its course: clauses of a subject, a verb and a predicate.
 
-References to earlier exams go first (`claims.without_time`). What is left of each clause loses its words of change;
+References to earlier exams go first (`without_time`). What is left of each clause loses its words of change;
 where they were the whole predicate, the subject is present, if it is a finding or a device and not just a part of the
 body. `claims.keeps_claims` decides afterwards whether the result may be used, so a rule here may fail but not lie.
 """
@@ -26,8 +26,8 @@ from mmpo.radiology.claims import (
     VERB,
     is_bare,
     split_clauses,
-    without_time,
 )
+from mmpo.radiology.earlier_exams import without_time
 
 _STATE = rf"(?:{ADVERB}{{0,4}}(?:in (?:an? |the )?(?=[\w-]+(?: same)? {ASPECT}))?(?:{CHANGED}|(?:been )?{MOVED})(?:,? ?in (?:overall |the )?{ASPECT}(?: and {ASPECT})?)?)"
 _STATES = re.compile(

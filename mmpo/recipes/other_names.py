@@ -1,4 +1,5 @@
-"""Names that other trainers give to what a recipe sets: TRL's and transformers' arguments, LLaMA-Factory's, peft's."""
+"""Names that other trainers give to what a recipe sets (TRL's and transformers' arguments, LLaMA-Factory's, peft's),
+and names that mmpo itself once gave."""
 
 from __future__ import annotations
 
@@ -96,9 +97,16 @@ OTHER_NAMES: dict[str, str] = {
 }
 """Their name -> ours, or why there is none. Keys that are ours too (learning_rate, max_steps) are not listed."""
 
+RENAMED: dict[str, str] = {
+    "checks": "correct, and the kinds of claim in it are object, count, color, place and relation",
+}
+"""Keys of mmpo 0.1 -> what they are called now."""
+
 
 def ours(key: str) -> str | None:
-    """A note on our name for another trainer's `key`; None where it is no name that others use."""
+    """A note on our name for another trainer's `key`, or one that was ours; None for any other word."""
+    if key in RENAMED:
+        return f"since mmpo 0.1 it is called {RENAMED[key]}"
     found = OTHER_NAMES.get(key)
     if found is None:
         return None

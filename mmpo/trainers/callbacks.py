@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mmpo.files.atomic import JsonLines, read_jsonl
 from mmpo.progress import ProgressTask, task
 from mmpo.trainers.samples import SampleQuestions
+from mmpo.trainers.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,16 @@ class Progress(_Listener):
 
     def __exit__(self, *error: Any) -> None:
         self._open.__exit__(*error)
+
+
+class EpochClock(TrainerCallback):
+    """`Trainer` counts the whole schedule as one epoch; people count passes over their pairs."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        state.epoch = self.schedule.epoch(state.global_step)
 
 
 class SamplesFile(TrainerCallback):

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpo.data.pair import PreferencePair, check_spans, join_text
+from mmpo.data.pair import PreferencePair, join_text
 from mmpo.data.reader import PairDataset
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.families.loading import VLM
@@ -215,7 +215,7 @@ class _Encoder:
         if pair.rejected_images is not None and pair.rejected_images != pair.images:
             rejected_images = stored("rejected_images", pair.rejected_images)
             rejected_prompt = self._prompt(pair, rejected_images)
-        end = not pair.provenance.get("unfinished")
+        end = not pair.unfinished
         shared = self._shared(context, pair.chosen_text, pair.rejected_text)
         if shared:
             said = _ids(encode_response(self.vlm, context + pair.chosen_text)[:shared])
@@ -242,9 +242,9 @@ class _Encoder:
             images,
             rejected_prompt,
             rejected_images,
-            self._image_weights(pair, context, shared, len(chosen)),
+            self._weights(context, shared, pair.chosen_text, pair.image_weights, len(chosen)),
             words=self._words(pair, images) if self.words else None,
-            twin=pair.provenance.get("twin"),
+            twin=pair.twin,
         )
 
     def _words(self, pair: PreferencePair, images: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -306,20 +306,16 @@ class _Encoder:
         if room is not None and len(ids) > room:
             self.truncated += 1
             ids = ids[:room]
-        return _ids(ids), self._weights(context, shared, text, spans, len(ids)) if spans else None
+        return _ids(ids), self._weights(context, shared, text, spans, len(ids))
 
-    def _weights(self, context: str, shared: int, text: str, spans: Sequence[Mapping[str, Any]], length: int) -> Tensor:
+    def _weights(
+        self, context: str, shared: int, text: str, spans: Sequence[Mapping[str, Any]] | None, length: int
+    ) -> Tensor | None:
+        if not spans:
+            return None
         own = [{**span, "start": span["start"] + len(context), "end": span["end"] + len(context)} for span in spans]
         found = token_weights(response_offsets(self.vlm, context + text), own)[shared:]
         return torch.tensor(found[:length], dtype=torch.float32)
-
-    def _image_weights(self, pair: PreferencePair, context: str, shared: int, length: int) -> Tensor | None:
-        """`image_weights` of the provenance: spans of the chosen answer."""
-        spans = pair.provenance.get("image_weights")
-        if not spans:
-            return None
-        check_spans(spans, pair.chosen_text, f"pair {pair.id}: `image_weights`")
-        return self._weights(context, shared, pair.chosen_text, spans, length)
 
 
 def _ids(ids: Sequence[int]) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from mmpo.errors import UserError
 from mmpo.objectives import Objective
 from mmpo.trainers.settings import TrainSettings
-from mmpo.trainers.views.views import CORRUPTED, DISTURBED, PERTURBED
 
 FitProblem = tuple[str, str, str]
 """Key of the `train` section, what is wrong, remedy."""
@@ -27,12 +26,13 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
             ("objective", "auxiliary goes with a loss on the pairs", "to learn answers alone, use sft on pairs")
         )
     views = objective.views
+    used = {view.prompt for view in views} | {view.image for view in views}
     for key, part, a_thing, remedy in (
-        ("corruption", CORRUPTED, "a corruption has", "use mdpo, rdpo, vdpo or image_preference"),
-        ("perturbation", PERTURBED, "a perturbation has", "use tars or perturbed_dpo"),
-        ("disturbance", DISTURBED, "a disturbance has", "use tars_official"),
+        ("corruption", "corrupted", "a corruption has", "use mdpo, rdpo, vdpo or image_preference"),
+        ("perturbation", "perturbed", "a perturbation has", "use tars or perturbed_dpo"),
+        ("disturbance", "disturbed", "a disturbance has", "use tars_official"),
     ):
-        if getattr(settings, key) is not None and not any(part in name for name in views):
+        if getattr(settings, key) is not None and part not in used:
             found.append((key, f"{a_thing} no effect on this objective", remedy))
     if settings.cache_reference and views:
         found.append(

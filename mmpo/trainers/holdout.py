@@ -46,7 +46,7 @@ def hold_out(
     out.
     """
     if fraction == 0 or len(pairs) < 2:
-        return pairs, EncodedPairs([])
+        return EncodedPairs(pairs.rows), EncodedPairs([])
     units = _units(pairs, images)
     target = _Target(len(pairs), fraction)
     groups = _groups(units)

@@ -26,7 +26,7 @@ from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from mmpo.errors import UserError
 from mmpo.models.scoring.pairs import blank_logps
@@ -37,12 +37,12 @@ from mmpo.progress import track
 from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import AuxiliaryCollator, PairsWithSamples, Samples, draw
 from mmpo.trainers.averages import Averages, PastReward
-from mmpo.trainers.callbacks import AlignedLogs
+from mmpo.trainers.callbacks import AlignedLogs, EpochClock
 from mmpo.trainers.clock import Clock
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
 from mmpo.trainers.ranks import Pulse
 from mmpo.trainers.schedule import Schedule, Shape, cut, numbered
-from mmpo.trainers.step import gather_step
+from mmpo.trainers.step import BatchLoss, gather_step, refuse_non_finite
 from mmpo.types import PairLogps
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -94,7 +94,7 @@ class PreferenceTrainer(Trainer):
         )
         args.max_steps, args.num_train_epochs = len(self.schedule), 1  # to `Trainer` the schedule is one long epoch
         args.remove_unused_columns = False
-        args.logging_nan_inf_filter = False  # would hide what `_refuse_non_finite` looks for, and wait for every batch
+        args.logging_nan_inf_filter = False  # would hide what `refuse_non_finite` looks for, and wait for every batch
         args.save_total_limit = None  # `Trainer` removes old checkpoints before the new one is declared whole
         args.dataloader_pin_memory = False
         super().__init__(
@@ -103,7 +103,7 @@ class PreferenceTrainer(Trainer):
             data_collator=collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
-            callbacks=[_EpochClock(self.schedule), AlignedLogs(), *(callbacks or [])],
+            callbacks=[EpochClock(self.schedule), AlignedLogs(), *(callbacks or [])],
         )
         # `Trainer` then passes on what `get_batch_samples` returns and leaves the scale of the loss to `compute_loss`.
         self.model_accepts_loss_kwargs = True
@@ -120,7 +120,7 @@ class PreferenceTrainer(Trainer):
         self._clock = Clock()
         self._window = Averages()
         self._past = PastReward()
-        self._step_losses: list[tuple[list[str], dict[str, Tensor], Tensor]] = []
+        self._step_losses: list[BatchLoss] = []
 
     # -- data -------------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class PreferenceTrainer(Trainer):
                 self._window.add_terms({f"loss/{name}": term})
         assert loss is not None  # an objective has at least one term
         self._window.add_terms(self.objective.metrics(logps))
-        self._step_losses.append((batch.ids, values, loss.detach()))
+        self._step_losses.append(BatchLoss(batch.ids, values, loss.detach()))
         loss = loss * self.accelerator.num_processes
         return (loss, logps) if return_outputs else loss
 
@@ -246,30 +246,7 @@ class PreferenceTrainer(Trainer):
     def _refuse_non_finite(self, grad_norm: Any) -> None:
         """One look at the device per optimizer step, after all its backward passes and before the weights change."""
         losses, self._step_losses = self._step_losses, []
-        probe = torch.stack([loss for _, _, loss in losses]).sum() + torch.as_tensor(
-            grad_norm, device=losses[0][2].device
-        )
-        if torch.isfinite(probe).item():
-            return
-        step = self.state.global_step + 1
-        bad: list[str] = []
-        for ids, values, loss in losses:
-            if torch.isfinite(loss).item():
-                continue
-            per_pair = [value for value in values.values() if value.shape == (len(ids),)]
-            named = {
-                name
-                for value in per_pair
-                for name, ok in zip(ids, torch.isfinite(value).tolist(), strict=True)
-                if not ok
-            }
-            bad += [name for name in ids if name in named] or ids
-        hint = "look at these pairs; if they are sound, lower learning_rate or use dtype: float32"
-        if bad:
-            raise UserError(f"step {step}: the loss is not finite for the pairs {', '.join(bad)}", hint=hint)
-        here = ", ".join(name for ids, _, _ in losses for name in ids)
-        elsewhere = " (or those of another process)" if self.accelerator.num_processes > 1 else ""
-        raise UserError(f"step {step}: the gradient is not finite; one of the pairs {here}{elsewhere}", hint=hint)
+        refuse_non_finite(losses, grad_norm, self.state.global_step + 1, alone=self.accelerator.num_processes == 1)
 
     # -- metrics ----------------------------------------------------------------------------------------------------
 
@@ -405,13 +382,3 @@ class PreferenceTrainer(Trainer):
         if not isinstance(model, PeftModel):
             raise UserError("the scorer's model has no adapter to train", hint="use mmpo.trainers.lora.add_lora first")
         return model
-
-
-class _EpochClock(TrainerCallback):
-    """`Trainer` counts the whole schedule as one epoch; users count passes over their pairs."""
-
-    def __init__(self, schedule: Schedule) -> None:
-        self.schedule = schedule
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        state.epoch = self.schedule.epoch(state.global_step)

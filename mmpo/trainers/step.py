@@ -1,13 +1,16 @@
-"""Statistics of a whole optimizer step, for the losses in which its pairs depend on each other."""
+"""A whole optimizer step: statistics for the losses in which its pairs depend on each other, and a check that its
+numbers are finite."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from mmpo.errors import UserError
 from mmpo.types import StepStatistics
 
 
@@ -40,3 +43,32 @@ def gather_step(own: Sequence[Mapping[str, Tensor]], accelerator: Accelerator) -
             found.append(StepStatistics(values, slice(place, place + counts[process][number])))
         place += counts[process][number]
     return found
+
+
+class BatchLoss(NamedTuple):
+    """A micro-batch: the ids of its pairs, each term's values (of a pair where they are [b]), its loss []."""
+
+    ids: list[str]
+    values: dict[str, Tensor]
+    loss: Tensor
+
+
+def refuse_non_finite(batches: Sequence[BatchLoss], grad_norm: Any, step: int, *, alone: bool) -> None:
+    """Raises `UserError` that names the pairs, where a loss or the gradient of a step is not finite. Waits for the
+    device once. `alone`: no other process has a part in the gradient."""
+    probe = torch.stack([batch.loss for batch in batches]).sum()
+    if torch.isfinite(probe + torch.as_tensor(grad_norm, device=probe.device)).item():
+        return
+    bad: list[str] = []
+    for ids, values, loss in batches:
+        if torch.isfinite(loss).item():
+            continue
+        finite = [torch.isfinite(value).tolist() for value in values.values() if value.shape == (len(ids),)]
+        named = {name for row in finite for name, ok in zip(ids, row, strict=True) if not ok}
+        bad += [name for name in ids if name in named] or ids
+    hint = "look at these pairs; if they are sound, lower learning_rate or use dtype: float32"
+    if bad:
+        raise UserError(f"step {step}: the loss is not finite for the pairs {', '.join(bad)}", hint=hint)
+    here = ", ".join(name for batch in batches for name in batch.ids)
+    elsewhere = "" if alone else " (or those of another process)"
+    raise UserError(f"step {step}: the gradient is not finite; one of the pairs {here}{elsewhere}", hint=hint)

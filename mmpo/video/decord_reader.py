@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmpo.video.errors import BackendUnavailable
-from mmpo.video.index import EncodedVideo, Index
+from mmpo.video.index import Index
 from mmpo.video.records import Deadline, Decoded
+from mmpo.video.source import EncodedVideo
 from mmpo.video.subprocess_reader import shared_process
 
 CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")

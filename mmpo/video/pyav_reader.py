@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from mmpo.video.errors import VideoTooLarge
-from mmpo.video.index import EncodedVideo, Index, check_size, opened, require_av
+from mmpo.video.index import Index, check_size
 from mmpo.video.records import Deadline, Decoded, Limits, Pixels
+from mmpo.video.source import EncodedVideo, opened, require_av
 
 NEAR = 4
 """Wanted frames at most this many frames before the next key frame are reached by decoding on, not by seeking."""

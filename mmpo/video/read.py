@@ -25,9 +25,10 @@ from mmpo.errors import UserError
 from mmpo.files.paths import inside
 from mmpo.video import decord_reader, pyav_reader, torchcodec_reader
 from mmpo.video.errors import ERRORS, BackendUnavailable, CorruptVideo, DecodeTimeout, EmptyVideo, VideoTooLarge
-from mmpo.video.index import EncodedVideo, Index, scan
+from mmpo.video.index import Index, scan
 from mmpo.video.records import Deadline, Decoded, Frames, Limits, Pixels, ReadReport, VideoInfo
 from mmpo.video.sampling import BLACK, Pad, parse, sample
+from mmpo.video.source import EncodedVideo
 from mmpo.video.stills import Stills
 from mmpo.video.subprocess_reader import shared_process
 

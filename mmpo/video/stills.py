@@ -13,8 +13,9 @@ from mmpo.errors import Quarantined
 from mmpo.files.images import load_image
 from mmpo.files.picture_cost import Timed
 from mmpo.video.errors import CorruptVideo, EmptyVideo, VideoTooLarge
-from mmpo.video.index import EncodedVideo, check_size
+from mmpo.video.index import check_size
 from mmpo.video.records import Deadline, Decoded, Limits, Pixels, VideoInfo
+from mmpo.video.source import EncodedVideo
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
 FOLDER_FPS = 2.0

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from mmpo.video.errors import BackendUnavailable, CorruptVideo
-from mmpo.video.index import EncodedVideo, Index
+from mmpo.video.index import Index
 from mmpo.video.records import Decoded
+from mmpo.video.source import EncodedVideo
 
 
 def decode(

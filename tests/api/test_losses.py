@@ -97,7 +97,7 @@ def test_every_loss_equals_the_objective_that_trains_or_says_what_it_needs(name:
             chosen["policy"], rejected["policy"], chosen["ref"], rejected["ref"],
             chosen_lengths=chosen["lengths"], rejected_lengths=rejected["lengths"],
             chosen_kl=chosen["kl"], rejected_kl=rejected["kl"],
-            views={view: (side.policy_sum, side.reference_sum) for view, side in pairs.views.items()},
+            views={view.name: (side.policy_sum, side.reference_sum) for view, side in pairs.views.items()},
         )  # fmt: skip
 
     if "cannot be computed from sums" in getattr(losses, name).__doc__:

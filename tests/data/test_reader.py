@@ -14,6 +14,7 @@ import pytest
 
 from mmpo.data.card import read_card
 from mmpo.data.pair import text_message
+from mmpo.data.rows import ONCE_NOTED
 from mmpo.data.shards import PairDataset, PairWriter, count_pairs, read_pairs
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.images import load_image
@@ -117,6 +118,23 @@ def test_files_of_others(tmp_path: Path) -> None:
         next(pairs)
     with pytest.raises(UserError, match=f"{path.name}:2 .*are the same"):
         PairDataset(tmp_path)[2]
+
+
+def test_what_once_stood_in_the_provenance(tmp_path: Path) -> None:
+    """Shards from before these were columns train as they did."""
+    span = {"start": 0, "end": 3, "weight": 3.0}
+    noted = {"unfinished": True, "twin": "pair-2", "image_weights": [span], "kind": "old"}
+    with PairWriter(tmp_path, rows_per_shard=9) as writer:
+        writer.add(make_pair(1, provenance=noted))
+        writer.add(make_pair(2))
+    path = tmp_path / "data" / "train-00000.parquet"
+    table = pq.read_table(path).drop_columns(list(ONCE_NOTED))
+    pq.write_table(table, path)
+    (tmp_path / "card.json").unlink()
+    old, plain = read_pairs(tmp_path)
+    assert old.unfinished is True and (old.twin, old.image_weights) == ("pair-2", [span])
+    assert old.provenance == {"kind": "old"}
+    assert plain == make_pair(2)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,9 @@ def test_every_field_comes_back(tmp_path: Path) -> None:
         videos=[{"frames": [b"1", "frames/2.png"], "times": [0.0, 1.5]}, {"path": "clip.mp4"}],
         chosen_weights=[{"start": 0, "end": 1, "weight": 2.0}],
         rejected_weights=[],
+        image_weights=[{"start": 0, "end": 2, "weight": 3.0}],
+        unfinished=True,
+        twin="bare",
         scores={"b": 1.0},
         provenance={"judge": "rules", "nested": {"list": [1, None, "x"]}},
     )

@@ -26,7 +26,7 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known: dict[str, Any] = {"__name__": "docs_python"}
     try:
         for line, code in blocks():
-            exec(compile("\n" * (line - 1) + code, str(PAGE), "exec"), known)
+            exec(compile("\n" * (line - 1) + code, str(PAGE), "exec", dont_inherit=True), known)
     finally:
         for registry in plugins.registries:
             registry.forget([known["__name__"]])

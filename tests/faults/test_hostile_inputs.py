@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mmpo.errors import Quarantined, UserError
-from tests.faults.hostile import KINDS, REPLIES, Kind, damaged, encoded, pairs_folder, read_folder, spoilt
+from tests.faults.hostile import REPLIES, Kind, damaged, encoded, pairs_folder, read_folder, spoilt
+from tests.faults.hostile_files import KINDS
 
 SECONDS = 5.0
 """Processor time for one small file; the slowest takes a tenth of it."""

@@ -53,7 +53,7 @@ def pairs_for(name: str, rows: Sequence[int], pad: int = 0) -> PairLogps:
         return response([LENGTHS[which][row] for row in rows], seed, pad=pad, whole=whole)
 
     views = {
-        view: side("rejected" if view.startswith("rejected") else "chosen", 3 + number)
+        view: side("rejected" if view.side == "rejected" else "chosen", 3 + number)
         for number, view in enumerate(objective.views)
     }
     return PairLogps(side("chosen", 1), side("rejected", 2), views, auxiliary=side("chosen", 50), past_reward=0.2)

@@ -3,7 +3,6 @@ which each part pushes, and no dependence on padding."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,39 +12,10 @@ import torch
 
 from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
-from mmpo.objectives.tars_official import spectral_distance, triplet
+from mmpo.objectives.symmetric import CHOSEN_THERE, TWIN, TWIN_HERE
 from mmpo.objectives.visual import CHOSEN, PREFERRED
 from mmpo.types import PairLogps, ResponseLogps
-
-LOG2 = math.log(2)
-
-
-def softplus(x: float) -> float:
-    return math.log1p(math.exp(x))
-
-
-def response(
-    policy: list[float],
-    reference: list[float] | None = None,
-    weights: list[float] | None = None,
-    kl: list[float] | None = None,
-    pad: int = 0,
-) -> ResponseLogps:
-    """One response from its tokens, float64, with `pad` places of padding behind it."""
-
-    def row(values: list[float] | None) -> torch.Tensor | None:
-        return None if values is None else torch.tensor([values + [0.0] * pad], dtype=torch.float64)
-
-    mask = torch.arange(len(policy) + pad)[None] < len(policy)
-    given = row(policy)
-    assert given is not None
-    return ResponseLogps(
-        given.requires_grad_(), row(reference or [0.0] * len(policy)), mask, row(weights), kl=row(kl or policy)
-    )
-
-
-def value(name: str, pairs: PairLogps, **parameters: Any) -> float:
-    return build_objective({name: parameters}).loss(pairs).item()
+from tests.objectives.making import LOG2, response, softplus, value
 
 
 def chip_pairs(pad: int = 0) -> PairLogps:
@@ -186,9 +156,9 @@ def test_halva_has_no_reference_in_its_contrast() -> None:
 
 def symmpo_pairs(pad: int = 0) -> PairLogps:
     views = {
-        "twin": response([0.5, 0.3], pad=pad),
-        "twin_here": response([-0.6, 0.2], pad=pad),
-        "chosen_there": response([0.1, 0.3], pad=pad),
+        TWIN: response([0.5, 0.3], pad=pad),
+        TWIN_HERE: response([-0.6, 0.2], pad=pad),
+        CHOSEN_THERE: response([0.1, 0.3], pad=pad),
     }
     return PairLogps(response([0.75, 0.25], pad=pad), response([-0.5, -1.5], pad=pad), views)
 
@@ -215,105 +185,6 @@ def test_mpo_has_the_value_of_the_specification_and_a_running_mean() -> None:
     assert not build_objective("mpo").needs_past_reward
 
 
-def test_the_triplet_of_the_specification() -> None:
-    z_cw = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0], [2.0, 0.0]])
-    z_pw = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [2.0, 0.0]])
-    z_cr = torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
-    assert spectral_distance(z_pw, z_cw).item() == pytest.approx(0.418861, abs=1e-6)
-    assert spectral_distance(z_pw, z_cr).item() == pytest.approx(1.5, abs=1e-6)
-    assert triplet(z_pw, z_cw, z_cr, 0.5).item() == 0.0
-    assert triplet(z_pw, z_cw, z_cr, 1.5).item() == pytest.approx(0.418861, abs=1e-6)
-
-
-def official_pairs(b: int = 2, pad: int = 0) -> PairLogps:
-    """Random sequences of 4 + i chosen and 6 + i rejected tokens behind prompts of 3."""
-    generator = torch.Generator().manual_seed(3)
-
-    def side(first: int) -> ResponseLogps:
-        lengths = torch.tensor([first + i for i in range(b)])
-        width = int(lengths.max()) + pad
-        mask = torch.arange(width) < lengths[:, None]
-        whole = torch.arange(width + 3) < lengths[:, None] + 3
-        values = [torch.randn(b, int(lengths.max()), generator=generator).double() for _ in range(3)]
-        values = [torch.nn.functional.pad(v, (0, pad)) * mask for v in values]
-        states = [torch.randn(b, int(lengths.max()) + 3, 5, generator=generator).double() for _ in range(2)]
-        states = [torch.nn.functional.pad(s, (0, 0, 0, pad)) * whole[..., None] for s in states]
-        weights = ((values[2] > 0) & mask).double()
-        return ResponseLogps(
-            values[0].requires_grad_(), values[1], mask, weights, None, states[0].requires_grad_(), states[1], whole
-        )
-
-    chosen, rejected, a, c = side(4), side(6), side(4), side(6)
-    noisy = replace(side(4), weights=a.weights)
-    views = {"chosen_disturbed": a, "rejected_disturbed": c, "chosen_disturbed_corrupted": noisy}
-    return PairLogps(chosen, rejected, views)
-
-
-def test_tars_official_by_hand() -> None:
-    given = official_pairs()
-    a, c, n = given.views.values()
-    ratio = [((v.policy - v.reference) * v.weights).sum(-1) for v in (a, c, n)]
-    hinges = []
-    for i in range(2):
-        z = [
-            s[i][m[i]]
-            for s, m in (
-                (a.policy_hidden, a.hidden_mask),
-                (given.chosen.reference_hidden, given.chosen.hidden_mask),
-                (given.rejected.reference_hidden, given.rejected.hidden_mask),
-            )
-        ]
-        short = min(len(z[0]), len(z[2]))
-        near = (torch.fft.fft(z[0].float(), dim=0).abs() - torch.fft.fft(z[1].float(), dim=0).abs()).square().mean()
-        far = torch.fft.fft(z[0][:short].float(), dim=0).abs() - torch.fft.fft(z[2][:short].float(), dim=0).abs()
-        hinges.append(max(0.0, (near - far.square().mean() + 0.5).item()))
-    softplus_ = torch.nn.functional.softplus
-    expected = softplus_(-0.1 * (ratio[0] - ratio[1])) + softplus_(-0.1 * (ratio[0] - ratio[2]))
-    total = (expected + 0.1 * torch.tensor(hinges)).mean().item()
-    assert value("tars_official", given) == pytest.approx(total, abs=1e-6)
-    wide = {"average": False, "margin": 50.0}
-    first = value("tars_official", given, lam=1.0, **wide) - value("tars_official", given, lam=0.0)
-    only = replace_rows(given, [0])
-    alone = value("tars_official", only, lam=1.0, **wide) - value("tars_official", only, lam=0.0)
-    assert first != pytest.approx(alone, abs=1e-6), "zeros fill up to the batch's longest"
-    z = [
-        torch.nn.functional.pad(s[0][m[0]], (0, 0, 0, 10 - int(m[0].sum()))).detach()
-        for s, m in (
-            (a.policy_hidden, a.hidden_mask),
-            (given.chosen.reference_hidden, given.chosen.hidden_mask),
-            (given.rejected.reference_hidden, given.rejected.hidden_mask),
-        )
-    ]
-    assert first == pytest.approx(triplet(z[0], z[1], z[2], 50.0).item(), abs=1e-4), "the first pair's, for all"
-
-
-def replace_rows(pairs: PairLogps, rows: list[int]) -> PairLogps:
-    """Some of the pairs alone, cut to their own longest."""
-
-    def cut(side: ResponseLogps) -> ResponseLogps:
-        width = int(side.mask[rows].sum(-1).max())
-        whole = int(side.hidden_mask[rows].sum(-1).max())
-        return ResponseLogps(
-            side.policy[rows, :width], side.reference[rows, :width], side.mask[rows, :width],
-            side.weights[rows, :width], None, side.policy_hidden[rows, :whole], side.reference_hidden[rows, :whole],
-            side.hidden_mask[rows, :whole],
-        )  # fmt: skip
-
-    return PairLogps(cut(pairs.chosen), cut(pairs.rejected), {name: cut(view) for name, view in pairs.views.items()})
-
-
-def test_tars_official_averages_over_pairs_and_gives_the_reference_no_gradient() -> None:
-    given = official_pairs()
-    halves = [value("tars_official", replace_rows(given, [i])) for i in range(2)]
-    assert value("tars_official", given) == pytest.approx(sum(halves) / 2)
-    given.chosen.reference_hidden = given.chosen.reference_hidden.requires_grad_()
-    build_objective({"tars_official": {"margin": 50.0}}).loss(given).backward()
-    view = given.view("chosen_disturbed")
-    assert view.policy_hidden.grad.abs().sum() > 0 and given.chosen.reference_hidden.grad is None
-    assert not view.policy.grad[view.weights == 0].any(), "replaced tokens are out of the loss"
-    assert given.chosen.policy.grad is None and given.rejected.policy.grad is None
-
-
 BUILDERS: dict[str, Callable[[int], PairLogps]] = {
     "chip": chip_pairs,
     "chip_official": chip_pairs,
@@ -323,7 +194,6 @@ BUILDERS: dict[str, Callable[[int], PairLogps]] = {
     "halva": halva_pairs,
     "phrase_contrast": halva_pairs,
     "symmpo": symmpo_pairs,
-    "tars_official": lambda pad: official_pairs(2, pad),
 }
 
 
@@ -360,7 +230,7 @@ def test_at_policy_equal_to_reference_every_logistic_term_is_log_two(
         return replace(side, policy_hidden=states, reference_hidden=states)
 
     objective = build_objective({name: parameters})
-    views = {view: still(5 if view.startswith("rejected") else 4) for view in objective.views}
+    views = {view: still(5 if view.side == "rejected" else 4) for view in objective.views}
     assert objective.loss(PairLogps(still(4), still(5), views)).item() == pytest.approx(terms * LOG2)
 
 
@@ -370,9 +240,9 @@ def test_every_chosen_answer_is_pushed_up_and_every_negative_down(name: str) -> 
     given.views |= {**symmpo_pairs().views, PREFERRED: response([-0.4, -0.1])}
     build_objective({name: {}}).loss(given).backward()
     assert (given.chosen.policy.grad < 0).all()
-    for side in (given.rejected, given.view(CHOSEN), given.view(PREFERRED), given.view("twin_here")):
+    for side in (given.rejected, given.view(CHOSEN), given.view(PREFERRED), given.view(TWIN_HERE)):
         assert side.policy.grad is None or (side.policy.grad > 0).all()
-    twin = given.view("twin").policy.grad
+    twin = given.view(TWIN).policy.grad
     assert twin is None or (twin < 0).all()
 
 

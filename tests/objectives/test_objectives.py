@@ -86,7 +86,7 @@ def test_finite_for_extreme_margins(name: str, margin: float) -> None:
         for x in (a, b)
     ]
     objective = build_objective(name)
-    views = {view: sides[view.startswith("rejected")] for view in objective.views}
+    views = {view: sides[view.side == "rejected"] for view in objective.views}
     loss = objective.loss(PairLogps(*sides, views))
     loss.backward()
     assert loss.isfinite() and a.grad is not None and a.grad.isfinite().all()

@@ -10,7 +10,7 @@ import torch
 
 from mmpo.errors import UserError
 from mmpo.objectives import build_objective
-from mmpo.objectives.tars import CHOSEN, REJECTED, log_spectral_ratio, spectrum
+from mmpo.objectives.tars import CHOSEN, REJECTED, log_spectral_ratio, sides, spectrum
 from mmpo.types import PairLogps, ResponseLogps
 
 Z = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0], [2.0, 0.0]])
@@ -163,7 +163,7 @@ def test_tars_by_hand() -> None:
 def test_the_worst_candidate_counts_alone() -> None:
     generator = torch.Generator().manual_seed(5)
     first, second = pairs(generator), pairs(generator)
-    views = first.views | {f"{name}_1": view for name, view in second.views.items()}
+    views = first.views | dict(zip(sides(1), second.views.values(), strict=True))
     for view in views.values():
         view.policy.requires_grad_()
     both = PairLogps(first.chosen, first.rejected, views)
@@ -171,13 +171,14 @@ def test_the_worst_candidate_counts_alone() -> None:
         build_objective("perturbed_dpo").loss(PairLogps(p.chosen, p.rejected, p.views)).item() for p in (first, second)
     ]
     objective = build_objective({"perturbed_dpo": {"candidates": 2}})
-    assert objective.views == (CHOSEN, REJECTED, f"{CHOSEN}_1", f"{REJECTED}_1")
+    assert objective.views == (CHOSEN, REJECTED, *sides(1))
     loss = objective.loss(both)
     assert loss.item() == pytest.approx(max(single))
     loss.backward()
-    worse, better = ("_1", "") if single[1] > single[0] else ("", "_1")
-    assert views[CHOSEN + worse].policy.grad.abs().sum() > 0
-    assert views[CHOSEN + better].policy.grad is None or views[CHOSEN + better].policy.grad.abs().sum() == 0
+    worse = int(single[1] > single[0])
+    hard, easy = (views[sides(candidate)[0]].policy.grad for candidate in (worse, 1 - worse))
+    assert hard.abs().sum() > 0
+    assert easy is None or easy.abs().sum() == 0
     whole = build_objective({"tars": {"candidates": 2, "lam": 0.0}}).loss(both)
     assert whole.item() == pytest.approx(max(single))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -127,3 +128,9 @@ def test_a_run_says_what_it_left_out(tiny_llava_folder: Path, tmp_path: Path, ca
     assert "left out 2 more that show images of both sides" in caplog.text
     rejects = [json.loads(line) for line in (tmp_path / "run" / "rejects.jsonl").open()]
     assert [row["reason"] for row in rejects] == [STRADDLES] * 2
+
+
+def test_nothing_is_held_out_and_nothing_counted_twice() -> None:
+    pairs = EncodedPairs([pair("a", [1]), pair("b", [2])], Counter(same_tokens=3))
+    trained, held = hold_out(pairs, 0, 0)
+    assert (trained.rows, held.rows, trained.dropped) == (pairs.rows, [], Counter())

@@ -18,6 +18,7 @@ from mmpo.models.families.loading import load_vlm
 from mmpo.models.families.prompts import encode_prompt, encode_response
 from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
+from mmpo.objectives.symmetric import CHOSEN_THERE, TWIN, TWIN_HERE
 from mmpo.objectives.term import log_sums
 from mmpo.trainers.averages import PastReward
 from mmpo.trainers.collate import PairCollator, encode_pairs
@@ -42,10 +43,7 @@ def twins(n: int) -> list[PreferencePair]:
     """Pairs 2k and 2k + 1 are twins and show different images."""
     pairs = make_pairs(2 * n)
     images = [pair.images for pair in pairs[::2]]
-    return [
-        replace(pair, images=images[i % len(images)], provenance={"twin": f"pair-{i ^ 1}"})
-        for i, pair in enumerate(pairs[:n])
-    ]
+    return [replace(pair, images=images[i % len(images)], twin=f"pair-{i ^ 1}") for i, pair in enumerate(pairs[:n])]
 
 
 @pytest.mark.parametrize(
@@ -117,9 +115,9 @@ def test_symmpo_scores_twins_about_both_images(tiny_llava_folder: Path, tmp_path
     scored = PairScorer(vlm, sharing="on")(batch)
     twin_batch = PairCollator(store, maker.add)([pairs.rows[1], pairs.rows[0]])["batch"]
     swapped = PairScorer(vlm, sharing="off")(twin_batch)
-    torch.testing.assert_close(scored.view("twin").policy_sum, swapped.chosen.policy_sum, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(scored.view(TWIN).policy_sum, swapped.chosen.policy_sum, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
-        scored.view("twin_here").policy_sum, swapped.view("chosen_there").policy_sum, atol=1e-4, rtol=1e-4
+        scored.view(TWIN_HERE).policy_sum, swapped.view(CHOSEN_THERE).policy_sum, atol=1e-4, rtol=1e-4
     )
     result = train(settings_for(tiny_llava_folder, folder, objective={"symmpo": {}}, epochs=3), tmp_path / "run")
     assert result.first_eval is not None and result.last_eval is not None

@@ -32,6 +32,7 @@ from mmpo.models.families.loading import VLM, load_vlm
 from mmpo.models.scoring.pairs import PairBatch
 from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
+from mmpo.objectives.visual import CHOSEN
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.train import train
@@ -247,7 +248,7 @@ def test_the_nearest_image_is_the_most_similar_of_other_content(material: Materi
 def test_re_align_takes_the_nearest_image_by_itself(material: Material) -> None:
     batch = material.batch("rdpo", slice(0, 6))
     pixels = batch.image_inputs["pixel_values"]
-    for own, other in zip(batch.image_index, batch.views["chosen_corrupted"].image_index, strict=True):
+    for own, other in zip(batch.image_index, batch.views[CHOSEN].image_index, strict=True):
         rest = [k for k in range(3) if k != own[0]]
         assert any(torch.equal(pixels[other[0]], pixels[k]) for k in rest)
     assert list((material.folder / "relevance").glob("*.safetensors"))
@@ -259,7 +260,7 @@ def test_weights_for_the_image_alone_come_with_the_data(tiny_llava_folder: Path,
     weighted = replace(
         first,
         chosen_weights=[{"start": 0, "end": 5, "weight": 2.5}],
-        provenance={**first.provenance, "image_weights": [{"start": 9, "end": 14, "weight": 3.0}]},
+        image_weights=[{"start": 9, "end": 14, "weight": 3.0}],
     )
     material = Material(tiny_llava_folder, write(tmp_path / "pairs", [weighted, second]))
     row = material.pairs.rows[0]
@@ -267,35 +268,27 @@ def test_weights_for_the_image_alone_come_with_the_data(tiny_llava_folder: Path,
     assert set(row.image_weights.tolist()) == {1.0, 3.0} and set(row.chosen_weights.tolist()) == {1.0, 2.5}
     batch = material.batch("opa_dpo", slice(0, 2))
     assert batch.chosen_weights is not None
-    weights = batch.views["chosen_corrupted"].weights
+    weights = batch.views[CHOSEN].weights
     assert torch.equal(weights[0], row.image_weights) and torch.equal(weights[1], batch.chosen_weights[1])
     scored = material.scorer("opa_dpo")(batch)
-    view = scored.view("chosen_corrupted")
+    view = scored.view(CHOSEN)
     ratio = [side.policy - side.reference for side in (scored.chosen, view)]
     visual = (view.weights * (ratio[0] - ratio[1])).sum(-1)
     plain = build_objective({"opa_dpo": {"image": 0.0}}).loss(scored)
     found = (build_objective({"opa_dpo": {"image": 1.0}}).loss(scored) - plain).item()
     assert found == pytest.approx(torch.nn.functional.softplus(-0.1 * visual).mean().item(), abs=1e-6)
-    with pytest.raises(UserError, match="image_weights"):
-        Material(
-            tiny_llava_folder,
-            write(
-                tmp_path / "wrong",
-                [replace(first, provenance={"image_weights": [{"start": 3, "end": 999, "weight": 3.0}]})],
-            ),
-        )
 
 
 def test_no_end_is_learnt_where_an_answer_goes_on(tiny_llava_folder: Path, tmp_path: Path) -> None:
     pair = make_pairs(1)[0]
-    rest = replace(pair, id="rest", provenance={**pair.provenance, "unfinished": True})
+    rest = replace(pair, id="rest", unfinished=True)
     material = Material(tiny_llava_folder, write(tmp_path / "pairs", [pair, rest]))
     whole, open_end = material.pairs.rows
     for side in ("chosen", "rejected"):
         ended, going_on = getattr(whole, side).tolist(), getattr(open_end, side).tolist()
         assert ended == [*going_on, material.vlm.eos_id]
     settings = settings_for(tiny_llava_folder, write(tmp_path / "more", [
-        replace(p, provenance={"unfinished": True}) for p in make_pairs(8)
+        replace(p, unfinished=True) for p in make_pairs(8)
     ]), max_steps=2)  # fmt: skip
     result = train(settings, tmp_path / "run")
     assert result.first_eval is not None and result.first_eval["eval_loss"] == pytest.approx(math.log(2), abs=1e-4)

@@ -19,6 +19,7 @@ from mmpo.models.families.vision import vision_modules
 from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.models.scoring.segment_logps import shared_row
 from mmpo.objectives import build_objective
+from mmpo.objectives.visual import CHOSEN as CORRUPTED
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.views.views import ImageCorrupter, ViewMaker
@@ -102,12 +103,12 @@ def test_corrupted_pictures_keep_their_company() -> None:
     store = ImageStore(vlm, 2**24)
     rows = encode_pairs(vlm, [pair("one", [0]), pair("two", [0, 1])], store)
     corrupt = ImageCorrupter(vlm, store, Corruption("other"), rows.rows[1].images)
-    batch = PairCollator(store, ViewMaker(store, ["chosen_corrupted"], corrupt=corrupt).add)(rows.rows)["batch"]
-    index = batch.views["chosen_corrupted"].image_index
+    batch = PairCollator(store, ViewMaker(store, [CORRUPTED], corrupt=corrupt).add)(rows.rows)["batch"]
+    index = batch.views[CORRUPTED].image_index
     assert batch.image_inputs[SEVERAL_IMAGES][[k for own in index for k in own]].tolist() == [0, 1, 1]
     with torch.no_grad():
         found = PairScorer(vlm, sharing="on", reference="none")(batch)
-    assert (found.views["chosen_corrupted"].policy_sum - found.chosen.policy_sum).abs().min() > 1e-4
+    assert (found.views[CORRUPTED].policy_sum - found.chosen.policy_sum).abs().min() > 1e-4
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -67,7 +67,7 @@ def test_a_copy_of_the_collator_makes_the_same_batch(
     folder = write_pairs(tmp_path / "pairs", 6)
     vlm = load_vlm(save_tiny_llava(tmp_path / "model"))
     store = ImageStore(vlm, 2**20)
-    words = any("perturbed" in name for name in build_objective(objective).views)
+    words = any(view.prompt == "perturbed" for view in build_objective(objective).views)
     pairs = encode_pairs(vlm, read_pairs(folder), store, words=words, dataset=PairDataset(folder))
     given = settings_for(tmp_path / "model", folder, objective=objective, **settings)
     maker = view_maker(given, build_objective(objective), vlm, store, pairs.rows)

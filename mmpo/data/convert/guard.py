@@ -85,6 +85,7 @@ def _held(pairs: Sequence[PreferencePair]) -> tuple[_Held, set[str]]:
                 held.paths.add(medium)
         held.counts["image"] = max(held.counts["image"], len(pair.images))
         held.counts["video"] = max(held.counts["video"], len(videos))
+        texts.add((pair.twin or "").strip())  # an id, though it may look like a file
         for messages in (pair.prompt, pair.chosen, pair.rejected):
             texts.update(part["text"].strip() for part in content_parts(messages, "text"))
     return held, texts

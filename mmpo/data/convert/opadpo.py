@@ -45,10 +45,9 @@ def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[
     identity = row.key if name in (None, "") else str(name)
 
     def pair(kind: str, column: str, **fields: Any) -> PreferencePair:
-        noted = {"compared": kind, **fields.pop("noted", {})}
         return pair_of(
-            row, "opa-dpo", id=f"{identity}-{kind}" if kept == "both" else identity, images=images, noted=noted,
-            prompt=prompt, chosen=need(data, column), rejected=rejected, **fields,
+            row, "opa-dpo", id=f"{identity}-{kind}" if kept == "both" else identity, images=images,
+            noted={"compared": kind}, prompt=prompt, chosen=need(data, column), rejected=rejected, **fields,
         )  # fmt: skip
 
     if kept != "revised":
@@ -62,7 +61,7 @@ def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[
         yield pair(
             "revised", "AI_pseudo_response", chosen_weights=_spans(revised, sentences, "rewritten", scores) or None,
             rejected_weights=_spans(rejected, sentences, "copied", scores) or None,
-            noted={"image_weights": shown} if shown else {},
+            image_weights=shown or None,
         )  # fmt: skip
 
 

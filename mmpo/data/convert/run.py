@@ -92,14 +92,23 @@ def convert(
     overwrite: bool = False,
     allow_links: bool = False,
 ) -> Converted:
-    """Read preference data in one format and write it in another.
+    """Read preference data in one format and write it in another. The same source gives the same bytes.
 
-    `source` is a file or a folder; its format is found from its rows if it is not named. `images` is the folder that
-    image paths start from, by default the source's own. `media` says how the output holds pictures (embed, copy or
-    reference; see `Media`). A row with a picture, video or sound that its format does not read is quarantined, unless
-    its key is in `ignore`. With `allow_links` a link below `images` may lead out of it. The output folder appears when
-    it is whole. A folder that holds anything is refused, unless it is an earlier conversion and `overwrite` is given.
-    The same source gives the same bytes.
+    Args:
+        source: a file, or a folder of files.
+        out: the folder to write. It appears when it is whole; one that holds anything is refused, unless it is an
+            earlier conversion and `overwrite` is given.
+        source_format: found from the rows where None.
+        out_format: mmpo, trl, llamafactory or ms-swift.
+        images: the folder in which image paths start; by default that of the source.
+        media: how the output holds pictures (embed, copy or reference; see `Media`); by default the first that the
+            written format can.
+        split: the split to read.
+        options: options of the format that is read.
+        ignore: keys whose pictures, videos and sounds are not the pairs'; a row with any other that its format does
+            not read is quarantined.
+        overwrite: replace an earlier conversion in `out`.
+        allow_links: follow links out of the folder of images.
     """
     source, out = Path(source), Path(out)
     writer = format_named(out_format, "write")

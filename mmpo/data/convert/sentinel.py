@@ -32,12 +32,12 @@ def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[
     gap = " " if said and not said[-1].isspace() else ""
     if said:
         prompt.append(text_message("assistant", said))
-    # A description goes on behind its sentence: that it ends there is not to be learnt.
-    unfinished = True if data.get("is_last_sent") is not True else None
-    noted = {"image_id": None if number is None else str(number), "type": data.get("type"), "unfinished": unfinished}
+    noted = {"image_id": None if number is None else str(number), "type": data.get("type")}
     yield pair_of(
         row, "sentinel", images=images, noted=noted, prompt=prompt,
         chosen=gap + need(data, "y_win", "win"), rejected=gap + need(data, "y_lose", "lose"),
+        # A description goes on behind its sentence: that it ends there is not to be learnt.
+        unfinished=data.get("is_last_sent") is not True,
     )  # fmt: skip
 
 

@@ -19,7 +19,8 @@ TAG = re.compile(r"<(image|video)>")
 EXTRAS = "mmpo"
 """The column, one JSON text, in which other formats carry what they have no place for."""
 EXTRA_KINDS: dict[str, type] = {
-    "chosen_weights": list, "rejected_weights": list, "scores": dict, "provenance": dict, "times": list,
+    "chosen_weights": list, "rejected_weights": list, "image_weights": list, "unfinished": bool, "twin": str,
+    "scores": dict, "provenance": dict, "times": list,
 }  # fmt: skip
 
 REJECTED_SIDE = re.compile(r"reject|(?:^|_)(?:lose|loser|worse|dispreferred)(?:$|_)")

@@ -18,11 +18,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import logging
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
+from itertools import chain
 from types import MethodType
 from typing import Any
 
@@ -34,6 +36,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import Checkpoi
 from transformers import PreTrainedModel
 
 from mmpo.models.scoring.last_layer import has_own_forward, only_read
+
+logger = logging.getLogger(__name__)
 
 Pack = Callable[[Tensor], Any]
 
@@ -104,11 +108,23 @@ def made_again(tensors: Sequence[Tensor], make: Callable[[], Sequence[Tensor]]) 
 
 def recompute_feed_forward(model: nn.Module) -> int:
     """Give the gated feed-forward layers of a decoder the forward that can keep less; outside `keeping_less` it is the
-    ordinary one. Returns how many there are: layers that compute anything else are left alone."""
-    found = [module for module in model.modules() if _is_gated(module)]
-    for module in found:
+    ordinary one. Returns how many there are: layers that compute anything else are left alone, which is logged."""
+    layers = getattr(model, "layers", [model])
+    found = [[module for module in layer.modules() if _is_gated(module)] for layer in layers]
+    for module in chain.from_iterable(found):
         module.forward = MethodType(_feed_forward, module)
-    return len(found)
+    _tell(type(model).__name__, sum(map(bool, found)), len(found))
+    return sum(map(len, found))
+
+
+@cache  # once a process, however many scorers it makes
+def _tell(model: str, matched: int, layers: int) -> None:
+    """The code of layers is compared with what transformers has today; tomorrow's may be another."""
+    logger.log(
+        logging.DEBUG if matched == layers else logging.INFO,
+        "%s: the feed-forward layers of %d of %d decoder layers keep less for backward, %d are not known and keep all",
+        model, matched, layers, layers - matched,
+    )  # fmt: skip
 
 
 def recompute_adapters(model: nn.Module) -> None:

@@ -14,22 +14,18 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmpo.models.tree.layout import Segment, response_tree
 from mmpo.models.tree.sharing import ResponsePath, Shared, TokenIds, share
-from mmpo.types import PairLogps, ResponseLogps
+from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 
 
 @dataclass
 class ViewResponses:
     """One more response for every pair of a batch: the chosen answer to a corrupted image, an answer to a perturbed
-    prompt. `prompt_ids[i]`, `image_index[i]` and `response_ids[i]` belong to pair i.
-
-    `preferred_under` names another view of the batch whose responses are equally long: scored are then, at the places
-    of this view's own tokens, the tokens that the policy prefers there under the other view."""
+    prompt. `prompt_ids[i]`, `image_index[i]` and `response_ids[i]` belong to pair i."""
 
     prompt_ids: list[Tensor]
     image_index: list[list[int]]
     response_ids: list[Tensor]
     weights: list[Tensor] | None = None
-    preferred_under: str | None = None
 
     def to(self, device: torch.device | str) -> ViewResponses:
         """Move the weights; token ids stay where they are."""
@@ -90,7 +86,7 @@ class PairBatch:
     rejected_weights: list[Tensor] | None = None
     image_tokens: list[int] | None = None
     reference: list[tuple[Tensor, Tensor]] | None = None
-    views: dict[str, ViewResponses] = field(default_factory=dict)
+    views: dict[ViewSpec, ViewResponses] = field(default_factory=dict)
     auxiliary: AnswerBatch | None = None
 
     def __len__(self) -> int:
@@ -103,7 +99,7 @@ class PairBatch:
         return replace(
             self,
             auxiliary=None if self.auxiliary is None else self.auxiliary.to(device),
-            views={name: view.to(device) for name, view in self.views.items()},
+            views={spec: view.to(device) for spec, view in self.views.items()},
             image_inputs={key: value.to(device) for key, value in self.image_inputs.items()},
             chosen_weights=None if self.chosen_weights is None else [w.to(device) for w in self.chosen_weights],
             rejected_weights=None if self.rejected_weights is None else [w.to(device) for w in self.rejected_weights],
@@ -159,7 +155,7 @@ def blank_logps(batch: PairBatch) -> PairLogps:
     return PairLogps(
         side(batch.chosen_ids, batch.chosen_weights),
         side(batch.rejected_ids, batch.rejected_weights),
-        {name: side(view.response_ids, view.weights) for name, view in batch.views.items()},
+        {spec: side(view.response_ids, view.weights) for spec, view in batch.views.items()},
         side(_joined(batch.auxiliary), None) if batch.auxiliary is not None else None,
     )
 

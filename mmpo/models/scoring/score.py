@@ -133,7 +133,7 @@ class PairScorer(nn.Module):
         layout = self._layout(shared.trees, batch.image_inputs)
         frozen = vision_is_frozen(self._vlm)
         features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
-        preferred = any(view.preferred_under for view in batch.views.values())
+        preferred = any(spec.preferred_under for spec in batch.views)
         policy, reference = self._both(layout, batch.image_inputs, features, states=self.kl or preferred)
         pairs = pair_logps(batch, shared.leaf, layout, policy, reference)
         if self.kl:
@@ -203,18 +203,18 @@ class PairScorer(nn.Module):
     ) -> None:
         """Replace the views that ask for the tokens that the policy prefers under another view."""
         assert policy.states is not None
-        names = list(batch.views)
+        order = list(batch.views)
         best = policy.best.split(layout.lengths)
-        for name, view in batch.views.items():
-            if view.preferred_under is None:
+        for spec in order:
+            if spec.preferred_under is None:
                 continue
             here, there = (
-                [leaf[(2 + names.index(n)) * len(batch) + i] for i in range(len(batch))]
-                for n in (name, view.preferred_under)
+                [leaf[(2 + order.index(view)) * len(batch) + i] for i in range(len(batch))]
+                for view in (spec, spec.preferred_under)
             )
             targets = [best[number] for number in there]
             if [len(t) for t in targets] != [layout.lengths[number] for number in here]:
-                raise ValueError(f"{name} and {view.preferred_under} must have responses of the same lengths")
+                raise ValueError(f"{spec.name} and {spec.preferred_under.name} must have responses of the same lengths")
             own = places(here, layout.lengths).to(policy.logps.device)
 
             def side(vlm: VLM, states: Tensor, own: Tensor = own, targets: list[Tensor] = targets) -> Tensor:
@@ -226,8 +226,8 @@ class PairScorer(nn.Module):
             if reference is not None and reference.states is not None:
                 with torch.no_grad():
                     theirs = side(self._reference_vlm, reference.states)
-            before = pairs.views[name]
-            pairs.views[name] = replace(before, policy=side(self._vlm, policy.states), reference=theirs, top1=None)
+            before = pairs.views[spec]
+            pairs.views[spec] = replace(before, policy=side(self._vlm, policy.states), reference=theirs, top1=None)
 
     def _answers(self, batch: AnswerBatch, frozen: bool) -> ResponseLogps:
         """Policy log-probs of auxiliary answers, a row a sample [samples, t]."""

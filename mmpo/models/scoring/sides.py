@@ -63,9 +63,9 @@ def pair_logps(
 
     pairs = 2 * len(batch)
     views = {}
-    for number, (name, view) in enumerate(batch.views.items()):
+    for number, (spec, view) in enumerate(batch.views.items()):
         first = pairs + number * len(batch)
-        views[name] = side(slice(first, first + len(batch)), view.weights)
+        views[spec] = side(slice(first, first + len(batch)), view.weights)
     return PairLogps(
         side(slice(0, pairs, 2), batch.chosen_weights), side(slice(1, pairs, 2), batch.rejected_weights), views
     )

@@ -16,16 +16,16 @@ from mmpo.trainers.settings import CorruptionSettings, DisturbanceSettings, Pert
 from mmpo.trainers.views.disturb import OfficialTarsPerturber
 from mmpo.trainers.views.perturb import Perturber
 from mmpo.trainers.views.relevance import ClipEmbedder, Embedder, PolicyEmbedder, RelevanceTable
-from mmpo.trainers.views.views import CORRUPTED, DISTURBED, PERTURBED, TWIN, ImageCorrupter, ViewMaker
+from mmpo.trainers.views.views import ImageCorrupter, ViewMaker
 
 
 def view_maker(
     settings: TrainSettings, objective: Objective, vlm: VLM, store: ImageStore, rows: Sequence[EncodedPair]
 ) -> ViewMaker | None:
     """None where the objective compares with nothing but chosen and rejected. The relevance of all words of `rows` is
-    computed now, and kept with the pairs."""
-    names = objective.views
-    if not names:
+    computed now, and kept beside the pairs."""
+    views = objective.views
+    if not views:
         return None
     if split := next((row.id for row in rows if row.rejected_prompt is not None), None):
         raise UserError(
@@ -33,7 +33,7 @@ def view_maker(
             hint="use a loss on the pairs alone, such as dpo",
         )
     corrupt = perturb = disturb = twins = None
-    if any(CORRUPTED in name for name in names):
+    if any(view.image == "corrupted" for view in views):
         wanted = settings.corruption or _authors_choice(objective)
         images = list(dict.fromkeys(key for row in rows for key in row.images))
         if blind := next((row.id for row in rows if not row.images), None):
@@ -47,13 +47,13 @@ def view_maker(
                 if own := [key for key in images if store.kind(key) == kind]:
                     similar |= table.nearest(own)
         corrupt = ImageCorrupter(vlm, store, corruption, images, similar)
-    if any(PERTURBED in name for name in names):
+    if any(view.prompt == "perturbed" for view in views):
         perturb = _perturber(settings.perturbation or PerturbationSettings(), vlm, store, settings.pairs, rows)
-    if any(DISTURBED in name for name in names):
+    if any(view.prompt == "disturbed" for view in views):
         disturb = _disturber(settings.disturbance or DisturbanceSettings(), vlm, store, settings.pairs, rows)
-    if any(name in TWIN for name in names):
+    if any("twin" in (view.side, view.image) for view in views):
         twins = _twins(rows)
-    return ViewMaker(store, names, corrupt=corrupt, perturb=perturb, disturb=disturb, twins=twins, seed=settings.seed)
+    return ViewMaker(store, views, corrupt=corrupt, perturb=perturb, disturb=disturb, twins=twins, seed=settings.seed)
 
 
 def _twins(rows: Sequence[EncodedPair]) -> dict[str, EncodedPair]:
@@ -63,7 +63,7 @@ def _twins(rows: Sequence[EncodedPair]) -> dict[str, EncodedPair]:
         if row.twin not in known:
             lacks = "names no twin" if row.twin is None else f"has the twin {row.twin}, which is not among the pairs"
             raise UserError(
-                f"pair {row.id} {lacks}", hint="symmpo needs `twin` in every pair's provenance, the id of another pair"
+                f"pair {row.id} {lacks}", hint="symmpo needs the `twin` of every pair, the id of another one"
             )
     return {row.id: known[row.twin] for row in rows if row.twin is not None}
 

@@ -25,20 +25,17 @@ from mmpo.trainers.collate import EncodedPair
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.views.disturb import Disturbed, OfficialTarsPerturber
 from mmpo.trainers.views.perturb import Perturber
-
-CORRUPTED, PERTURBED, DISTURBED, PREFERRED = "_corrupted", "_perturbed", "_disturbed", "_preferred"
-TWIN = ("twin", "twin_here", "chosen_there")
+from mmpo.types import ViewSpec
 
 
 class ViewMaker:
-    """Adds the views `names` to batches. Names read `chosen_corrupted`, `rejected_perturbed`, `chosen_perturbed_2`,
-    `chosen_disturbed_corrupted`, `chosen_preferred`, `twin`, …; what they need (`corrupt`, `perturb`, `disturb`, the
-    pairs' `twins` by id) must be given."""
+    """Adds views to batches. What they need (`corrupt`, `perturb`, `disturb`, the pairs' `twins` by id) must be
+    given."""
 
     def __init__(
         self,
         store: ImageStore,
-        names: Sequence[str],
+        views: Sequence[ViewSpec],
         *,
         corrupt: ImageCorrupter | None = None,
         perturb: Perturber | None = None,
@@ -46,92 +43,87 @@ class ViewMaker:
         twins: Mapping[str, EncodedPair] | None = None,
         seed: int = 0,
     ) -> None:
-        self.store, self.names, self.seed = store, tuple(names), seed
+        self.store, self.views, self.seed = store, tuple(views), seed
         self.corrupt, self.perturb, self.disturb, self.twins = corrupt, perturb, disturb, twins
 
     def extra_tokens(self, row: EncodedPair) -> int:
         """Tokens that the views add to the pair, what they share with it not counted twice."""
         responses = sum(
-            len(row.rejected if name.startswith("rejected") else row.chosen)
-            for name in self.names
-            if PREFERRED not in name
+            len(row.rejected if view.side == "rejected" else row.chosen)
+            for view in self.views
+            if view.preferred_under is None
         )
-        prompts = sum(DISTURBED in name for name in self.names)
-        for mark in (CORRUPTED, "twin"):  # a prompt about another image
-            prompts += any(mark in name and DISTURBED not in name for name in self.names)
+        prompts = sum(view.prompt == "disturbed" for view in self.views)
+        prompts += len({view.image for view in self.views if view.prompt != "disturbed"} - {"own"})
         return responses + prompts * len(row.prompt)
 
     def add(self, batch: PairBatch, rows: Sequence[EncodedPair]) -> PairBatch:
         """The batch of these pairs with its views."""
-        corrupted: list[list[int]] = []
-        if any(CORRUPTED in name for name in self.names):
-            assert self.corrupt is not None
-            made = [
-                [self.corrupt(image.key, rng, image.among_several) for image in self.store.shown(row.images)]
-                for row in rows
-                for rng in [generator(self.seed, row.id, row.visit)]
-            ]
-            batch, corrupted = _with_images(batch, made, [_shown(batch, own) for own in batch.image_index])
-        views: dict[str, ViewResponses] = {}
-        if any(name in TWIN for name in self.names):
-            batch, views = self._twin_views(batch, rows)
-        disturbed = self._disturbed(rows) if self.disturb is not None else {}
-        for name in self.names:
-            if name in views:
-                continue
-            side = name.partition("_")[0]
-            responses, weights = (
-                (batch.chosen_ids, batch.chosen_weights)
-                if side == "chosen"
-                else (batch.rejected_ids, batch.rejected_weights)
-            )
-            index = corrupted if CORRUPTED in name else batch.image_index
-            if DISTURBED in name:
-                found = disturbed[side]
-                views[name] = ViewResponses(
+        images, twins = {"own": batch.image_index}, self._twins(rows)
+        if any(view.image == "corrupted" for view in self.views):
+            batch, images["corrupted"] = self._with_corrupted(batch, rows)
+        if any(view.image == "twin" for view in self.views):
+            shown = [self.store.shown(twin.images) for twin in twins]
+            made = [[self.store.prepared(*image) for image in own] for own in shown]
+            tokens = [[self.store.placeholder_tokens(*image) for image in own] for own in shown]
+            batch, images["twin"] = _with_images(batch, made, tokens)
+        sides = {view.side for view in self.views if view.prompt == "disturbed"}
+        disturbed = {side: self._disturbed(side, rows) for side in sides}
+        views: dict[ViewSpec, ViewResponses] = {}
+        for view in self.views:
+            index = images[view.image]
+            if view.prompt == "disturbed":
+                found = disturbed[view.side]
+                views[view] = ViewResponses(
                     [one.prompt for one in found],
                     [[own[k] for k in one.images] for one, own in zip(found, index, strict=True)],
                     [one.response for one in found],
                     [one.kept for one in found],
                 )
-            elif PERTURBED in name:
-                views[name] = ViewResponses(self._perturbed(name, rows), index, responses, weights)
-            else:
-                under = side + CORRUPTED if PREFERRED in name else None
-                own = _image_weights(rows, weights) if name == f"chosen{CORRUPTED}" else weights
-                views[name] = ViewResponses(batch.prompt_ids, index, responses, own, under)
-        return replace(batch, views={name: views[name] for name in self.names})
+                continue
+            prompts, responses, weights = batch.prompt_ids, batch.chosen_ids, batch.chosen_weights
+            if view.side == "rejected":
+                responses, weights = batch.rejected_ids, batch.rejected_weights
+            if view.side == "twin":
+                responses = [twin.chosen.long() for twin in twins]
+            if view.image == "twin":
+                prompts = [twin.prompt.long() for twin in twins]
+            if "twin" in (view.side, view.image):
+                weights = None
+            if view.prompt == "perturbed":
+                prompts = self._perturbed(view.candidate, rows)
+            elif (view.side, view.image) == ("chosen", "corrupted"):
+                weights = _image_weights(rows, weights)
+            views[view] = ViewResponses(prompts, index, responses, weights)
+        return replace(batch, views=views)
 
-    def _perturbed(self, name: str, rows: Sequence[EncodedPair]) -> list[Tensor]:
+    def _twins(self, rows: Sequence[EncodedPair]) -> list[EncodedPair]:
+        return [] if self.twins is None else [self.twins[row.id] for row in rows]
+
+    def _with_corrupted(self, batch: PairBatch, rows: Sequence[EncodedPair]) -> tuple[PairBatch, list[list[int]]]:
+        assert self.corrupt is not None
+        made = [
+            [self.corrupt(image.key, rng, image.among_several) for image in self.store.shown(row.images)]
+            for row in rows
+            for rng in [generator(self.seed, row.id, row.visit)]
+        ]
+        return _with_images(batch, made, [_shown(batch, own) for own in batch.image_index])
+
+    def _perturbed(self, candidate: int, rows: Sequence[EncodedPair]) -> list[Tensor]:
         assert self.perturb is not None
-        candidate = int(name.rpartition("_")[2]) if name[-1].isdigit() else 0
         return [self.perturb(row, generator(self.seed, f"{row.id}#{candidate}", row.visit), candidate) for row in rows]
 
-    def _disturbed(self, rows: Sequence[EncodedPair]) -> dict[str, list[Disturbed]]:
-        """Chosen and rejected, each with a draw of its own."""
+    def _disturbed(self, side: str, rows: Sequence[EncodedPair]) -> list[Disturbed]:
+        """Chosen and rejected have a draw of their own each."""
         assert self.disturb is not None
-
-        def draw(row: EncodedPair, side: str) -> Disturbed:
-            rng = generator(self.seed, f"{row.id}#{side}", row.visit)
-            assert self.disturb is not None
-            return self.disturb(row, row.chosen if side == "chosen" else row.rejected, rng)
-
-        return {side: [draw(row, side) for row in rows] for side in ("chosen", "rejected")}
-
-    def _twin_views(self, batch: PairBatch, rows: Sequence[EncodedPair]) -> tuple[PairBatch, dict[str, ViewResponses]]:
-        assert self.twins is not None
-        twins = [self.twins[row.id] for row in rows]
-        shown = [self.store.shown(twin.images) for twin in twins]
-        made = [[self.store.prepared(*image) for image in images] for images in shown]
-        batch, index = _with_images(
-            batch, made, [[self.store.placeholder_tokens(*image) for image in images] for images in shown]
-        )
-        prompts, answers = [twin.prompt.long() for twin in twins], [twin.chosen.long() for twin in twins]
-        return batch, {
-            "twin": ViewResponses(prompts, index, answers),
-            "twin_here": ViewResponses(batch.prompt_ids, batch.image_index, answers),
-            "chosen_there": ViewResponses(prompts, index, batch.chosen_ids),
-        }
+        return [
+            self.disturb(
+                row,
+                row.chosen if side == "chosen" else row.rejected,
+                generator(self.seed, f"{row.id}#{side}", row.visit),
+            )
+            for row in rows
+        ]
 
 
 def _image_weights(rows: Sequence[EncodedPair], weights: list[Tensor] | None) -> list[Tensor] | None:

@@ -160,7 +160,7 @@ def test_opa_dpo(tmp_path: Path) -> None:
     assert truth.images == [picture(4)] and parts(truth) == ["<image>", "Describe it."]
     assert revised.chosen_weights == [{"start": 0, "end": 11, "weight": 2.5}, {"start": 12, "end": 24, "weight": 1.5}]
     assert revised.rejected_weights == [{"start": 0, "end": 11, "weight": 2.5}, {"start": 12, "end": 22, "weight": 1.5}]
-    assert revised.provenance["image_weights"] == [{"start": 0, "end": 11, "weight": 3.0}]
+    assert revised.image_weights == [{"start": 0, "end": 11, "weight": 3.0}]
     assert plain.chosen_weights is None and plain.chosen_text == revised.chosen_text
     one, _ = converted(tmp_path / "opadpo", tmp_path / "one", options={"pairs": "ground_truth"})
     assert [both(pair)[0] for pair in one] == ["A brown dog."] * 2

@@ -178,8 +178,8 @@ def test_sentinel_pairs_a_line_each(tmp_path: Path) -> None:
     assert parts(first) == ["<image>", "Describe this image.", "A room."] and parts(second) == parts(first)[:2]
     assert (first.chosen_text, first.rejected_text) == (" A dog lies there.", " A cat lies there.")
     assert second.chosen_text == "A dog lies there."
-    assert first.provenance["unfinished"] is True and first.provenance["type"] == "y+"
-    assert "unfinished" not in second.provenance
+    assert first.unfinished and first.provenance["type"] == "y+"
+    assert not second.unfinished
 
 
 def test_sentinel_lists_by_image(tmp_path: Path) -> None:

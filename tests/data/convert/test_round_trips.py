@@ -19,6 +19,7 @@ from tests.data.making import files, make_pair, picture
 OUT = ("mmpo", "trl", "llamafactory", "ms-swift")
 
 
+TRAINED = {"image_weights": [{"start": 0, "end": 5, "weight": 3.0}], "unfinished": True, "twin": "1.jpg"}
 IMAGE = {"type": "image"}
 
 
@@ -40,7 +41,12 @@ def several() -> list[PreferencePair]:
         [text_message("assistant", "Hi")],
         [text_message("assistant", "Bye")],
     )
-    return [make_pair(1), make_pair(2, id="two", prompt=talk, images=[picture(5), picture(6)]), without, make_pair(4)]
+    return [
+        make_pair(1),
+        make_pair(2, id="two", prompt=talk, images=[picture(5), picture(6)]),
+        without,
+        make_pair(4, **TRAINED),
+    ]
 
 
 def write(folder: Path, pairs: list[PreferencePair], **given: Any) -> Path:

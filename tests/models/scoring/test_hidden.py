@@ -11,7 +11,7 @@ from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
 from mmpo.models.scoring.pairs import PairBatch, ViewResponses
 from mmpo.models.scoring.score import PairScorer
-from mmpo.types import Hidden
+from mmpo.types import Hidden, ViewSpec
 from tests.models.pairs import mixed_batch
 from tests.tiny import add_lora, tiny_llava
 
@@ -109,16 +109,19 @@ def test_preferred_tokens_are_scored_in_the_chosen_answers_places(vlm: VLM, shar
     batch.rejected_prompt_ids = batch.rejected_image_index = None
     other = [[1 - k for k in index] if len(index) == 1 and index[0] < 2 else index for index in batch.image_index]
     plain = ViewResponses(batch.prompt_ids, other, batch.chosen_ids)
-    favourite = ViewResponses(batch.prompt_ids, batch.image_index, batch.chosen_ids, preferred_under="there")
-    batch = replace(batch, views={"there": plain, "best": favourite})
+    own = ViewResponses(batch.prompt_ids, batch.image_index, batch.chosen_ids)
+    there = ViewSpec("there", "chosen", image="corrupted")
+    best = ViewSpec("best", "chosen", preferred_under=there)
+    batch = replace(batch, views={there: plain, best: own})
     scored = PairScorer(vlm, sharing=sharing)(batch)  # type: ignore[arg-type]
+    favourite = scored.view(best)
     changed = replace(batch, image_index=other)
     for i in (0, 1):
         n = len(batch.prompt_ids[i])
-        best = vlm.head(row_states(vlm, changed, i)[-1][n - 1 : -1]).argmax(-1)
-        mask = scored.view("best").mask[i]
-        for found, adapter in ((scored.view("best").policy, True), (scored.view("best").reference, False)):
+        likeliest = vlm.head(row_states(vlm, changed, i)[-1][n - 1 : -1]).argmax(-1)
+        mask = favourite.mask[i]
+        for found, adapter in ((favourite.policy, True), (favourite.reference, False)):
             logps = vlm.head(row_states(vlm, batch, i, adapter=adapter)[-1][n - 1 : -1]).log_softmax(-1)
-            expected = logps.gather(1, best[:, None]).squeeze(1)
+            expected = logps.gather(1, likeliest[:, None]).squeeze(1)
             torch.testing.assert_close(found[i][mask].detach(), expected.detach(), atol=1e-4, rtol=1e-4)
-    assert not torch.equal(scored.view("best").policy, scored.chosen.policy)
+    assert not torch.equal(favourite.policy, scored.chosen.policy)

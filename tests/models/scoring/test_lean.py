@@ -38,10 +38,17 @@ def measured(scorer: PairScorer, batch: Any) -> tuple[dict[str, torch.Tensor], i
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_every_family_keeps_less_for_the_same_gradients(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_family_keeps_less_for_the_same_gradients(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     vlm = add_lora(TINY[name](), spread=0.1)
     layers = vlm.base.get_decoder().layers
-    assert recompute_feed_forward(vlm.base.get_decoder()) == len(layers)
+    lean._tell.cache_clear()
+    with caplog.at_level("DEBUG", lean.__name__):
+        for _ in range(2):
+            assert recompute_feed_forward(vlm.base.get_decoder()) == len(layers)
+    (told,) = caplog.records
+    assert f"{len(layers)} of {len(layers)} decoder layers" in told.message and told.levelname == "DEBUG"
     scorer = PairScorer(vlm, sharing="on")
     batch = mixed_batch(vlm)
     less, kept_less = measured(scorer, batch)
@@ -126,7 +133,7 @@ def test_a_kept_tensor_is_made_again() -> None:
     assert calls == [1] and torch.allclose(weight.grad, start.exp().sum(0)[:, None].expand(4, 4))
 
 
-def test_other_layers_are_left_alone() -> None:
+def test_other_layers_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -149,7 +156,11 @@ def test_other_layers_are_left_alone() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
 
-    assert recompute_feed_forward(nn.ModuleList([Scaled(), Parallel(), Cut()])) == 0
+    decoder = nn.Module()
+    decoder.layers = nn.ModuleList([Scaled(), Parallel(), Cut()])
+    with caplog.at_level("INFO", lean.__name__):
+        assert recompute_feed_forward(decoder) == 0
+    assert "0 of 3 decoder layers keep less for backward, 3 are not known" in caplog.text
 
 
 def test_a_flop_counter_can_watch() -> None:

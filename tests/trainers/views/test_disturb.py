@@ -16,6 +16,7 @@ from mmpo.data.shards import read_pairs
 from mmpo.errors import UserError
 from mmpo.models.families.loading import load_vlm
 from mmpo.objectives import build_objective
+from mmpo.objectives.tars_official import CHOSEN, CHOSEN_NOISY, REJECTED
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.settings import DisturbanceSettings
@@ -150,13 +151,13 @@ def test_views_of_a_batch(material: Any) -> None:
     maker = view_maker(wanted, build_objective("tars_official"), vlm, store, pairs.rows)
     assert maker is not None
     batch = PairCollator(store, maker.add)(pairs.rows[:3])["batch"]
-    clean, noisy = batch.views["chosen_disturbed"], batch.views["chosen_disturbed_corrupted"]
+    clean, noisy = batch.views[CHOSEN], batch.views[CHOSEN_NOISY]
     for i in range(3):
         assert torch.equal(clean.prompt_ids[i], noisy.prompt_ids[i]), "the same draw, another image"
         assert torch.equal(clean.response_ids[i], noisy.response_ids[i])
         assert torch.equal(clean.weights[i], noisy.weights[i])
         assert clean.image_index[i] == batch.image_index[i] != noisy.image_index[i]
-    own, other = clean, batch.views["rejected_disturbed"]
+    own, other = clean, batch.views[REJECTED]
     assert any(not torch.equal(a, b) for a, b in zip(own.prompt_ids, other.prompt_ids, strict=True)), "separate draws"
     again = PairCollator(store, maker.add)(pairs.rows[:3])["batch"]
     assert all(

@@ -18,6 +18,8 @@ from mmpo.errors import UserError
 from mmpo.models.families.loading import load_vlm
 from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
+from mmpo.objectives.tars import sides
+from mmpo.objectives.visual import CHOSEN
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.schedule import numbered
@@ -75,7 +77,7 @@ def test_corrupted_views_are_scored_on_other_images(material: Any) -> None:
     batch = PairCollator(store, maker.add)(pairs.rows[:4])["batch"]
     plain = PairCollator(store)(pairs.rows[:4])["batch"]
     assert len(batch.image_tokens) == len(plain.image_tokens) + 4
-    for k, index in enumerate(batch.views["chosen_corrupted"].image_index):
+    for k, index in enumerate(batch.views[CHOSEN].image_index):
         assert not batch.image_inputs["pixel_values"][index].any(), "black"
         assert batch.image_inputs["pixel_values"][batch.image_index[k]].any()
     scored = PairScorer(vlm, sharing="on")(batch)
@@ -83,7 +85,7 @@ def test_corrupted_views_are_scored_on_other_images(material: Any) -> None:
     for name in batch.views:
         torch.testing.assert_close(scored.view(name).policy, alone.view(name).policy, atol=1e-5, rtol=0)
         torch.testing.assert_close(scored.view(name).reference, alone.view(name).reference, atol=1e-5, rtol=0)
-    assert (scored.view("chosen_corrupted").policy_sum - scored.chosen.policy_sum).abs().min() > 1e-4
+    assert (scored.view(CHOSEN).policy_sum - scored.chosen.policy_sum).abs().min() > 1e-4
     torch.testing.assert_close(
         scored.chosen.policy, PairScorer(vlm, sharing="on")(plain).chosen.policy, atol=1e-5, rtol=0
     )
@@ -120,7 +122,7 @@ def test_a_perturbed_question_keeps_length_image_and_template(material: Any, how
     batch = PairCollator(store, maker.add)(pairs.rows)["batch"]
     changed = 0
     for i, row in enumerate(pairs.rows):
-        chosen, rejected = (batch.views[f"{side}_perturbed"].prompt_ids[i] for side in ("chosen", "rejected"))
+        chosen, rejected = (batch.views[side].prompt_ids[i] for side in sides(0))
         assert torch.equal(chosen, rejected), "the same question for both answers"
         assert len(chosen) == len(row.prompt)
         places = {place for _, own in row.words for place in own}
