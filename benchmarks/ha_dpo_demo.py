@@ -43,10 +43,10 @@ BUILDS: dict[str, dict[str, Any]] = {
     "edited": {},
     "captions": {"correction": "caption"},
     "captions_raw": {"correction": "caption", "rewrite": False},
-    "anew": {"correction": "anew"},
-    "anew_raw": {"correction": "anew", "rewrite": False},
+    "template": {"correction": "template"},
+    "template_raw": {"correction": "template", "rewrite": False},
 }
-CELLS = {"ha_dpo": "anew", "no_aux": "anew", "plain_dpo": "anew_raw", "sft": "anew",
+CELLS = {"ha_dpo": "template", "no_aux": "template", "plain_dpo": "template_raw", "sft": "template",
          "edited": "edited", "captions": "captions", "captions_raw": "captions_raw"}  # fmt: skip
 METRICS: tuple[Metric, ...] = (
     *CLAIMS,
@@ -72,7 +72,7 @@ def built(args: argparse.Namespace, folder: Path, name: str, seed: int) -> Build
             **BUILDS[name],
         }
     )
-    return build(settings, folder / "build" / name, said=folder / "said")
+    return build(settings, folder / "build" / name, generations=folder / "generations")
 
 
 def cell_of(args: argparse.Namespace, folder: Path, name: str, seed: int) -> Cell:

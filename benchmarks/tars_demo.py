@@ -62,18 +62,18 @@ def cells(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     return {
         "dpo": {"objective": {"dpo": beta}},
         "mdpo": {"objective": {"mdpo": beta}},
-        "tars_mask": {"objective": {"tars": spectral}, "perturbation": {**words, "how": "mask"}},
-        "tars_replace": {"objective": {"tars": spectral}, "perturbation": {**words, "how": "replace"}},
-        "tars_max": {"objective": {"tars": {**spectral, "candidates": 4}}, "perturbation": {**words, "how": "mask"}},
+        "tars_mask": {"objective": {"tars": spectral}, "perturbation": {**words, "mode": "mask"}},
+        "tars_replace": {"objective": {"tars": spectral}, "perturbation": {**words, "mode": "replace"}},
+        "tars_max": {"objective": {"tars": {**spectral, "candidates": 4}}, "perturbation": {**words, "mode": "mask"}},
         "tars_official": {
             "objective": {"tars_official": {**spectral, "layer": 1}},
             "disturbance": {"relevance": args.relevance},
         },
         "tars_random": {
             "objective": {"tars": spectral},
-            "perturbation": {**words, "how": "mask", "words": "random"},
+            "perturbation": {**words, "mode": "mask", "words": "random"},
         },
-        "tars_flat": {"objective": {"perturbed_dpo": beta}, "perturbation": {**words, "how": "mask"}},
+        "tars_flat": {"objective": {"perturbed_dpo": beta}, "perturbation": {**words, "mode": "mask"}},
     }
 
 

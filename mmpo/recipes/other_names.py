@@ -98,6 +98,7 @@ OTHER_NAMES: dict[str, str] = {
 """Their name -> ours, or why there is none. Keys that are ours too (learning_rate, max_steps) are not listed."""
 
 RENAMED: dict[str, str] = {
+    "how": "mode",
     "checks": "correct, and the kinds of claim in it are object, count, color, place and relation",
 }
 """Keys of mmpo 0.1 -> what they are called now."""

@@ -112,7 +112,7 @@ class CorruptionSettings(Settings):
 class PerturbationSettings(Settings):
     """The perturbation of the question for TARS."""
 
-    how: Literal["mask", "replace", "synonyms"] = Field(
+    mode: Literal["mask", "replace", "synonyms"] = Field(
         default="mask", description="Put a mask token, random tokens, or a synonym of `lexicon` in a word's place."
     )
     relevance: Annotated[str, SIMILARITY] = Field(
@@ -137,7 +137,7 @@ class PerturbationSettings(Settings):
     )
     synonyms: Literal["shipped", "wordnet"] = Field(
         default="shipped",
-        description="Synonyms for how: synonyms: the small list that comes with mmpo, or WordNet, where nltk and its "
+        description="Synonyms for mode: synonyms: the small list that comes with mmpo, or WordNet, where nltk and its "
         "data are installed.",
     )
     lexicon: Annotated[Path | None, LEXICON] = Field(
@@ -150,7 +150,7 @@ class DisturbanceSettings(Settings):
     """The perturbation of the whole sequence for tars_official, by the released code's rules. The last four settings
     correct errors of that code; false does as it does."""
 
-    how: Literal["mask", "replace"] = Field(default="replace", description="A mask token, or a random token.")
+    mode: Literal["mask", "replace"] = Field(default="replace", description="A mask token, or a random token.")
     relevance: Annotated[str, SIMILARITY] = Field(default="policy", description="As in `perturbation`.")
     template: str = Field(default="{}", pattern=r"\{\}", description="As in `perturbation`.")
     rate: float = Field(default=0.05, gt=0, lt=1, description="Share of a sequence's tokens that is drawn.")

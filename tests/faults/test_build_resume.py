@@ -137,8 +137,8 @@ def test_leftovers_of_a_death_do_not_matter(
     settings: BuildSettings, whole: tuple[dict[str, bytes], float], tmp_path: Path
 ) -> None:
     assert run_killed(settings, tmp_path, renames=5)
-    (tmp_path / "said" / ".00001.descriptions.json.tmp").write_bytes(b'{"key":')
-    (tmp_path / "said" / "00001.answers.json").write_bytes(b'{"key":')
+    (tmp_path / "generations" / ".00001.descriptions.json.tmp").write_bytes(b'{"key":')
+    (tmp_path / "generations" / "00001.answers.json").write_bytes(b'{"key":')
     (tmp_path / "units" / ".00002.json.tmp").write_bytes(b'{"half":')
     (tmp_path / "pairs" / "data").mkdir(parents=True)
     (tmp_path / "pairs" / "data" / ".train-00000.parquet.tmp").write_bytes(b"PAR1")

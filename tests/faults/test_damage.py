@@ -117,7 +117,7 @@ def test_damaged_descriptions_are_made_anew(
     built: tuple[BuildSettings, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = stopped(built, tmp_path / "run")
-    said = run / "said" / "00000.descriptions.json"
+    said = run / "generations" / "00000.descriptions.json"
     whole = said.read_bytes()
     flip_in(said, b"There", b"Thera")
     (run / "units" / "00000.json").unlink()

@@ -56,8 +56,8 @@ def twins(n: int) -> list[PreferencePair]:
         ({"povid": {}}, math.log(2), {}),
         ({"mpo": {"generation": 0.0, "delta": "running"}}, 1.2 * math.log(2), {}),
         ({"tars_official": {"lam": 0.0}}, 2 * math.log(2), {}),
-        ({"tars_official": {"layer": 1}}, None, {"disturbance": {"how": "mask"}}),
-        ({"tars": {"layer": 1, "span": "sequence"}}, None, {"perturbation": {"how": "synonyms", "unit": "token"}}),
+        ({"tars_official": {"layer": 1}}, None, {"disturbance": {"mode": "mask"}}),
+        ({"tars": {"layer": 1, "span": "sequence"}}, None, {"perturbation": {"mode": "synonyms", "unit": "token"}}),
     ],
 )
 def test_training_starts_at_its_logs_of_two_and_learns(

@@ -344,7 +344,7 @@ def test_the_control_takes_as_many_words_but_any(material: Material) -> None:
 def test_a_synonym_stands_token_for_token(material: Material) -> None:
     """Only synonyms of as many tokens fit; a word without one stays."""
     lexicon = {"dog": ["cat", "a word that takes many tokens"], "image": ["a word that takes many tokens"]}
-    perturb = perturber(material, COSINES, how="synonyms", omega=10.0, synonyms=lambda word: lexicon.get(word, []))
+    perturb = perturber(material, COSINES, mode="synonyms", omega=10.0, synonyms=lambda word: lexicon.get(word, []))
     row = asked(material)
     ids = perturb(row, generator(0, "a", 0))
     assert changed(material, perturb) == {"dog"} and len(ids) == len(row.prompt)
@@ -353,7 +353,7 @@ def test_a_synonym_stands_token_for_token(material: Material) -> None:
 
 
 def test_random_words_are_ordinary_and_drawn_by_seed(material: Material) -> None:
-    perturb, row = perturber(material, COSINES, how="replace", omega=10.0), asked(material)
+    perturb, row = perturber(material, COSINES, mode="replace", omega=10.0), asked(material)
     first, again, other = (perturb(row, generator(seed, "a", 0)) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
     tokenizer = material.vlm.tokenizer

@@ -23,7 +23,7 @@ from tests.tiny import save_tiny_llava
 from tests.trainers.material import settings_for, write_conversations, write_pairs
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
-    "spawn": {"objective": {"tars": {}}, "perturbation": {"how": "synonyms"}},
+    "spawn": {"objective": {"tars": {}}, "perturbation": {"mode": "synonyms"}},
     "forkserver": {"objective": {"mdpo": {}, "auxiliary": {"weight": 0.5}}},
 }
 
@@ -54,7 +54,7 @@ def test_workers_start_every_way(
     ("objective", "settings"),
     [
         ({"dpo": {}}, {}),
-        ({"tars": {}}, {"perturbation": {"how": "synonyms"}}),
+        ({"tars": {}}, {"perturbation": {"mode": "synonyms"}}),
         ({"tars_official": {}}, {}),
         ({"mdpo": {}}, {}),
         ({"image_preference": {}}, {"corruption": {"kind": "nearest"}}),

@@ -2,7 +2,7 @@
 (`mmpo.data_builders.run`):
 
     run_dir/
-      said/                what the model generated: descriptions and answers of each unit
+      generations/         what the model generated: descriptions and answers of each unit
       replies/             what text models replied, where the settings name any
 
 The result has the style probe in it.
@@ -45,10 +45,11 @@ from mmpo.text.scene_claims import KINDS
 from mmpo.text.vocabulary import ObjectVocabulary, coco
 
 
-def build(settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -> BuildResult:
-    """`mmpo.data_builders.run.run` for annotated images. `said` is the folder for the model's texts, `run_dir/said`
-    by default; builds over the same images with the same model and sampling can share one, whatever they make of it."""
-    return run(settings, run_dir, partial(HallucinationPairs, said=said))
+def build(settings: BuildSettings, run_dir: Path, *, generations: Path | None = None) -> BuildResult:
+    """`mmpo.data_builders.run.run` for annotated images. `generations` is the folder for the model's texts, by default
+    in `run_dir`; builds over the same images with the same model and sampling can share one, whatever they make of it.
+    """
+    return run(settings, run_dir, partial(HallucinationPairs, generations=generations))
 
 
 class HallucinationPairs(Builder[BuildSettings, AnnotatedImage, BuildResult]):
@@ -66,9 +67,9 @@ class HallucinationPairs(Builder[BuildSettings, AnnotatedImage, BuildResult]):
         }
     )
 
-    def __init__(self, settings: BuildSettings, run_dir: Path, *, said: Path | None = None) -> None:
+    def __init__(self, settings: BuildSettings, run_dir: Path, *, generations: Path | None = None) -> None:
         super().__init__(settings, run_dir)
-        self.said = said or run_dir / "said"
+        self.generations = generations or run_dir / "generations"
         self.categories: list[str] = []
 
     @cached_property
@@ -112,9 +113,9 @@ class HallucinationPairs(Builder[BuildSettings, AnnotatedImage, BuildResult]):
 
     def open(self, stack: ExitStack) -> Work[AnnotatedImage]:
         settings = self.settings
-        remove_leftovers(self.said)
+        remove_leftovers(self.generations)
         engine = cache(partial(open_engine, settings.model, settings))
-        listener = GenerationCache(settings, engine, self.model or "", self.said)
+        listener = GenerationCache(settings, engine, self.model or "", self.generations)
         common = CoOccurrence(Detector(self.vocabulary).truth(image).names for image in self.annotated)
         text_models = _text_models(settings, self.run_dir / "replies", stack)
         builder = HallucinationBuilder(settings, listener, self.vocabulary, common, mmpo.__version__, text_models)

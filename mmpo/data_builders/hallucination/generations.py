@@ -91,8 +91,8 @@ class GenerationCache:
         except UserError as error:
             logger.warning("%s; it is asked again", error.message)
             return None
-        return record["said"] if record.get("key") == key else None
+        return record["texts"] if record.get("key") == key else None
 
-    def _keep(self, path: Path, key: str, said: Any) -> Any:
-        write_sealed(path, {"key": key, "said": said})
-        return said
+    def _keep(self, path: Path, key: str, texts: Any) -> Any:
+        write_sealed(path, {"key": key, "texts": texts})
+        return texts

@@ -204,7 +204,7 @@ class BuildSettings(Settings):
             "Left out: rules."
         ),
     )
-    correction: Literal["edit", "caption", "anew"] = Field(
+    correction: Literal["edit", "caption", "template"] = Field(
         "edit",
         description=(
             "What rules put on the chosen side: the description with its mistakes edited out, the image's first "

@@ -50,7 +50,7 @@ class OfficialTarsPerturber:
         self._vocabulary = np.array([i for i in ordinary_ids(vlm) if i >= FIRST_RANDOM_ID])
         self._mask = neutral_id(vlm) if settings.keep_attention else _released_mask_id(vlm)
         pad = vlm.tokenizer.pad_token_id
-        self._deletes = settings.how == "mask" and not settings.keep_attention and self._mask == pad
+        self._deletes = settings.mode == "mask" and not settings.keep_attention and self._mask == pad
         self._texts: dict[int, str] = {}
 
     def texts(self, rows: Iterable[EncodedPair]) -> set[str]:
@@ -143,7 +143,7 @@ class OfficialTarsPerturber:
         return self._texts[token]
 
     def _instead(self, rng: np.random.Generator) -> int:
-        return self._mask if self._settings.how == "mask" else int(rng.choice(self._vocabulary))
+        return self._mask if self._settings.mode == "mask" else int(rng.choice(self._vocabulary))
 
 
 def _released_mask_id(vlm: VLM) -> int:

@@ -32,20 +32,20 @@ class Perturber:
         vlm: VLM,
         table: RelevanceTable,
         *,
-        how: str = "mask",
+        mode: str = "mask",
         omega: float = 1e-3,
         cap: float = 1.0,
         relevant: bool = True,
         unit: Literal["word", "token"] = "word",
         synonyms: Callable[[str], Sequence[str]] | None = None,
     ) -> None:
-        self.table, self.how, self.omega, self.cap, self.relevant = table, how, omega, cap, relevant
+        self.table, self.mode, self.omega, self.cap, self.relevant = table, mode, omega, cap, relevant
         self.unit = unit
         self._tokenizer = vlm.tokenizer
         self._mask = neutral_id(vlm)
         self._vocabulary = np.array(ordinary_ids(vlm))
         self._synonyms = synonyms
-        if how == "synonyms" and synonyms is None:
+        if mode == "synonyms" and synonyms is None:
             raise UserError("perturbation by synonyms needs a list of synonyms", hint="set perturbation.lexicon")
 
     def __call__(self, row: EncodedPair, rng: np.random.Generator, candidate: int = 0) -> Tensor:
@@ -87,9 +87,9 @@ class Perturber:
         return chosen if self.relevant else rng.choice(len(words), size=len(chosen), replace=False).tolist()
 
     def _instead(self, word: str, count: int, rng: np.random.Generator, old: Tensor) -> Tensor:
-        if self.how == "mask":
+        if self.mode == "mask":
             return torch.full((count,), self._mask)
-        if self.how == "replace":
+        if self.mode == "replace":
             return torch.from_numpy(rng.choice(self._vocabulary, size=count))
         assert self._synonyms is not None
         fitting = [

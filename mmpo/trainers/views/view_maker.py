@@ -86,12 +86,12 @@ def _perturber(
     perturber = Perturber(
         vlm,
         table,
-        how=settings.how,
+        mode=settings.mode,
         omega=settings.omega,
         cap=settings.cap,
         relevant=settings.words == "irrelevant",
         unit=settings.unit,
-        synonyms=synonyms_of(settings.synonyms, settings.lexicon) if settings.how == "synonyms" else None,
+        synonyms=synonyms_of(settings.synonyms, settings.lexicon) if settings.mode == "synonyms" else None,
     )
     table.fill((key for row in rows for key in row.images), (word for row in rows for word, _ in perturber.words(row)))
     return perturber

@@ -42,9 +42,9 @@ def captioned(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def generations(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the model said, shared by the builds of this file."""
-    return tmp_path_factory.mktemp("said")
+    return tmp_path_factory.mktemp("generations")
 
 
 def quick(parrot_folder: Path, world: Path, **changes: Any) -> BuildSettings:
@@ -57,9 +57,9 @@ def quick(parrot_folder: Path, world: Path, **changes: Any) -> BuildSettings:
     (9, {"d0v0", "d0v0x1", "d0v0x2", "d0v1", "d0v1x0", "d0v1x2", "d0v2", "d0v2x0", "d0v2x1"}),
 ])  # fmt: skip
 def test_pairs_per_image(
-    pairs: int | None, suffixes: set[str] | None, parrot_folder: Path, world: Path, said: Path, tmp_path: Path
+    pairs: int | None, suffixes: set[str] | None, parrot_folder: Path, world: Path, generations: Path, tmp_path: Path
 ) -> None:
-    result = build(quick(parrot_folder, world, variants=3, pairs_per_image=pairs), tmp_path, said=said)
+    result = build(quick(parrot_folder, world, variants=3, pairs_per_image=pairs), tmp_path, generations=generations)
     found: dict[str, set[str]] = {}
     texts: dict[str, list[tuple[str, str]]] = {}
     for pair in pairs_of(tmp_path, "description"):
@@ -72,23 +72,29 @@ def test_pairs_per_image(
     assert suffixes is None or any(names == suffixes for names in found.values())
 
 
-def test_captions_in_the_models_own_sentences(parrot_folder: Path, captioned: Path, said: Path, tmp_path: Path) -> None:
-    build(quick(parrot_folder, captioned, correction="caption"), tmp_path / "a", said=said)
+def test_captions_in_the_models_own_sentences(
+    parrot_folder: Path, captioned: Path, generations: Path, tmp_path: Path
+) -> None:
+    build(quick(parrot_folder, captioned, correction="caption"), tmp_path / "a", generations=generations)
     pairs = {pair.id: pair for pair in pairs_of(tmp_path / "a", "description")}
     assert pairs["i0/d0v0"].chosen_text == "There is a cat and a cup."
     assert pairs["i0/d0v0"].rejected_text == parrot.CAPTION
-    build(quick(parrot_folder, captioned, correction="caption", rewrite=False), tmp_path / "b", said=said)
+    build(quick(parrot_folder, captioned, correction="caption", rewrite=False), tmp_path / "b", generations=generations)
     raw = {pair.id: pair for pair in pairs_of(tmp_path / "b", "description")}
     assert raw["i0/d0v0"].chosen_text == "A yard with a cat and a cup."
     assert raw["i0/d0v0"].rejected_text == parrot.CAPTION
 
 
-def test_written_anew_from_the_annotation(parrot_folder: Path, captioned: Path, said: Path, tmp_path: Path) -> None:
+def test_written_anew_from_the_annotation(
+    parrot_folder: Path, captioned: Path, generations: Path, tmp_path: Path
+) -> None:
     """In another writer's words style tells the sides apart at once; in the model's own sentences less so."""
-    raw = build(quick(parrot_folder, captioned, correction="anew", rewrite=False), tmp_path / "raw", said=said)
+    raw = build(
+        quick(parrot_folder, captioned, correction="template", rewrite=False), tmp_path / "raw", generations=generations
+    )
     texts = {pair.id: pair.chosen_text for pair in pairs_of(tmp_path / "raw", "description")}
     assert texts["i5/d0v0"].startswith("The image contains ") and "a horse" in texts["i5/d0v0"]
-    worded = build(quick(parrot_folder, captioned, correction="anew"), tmp_path / "worded", said=said)
+    worded = build(quick(parrot_folder, captioned, correction="template"), tmp_path / "worded", generations=generations)
     texts = {pair.id: pair.chosen_text for pair in pairs_of(tmp_path / "worded", "description")}
     assert texts["i5/d0v0"].startswith("There is ") and "The image" not in "".join(texts.values())
     assert raw.style is not None and worded.style is not None
@@ -123,8 +129,8 @@ def test_a_texts_wording_by_itself() -> None:
     assert len({Writer(WORDS).reword(text, variant, "x") for variant in range(1, 6)}) > 1
 
 
-def test_weights_stand_on_what_was_made_up(parrot_folder: Path, world: Path, said: Path, tmp_path: Path) -> None:
-    build(quick(parrot_folder, world, changed_weight=5.0, add_missed="none"), tmp_path, said=said)
+def test_weights_stand_on_what_was_made_up(parrot_folder: Path, world: Path, generations: Path, tmp_path: Path) -> None:
+    build(quick(parrot_folder, world, changed_weight=5.0, add_missed="none"), tmp_path, generations=generations)
     first = next(pair for pair in pairs_of(tmp_path, "description") if pair.id == "i0/d0v0")
     (span,) = first.rejected_weights or []
     assert span["weight"] == 5.0 and "a dog in the middle" in first.rejected_text[span["start"] : span["end"]]
@@ -132,10 +138,10 @@ def test_weights_stand_on_what_was_made_up(parrot_folder: Path, world: Path, sai
 
 
 def test_numbers_and_places_are_checked_where_wanted(
-    parrot_folder: Path, world: Path, said: Path, tmp_path: Path
+    parrot_folder: Path, world: Path, generations: Path, tmp_path: Path
 ) -> None:
     names = ["object", "count", "place"]
-    result = build(quick(parrot_folder, world, correct=names, add_missed="none"), tmp_path, said=said)
+    result = build(quick(parrot_folder, world, correct=names, add_missed="none"), tmp_path, generations=generations)
     pairs = {pair.id: pair for pair in pairs_of(tmp_path, "description")}
     # One cup, at the centre of the picture's first half; the model says two on the right, and a dog that is not there.
     assert pairs["i0/d0v0"].chosen_text.startswith("There is a cat on the left and a cup ")
@@ -145,14 +151,14 @@ def test_numbers_and_places_are_checked_where_wanted(
 
 
 def test_one_description_pass_serves_several_builds(parrot_folder: Path, world: Path, tmp_path: Path) -> None:
-    build(settings(parrot_folder, world), tmp_path / "a", said=tmp_path / "said")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "said").iterdir()}
+    build(settings(parrot_folder, world), tmp_path / "a", generations=tmp_path / "generations")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "generations").iterdir()}
     assert len(before) == 6
-    build(settings(parrot_folder, world), tmp_path / "b", said=tmp_path / "said")
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "said").iterdir()} == before
+    build(settings(parrot_folder, world), tmp_path / "b", generations=tmp_path / "generations")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "generations").iterdir()} == before
     for name in ("pairs/data/train-00000.parquet", "build_result.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    build(settings(parrot_folder, world, top_p=0.5), tmp_path / "c", said=tmp_path / "said")
+    build(settings(parrot_folder, world, top_p=0.5), tmp_path / "c", generations=tmp_path / "generations")
     changed = {p.name for p, t in before.items() if p.stat().st_mtime_ns != t}
     assert changed == {f"0000{unit}.descriptions.json" for unit in range(3)}
 
@@ -172,7 +178,7 @@ def test_other_weights_under_the_same_name_are_noticed(world: Path, parrot_folde
     assert build(plain, tmp_path / "run") == result
 
 
-def test_progress_moves_within_a_unit(parrot_folder: Path, world: Path, said: Path, tmp_path: Path) -> None:
+def test_progress_moves_within_a_unit(parrot_folder: Path, world: Path, generations: Path, tmp_path: Path) -> None:
     seen: list[tuple[str, int]] = []
 
     class Count:
@@ -195,7 +201,7 @@ def test_progress_moves_within_a_unit(parrot_folder: Path, world: Path, said: Pa
     assert sum(steps) == 12 and steps.count(1) == 12
 
 
-def test_choice_of_images(parrot_folder: Path, world: Path, said: Path, tmp_path: Path) -> None:
+def test_choice_of_images(parrot_folder: Path, world: Path, generations: Path, tmp_path: Path) -> None:
     vocabulary = ObjectVocabulary.from_names(["cat", "dog", "cup"])
 
     def image(number: int, names: str, phrases: int) -> AnnotatedImage:
@@ -213,7 +219,7 @@ def test_choice_of_images(parrot_folder: Path, world: Path, said: Path, tmp_path
     }  # fmt: skip
     assert {image.id for image in chosen} < {"1", "5", "6"}
     assert chosen == choose_images(images, wanted, Detector(vocabulary), 0)[0]
-    result = build(quick(parrot_folder, world, choose={"min_objects": 2}), tmp_path / "run", said=said)
+    result = build(quick(parrot_folder, world, choose={"min_objects": 2}), tmp_path / "run", generations=generations)
     assert result.counts["listed"] == {"in": 12, "too_few_objects": 3, "chosen": 9}
     assert result.images == result.counts["images"]["in"] == 9
     with pytest.raises(UserError, match="no image fits `choose`"):
@@ -222,10 +228,12 @@ def test_choice_of_images(parrot_folder: Path, world: Path, said: Path, tmp_path
 
 
 def test_the_style_probe_is_in_the_result_and_on_the_card(
-    parrot_folder: Path, captioned: Path, said: Path, tmp_path: Path
+    parrot_folder: Path, captioned: Path, generations: Path, tmp_path: Path
 ) -> None:
-    rewritten = build(quick(parrot_folder, captioned, correction="caption"), tmp_path / "a", said=said)
-    raw = build(quick(parrot_folder, captioned, correction="caption", rewrite=False), tmp_path / "b", said=said)
+    rewritten = build(quick(parrot_folder, captioned, correction="caption"), tmp_path / "a", generations=generations)
+    raw = build(
+        quick(parrot_folder, captioned, correction="caption", rewrite=False), tmp_path / "b", generations=generations
+    )
     assert raw.style is not None and rewritten.style is not None
     assert raw.style.separable and raw.style.style.auroc > rewritten.style.style.auroc - 1e-9
     assert "Style probe" in json.loads((tmp_path / "b/pairs/card.json").read_text())["notes"]

@@ -121,10 +121,12 @@ def test_a_build_with_text_models_and_passing_faults(parrot_folder: Path, world:
         return passing[len(prompt) % len(passing)] if attempt == 1 else None
 
     with ChatServer(scripted) as calm:
-        plain = build(with_models(calm, parrot_folder, world), tmp_path / "calm", said=tmp_path / "said")
+        plain = build(with_models(calm, parrot_folder, world), tmp_path / "calm", generations=tmp_path / "generations")
         asked = sum(calm.answered.values())
     with ChatServer(scripted, fault) as server:
-        result = build(with_models(server, parrot_folder, world), tmp_path / "run", said=tmp_path / "said")
+        result = build(
+            with_models(server, parrot_folder, world), tmp_path / "run", generations=tmp_path / "generations"
+        )
         assert max(server.answered.values()) == 1 and sum(server.answered.values()) == asked
         assert sum(server.attempts.values()) > asked
     used, rejects = accounted(tmp_path / "run", result)

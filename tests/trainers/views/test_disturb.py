@@ -49,10 +49,10 @@ def draws(material: Any, n: int = 40, **settings: Any) -> tuple[Any, list[Distur
     return row, [disturb(row, row.chosen, generator(k, "a", 0)) for k in range(n)]
 
 
-@pytest.mark.parametrize("how", ["replace", "mask"])
-def test_tokens_change_one_for_one_anywhere_but_in_the_image_and_special_tokens(material: Any, how: str) -> None:
+@pytest.mark.parametrize("mode", ["replace", "mask"])
+def test_tokens_change_one_for_one_anywhere_but_in_the_image_and_special_tokens(material: Any, mode: str) -> None:
     vlm = material[0]
-    row, found = draws(material, how=how, rate=0.3)
+    row, found = draws(material, mode=mode, rate=0.3)
     special = torch.tensor(sorted({*vlm.tokenizer.all_special_ids, vlm.image_token_id}))
     touched: Counter[str] = Counter()
     for one in found:
@@ -69,19 +69,19 @@ def test_tokens_change_one_for_one_anywhere_but_in_the_image_and_special_tokens(
 
 def test_the_number_of_draws_is_a_share_of_the_tokens_with_an_image_counting_once(material: Any) -> None:
     vlm = material[0]
-    row, found = draws(material, how="mask", rate=0.2)
+    row, found = draws(material, mode="mask", rate=0.2)
     text = int((row.prompt != vlm.image_token_id).sum())
     most = int(0.2 * (text + 1 + len(row.chosen)))
     counts = {int((one.prompt != row.prompt).sum() + (one.response != row.chosen).sum()) for one in found}
     assert max(counts) <= most and max(counts) >= most - 2, "special tokens are dropped after the draw"
-    _, few = draws(material, how="mask", rate=0.001)
+    _, few = draws(material, mode="mask", rate=0.001)
     assert {int((one.kept == 0).sum() + (one.prompt != row.prompt).sum()) for one in few} == {1}
 
 
 def test_tokens_that_the_image_shows_are_drawn_less(material: Any) -> None:
     """One token gets all of the similarity: it is never drawn."""
     row, _ = draws(material, 1)
-    disturb = disturber(material, how="mask", rate=0.3)
+    disturb = disturber(material, mode="mask", rate=0.3)
     favourite = disturb._text(int(row.chosen[0]))
 
     class Certain:
@@ -95,7 +95,7 @@ def test_tokens_that_the_image_shows_are_drawn_less(material: Any) -> None:
         spared += int(one.kept[0] == 0)
         drawn += int((one.kept == 0).sum())
     assert spared == 0 and drawn > 40
-    lost = disturber(material, how="mask", rate=0.3, in_place=False)
+    lost = disturber(material, mode="mask", rate=0.3, in_place=False)
     lost._table = Certain()  # type: ignore[assignment]
     hit = sum(int(lost(row, row.chosen, generator(k, "b", 0)).kept[0] == 0) for k in range(40))
     assert hit > 0, "sorted, the similarity belongs to the first token of the sequence"
@@ -136,10 +136,10 @@ def test_an_unprotected_image_can_be_lost(material: Any) -> None:
 def test_a_mask_that_is_padding_is_attended_to_or_taken_out(material: Any) -> None:
     vlm = material[0]
     assert vlm.tokenizer.mask_token_id is None and vlm.tokenizer.unk_token_id is None
-    row, found = draws(material, how="mask", rate=0.2)
+    row, found = draws(material, mode="mask", rate=0.2)
     for one in found:
         assert not (one.prompt == vlm.tokenizer.pad_token_id).any()
-    _, shorter = draws(material, how="mask", rate=0.2, keep_attention=False)
+    _, shorter = draws(material, mode="mask", rate=0.2, keep_attention=False)
     assert any(len(one.prompt) < len(row.prompt) for one in shorter)
     for one in shorter:
         assert len(one.kept) == len(one.response) and (one.kept == 1).all() and one.response[-1] == row.chosen[-1]

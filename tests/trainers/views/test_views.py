@@ -113,12 +113,12 @@ def test_another_image_is_never_the_same_one(material: Any) -> None:
         ImageCorrupter(vlm, store, Corruption("other"), images[:1])
 
 
-@pytest.mark.parametrize("how", ["mask", "replace", "synonyms"])
-def test_a_perturbed_question_keeps_length_image_and_template(material: Any, how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["mask", "replace", "synonyms"])
+def test_a_perturbed_question_keeps_length_image_and_template(material: Any, mode: str, tmp_path: Path) -> None:
     vlm, pairs, store, _ = material
     lexicon = tmp_path / "synonyms.json"
     lexicon.write_text(json.dumps({"image": ["photo"], "is": ["was"], "the": ["this"], "describe": ["explain"]}))
-    maker = maker_for(material, "perturbed_dpo", perturbation={"how": how, "omega": 10.0, "lexicon": str(lexicon)})
+    maker = maker_for(material, "perturbed_dpo", perturbation={"mode": mode, "omega": 10.0, "lexicon": str(lexicon)})
     batch = PairCollator(store, maker.add)(pairs.rows)["batch"]
     changed = 0
     for i, row in enumerate(pairs.rows):
@@ -129,9 +129,9 @@ def test_a_perturbed_question_keeps_length_image_and_template(material: Any, how
         moved = {int(k) for k in torch.nonzero(chosen != row.prompt)}
         assert moved <= places
         changed += len(moved)
-        if how == "mask":
+        if mode == "mask":
             assert moved == places, "a large omega takes every word"
-    assert changed > 0 or how == "synonyms"
+    assert changed > 0 or mode == "synonyms"
     scored = PairScorer(vlm, sharing="on", hidden=Hidden())(batch)
     alone = PairScorer(vlm, sharing="off", hidden=Hidden())(batch)
     for name in batch.views:
