@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmpo.data.convert.format import Context, Format
+from mmpo.data.convert.format import Format, SourceContext
 from mmpo.data.convert.media import images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.run import FORMATS
@@ -11,7 +11,7 @@ from mmpo.data.convert.texts import messages_of, need, pair_of
 from mmpo.data.pair import PreferencePair
 
 
-def read(data: Mapping[str, Any], row: Row, context: Context) -> Iterator[PreferencePair]:
+def read(data: Mapping[str, Any], row: Row, context: SourceContext) -> Iterator[PreferencePair]:
     images = images_of(data, context.images, "photo")
     prompt = messages_of([("user", need(data, "ask"))], len(images))
     yield pair_of(row, "good-bad", images=images, prompt=prompt, chosen=need(data, "good"), rejected=need(data, "bad"))
