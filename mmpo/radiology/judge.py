@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mmpo.errors import Quarantined
@@ -19,6 +20,7 @@ from mmpo.radiology.editing import LineEdit
 
 if TYPE_CHECKING:
     from mmpo.chat import ChatModel, ChatRequest
+    from mmpo.chat.judging import Judgement
 
 TEMPLATE = "radiology_priors"
 LABELS = ("none", "partial", "all")
@@ -118,18 +120,25 @@ class JudgeDetector:
 
     def reports(self, reports: Sequence[Sequence[str]]) -> list[list[PriorVerdict | None]]:
         """Verdicts of the lines of several reports. Only labels are read here, so an edit that fails is no matter."""
-        results: list[list[PriorVerdict | None]] = []
+        judged = zip(reports, self.judgements(reports), strict=True)
+        return [[None] * len(lines) if one.value is None else one.value for lines, one in judged]
+
+    def judgements(self, reports: Sequence[Sequence[str]]) -> list[Judgement[list[PriorVerdict | None]]]:
+        """The same with the judge's words, or why there are none."""
+        from mmpo.chat.judging import Judgement
+
+        found: list[Judgement[list[PriorVerdict | None]]] = []
         replies = self.annotator.chat.replies(self.annotator._request(lines, 0) for lines in reports)
         for lines, reply in zip(reports, replies, strict=True):
-            results.append([None] * len(lines))
             if isinstance(reply, Quarantined):
+                found.append(Judgement(None, None, reply))
                 continue
-            try:
+            verdicts = None
+            with suppress(Quarantined):
                 items = read_items(reply.text, len(lines))
-            except Quarantined:
-                continue
-            results[-1] = [_verdict(line, item.get("label")) for line, item in zip(lines, items, strict=True)]
-        return results
+                verdicts = [_verdict(line, item.get("label")) for line, item in zip(lines, items, strict=True)]
+            found.append(Judgement(verdicts, reply.text))
+        return found
 
 
 def _verdict(line: str, label: Any) -> PriorVerdict | None:

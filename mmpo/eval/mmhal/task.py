@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from mmpo.chat import ChatModel
 from mmpo.chat.judging import (
     Judgement,
-    Mode,
     cut_off,
     failures,
     judge,
@@ -35,23 +33,6 @@ COMPARABLE = (
     "MMHal scores compare only within one judge and one judge's prompt; the published ones are gpt-4-0314's with "
     "another prompt"
 )
-
-
-def rate(
-    chat: ChatModel, records: Sequence[mmhal.MmhalRecord], *, mode: Mode = "strict", template: str = TEMPLATE
-) -> list[Judgement[int]]:
-    """The judge's rating of each record's answer."""
-    prompts = [
-        render(
-            template,
-            image_content=record.image_content_text,
-            question=record.question,
-            standard_answer=record.standard_answer,
-            answer=record.answer,
-        )
-        for record in records
-    ]
-    return judge(chat, prompts, partial(read_rating, mode=mode, highest=mmhal.HIGHEST), label="rating answers")
 
 
 @benchmark("mmhal", settings=MmhalSettings, needs="its questions and images, and a judge")
@@ -79,14 +60,31 @@ class Mmhal(JudgedTask[MmhalSettings, mmhal.MmhalRecord, list[Judgement[int]]]):
         ]
 
     def judge(self, given: Sequence[tuple[mmhal.MmhalRecord, Response]]) -> list[Judgement[int]]:
-        answered = [replace(record, answer=response.text) for record, response in given]
         with opened(self.context.judge, self.context.cache, "mmhal") as chat:
-            found = rate(chat, answered, mode=self.settings.parser, template=self.settings.template)
+            found = self.rated(chat, given)
         require_all(found, "mmhal")
         return found
 
-    def parts(self, given: Sequence[tuple[mmhal.MmhalRecord, Response]]) -> list[Part]:
-        ratings = self.judged(given)
+    def rated(self, chat: ChatModel, given: Sequence[tuple[mmhal.MmhalRecord, Response]]) -> list[Judgement[int]]:
+        """The ratings of `chat`, and where it gave none why."""
+        prompts = [
+            render(
+                self.settings.template,
+                image_content=record.image_content_text,
+                question=record.question,
+                standard_answer=record.standard_answer,
+                answer=response.text,
+            )
+            for record, response in given
+        ]
+        read = partial(read_rating, mode=self.settings.parser, highest=mmhal.HIGHEST)
+        return judge(chat, prompts, read, label="rating answers")
+
+    def parts(
+        self, given: Sequence[tuple[mmhal.MmhalRecord, Response]], ratings: list[Judgement[int]] | None = None
+    ) -> list[Part]:
+        """Score by ratings made elsewhere, or by those of eval.judge."""
+        ratings = self.judged(given) if ratings is None else ratings
         unread = sum(one.value is None for one in ratings)
         counted = mmhal.tally([record for record, _ in given], ratings)
         return [Part(None, counted, len(given), answers_cut_off(given), unread)]
@@ -115,56 +113,52 @@ class Mmhal(JudgedTask[MmhalSettings, mmhal.MmhalRecord, list[Judgement[int]]]):
 )
 def score_mmhal(request: ScoreRequest) -> Scored:
     """MMHal-Bench of a filled template (or of answers beside the template), by the judge or by saved judge replies."""
-    mode: Mode = "tolerant" if request.parser == "tolerant" else "strict"
     if request.questions is None:
         records = mmhal.read_template(request.answers)
     else:
         records = mmhal.read_answers(request.answers, mmhal.read_template(request.questions))
     if not any(record.answer.strip() for record in records):
         raise UserError(f"{request.answers}: every `model_answer` is empty", hint="fill in the model's answers")
-    judgements, how = _judged(request, records, mode)
-    kept = [(record, one) for record, one in zip(records, judgements, strict=True) if one.failure is None]
+    own = {"parser": request.parser or "strict", "template": request.options.get("template", TEMPLATE)}
+    task = Mmhal.on(records, MmhalSettings.model_validate(own))
+    given = [(record, Response(record.answer, False)) for record in records]
+    judgements, how = _judged(request, task, given)
+    kept = [place for place, one in enumerate(judgements) if one.failure is None]
     failed = failures(judgements)
     if not kept:
         raise UserError(f"no answer was judged: {failed}", hint="run again: replies that come are kept")
-    found = mmhal.metrics([record.type for record, _ in kept], [one.value for _, one in kept])
+    (part,) = task.parts([given[place] for place in kept], [judgements[place] for place in kept])
     return Scored(
-        metrics=found,
+        metrics=mmhal.metrics([records[place].type for place in kept], [judgements[place].value for place in kept]),
         conventions=[
             f"score 0 to 6; hallucination_rate is the fraction of scores below {mmhal.HALLUCINATED_BELOW}; "
-            f"informativeness in percent (RLHF-V); types as the records say; {how}, read by the {mode} rule, "
-            "unreadable ones count as 0",
+            f"informativeness in percent (RLHF-V); types as the records say; {how}, read by the {task.settings.parser} "
+            "rule, unreadable ones count as 0",
             COMPARABLE,
         ],
         read=len(records),
-        scored=len(kept),
-        unparsed=unparsed(judgements),
+        scored=part.questions,
+        unparsed=part.unparsed or 0,
         quarantined=failed,
         warnings=_warnings(records, judgements),
-        intervals=_intervals([record for record, _ in kept], [one for _, one in kept]),
+        intervals={**intervals(part.tally), "informativeness": intervals(part.tally, percent=True)["informativeness"]},
     )
 
 
 def _judged(
-    request: ScoreRequest, records: Sequence[mmhal.MmhalRecord], mode: Mode
+    request: ScoreRequest, task: Mmhal, given: Sequence[tuple[mmhal.MmhalRecord, Response]]
 ) -> tuple[list[Judgement[int]], str]:
     saved = request.options.get("judgements")
     if saved is not None:
         texts = mmhal.read_judge_replies(saved)
-        if len(texts) != len(records):
-            raise UserError(f"{saved} has {len(texts)} replies for {len(records)} answers")
+        if len(texts) != len(given):
+            raise UserError(f"{saved} has {len(texts)} replies for {len(given)} answers")
+        mode = task.settings.parser
         return [Judgement(read_rating(text, mode, mmhal.HIGHEST), text) for text in texts], f"replies from {saved}"
     if request.judge is None:
         raise UserError("mmhal needs --judge, or saved replies with --set judgements=FILE", hint="see docs/judges.md")
-    template = request.options.get("template", TEMPLATE)
-    ratings = rate(request.judge, records, mode=mode, template=template)
-    return ratings, f"rated by {request.judge.identity} with {template_version(template)}"
-
-
-def _intervals(records: Sequence[mmhal.MmhalRecord], judgements: Sequence[Judgement[int]]) -> dict[str, list[float]]:
-    """Of the three means, on their scales (informativeness in percent, the rate a fraction)."""
-    found = mmhal.tally(records, judgements)
-    return {**intervals(found), "informativeness": intervals(found, percent=True)["informativeness"]}
+    how = f"rated by {request.judge.identity} with {template_version(task.settings.template)}"
+    return task.rated(request.judge, given), how
 
 
 def _warnings(records: Sequence[mmhal.MmhalRecord], judgements: Sequence[Judgement[int]]) -> list[str]:

@@ -10,6 +10,7 @@ from mmpo.chat import ChatModel
 from mmpo.chat.judging import Judgement, Mode, judge, without_thinking
 from mmpo.chat.templates import render
 from mmpo.eval.object_halbench.metrics import HalbenchAnswer, NamedObject
+from mmpo.eval.object_halbench.settings import ObjectHalBenchSettings
 from mmpo.outside import json_of
 from mmpo.text.object_words import BaseFormReader
 from mmpo.text.word_forms import has_tagger, open_tagger, tokenize
@@ -59,23 +60,20 @@ def named_by_model(
     chat: ChatModel,
     answers: Sequence[HalbenchAnswer],
     reader: BaseFormReader,
-    *,
-    mode: Mode = "tolerant",
-    template: str = TEMPLATE,
-    temperature: float = 0.0,
+    own: ObjectHalBenchSettings,
 ) -> tuple[list[tuple[NamedObject, ...] | None], list[Judgement[list[str]]]]:
     """What each answer names according to the model (None where it gave no list), and its replies in the order of the
     answers that are longer than three words.
     """
     long = [answer for answer in answers if len(answer.text.split()) > SHORT]
-    prompts = [render(template, question=answer.question, answer=answer.text) for answer in long]
+    prompts = [render(own.template, question=answer.question, answer=answer.text) for answer in long]
     judgements = judge(
         chat,
         prompts,
-        lambda text: read_objects(text, mode),
+        lambda text: read_objects(text, own.parser),
         label="extracting objects",
         max_tokens=512,
-        temperature=temperature,
+        temperature=own.temperature,
     )
     matcher = NameMatcher(reader, (name for one in judgements for name in one.value or ()))
     given = iter(judgements)

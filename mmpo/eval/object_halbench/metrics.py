@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpo.data.records import read_records, text_of
+from mmpo.data.records import read_records, text_of, write_lines
 from mmpo.errors import UserError
 from mmpo.eval.statistics.statistics import ratio
 from mmpo.eval.statistics.tally import Direction, Metric, Tally
@@ -209,6 +209,22 @@ def score(
     images = tuple(row.image_id for row in rows)
     outcomes = {row.image_id: not row.hallucinated for row in rows}
     return rows, Tally(images, counts, METRICS, outcomes, paired_metric="CHAIRs")
+
+
+def write_rows(path: str | Path, rows: Sequence[HalRow]) -> None:
+    """Write one JSON line an answer: what it names, what of that the image lacks, objects found and missed."""
+    found = (
+        {
+            "image_id": row.image_id,
+            "answer": row.text,
+            "named": row.named,
+            "hallucinated": row.hallucinated,
+            "found": row.found,
+            "missed": row.missed,
+        }
+        for row in rows
+    )
+    write_lines(path, found)
 
 
 def _image_id(record: Mapping[str, Any], where: str) -> str:

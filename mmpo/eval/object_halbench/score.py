@@ -1,83 +1,23 @@
-"""Object HalBench on answers made elsewhere: ground truth from COCO files or a table, and the scorer."""
+"""Object HalBench on answers made elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 from mmpo.chat import judging
-from mmpo.chat.judging import Judgement, Mode
+from mmpo.chat.judging import Judgement
 from mmpo.chat.templates import template_version
-from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.data.records import write_lines
 from mmpo.errors import UserError
-from mmpo.eval.chair import metrics as chair
-from mmpo.eval.descriptions import annotated_images
 from mmpo.eval.image_ids import by_names
 from mmpo.eval.object_halbench.judge import TEMPLATE, named_by_model
-from mmpo.eval.object_halbench.metrics import (
-    ANSWERS,
-    HalbenchAnswer,
-    HalRow,
-    NamedObject,
-    answer_reader,
-    named_in_words,
-    read_answers,
-    read_questions,
-    score,
-)
+from mmpo.eval.object_halbench.metrics import ANSWERS, HalbenchQuestion, read_answers, read_questions, write_rows
+from mmpo.eval.object_halbench.settings import ObjectHalBenchSettings
+from mmpo.eval.object_halbench.task import OWN_WORDS, ObjectHalBench, objects_and_reader
+from mmpo.eval.protocol import Response
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.statistics.compare import intervals
-from mmpo.text.object_words import BaseFormReader
 from mmpo.text.word_forms import FormName
-
-
-def objects_and_reader(
-    path: str | Path, choice: str, *, words: str = "noun-lemma", captions: str | Path | None = None
-) -> tuple[dict[str, tuple[str, ...]], BaseFormReader, list[AnnotatedImage]]:
-    """The objects of every image (by id and by file name), the reader of answers, and the annotated images (none where
-    `path` is a table). `choice` is a synonym file, `coco` or `auto`.
-    """
-    images = annotated_images(path, captions)
-    if images is None:
-        table = chair.read_ground_truth(path)
-        vocabulary = chair.vocabulary_for((name for names in table.values() for name in names), choice, False)
-        known = set(vocabulary.names)
-        for number, names in table.items():
-            if (unknown := next((name for name in names if name not in known), None)) is not None:
-                raise UserError(f"{path}: image {number}: {unknown!r} is not in the vocabulary of {len(known)} names")
-        return table, answer_reader(vocabulary, words), []
-    vocabulary = chair.vocabulary_for((name for image in images for name in image.object_names), choice, False)
-    reader = answer_reader(vocabulary, words)
-    truth = chair.objects_in(images, reader)
-    for image in images:
-        truth.setdefault(image.path, truth[image.id])
-    return truth, reader, images
-
-
-def write_rows(path: str | Path, rows: Sequence[HalRow]) -> None:
-    """Write one JSON line an answer: what it names, what of that the image lacks, objects found and missed."""
-    found = (
-        {
-            "image_id": row.image_id,
-            "answer": row.text,
-            "named": row.named,
-            "hallucinated": row.hallucinated,
-            "found": row.found,
-            "missed": row.missed,
-        }
-        for row in rows
-    )
-    write_lines(path, found)
-
-
-def split_unread(
-    answers: Sequence[HalbenchAnswer], named: Sequence[tuple[NamedObject, ...] | None]
-) -> tuple[list[HalbenchAnswer], list[tuple[NamedObject, ...]]]:
-    """The answers whose objects are known, with these."""
-    pairs = [(answer, names) for answer, names in zip(answers, named, strict=True) if names is not None]
-    return [answer for answer, _ in pairs], [names for _, names in pairs]
 
 
 @scorer(
@@ -97,44 +37,46 @@ def score_object_halbench(request: ScoreRequest) -> Scored:
     """Rates in percent; with a judge the objects are those that it lists, without one the answers' own words."""
     assert request.annotations is not None
     options = request.options
-    questions = read_questions(request.questions) if request.questions is not None else None
-    answers = read_answers(request.answers, questions)
-    choice = options.get("vocabulary", "auto")
-    truth, reader, _ = objects_and_reader(
-        request.annotations, choice, words=options.get("words", "noun-lemma"), captions=options.get("captions")
+    asked = read_questions(request.questions) if request.questions is not None else None
+    answers = read_answers(request.answers, asked)
+    questions = [HalbenchQuestion(answer.image_id, answer.question, None, answer.where) for answer in answers]
+    given = [(question, Response(answer.text, False)) for question, answer in zip(questions, answers, strict=True)]
+    own: dict[str, Any] = {key: value for key, value in options.items() if key not in ("sentences", "temperature")}
+    settings = ObjectHalBenchSettings.model_construct(  # what is wrong is said by whoever uses it
+        parser=request.parser or "tolerant",
+        temperature=0.0 if request.judge is None else _temperature(options),
+        **own,
     )
-    truth = by_names((answer.image_id for answer in answers), truth)
+    task = ObjectHalBench.on(questions, settings)
+    truth, task.reader, _ = objects_and_reader(request.annotations, settings)
+    task.truth = by_names((answer.image_id for answer in answers), truth)
     judgements: list[Judgement[list[str]]] = []
     if request.judge is None:
-        kept, named = list(answers), named_in_words(answers, reader)
-        extraction = "objects from the answers' own words, every occurrence (the script without its judge)"
+        task.by_model, extraction = False, OWN_WORDS
+        named = task.judged(given)
     else:
-        mode: Mode = "strict" if request.parser == "strict" else "tolerant"
-        template = options.get("template", TEMPLATE)
-        found, judgements = named_by_model(
-            request.judge, answers, reader, mode=mode, template=template, temperature=_temperature(options)
-        )
-        kept, named = split_unread(answers, found)
+        named, judgements = named_by_model(request.judge, answers, task.reader, settings)
         extraction = (
-            f"objects listed by {request.judge.identity} with {template_version(template)}, read by the {mode} rule, "
-            "each once an answer"
+            f"objects listed by {request.judge.identity} with {template_version(settings.template)}, read by the "
+            f"{settings.parser} rule, each once an answer"
         )
     unread = judging.unparsed(judgements)
     quarantined = judging.failures(judgements) | ({"judge_unparsed": unread} if unread else {})
-    if not kept:
+    if all(names is None for names in named):
         raise UserError(f"none of the {len(answers)} answers can be scored: {quarantined}")
-    rows, tally = score(kept, named, truth)
+    (part,) = task.parts(given, named)
+    rows, _ = task.scored(given, named)
     if "sentences" in options:
         write_rows(options["sentences"], rows)
-    warnings = [f"{name} is undefined (nothing to divide by)" for name in tally.undefined]
-    if len(kept) != ANSWERS:
-        warnings.append(f"{len(kept)} answers are scored; the benchmark has {ANSWERS}")
+    warnings = [f"{name} is undefined (nothing to divide by)" for name in part.tally.undefined]
+    if len(rows) != ANSWERS:
+        warnings.append(f"{len(rows)} answers are scored; the benchmark has {ANSWERS}")
     if unread:
         warnings.append(f"{unread} judge replies hold no list of objects; their answers are left out")
     warnings += judging.not_judged(judgements)
     return Scored(
         metrics={
-            **tally.shown(percent=True),
+            **part.tally.shown(percent=True),
             "with_objects": sum(bool(row.named) for row in rows),
             "mentions": sum(len(row.named) for row in rows),
         },
@@ -142,14 +84,14 @@ def score_object_halbench(request: ScoreRequest) -> Scored:
             "Object HalBench: rates in percent; CHAIRs_refine (published as Resp.) is over answers with an object, "
             "CHAIRi (published as Mention) over mentions",
             extraction,
-            f"word forms: {reader.identity}",
-            f"vocabulary: {choice} ({len(reader.vocabulary)} objects)",
+            f"word forms: {task.reader.identity}",
+            f"vocabulary: {settings.vocabulary} ({len(task.reader.vocabulary)} objects)",
         ],
         read=len(answers),
-        scored=len(kept),
+        scored=len(rows),
         quarantined=quarantined,
         warnings=warnings,
-        intervals=intervals(tally, percent=True),
+        intervals=intervals(part.tally, percent=True),
     )
 
 

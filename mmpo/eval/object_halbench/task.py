@@ -9,34 +9,41 @@ from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from mmpo.chat.judging import opened, require_all, unparsed
+from mmpo.chat.judging import opened, require_all
 from mmpo.chat.templates import template_version
 from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
+from mmpo.eval.chair import metrics as chair
+from mmpo.eval.descriptions import annotated_images
 from mmpo.eval.object_halbench.judge import named_by_model
 from mmpo.eval.object_halbench.metrics import (
     HalbenchAnswer,
     HalbenchQuestion,
+    HalRow,
     NamedObject,
+    answer_reader,
     named_in_words,
     read_questions,
     score,
+    write_rows,
 )
-from mmpo.eval.object_halbench.score import objects_and_reader, split_unread, write_rows
 from mmpo.eval.object_halbench.settings import ObjectHalBenchSettings
 from mmpo.eval.protocol import Part, Request, Response, cut_off
+from mmpo.eval.statistics.tally import Tally
 from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.files.atomic import write_bytes
+from mmpo.text.object_words import BaseFormReader
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
-Extracted = tuple[list[HalbenchAnswer], list[tuple[NamedObject, ...]], int]
-"""The answers whose objects are known, these, and how many answers the judge gave no list for."""
+OWN_WORDS = "objects from the answers' own words, every occurrence (the script without its judge)"
+Extracted = tuple[NamedObject, ...] | None
+"""What an answer names; None where the judge gave no list."""
 _FILE_NAME = re.compile(r"\w[\w.-]*")
 
 
 @benchmark("object_halbench", settings=ObjectHalBenchSettings, needs="its questions and COCO's annotations")
-class ObjectHalBench(JudgedTask[ObjectHalBenchSettings, HalbenchQuestion, Extracted]):
+class ObjectHalBench(JudgedTask[ObjectHalBenchSettings, HalbenchQuestion, list[Extracted]]):
     """Detailed descriptions of COCO images, each with its own instruction."""
 
     partial = True
@@ -56,9 +63,7 @@ class ObjectHalBench(JudgedTask[ObjectHalBenchSettings, HalbenchQuestion, Extrac
                 raise UserError(f"object_halbench needs eval.object_halbench.{name}")
         assert own.questions is not None and own.annotations is not None and self.root is not None
         self.questions = list(islice(read_questions(own.questions), context.limit))
-        self.truth, self.reader, images = objects_and_reader(
-            own.annotations, own.vocabulary, words=own.words, captions=own.captions
-        )
+        self.truth, self.reader, images = objects_and_reader(own.annotations, own)
         unknown = next((question for question in self.questions if question.image_id not in self.truth), None)
         if unknown is not None:
             raise UserError(f"{unknown.where}: image {unknown.image_id} has no objects in {own.annotations}")
@@ -71,41 +76,44 @@ class ObjectHalBench(JudgedTask[ObjectHalBenchSettings, HalbenchQuestion, Extrac
             f"{self.reader.identity}; CHAIRs_refine is the published Resp., CHAIRi the published Mention",
         ]
 
-    def parts(self, given: Sequence[tuple[HalbenchQuestion, Response]]) -> list[Part]:
-        answers, named, unread = self.judged(given)
-        _, tally = score(answers, named, self.truth)
-        return [Part(None, tally, len(given), cut_off(given), unread if self.by_model else None)]
+    def parts(
+        self, given: Sequence[tuple[HalbenchQuestion, Response]], named: Sequence[Extracted] | None = None
+    ) -> list[Part]:
+        """Score by objects extracted elsewhere, or by those of `judge`."""
+        named = self.judged(given) if named is None else named
+        _, tally = self.scored(given, named)
+        return [Part(None, tally, len(given), cut_off(given), named.count(None) if self.by_model else None)]
+
+    def scored(
+        self, given: Sequence[tuple[HalbenchQuestion, Response]], named: Sequence[Extracted]
+    ) -> tuple[list[HalRow], Tally]:
+        """The answers whose objects are known, scored."""
+        known = [(answer, names) for answer, names in zip(_answers(given), named, strict=True) if names is not None]
+        return score([answer for answer, _ in known], [names for _, names in known], self.truth)
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         """Answers in the published form, and what each names."""
         for state, given in responses.items():
+            answered = self.answered(given)
             records = [
-                {"image_id": answer.image_id, "question": answer.question, "answer": answer.text}
-                for answer in _answers(self.answered(given))
+                {"image_id": asked.image_id, "question": asked.text, "answer": response.text}
+                for asked, response in answered
             ]
             write_lines(folder / f"answers_{state}.jsonl", records)
-            answers, named, _ = self.judged(self.answered(given))
-            write_rows(folder / f"sentences_{state}.jsonl", score(answers, named, self.truth)[0])
+            write_rows(folder / f"sentences_{state}.jsonl", self.scored(answered, self.judged(answered))[0])
 
-    def judge(self, given: Sequence[tuple[HalbenchQuestion, Response]]) -> Extracted:
+    def judge(self, given: Sequence[tuple[HalbenchQuestion, Response]]) -> list[Extracted]:
         answers = _answers(given)
         if not self.by_model:
-            return answers, named_in_words(answers, self.reader), 0
+            return [*named_in_words(answers, self.reader)]
         with opened(self.context.judge, self.context.cache, "object_halbench") as chat:
-            named, judgements = named_by_model(
-                chat,
-                answers,
-                self.reader,
-                mode=self.settings.parser,
-                template=self.settings.template,
-                temperature=self.settings.temperature,
-            )
+            named, judgements = named_by_model(chat, answers, self.reader, self.settings)
         require_all(judgements, "object_halbench")
-        return *split_unread(answers, named), unparsed(judgements)
+        return named
 
     def _extraction(self) -> str:
         if self.context.judge is None or not self.by_model:
-            return "objects from the answers' own words, every occurrence (the script without its judge)"
+            return OWN_WORDS
         return (
             f"objects listed by {self.context.judge.model} at temperature {self.settings.temperature:g} with "
             f"{template_version(self.settings.template)}, each once an answer; unparsed answers are left out"
@@ -117,6 +125,29 @@ class ObjectHalBench(JudgedTask[ObjectHalBenchSettings, HalbenchQuestion, Extrac
 
 def _answers(given: Sequence[tuple[HalbenchQuestion, Response]]) -> list[HalbenchAnswer]:
     return [HalbenchAnswer(asked.image_id, response.text, asked.text, asked.where) for asked, response in given]
+
+
+def objects_and_reader(
+    path: str | Path, own: ObjectHalBenchSettings
+) -> tuple[dict[str, tuple[str, ...]], BaseFormReader, list[AnnotatedImage]]:
+    """The objects of every image (by id and by file name), the reader of answers, and the annotated images (none where
+    `path` is a table).
+    """
+    images = annotated_images(path, own.captions)
+    if images is None:
+        table = chair.read_ground_truth(path)
+        vocabulary = chair.vocabulary_for((name for names in table.values() for name in names), own.vocabulary, False)
+        known = set(vocabulary.names)
+        for number, names in table.items():
+            if (unknown := next((name for name in names if name not in known), None)) is not None:
+                raise UserError(f"{path}: image {number}: {unknown!r} is not in the vocabulary of {len(known)} names")
+        return table, answer_reader(vocabulary, own.words), []
+    vocabulary = chair.vocabulary_for((name for image in images for name in image.object_names), own.vocabulary, False)
+    reader = answer_reader(vocabulary, own.words)
+    truth = chair.objects_in(images, reader)
+    for image in images:
+        truth.setdefault(image.path, truth[image.id])
+    return truth, reader, images
 
 
 def picture_paths(

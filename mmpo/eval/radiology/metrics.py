@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from mmpo.chat.judging import Judgement
 from mmpo.errors import Quarantined
 from mmpo.eval.radiology import text as radiology_text
 from mmpo.eval.statistics.statistics import percentile_interval, resampled_sums
 from mmpo.eval.statistics.tally import Direction, Metric, Tally
-from mmpo.radiology.detector import JudgedLine, RuleDetector
+from mmpo.radiology.detector import JudgedLine, PriorVerdict, RuleDetector
 from mmpo.radiology.editing import RuleEditor, edit_report
 from mmpo.radiology.findings import UncertainAs, compare_findings
 from mmpo.radiology.judge import JudgeDetector
@@ -212,10 +213,13 @@ def intervals(found: Tally, seed: int = 0) -> dict[str, tuple[float, float]]:
 
 @dataclass(frozen=True)
 class JudgedReports:
-    """A judge's flags by report id, a value a line; `failed` counts reports that it could not judge, by reason."""
+    """A judge's flags by report id, a value a line; `failed` counts reports that it could not judge, by reason, and
+    `judgements` are all its replies.
+    """
 
     flags: dict[str, list[bool]]
     failed: dict[str, int]
+    judgements: list[Judgement[list[PriorVerdict | None]]]
 
 
 def judge_reports(answers: Mapping[str, str], judge: JudgeDetector) -> JudgedReports:
@@ -223,13 +227,13 @@ def judge_reports(answers: Mapping[str, str], judge: JudgeDetector) -> JudgedRep
     lines = {id: [line.text for line in split_lines(answer)] for id, answer in answers.items()}
     asked = [id for id, texts in lines.items() if texts]
     flags: dict[str, list[bool]] = {id: [] for id, texts in lines.items() if not texts}
-    failed = 0
-    for id, verdicts in zip(asked, judge.reports([lines[id] for id in asked]), strict=True):
-        if any(verdict is None for verdict in verdicts):
-            failed += 1
-            continue
-        flags[id] = [verdict is not None and verdict.flagged for verdict in verdicts]
-    return JudgedReports(flags, {"judge_unreadable": failed} if failed else {})
+    judgements = judge.judgements([lines[id] for id in asked])
+    for id, one in zip(asked, judgements, strict=True):
+        verdicts = [verdict for verdict in one.value or () if verdict is not None]
+        if len(verdicts) == len(lines[id]):
+            flags[id] = [verdict.flagged for verdict in verdicts]
+    failed = len(lines) - len(flags)
+    return JudgedReports(flags, {"judge_unreadable": failed} if failed else {}, judgements)
 
 
 def agreement(reports: Sequence[ScoredReport], judged: JudgedReports) -> dict[str, float | int | None]:

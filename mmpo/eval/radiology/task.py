@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from mmpo.chat.judging import opened
+from mmpo.chat.judging import opened, require_all
 from mmpo.data.records import read_records, text_of, write_lines
 from mmpo.errors import UserError
 from mmpo.eval.protocol import Part, Request, Response, cut_off
@@ -16,20 +16,21 @@ from mmpo.eval.radiology import metrics as radiology
 from mmpo.eval.radiology import text as radiology_text
 from mmpo.eval.radiology.settings import RadiologyEvalSettings
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
-from mmpo.eval.task import Context, QuestionTask, benchmark
+from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.packages import BERT_SCORE, RADGRAPH, ROUGE_SCORE, SACREBLEU, require
 from mmpo.radiology.detector import RuleDetector
-from mmpo.radiology.findings import UNCERTAIN_AS, UncertainAs
+from mmpo.radiology.findings import UNCERTAIN_AS
 from mmpo.radiology.judge import JudgeDetector
 from mmpo.radiology.lexicon import load_lexicon
 from mmpo.radiology.privacy import check_endpoint
 from mmpo.radiology.reports import RadiologyReport, read_reports, truth
+from mmpo.radiology.reports import ReportSection as ReportSection
 
 TEXT_KEYS = ("text", "answer", "report", "generated", "prediction")
 
 
 @benchmark("radiology", settings=RadiologyEvalSettings, needs="reports with their films")
-class Radiology(QuestionTask[RadiologyEvalSettings, RadiologyReport]):
+class Radiology(JudgedTask[RadiologyEvalSettings, RadiologyReport, radiology.JudgedReports]):
     """Films shown to the model, its reports checked line by line."""
 
     partial = True
@@ -39,7 +40,8 @@ class Radiology(QuestionTask[RadiologyEvalSettings, RadiologyReport]):
         super().__init__(settings, context)
         if self.settings.reports is None:
             raise UserError("radiology needs reports with films", hint="set eval.radiology.reports")
-        if self.settings.judged_by == "both" and context.judge is None:
+        self.by_model = self.settings.judged_by == "both"
+        if self.by_model and context.judge is None:
             raise UserError("radiology: judged_by: both needs a judge", hint="set eval.judge (docs/judges.md)")
         require("radiology, to compare texts,", SACREBLEU, ROUGE_SCORE)
         lexicon = [self.settings.lexicon] if self.settings.lexicon else []
@@ -58,7 +60,7 @@ class Radiology(QuestionTask[RadiologyEvalSettings, RadiologyReport]):
         self.questions = reports[: context.limit]
         if not self.questions:
             raise UserError(f"{self.settings.reports}: no report can be used ({dict(dropped)})")
-        if self.settings.judged_by == "both":
+        if self.by_model:
             check_endpoint(context.judge, any(report.credentialed for report in self.questions))
         left_out = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         self.conventions = [
@@ -70,27 +72,45 @@ class Radiology(QuestionTask[RadiologyEvalSettings, RadiologyReport]):
             "against references without priors, finding_F1_unedited against them as they are",
         ]
 
-    def parts(self, given: Sequence[tuple[RadiologyReport, Response]]) -> list[Part]:
-        answers = {report.id: response.text for report, response in given}
-        references = {report.id: report.body(self.settings.section) for report, _ in given}
-        options: Any = {"detector": self.detector, "uncertain_as": self.settings.uncertain_as}
-        found = radiology.score_reports(answers, references, **options)
-        cut = cut_off(given)
+    def parts(
+        self, given: Sequence[tuple[RadiologyReport, Response]], judged: radiology.JudgedReports | None = None
+    ) -> list[Part]:
+        """Score by rules, and beside them by flags made elsewhere, or by those of `judge`."""
+        found, cut = self.scored(given), cut_off(given)
         parts = [Part(None, radiology.tally(found), len(found), cut)]
-        if self.settings.judged_by == "both":
-            with opened(self.context.judge, self.context.cache, "radiology") as chat:
-                judged = radiology.judge_reports(answers, JudgeDetector(chat))
-            agreement = radiology.agreement(found, judged)
-            kept = {id: text for id, text in answers.items() if id in judged.flags}
-            by_judge = radiology.score_reports(kept, references, flags=judged.flags, **options)
-            if by_judge:
-                parts.append(Part("judge", radiology.tally(by_judge), len(by_judge), cut, len(found) - len(by_judge)))
-            kappa = agreement["kappa"]
-            shown = "undefined" if kappa is None else f"{kappa:.3f}"
-            note = f"radiology: detector and judge over {agreement['lines']} lines, Cohen's kappa {shown}"
-            if note not in self.conventions:
-                self.conventions.append(note)
+        judged = self.judged(given) if judged is None and self.by_model else judged
+        if judged is None:
+            return parts
+        kept = [one for one in given if one[0].id in judged.flags]
+        if kept:
+            by_judge = radiology.tally(self.scored(kept, judged.flags))
+            parts.append(Part("judge", by_judge, len(kept), cut, len(found) - len(kept)))
+        alike = radiology.agreement(found, judged)
+        kappa = "undefined" if alike["kappa"] is None else f"{alike['kappa']:.3f}"
+        note = f"radiology: detector and judge over {alike['lines']} lines, Cohen's kappa {kappa}"
+        if note not in self.conventions:
+            self.conventions.append(note)
         return parts
+
+    def scored(
+        self, given: Sequence[tuple[RadiologyReport, Response]], flags: Mapping[str, Sequence[bool]] | None = None
+    ) -> list[radiology.ScoredReport]:
+        """The written reports against the questions' own, where these have the section; `flags` are another judge's."""
+        return radiology.score_reports(
+            {report.id: response.text for report, response in given},
+            {report.id: body for report, _ in given if (body := report.body(self.settings.section))},
+            detector=self.detector,
+            uncertain_as=self.settings.uncertain_as,
+            flags=flags,
+        )
+
+    def judge(self, given: Sequence[tuple[RadiologyReport, Response]]) -> radiology.JudgedReports:
+        with opened(self.context.judge, self.context.cache, "radiology") as chat:
+            judged = radiology.judge_reports(
+                {report.id: response.text for report, response in given}, JudgeDetector(chat)
+            )
+        require_all(judged.judgements, "radiology")
+        return judged
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         for state, given in responses.items():
@@ -122,13 +142,16 @@ def score_radiology(request: ScoreRequest) -> Scored:
     reference reports (--questions) findings and text. The parser says how an uncertain finding counts.
     """
     options = request.options
+    settings = RadiologyEvalSettings.model_construct(
+        section=options.get("section", "findings"), uncertain_as=request.parser or "positive"
+    )
     detector = RuleDetector(load_lexicon(*([options["lexicon"]] if "lexicon" in options else [])))
     answers, prior, credentialed = _answers(request.answers)
     read, lost = len(answers) + prior, Counter({"has_prior": prior} if prior else {})
-    references: dict[str, str] | None = None
+    references: dict[str, RadiologyReport] = {}
     warnings: list[str] = []
     if request.questions is not None:
-        references, unusable, marked = _references(request.questions, options.get("section", "findings"))
+        references, unusable, marked = _references(request.questions, settings.section)
         credentialed = credentialed or marked
         missing = [id for id in answers if id not in references]
         unanswered = len(references.keys() - answers.keys())
@@ -146,42 +169,49 @@ def score_radiology(request: ScoreRequest) -> Scored:
     if not answers:
         raise UserError(f"{request.answers}: no answer can be scored ({dict(lost)})")
     check_endpoint(request.judge.settings if request.judge else None, credentialed)
-    uncertain_as: UncertainAs = next((one for one in UNCERTAIN_AS if one == request.parser), "positive")
-    found = radiology.score_reports(answers, references, detector=detector, uncertain_as=uncertain_as)
-    total = radiology.tally(found)
-    metrics: dict[str, Any] = dict(total.shown())
-    bounds = {name: list(pair) for name, pair in radiology.intervals(total).items() if metrics[name] is not None}
-    metrics |= _model_metrics(options, answers, references)
+    others = _model_metrics(options, answers, {id: one.body(settings.section) for id, one in references.items()})
+    given = _given(answers, references)
+    task = Radiology.on([report for report, _ in given], settings)
+    task.by_model, task.detector = False, detector
+    judged = None if request.judge is None else radiology.judge_reports(answers, JudgeDetector(request.judge))
+    whole, *by_judge = task.parts(given, judged)
+    metrics: dict[str, Any] = dict(whole.tally.shown())
+    bounds = {name: list(pair) for name, pair in radiology.intervals(whole.tally).items() if metrics[name] is not None}
+    metrics |= others
     if "baseline" in options:
-        base = radiology.score_reports(_answers(Path(options["baseline"]))[0], references, detector=detector)
-        metrics |= radiology.reduction(base, found)
+        base = task.scored(_given(_answers(Path(options["baseline"]))[0], references))
+        metrics |= radiology.reduction(base, task.scored(given))
         metrics["baseline_prior_lines_per_report"] = radiology.tally(base).values["prior_lines_per_report"]
         metrics["baseline_words"] = radiology.tally(base).values["words"]
-    if request.judge is not None:
-        judged = radiology.judge_reports(answers, JudgeDetector(request.judge))
-        kept = {id: text for id, text in answers.items() if id in judged.flags}
-        lines = sum(sum(judged.flags[id]) for id in kept)
+    if judged is not None:
+        values = by_judge[0].tally.values if by_judge else {}
         metrics["judge"] = {
-            "prior_lines_per_report": lines / len(kept) if kept else None,
-            "reports_with_priors": sum(any(judged.flags[id]) for id in kept) / len(kept) if kept else None,
-            **radiology.agreement(found, judged),
+            **{name: values.get(name) for name in ("prior_lines_per_report", "reports_with_priors")},
+            **radiology.agreement(task.scored(given), judged),
         }
         if judged.failed:
             warnings.append(f"{sum(judged.failed.values())} reports could not be judged and are left out of `judge`")
     conventions = [radiology.CONVENTION, "intervals: 95%, bootstrap over reports, 2,000 draws"]
-    if references is not None:
-        conventions.append(f"{radiology.NOT_CHEXBERT}; uncertain counts as {uncertain_as}")
+    if request.questions is not None:
+        conventions.append(f"{radiology.NOT_CHEXBERT}; uncertain counts as {settings.uncertain_as}")
         conventions.append("BLEU4: sacrebleu 13a, lower case, corpus; ROUGE_L: rouge-score, no stemming, mean")
     return Scored(metrics, conventions, read, len(answers), quarantined=dict(lost), warnings=warnings, intervals=bounds)
 
 
+def _given(
+    answers: Mapping[str, str], references: Mapping[str, RadiologyReport]
+) -> list[tuple[RadiologyReport, Response]]:
+    """Reports that were written, with their references, which are empty where there are none."""
+    return [(references.get(id) or RadiologyReport(id, "", {}), Response(text, False)) for id, text in answers.items()]
+
+
 def _model_metrics(
-    options: Mapping[str, str], answers: Mapping[str, str], references: Mapping[str, str] | None
+    options: Mapping[str, str], answers: Mapping[str, str], references: Mapping[str, str]
 ) -> dict[str, float]:
     """Means of the metrics that need a trained model, where the options name one."""
     if not {"bertscore", "radgraph"} & options.keys():
         return {}
-    if references is None:
+    if not references:
         raise UserError("bertscore and radgraph compare with references", hint="give --questions")
     ours, theirs = list(answers.values()), [references[id] for id in answers]
     found = {}
@@ -212,17 +242,11 @@ def _answers(path: Path) -> tuple[dict[str, str], int, bool]:
     return answers, prior, credentialed
 
 
-def _references(path: Path, section: str) -> tuple[dict[str, str], int, bool]:
-    """Reference texts by id; how many reports have none; whether any report is credentialed."""
-    if section not in ("findings", "impression", "both", "report"):
+def _references(path: Path, section: str) -> tuple[dict[str, RadiologyReport], int, bool]:
+    """Reference reports by id; how many have none of the section; whether any report is credentialed."""
+    if section not in get_args(ReportSection):
         raise UserError(f"section {section!r}", hint="findings, impression, both or report")
-    found: dict[str, str] = {}
-    unusable, credentialed = 0, False
-    for one in read_reports(path):
-        body = one.body(section) if isinstance(one, RadiologyReport) else ""  # type: ignore[arg-type]
-        credentialed = credentialed or (isinstance(one, RadiologyReport) and one.credentialed)
-        if body:
-            found[one.id] = body
-        else:
-            unusable += 1
-    return found, unusable, credentialed
+    reports = [one if isinstance(one, RadiologyReport) else None for one in read_reports(path)]
+    usable = [one for one in reports if one and one.body(section)]  # type: ignore[arg-type]
+    credentialed = any(one and one.credentialed for one in reports)
+    return {one.id: one for one in usable}, len(reports) - len(usable), credentialed

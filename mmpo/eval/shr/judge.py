@@ -12,6 +12,7 @@ from mmpo.chat.templates import render, template_path
 from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.eval.shr.files import SavedJudgement, ShrImage, ShrRegion
 from mmpo.eval.shr.metrics import CLASSES, Class, ShrRow, read_judgement, sentences
+from mmpo.eval.shr.settings import ShrSettings
 from mmpo.files.atomic import write_json
 from mmpo.text.claims import claimed
 from mmpo.text.vocabulary import ObjectVocabulary
@@ -49,36 +50,30 @@ def region_lines(image: ShrImage) -> list[str]:
 
 
 def model_rows(
-    chat: ChatModel,
-    described: Sequence[tuple[ShrImage, str]],
-    *,
-    mode: Mode = "tolerant",
-    template: str | Path = TEMPLATE,
-    temperature: float = 0.0,
-    seed: int = 0,
+    chat: ChatModel, described: Sequence[tuple[ShrImage, str]], own: ShrSettings, seed: int = 0
 ) -> tuple[list[ShrRow], list[Judgement[str]]]:
     """Let a text model judge (image, response) pairs, one request each; a response without sentences is not sent.
 
     Returns a row for each pair, and the judge's replies for those that were sent. Where it gave none, all sentences of
     the row are unparsed.
     """
-    template_path(template)  # a wrong name should fail before anything is asked
+    template_path(own.template)  # a wrong name should fail before anything is asked
     cut = [sentences(response) for _, response in described]
     sent = [number for number, pieces in enumerate(cut) if pieces]
     prompts = [
-        render(template, regions=region_lines(image), facts=image.facts, sentences=cut[number])
+        render(own.template, regions=region_lines(image), facts=image.facts, sentences=cut[number])
         for number in sent
         for image in [described[number][0]]
     ]
     limits = [max(LEAST_TOKENS, TOKENS_A_SENTENCE * len(cut[number])) for number in sent]
     replies = judge(
-        chat, prompts, str, label="judging sentences", max_tokens=limits, temperature=temperature, seed=seed
+        chat, prompts, str, label="judging sentences", max_tokens=limits, temperature=own.temperature, seed=seed
     )
     raw = {number: reply.text for number, reply in zip(sent, replies, strict=True)}
-    rows = []
-    for number, (image, response) in enumerate(described):
-        text = raw.get(number)
-        rows.append(judged_row(image.id, response, text, mode))
+    rows = [
+        judged_row(image.id, response, raw.get(number), own.parser)
+        for number, (image, response) in enumerate(described)
+    ]
     return rows, replies
 
 

@@ -8,7 +8,7 @@ three classes, over all images together (micro); sentences that could not be par
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -159,11 +159,10 @@ def tally(rows: Sequence[ShrRow]) -> Tally:
     return Tally(tuple(row.image for row in rows), counts, (*JUDGED_METRICS, *TEXT_METRICS, *GRAM_METRICS))
 
 
-def metrics(runs: Mapping[str, Sequence[ShrRow]]) -> dict[str, Any]:
+def metrics(tallies: Sequence[Tally]) -> dict[str, Any]:
     """The metrics of the published `metrics.json` of one or more judging runs of the same responses, rounded to 3
     decimals; the counts and the n-grams are those of the first run. `SHR` is 100 x `mean_hal_ratio`. None is undefined.
     """
-    tallies = [tally(rows) for rows in runs.values()]
     first = tallies[0]
     every = [one.values["hal_sents_ratio"] for one in tallies if "hal_sents_ratio" not in one.undefined]
     mean = sum(every) / len(every) if every else None

@@ -13,10 +13,13 @@ from mmpo.chat.templates import template_version
 from mmpo.errors import Quarantined, UserError
 from mmpo.eval.chair import metrics as chair
 from mmpo.eval.descriptions import annotated_images
+from mmpo.eval.protocol import Response
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.shr import metrics as shr
 from mmpo.eval.shr.files import IMAGES_FILE, SavedJudgement, ShrImage, read_images, read_judgements, read_responses
 from mmpo.eval.shr.judge import TEMPLATE, ShrRuleJudge, from_annotated, model_rows, saved_row, write_judgements
+from mmpo.eval.shr.settings import ShrSettings
+from mmpo.eval.shr.task import Shr
 from mmpo.eval.statistics.compare import intervals
 from mmpo.outside import read_text
 
@@ -36,7 +39,6 @@ def score_shr(request: ScoreRequest) -> Scored:
     """SHR of a `judgement.json` as it is (with --parser its raw replies are read again), of responses by the judge, or
     by rules where there is none. Without annotations only the n-gram numbers, which need neither.
     """
-    mode: Mode = "strict" if request.parser == "strict" else "tolerant"
     judged = read_judgements(request.answers)
     if judged is not None:
         return _judged_elsewhere(request, judged)
@@ -60,7 +62,7 @@ def score_shr(request: ScoreRequest) -> Scored:
     described = [(replace(images[image], id=image), response) for image, response in responses.items()]
     if request.judge is None:
         return _by_rules(request, described, names)
-    return _by_model(request, request.judge, described, mode)
+    return _by_model(request, request.judge, described)
 
 
 def shr_images(path: Path) -> tuple[dict[str, ShrImage], Iterable[str] | None]:
@@ -97,23 +99,26 @@ def _by_rules(request: ScoreRequest, described: list[tuple[ShrImage, str]], name
     return _scored(request.options, {"0": rows}, how)
 
 
-def _by_model(request: ScoreRequest, chat: ChatModel, described: list[tuple[ShrImage, str]], mode: Mode) -> Scored:
-    template = request.options.get("template", TEMPLATE)
-    temperature = _number(request, "temperature", 0.0)
+def _by_model(request: ScoreRequest, chat: ChatModel, described: list[tuple[ShrImage, str]]) -> Scored:
+    settings = ShrSettings.model_construct(
+        parser=request.parser or "tolerant",
+        template=request.options.get("template", TEMPLATE),
+        temperature=_number(request, "temperature", 0.0),
+    )
     count = int(_number(request, "runs", 1))
     runs: dict[str, list[shr.ShrRow]] = {}
     failed: dict[str, Quarantined] = {}
     asked: list[Judgement[str]] = []
     for run in range(count):
-        rows, judgements = model_rows(chat, described, mode=mode, template=template, temperature=temperature, seed=run)
+        rows, judgements = model_rows(chat, described, settings, run)
         sent = [row.image for row in rows if row.sentences]
         failed.update({image: one.failure for image, one in zip(sent, judgements, strict=True) if one.failure})
         asked += judgements
         runs[str(run)] = rows
     runs = {name: [row for row in rows if row.image not in failed] for name, rows in runs.items()}
     how = (
-        f"judged by {chat.identity} at temperature {temperature:g} with {template_version(template)}, {count} run"
-        f"{'s' if count > 1 else ''}, replies read by the {mode} rule"
+        f"judged by {chat.identity} at temperature {settings.temperature:g} with {template_version(settings.template)}"
+        f", {count} run{'s' if count > 1 else ''}, replies read by the {settings.parser} rule"
     )
     return _scored(request.options, runs, how, failed, cut_off(asked))
 
@@ -139,39 +144,37 @@ def _scored(
 ) -> Scored:
     """The result of one or more runs over the same responses; `failed` are the images that are not among them."""
     reasons = Counter(f"judge_{failure.reason}" for failure in (failed or {}).values())
-    first = next(iter(runs.values()))
-    if not first:
+    questions = [(row.image, ShrImage(row.image, (), ())) for row in next(iter(runs.values()))]
+    if not questions:
         raise UserError(f"no response could be judged: {dict(reasons)}")
     if "judgements" in options:
         write_judgements(options["judgements"], runs)
-    classes = [name for rows in runs.values() for row in rows for name in row.classes]
-    unparsed = classes.count(None)
+    task, parts = Shr.on(questions, ShrSettings()), []
+    for rows in runs.values():
+        given = [(question, Response(row.response, False)) for question, row in zip(questions, rows, strict=True)]
+        parts += task.parts(given, rows)
+    unparsed, sentences = sum(part.unparsed or 0 for part in parts), sum(part.readable_of or 0 for part in parts)
     warnings = list(warned)
     if unparsed:
-        warnings.append(f"{unparsed} of {len(classes)} sentences have no readable verdict; they are in no ratio")
+        warnings.append(f"{unparsed} of {sentences} sentences have no readable verdict; they are in no ratio")
     warnings += not_judged([Judgement[str](None, None, failure) for failure in (failed or {}).values()], "responses")
+    bounds = intervals(parts[0].tally)  # of the first run's numbers, and of SHR where that is the only one
+    if len(parts) == 1 and (ratio := bounds.get("hal_sents_ratio")) is not None:
+        bounds |= {"mean_hal_ratio": ratio, "SHR": [100 * bound for bound in ratio]}
     return Scored(
-        metrics={**shr.metrics(runs), "n_sentences": len(classes), "n_unparsed": unparsed},
+        metrics={**shr.metrics([part.tally for part in parts]), "n_sentences": sentences, "n_unparsed": unparsed},
         conventions=[
             f"SHR in percent: hallucinated / judged sentences over all images; {how}",
             "unparsed counts sentences",
         ],
-        read=len(first) + reasons.total(),
-        scored=len(first),
+        read=len(questions) + reasons.total(),
+        scored=len(questions),
         unparsed=unparsed,
-        readable_of=len(classes) or None,
+        readable_of=sentences or None,
         quarantined=dict(sorted(reasons.items())),
         warnings=warnings,
-        intervals=_intervals(runs),
+        intervals=bounds,
     )
-
-
-def _intervals(runs: Mapping[str, list[shr.ShrRow]]) -> dict[str, list[float]]:
-    """Of the first run's numbers, and of SHR where that is the only one."""
-    found = intervals(shr.tally(next(iter(runs.values()))))
-    if len(runs) == 1 and (ratio := found.get("hal_sents_ratio")) is not None:
-        found |= {"mean_hal_ratio": ratio, "SHR": [100 * bound for bound in ratio]}
-    return found
 
 
 def _number(request: ScoreRequest, name: str, default: float) -> float:

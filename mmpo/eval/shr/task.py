@@ -42,8 +42,11 @@ class Shr(JudgedTask[ShrSettings, tuple[str, ShrImage], list[shr.ShrRow]]):
         self.rules = ShrRuleJudge(vocabulary)
         self.conventions = self._conventions(vocabulary)
 
-    def parts(self, given: Sequence[tuple[tuple[str, ShrImage], Response]]) -> list[Part]:
-        rows = self.judged(given)
+    def parts(
+        self, given: Sequence[tuple[tuple[str, ShrImage], Response]], rows: list[shr.ShrRow] | None = None
+    ) -> list[Part]:
+        """Score by judgements made elsewhere, or by those of `judge`."""
+        rows = self.judged(given) if rows is None else rows
         classes = [name for row in rows for name in row.classes]
         unparsed = classes.count(None) if self.by_model else None
         return [Part(None, shr.tally(rows), len(rows), cut_off(given), unparsed, readable_of=len(classes))]
@@ -57,13 +60,7 @@ class Shr(JudgedTask[ShrSettings, tuple[str, ShrImage], list[shr.ShrRow]]):
         if not self.by_model:
             return [self.rules.row(image, response) for image, response in described]
         with opened(self.context.judge, self.context.cache, "shr") as chat:
-            rows, judgements = model_rows(
-                chat,
-                described,
-                mode=self.settings.parser,
-                template=self.settings.template,
-                temperature=self.settings.temperature,
-            )
+            rows, judgements = model_rows(chat, described, self.settings)
         require_all(judgements, "shr")
         return rows
 

@@ -8,10 +8,9 @@ yes/no, multiple choice, caption matching and captioning; its mean is over quest
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,10 +18,9 @@ from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import YES_RATIO, Metric, Tally, share
 from mmpo.eval.temporal import tempcompass, videohallucer
 from mmpo.eval.temporal.files import TemporalBenchmark, TemporalQuestion, read
-from mmpo.eval.temporal.videohallucer import LEADERBOARD, published_bias
 from mmpo.eval.temporal.videohallucer import first_word as first_yes_no
 
-__all__ = ["TemporalBenchmark", "TemporalQuestion", "first_yes_no", "is_right", "metrics", "read", "tally"]
+__all__ = ["TemporalBenchmark", "TemporalQuestion", "first_yes_no", "is_right", "read", "tally"]
 
 PARSERS: dict[TemporalBenchmark, tuple[str, ...]] = {
     "videohallucer": ("official", "first-word"),
@@ -68,68 +66,23 @@ def _tolerant(question: TemporalQuestion) -> bool | None:
     return letter.group(1) == wanted.group(1) if letter and wanted else None
 
 
-def metrics(kind: TemporalBenchmark, questions: Sequence[TemporalQuestion], parser: str = "official") -> dict[str, Any]:
-    """All numbers, in percent, over everything, by category, and by VideoHallucer's sets or TempCompass's tasks.
-
-    VideoHallucer's `basic`, `hallucination` and `overall` are unweighted means over the sets, as published;
-    `over_pairs` has the means over all pairs, `leaderboard` the mean over its five sets where all are there.
-    """
-    by_category = {name: group for name, group in _by(questions, lambda q: q.category).items() if name}
-    parts = {name: group for name, group in _by(questions, lambda q: q.part).items() if name}
-    if kind == "tempcompass":
-        numbers = {
-            **_compass(questions, parser),
-            "categories": {n: _compass(g, parser) for n, g in by_category.items()},
-        }
-        return {**numbers, "tasks": {n: _compass(g, parser) for n, g in parts.items()}}
-    numbers = {**_hallucer(questions, parser), "bias_published": published_bias(_pairs(questions, parser))}
-    numbers["categories"] = {name: _hallucer(group, parser) for name, group in by_category.items()}
-    if not parts or "" in {question.part for question in questions}:
-        return numbers  # not the published sets
-    numbers["sets"] = sets = {name: _hallucer(group, parser) for name, group in parts.items()}
-    numbers["over_pairs"] = {name: numbers[name] for name in MEANS}
-    numbers |= {name: sum(one[name] for one in sets.values()) / len(sets) for name in MEANS}
-    if set(LEADERBOARD) <= set(sets):
-        numbers["leaderboard"] = sum(sets[name]["overall"] for name in LEADERBOARD) / len(LEADERBOARD)
-    return numbers
-
-
-def _by(
-    questions: Sequence[TemporalQuestion], key: Callable[[TemporalQuestion], str]
+def by(
+    questions: Iterable[TemporalQuestion], key: Callable[[TemporalQuestion], str]
 ) -> dict[str, list[TemporalQuestion]]:
+    """The questions in groups of the same key."""
     found: dict[str, list[TemporalQuestion]] = {}
     for question in questions:
         found.setdefault(key(question), []).append(question)
     return found
 
 
-def _pairs(questions: Sequence[TemporalQuestion], parser: str) -> list[tuple[bool, bool]]:
-    """(basic right, hallucination right) of every pair."""
+def pairs(questions: Sequence[TemporalQuestion], parser: str) -> list[tuple[bool, bool]]:
+    """(basic right, hallucination right) of every pair of VideoHallucer."""
     rights = [
         {question.side: bool(is_right("videohallucer", question, parser)) for question in group}
-        for group in _by(questions, lambda q: q.group).values()
+        for group in by(questions, lambda q: q.group).values()
     ]
     return [(right["basic"], right["hallucination"]) for right in rights]
-
-
-def _hallucer(questions: Sequence[TemporalQuestion], parser: str) -> dict[str, Any]:
-    counts = _hallucer_counts(questions, parser).sum(0)
-    values = {metric.name: float(metric.formula(counts)) for metric in HALLUCER}
-    return {name: 100 * value for name, value in values.items()} | {
-        "pairs": int(counts[5]),
-        "questions": len(questions),
-    }
-
-
-def _compass(questions: Sequence[TemporalQuestion], parser: str) -> dict[str, Any]:
-    read_as = [is_right("tempcompass", question, parser) for question in questions]
-    rated = [float(bool(r)) if q.rating is None else q.rating for q, r in zip(questions, read_as, strict=True)]
-    return {
-        "accuracy": 100 * sum(rated) / len(rated) if rated else None,
-        "right": sum(bool(right) for right in read_as),
-        "matched": sum(right is not None for right in read_as),
-        "questions": len(questions),
-    }
 
 
 # Columns: right basic, basic, right hallucination, hallucination, right pairs, pairs, said yes, true yes, questions,
@@ -176,7 +129,7 @@ def _hallucer_counts(questions: Sequence[TemporalQuestion], parser: str, place: 
     """Counts by video [g, WIDTH]. Overall is over pairs, which count for the video of their first question."""
     place = _place(questions) if place is None else place
     counts = np.zeros((len(place), WIDTH), dtype=np.int64)
-    for group in _by(questions, lambda q: q.group).values():
+    for group in by(questions, lambda q: q.group).values():
         rights = []
         for question in group:
             right = bool(is_right("videohallucer", question, parser))
@@ -198,17 +151,18 @@ def tally(kind: TemporalBenchmark, questions: Sequence[TemporalQuestion], parser
     if kind == "tempcompass":
         rights = {question.id: bool(is_right(kind, question, parser)) for question in questions}
         counts = np.zeros((len(place), 2), dtype=np.int64)
-        for question in questions:
-            counts[place[question.video]] += (rights[question.id], 1)
+        for question in questions:  # a rating of -1 counts as such, as in the published sum
+            mark = rights[question.id] if question.rating is None else question.rating
+            counts[place[question.video]] += (int(mark), 1)
         categories = {question.id: question.category for question in questions}
         return Tally(tuple(place), counts, COMPASS, rights, "accuracy", categories=categories)
-    groups = _by(questions, lambda q: q.group)
-    pairs = dict(zip(groups, (all(right) for right in _pairs(questions, parser)), strict=True))
-    sets = list(_by(questions, lambda q: q.part).values())
+    groups = by(questions, lambda q: q.group)
+    outcomes = dict(zip(groups, map(all, pairs(questions, parser)), strict=True))
+    sets = list(by(questions, lambda q: q.part).values())
     if len(sets) == 1 or not all(one[0].part for one in sets):
-        return Tally(tuple(place), _hallucer_counts(questions, parser, place), HALLUCER, pairs, "overall")
+        return Tally(tuple(place), _hallucer_counts(questions, parser, place), HALLUCER, outcomes, "overall")
     counts = np.concatenate([_hallucer_counts(one, parser, place) for one in sets], axis=1)
     own = [_over_sets(metric, mean=True) for metric in HALLUCER if metric.name in MEANS]
     rest = [_over_sets(metric, mean=False) for metric in HALLUCER]
     names = {name: group[0].part for name, group in groups.items()}
-    return Tally(tuple(place), counts, (*own, *rest), pairs, "overall_over_pairs", categories=names)
+    return Tally(tuple(place), counts, (*own, *rest), outcomes, "overall_over_pairs", categories=names)

@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.errors import UserError
+from mmpo.eval.protocol import Part, Response
 from mmpo.eval.scoring import Scored, ScoreRequest, scorer
 from mmpo.eval.temporal.judge import rated_by
-from mmpo.eval.temporal.metrics import PARSERS, TemporalBenchmark, TemporalQuestion, is_right, metrics, read
+from mmpo.eval.temporal.metrics import HALLUCER, MEANS, PARSERS, TemporalBenchmark, TemporalQuestion, by, pairs, read
+from mmpo.eval.temporal.settings import TemporalSettings
+from mmpo.eval.temporal.task import Temporal
+from mmpo.eval.temporal.videohallucer import LEADERBOARD, published_bias
 from mmpo.outside import json_of, read_text
 
 NO_RATING = "caption_without_rating"
@@ -22,7 +26,7 @@ RULES = {
     ("tempcompass", "tolerant"): "the file's own ratings where it has them, else the published rules, and beyond them "
     "equal texts in any case and letters before a colon",
 }
-MEANS: dict[TemporalBenchmark, str] = {
+AVERAGED: dict[TemporalBenchmark, str] = {
     "videohallucer": "a pair is right where both answers are; basic, hallucination and overall are unweighted means "
     "over the sets",
     "tempcompass": "the mean is over questions, not over dimensions",
@@ -47,21 +51,23 @@ def _score(kind: TemporalBenchmark, request: ScoreRequest) -> Scored:
         )
     if captions:
         notes.append(f"{len(captions)} captions have no rating and are left out; a --judge rates them")
-    unread = sum(is_right(kind, q, parser) is None for q in scored if q.prediction is not None)
     failed = sum(q.rating is not None and q.rating < 0 for q in scored)
     if missing:
         notes.append(f"{missing} questions have no prediction and count as wrong")
     if failed:
         notes.append(f"{failed} ratings are -1, calls that failed; the published sum adds them as -1, and so does this")
-    numbers: dict[str, Any] = metrics(kind, scored, parser)
+    task = Temporal.on(scored, TemporalSettings.model_validate({"parser": parser}))
+    task.kind = kind
+    part = _part(task, scored)
+    numbers: dict[str, Any] = _numbers(task, part)
     if "meta" in request.options:
-        numbers["fine"] = _fine(Path(request.options["meta"]), scored, parser)
+        numbers["fine"] = _fine(Path(request.options["meta"]), task)
     return Scored(
         metrics=numbers,
-        conventions=[f"percent; {RULES[kind, parser]}; {MEANS[kind]}; what no rule reads counts as wrong"],
+        conventions=[f"percent; {RULES[kind, parser]}; {AVERAGED[kind]}; what no rule reads counts as wrong"],
         read=len(questions),
-        scored=len(scored),
-        unparsed=unread,
+        scored=part.questions,
+        unparsed=(part.unparsed or 0) - missing,
         readable_of=len(scored) - missing,
         quarantined={NO_RATING: len(captions)} if captions else {},
         warnings=notes,
@@ -108,20 +114,67 @@ def _joined(question: TemporalQuestion, answer: TemporalQuestion | None, path: P
     return replace(question, prediction=answer.prediction, rating=answer.rating)
 
 
-def _fine(path: Path, questions: Sequence[TemporalQuestion], parser: str) -> dict[str, Any]:
+def _part(task: Temporal, questions: Sequence[TemporalQuestion]) -> Part:
+    """Some of the questions scored; those without a prediction have an empty reply."""
+    (part,) = task.parts([(question, Response(question.prediction or "", False)) for question in questions])
+    return part
+
+
+def _shown(part: Part) -> dict[str, Any]:
+    """The numbers of one part, in percent; VideoHallucer's over all its pairs."""
+    values = {name: 100 * value for name, value in part.tally.values.items()}
+    if "accuracy" in values:
+        return {
+            "accuracy": 100 * float(part.tally.counts[:, 0].sum()) / part.questions,
+            "right": sum(part.tally.outcomes.values()),
+            "matched": part.questions - (part.unparsed or 0),
+            "questions": part.questions,
+        }
+    found = {metric.name: values.get(f"{metric.name}_over_pairs", values[metric.name]) for metric in HALLUCER}
+    return {**found, "pairs": len(part.tally.outcomes), "questions": part.questions}
+
+
+def _numbers(task: Temporal, whole: Part) -> dict[str, Any]:
+    """All numbers, over everything, by category, and by VideoHallucer's sets or TempCompass's tasks.
+
+    VideoHallucer's `basic`, `hallucination` and `overall` are unweighted means over the sets, as published;
+    `over_pairs` has the means over all pairs, `leaderboard` the mean over its five sets where all are there.
+    """
+    numbers = _shown(whole)
+    categories, parts = (
+        {name: _shown(_part(task, group)) for name, group in by(task.questions, key).items() if name}
+        for key in (lambda q: q.category, lambda q: q.part)
+    )
+    if task.kind == "tempcompass":
+        return {**numbers, "categories": categories, "tasks": parts}
+    numbers["bias_published"] = published_bias(pairs(task.questions, task.settings.parser))
+    numbers["categories"] = categories
+    if not parts or not all(question.part for question in task.questions):
+        return numbers  # not the published sets
+    numbers["sets"] = parts
+    numbers["over_pairs"] = {name: numbers[name] for name in MEANS}
+    numbers |= {name: sum(one[name] for one in parts.values()) / len(parts) for name in MEANS}
+    if set(LEADERBOARD) <= set(parts):
+        numbers["leaderboard"] = sum(parts[name]["overall"] for name in LEADERBOARD) / len(LEADERBOARD)
+    return numbers
+
+
+def _fine(path: Path, task: Temporal) -> dict[str, Any]:
     """Accuracy by TempCompass's finer aspects, from its `meta_info.json`."""
+
+    def aspect(question: TemporalQuestion) -> str:
+        about = meta[question.video]["eval_dim"][question.category] or {}
+        return str(about.get("type", question.category))
+
     try:
         meta = json_of(read_text(path))
-        aspects: dict[str, list[TemporalQuestion]] = {}
-        for question in questions:
-            about = meta[question.video]["eval_dim"][question.category] or {}
-            aspects.setdefault(str(about.get("type", question.category)), []).append(question)
+        aspects = by(task.questions, aspect)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: not TempCompass's meta_info.json ({error})",
             hint="it has {video: {eval_dim: {dimension: {type}}}}",
         ) from None
-    whole = {name: metrics("tempcompass", group, parser) for name, group in sorted(aspects.items())}
+    whole = {name: _shown(_part(task, group)) for name, group in sorted(aspects.items())}
     return {name: {key: row[key] for key in ("accuracy", "right", "questions")} for name, row in whole.items()}
 
 

@@ -11,7 +11,7 @@ from mmpo.errors import UserError
 from mmpo.eval.protocol import FrameChoice, Part, Request, Response, cut_off
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.eval.temporal import tempcompass, videohallucer
-from mmpo.eval.temporal.metrics import PARSERS, TemporalQuestion, is_right, read, tally
+from mmpo.eval.temporal.metrics import PARSERS, TemporalBenchmark, TemporalQuestion, is_right, read, tally
 from mmpo.eval.temporal.settings import TemporalSettings
 from mmpo.files.atomic import write_json
 
@@ -21,6 +21,7 @@ class Temporal(QuestionTask[TemporalSettings, TemporalQuestion]):
     """Questions with short answers about videos. `partial`: what is about unreadable videos is left out."""
 
     partial = True
+    kind: TemporalBenchmark
 
     def __init__(self, settings: TemporalSettings, context: Context) -> None:
         super().__init__(settings, context)
@@ -43,7 +44,8 @@ class Temporal(QuestionTask[TemporalSettings, TemporalQuestion]):
                 hint="have the model caption the videos, and rate the answers: mmpo eval score tempcompass --judge",
             )
         groups = list(dict.fromkeys(question.group for question in questions))[: context.limit]
-        self.questions = [question for question in questions if question.group in set(groups)]
+        kept = set(groups)
+        self.questions = [replace(question, rating=None) for question in questions if question.group in kept]
         suffixes = " or ".join(repr(text) for text in dict.fromkeys(self._suffix(q) for q in self.questions))
         self.conventions = [
             f"temporal ({self.kind}): {len(self.questions)} questions followed by {suffixes}, "
@@ -94,4 +96,4 @@ class Temporal(QuestionTask[TemporalSettings, TemporalQuestion]):
 
 
 def _filled(given: Sequence[tuple[TemporalQuestion, Response]]) -> list[TemporalQuestion]:
-    return [replace(question, prediction=response.text, rating=None) for question, response in given]
+    return [replace(question, prediction=response.text) for question, response in given]

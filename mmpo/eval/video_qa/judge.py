@@ -2,58 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal
 
 from mmpo.chat import ChatModel
 from mmpo.chat.judging import Judgement, judge
 from mmpo.chat.templates import render
 from mmpo.chat.video_replies import Reward, VideoVerdict, read_reward, read_verdict
-from mmpo.eval.video_qa.metrics import RIGHT_FROM, JudgedAnswer, Protocol, VideoQuestion
+from mmpo.eval.protocol import Response
+from mmpo.eval.video_qa.metrics import RIGHT_FROM, JudgedAnswer, VideoQuestion
+from mmpo.eval.video_qa.settings import Protocol, VideoQaSettings
 
-Parser = Literal["tolerant", "video_chatgpt", "llava_hound"]
 TEMPLATES: dict[Protocol, str] = {"zero_shot": "video_qa_judge", "reward": "video_reward"}
 MAX_WORDS = 256
 """Words of an answer that a reward judge sees, as in the paper."""
 
 
 def verdicts(
-    chat: ChatModel,
-    answered: Sequence[tuple[VideoQuestion, str]],
-    *,
-    protocol: Protocol = "zero_shot",
-    parser: Parser = "tolerant",
-    template: str | None = None,
-    captions: Mapping[str, str] | None = None,
+    chat: ChatModel, given: Sequence[tuple[VideoQuestion, Response]], own: VideoQaSettings, captions: Mapping[str, str]
 ) -> tuple[list[JudgedAnswer], list[Judgement[bool]]]:
     """Each answer judged, and the judge's raw verdicts (None: nothing readable) for the accounts.
 
     `captions` are by question id or video; the protocol `reward` needs one for every question.
     """
-    name = template or TEMPLATES[protocol]
-    if protocol == "zero_shot":
-        prompts = [render(name, question=q.question, reference=q.answer, candidate=text) for q, text in answered]
-        rule = "video_chatgpt" if parser == "video_chatgpt" else "tolerant"
-        read = judge(chat, prompts, partial(read_verdict, rule=rule), label="judging answers")  # type: ignore[arg-type]
-        judged = [_of_verdict(q, one) for (q, _), one in zip(answered, read, strict=True)]
+    rewards = own.protocol == "reward"
+    prompts = [
+        render(
+            own.template or TEMPLATES[own.protocol],
+            question=question.question,
+            reference=question.answer,
+            candidate=" ".join(reply.text.split()[:MAX_WORDS]) if rewards else reply.text,
+            **({"caption": caption_of(captions, question)} if rewards else {}),
+        )
+        for question, reply in given
+    ]
+    read: Callable[[str], Reward | VideoVerdict | None]
+    if rewards:
+        read = partial(read_reward, rule="llava_hound" if own.parser == "llava_hound" else "tolerant")
     else:
-        known = captions or {}
-        prompts = [
-            render(
-                name,
-                caption=caption_of(known, q),
-                question=q.question,
-                reference=q.answer,
-                candidate=" ".join(text.split()[:MAX_WORDS]),
-            )
-            for q, text in answered
-        ]
-        rule = "llava_hound" if parser == "llava_hound" else "tolerant"
-        given = judge(chat, prompts, partial(read_reward, rule=rule), label="judging answers")  # type: ignore[arg-type]
-        judged = [_of_reward(q, one) for (q, _), one in zip(answered, given, strict=True)]
-        return judged, [Judgement(v.right, one.text, one.failure) for v, one in zip(judged, given, strict=True)]
-    return judged, [Judgement(v.right, one.text, one.failure) for v, one in zip(judged, read, strict=True)]
+        read = partial(read_verdict, rule="video_chatgpt" if own.parser == "video_chatgpt" else "tolerant")
+    said: list[Judgement[Reward | VideoVerdict]] = judge(chat, prompts, read, label="judging answers")
+    judged = [_judged(question, one.value) for (question, _), one in zip(given, said, strict=True)]
+    return judged, [Judgement(v.right, one.text, one.failure) for v, one in zip(judged, said, strict=True)]
 
 
 def caption_of(captions: Mapping[str, str], question: VideoQuestion) -> str:
@@ -64,11 +54,8 @@ def caption_of(captions: Mapping[str, str], question: VideoQuestion) -> str:
     return ""
 
 
-def _of_verdict(question: VideoQuestion, one: Judgement[VideoVerdict]) -> JudgedAnswer:
-    found = one.value or VideoVerdict(None, None)
-    return JudgedAnswer(question, found.right, found.score)
-
-
-def _of_reward(question: VideoQuestion, one: Judgement[Reward]) -> JudgedAnswer:
-    score = None if one.value is None else one.value.score
+def _judged(question: VideoQuestion, said: Reward | VideoVerdict | None) -> JudgedAnswer:
+    if isinstance(said, VideoVerdict):
+        return JudgedAnswer(question, said.right, said.score)
+    score = None if said is None else said.score
     return JudgedAnswer(question, None if score is None else score >= RIGHT_FROM, score)

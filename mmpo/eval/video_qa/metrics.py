@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from mmpo.data.records import read_records, read_table
 from mmpo.errors import UserError
 from mmpo.eval.statistics.tally import Tally, share
 
-Protocol = Literal["zero_shot", "reward"]
 RIGHT_FROM = 3.0
 """The least reward of a right answer in the protocol `reward`."""
 
@@ -53,11 +52,14 @@ class VideoAnswer:
 
 @dataclass(frozen=True)
 class JudgedAnswer:
-    """A judged answer: right or wrong, and its score; each None where the judge's reply did not hold it."""
+    """A judged answer: right or wrong, and its score; each None where the judge's reply did not hold it. `made_up`,
+    where rules judge: whether it holds a thing that is not in the video, and an event.
+    """
 
     question: VideoQuestion
     right: bool | None
     score: float | None
+    made_up: tuple[bool, bool] | None = None
 
 
 def read_questions(path: str | Path, answers: str | Path | None = None) -> list[VideoQuestion]:
@@ -99,6 +101,18 @@ def read_answers(path: str | Path) -> tuple[list[VideoAnswer], list[VideoQuestio
     return answers, questions if len(questions) == len(answers) else []
 
 
+def read_captions(path: str | Path) -> dict[str, str]:
+    """Captions of videos by the id and the video that stand beside them. Raises UserError naming file and line."""
+    found: dict[str, str] = {}
+    for where, row in read_records(path):
+        caption = row.get("caption")
+        names = [str(row[key]) for key in ("id", "video", "video_name") if key in row]
+        if not isinstance(caption, str) or not names:
+            raise UserError(f"{where}: a caption row needs `caption`, and `id` or `video`")
+        found.update(dict.fromkeys(names, caption))
+    return found
+
+
 def match(
     questions: Sequence[VideoQuestion], answers: Sequence[VideoAnswer]
 ) -> tuple[list[tuple[VideoQuestion, VideoAnswer]], int]:
@@ -119,29 +133,14 @@ def match(
     return pairs, len(given) - len(pairs)
 
 
-def metrics(
-    judged: Sequence[JudgedAnswer], *, count_failed_as_wrong: bool = False, asked: int | None = None
-) -> dict[str, Any]:
-    """`accuracy` (percent) and mean `score` with the denominator of each: they differ, because a reply may hold one
-    without the other. `asked` is the number of all questions; with `count_failed_as_wrong` it divides the accuracy.
-    """
-    right = [one.right for one in judged if one.right is not None]
-    scores = [one.score for one in judged if one.score is not None]
-    total = len(judged) if asked is None else asked
-    below = total if count_failed_as_wrong else len(right)
-    return {
-        "accuracy": 100 * sum(right) / below if below else None,
-        "score": sum(scores) / len(scores) if scores else None,
-        "n_total": total,
-        "n_accuracy": below,
-        "n_score": len(scores),
-        "n_failed": total - len(right),
-    }
-
-
 METRICS = (
     share("accuracy", 0, 1, "higher", "share of answers that are judged right", watched=True),
     share("score", 2, 3, "higher", "mean of the judge's marks", percent=False, highest=5.0, headline=1),
+)
+RULE_METRICS = (
+    share("hallucination", 5, 1, "lower", "answers with a thing or an event that is not in the video"),
+    share("absent_objects", 6, 1, "lower", "answers with a thing that is not there"),
+    share("false_events", 7, 1, "lower", "answers with an event that does not happen"),
 )
 
 
@@ -151,12 +150,33 @@ def tally(judged: Sequence[JudgedAnswer]) -> Tally:
     place: dict[str, int] = {}
     for one in judged:
         place.setdefault(one.question.video, len(place))
-    counts = np.zeros((len(place), 4))
+    counts = np.zeros((len(place), 8))
     for one in judged:
-        row = counts[place[one.question.video]]
-        row += (float(bool(one.right)), 1.0, one.score or 0.0, float(one.score is not None))
+        absent, false = one.made_up or (False, False)
+        counts[place[one.question.video]] += (
+            bool(one.right), 1, one.score or 0, one.score is not None, one.right is not None, absent or false, absent,
+            false,
+        )  # fmt: skip
+    by_rules = any(one.made_up is not None for one in judged)
     outcomes = {one.question.id: bool(one.right) for one in judged}
-    return Tally(tuple(place), counts, METRICS, outcomes, "accuracy")
+    return Tally(tuple(place), counts, (*METRICS, *RULE_METRICS) if by_rules else METRICS, outcomes, "accuracy")
+
+
+def metrics(counted: Tally, *, count_failed_as_wrong: bool = False, asked: int | None = None) -> dict[str, Any]:
+    """`accuracy` (percent) and mean `score` with the denominator of each: they differ, because a reply may hold one
+    without the other. `asked` is the number of all questions; with `count_failed_as_wrong` it divides the accuracy.
+    """
+    right, answers, score, scored, read = (float(total) for total in counted.counts.sum(0)[:5])
+    total = int(answers) if asked is None else asked
+    below = total if count_failed_as_wrong else int(read)
+    return {
+        "accuracy": 100 * right / below if below else None,
+        "score": score / scored if scored else None,
+        "n_total": total,
+        "n_accuracy": below,
+        "n_score": int(scored),
+        "n_failed": total - int(read),
+    }
 
 
 def _question(row: Mapping[str, Any], where: str, number: int, references: Mapping[str, str]) -> VideoQuestion:

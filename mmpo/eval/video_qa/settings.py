@@ -9,6 +9,9 @@ from pydantic import Field
 from mmpo.eval.section import Section, VideoFrames
 from mmpo.settings import FILE, FOLDER, TEMPLATE
 
+Protocol = Literal["zero_shot", "reward"]
+Parser = Literal["tolerant", "video_chatgpt", "llava_hound"]
+
 
 class VideoQaSettings(Section):
     """Open-ended questions about videos, judged."""
@@ -32,13 +35,13 @@ class VideoQaSettings(Section):
         description="`model`: eval.judge. `rules`: over the annotations of mmpo's own list of videos; also counts "
         "answers with a thing or an event that is not in the video.",
     )
-    protocol: Literal["zero_shot", "reward"] = Field(
+    protocol: Protocol = Field(
         default="zero_shot", description="zero_shot: yes/no and 0 to 5 (Video-ChatGPT). reward: 1 to 5 with captions."
     )
     captions: Annotated[str | None, FILE] = Field(
         default=None, description="JSON Lines with captions, for the protocol reward."
     )
-    parser: Literal["tolerant", "video_chatgpt", "llava_hound"] = Field(
+    parser: Parser = Field(
         default="tolerant", description="How the judge's replies are read; the others are the published scripts' rules."
     )
     template: Annotated[str | None, TEMPLATE] = Field(

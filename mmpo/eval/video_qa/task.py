@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from mmpo.chat.judging import opened, require_all, unparsed
+from mmpo.chat.judging import opened, require_all
 from mmpo.chat.video_rules import IDENTITY, VideoRuleJudge
 from mmpo.data.records import read_records, write_lines
 from mmpo.data.video_lists import VideoItem, read_videos
 from mmpo.errors import UserError
 from mmpo.eval.protocol import FrameChoice, Part, Request, Response, cut_off
-from mmpo.eval.statistics.tally import Tally, share
 from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.eval.video_qa.judge import verdicts
-from mmpo.eval.video_qa.metrics import RIGHT_FROM, JudgedAnswer, VideoQuestion, read_questions, tally, with_videos
-from mmpo.eval.video_qa.settings import VideoQaSettings
-
-RULE_METRICS = (
-    share("hallucination", 4, 1, "lower", "answers with a thing or an event that is not in the video"),
-    share("absent_objects", 5, 1, "lower", "answers with a thing that is not there"),
-    share("false_events", 6, 1, "lower", "answers with an event that does not happen"),
+from mmpo.eval.video_qa.metrics import (
+    RIGHT_FROM,
+    JudgedAnswer,
+    VideoQuestion,
+    read_captions,
+    read_questions,
+    tally,
+    with_videos,
 )
+from mmpo.eval.video_qa.settings import VideoQaSettings
 
 
 @benchmark("video_qa", settings=VideoQaSettings, needs="questions and videos, and a judge or annotated videos")
-class VideoQa(JudgedTask[VideoQaSettings, VideoQuestion, tuple[Tally, int]]):
+class VideoQa(JudgedTask[VideoQaSettings, VideoQuestion, list[JudgedAnswer]]):
     """Questions about videos. `partial`: videos that can't be read are left out and counted."""
 
     partial = True
@@ -60,9 +58,12 @@ class VideoQa(JudgedTask[VideoQaSettings, VideoQuestion, tuple[Tally, int]]):
             f"read by the rule {own.parser}, unreadable ones count as wrong; numbers compare within one judge only"
         ]
 
-    def parts(self, given: Sequence[tuple[VideoQuestion, Response]]) -> list[Part]:
-        counted, unread = self.judged(given)
-        return [Part(None, counted, len(given), cut_off(given), unread)]
+    def parts(
+        self, given: Sequence[tuple[VideoQuestion, Response]], judged: list[JudgedAnswer] | None = None
+    ) -> list[Part]:
+        """Score by verdicts made elsewhere, or by those of `judge`."""
+        judged = self.judged(given) if judged is None else judged
+        return [Part(None, tally(judged), len(given), cut_off(given), sum(one.right is None for one in judged))]
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         for state, given in responses.items():
@@ -72,42 +73,32 @@ class VideoQa(JudgedTask[VideoQaSettings, VideoQuestion, tuple[Tally, int]]):
             ]
             write_lines(folder / f"answers_{state}.jsonl", rows)
 
-    def judge(self, given: Sequence[tuple[VideoQuestion, Response]]) -> tuple[Tally, int]:
-        own, answered = self.settings, [(question, response.text) for question, response in given]
-        if own.judged_by == "rules":
-            return self._by_rules(answered), 0
+    def judge(self, given: Sequence[tuple[VideoQuestion, Response]]) -> list[JudgedAnswer]:
+        if self.settings.judged_by == "rules":
+            return self._by_rules(given)
         with opened(self.context.judge, self.context.cache, "video_qa") as chat:
-            judged, raw = verdicts(
-                chat, answered, protocol=own.protocol, parser=own.parser, template=own.template,
-                captions=self._captions(),
-            )  # fmt: skip
+            judged, raw = verdicts(chat, given, self.settings, self._captions())
         require_all(raw, "video_qa")
-        return tally(judged), unparsed(raw)
+        return judged
 
-    def _by_rules(self, answered: Sequence[tuple[VideoQuestion, str]]) -> Tally:
-        """Rewards by rules, and the shares of answers that make something up."""
+    def _by_rules(self, given: Sequence[tuple[VideoQuestion, Response]]) -> list[JudgedAnswer]:
+        """Rewards by rules, and what the answers make up."""
         everything = list(self.items.values())
         judge = VideoRuleJudge.over(
             [name for item in everything for name in (*item.objects, *(who for who, _ in item.events))],
             [event for item in everything for event in item.events],
         )
-        judged: list[JudgedAnswer] = []
-        made_up: dict[str, np.ndarray] = {}
-        for question, text in answered:
-            item = self.items[question.id.rpartition("/")[0]]
+        judged = []
+        for question, response in given:
+            item, text = self.items[question.id.rpartition("/")[0]], response.text
             reward = judge.reward(
                 text, reference=question.answer, caption=item.caption, objects=item.objects, events=item.events
             )
             right = reward.score is not None and reward.score >= RIGHT_FROM
-            judged.append(JudgedAnswer(question, right, reward.score))
             absent = bool(judge.absent_objects(text, item.objects, f"{item.caption} {question.answer}"))
             false = bool(judge.false_events(text, item.events))
-            made_up.setdefault(question.video, np.zeros(3))
-            made_up[question.video] += (absent or false, absent, false)
-        plain = tally(judged)
-        extra = np.array([made_up[video] for video in plain.images]).reshape(-1, 3)
-        counts = np.concatenate([plain.counts, extra], axis=1)
-        return replace(plain, counts=counts, metrics=(*plain.metrics, *RULE_METRICS))
+            judged.append(JudgedAnswer(question, right, reward.score, (absent, false)))
+        return judged
 
     def _captions(self) -> dict[str, str]:
         found = {
@@ -117,9 +108,7 @@ class VideoQa(JudgedTask[VideoQaSettings, VideoQuestion, tuple[Tally, int]]):
             for number in range(len(item.qa))
         }
         if self.settings.captions is not None:
-            for _, row in read_records(self.settings.captions):
-                names = [str(row[key]) for key in ("id", "video") if key in row]
-                found.update(dict.fromkeys(names, str(row.get("caption", ""))))
+            found |= read_captions(self.settings.captions)
         return found
 
     def request(self, question: VideoQuestion) -> Request:

@@ -14,12 +14,18 @@ import pytest
 from mmpo.chat import open_chat
 from mmpo.errors import UserError
 from mmpo.eval.harness import evaluate
+from mmpo.eval.protocol import Response
 from mmpo.eval.radiology import metrics as radiology
 from mmpo.eval.radiology import text as radiology_text
 from mmpo.eval.radiology.clinical import CHEXBERT, RadcliqFeatures, chexbert_f1, radcliq, radgraph_f1
+from mmpo.eval.radiology.settings import RadiologyEvalSettings
+from mmpo.eval.radiology.task import Radiology
 from mmpo.eval.scoring import ScoreRequest, score
+from mmpo.eval.task import Context
 from mmpo.packages import Package
+from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.judge import JudgeDetector
+from mmpo.radiology.reports import RadiologyReport
 from tests.chat.server import ChatServer
 from tests.data_builders.radiology.test_radiology import answer
 from tests.eval.evaluating import settings
@@ -174,6 +180,21 @@ def test_judge_and_agreement() -> None:
     with ChatServer(answer="no idea") as server, open_chat(server.settings()) as chat:
         judged = radiology.judge_reports(answers, JudgeDetector(chat))
     assert judged.failed == {"judge_unreadable": 1} and radiology.agreement(found, judged)["kappa"] is None
+
+
+def test_a_judge_that_fails_stops_the_benchmark_and_the_same_reports_are_judged_once() -> None:
+    given = [(RadiologyReport(id, "", {}), Response(text, False)) for id, text in {**ANSWERS, "z": "Zebra."}.items()]
+    task = Radiology.on([report for report, _ in given], RadiologyEvalSettings(judged_by="both"))
+    task.detector, broken = RuleDetector(), True
+    with ChatServer(answer, lambda prompt, attempt: "500" if broken and "Zebra" in prompt else None) as server:
+        task.context = Context(judge=server.settings(retries=0))
+        with pytest.raises(UserError, match="radiology: 1 of 4 questions to the judge got no reply"):
+            task.parts(given)
+        broken = False
+        assert [(part.split, part.questions) for part in task.parts(given)] == [(None, 4), ("judge", 4)]
+        asked = len(server.requests)
+        task.parts(given)
+        assert len(server.requests) == asked
 
 
 def test_as_a_benchmark_with_a_judge(world: Path, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from mmpo.errors import UserError
 from mmpo.eval.scoring import ScoreRequest
 from mmpo.eval.shr.files import ShrImage, ShrRegion, read_facts, read_images, read_responses
 from mmpo.eval.shr.judge import ShrRuleJudge, from_annotated, model_rows, region_lines
-from mmpo.eval.shr.metrics import ShrRow, gram_diversity, metrics, read_judgement, sentences, text_metrics
+from mmpo.eval.shr.metrics import ShrRow, gram_diversity, metrics, read_judgement, sentences, tally, text_metrics
 from mmpo.eval.shr.score import score_shr
+from mmpo.eval.shr.settings import ShrSettings
 from mmpo.text.vocabulary import ObjectVocabulary, coco
 from tests.chat.server import ChatServer
 
@@ -63,7 +64,7 @@ def test_the_specified_example() -> None:
         "1", "a b. c. d e f. g. h", ("a b", "c", "d e f", "g", "h"),
         ("hallucination", "hallucination", "correct", "cannot judge", None),
     )  # fmt: skip
-    found = metrics({"0": [row]})
+    found = metrics([tally([row])])
     assert found["hal_sents_ratio"] == 0.5 and found["sents_per_image"] == 5 and found["num_images"] == 1
     assert found["hal_words_ratio"] == round(3 / 7, 3) and found["words_per_image"] == 8
     assert found["hal_sents_per_image"] == 2 and found["hal_words_per_image"] == 3
@@ -74,10 +75,10 @@ def test_ratios_are_over_all_images_and_the_mean_over_runs() -> None:
     one = ShrRow("1", "a", ("a",), ("hallucination",))
     two = ShrRow("2", "b. c. d", ("b", "c", "d"), ("correct", "correct", "correct"))
     better = ShrRow("1", "a", ("a",), ("correct",))
-    assert metrics({"0": [one, two]})["hal_sents_ratio"] == 0.25
-    both = metrics({"0": [one, two], "1": [better, two]})
+    assert metrics([tally([one, two])])["hal_sents_ratio"] == 0.25
+    both = metrics([tally([one, two]), tally([better, two])])
     assert both["hal_sents_ratio"] == 0.25 and both["mean_hal_ratio"] == 0.125 and both["SHR"] == 12.5
-    nothing = metrics({"0": [ShrRow("1", "a", ("a",), (None,))]})
+    nothing = metrics([tally([ShrRow("1", "a", ("a",), (None,))])])
     assert nothing["hal_sents_ratio"] is None and nothing["SHR"] is None
 
 
@@ -158,7 +159,7 @@ def test_the_judge_sees_notes_and_numbered_sentences() -> None:
         return "Judgement:\n1. correct: yes\n2. hallucination: no dog"
 
     with ChatServer(answer) as server, open_chat(server.settings()) as chat:
-        rows, replies = model_rows(chat, [(IMAGE, "A cow. A dog."), (IMAGE, "")])
+        rows, replies = model_rows(chat, [(IMAGE, "A cow. A dog."), (IMAGE, "")], ShrSettings())
     assert [row.classes for row in rows] == [("correct", "hallucination"), ()] and len(replies) == 1
     prompt = server.requests[0]["messages"][0]["content"]
     region = "[0.1, 0.1, 0.4, 0.3]: Two cows in a meadow"

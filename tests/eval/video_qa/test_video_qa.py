@@ -95,10 +95,10 @@ def test_the_two_denominators() -> None:
         JudgedAnswer(q, None, 2.0),
         JudgedAnswer(q, None, None),
     ]
-    found = metrics(judged)
+    found = metrics(tally(judged))
     assert (found["accuracy"], found["score"]) == (50.0, 3.0)
     assert (found["n_total"], found["n_accuracy"], found["n_score"], found["n_failed"]) == (4, 2, 2, 2)
-    assert metrics(judged, count_failed_as_wrong=True, asked=5)["accuracy"] == 20.0
+    assert metrics(tally(judged), count_failed_as_wrong=True, asked=5)["accuracy"] == 20.0
     counted = tally([JudgedAnswer(VideoQuestion(str(i), f"v{i % 2}", "?", "a"), bool(i), 3.0) for i in range(4)])
     assert counted.values == {"accuracy": 0.75, "score": 3.0} and counted.images == ("v0", "v1")
 
