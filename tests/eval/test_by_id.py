@@ -40,15 +40,15 @@ class Sums(QuestionTask[Asked, Sum]):
         super().__init__(settings, context)
         self.questions = [Sum(n, f"{n} + {n}?", str(2 * n), "odd" if n % 2 else "even") for n in settings.sums]
 
-    def ask(self, question: Sum) -> Request:
+    def request(self, question: Sum) -> Request:
         return Request(None, question.text, 4)
 
     def parts(self, given: Sequence[tuple[Sum, Response]]) -> list[Part]:
         def part(kind: str | None) -> Part:
-            own = [(one, reply) for one, reply in given if kind in (None, one.kind)]
-            counts = np.array([[reply.text == one.right, 1] for one, reply in own])
+            own = [(one, response) for one, response in given if kind in (None, one.kind)]
+            counts = np.array([[response.text == one.right, 1] for one, response in own])
             tally = Tally(tuple(one.text for one, _ in own), counts, (share("right", 0, 1, "higher"),))
-            unread = sum(not reply.text.isdigit() for _, reply in own)
+            unread = sum(not response.text.isdigit() for _, response in own)
             return Part(kind, tally, len(own), cut_off(own), unread, total=kind is None)
 
         return [part(None), part("odd"), part("even")]
