@@ -18,14 +18,15 @@ from mmpo.video.errors import (
     VideoNotFound,
     VideoTooLarge,
 )
-from mmpo.video.read import OnError, VideoBackend, VideoSource, frame_times, probe, read_frames
-from mmpo.video.records import Frames, Limits, ReadReport, VideoInfo
-from mmpo.video.sampling import SAMPLINGS, Pad, sample
+from mmpo.video.read import VideoBackend, VideoSource, frame_times, probe, read_frames
+from mmpo.video.records import Damage, Frames, Limits, OnError, ReadReport, VideoInfo
+from mmpo.video.sampling import SAMPLINGS, Pad, Sampling, sample
 
 __all__ = [
     "SAMPLINGS",
     "BackendUnavailable",
     "CorruptVideo",
+    "Damage",
     "DecodeTimeout",
     "EmptyVideo",
     "Frames",
@@ -35,6 +36,7 @@ __all__ = [
     "OnError",
     "Pad",
     "ReadReport",
+    "Sampling",
     "UnsupportedCodec",
     "VideoBackend",
     "VideoError",

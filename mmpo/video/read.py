@@ -26,14 +26,13 @@ from mmpo.files.paths import inside
 from mmpo.video import decord_reader, pyav_reader, torchcodec_reader
 from mmpo.video.errors import ERRORS, BackendUnavailable, CorruptVideo, DecodeTimeout, EmptyVideo, VideoTooLarge
 from mmpo.video.index import Index, scan
-from mmpo.video.records import Deadline, Decoded, Frames, Limits, Pixels, ReadReport, VideoInfo
-from mmpo.video.sampling import BLACK, Pad, parse, sample
+from mmpo.video.records import Damage, Deadline, Decoded, Frames, Limits, OnError, Pixels, ReadReport, VideoInfo
+from mmpo.video.sampling import BLACK, Sampling, parse, sample
 from mmpo.video.source import EncodedVideo
 from mmpo.video.stills import Stills
 from mmpo.video.subprocess_reader import shared_process
 
 VideoBackend = Literal["auto", "pyav", "decord", "torchcodec"]
-OnError = Literal["strict", "nearest", "skip"]
 VideoSource = str | Path | bytes | IO[bytes] | Sequence[Image.Image]
 
 BACKENDS = ("auto", "pyav", "decord", "torchcodec")
@@ -63,31 +62,24 @@ def read_frames(
     source: VideoSource,
     *,
     num: int = 8,
-    sampling: str = "linspace_trunc",
-    start: float | None = None,
-    end: float | None = None,
+    sampling: str | Sampling = Sampling(),
     indices: Sequence[int] | None = None,
     times: Sequence[float] | None = None,
     max_side: int | None = None,
     backend: VideoBackend = "auto",
-    on_error: OnError = "strict",
-    max_gap: float = 0.5,
-    min_frames: int = 1,
-    pad: Pad = "repeat_last",
+    on_error: OnError | Damage = "strict",
     fps: float | None = None,
     limits: Limits = Limits(),
-    threads: int = 0,
     isolate: bool = False,
     root: str | Path | None = None,
 ) -> Frames:
-    """Frames of a video: sampled (`num`, `sampling`, `start`, `end`; see sampling.py), or those numbered `indices`
-    (negative ones count from the end), or those shown at `times`.
+    """Frames of a video: `num` of them, sampled (by a rule, or a `Sampling`; see sampling.py), or those numbered
+    `indices` (negative ones count from the end), or those shown at `times`.
 
     `source` is a file (with `root`, one that may not leave that folder), a file's bytes, an open file, a folder of
     pictures or a list of images (`fps` gives these their times). `max_side` shrinks frames to that longer side.
 
-    `on_error` is about wanted frames that can't be decoded cleanly: "strict" raises CorruptVideo, "nearest" takes the
-    nearest clean frame within `max_gap` seconds and lists it, "skip" leaves them out; `min_frames` must survive.
+    `on_error` is about wanted frames that can't be decoded cleanly: what `Damage` has under this name, or a `Damage`.
 
     `backend` "auto": decord where the exact index proves that it gets the frames right and most frames of a stretch are
     wanted, PyAV everywhere else (with few of many frames it is the faster one); the report says which and why. "pyav",
@@ -98,23 +90,21 @@ def read_frames(
     """
     if backend not in BACKENDS:
         raise UserError(f"no video back end is called {backend!r}", hint=f"choose one of {', '.join(BACKENDS)}")
-    if on_error not in ("strict", "nearest", "skip"):
-        raise UserError(f"on_error={on_error!r}", hint="choose strict, nearest or skip")
+    damage = on_error if isinstance(on_error, Damage) else Damage(on_error)
+    sampling = Sampling(sampling) if isinstance(sampling, str) else sampling
     if indices is not None and times is not None:
         raise UserError("give `indices` or `times`, not both")
     if isolate:
-        request: dict[str, Any] = dict(
-            num=num, sampling=sampling, start=start, end=end, max_side=max_side, backend=backend, on_error=on_error
-        )
-        request |= dict(max_gap=max_gap, min_frames=min_frames, pad=pad, fps=fps, threads=threads)
-        request |= dict(
-            indices=None if indices is None else list(indices), times=None if times is None else list(times)
-        )
+        request = {
+            "num": num, "sampling": asdict(sampling), "max_side": max_side, "backend": backend,
+            "on_error": asdict(damage), "fps": fps, "indices": None if indices is None else list(indices),
+            "times": None if times is None else list(times),
+        }  # fmt: skip
         return _read_isolated(source, root, request, limits)
     started = time.monotonic()
     deadline = Deadline(_name(source), limits.timeout)
     video = _open(source, root, fps, limits, deadline)
-    chosen = _choose(video, num, sampling, start, end, indices, times, limits, pad)
+    chosen = _choose(video, num, sampling, indices, times, limits)
     wanted = sorted({number for number in chosen if number != BLACK})
     size = _size(video.info, max_side)
     if len(chosen) * size[0] * size[1] * 3 > limits.max_output_bytes:
@@ -122,8 +112,8 @@ def read_frames(
             video.info.path, f"{len(chosen)} frames of {size[0]}x{size[1]} are over {limits.max_output_bytes} bytes"
         )
     resize = size if max_side is not None and size != (video.info.width, video.info.height) else None
-    decoded, report = video.decode(wanted, resize, backend, limits, deadline, threads)
-    kept = _settle(video, decoded, report, wanted, resize, on_error, max_gap, min_frames, limits, deadline)
+    decoded, report = video.decode(wanted, resize, backend, limits, deadline)
+    kept = _settle(video, decoded, report, wanted, resize, damage, limits, deadline)
     frames = _assemble(video, chosen, kept, decoded, report, (size[1], size[0]))
     report.seconds = round(time.monotonic() - started, 4)
     return frames
@@ -148,13 +138,12 @@ class OpenedVideo:
         backend: VideoBackend,
         limits: Limits,
         deadline: Deadline,
-        threads: int,
     ) -> tuple[Decoded, ReadReport]:
         """The wanted frames from the right back end. A fallback is always to PyAV, which hides no damage."""
         if isinstance(self.content, Stills):
             return self.content.decode(wanted, size=size, limits=limits, deadline=deadline), _report("pillow")
         assert self.source is not None
-        index, why = self.content, ""
+        index, why, threads = self.content, "", limits.threads
         if backend == "torchcodec":
             found = torchcodec_reader.decode(self.source, index, wanted, size=size, threads=threads)
             return found, _report("torchcodec")
@@ -221,13 +210,10 @@ def _name(source: Any) -> str:
 def _choose(
     video: OpenedVideo,
     num: int,
-    sampling: str,
-    start: float | None,
-    end: float | None,
+    sampling: Sampling,
     indices: Sequence[int] | None,
     times: Sequence[float] | None,
     limits: Limits,
-    pad: Pad,
 ) -> list[int]:
     n = len(video.times)
     if indices is not None:
@@ -244,19 +230,19 @@ def _choose(
         chosen = sample(
             video.times,
             num,
-            sampling,
+            sampling.rule,
             duration=video.info.duration,
             keys=video.key_numbers,
             max_frames=limits.max_frames,
-            start=start,
-            end=end,
-            pad=pad,
+            start=sampling.start,
+            end=sampling.end,
+            pad=sampling.pad,
         )
     if not chosen:
         raise EmptyVideo(video.info.path, "no frame is shown in the time that was asked for")
     if len(chosen) > limits.max_frames:
         raise VideoTooLarge(video.info.path, f"{len(chosen)} frames are over {limits.max_frames}")
-    index_based = indices is None and times is None and parse(sampling)[0].startswith(("linspace", "segment"))
+    index_based = indices is None and times is None and parse(sampling.rule)[0].startswith(("linspace", "segment"))
     if video.info.variable_rate and index_based:
         note = "variable frame rate: frames were chosen by number, not by time (`time_linspace` does that)"
         video.info = replace(video.info, warnings=(*video.info.warnings, note))
@@ -277,9 +263,7 @@ def _settle(
     report: ReadReport,
     wanted: Sequence[int],
     size: tuple[int, int] | None,
-    on_error: OnError,
-    max_gap: float,
-    min_frames: int,
+    damage: Damage,
     limits: Limits,
     deadline: Deadline,
 ) -> dict[int, int]:
@@ -293,15 +277,15 @@ def _settle(
     report.warnings += [*video.info.warnings, *decoded.warnings]
     if not lost:
         return clean
-    if on_error == "strict":
+    if damage.on_error == "strict":
         raise CorruptVideo(
             video.info.path,
             f"{len(lost)} of {len(wanted)} wanted frames can't be decoded cleanly: {_some(lost)}",
             backend=report.backend,
         )
-    if on_error == "nearest":
+    if damage.on_error == "nearest":
         for number in lost:
-            near = [int(i) for i in np.flatnonzero(np.abs(video.times - video.times[number]) <= max_gap)]
+            near = [int(i) for i in np.flatnonzero(np.abs(video.times - video.times[number]) <= damage.max_gap)]
             around = video.decode_carefully(near, size, limits, deadline)
             good = [other for other in near if other in around.frames and other not in around.corrupt]
             if not good:
@@ -311,7 +295,7 @@ def _settle(
             clean[number] = best
             report.substituted.append((number, best))
     report.missing = [number for number in wanted if number not in clean]
-    if len(clean) < max(min_frames, 1):
+    if len(clean) < max(damage.min_frames, 1):
         raise CorruptVideo(
             video.info.path, f"only {len(clean)} of {len(wanted)} wanted frames can be given", backend=report.backend
         )

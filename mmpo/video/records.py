@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from mmpo.errors import UserError
 from mmpo.video.errors import DecodeTimeout
+
+OnError = Literal["strict", "nearest", "skip"]
 
 Pixels = npt.NDArray[np.uint8]
 """One frame [h, w, 3] or several [t, h, w, 3], RGB."""
@@ -17,7 +20,8 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Limits:
-    """Checked before memory is taken. `timeout` is in seconds, for one call on one video."""
+    """Checked before memory is taken. `timeout` is in seconds, for one call on one video; `threads` 0: as many as there
+    are cores, up to 4."""
 
     max_pixels: int = 8192 * 8192
     max_frames: int = 1024
@@ -25,6 +29,21 @@ class Limits:
     max_packets: int = 5_000_000
     scan_bytes: int = 64 * 2**30
     timeout: float = 60.0
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What becomes of wanted frames that can't be decoded cleanly: "strict" raises CorruptVideo, "nearest" takes the
+    nearest clean frame within `max_gap` seconds and lists it, "skip" leaves them out; `min_frames` must survive."""
+
+    on_error: OnError = "strict"
+    max_gap: float = 0.5
+    min_frames: int = 1
+
+    def __post_init__(self) -> None:
+        if self.on_error not in get_args(OnError):
+            raise UserError(f"on_error={self.on_error!r}", hint="choose strict, nearest or skip")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
@@ -28,6 +29,17 @@ BLACK = -1
 """Number of a frame that is not in the video."""
 
 Times = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """A rule (docs/video.md lists them), the seconds [start, end) that frames are chosen from, and what fills up where
+    there are too few."""
+
+    rule: str = "linspace_trunc"
+    start: float | None = None
+    end: float | None = None
+    pad: Pad = "repeat_last"
 
 
 def sample(

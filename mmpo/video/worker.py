@@ -97,12 +97,15 @@ def read_isolated(request: dict[str, Any], complaints: IO[bytes]) -> tuple[dict[
     from dataclasses import asdict
 
     from mmpo.video import read
+    from mmpo.video.records import Damage
+    from mmpo.video.sampling import Sampling
 
     path = request.pop("path")
     limits = Limits(**request.pop("limits"))
     if request.pop("probe", False):
         return {"info": asdict(read.probe(path, limits=limits))}, None
-    frames = read.read_frames(path, limits=limits, **request)
+    sampling, damage = Sampling(**request.pop("sampling")), Damage(**request.pop("on_error"))
+    frames = read.read_frames(path, limits=limits, sampling=sampling, on_error=damage, **request)
     reply = {"info": asdict(frames.info), "report": asdict(frames.report)}
     return {**reply, "indices": frames.indices, "times": frames.times}, frames.array
 

@@ -14,6 +14,7 @@ from PIL import Image
 from mmpo.errors import Quarantined
 from mmpo.video import (
     CorruptVideo,
+    Damage,
     EmptyVideo,
     Limits,
     NotAVideo,
@@ -166,14 +167,14 @@ def test_damage_is_told_and_nothing_is_made_up(tmp_path: Path, front: Path, kind
     assert report.missing and report.decode_errors
     assert report.requested == n == report.decoded + len(report.substituted) + len(report.missing)
     assert numbers_of(skipped.array) == list(skipped.indices), "a frame that is given is the right one"
-    near = read_frames(path, indices=wanted, on_error="nearest", max_gap=0.4).report
+    near = read_frames(path, indices=wanted, on_error=Damage("nearest", max_gap=0.4)).report
     assert near.requested == near.decoded + len(near.substituted) + len(near.missing)
     assert near.substituted and all(abs(a - b) <= 0.4 * 30 + 1 for a, b in near.substituted)
 
 
 def test_substitutes_are_the_frames_that_the_report_names(tmp_path: Path, front: Path) -> None:
     path = holed(tmp_path / "hole.mp4", front)
-    frames = read_frames(path, indices=range(0, 120, 5), on_error="nearest", max_gap=1.0)
+    frames = read_frames(path, indices=range(0, 120, 5), on_error=Damage("nearest", max_gap=1.0))
     swaps = dict(frames.report.substituted)
     assert swaps
     assert set(swaps.values()) <= set(frames.indices)

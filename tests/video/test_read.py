@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mmpo.errors import UserError
-from mmpo.video import BackendUnavailable, Frames, frame_times, probe, read_frames
+from mmpo.video import BackendUnavailable, Damage, Frames, Sampling, frame_times, probe, read_frames
 from mmpo.video.pyav_reader import runs
 from tests.video.clips import number_of, numbers_of, patched_edit_list, write
 
@@ -157,10 +157,10 @@ def test_shrinking_keeps_the_shape_and_the_right_frames(clip: Path) -> None:
 def test_padding_is_reported(tmp_path: Path) -> None:
     path = write(tmp_path / "three.mp4", n=3)
     for pad, numbers in (("repeat_last", [0, 0, 1, 1, 2]), ("none", [0, 1, 2]), ("loop", [0, 1, 2, 0, 1])):
-        frames = read_frames(path, num=5, pad=pad)  # type: ignore[arg-type]
+        frames = read_frames(path, num=5, sampling=Sampling(pad=pad))  # type: ignore[arg-type]
         assert list(frames.indices) == numbers == numbers_of(frames.array)
         assert frames.report.n_unique == 3 == frames.report.requested
-    black = read_frames(path, num=5, pad="black")
+    black = read_frames(path, num=5, sampling=Sampling(pad="black"))
     assert black.indices == (0, 1, 2, -1, -1) and not black.array[3:].any() and black.array[2].any()
     assert list(black.times) == sorted(black.times)
 
@@ -211,7 +211,8 @@ def test_runs_join_what_is_near(clip: Path) -> None:
 
 
 def test_isolated_reading_gives_the_same(clip: Path) -> None:
-    here, there = read_frames(clip, num=8), read_frames(clip, num=8, isolate=True)
+    asked = {"num": 8, "sampling": Sampling("time_linspace", start=0.5), "on_error": Damage("nearest", max_gap=0.2)}
+    here, there = (read_frames(clip, isolate=isolate, **asked) for isolate in (False, True))
     np.testing.assert_array_equal(here.array, there.array)
     assert (here.indices, here.times, here.info) == (there.indices, there.times, there.info)
     assert probe(clip, isolate=True) == probe(clip)
