@@ -16,7 +16,6 @@ import torch
 import transformers
 from transformers import (
     AutoModelForImageTextToText,
-    CLIPVisionConfig,
     Gemma2Config,
     Gemma3Config,
     Gemma3Processor,
@@ -39,7 +38,6 @@ from transformers import (
     PaliGemmaConfig,
     PaliGemmaProcessor,
     PixtralVisionConfig,
-    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLProcessor,
     Qwen2Config,
@@ -52,6 +50,8 @@ from transformers import (
     SmolVLMProcessor,
     VideoLlavaConfig,
     VideoLlavaProcessor,
+    VipLlavaConfig,
+    VipLlavaForConditionalGeneration,
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
@@ -67,7 +67,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.records import FAMILIES, family_of, too_old
-from tests.tiny import CHAT_TEMPLATE, tiny_llava, tiny_tokenizer
+from tests.tiny import CHAT_TEMPLATE, TOWER, clip, text_values, tiny_llava, tiny_tokenizer
 
 try:
     from transformers.models.pixtral.processing_pixtral import PixtralProcessor
@@ -114,49 +114,9 @@ MISTRAL = (
 )
 
 
-def text_values(tokenizer: PreTrainedTokenizerFast, **changed: Any) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "tie_word_embeddings": False,
-        "initializer_range": 0.2,  # ten times the usual: logits that differ enough for mistakes to show
-    } | changed
-
-
 def siglip(**changed: Any) -> SiglipVisionConfig:
     """A tower of 16 patches."""
-    return SiglipVisionConfig(
-        **{
-            "hidden_size": 24,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 7,
-            "vision_use_head": False,
-        }
-        | changed
-    )
-
-
-def clip() -> CLIPVisionConfig:
-    return CLIPVisionConfig(
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=7,
-        projection_dim=24,
-    )
+    return SiglipVisionConfig(**(TOWER | {"vision_use_head": False} | changed))
 
 
 def made(config: Any, processor: Any, seed: int = 0) -> VLM:
@@ -183,14 +143,13 @@ def token(processor: Any, text: str) -> int:
     return found
 
 
+CLIP_SIZES = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
 PINPOINTS = [[28, 56], [56, 28], [56, 56]]
 
 
 def llava_next(**text: Any) -> VLM:
     processor = LlavaNextProcessor(
-        image_processor=LlavaNextImageProcessorPil(
-            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=PINPOINTS
-        ),
+        image_processor=LlavaNextImageProcessorPil(**CLIP_SIZES, image_grid_pinpoints=PINPOINTS),
         tokenizer=tiny_tokenizer(),
         patch_size=7,
         vision_feature_select_strategy="default",
@@ -212,9 +171,7 @@ def llava_next_video(**text: Any) -> VLM:
     processor = assembled(
         LlavaNextVideoProcessor,
         video_processor=NoVideos(),
-        image_processor=LlavaNextImageProcessorPil(
-            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=PINPOINTS
-        ),
+        image_processor=LlavaNextImageProcessorPil(**CLIP_SIZES, image_grid_pinpoints=PINPOINTS),
         tokenizer=tiny_tokenizer(video_token="<video>"),
         patch_size=7,
         vision_feature_select_strategy="default",
@@ -235,7 +192,7 @@ def llava_next_video(**text: Any) -> VLM:
 def video_llava(**text: Any) -> VLM:
     processor = assembled(
         VideoLlavaProcessor,
-        image_processor=VideoLlavaImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        image_processor=VideoLlavaImageProcessor(**CLIP_SIZES),
         video_processor=NoVideos(),
         tokenizer=tiny_tokenizer(video_token="<video>"),
         patch_size=7,
@@ -360,14 +317,7 @@ def _idefics(processor_class: Any, image_class: Any, config_class: Any, text: di
         **extra,
     )
     config = config_class(
-        vision_config={
-            "hidden_size": 24,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 7,
-        },
+        vision_config=dict(TOWER),
         text_config=LlamaConfig(**text_values(processor.tokenizer, **text)),
         image_token_id=token(processor, "<image>"),
         scale_factor=2,
@@ -466,14 +416,7 @@ def internvl(**text: Any) -> VLM:
         chat_template=CHATML.replace("<image>", "<IMG_CONTEXT>"),
     )
     config = InternVLConfig(
-        vision_config={
-            "hidden_size": 24,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": [28, 28],
-            "patch_size": [7, 7],
-        },
+        vision_config=TOWER | {"image_size": [28, 28], "patch_size": [7, 7]},
         text_config=Qwen2Config(**text_values(tokenizer, **text)),
         image_token_id=token(processor, "<IMG_CONTEXT>"),
         image_seq_length=4,
@@ -497,14 +440,7 @@ def _pixtral_processor(merge: int) -> PixtralProcessor:
 
 
 def _pixtral_tower() -> PixtralVisionConfig:
-    return PixtralVisionConfig(
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=56,
-        patch_size=7,
-    )
+    return PixtralVisionConfig(**(TOWER | {"image_size": 56}))
 
 
 def mistral3(**text: Any) -> VLM:
@@ -553,6 +489,22 @@ TINY: dict[str, Callable[..., VLM]] = {
 }
 
 
+def tiny_vip() -> VLM:
+    """A real model type that mmpo has no record of: it reads several tower layers at once."""
+    like = tiny_llava()
+    config = VipLlavaConfig(
+        vision_config=like.config.vision_config,
+        text_config=like.config.text_config,
+        image_token_index=like.image_token_id,
+        vision_feature_layers=[-2, -1],  # type: ignore[call-arg]  # its name in every supported transformers
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    model = VipLlavaForConditionalGeneration(config).eval()
+    model.generation_config = like.base.generation_config
+    return VLM(model, like.processor, family_of(config), "tiny-vip")
+
+
 def with_real_videos(vlm: VLM) -> VLM:
     """The same model with its family's own video processor (needs torchvision)."""
     names = {
@@ -568,5 +520,4 @@ def with_real_videos(vlm: VLM) -> VLM:
     return vlm
 
 
-CLIP_SIZES = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
 QWEN_SIZES = {"patch_size": 4, "merge_size": 2, "size": {"shortest_edge": 8 * 8, "longest_edge": 40 * 40 * 4}}
