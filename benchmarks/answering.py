@@ -22,10 +22,6 @@ of the demo model by `mmpo.eval` from the annotations to the scorecard.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,7 +34,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.measuring import MEMORY_RETURNED, command_line, in_own_process, peak_mib
 from mmpo.errors import in_one_line
+from mmpo.files.atomic import read_json, write_json
 from mmpo.models.families.loading import VLM, load_vlm
 from mmpo.models.generation.answer import Answer, AnswerEngine
 from tests.tiny import tiny_image, tiny_llava
@@ -49,7 +47,6 @@ OBJECTS = """
     banana apple sandwich orange carrot pizza donut cake chair couch bed toilet laptop mouse keyboard oven sink book
 """.split()  # noqa: SIM905
 ANSWER_TOKENS, SAMPLE_TOKENS, SAMPLES = 8, 32, 10
-RETURN_BLOCKS = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 def benchmark_model(layers: int) -> VLM:
@@ -80,14 +77,19 @@ def questions(number: int, of_image: int) -> list[str]:
     return [f"Is there {'an' if name[0] in 'aeio' else 'a'} {name} in the image?" for name in names]
 
 
-def ask_one(vlm: VLM, image: Image.Image, text: str, **options: Any) -> list[int]:
-    """One question the ordinary way. Returns the new token ids."""
+def ask_ordinarily(vlm: VLM, image: Image.Image, text: str, **options: Any) -> list[list[int]]:
+    """One question by `model.generate`. Returns the new token ids of every sequence."""
     messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}]
     prompt = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     inputs = vlm.processor(images=image, text=prompt, return_tensors="pt").to(vlm.device, vlm.dtype)
-    out = vlm.model.generate(**inputs, **options)[0, inputs["input_ids"].shape[1] :].tolist()
-    vlm.tokenizer.decode(out, skip_special_tokens=True)
-    return list(out)
+    made: list[list[int]] = vlm.model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :].tolist()
+    vlm.tokenizer.batch_decode(made, skip_special_tokens=True)
+    return made
+
+
+def ask_one(vlm: VLM, image: Image.Image, text: str, **options: Any) -> list[int]:
+    (ids,) = ask_ordinarily(vlm, image, text, **options)
+    return ids
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -124,15 +126,6 @@ def compare_answers(
     }
 
 
-def peak_memory() -> int:
-    """Most bytes this process held in memory so far."""
-    status = Path("/proc/self/status")
-    if status.exists():  # unlike ru_maxrss, not inherited from the process that started this one
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
 def answer_one_way(layers: int, way: str, per_image: int, n_images: int) -> None:
     """Answer all questions one way and print the peak memory: the body of a process of its own."""
     vlm = benchmark_model(layers)
@@ -144,7 +137,7 @@ def answer_one_way(layers: int, way: str, per_image: int, n_images: int) -> None
         image, texts = groups[0]
         for text in texts[:3]:  # each is like the others
             ask_one(vlm, image, text, do_sample=False, max_new_tokens=ANSWER_TOKENS)
-    print(peak_memory())
+    print(round(peak_mib() * 2**20))
 
 
 def compare_memory(layers: int, threads: int, per_image: int, n_images: int) -> dict[str, Any]:
@@ -152,14 +145,7 @@ def compare_memory(layers: int, threads: int, per_image: int, n_images: int) -> 
     sizes = {"--layers": layers, "--threads": threads, "--per-image": per_image, "--images": n_images}
     for way in ("alone", "shared"):
         words = ["--answer", way, *(word for name, number in sizes.items() for word in (name, str(number)))]
-        done = subprocess.run(
-            [sys.executable, __file__, *words],
-            env=os.environ | RETURN_BLOCKS,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        peaks[way] = int(done.stdout.split()[-1])
+        peaks[way] = in_own_process(__file__, words, MEMORY_RETURNED)
     return {
         "one_by_one_bytes": peaks["alone"],
         "shared_bytes": peaks["shared"],
@@ -184,7 +170,7 @@ def pope_run(threads: int, images: int) -> dict[str, Any]:
             pope={"images": images},  # type: ignore[arg-type]
         )
         seconds, card = timed(lambda: evaluate(settings, Path(folder) / "run"))
-        made = json.loads((Path(folder) / "run/engine.json").read_text())["after"]
+        made = read_json(Path(folder) / "run/engine.json")["after"]
     total = next(count for count in card.counts if count.split == "all splits")
     return {
         "threads": threads,
@@ -218,10 +204,8 @@ def demo_rate(folder: Path, n_images: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, threads=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="a smaller model and one image; with --pope, 20 images")
-    parser.add_argument("--json", type=Path, help="also write the numbers here")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--per-image", type=int, nargs="+", default=[18, 90], help="questions an image, one or several")
     parser.add_argument("--pope", action="store_true", help="time a whole POPE run with the demo model instead")
     parser.add_argument("--answer", choices=["alone", "shared"], help=argparse.SUPPRESS)
@@ -234,7 +218,7 @@ def main() -> None:
         return
     results = time_pope(args.threads, args.quick) if args.pope else compare(args.threads, args.quick, args.per_image)
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, results)
 
 
 def time_pope(threads: int, quick: bool) -> dict[str, Any]:

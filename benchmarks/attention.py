@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -32,7 +30,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.measuring import command_line, in_own_process, peak_mib
 from mmpo.errors import in_one_line
+from mmpo.files.atomic import write_json
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import model_tensors
 from mmpo.models.families.prompts import encode_prompt, process_images
@@ -102,7 +102,7 @@ def memory(device: str) -> float:
     """Peak MiB so far."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_mib()
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -133,19 +133,17 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, threads=1)
     parser.add_argument("--images", type=int, default=5)
     parser.add_argument("--side", type=int, default=24, help="patches on a side of an image")
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--prompts", type=int, default=3)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--hidden", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--rounds", type=int, default=1, help="repeat the four ways in turn and take medians")
     parser.add_argument("--skip-full", action="store_true")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--way", choices=WAYS, help="internal: one way in this process")
     args = parser.parse_args()
     if args.way:
@@ -156,13 +154,12 @@ def main() -> None:
         for way in WAYS:
             if way == "full" and args.skip_full:
                 continue
-            done = subprocess.run(
-                [sys.executable, __file__, *sys.argv[1:], "--way", way], check=True, capture_output=True, text=True
-            )
-            found.setdefault(way, []).append(json.loads(done.stdout.splitlines()[-1]))
+            found.setdefault(way, []).append(in_own_process(__file__, [*sys.argv[1:], "--way", way]))
     times = {way: statistics.median(t for one in runs for t in one["seconds"]) for way, runs in found.items()}
-    added = {way: statistics.median(one["added_mib"] for one in runs) for way, runs in found.items()}
-    peaks = {way: statistics.median(one["peak_mib"] for one in runs) for way, runs in found.items()}
+    added, peaks = (
+        {way: statistics.median(one[key] for one in runs) for way, runs in found.items()}
+        for key in ("added_mib", "peak_mib")
+    )
     tokens = found["shared"][0]["prompt_tokens"]
     print(f"{args.images} images, {tokens} prompt and {args.tokens} answer tokens, {args.layers} layers, {args.device}")
     for way in found:
@@ -186,7 +183,7 @@ def main() -> None:
         kept = {way: [{k: v for k, v in one.items() if k != "maps"} for one in runs] for way, runs in found.items()}
         settings = {key: value for key, value in vars(args).items() if key not in ("json", "way")}
         report = {"settings": settings, "torch": torch.__version__, "runs": kept, "ratios": ratios}
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+        write_json(args.json, report)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.demo.world import write_split
-from mmpo.files.atomic import read_json, write_json
+from mmpo.files.atomic import read_json, write_json, write_text
 
 Metric = tuple[str, str, str | None]
 """Benchmark, metric, split, as in a scorecard."""
@@ -31,6 +31,31 @@ DESCRIPTIONS: dict[str, Any] = {"prompt": "Describe this image in detail.", "max
 """How they are asked for."""
 
 
+def command_line(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the module's own text, with what every comparison takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--model", type=Path, help="the folder of another model than the comparison's own")
+    parser.add_argument("--quick", action="store_true", help="a few scenes, 2 steps: does it run?")
+    return parser
+
+
+def add_sizes(parser: argparse.ArgumentParser, *, images: int, test: int, steps: int, beta: float, rate: float) -> None:
+    """Arguments of the comparisons of objectives on the demo world, with their defaults."""
+    parser.add_argument("--images", type=int, default=images, help="scenes that pairs are built from")
+    parser.add_argument("--test", type=int, default=test, help="held-out scenes (of each kind)")
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--beta", type=float, default=beta)
+    parser.add_argument("--learning-rate", type=float, default=rate)
+    parser.add_argument("--resamples", type=int, default=2000)
+
+
+def make_quick(args: argparse.Namespace) -> None:
+    args.images, args.test, args.steps, args.batch_size, args.resamples = 12, 12, 2, 4, 200
+
+
 def open_comparison(out: Path, arguments: argparse.Namespace, free: Sequence[str]) -> dict[str, str]:
     """The arguments as they are kept in the comparison's folder. Ends the program if it was begun with others; those
     named in `free` (which cells, which seeds) may differ."""
@@ -42,12 +67,62 @@ def open_comparison(out: Path, arguments: argparse.Namespace, free: Sequence[str
     return given
 
 
+def save(out: Path, results: Mapping[str, Any], table: str) -> None:
+    write_json(out / "results.json", results)
+    write_text(out / "table.md", table)
+
+
 def draw(folder: Path, split: str, images: int, seed: int) -> Path:
     """A split of the demo world, drawn once."""
     path = folder / "world" / split
     if not (path / "annotations.jsonl").exists():
         write_split(path, split, images, seed)
     return path
+
+
+def own_descriptions(args: argparse.Namespace, folder: Path, seed: int) -> dict[str, Any]:
+    """Settings of builds from the model's own descriptions of the seed's scenes."""
+    train = draw(folder, "train", args.images, seed)
+    return {
+        "model": str(args.model),
+        "annotations": train / "annotations.jsonl",
+        "vocabulary": str(train / "vocabulary.json"),
+        "max_new_tokens": 96,
+        "exhaustive": True,
+        "omission_share": args.omission_share,
+        "seed": seed,
+    }
+
+
+def equal_training(args: argparse.Namespace, pairs: Path, seed: int) -> dict[str, Any]:
+    """The training settings that all cells share."""
+    return {
+        "model": str(args.model),
+        "pairs": pairs,
+        "learning_rate": args.learning_rate,
+        "max_steps": args.steps,
+        "batch_size": args.batch_size,
+        "lora": {"rank": 16},
+        "samples": {"n": 0},
+        "seed": seed,
+    }
+
+
+def held_out(
+    args: argparse.Namespace, folder: Path, seed: int, adapter: str, benchmarks: Sequence[str], split: str = "test"
+) -> dict[str, Any]:
+    """Evaluation settings on held-out scenes."""
+    scenes = draw(folder, split, args.test, seed)
+    return {
+        "model": str(args.model),
+        "adapter": adapter,
+        "annotations": str(scenes / "annotations.jsonl"),
+        "benchmarks": list(benchmarks),
+        "claims": {"exhaustive": True},
+        "chair": {"vocabulary": str(scenes / "vocabulary.json"), **DESCRIPTIONS},
+        "bootstrap": {"samples": args.resamples},
+        "cache": str(folder / "answers"),  # the untuned model is asked once a seed
+    }
 
 
 @dataclass(frozen=True)

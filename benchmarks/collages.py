@@ -11,12 +11,9 @@ each side's peak resident size in a process of its own. A third number is ours o
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import random
-import resource
-import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -28,11 +25,13 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.measuring import command_line, in_own_process, peak_mib
 from mmpo.data.layouts import Composer
 from mmpo.data.layouts.compose import label_font
 from mmpo.data.layouts.geometry import canvas_size, grid_shape
 from mmpo.data.layouts.mixing import COLLAGE_MIX, quotas
 from mmpo.errors import in_one_line
+from mmpo.files.atomic import write_json
 
 QUALITY = 75
 
@@ -83,7 +82,7 @@ def run(side: str, count: int, pool: int, threads: int, kept_mib: int) -> dict[s
     plan = planned(count, pool)
     composer = Composer(kept_mib)
     composer.collage(cached[:2])  # fonts and libraries are loaded
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before = peak_mib()
 
     def make(numbers: list[int]) -> int:
         shown = [cached[number] for number in numbers]
@@ -97,7 +96,7 @@ def run(side: str, count: int, pool: int, threads: int, kept_mib: int) -> dict[s
         with ThreadPoolExecutor(threads) as workers:
             written = sum(workers.map(make, plan))
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mib()
     return {
         "side": side, "threads": threads, "collages": count, "seconds": round(seconds, 2),
         "collages_per_second": round(count / seconds, 1),
@@ -119,12 +118,10 @@ def same_pixels(pool: int) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line(__doc__, threads=2)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--pictures", type=int, default=400)
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--kept-mib", type=int, default=256)
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--side", choices=("naive", "ours"), help="internal: one side in this process")
     args = parser.parse_args()
     if args.side:
@@ -133,16 +130,15 @@ def main() -> None:
     assert same_pixels(max(args.pictures, 9)), "the two sides draw different pictures"
     rows = []
     for side, threads in (("naive", 1), ("ours", 1), ("ours", args.threads)):
-        words = [sys.executable, __file__, "--side", side, "--threads", str(threads), "--count", str(args.count)]
+        words = ["--side", side, "--threads", str(threads), "--count", str(args.count)]
         words += ["--pictures", str(args.pictures), "--kept-mib", str(args.kept_mib)]
-        done = subprocess.run(words, check=True, capture_output=True, text=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
+        rows.append(in_own_process(__file__, words))
         print(rows[-1])
     base = rows[0]["collages_per_second"]
     for row in rows[1:]:
         print(f"ours on {row['threads']} thread(s): {row['collages_per_second'] / base:.2f} times the loop")
     if args.json:
-        args.json.write_text(json.dumps({"rows": rows, "same_pixels": True}, indent=2) + "\n")
+        write_json(args.json, {"rows": rows, "same_pixels": True})
 
 
 if __name__ == "__main__":

@@ -31,13 +31,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.cells import CLAIMS, DESCRIPTIONS, Cell, Metric, draw, measured, open_comparison, tables
+from benchmarks import cells
 from mmpo.data.convert.hadpo import DESCRIBE
 from mmpo.data_builders.hallucination.build import build
 from mmpo.data_builders.hallucination.settings import BuildResult, BuildSettings
 from mmpo.demo import model_path
 from mmpo.errors import in_one_line
-from mmpo.files.atomic import write_json, write_text
+from mmpo.files.atomic import write_text
 
 BUILDS: dict[str, dict[str, Any]] = {
     "edited": {},
@@ -48,8 +48,8 @@ BUILDS: dict[str, dict[str, Any]] = {
 }
 CELLS = {"ha_dpo": "template", "no_aux": "template", "plain_dpo": "template_raw", "sft": "template",
          "edited": "edited", "captions": "captions", "captions_raw": "captions_raw"}  # fmt: skip
-METRICS: tuple[Metric, ...] = (
-    *CLAIMS,
+METRICS: tuple[cells.Metric, ...] = (
+    *cells.CLAIMS,
     ("chair", "CHAIRi", None), ("chair", "CHAIRs", None), ("chair", "Recall", None), ("chair", "Len", None),
     ("pope", "F1", "random"), ("pope", "F1", "popular"), ("pope", "F1", "adversarial"),
     ("pope", "yes_ratio", "adversarial"),
@@ -59,23 +59,11 @@ METRICS: tuple[Metric, ...] = (
 
 def built(args: argparse.Namespace, folder: Path, name: str, seed: int) -> BuildResult:
     """The pairs of one build; what the model says is shared by all builds of a seed."""
-    train = draw(folder, "train", args.images, seed)
-    settings = BuildSettings.model_validate(
-        {
-            "model": str(args.model),
-            "annotations": train / "annotations.jsonl",
-            "vocabulary": str(train / "vocabulary.json"),
-            "max_new_tokens": 96,
-            "exhaustive": True,
-            "omission_share": args.omission_share,
-            "seed": seed,
-            **BUILDS[name],
-        }
-    )
+    settings = BuildSettings.model_validate(cells.own_descriptions(args, folder, seed) | BUILDS[name])
     return build(settings, folder / "build" / name, generations=folder / "generations")
 
 
-def cell_of(args: argparse.Namespace, folder: Path, name: str, seed: int) -> Cell:
+def cell_of(args: argparse.Namespace, folder: Path, name: str, seed: int) -> cells.Cell:
     """How a cell is trained on the pairs of its build."""
     objective: dict[str, Any] = {"sft": {}} if name == "sft" else {"dpo": {"beta": args.beta}}
     if name != "sft" and args.sft_weight:
@@ -83,20 +71,9 @@ def cell_of(args: argparse.Namespace, folder: Path, name: str, seed: int) -> Cel
     auxiliary = {}
     if name == "ha_dpo":
         objective["auxiliary"] = {"weight": args.auxiliary_weight}
-        auxiliary = {"auxiliary": {"data": captioned(draw(folder, "dev", args.images, seed))}}
-    train = {
-        "model": str(args.model),
-        "pairs": folder / "build" / CELLS[name] / "pairs",
-        "objective": objective,
-        "learning_rate": args.learning_rate,
-        "max_steps": args.steps,
-        "batch_size": args.batch_size,
-        "lora": {"rank": 16},
-        "samples": {"n": 0},
-        "seed": seed,
-        **auxiliary,
-    }
-    return Cell(name, train)
+        auxiliary = {"auxiliary": {"data": captioned(cells.draw(folder, "dev", args.images, seed))}}
+    shared = cells.equal_training(args, folder / "build" / CELLS[name] / "pairs", seed)
+    return cells.Cell(name, {**shared, "objective": objective, **auxiliary})
 
 
 def captioned(split: Path) -> Path:
@@ -113,19 +90,9 @@ def captioned(split: Path) -> Path:
 
 def evaluated(args: argparse.Namespace, folder: Path, name: str, seed: int, adapter: str) -> dict[str, Any]:
     """The cell on held-out scenes."""
-    test = draw(folder, "test", args.test, seed)
-    settings = {
-        "model": str(args.model),
-        "adapter": adapter,
-        "annotations": str(test / "annotations.jsonl"),
-        "benchmarks": ["claims", "pope", "chair", "shr"],
-        "claims": {"exhaustive": True},
-        "chair": {"vocabulary": str(test / "vocabulary.json"), **DESCRIPTIONS},
-        "shr": {"judged_by": "rules", "max_new_tokens": 96},
-        "bootstrap": {"samples": args.resamples},
-        "cache": str(folder / "answers"),  # the untuned model is asked once a seed
-    }
-    return measured(folder / "eval", name, settings, METRICS)
+    settings = cells.held_out(args, folder, seed, adapter, ["claims", "pope", "chair", "shr"])
+    settings["shr"] = {"judged_by": "rules", "max_new_tokens": 96}
+    return cells.measured(folder / "eval", name, settings, METRICS)
 
 
 def style_table(seeds: Mapping[str, Mapping[str, Any]]) -> str:
@@ -152,31 +119,22 @@ def style_table(seeds: Mapping[str, Mapping[str, Any]]) -> str:
 def table(results: Mapping[str, Any]) -> str:
     """The style probe of each build, then a row for each metric and a column for each cell."""
     measurements = {seed: entry["cells"] for seed, entry in results["seeds"].items()}
-    return "\n".join(filter(None, (style_table(results["seeds"]), tables(measurements, results["cells"]))))
+    return "\n".join(filter(None, (style_table(results["seeds"]), cells.tables(measurements, results["cells"]))))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = cells.command_line(__doc__)
+    cells.add_sizes(parser, images=300, test=80, steps=120, beta=0.1, rate=1.5e-4)
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS)[:4])
-    parser.add_argument("--model", type=Path, default=model_path(), help="the demo model, or another folder")
-    parser.add_argument("--images", type=int, default=300, help="scenes that pairs are built from")
-    parser.add_argument("--test", type=int, default=80, help="held-out scenes")
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--sft-weight", type=float, default=0.0, help="SFT term beside DPO (the demo recipe has 1.5)")
-    parser.add_argument("--learning-rate", type=float, default=1.5e-4)
     parser.add_argument("--auxiliary-weight", type=float, default=0.5, help="HA-DPO's lambda, of cell ha_dpo")
     parser.add_argument("--omission-share", type=float, default=0.0, help="mmpo's own counterweight; HA-DPO has none")
-    parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument("--style-only", action="store_true", help="build and probe, train nothing")
-    parser.add_argument("--quick", action="store_true", help="12 scenes, 2 steps: does it run?")
     args = parser.parse_args()
+    args.model = args.model or model_path()
     if args.quick:
-        args.images, args.test, args.steps, args.batch_size, args.resamples = 12, 12, 2, 4, 200
-    given = open_comparison(args.out, args, free=("out", "seeds", "cells", "style_only"))
+        cells.make_quick(args)
+    given = cells.open_comparison(args.out, args, free=("out", "seeds", "cells", "style_only"))
     results: dict[str, Any] = {"arguments": given, "cells": args.cells, "seeds": {}}
     wanted = BUILDS if args.style_only else dict.fromkeys(CELLS[cell] for cell in args.cells)
     for seed in args.seeds:
@@ -194,10 +152,8 @@ def main() -> None:
             run = cell_of(args, folder, name, seed).trained(folder)
             entry["cells"][name] = evaluated(args, folder, name, seed, run["adapter"])
             print(f"seed {seed}, {name}: measured", flush=True)
-        write_json(args.out / "results.json", results)
-        write_text(args.out / "table.md", table(results))
+        cells.save(args.out, results, table(results))
     print(table(results))
-    print(json.dumps({"results": str(args.out / "results.json"), "table": str(args.out / "table.md")}))
 
 
 if __name__ == "__main__":

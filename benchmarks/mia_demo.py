@@ -40,11 +40,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.cells import CLAIMS, DESCRIPTIONS, Cell, Metric, draw, measured, open_comparison, tables
+from benchmarks import cells
+from mmpo.chat.video_rules import polarity
 from mmpo.data.shards import PairWriter, count_pairs, read_pairs
-from mmpo.data_builders.mia.build import build, reselect
+from mmpo.data_builders.builders import build
+from mmpo.data_builders.mia.build import reselect
 from mmpo.data_builders.mia.ratio import chosen_part
-from mmpo.data_builders.mia.select import opening
 from mmpo.data_builders.mia.settings import MiaBuildResult, MiaSettings
 from mmpo.demo.language import Turn, ask_existence, describe, questions
 from mmpo.demo.scene import Scene
@@ -52,7 +53,7 @@ from mmpo.demo.things import THINGS
 from mmpo.demo.world import world_split
 from mmpo.errors import in_one_line
 from mmpo.eval.statistics.statistics import auroc
-from mmpo.files.atomic import read_json, write_json, write_text
+from mmpo.files.atomic import read_json, write_text
 from tools.demo_models.multi_image_stage import LABEL, SIZES, Plan, pad_pictures, train
 
 LAYOUTS = ("sequence", "collage", "pic_in_pic")
@@ -66,7 +67,7 @@ CELLS: dict[str, dict[str, Any]] = {
     "thresholds": {"times_uniform": None},
     "gamma_0": {},
 }
-METRICS: tuple[Metric, ...] = (
+METRICS: tuple[cells.Metric, ...] = (
     *(("multi_image", "accuracy", split) for split in (*LAYOUTS, "all layouts")),
     *(("multi_image", "missed", split) for split in LAYOUTS),
     *(("multi_image", "interference", split) for split in LAYOUTS),
@@ -74,7 +75,7 @@ METRICS: tuple[Metric, ...] = (
     *(("multi_image", "confusion", split) for split in ("sequence", "collage")),
     *(("pope", "accuracy", split) for split in ("random", "popular", "adversarial")),
     ("pope", "mean_accuracy", "all splits"),
-    *CLAIMS,
+    *cells.CLAIMS,
 )
 
 
@@ -95,7 +96,7 @@ def prepared(args: argparse.Namespace) -> Path:
 
 def records(folder: Path, images: int, seed: int) -> Path:
     """Questions about single scenes with right answers, as a file of records."""
-    world = draw(folder, "train", images, seed)
+    world = cells.draw(folder, "train", images, seed)
     path = world / "records.jsonl"
     if not path.exists():
         rows = []
@@ -150,7 +151,7 @@ def looked_and_wrong(build_folder: Path) -> dict[str, dict[str, float]]:
     for path in sorted((build_folder / "units").glob("*.json")):
         for outcome in read_json(path)["outcomes"]:
             for candidate in outcome["candidates"]:
-                right, given = opening(candidate["chosen"]), opening(candidate["rejected"])
+                right, given = polarity(candidate["chosen"]), polarity(candidate["rejected"])
                 if right and given and candidate["parts"]:
                     part = candidate["parts"][chosen_part(candidate["layout"], "mean", "exact")]
                     found.setdefault(candidate["layout"], []).append((-part["ratio"], right != given))
@@ -185,52 +186,23 @@ def training(args: argparse.Namespace, pairs: Path, cell: str, seed: int) -> dic
     objective: dict[str, Any] = {"dpo": {"beta": args.beta}}
     if cell != "gamma_0":
         objective["sft"] = {"weight": args.gamma, "per": "token"}
-    return {
-        "model": str(args.model),
-        "pairs": pairs,
-        "objective": objective,
-        "learning_rate": args.learning_rate,
-        "max_steps": args.steps,
-        "batch_size": args.batch_size,
-        "eval_fraction": 0.0,
-        "lora": {"rank": 16},
-        "samples": {"n": 0},
-        "seed": seed,
-    }
+    return {**cells.equal_training(args, pairs, seed), "objective": objective, "eval_fraction": 0.0}
 
 
 def evaluation(args: argparse.Namespace, folder: Path, adapter: str, seed: int) -> dict[str, Any]:
     """What is measured, before and after."""
-    test = draw(folder, "test", args.test, seed)
-    return {
-        "model": str(args.model),
-        "adapter": adapter,
-        "annotations": str(test / "annotations.jsonl"),
-        "benchmarks": ["multi_image", "pope", "claims"],
-        "chair": {"vocabulary": str(test / "vocabulary.json"), **DESCRIPTIONS},
-        "claims": {"exhaustive": True},
-        "multi_image": {"prompts": args.prompts, "label": LABEL, "max_new_tokens": 16},
-        "bootstrap": {"samples": args.resamples},
-        "cache": str(folder / "answers"),  # the untuned model is asked once a seed
-    }
+    settings = cells.held_out(args, folder, seed, adapter, ["multi_image", "pope", "claims"])
+    return settings | {"multi_image": {"prompts": args.prompts, "label": LABEL, "max_new_tokens": 16}}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = cells.command_line(__doc__)
+    cells.add_sizes(parser, images=50, test=60, steps=50, beta=0.1, rate=1e-3)
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS)[:3])
-    parser.add_argument("--model", type=Path, help="another model than the one of tools.demo_models.multi_image_stage")
-    parser.add_argument("--several-steps", type=int, default=Plan.steps, help="steps of that model's training")
-    parser.add_argument("--images", type=int, default=50, help="scenes that records are made of")
+    parser.add_argument("--several-steps", type=int, default=Plan.steps, help="of training tools.demo_models' model")
     parser.add_argument("--records", type=int, default=500, help="records used, each once a layout")
-    parser.add_argument("--test", type=int, default=60, help="held-out scenes")
     parser.add_argument("--prompts", type=int, default=60, help="multi-image prompts a layout")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--gamma", type=float, default=0.1)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument(
         "--times-uniform", type=float, default=1.0, help="greatest ratio over that of uniform attention"
     )
@@ -238,13 +210,11 @@ def main() -> None:
     parser.add_argument("--min-seen", type=float, default=0.5, help="targets cropped away more than that drop out")
     parser.add_argument("--collage-noise", type=float, default=225.0)
     parser.add_argument("--inner-noise", type=float, default=49.0)
-    parser.add_argument("--resamples", type=int, default=2000)
-    parser.add_argument("--quick", action="store_true", help="a few scenes, 2 steps: does it run?")
     args = parser.parse_args()
     if args.quick:
         args.images, args.records, args.test, args.prompts = 16, 24, 14, 4
         args.steps, args.batch_size, args.resamples, args.several_steps = 2, 2, 200, 1
-    given = open_comparison(args.out, args, ("out", "seeds", "cells"))
+    given = cells.open_comparison(args.out, args, ("out", "seeds", "cells"))
     args.model = prepared(args)
     results: dict[str, Any] = {"arguments": given, "builds": {}, "told": {}, "pairs": {}, "left_out": {}, "seeds": {}}
     for seed in args.seeds:
@@ -265,15 +235,14 @@ def main() -> None:
             if (other := trained.setdefault(ids, cell)) != cell and cell != "gamma_0":
                 results["left_out"][f"{cell}, {seed}"] = f"the same pairs as {other}"
                 continue
-            run = Cell(cell, training(args, pairs, cell, seed)).trained(folder)
-            rows[cell] = measured(folder, f"eval/{cell}", evaluation(args, folder, run["adapter"], seed), METRICS)
+            run = cells.Cell(cell, training(args, pairs, cell, seed)).trained(folder)
+            rows[cell] = cells.measured(folder, f"eval/{cell}", evaluation(args, folder, run["adapter"], seed), METRICS)
             print(f"seed {seed}, {cell}: {count} pairs, measured", flush=True)
-            write_json(args.out / "results.json", results)
-            write_text(args.out / "table.md", _report(results, args.cells))
+            cells.save(args.out, results, _report(results, args.cells))
     print(_report(results, args.cells))
 
 
-def _report(results: Mapping[str, Any], cells: list[str]) -> str:
+def _report(results: Mapping[str, Any], wanted: list[str]) -> str:
     """Markdown: where the model looked, what that says about its answers, how many pairs, what changed."""
     lines = ["| prompts, seed | answers | mean ratio | uniform | threshold | kept |"]
     lines.append("| --- | ---: | ---: | ---: | ---: | ---: |")
@@ -288,15 +257,17 @@ def _report(results: Mapping[str, Any], cells: list[str]) -> str:
     for seed, by_layout in results["told"].items():
         for layout, row in by_layout.items():
             lines.append(f"| {layout}, {seed} | {row['answers']} | {row['wrong']} | {row['auroc']:.2f} |")
-    lines += ["", f"| pairs | {' | '.join(cells)} |", f"| --- |{' ---: |' * len(cells)}"]
+    lines += ["", f"| pairs | {' | '.join(wanted)} |", f"| --- |{' ---: |' * len(wanted)}"]
     for seed in results["seeds"]:
-        counts = [str(results["pairs"].get(f"{cell}, {seed}", "")) for cell in cells]
+        counts = [str(results["pairs"].get(f"{cell}, {seed}", "")) for cell in wanted]
         lines.append(f"| seed {seed} | {' | '.join(counts)} |")
     left = [f"{cell}: {why}" for cell, why in results["left_out"].items()]
-    return "\n".join([*lines, "", *left, "", tables(results["seeds"], cells), *_told_apart(results["seeds"], cells)])
+    return "\n".join(
+        [*lines, "", *left, "", cells.tables(results["seeds"], wanted), *_told_apart(results["seeds"], wanted)]
+    )
 
 
-def _told_apart(seeds: Mapping[str, Mapping[str, Any]], cells: list[str]) -> list[str]:
+def _told_apart(seeds: Mapping[str, Mapping[str, Any]], wanted: list[str]) -> list[str]:
     """Markdown: right answers on objects that the target shows and on those that only another picture shows, half and
     half, in percent. One answer to everything gets 50, whatever it is; accuracy alone rewards saying no."""
 
@@ -304,7 +275,7 @@ def _told_apart(seeds: Mapping[str, Mapping[str, Any]], cells: list[str]) -> lis
         wrong = [rows[cell][f"multi_image {layout} {name}"][state]["value"] for name in ("missed", "interference")]
         return 100 * (1 - sum(wrong) / 2)
 
-    shown = [cell for cell in cells if any(cell in rows for rows in seeds.values())]
+    shown = [cell for cell in wanted if any(cell in rows for rows in seeds.values())]
     whole = [rows for rows in seeds.values() if shown and all(cell in rows for cell in shown)]
     if not whole:
         return []

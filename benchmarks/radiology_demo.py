@@ -23,20 +23,19 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.cells import Cell, Metric, measured, open_comparison, tables
-from mmpo.data_builders.radiology.build import build
+from benchmarks import cells
+from mmpo.data_builders.builders import build
 from mmpo.data_builders.radiology.settings import RadiologySettings
 from mmpo.demo.radiology import model_path
 from mmpo.demo.radiology.world import write_split
 from mmpo.errors import in_one_line
 from mmpo.eval.radiology.metrics import reduction, score_reports
-from mmpo.files.atomic import write_json, write_text
 from mmpo.pipeline import section_settings
 from mmpo.recipes import Recipe, load
 
 CELLS: dict[str, float | None] = {"standard": 1.0, "weighted": None, "edited": 0.0}
 """Gamma of each; None: the recipe's."""
-METRICS: tuple[Metric, ...] = tuple(
+METRICS: tuple[cells.Metric, ...] = tuple(
     ("radiology", name, None)
     for name in ("prior_lines_per_report", "reports_with_priors", "prior_line_share", "words", "finding_precision",
                  "finding_recall", "finding_F1", "BLEU4", "ROUGE_L")
@@ -65,12 +64,12 @@ def written(run: Path, state: str) -> dict[str, str]:
     return {row["id"]: row["text"] for row in map(json.loads, rows)}
 
 
-def fewer(seeds: dict[str, dict[str, Any]], cells: list[str]) -> str:
+def fewer(seeds: dict[str, dict[str, Any]], wanted: list[str]) -> str:
     """A table of reductions: a row a seed, a column a cell."""
-    lines = [f"| times fewer lines with an earlier exam | {' | '.join(cells)} |", f"| --- |{' --- |' * len(cells)}"]
+    lines = [f"| times fewer lines with an earlier exam | {' | '.join(wanted)} |", f"| --- |{' --- |' * len(wanted)}"]
     for seed, found in seeds.items():
         shown = []
-        for cell in cells:
+        for cell in wanted:
             own = found.get(cell, {"reduction": None, "reduction_low": None, "reduction_high": None})
             value, low, high = ("∞" if own[f"reduction{end}"] is None else f"{own[f'reduction{end}']:.1f}"
                                 for end in ("", "_low", "_high"))  # fmt: skip
@@ -80,21 +79,17 @@ def fewer(seeds: dict[str, dict[str, Any]], cells: list[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = cells.command_line(__doc__)
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=["weighted", "standard"])
-    parser.add_argument("--model", type=Path, help="default: the shipped model")
     parser.add_argument("--films", type=int, default=300, help="films that pairs are built from")
     parser.add_argument("--test", type=int, default=200, help="held-out films")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe")
-    parser.add_argument("--quick", action="store_true", help="12 films, 2 steps: does it run?")
     args = parser.parse_args()
     args.model = args.model or model_path()
     if args.quick:
         args.films = args.test = 12
         args.set += ["train.max_steps=2", "train.batch_size=4", "eval.bootstrap.samples=200"]
-    given = open_comparison(args.out, args, ("out", "seeds", "cells", "model"))
+    given = cells.open_comparison(args.out, args, ("out", "seeds", "cells", "model"))
     results: dict[str, Any] = {"arguments": given, "cells": args.cells, "seeds": {}, "training": {}, "reduction": {}}
     for seed in args.seeds:
         folder = args.out / f"seed-{seed}"
@@ -105,16 +100,15 @@ def main() -> None:
         for cell in args.cells:
             recipe = recipe_of(args, folder, seed, cell)
             made = build(RadiologySettings.model_validate(section_settings(recipe, "build")), folder / "build")
-            run = Cell(cell, section_settings(recipe, "train")).trained(folder)
+            run = cells.Cell(cell, section_settings(recipe, "train")).trained(folder)
             own["training"][cell] = {"pairs": made.pairs_made, "steps": run["steps"], "last_eval": run["last_eval"]}
             asked = {**section_settings(recipe, "eval"), "adapter": run["adapter"], "cache": str(folder / "answers")}
-            own["seeds"][cell] = measured(folder / "eval", cell, asked, METRICS)
+            own["seeds"][cell] = cells.measured(folder / "eval", cell, asked, METRICS)
             before, after = (score_reports(written(folder / "eval" / cell, state)) for state in ("before", "after"))
             own["reduction"][cell] = reduction(before, after, seed=seed)
             print(f"seed {seed}, {cell}: {own['reduction'][cell]}", flush=True)
-            table = tables(results["seeds"], args.cells) + "\n" + fewer(results["reduction"], args.cells)
-            write_json(args.out / "results.json", results)
-            write_text(args.out / "table.md", table)
+            table = cells.tables(results["seeds"], args.cells) + "\n" + fewer(results["reduction"], args.cells)
+            cells.save(args.out, results, table)
     print(table)
 
 

@@ -69,25 +69,17 @@ def score_guard(rows: list[dict[str, Any]]) -> str:
     return f"{len(rows) - len(wrong)} of {len(rows)} edits judged rightly"
 
 
-CHANGING = frozenset(
-    re.findall(
-        r"\S+",
-        "remain persist continue resolve clear improve worsen increase decrease develop progress recur enlarge "
-        "shrink grow evolve diminish regress redemonstrate remove place advance withdraw reposition extubate "
-        "intubate change",
+CHANGING, CHANGED, COURSE, EARLIER, UNREAL = (
+    frozenset(words.split())
+    for words in (
+        "remain persist continue resolve clear improve worsen increase decrease develop progress recur enlarge shrink "
+        "grow evolve diminish regress redemonstrate remove place advance withdraw reposition extubate intubate change",
+        "unchanged stable new persistent residual recurrent worse similar same increased decreased improved worsened "
+        "increasing decreasing improving worsening evolving resolving larger smaller",
+        "again now still previously interval since before formerly yesterday",
+        "prior previous earlier last preceding old",
+        "recommend suggest advise consider should may might could would can if evaluate ensure document",
     )
-)
-CHANGED = frozenset(
-    re.findall(
-        r"\S+",
-        "unchanged stable new persistent residual recurrent worse similar same increased decreased improved "
-        "worsened increasing decreasing improving worsening evolving resolving larger smaller",
-    )
-)
-COURSE = frozenset(re.findall(r"\S+", "again now still previously interval since before formerly yesterday"))
-EARLIER = frozenset(re.findall(r"\S+", "prior previous earlier last preceding old"))
-UNREAL = frozenset(
-    re.findall(r"\S+", "recommend suggest advise consider should may might could would can if evaluate ensure document")
 )
 
 

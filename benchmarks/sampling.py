@@ -11,12 +11,11 @@ compared. No end token is ever drawn, so every sample has all its tokens.
 
 from __future__ import annotations
 
-import argparse
-import json
+import itertools
 import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,10 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.answering import ask_one, benchmark_model
+from benchmarks.answering import ask_one, ask_ordinarily, benchmark_model
+from benchmarks.measuring import command_line, seconds_in_turns
 from mmpo.errors import in_one_line
+from mmpo.files.atomic import write_json
 from mmpo.models.families.loading import VLM
 from mmpo.models.generation.answer import AnswerEngine
 from tests.tiny import tiny_image
@@ -34,43 +35,30 @@ from tests.tiny import tiny_image
 PROMPT = "Describe this image in detail."
 
 
-def separate(vlm: VLM, image: Image.Image, k: int, tokens: int) -> int:
-    options = {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "top_k": 0, "max_new_tokens": tokens}
-    return sum(len(ask_one(vlm, image, PROMPT, **options)) for _ in range(k))
-
-
-def batched(vlm: VLM, image: Image.Image, k: int, tokens: int) -> int:
-    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
-    prompt = vlm.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    inputs = vlm.processor(images=image, text=prompt, return_tensors="pt").to(vlm.device, vlm.dtype)
-    out = vlm.model.generate(
-        **inputs, do_sample=True, temperature=1.0, top_p=0.9, top_k=0, max_new_tokens=tokens, num_return_sequences=k
-    )
-    return int(out[:, inputs["input_ids"].shape[1] :].numel())
-
-
-def shared(engine: AnswerEngine, image: Image.Image, k: int, tokens: int) -> int:
-    (answers,) = engine.sample_many([(image, PROMPT)], k, top_p=0.9, max_new_tokens=tokens, greedy_first=True)
-    return sum(len(answer.token_ids) for answer in answers[1:])
-
-
 def measure(vlm: VLM, k: int, tokens: int, images: int, rounds: int) -> dict[str, Any]:
     engine = AnswerEngine(vlm, token_budget=1 << 20)
     vlm.base.generation_config.eos_token_id = [len(vlm.tokenizer) - 1]
-    ways: dict[str, Callable[[Image.Image], int]] = {
-        "separate": lambda image: separate(vlm, image, k, tokens),
-        "batched": lambda image: batched(vlm, image, k, tokens),
-        "shared": lambda image: shared(engine, image, k, tokens),
+    options = {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "top_k": 0, "max_new_tokens": tokens}
+
+    def shared(image: Image.Image) -> list[Sequence[int]]:
+        (answers,) = engine.sample_many([(image, PROMPT)], k, top_p=0.9, max_new_tokens=tokens, greedy_first=True)
+        return [answer.token_ids for answer in answers[1:]]
+
+    ways: dict[str, Callable[[Image.Image], Sequence[Sequence[int]]]] = {
+        "separate": lambda image: [ask_one(vlm, image, PROMPT, **options) for _ in range(k)],
+        "batched": lambda image: ask_ordinarily(vlm, image, PROMPT, **options, num_return_sequences=k),
+        "shared": shared,
     }
     for way in ways.values():
         way(tiny_image(99, (448, 336)))
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
     made: dict[str, int] = dict.fromkeys(ways, 0)
-    for number in range(rounds):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            made[name] += sum(way(tiny_image(number * images + i, (448, 336))) for i in range(images))
-            seconds[name].append(time.perf_counter() - start)
+    numbers = itertools.count()
+
+    def sampled(name: str) -> None:
+        for _ in range(images):
+            made[name] += sum(map(len, ways[name](tiny_image(next(numbers), (448, 336)))))
+
+    seconds = seconds_in_turns({name: partial(sampled, name) for name in ways}, rounds)
     median = {name: statistics.median(times) / images for name, times in seconds.items()}
     return {
         "k": k,
@@ -87,14 +75,12 @@ def measure(vlm: VLM, k: int, tokens: int, images: int, rounds: int) -> dict[str
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, threads=torch.get_num_threads())
     parser.add_argument("--k", type=int, default=10, help="samples an image")
     parser.add_argument("--tokens", type=int, default=64, help="tokens a sample")
     parser.add_argument("--images", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="a smaller model, one image, one round, 8 tokens")
-    parser.add_argument("--json", type=Path, help="also write the numbers here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     sizes = (args.k, 8, 1, 1) if args.quick else (args.k, args.tokens, args.images, args.rounds)
@@ -106,7 +92,7 @@ def main() -> None:
         f"{results['faster_than_batched']:.1f}x as fast as num_return_sequences"
     )
     if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, results)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ of every seed with its interval, and standard deviations over seeds.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import sys
@@ -36,25 +35,24 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.cells import CLAIMS, DESCRIPTIONS, Cell, draw, measured, open_comparison, tables
+from benchmarks import cells
 from mmpo.data_builders.hallucination.build import build
 from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.demo import model_path
 from mmpo.errors import in_one_line
-from mmpo.files.atomic import write_json, write_text
 
 SPLITS = ("test", "test_unusual")
 CELLS = ("dpo", "mdpo", "tars_mask", "tars_official")
 """Those that are compared unless `--cells` names others."""
 METRICS = (
-    *CLAIMS,
+    *cells.CLAIMS,
     ("chair", "CHAIRi", None), ("chair", "CHAIRs", None), ("chair", "Recall", None), ("chair", "Len", None),
     ("pope", "accuracy", "random"), ("pope", "accuracy", "popular"), ("pope", "accuracy", "adversarial"),
     ("pope", "F1", "adversarial"), ("pope", "yes_ratio", "adversarial"),
 )  # fmt: skip
 
 
-def cells(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
+def objectives(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """What each cell trains with, beside what all share."""
     beta = {"beta": args.beta}
     spectral = {**beta, "lam": args.lam}
@@ -79,18 +77,7 @@ def cells(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
 
 def pairs(args: argparse.Namespace, folder: Path, seed: int) -> Path:
     """The pairs of a seed, built once."""
-    train = draw(folder, "train", args.images, seed)
-    settings = BuildSettings.model_validate(
-        {
-            "model": str(args.model),
-            "annotations": train / "annotations.jsonl",
-            "vocabulary": str(train / "vocabulary.json"),
-            "max_new_tokens": 96,
-            "exhaustive": True,
-            "omission_share": args.omission_share,
-            "seed": seed,
-        }
-    )
+    settings = BuildSettings.model_validate(cells.own_descriptions(args, folder, seed))
     build(settings, folder / "build")
     return folder / "build" / "pairs"
 
@@ -99,18 +86,8 @@ def measure(args: argparse.Namespace, folder: Path, cell: str, seed: int, adapte
     """The cell on both kinds of held-out scenes."""
     found: dict[str, Any] = {}
     for split in SPLITS:
-        scenes = draw(folder, split, args.test, seed)
-        settings = {
-            "model": str(args.model),
-            "adapter": adapter,
-            "annotations": str(scenes / "annotations.jsonl"),
-            "benchmarks": ["claims", "pope", "chair"],
-            "claims": {"exhaustive": True},
-            "chair": {"vocabulary": str(scenes / "vocabulary.json"), **DESCRIPTIONS},
-            "bootstrap": {"samples": args.resamples},
-            "cache": str(folder / "answers"),  # the untuned model is asked once a seed
-        }
-        own = measured(folder / "eval" / split, cell, settings, METRICS)
+        settings = cells.held_out(args, folder, seed, adapter, ["claims", "pope", "chair"], split)
+        own = cells.measured(folder / "eval" / split, cell, settings, METRICS)
         found |= {f"{split}: {metric}": values for metric, values in own.items()}
     return found
 
@@ -153,32 +130,23 @@ def pooled(estimates: Sequence[Mapping[str, float]], scale: float) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = cells.command_line(__doc__)
+    cells.add_sizes(parser, images=200, test=50, steps=60, beta=0.2, rate=1e-3)
     parser.add_argument("--cells", nargs="+", default=list(CELLS), help=f"default: {', '.join(CELLS)}")
-    parser.add_argument("--model", type=Path, default=model_path(), help="the demo model, or another folder")
-    parser.add_argument("--images", type=int, default=200, help="scenes that pairs are built from")
-    parser.add_argument("--test", type=int, default=50, help="held-out scenes of each kind")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--beta", type=float, default=0.2)
     parser.add_argument("--lam", type=float, default=0.1, help="weight of the spectral term")
     parser.add_argument("--omega", type=float, default=1e-3)
     parser.add_argument("--relevance", default="policy", help="`policy`, or the folder of a CLIP-like model")
     parser.add_argument("--sft-weight", type=float, default=1.5, help="SFT term beside every loss; 0 for none")
     parser.add_argument("--omission-share", type=float, default=2.0, help="as in the recipe `demo`; 0 for none")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--resamples", type=int, default=2000)
-    parser.add_argument("--quick", action="store_true", help="12 scenes, 2 steps: does it run?")
     args = parser.parse_args()
+    args.model = args.model or model_path()
     if args.quick:
-        args.images, args.test, args.steps, args.batch_size, args.resamples = 12, 12, 2, 4, 200
-    known = cells(args)
+        cells.make_quick(args)
+    known = objectives(args)
     wanted = args.cells
     if unknown := sorted(set(wanted) - set(known)):
         parser.error(f"no cell is called {', '.join(unknown)}; known: {', '.join(known)}")
-    given = open_comparison(args.out, args, ("out", "seeds", "cells"))
+    given = cells.open_comparison(args.out, args, ("out", "seeds", "cells"))
     given["model"] = "the demo model" if args.model == model_path() else args.model.name  # no folder of this machine
     results: dict[str, Any] = {"arguments": given, "cells": wanted, "seeds": {}, "training": {}}
     for seed in args.seeds:
@@ -189,22 +157,15 @@ def main() -> None:
             own = {key: dict(value) for key, value in known[name].items()}
             if args.sft_weight:
                 own["objective"]["sft"] = {"weight": args.sft_weight}
-            shared = {
-                "model": str(args.model), "pairs": source, "learning_rate": args.learning_rate,
-                "max_steps": args.steps, "batch_size": args.batch_size, "lora": {"rank": 16}, "samples": {"n": 0},
-                "seed": seed,
-            }  # fmt: skip
-            run = Cell(name, {**shared, **own}).trained(folder)
+            run = cells.Cell(name, {**cells.equal_training(args, source, seed), **own}).trained(folder)
             results["training"].setdefault(str(seed), {})[name] = {
                 key: run[key] for key in ("pairs", "steps", "seconds", "last_eval")
             }
             found[name] = measure(args, folder, name, seed, run["adapter"])
             print(f"seed {seed}, {name}: {run['seconds']:.0f} s of training, measured", flush=True)
-            write_json(args.out / "results.json", results)
-            shown = "\n".join([summary(results["seeds"], wanted), tables(results["seeds"], wanted)])
-            write_text(args.out / "table.md", shown)
+            shown = "\n".join([summary(results["seeds"], wanted), cells.tables(results["seeds"], wanted)])
+            cells.save(args.out, results, shown)
     print(summary(results["seeds"], wanted))
-    print(json.dumps({"results": str(args.out / "results.json"), "table": str(args.out / "table.md")}))
 
 
 if __name__ == "__main__":

@@ -23,13 +23,11 @@ that compute the same loss must agree on its value.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -43,8 +41,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from benchmarks.measuring import command_line, seconds_in_turns
+from benchmarks.speed.layouts import digits
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import in_one_line
+from mmpo.files.atomic import write_json
 from mmpo.files.images import encode_image
 from mmpo.models.families.loading import VLM
 from mmpo.models.scoring.score import PairBatch, PairScorer
@@ -109,18 +110,13 @@ def build(size: dict[str, Any], batch: int, folder: Path) -> Ground:
         PreferencePair.simple(
             id=str(i),
             image=encode_image(tiny_image(i, (size["image_size"] + 24, size["image_size"]))),
-            question=" ".join(_text(9 * i + k, 5) for k in range(size["prompt_tokens"] // 6)),
-            chosen=_text(3 * i + 1, size["response_tokens"] - 2),
-            rejected=_text(3 * i + 2, size["response_tokens"] - 2),
+            question=" ".join(digits(9 * i + k, 5) for k in range(size["prompt_tokens"] // 6)),
+            chosen=digits(3 * i + 1, size["response_tokens"] - 2),
+            rejected=digits(3 * i + 2, size["response_tokens"] - 2),
         )
         for i in range(batch)
     ]
     return Ground(vlm, store, encode_pairs(vlm, examples, store, words=True), folder)
-
-
-def _text(seed: int, tokens: int) -> str:
-    """Every digit is one token of the toy tokenizer."""
-    return "".join(map(str, torch.randint(0, 10, (tokens,), generator=torch.Generator().manual_seed(seed)).tolist()))
 
 
 def contender(ground: Ground, name: str) -> Step:
@@ -189,12 +185,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         for name in steps:
             if abs(losses[name] - losses[name.removesuffix(ROWS)]) > 1e-4:
                 raise RuntimeError(f"{name} does not compute what its twin computes: {losses}")
-        seconds: dict[str, list[float]] = {name: [] for name in steps}
-        for number in range(arguments.rounds):
-            for name in CONTENDERS if number % 2 == 0 else CONTENDERS[::-1]:
-                start = time.perf_counter()
-                steps[name]()
-                seconds[name].append(time.perf_counter() - start)
+        seconds = seconds_in_turns(steps, arguments.rounds)
         row = ground.pairs.rows[0]
         image = ground.store.placeholder_tokens(row.images[0])
     text = size["text"]
@@ -232,18 +223,16 @@ def markdown(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, threads=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="a toy size, to see that it runs")
-    parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--batch", type=int, default=2, help="pairs a step")
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     result = run(arguments)
     print(markdown(result))
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_json(arguments.json, result)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ policy and one tower pass, over the same distinct tokens. The rows, and what the
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -43,10 +42,12 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [_ROOT, os.environ.get("
 
 import torch
 
+from benchmarks.measuring import command_line
 from benchmarks.speed.layouts import LAYOUTS, Layout, quick
 from benchmarks.speed.measure import measure
 from benchmarks.speed.models import SIZES, sized
 from benchmarks.speed.sides import Setting, encoded, estimated_mib, trl_refuses_cache
+from mmpo.files.atomic import read_json, write_json, write_text
 
 SAME_LOSS = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 """Two sides compute the same thing if their losses are no further apart."""
@@ -185,21 +186,19 @@ def machine(device: str, threads: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+    parser = command_line(__doc__, threads=torch.get_num_threads())
     parser.add_argument("--rows", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS), help="which rows")
     parser.add_argument("--quick", action="store_true", help="a toy size, to see that it runs")
     parser.add_argument("--size", choices=["1b", "7b"], help="a real size, bfloat16, on a GPU where there is one")
-    parser.add_argument("--json", type=Path, help="also write the result here")
     parser.add_argument("--markdown", type=Path, help="also write the table here")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--vocabulary", type=int, help="another size of the vocabulary")
     parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
     parser.add_argument("--merge", nargs="+", type=Path, metavar="JSON", help="measure nothing; join these results")
     arguments = parser.parse_args()
     if arguments.merge:
         try:
-            result = merged([json.loads(path.read_text(encoding="utf-8")) for path in arguments.merge])
+            result = merged([read_json(path) for path in arguments.merge])
         except ValueError as error:
             parser.error(str(error))
         show(result, arguments)
@@ -224,7 +223,7 @@ def main() -> None:
         print(f"{setting.layout.name}: {result['rows'][-1]['took']} s", file=sys.stderr, flush=True)
         result["seconds"] = round(time.perf_counter() - began, 1)
         if arguments.json:
-            write_json(result, arguments.json)
+            write_json(arguments.json, result)
     show(result, arguments)
 
 
@@ -232,13 +231,9 @@ def show(result: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Print the table and write the files that are asked for."""
     print(markdown(result))
     if arguments.json:
-        write_json(result, arguments.json)
+        write_json(arguments.json, result)
     if arguments.markdown:
-        arguments.markdown.write_text(markdown(result) + "\n", encoding="utf-8")
-
-
-def write_json(result: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        write_text(arguments.markdown, markdown(result) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ deviation over seeds, and how far three judges by rules agree with the exact ann
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -18,10 +17,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.cells import picked, tables
+from benchmarks import cells
 from mmpo.errors import in_one_line
 from mmpo.eval.statistics.scorecard import Scorecard
-from mmpo.files.atomic import read_json, write_json, write_text
+from mmpo.files.atomic import read_json
 from tools.demo_models.video_agreement import measure, table
 
 METRICS = (
@@ -43,18 +42,13 @@ def run(out: Path, seed: int, model: Path | None, quick: bool) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--model", type=Path, help="another model than the shipped one")
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
+    arguments = cells.command_line(__doc__).parse_args()
     seeds: dict[str, Any] = {}
     rewards: dict[str, Any] = {}
     text = []
     for seed in arguments.seeds:
         folder = run(arguments.out, seed, arguments.model, arguments.quick)
-        seeds[f"seed {seed}"] = {"tuned": picked(Scorecard.read(folder / "eval" / "scorecard.json"), METRICS)}
+        seeds[f"seed {seed}"] = {"tuned": cells.picked(Scorecard.read(folder / "eval" / "scorecard.json"), METRICS)}
         found = measure(folder)
         built = read_json(folder / "build" / "build_result.json")
         rewards[f"seed {seed}"] = {
@@ -62,9 +56,8 @@ def main() -> None:
             "build": {name: built[name] for name in ("images", "images_used", "pairs_made", "scores", "counts")},
         }
         text.append(f"Seed {seed}: {built['pairs_made']} pairs from {built['images']} clips.\n\n{table(found)}")
-    write_json(arguments.out / "results.json", {"metrics": seeds, "rewards": rewards})
-    whole = f"{tables(seeds, ['tuned'])}\nRewards beside the exact annotation:\n\n" + "\n".join(text)
-    write_text(arguments.out / "table.md", whole)
+    whole = f"{cells.tables(seeds, ['tuned'])}\nRewards beside the exact annotation:\n\n" + "\n".join(text)
+    cells.save(arguments.out, {"metrics": seeds, "rewards": rewards}, whole)
     print(whole)
 
 

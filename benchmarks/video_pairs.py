@@ -15,9 +15,7 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from benchmarks.measuring import command_line, in_own_process, peak_mib, restart_peak, seconds_in_turns
 from mmpo.errors import in_one_line
+from mmpo.files.atomic import write_json
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.prompts import encode_prompt, process_images
 from mmpo.models.scoring.score import PairBatch, PairScorer
@@ -120,44 +120,30 @@ def contenders(arguments: argparse.Namespace, only: str | None = None) -> dict[s
     return {name: make() for name, make in made.items() if only in (None, name)}
 
 
-def peak_mib(arguments: argparse.Namespace, name: str) -> float:
-    """Growth of a fresh process's memory during two steps, above what model and pair take."""
-    words = [sys.executable, __file__, *sys.argv[1:], "--memory-of", name]
-    return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()[-1])
-
-
-def status_mib(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1024
+def growth_mib(step: Step) -> float:
+    """Growth of this process's memory during two steps, above what model and pair take."""
+    before = restart_peak()
+    step(), step()
+    return peak_mib() - before
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--patches", type=int, default=12, help="12 x 12 = 144 tokens a frame")
     parser.add_argument("--words", type=int, default=60, help="tokens of a response")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="a toy size, to see that it runs")
-    parser.add_argument("--json", type=Path, metavar="OUT")
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory_of:
-        step = contenders(arguments, arguments.memory_of)[arguments.memory_of]
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew (Linux)
-        before = status_mib("VmRSS")
-        step(), step()
-        print(status_mib("VmHWM") - before)
+        print(growth_mib(contenders(arguments, arguments.memory_of)[arguments.memory_of]))
         return
     steps = contenders(arguments)
     losses = {name: step() for name, step in steps.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(arguments.rounds):
-        for name, step in steps.items():
-            started = time.perf_counter()
-            step()
-            seconds[name].append(time.perf_counter() - started)
+    seconds = seconds_in_turns(steps, arguments.rounds)
     middle = {name: statistics.median(values) for name, values in seconds.items()}
-    memory = {name: peak_mib(arguments, name) for name in steps}
+    memory = {name: in_own_process(__file__, [*sys.argv[1:], "--memory-of", name]) for name in steps}
     result: dict[str, Any] = {
         "frames": arguments.frames,
         "tokens_a_frame": arguments.patches**2,
@@ -171,7 +157,7 @@ def main() -> None:
     if abs(losses["two rows"] - losses["shared"]) > 1e-3:
         raise SystemExit("the two layouts disagree")
     if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+        write_json(arguments.json, result)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,15 @@ def tiny_llava_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def parrot_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model that hallucinates on demand."""
+    from tests.data_builders import parrot
+    from tests.tiny import save_model
+
+    return save_model(parrot.teach(parrot.SAYS), tmp_path_factory.mktemp("parrot"))
+
+
+@pytest.fixture(scope="session")
 def published_data() -> Path:
     """The folder of published benchmark files: MMPO_PUBLISHED_DATA, or `shared/data/published` beside the checkout.
 

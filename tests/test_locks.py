@@ -229,7 +229,8 @@ def test_files_are_private_whatever_the_umask(tmp_path: Path, monkeypatch: pytes
     @locks.in_own_folder
     def work(settings: None, run_dir: Path) -> None:
         atomic.write_json(run_dir / "below" / "a.json", {})
-        atomic.append_jsonl(run_dir / "log.jsonl", {})
+        with atomic.JsonLines(run_dir / "log.jsonl") as log:
+            log.append({})
         (run_dir / "by-a-library").write_text("")
 
     def modes(folder: Path) -> set[str]:

@@ -80,6 +80,35 @@ def llava_processor(image_size: int = 28, patch_size: int = 7) -> LlavaProcessor
     )
 
 
+TOWER: dict[str, Any] = {
+    "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
+    "patch_size": 7,
+}  # fmt: skip
+"""A vision tower of 16 patches."""
+
+
+def clip(**changed: Any) -> CLIPVisionConfig:
+    return CLIPVisionConfig(**(TOWER | {"num_hidden_layers": 3, "projection_dim": 24} | changed))
+
+
+def text_values(tokenizer: PreTrainedTokenizerFast, **changed: Any) -> dict[str, Any]:
+    """The configuration of a decoder of two layers."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.2,  # ten times the usual: logits that differ enough for mistakes to show
+    } | changed
+
+
 def tiny_llava(
     seed: int = 0,
     *,
@@ -94,33 +123,9 @@ def tiny_llava(
     `text` and `vision` override configuration values, e.g. `text={"hidden_size": 256, "num_hidden_layers": 6}`.
     """
     processor = llava_processor(image_size, patch_size)
-    text_values: dict[str, Any] = {
-        "vocab_size": len(processor.tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-        "bos_token_id": processor.tokenizer.bos_token_id,
-        "eos_token_id": processor.tokenizer.eos_token_id,
-        "pad_token_id": processor.tokenizer.pad_token_id,
-        "tie_word_embeddings": False,
-        # Ten times the usual spread: logits that differ enough for mistakes to show.
-        "initializer_range": 0.2,
-    } | (text or {})
-    vision_values: dict[str, Any] = {
-        "hidden_size": 24,
-        "intermediate_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "image_size": image_size,
-        "patch_size": patch_size,
-        "projection_dim": 24,
-    } | (vision or {})
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**vision_values),
-        text_config=LlamaConfig(**text_values),
+        vision_config=clip(**{"image_size": image_size, "patch_size": patch_size} | (vision or {})),
+        text_config=LlamaConfig(**text_values(processor.tokenizer, **(text or {}))),
         image_token_id=processor.tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=(image_size // patch_size) ** 2,
         vision_feature_layer=-2,
@@ -138,10 +143,18 @@ def save_tiny_llava(folder: Path, seed: int = 0, **overrides: Any) -> Path:
     """Save a tiny LLaVA in the standard layout (safetensors, processor, tokenizer), so that `load_vlm(folder)` opens
     it.
     """
-    vlm = tiny_llava(seed, **overrides)
+    return save_model(tiny_llava(seed, **overrides), folder)
+
+
+def save_model(vlm: VLM, folder: Path) -> Path:
     vlm.model.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
     return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file below a folder, by its path from there."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def tiny_image(seed: int = 0, size: tuple[int, int] = (40, 36)) -> Image.Image:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import torch
 import transformers
 from transformers import (
     Gemma2Config,
@@ -40,6 +41,8 @@ from transformers import (
     SmolVLMProcessor,
     VideoLlavaConfig,
     VideoLlavaProcessor,
+    VipLlavaConfig,
+    VipLlavaForConditionalGeneration,
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
@@ -52,18 +55,18 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
 
 from mmpo.models.families.loading import VLM
-from tests.tiny import CHAT_TEMPLATE, tiny_llava, tiny_tokenizer
+from mmpo.models.families.records import family_of
+from tests.tiny import CHAT_TEMPLATE, TOWER, clip, text_values, tiny_llava, tiny_tokenizer
 from tests.tiny_parts import (
     CHATML,
+    CLIP_SIZES,
     GEMMA,
     MISTRAL,
     PINPOINTS,
     NoVideos,
     assembled,
-    clip,
     made,
     siglip,
-    text_values,
     token,
 )
 from tests.tiny_qwen import qwen2_5_vl, qwen2_vl, qwen3_vl
@@ -78,9 +81,7 @@ except ModuleNotFoundError:  # the module of its sizing function imports torchvi
 
 def llava_next(**text: Any) -> VLM:
     processor = LlavaNextProcessor(
-        image_processor=LlavaNextImageProcessorPil(
-            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=PINPOINTS
-        ),
+        image_processor=LlavaNextImageProcessorPil(**CLIP_SIZES, image_grid_pinpoints=PINPOINTS),
         tokenizer=tiny_tokenizer(),
         patch_size=7,
         vision_feature_select_strategy="default",
@@ -102,9 +103,7 @@ def llava_next_video(**text: Any) -> VLM:
     processor = assembled(
         LlavaNextVideoProcessor,
         video_processor=NoVideos(),
-        image_processor=LlavaNextImageProcessorPil(
-            size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=PINPOINTS
-        ),
+        image_processor=LlavaNextImageProcessorPil(**CLIP_SIZES, image_grid_pinpoints=PINPOINTS),
         tokenizer=tiny_tokenizer(video_token="<video>"),
         patch_size=7,
         vision_feature_select_strategy="default",
@@ -125,7 +124,7 @@ def llava_next_video(**text: Any) -> VLM:
 def video_llava(**text: Any) -> VLM:
     processor = assembled(
         VideoLlavaProcessor,
-        image_processor=VideoLlavaImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        image_processor=VideoLlavaImageProcessor(**CLIP_SIZES),
         video_processor=NoVideos(),
         tokenizer=tiny_tokenizer(video_token="<video>"),
         patch_size=7,
@@ -180,14 +179,7 @@ def _idefics(processor_class: Any, image_class: Any, config_class: Any, text: di
         **extra,
     )
     config = config_class(
-        vision_config={
-            "hidden_size": 24,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 7,
-        },
+        vision_config=dict(TOWER),
         text_config=LlamaConfig(**text_values(processor.tokenizer, **text)),
         image_token_id=token(processor, "<image>"),
         scale_factor=2,
@@ -286,14 +278,7 @@ def internvl(**text: Any) -> VLM:
         chat_template=CHATML.replace("<image>", "<IMG_CONTEXT>"),
     )
     config = InternVLConfig(
-        vision_config={
-            "hidden_size": 24,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": [28, 28],
-            "patch_size": [7, 7],
-        },
+        vision_config=TOWER | {"image_size": [28, 28], "patch_size": [7, 7]},
         text_config=Qwen2Config(**text_values(tokenizer, **text)),
         image_token_id=token(processor, "<IMG_CONTEXT>"),
         image_seq_length=4,
@@ -317,14 +302,7 @@ def _pixtral_processor(merge: int) -> PixtralProcessor:
 
 
 def _pixtral_tower() -> PixtralVisionConfig:
-    return PixtralVisionConfig(
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=56,
-        patch_size=7,
-    )
+    return PixtralVisionConfig(**(TOWER | {"image_size": 56}))
 
 
 def mistral3(**text: Any) -> VLM:
@@ -373,6 +351,22 @@ TINY: dict[str, Callable[..., VLM]] = {
 }
 
 
+def tiny_vip() -> VLM:
+    """A real model type that mmpo has no record of: it reads several tower layers at once."""
+    like = tiny_llava()
+    config = VipLlavaConfig(
+        vision_config=like.config.vision_config,
+        text_config=like.config.text_config,
+        image_token_index=like.image_token_id,
+        vision_feature_layers=[-2, -1],  # type: ignore[call-arg]  # its name in every supported transformers
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(0)
+    model = VipLlavaForConditionalGeneration(config).eval()
+    model.generation_config = like.base.generation_config
+    return VLM(model, like.processor, family_of(config), "tiny-vip")
+
+
 def with_real_videos(vlm: VLM) -> VLM:
     """The same model with its family's own video processor (needs torchvision)."""
     names = {
@@ -388,5 +382,4 @@ def with_real_videos(vlm: VLM) -> VLM:
     return vlm
 
 
-CLIP_SIZES = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
 QWEN_SIZES = {"patch_size": 4, "merge_size": 2, "size": {"shortest_edge": 8 * 8, "longest_edge": 40 * 40 * 4}}

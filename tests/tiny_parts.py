@@ -1,4 +1,4 @@
-"""What the small models of all families are made of."""
+"""Parts of the small models of all families."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import pytest
 import torch
 from transformers import (
     AutoModelForImageTextToText,
-    CLIPVisionConfig,
-    PreTrainedTokenizerFast,
     SiglipVisionConfig,
 )
 from transformers.video_processing_utils import BaseVideoProcessor
 
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.records import FAMILIES, family_of, too_old
+from tests.tiny import TOWER
 
 
 class NoVideos(BaseVideoProcessor):
@@ -59,49 +58,9 @@ MISTRAL = (
 )
 
 
-def text_values(tokenizer: PreTrainedTokenizerFast, **changed: Any) -> dict[str, Any]:
-    return {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 4096,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        "tie_word_embeddings": False,
-        "initializer_range": 0.2,  # ten times the usual: logits that differ enough for mistakes to show
-    } | changed
-
-
 def siglip(**changed: Any) -> SiglipVisionConfig:
     """A tower of 16 patches."""
-    return SiglipVisionConfig(
-        **{
-            "hidden_size": 24,
-            "intermediate_size": 48,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "image_size": 28,
-            "patch_size": 7,
-            "vision_use_head": False,
-        }
-        | changed
-    )
-
-
-def clip() -> CLIPVisionConfig:
-    return CLIPVisionConfig(
-        hidden_size=24,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        image_size=28,
-        patch_size=7,
-        projection_dim=24,
-    )
+    return SiglipVisionConfig(**(TOWER | {"vision_use_head": False} | changed))
 
 
 def made(config: Any, processor: Any, seed: int = 0) -> VLM:
@@ -128,4 +87,5 @@ def token(processor: Any, text: str) -> int:
     return found
 
 
+CLIP_SIZES = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
 PINPOINTS = [[28, 56], [56, 28], [56, 56]]

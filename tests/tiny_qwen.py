@@ -15,8 +15,8 @@ from transformers import (
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from mmpo.models.families.loading import VLM
-from tests.tiny import tiny_tokenizer
-from tests.tiny_parts import NoVideos, assembled, made, text_values, token, turns
+from tests.tiny import text_values, tiny_tokenizer
+from tests.tiny_parts import NoVideos, assembled, made, token, turns
 
 QWEN = turns("<|vision_start|><|image_pad|><|vision_end|>", "<|im_start|>", "<|im_end|>")
 

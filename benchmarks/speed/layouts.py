@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,21 +46,19 @@ LAYOUTS: dict[str, Layout] = {
 
 def quick(layout: Layout) -> Layout:
     """The same layout in a toy size."""
-    from dataclasses import replace
-
     small = (112, 112) if layout.family != "smolvlm" else (336, 252)
     return replace(layout, image=small, prompt=30, response=30, wide=False)
 
 
 def examples(layout: Layout, pairs: int | None = None) -> list[dict[str, Any]]:
-    """Pairs in TRL's vision preference format. Every digit is one token of the toy tokenizer, so all rows of a layout
-    have one length: nothing is padded, which is TRL's best case."""
+    """Pairs in TRL's vision preference format. All rows of a layout have one length: nothing is
+    padded, which is TRL's best case."""
     made: list[dict[str, Any]] = []
     pairs = pairs or layout.pairs
     for group in range(pairs // layout.variants**2):
         images = [_picture(100 * group + k, layout.image) for k in range(layout.images)]
-        question = _digits(10_000 + group, layout.prompt - 12)
-        sides = [[_digits(20_000 + 100 * group + 10 * side + k, layout.response - 2) for k in range(layout.variants)]
+        question = digits(10_000 + group, layout.prompt - 12)
+        sides = [[digits(20_000 + 100 * group + 10 * side + k, layout.response - 2) for k in range(layout.variants)]
                  for side in range(2)]  # fmt: skip
         for chosen in sides[0]:
             for rejected in sides[1]:
@@ -75,7 +73,8 @@ def examples(layout: Layout, pairs: int | None = None) -> list[dict[str, Any]]:
     return made
 
 
-def _digits(seed: int, tokens: int) -> str:
+def digits(seed: int, tokens: int) -> str:
+    """A text of so many tokens: every digit is one of the toy tokenizer."""
     return "".join(map(str, torch.randint(0, 10, (tokens,), generator=torch.Generator().manual_seed(seed)).tolist()))
 
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import multiprocessing
 import os
-import resource
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
+from benchmarks.measuring import MEMORY_RETURNED, peak_mib, restart_peak, seconds_in_turns
 from benchmarks.speed.sides import SIDES, TRAINERS, Setting, Side
 
 aten = torch.ops.aten
@@ -30,21 +27,6 @@ class Counted:
     flops: int
     head_flops: int
     tower_rows: int
-
-
-def seconds_of(sides: Mapping[str, Side], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of each side's steps, in turns."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    order = list(sides)
-    for number in range(rounds):
-        # Whoever comes after TRL finds cold caches and memory just given back: take turns.
-        for name in order if number % 2 == 0 else [order[0], *order[:0:-1]]:
-            _wait(device)
-            start = time.perf_counter()
-            sides[name].step()
-            _wait(device)
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def _wait(device: str) -> None:
@@ -118,10 +100,7 @@ def _server() -> Any:
     """A server that has imported everything and used none of it; each measurement is a fork of it."""
     global _context
     if _context is None:
-        # Without arenas per thread and with large blocks returned at once, the mark follows what is really in use.
-        os.environ |= {
-            "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"
-        }  # fmt: skip
+        os.environ |= MEMORY_RETURNED
         _context = multiprocessing.get_context("forkserver")
         _context.set_forkserver_preload(["benchmarks.speed.preload"])
     return _context
@@ -131,12 +110,10 @@ def _own_memory(name: str, setting: Setting, threads: int) -> float:
     torch.set_num_threads(threads)
     step = SIDES[name](setting).step
     gc.collect()
-    with contextlib.suppress(OSError):  # not Linux: the mark then includes building the model
-        Path("/proc/self/clear_refs").write_text("5")
-    before = _status_mib("VmRSS:") or _high_water_mib()
+    before = restart_peak()
     step()
     step()
-    return _high_water_mib() - before
+    return peak_mib() - before
 
 
 def _on_gpu(name: str, setting: Setting) -> float:
@@ -147,20 +124,6 @@ def _on_gpu(name: str, setting: Setting) -> float:
     before = torch.cuda.memory_allocated()
     side.step()
     return (torch.cuda.max_memory_allocated() - before) / 2**20
-
-
-def _status_mib(key: str) -> float | None:
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(key):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
-    return None
-
-
-def _high_water_mib() -> float:
-    return _status_mib("VmHWM:") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 # --- one row --------------------------------------------------------------------------------------------------------
@@ -184,8 +147,9 @@ def measure(setting: Setting, rounds: int, threads: int, *, memory: bool = True)
                     raise
                 sides.pop(name, None)
                 refused[name] = f"{type(error).__name__}: {error}"
-        seconds |= seconds_of(sides, rounds, setting.device) if sides else {}
-        del sides
+        steps = {name: side.step for name, side in sides.items()}
+        seconds |= seconds_in_turns(steps, rounds, partial(_wait, setting.device))
+        del sides, steps
         gc.collect()
     peak = peak_memory(tuple(name for name in TRAINERS if name in seconds), setting, threads) if memory else {}
     return {

@@ -169,6 +169,10 @@ OutOption = Annotated[
     Path | None,
     typer.Option("--out", metavar="DIR", help="The run folder. Without it: a new runs/NAME-TIME.", file_okay=True),
 ]
+QuickOption = Annotated[
+    bool, typer.Option("--quick", help="A small part of everything: to see that it works, not to measure.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 ResumeOption = Annotated[
     bool,
     typer.Option(

@@ -43,10 +43,6 @@ class PlainText:
         self._mark = re.compile(f"mmpo{self._nonce}m([0-9]+)m")
         self._hidden: list[str] = []
 
-    def looks_special(self, text: str) -> bool:
-        """True if the tokenizer would find a special token in `text`."""
-        return self._special.search(text) is not None
-
     def hide(self, text: str) -> str:
         """`text` with a mark in the place of each special string."""
         return self._special.sub(lambda match: self._marked(match[0]), text)

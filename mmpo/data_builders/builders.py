@@ -88,8 +88,8 @@ def build(settings: BaseModel, run_dir: Path) -> BaseModel:
     name = builder_of(settings)
     run = BUILDERS[name].run
     if isinstance(run, str):
-        module, _, function = run.partition(":")
-        run = getattr(import_module(module), function)
+        module, _, name_there = run.partition(":")
+        run = getattr(import_module(module), name_there)
     if isinstance(run, type):
         run = partial(import_module("mmpo.data_builders.run").run, kind=run)
     assert not isinstance(run, str)

@@ -41,7 +41,7 @@ class Entry:
     """A builder: the settings of its `build` section, whose `builder` is its name, and what does the work.
 
     `run` is a `Builder` (`mmpo.data_builders.run`) or a function of the settings and the run folder, which writes
-    `pairs` there and returns a record of what it made (None: the card of the pairs has it); `module:function` where
+    `pairs` there and returns a record of what it made (None: the card of the pairs has it); `module:name` where
     importing it brings torch. `look` names the pictures or videos of the source before anything runs, as (folder, path
     below it): the files are opened by the builder's own readers, so a mistake in them is reported as the build
     would report it, hours earlier. It raises `UserError` for a source that `run` would refuse.

@@ -249,12 +249,6 @@ class JsonLines:
         self.close()
 
 
-def append_jsonl(path: str | Path, row: Mapping[str, Any]) -> None:
-    """Append one row durably. For many rows keep a `JsonLines` open instead: this flushes to the disk every time."""
-    with JsonLines(path) as log:
-        log.append(row)
-
-
 def read_jsonl(path: str | Path) -> Iterator[dict[str, Any]]:
     """The rows of a log that `JsonLines` wrote, without a half-written last line. UserError for any other bad line."""
     path = Path(path)

@@ -18,9 +18,6 @@ from mmpo.errors import Quarantined
 from mmpo.files.images import MAX_PIXELS, encode_image, portable_image, read_image
 from mmpo.packages import PYDICOM, require
 
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima", "")
-
-
 _REASONS = {"less than expected": "truncated", "missing dependencies": "no_decoder"}
 """Words of pydicom's errors for pixels that it can't give, and our reason for each."""
 

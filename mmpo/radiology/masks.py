@@ -86,8 +86,3 @@ def weight_spans(text: str, relevant: Spans) -> list[Span]:
     if at < len(text):
         spans.append({"start": at, "end": len(text), "weight": 0.0})
     return spans
-
-
-def words_without(text: str, spans: Spans) -> list[str]:
-    """The lower-case words and marks of the text that lie in none of the spans."""
-    return [t[0].lower() for t in _TOKEN.finditer(text) if not any(s < t.end() and t.start() < e for s, e in spans)]

@@ -10,10 +10,10 @@ import yaml
 
 from mmpo.data.shards import read_pairs
 from tests.cli.conftest import Invoke
-from tests.data_builders.conftest import parrot_folder, world
+from tests.data_builders.conftest import world
 from tests.data_builders.parrot import DESCRIBE
 
-__all__ = ["parrot_folder", "world"]
+__all__ = ["world"]
 
 
 def recipe_for(here: Path, model: Path, world: Path, categories: list[str], name: str, **build: Any) -> Path:

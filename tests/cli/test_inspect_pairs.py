@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from mmpo.data.shards import PairWriter, read_pairs
-from mmpo.data_builders.mia.build import build
+from mmpo.data_builders.builders import build
 from mmpo.data_builders.mia.draw import density, draw
 from mmpo.data_builders.mia.ratio import packed
 from mmpo.data_builders.mia.settings import MiaSettings

@@ -11,10 +11,10 @@ from PIL import Image
 
 from mmpo.data.image_digests import FILE
 from tests.cli.conftest import Invoke
-from tests.data_builders.conftest import parrot_folder, world
+from tests.data_builders.conftest import world
 from tests.data_builders.parrot import DESCRIBE
 
-__all__ = ["parrot_folder", "world"]
+__all__ = ["world"]
 
 
 def other_photos(photos: Path, folder: Path, shared: int) -> Path:

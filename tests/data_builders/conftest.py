@@ -1,4 +1,4 @@
-"""A saved model that hallucinates on demand, and a small annotated folder of pictures."""
+"""A small annotated folder of pictures."""
 
 from __future__ import annotations
 
@@ -7,11 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.data_builders import parrot
-
-
-@pytest.fixture(scope="session")
-def parrot_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return parrot.save(parrot.teach(parrot.SAYS), tmp_path_factory.mktemp("parrot"))
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 
+from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.prompts import encode_prompt, encode_response, process_images
 from tests.tiny import tiny_image, tiny_llava, user
@@ -65,13 +67,21 @@ def teach(says: Sequence[tuple[str, str]], steps: int = 150, pictures: Sequence[
     return vlm
 
 
-def save(vlm: VLM, folder: Path) -> Path:
-    vlm.model.save_pretrained(folder)
-    vlm.processor.save_pretrained(folder)
-    return folder
-
-
 SCENES = (["cat", "cup"], ["cat", "dog", "cup"], ["dog", "bird"], ["horse", "cat"], ["bird"], ["cup", "horse", "dog"])
+
+
+def small_build(model: Path, folder: Path, images: int, **changes: Any) -> BuildSettings:
+    """Settings of a quick build by the parrot in `model`, about a world of `images` that is drawn in `folder`."""
+    values: dict[str, Any] = {
+        "model": str(model),
+        "annotations": write_world(folder, images),
+        "prompts": [DESCRIBE],
+        "qa": {"questions_per_image": 4},
+        "max_new_tokens": 48,
+        "samples_per_image": 1,
+        "shard_size": 3,
+    }
+    return BuildSettings.model_validate(values | changes)
 
 
 def write_world(folder: Path, count: int, scenes: Sequence[Sequence[str]] = SCENES) -> Path:

@@ -21,6 +21,7 @@ from mmpo.data_builders.run import Builder, Written, run
 from mmpo.data_builders.units import Advance, Units, Work
 from mmpo.errors import Quarantined, UserError
 from mmpo.settings import Settings
+from tests.tiny import contents
 
 
 class NumberSettings(Settings):
@@ -85,10 +86,6 @@ def registered() -> Iterator[None]:
     builders.BUILDERS.forget([__name__])
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.usefixtures("registered")
 def test_it_runs_resumes_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = builders.build(NumberSettings(), tmp_path / "whole")
@@ -100,7 +97,7 @@ def test_it_runs_resumes_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(list((tmp_path / "broken" / "units").iterdir())) == 2 and Numbers.closed[-2:] == ["closed", "closed"]
     monkeypatch.setattr(Numbers, "dies_at", None)
     assert builders.build(NumberSettings(pace=2), tmp_path / "broken") == result, "what is free may be another"
-    assert files(tmp_path / "broken") == files(tmp_path / "whole")
+    assert contents(tmp_path / "broken") == contents(tmp_path / "whole")
     with pytest.raises(UserError, match="another `upto`"):
         builders.build(NumberSettings(upto=8), tmp_path / "broken")
 

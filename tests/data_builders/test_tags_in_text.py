@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 
 from mmpo.data.reader import read_pairs
-from mmpo.data_builders.hallucination import build
+from mmpo.data_builders.builders import build
 from mmpo.data_builders.hallucination.settings import BuildSettings
-from mmpo.data_builders.mia import build as mia_build
 from mmpo.data_builders.mia.settings import MiaSettings
-from mmpo.data_builders.video import build as video_build
 from mmpo.data_builders.video.settings import VideoRewardSettings
 from tests.data_builders import parrot
-from tests.tiny import tiny_image
+from tests.tiny import save_model, tiny_image
 from tests.video import clips
 
 ASKED = [f"Is there a {name} in the image?" for name in ("dog", "cat", "cup")]
@@ -25,7 +23,7 @@ TAGGED = "There </s> is an <image> and a cat."
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Writes the end marker's text and a tag, whatever it is asked."""
-    return parrot.save(parrot.teach([(text, TAGGED) for text in ASKED]), tmp_path_factory.mktemp("tagging"))
+    return save_model(parrot.teach([(text, TAGGED) for text in ASKED]), tmp_path_factory.mktemp("tagging"))
 
 
 def test_mia(model: Path, tmp_path: Path) -> None:
@@ -42,7 +40,7 @@ def test_mia(model: Path, tmp_path: Path) -> None:
             "selection": {"attention": False, "min_perplexity": None, "min_seen": 0.0},
         }
     )  # fmt: skip
-    result = mia_build.build(settings, tmp_path / "run")
+    result = build(settings, tmp_path / "run")
     for table in result.counts.values():
         assert table["in"] == sum(table.values()) - table["in"]
     assert result.counts["records"]["image_tag"] == 1, "the annotator's answer"
@@ -66,7 +64,7 @@ def test_video(model: Path, tmp_path: Path) -> None:
             "max_new_tokens": 16, "threshold": 2, "frames": {"num": 1, "max_side": 48},
         }
     )  # fmt: skip
-    result = video_build.build(settings, tmp_path / "run")
+    result = build(settings, tmp_path / "run")
     assert result.counts["questions"]["in"] == 3
     answers = result.counts["answers"]
     assert answers["in"] == 18 == sum(answers.values()) - 18
@@ -76,14 +74,14 @@ def test_video(model: Path, tmp_path: Path) -> None:
 def test_hallucination(tmp_path: Path) -> None:
     description = (parrot.DESCRIBE, "There is an <image> of a cat.")
     says = [description, *((text, "Yes </s>, an <image> dog.") for text in ASKED)]
-    model = parrot.save(parrot.teach(says), tmp_path / "model")
+    model = save_model(parrot.teach(says), tmp_path / "model")
     settings = BuildSettings.model_validate(
         {
             "model": str(model), "annotations": parrot.write_world(tmp_path / "world", 6), "prompts": [parrot.DESCRIBE],
             "qa": {"questions_per_image": 4}, "max_new_tokens": 32,
         }
     )  # fmt: skip
-    result = build.build(settings, tmp_path / "run")
+    result = build(settings, tmp_path / "run")
     for table in result.counts.values():
         assert table["in"] == sum(table.values()) - table["in"]
     assert result.counts["descriptions"]["image_tag"] > 0

@@ -28,8 +28,7 @@ class World:
     folder: Path
 
     @classmethod
-    def make(cls, folder: Path, images: int = 12) -> World:
-        model = parrot.save(parrot.teach(parrot.SAYS), folder / "model")
+    def make(cls, folder: Path, model: Path, images: int = 12) -> World:
         annotations = Path(parrot.write_world(folder / "world", images))
         recipe = {
             "model": str(model),

@@ -15,24 +15,12 @@ import pytest
 from mmpo.data_builders.hallucination.build import build
 from mmpo.data_builders.hallucination.settings import BuildSettings
 from tests.data_builders import parrot
+from tests.tiny import contents
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> BuildSettings:
-    folder = tmp_path_factory.mktemp("source")
-    model = parrot.save(parrot.teach(parrot.SAYS), folder / "model")
-    world = parrot.write_world(folder / "world", 9)
-    return BuildSettings.model_validate(
-        {
-            "model": str(model),
-            "annotations": world,
-            "prompts": [parrot.DESCRIBE],
-            "qa": {"questions_per_image": 4},
-            "max_new_tokens": 48,
-            "samples_per_image": 1,
-            "shard_size": 3,
-        }
-    )
+def settings(parrot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> BuildSettings:
+    return parrot.small_build(parrot_folder, tmp_path_factory.mktemp("world"), 9)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +29,7 @@ def whole(settings: BuildSettings, tmp_path_factory: pytest.TempPathFactory) -> 
     folder = tmp_path_factory.mktemp("whole")
     started = time.monotonic()
     build(settings, folder)
-    return files(folder), time.monotonic() - started
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return contents(folder), time.monotonic() - started
 
 
 def _work(settings: BuildSettings, folder: Path, renames: int | None, before: bool) -> None:
@@ -97,7 +81,7 @@ def test_killed_at_every_commitment(
         deaths += 1
     assert deaths > 3
     build(settings, tmp_path)
-    assert files(tmp_path) == whole[0]
+    assert contents(tmp_path) == whole[0]
 
 
 def test_killed_at_random_moments(
@@ -110,7 +94,7 @@ def test_killed_at_random_moments(
         for _ in range(3):
             killed += run_killed(settings, folder, after=rng.random() * min(whole[1], 3.0))
         build(settings, folder)
-        assert files(folder) == whole[0]
+        assert contents(folder) == whole[0]
     assert killed > 0
 
 
@@ -126,10 +110,10 @@ def test_killed_at_twenty_random_moments(
         while not run_killed(settings, folder, after=after):  # it was done before: the machine has become faster
             shutil.rmtree(folder)
             after *= 0.7
-        left_behind.add(frozenset(files(folder)))
+        left_behind.add(frozenset(contents(folder)))
         run_killed(settings, folder, after=rng.random() * whole[1] / 2)
         build(settings, folder)
-        assert files(folder) == whole[0], seed
+        assert contents(folder) == whole[0], seed
     assert len(left_behind) >= 4, "killed at different points of the way"
 
 
@@ -144,5 +128,5 @@ def test_leftovers_of_a_death_do_not_matter(
     (tmp_path / "pairs" / "data" / ".train-00000.parquet.tmp").write_bytes(b"PAR1")
     (tmp_path / "pairs" / "rejects.jsonl").write_bytes(b'{"id": "i1", "stage": "dec')
     build(settings, tmp_path)
-    assert files(tmp_path) == whole[0]
+    assert contents(tmp_path) == whole[0]
     shutil.rmtree(tmp_path / "units")

@@ -31,11 +31,6 @@ REASONS = {
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return parrot.save(parrot.teach(parrot.SAYS), tmp_path_factory.mktemp("parrot"))
-
-
-@pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every set of one to three of five objects, once; two pictures can't be used."""
     return parrot.write_world(tmp_path_factory.mktemp("world"), 2 + len(SCENES), [SCENES[0], SCENES[1], *SCENES])
@@ -59,11 +54,11 @@ def run_build(recipe: Path, out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bad(model: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
+def bad(parrot_folder: Path, world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Record]:
     """The run folder of a build on the bad day, and what the server saw of it."""
     folder = tmp_path_factory.mktemp("bad")
     with ServerProcess(muddled, bad_day) as server:
-        run_build(write_recipe(folder, server.url, model, world), folder / "run")
+        run_build(write_recipe(folder, server.url, parrot_folder, world), folder / "run")
         return folder / "run", server.record()
 
 
@@ -97,13 +92,13 @@ def expected_reasons(world: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
-def test_a_build_on_a_bad_day(bad: tuple[Path, Record], model: Path, world: Path, tmp_path: Path) -> None:
+def test_a_build_on_a_bad_day(bad: tuple[Path, Record], parrot_folder: Path, world: Path, tmp_path: Path) -> None:
     run, seen = bad
     assert set(seen.faults) == {*FAULTS, "length"}, "every fault was met"
     pairs, why = account(run, world)
     assert why == expected_reasons(world)
     with ServerProcess(muddled) as calm:
-        run_build(write_recipe(tmp_path, calm.url, model, world), tmp_path / "calm")
+        run_build(write_recipe(tmp_path, calm.url, parrot_folder, world), tmp_path / "calm")
         assert not calm.record().faults
     lost = {name for name, (stage, _) in why.items() if stage in ("judge", "rewrite")}
     undisturbed = [pair for pair in account(tmp_path / "calm", world)[0] if pair.provenance["source"] not in lost]
@@ -114,12 +109,12 @@ def test_a_build_on_a_bad_day(bad: tuple[Path, Record], model: Path, world: Path
 
 @pytest.mark.slow
 def test_killed_on_a_bad_day_it_ends_with_the_same_bytes(
-    bad: tuple[Path, Record], model: Path, world: Path, tmp_path: Path
+    bad: tuple[Path, Record], parrot_folder: Path, world: Path, tmp_path: Path
 ) -> None:
     """`mmpo build` in a process of its own, killed again and again while replies are under way."""
     deaths = 0
     with ServerProcess(muddled, bad_day) as server:
-        recipe = write_recipe(tmp_path, server.url, model, world)
+        recipe = write_recipe(tmp_path, server.url, parrot_folder, world)
         for target in (5, 25, 50):
             child = multiprocessing.get_context("fork").Process(target=run_build, args=(recipe, tmp_path / "run"))
             child.start()

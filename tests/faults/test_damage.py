@@ -77,19 +77,10 @@ def test_a_damaged_step_names_its_file(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildSettings, Path]:
+def built(parrot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[BuildSettings, Path]:
     """A build that stopped before its result was written."""
     folder = tmp_path_factory.mktemp("source")
-    settings = BuildSettings.model_validate(
-        {
-            "model": str(parrot.save(parrot.teach(parrot.SAYS), folder / "model")),
-            "annotations": parrot.write_world(folder / "world", 6),
-            "prompts": [parrot.DESCRIBE],
-            "max_new_tokens": 48,
-            "samples_per_image": 0,
-            "shard_size": 3,
-        }
-    )
+    settings = parrot.small_build(parrot_folder, folder / "world", 6, samples_per_image=0)
     build(settings, folder / "run")
     return settings, folder / "run"
 

@@ -9,15 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.faults.commands import RUN_COMMANDS, World, finish, lock_of, start, wait_for
+from tests.tiny import contents
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World.make(tmp_path_factory.mktemp("world"), 6)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def world(parrot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World.make(tmp_path_factory.mktemp("world"), parrot_folder, 6)
 
 
 @pytest.mark.parametrize("command", ["convert", *RUN_COMMANDS])
@@ -31,11 +28,11 @@ def test_the_second_command_names_the_first_and_leaves_it_alone(command: str, wo
         wait_for(lock_of(out, command), first)
         os.kill(first.pid, signal.SIGSTOP)
         assert lock_of(out, command).exists()
-        before = files(tmp_path)
+        before = contents(tmp_path)
         code, said = finish(start(words))
         assert code == 2 and f"{out} is in use by process {first.pid} on " in said
         assert "Traceback" not in said and len(said.strip().splitlines()) == 2, said
-        assert files(tmp_path) == before
+        assert contents(tmp_path) == before
         os.kill(first.pid, signal.SIGCONT)
         if command == "convert":
             assert finish(first)[0] == 0

@@ -30,6 +30,15 @@ def pair_batch(vlm: VLM, n: int = 3, *, text_only: int | None = None) -> PairBat
     return PairBatch([f"pair-{i}" for i in range(n)], prompts, chosen, rejected, images.tensors, index)
 
 
+def one_pair(
+    vlm: VLM, messages: list[dict[str, Any]], shown: ProcessedImages, chosen: str = "Yes", rejected: str = "No"
+) -> PairBatch:
+    """One prompt about all that is shown, and two answers to it."""
+    prompt = encode_prompt(vlm, messages, shown.placeholders)
+    ids = [[torch.tensor(one)] for one in (prompt, encode_response(vlm, chosen), encode_response(vlm, rejected))]
+    return PairBatch(["a"], ids[0], ids[1], ids[2], shown.tensors, [list(range(len(shown.placeholders)))])
+
+
 PICTURES = [tiny_image(0), tiny_image(1, (30, 60)), tiny_image(2, (64, 28))]
 """Three images of different shapes: families that keep shapes or cut tiles make different numbers of tokens of them."""
 

@@ -21,14 +21,14 @@ import mmpo.models.scoring.score as score_module
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import join_images, process_images
-from mmpo.models.families.prompts import encode_prompt, encode_response
+from mmpo.models.families.prompts import encode_prompt
 from mmpo.models.families.vision import encode_images, select_images
-from mmpo.models.scoring.score import PairBatch, PairScorer
+from mmpo.models.scoring.score import PairScorer
 from mmpo.models.scoring.segment_logps import plain_rows, segment_logps, shared_row
 from mmpo.models.tree.layout import Segment, pack, response_tree
 from mmpo.models.tree.segments import CAUSAL
 from tests.models.mutations import TRAPS, images_swapped
-from tests.models.pairs import PICTURES, by_hand, mixed_batch
+from tests.models.pairs import PICTURES, by_hand, mixed_batch, one_pair
 from tests.tiny import add_lora, user
 from tests.tiny_families import TINY
 
@@ -41,17 +41,12 @@ def error(vlm: VLM, shown: tuple[int, ...] = (1,)) -> float:
     """Worst difference (nats) of shared scoring and the model called by hand, over both sides of a pair."""
     pictures = [PICTURES[i] for i in shown]
     messages = user("Is there a dog?", len(shown))
-    images = process_images(vlm, pictures, several=len(shown) > 1)
-    prompt = encode_prompt(vlm, messages, images.placeholders)
-    sides = [encode_response(vlm, text) for text in (CHOSEN, REJECTED)]
-    batch = PairBatch(
-        ["a"], *([torch.tensor(ids)] for ids in (prompt, *sides)), images.tensors, [list(range(len(shown)))]
-    )  # type: ignore[misc]
+    batch = one_pair(vlm, messages, process_images(vlm, pictures, several=len(shown) > 1), CHOSEN, REJECTED)
     pairs = PairScorer(vlm, sharing="on", reference="none")(batch)
     worst = 0.0
     for text, side in ((CHOSEN, pairs.chosen), (REJECTED, pairs.rejected)):
         _, logps = by_hand(vlm, messages, pictures, text)
-        worst = max(worst, (side.policy[0] - logps[len(prompt) - 1 :]).abs().max().item())
+        worst = max(worst, (side.policy[0] - logps[len(batch.prompt_ids[0]) - 1 :]).abs().max().item())
     return worst
 
 

@@ -18,7 +18,7 @@ from mmpo.models.generation.answer import AnswerEngine
 from mmpo.models.generation.generate import PromptGroup
 from mmpo.models.scoring.score import PairBatch, PairScorer
 from tests.models.generation.test_generate import assert_same
-from tests.models.pairs import PICTURES, gradients, worst_relative
+from tests.models.pairs import PICTURES, gradients, one_pair, worst_relative
 from tests.tiny import add_lora, tiny_image
 from tests.tiny_families import TINY
 from tests.tiny_videos import VIDEO, small_processor, video_model, with_video
@@ -87,12 +87,11 @@ def mixed(vlm: VLM) -> PairBatch:
 def test_log_probs_are_the_models_own(name: str, policy: VLM) -> None:
     """Token ids, the processor's tensors and nothing else, through the model's own forward."""
     clip = video(policy, 6)
-    prompt = encode_prompt(policy, message("video"), clip.placeholders)
-    sides = [encode_response(policy, text) for text in (CHOSEN, REJECTED)]
-    batch = PairBatch(["a"], *([torch.tensor(ids)] for ids in (prompt, *sides)), clip.tensors, [[0]])  # type: ignore[misc]
+    batch = one_pair(policy, message("video"), clip, CHOSEN, REJECTED)
+    (prompt,) = batch.prompt_ids
     pairs = PairScorer(policy, sharing="on")(batch)
-    for ids, side in zip(sides, (pairs.chosen, pairs.rejected), strict=True):
-        row = torch.tensor([prompt + ids])
+    for ids, side in ((batch.chosen_ids[0], pairs.chosen), (batch.rejected_ids[0], pairs.rejected)):
+        row = torch.cat([prompt, ids])[None]
         inputs = model_tensors(policy, clip.tensors)
         if policy.family.grid_positions:
             inputs["mm_token_type_ids"] = 2 * (row == policy.visual_token_ids[1]).int()
@@ -143,9 +142,7 @@ def test_frames_with_their_times(name: str) -> None:
     """Through the processor: as many placeholders as features, in any family."""
     vlm = video_model(name)
     clip = real(vlm)
-    prompt = encode_prompt(vlm, message("video"), clip.placeholders)
-    sides = [encode_response(vlm, text) for text in (CHOSEN, REJECTED)]
-    batch = PairBatch(["a"], *([torch.tensor(ids)] for ids in (prompt, *sides)), clip.tensors, [[0]])  # type: ignore[misc]
+    batch = one_pair(vlm, message("video"), clip, CHOSEN, REJECTED)
     assert PairScorer(vlm, sharing="on", reference="none")(batch).chosen.policy.isfinite().all()
     if name == "qwen3_vl":
         assert "<1.2 seconds>" in vlm.tokenizer.decode(clip.placeholders[0])

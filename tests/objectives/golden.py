@@ -7,40 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
-PAIRS: list[dict[str, Any]] = [
-    {
-        "policy_chosen": -42.5,
-        "policy_rejected": -58.25,
-        "ref_chosen": -45.0,
-        "ref_rejected": -55.5,
-        "len_chosen": 21,
-        "len_rejected": 30,
-    },
-    {
-        "policy_chosen": -120.75,
-        "policy_rejected": -98.5,
-        "ref_chosen": -118.25,
-        "ref_rejected": -101.0,
-        "len_chosen": 64,
-        "len_rejected": 40,
-    },
-    {
-        "policy_chosen": -15.2,
-        "policy_rejected": -17.9,
-        "ref_chosen": -15.2,
-        "ref_rejected": -17.9,
-        "len_chosen": 8,
-        "len_rejected": 9,
-    },
-    {
-        "policy_chosen": -310.4,
-        "policy_rejected": -402.6,
-        "ref_chosen": -350.9,
-        "ref_rejected": -333.3,
-        "len_chosen": 150,
-        "len_rejected": 210,
-    },
-]
+PAIRS: dict[str, Any] = {
+    "policy_chosen": [-42.5, -120.75, -15.2, -310.4],
+    "policy_rejected": [-58.25, -98.5, -17.9, -402.6],
+    "ref_chosen": [-45.0, -118.25, -15.2, -350.9],
+    "ref_rejected": [-55.5, -101.0, -17.9, -333.3],
+    "len_chosen": [21, 64, 8, 150],
+    "len_rejected": [30, 40, 9, 210],
+}
+"""Four pairs: each list has an entry a pair."""
+
+
+def gaps(one: str, other: str) -> list[float]:
+    """One column less another."""
+    return [a - b for a, b in zip(PAIRS[one], PAIRS[other], strict=True)]
+
 
 CASES: list[dict[str, Any]] = [
     {

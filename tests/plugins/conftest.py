@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import VipLlavaConfig, VipLlavaForConditionalGeneration
 
 from mmpo import plugins
 from tests.cli.conftest import here, mmpo, pairs, photos, recipe
-from tests.tiny import tiny_llava
+from tests.tiny import save_model
+from tests.tiny_families import tiny_vip
 
 __all__ = ["here", "mmpo", "pairs", "photos", "recipe"]
 
@@ -78,18 +77,4 @@ def module(here: Path, new_process: Callable[[], None], monkeypatch: pytest.Monk
 @pytest.fixture(scope="session")
 def tiny_vip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved tiny ViP-LLaVA: a model type that mmpo has no record of."""
-    folder = tmp_path_factory.mktemp("tiny-vip")
-    like = tiny_llava()
-    config = VipLlavaConfig(
-        vision_config=like.config.vision_config,
-        text_config=like.config.text_config,
-        image_token_index=like.image_token_id,
-        vision_feature_layers=[-2, -1],  # type: ignore[call-arg]  # its name in every supported transformers
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(0)
-    model = VipLlavaForConditionalGeneration(config).eval()
-    model.generation_config = like.base.generation_config
-    model.save_pretrained(folder)
-    like.processor.save_pretrained(folder)
-    return folder
+    return save_model(tiny_vip(), tmp_path_factory.mktemp("tiny-vip"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from mmpo.radiology.detector import RuleDetector
 from mmpo.radiology.editing import RuleEditor, edit_report
 from mmpo.radiology.findings import sentence_findings
 from mmpo.radiology.injecting import inject
-from mmpo.radiology.masks import relevant_spans, weight_spans, words_without
+from mmpo.radiology.masks import Spans, relevant_spans, weight_spans
 
 EDITOR = RuleEditor()
 HERE = Path(__file__).parent
@@ -134,6 +135,12 @@ def test_headers_lists_and_line_breaks() -> None:
     assert edit_report(gone, EDITOR).text == "Findings: Lungs are clear."
     clean = "FINDINGS:  Lungs  are clear."
     assert edit_report(clean, EDITOR).text == clean
+
+
+def words_without(text: str, spans: Spans) -> list[str]:
+    """The lower-case words and marks of the text that lie in none of the spans."""
+    tokens = re.finditer(r"\w+(?:['-]\w+)*|[^\w\s]", text)
+    return [t[0].lower() for t in tokens if not any(s < t.end() and t.start() < e for s, e in spans)]
 
 
 def test_masks() -> None:

@@ -19,6 +19,7 @@ from mmpo.demo.language import CARELESS, EXACT, NUMBERS, Turn, describe, noun_ph
 from mmpo.demo.scene import SIDES, Scene
 from mmpo.demo.things import COLORS, THINGS
 from mmpo.text.words import plural
+from tools.demo_models.loop import read_after_images, weighed_surprise, word_tokens
 from tools.demo_models.tower_pretraining import (
     PatchLabels,
     PatchReader,
@@ -143,13 +144,12 @@ class Words(NamedTuple):
 def name_tokens(tokenizer: PreTrainedTokenizerFast) -> Words:
     """The words that image tokens are aligned with."""
     kinds = (THINGS, COLORS, [side.split()[-1] for side in SIDES], NUMBERS[1:4])
-    first = [[tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words] for words in kinds]
-    return Words(*map(torch.tensor, first))
+    return Words(*(word_tokens(tokenizer, words) for words in kinds))
 
 
 def yes_no_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """The tokens that begin an answer with yes or no [2]."""
-    return torch.tensor([tokenizer.encode(word, add_special_tokens=False)[0] for word in (" Yes", " No")])
+    return word_tokens(tokenizer, ("Yes", "No"))
 
 
 def thing_of_token(tokenizer: PreTrainedTokenizerFast) -> Tensor:
@@ -157,8 +157,7 @@ def thing_of_token(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     [vocabulary]."""
     things = torch.full((len(tokenizer),), -1)
     for number, thing in enumerate(THINGS):
-        for word in (thing, plural(thing)):
-            things[tokenizer.encode(f" {word}", add_special_tokens=False)[0]] = number
+        things[word_tokens(tokenizer, (thing, plural(thing)))] = number
     return things
 
 
@@ -166,13 +165,10 @@ def decisive_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """The tokens that decide what an answer claims: yes and no, sides, numbers, colours, and how a list goes
     on [tokens]."""
     words = ("Yes", "No", *(side.split()[-1] for side in SIDES), "a", "an", *NUMBERS[:4], "is", "are", *COLORS)
-    words += (
-        "on",
-        "in",
-        "and",
-    )  # what may stand in a decisive token's place weighs as much: else it'd be named too rarely
-    tokens = [tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words]
-    return torch.tensor([*tokens, *map(tokenizer.convert_tokens_to_ids, (",", "."))])
+    # What may stand in a decisive token's place weighs as much: else it'd be named too rarely.
+    words += ("on", "in", "and")
+    marks = torch.tensor(tokenizer.convert_tokens_to_ids([",", "."]))
+    return torch.cat([word_tokens(tokenizer, words), marks])
 
 
 def batch_loss(
@@ -194,21 +190,12 @@ def batch_loss(
     """
     middle, last = read_patches(model.model.vision_tower, batch.images)
     features = model.model.multi_modal_projector(last)
-    embeddings = model.get_input_embeddings()(batch.ids)
-    is_image = (batch.ids == model.config.image_token_id)[..., None]
-    embeddings = embeddings.masked_scatter(is_image, features.to(embeddings.dtype))
-    hidden = model.model.language_model(
-        inputs_embeds=embeddings, attention_mask=batch.visible, position_ids=batch.positions, use_cache=False
-    ).last_hidden_state
+    hidden = read_after_images(model, features, batch.ids, batch.visible, batch.positions)
     logits = model.lm_head(hidden.flatten(0, 1)[batch.predictors])
-    # One token of an answer decides it; the rest follows from grammar. Weighing that token makes the model look for it
-    # sooner.
     heavy = torch.isin(batch.targets, decisive)
     if things is not None:
         heavy |= things[batch.targets] >= 0
-    weights = 1 + 4 * heavy.float()
-    surprise = nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")
-    loss = (weights * surprise).sum() / weights.sum()
+    loss = weighed_surprise(logits, batch.targets, heavy)
     if reader is not None:
         loss = loss + 0.2 * reader(middle, last, batch.labels)
     if things is not None:

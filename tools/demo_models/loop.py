@@ -1,19 +1,22 @@
-"""Common parts of the demo models' trainings: optimizer, loop, schedule, resumable stages, saving of the result."""
+"""Common parts of the demo models' trainings: optimizer, loop, schedule, resumable stages, parts of their losses, and
+saving of the result."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrainedTokenizerFast
 
-from mmpo.files.atomic import replacing
+from mmpo.files.atomic import replacing, write_json
+from mmpo.models.folder import check_model
 
 Reader = TypeVar("Reader", bound=nn.Module)
 Report = Callable[[int, float, float], None]
@@ -28,11 +31,13 @@ def fit(
     steps: range,
     report: Report,
 ) -> None:
-    """One optimizer step on `loss_of(step)` for each of `steps`. The gradient of `parameters` is clipped to norm 1."""
+    """One optimizer step on `loss_of(step)`, computed in bfloat16, for each of `steps`. The gradient of `parameters` is
+    clipped to norm 1."""
     losses: list[float] = []
     began = time.monotonic()
     for step in steps:
-        loss = loss_of(step)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = loss_of(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -130,7 +135,7 @@ def run_stage(
     *,
     steps: int,
     warmup: int,
-    save_every: int,
+    save_every: int = 100,
 ) -> None:
     """Train `module` in place on `loss_of(step)` until `steps` are done. `file` holds weights and Adam's moments of a
     stage that was begun, and is renewed every `save_every` steps; its name is printed with the progress."""
@@ -150,12 +155,47 @@ def run_stage(
     fit(loss_of, parameters, optimizer, schedule, range(begin, steps), report)
 
 
-def export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> Path:
+def begin_training(out: Path, plan: Any, begin: Path | None = None) -> None:
+    """Note what is trained in `out`. `UserError` where `begin`, the model to go on from, is none."""
+    if begin is not None:
+        check_model(begin, str(begin))
+    write_json(out / "plan.json", {**asdict(plan), "begin": str(begin) if begin else None})
+
+
+def word_tokens(tokenizer: PreTrainedTokenizerFast, words: Iterable[str]) -> Tensor:
+    """The first token of every word as it stands inside a sentence [words]."""
+    return torch.tensor([tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words])
+
+
+def read_after_images(
+    model: LlavaForConditionalGeneration, images: Tensor, ids: Tensor, mask: Tensor, positions: Tensor | None = None
+) -> Tensor:
+    """Hidden states of the last layer [rows, tokens, width] with `images`, the projected features, in the places of the
+    image tokens of `ids`."""
+    embeddings = model.get_input_embeddings()(ids)
+    is_image = (ids == model.config.image_token_id)[..., None]
+    embeddings = embeddings.masked_scatter(is_image, images.to(embeddings.dtype))
+    states: Tensor = model.model.language_model(
+        inputs_embeds=embeddings, attention_mask=mask, position_ids=positions, use_cache=False
+    ).last_hidden_state
+    return states
+
+
+def weighed_surprise(logits: Tensor, targets: Tensor, heavy: Tensor) -> Tensor:
+    """Mean cross-entropy of tokens [n], of which the `heavy` ones [n] count five times. One token of an answer decides
+    it, and the rest follows from grammar: weighing that token makes the model look for it sooner."""
+    weights = 1 + 4 * heavy.float()
+    loss = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+    return (weights * loss).sum() / weights.sum()
+
+
+def export(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path, max_shard_size: str = "5GB"
+) -> Path:
     """The finished model in the standard layout, weights in half precision to keep the file small."""
     for part in ("text_config", "vision_config"):
-        getattr(
-            model.config, part
-        ).dtype = None  # else a model loaded in float32 has that in its config, next to weights that are not
-    model.eval().to(torch.float16).save_pretrained(folder)
+        # else a model that was loaded in float32 has that in its config, next to weights that are not
+        getattr(model.config, part).dtype = None
+    model.eval().to(torch.float16).save_pretrained(folder, max_shard_size=max_shard_size)
     processor.save_pretrained(folder)
     return folder

@@ -250,8 +250,7 @@ def train(out: Path, plan: Plan, base: Path | None = None) -> Path:
     names, decisive = name_tokens(processor.tokenizer), decisive_tokens(processor.tokenizer)
 
     def loss_of(step: int) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return batch_loss(model, batch(processor.tokenizer, plan, step), names, decisive)
+        return batch_loss(model, batch(processor.tokenizer, plan, step), names, decisive)
 
     model.train()
     pace = {"steps": plan.steps, "warmup": plan.warmup, "save_every": plan.save_every}

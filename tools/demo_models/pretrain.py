@@ -14,8 +14,7 @@ it continues from there.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -26,8 +25,6 @@ from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from mmpo.errors import in_one_line
-from mmpo.files.atomic import write_text
-from mmpo.models.folder import check_model
 from tools.demo_models.architecture import IMAGE_TOKENS
 from tools.demo_models.assemble import build_model, build_processor
 from tools.demo_models.caption_training import (
@@ -42,7 +39,7 @@ from tools.demo_models.caption_training import (
     thing_of_token,
     yes_no_tokens,
 )
-from tools.demo_models.loop import Learner, adam, export, run_stage, two_rates
+from tools.demo_models.loop import Learner, adam, begin_training, export, run_stage, two_rates
 from tools.demo_models.on_policy_stage import mended_rows
 from tools.demo_models.tower_pretraining import PatchReader, patch_labels, pixels, read_patches, training_scene
 
@@ -77,10 +74,7 @@ class Plan:
 def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
     """Train by `plan` into the folder `out`, from nothing or from the weights of the model in `begin`; returns the
     folder of the finished model (`out/model`)."""
-    if begin is not None:
-        check_model(begin, str(begin))
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "plan.json", json.dumps({**asdict(plan), "begin": str(begin) if begin else None}, indent=2))
+    begin_training(out, plan, begin)
     if not (out / "processor").exists():
         (LlavaProcessor.from_pretrained(begin) if begin else build_processor()).save_pretrained(out / "processor")
     processor = LlavaProcessor.from_pretrained(out / "processor")
@@ -108,23 +102,15 @@ def _see(learner: Learner[PatchReader], out: Path, plan: Plan) -> None:
     def loss_of(step: int) -> Tensor:
         scenes = [training_scene((plan.seed, 1, step * plan.see_batch + i)) for i in range(plan.see_batch)]
         labels = patch_labels(scenes)
-        with torch.autocast("cpu", torch.bfloat16):
-            middle, last = read_patches(tower, pixels(scenes))
-            loss: Tensor = learner.reader(middle, last, labels)
-            if step % 250 == 249:
-                shares = learner.reader.right(last, labels)
-                print("right patches:", ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items()), flush=True)
+        middle, last = read_patches(tower, pixels(scenes))
+        loss: Tensor = learner.reader(middle, last, labels)
+        if step % 250 == 249:
+            shares = learner.reader.right(last, labels)
+            print("right patches:", ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items()), flush=True)
         return loss
 
-    run_stage(
-        out / "see.safetensors",
-        seeing,
-        optimizer,
-        loss_of,
-        steps=plan.see_steps,
-        warmup=plan.warmup,
-        save_every=plan.save_every,
-    )
+    pace = {"steps": plan.see_steps, "warmup": plan.warmup, "save_every": plan.save_every}
+    run_stage(out / "see.safetensors", seeing, optimizer, loss_of, **pace)
 
 
 def _fit(learner: Learner[PatchReader], processor: LlavaProcessor, out: Path, plan: Plan) -> None:
@@ -135,18 +121,10 @@ def _fit(learner: Learner[PatchReader], processor: LlavaProcessor, out: Path, pl
 
     def loss_of(step: int) -> Tensor:
         batch = _batch(processor, (plan.seed, 5), plan.tell_batch, step)
-        with torch.autocast("cpu", torch.bfloat16):
-            return batch_loss(learner.model, batch, names, decisive)
+        return batch_loss(learner.model, batch, names, decisive)
 
-    run_stage(
-        out / "fit.safetensors",
-        projector,
-        optimizer,
-        loss_of,
-        steps=plan.fit_steps,
-        warmup=5,
-        save_every=plan.save_every,
-    )
+    pace = {"steps": plan.fit_steps, "warmup": 5, "save_every": plan.save_every}
+    run_stage(out / "fit.safetensors", projector, optimizer, loss_of, **pace)
     learner.zero_grad(set_to_none=True)
 
 
@@ -162,19 +140,12 @@ def _speak(
 
     def loss_of(step: int) -> Tensor:
         batch = _batch(processor, seed, size, step)
-        with torch.autocast("cpu", torch.bfloat16):
-            return batch_loss(learner.model, batch, names, decisive, reader=learner.reader, things=things)
+        return batch_loss(learner.model, batch, names, decisive, reader=learner.reader, things=things)
 
     optimizer = two_rates(learner, plan.learning_rate if finding else plan.tell_rate, plan.tower_rate)
-    run_stage(
-        out / f"{stage}.safetensors",
-        learner,
-        optimizer,
-        loss_of,
-        steps=plan.find_steps if finding else plan.tell_steps,
-        warmup=plan.warmup if finding else plan.warmup // 3,
-        save_every=plan.save_every,
-    )
+    steps, warmup = (plan.find_steps, plan.warmup) if finding else (plan.tell_steps, plan.warmup // 3)
+    pace = {"steps": steps, "warmup": warmup, "save_every": plan.save_every}
+    run_stage(out / f"{stage}.safetensors", learner, optimizer, loss_of, **pace)
 
 
 def _mend(told: Path, processor: LlavaProcessor, out: Path, plan: Plan) -> Path:
@@ -191,20 +162,12 @@ def _mend(told: Path, processor: LlavaProcessor, out: Path, plan: Plan) -> Path:
         chosen = np.random.default_rng((plan.seed, 7, step)).integers(len(rows), size=plan.mend_batch)
         begun = make_batch([rows[int(number)] for number in chosen], tokenizer, IMAGE_TOKENS)
         usual = [single_row((plan.seed, 8, step * half + index)) for index in range(half)]
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = batch_loss(model, make_batch(usual, tokenizer, IMAGE_TOKENS), names, decisive, things=things)
-            return loss + 0.5 * batch_loss(model, begun, names, decisive, things=things)
+        loss = batch_loss(model, make_batch(usual, tokenizer, IMAGE_TOKENS), names, decisive, things=things)
+        return loss + 0.5 * batch_loss(model, begun, names, decisive, things=things)
 
     learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    run_stage(
-        out / "mend.safetensors",
-        model,
-        adam(learnt, plan.mend_rate),
-        loss_of,
-        steps=plan.mend_steps,
-        warmup=plan.warmup // 10,
-        save_every=plan.save_every,
-    )
+    pace = {"steps": plan.mend_steps, "warmup": plan.warmup // 10, "save_every": plan.save_every}
+    run_stage(out / "mend.safetensors", model, adam(learnt, plan.mend_rate), loss_of, **pace)
     return export(model, processor, out / "model")
 
 

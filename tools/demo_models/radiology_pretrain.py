@@ -9,8 +9,7 @@ With `--begin` it continues from the weights of another model, for example the s
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,19 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor, PreTrain
 from mmpo.demo.radiology.chests import DEGREES, KINDS, SIDES, ZONES, sample_chest
 from mmpo.demo.radiology.dictation import PROMPT, dictated_report, exact_report, question
 from mmpo.errors import in_one_line
-from mmpo.files.atomic import write_text
-from mmpo.models.folder import check_model
 from tools.demo_models.architecture import IMAGE_TOKENS
 from tools.demo_models.assemble import build_model, build_processor, train_tokenizer
-from tools.demo_models.loop import Learner, adam, export, run_stage, two_rates
+from tools.demo_models.loop import (
+    Learner,
+    adam,
+    begin_training,
+    export,
+    read_after_images,
+    run_stage,
+    two_rates,
+    weighed_surprise,
+    word_tokens,
+)
 from tools.demo_models.radiology_patches import ATTRIBUTES, PatchLabels, PatchReader, mark_places, patch_labels
 from tools.demo_models.tower_pretraining import pixels, surprise
 
@@ -67,10 +74,7 @@ GOING_ON = Plan(seed=17, see_steps=500, speak_steps=400, speak_batch=24, learnin
 def pretrain(out: Path, plan: Plan, begin: Path | None = None) -> Path:
     """Train by `plan` into `out`, from nothing or from the model in `begin`; the finished model is in the folder that
     is returned (`out/model`)."""
-    if begin is not None:
-        check_model(begin, str(begin))
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "plan.json", json.dumps({**asdict(plan), "begin": str(begin) if begin else None}, indent=2))
+    begin_training(out, plan, begin)
     if begin is None:
         processor = build_processor(build_tokenizer())
         model = build_model(processor, plan.seed)
@@ -102,8 +106,7 @@ def see(learner: Learner[PatchReader], out: Path, plan: Plan) -> None:
 
     def loss_of(step: int) -> Tensor:
         chests = [sample_chest((plan.seed, TRAINING, 1, step * plan.see_batch + i)) for i in range(plan.see_batch)]
-        with torch.autocast("cpu", torch.bfloat16):
-            loss: Tensor = learner.reader(tower(pixels(chests)).last_hidden_state[:, 1:], patch_labels(chests))
+        loss: Tensor = learner.reader(tower(pixels(chests)).last_hidden_state[:, 1:], patch_labels(chests))
         return loss
 
     run_stage(out / "see.safetensors", seeing, optimizer, loss_of, steps=plan.see_steps, **plan.pace)
@@ -116,15 +119,9 @@ def speak(learner: Learner[PatchReader], tokenizer: PreTrainedTokenizerFast, out
     decisive = word_tokens(tokenizer, DECISIVE)
 
     def loss_of(step: int) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return batch_loss(learner, tokenizer, decisive, *batch(tokenizer, plan, step))
+        return batch_loss(learner, tokenizer, decisive, *batch(tokenizer, plan, step))
 
     run_stage(out / "speak.safetensors", learner, optimizer, loss_of, steps=plan.speak_steps, **plan.pace)
-
-
-def word_tokens(tokenizer: PreTrainedTokenizerFast, words: tuple[str, ...]) -> Tensor:
-    """The first token of every word as it stands inside a sentence [words]."""
-    return torch.tensor([_ids(tokenizer, f" {word}")[0] for word in words])
 
 
 def batch_loss(
@@ -143,18 +140,12 @@ def batch_loss(
     model = learner.model
     features = model.model.vision_tower(rows["pixel_values"]).last_hidden_state[:, 1:]
     images = model.model.multi_modal_projector(features)
-    embeddings = model.get_input_embeddings()(rows["input_ids"])
-    is_image = (rows["input_ids"] == model.config.image_token_id)[..., None]
-    embeddings = embeddings.masked_scatter(is_image, images.to(embeddings.dtype))
-    hidden = model.model.language_model(
-        inputs_embeds=embeddings, attention_mask=rows["attention_mask"], use_cache=False
-    ).last_hidden_state
+    hidden = read_after_images(model, images, rows["input_ids"], rows["attention_mask"])
     targets = rows["labels"][:, 1:]
     scored = targets >= 0
     logits = model.lm_head(hidden[:, :-1][scored])
-    weights = 1 + 4 * torch.isin(targets[scored], decisive).float()
-    loss = nn.functional.cross_entropy(logits.float(), targets[scored], reduction="none")
-    total = (weights * loss).sum() / weights.sum() + learner.reader(features, labels)
+    surprise_of_tokens = weighed_surprise(logits, targets[scored], torch.isin(targets[scored], decisive))
+    total = surprise_of_tokens + learner.reader(features, labels)
     shown = nn.functional.normalize(images.float(), dim=-1)
     asked = [(tuple(KIND_WORDS.values()), labels.kind)]
     asked += [(words, labels.attributes[name]) for name, words in ATTRIBUTES.items()]
@@ -180,12 +171,12 @@ def batch(tokenizer: PreTrainedTokenizerFast, plan: Plan, step: int) -> tuple[di
     length = max(len(before) + len(after) for before, after in rows)
     ids = torch.full((len(rows), length), tokenizer.pad_token_id)
     labels = torch.full((len(rows), length), -100)
-    for row, (before, after) in enumerate(rows):
-        ids[row, : len(before) + len(after)] = torch.tensor(before + after)
-        labels[row, len(before) : len(before) + len(after)] = torch.tensor(after)
     mask = torch.zeros_like(ids)
     for row, (before, after) in enumerate(rows):
-        mask[row, : len(before) + len(after)] = 1
+        whole = len(before) + len(after)
+        ids[row, :whole] = torch.tensor(before + after)
+        labels[row, len(before) : whole] = torch.tensor(after)
+        mask[row, :whole] = 1
     rows_of = {"input_ids": ids, "labels": labels, "attention_mask": mask, "pixel_values": pixels(chests)}
     return rows_of, patch_labels(chests)
 

@@ -27,7 +27,7 @@ from mmpo.errors import in_one_line
 from tools.demo_models.architecture import IMAGE_TOKENS
 from tools.demo_models.assemble import CHAT_TEMPLATE, build_model
 from tools.demo_models.caption_training import Row, batch_loss, decisive_tokens, make_batch, name_tokens
-from tools.demo_models.loop import adam, run_stage
+from tools.demo_models.loop import adam, export, run_stage, word_tokens
 
 TRAINING = 300
 """Seeds the model's own clips; the world's splits have other numbers."""
@@ -48,7 +48,6 @@ class Plan:
     batch: int = 16
     learning_rate: float = 8e-4
     warmup: int = 40
-    save_every: int = 100
 
 
 def pretrain(out: Path, plan: Plan) -> Path:
@@ -63,19 +62,10 @@ def pretrain(out: Path, plan: Plan) -> Path:
 
     def loss_of(step: int) -> Tensor:
         rows = [clip_row((plan.seed, TRAINING, step * plan.batch + row)) for row in range(plan.batch)]
-        with torch.autocast("cpu", torch.bfloat16):
-            return batch_loss(model, make_batch(rows, tokenizer, IMAGE_TOKENS), names, decisive)
+        return batch_loss(model, make_batch(rows, tokenizer, IMAGE_TOKENS), names, decisive)
 
-    run_stage(
-        out / "video.safetensors",
-        model,
-        optimizer,
-        loss_of,
-        steps=plan.steps,
-        warmup=plan.warmup,
-        save_every=plan.save_every,
-    )
-    return _export(model, processor, out / "model")
+    run_stage(out / "video.safetensors", model, optimizer, loss_of, steps=plan.steps, warmup=plan.warmup)
+    return export(model, processor, out / "model", max_shard_size="8MB")
 
 
 def build_processor() -> LlavaProcessor:
@@ -142,16 +132,7 @@ def _ask_place(clip: ScriptedClip, rng: np.random.Generator) -> Turn:
 
 def course_tokens(tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """The first tokens of the verbs and sides, which decide an answer as yes and no do."""
-    words = (*COURSES, "left", "right")
-    return torch.tensor([tokenizer.encode(f" {word}", add_special_tokens=False)[0] for word in words])
-
-
-def _export(model: LlavaForConditionalGeneration, processor: LlavaProcessor, folder: Path) -> Path:
-    """The model in the standard layout, in half precision, in files of 8 MB at most."""
-    state = {name: value.to(torch.float16) for name, value in model.state_dict().items()}
-    model.save_pretrained(folder, state_dict=state, max_shard_size="8MB")
-    processor.save_pretrained(folder)
-    return folder
+    return word_tokens(tokenizer, (*COURSES, "left", "right"))
 
 
 def main() -> None:

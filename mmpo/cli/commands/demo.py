@@ -6,16 +6,14 @@ from typing import Annotated
 
 import typer
 
-from mmpo.cli.app import DEFAULT, OutOption, ResumeOption, group
+from mmpo.cli.app import DEFAULT, OutOption, QuickOption, ResumeOption, group
 
 
 @group("demo").command(DEFAULT)
 def demo(
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws another world and trains another adapter.")] = 0,
     out: OutOption = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A small part of everything: to see that it works, not to measure.")
-    ] = False,
+    quick: QuickOption = False,
     resume: ResumeOption = False,
 ) -> None:
     """Build, train and evaluate on a small annotated world; show before and after.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmpo.cli.app import OutOption, ResumeOption, group
+from mmpo.cli.app import OutOption, QuickOption, ResumeOption, group
 
 
 @group("demo").command("radiology")
@@ -18,9 +18,7 @@ def radiology(
         Path | None, typer.Option(metavar="DIR", help="A model that scripts/train_radiology_model made.")
     ] = None,
     standard: Annotated[bool, typer.Option("--standard", help="Standard DPO: every token counts alike.")] = False,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A small part of everything: to see that it works, not to measure.")
-    ] = False,
+    quick: QuickOption = False,
     resume: ResumeOption = False,
 ) -> None:
     """Suppress made-up earlier exams in reports of synthetic films; show before and after.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mmpo.cli.app import OutOption, ResumeOption, group
+from mmpo.cli.app import OutOption, QuickOption, ResumeOption, group
 
 
 @group("demo").command("video")
@@ -17,9 +17,7 @@ def video(
     model: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A model that scripts/train_video_model made.")
     ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A small part of everything: to see that it works, not to measure.")
-    ] = False,
+    quick: QuickOption = False,
     resume: ResumeOption = False,
 ) -> None:
     """Rewards from captions on short clips: fewer made-up events; show before and after.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mmpo.cli.app import app
+from mmpo.cli.app import JsonOption, app
 from mmpo.cli.visible import echo
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _worth_a_look(folder: Path) -> list[Path]:
 @app.command("inspect")
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A video, pairs, a run, a scorecard, photos, a model.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: JsonOption = False,
     frames: Annotated[
         str | None,
         typer.Option(metavar="N,N,…", help="Video: write these frames as PNG; -1 is the last one. Needs --out."),

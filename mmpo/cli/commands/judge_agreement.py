@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mmpo.cli.app import group
+from mmpo.cli.app import JsonOption, group
 from mmpo.cli.visible import echo
 
 
@@ -28,7 +28,7 @@ def judge_agreement(
     judge_cache: Annotated[
         Path, typer.Option(metavar="FILE", help="Where the judge's replies are kept, so that none is paid for twice.")
     ] = Path("judge-replies.jsonl"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Compare the rewards of video pairs with those of a judge that sees the frames.
 

@@ -19,7 +19,7 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="JSON L
 LexiconOption = Annotated[
     list[Path] | None, typer.Option(metavar="FILE", help="Further words for the detector, YAML or JSON. Repeatable.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON Lines and nothing else.")]
+JsonLinesOption = Annotated[bool, typer.Option("--json", help="Print JSON Lines and nothing else.")]
 
 
 @group("radiology").command("detect")
@@ -29,7 +29,7 @@ def detect(
     judge: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A YAML file of judge settings: a text model instead of rules.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: JsonLinesOption = False,
 ) -> None:
     """Find references to earlier exams in report sentences or whole reports.
 
@@ -69,7 +69,7 @@ def detect(
 
 
 @group("radiology").command("edit")
-def edit(file: FileArgument, lexicon: LexiconOption = None, as_json: JsonOption = False) -> None:
+def edit(file: FileArgument, lexicon: LexiconOption = None, as_json: JsonLinesOption = False) -> None:
     """Take references to earlier exams out of reports, by rules.
 
     What is left keeps its findings, sides and sizes; a line that rules
@@ -98,7 +98,7 @@ def edit(file: FileArgument, lexicon: LexiconOption = None, as_json: JsonOption 
 
 
 @group("radiology").command("findings")
-def findings(file: FileArgument, as_json: JsonOption = False) -> None:
+def findings(file: FileArgument, as_json: JsonLinesOption = False) -> None:
     """Read the 14 CheXpert-style findings of reports, by rules.
 
     Not the CheXpert labeller, nor CheXbert: numbers differ from theirs.

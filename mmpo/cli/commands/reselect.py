@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mmpo.cli.app import group
+from mmpo.cli.app import JsonOption, group
 from mmpo.cli.visible import echo
 
 
@@ -24,7 +24,7 @@ def reselect(
             "--set", metavar="KEY=VALUE", help="A value of build.selection: min_perplexity=1.3. Repeatable; YAML."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Select again among the answers of a multi-image build, without a model.
 

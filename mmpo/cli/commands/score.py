@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmpo.cli.app import group
+from mmpo.cli.app import JsonOption, group
 from mmpo.cli.judge_option import judge_settings, key_value
 from mmpo.cli.visible import echo
 
@@ -44,7 +44,7 @@ def score(
         list[str] | None,
         typer.Option(metavar="MODULE", help="A module to import first, which registers a scorer. Repeatable."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Score answers made elsewhere, from a benchmark's published files. No model is loaded.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from mmpo.data.pair import PreferencePair, Video
 from mmpo.errors import Quarantined
+from mmpo.files.atomic import file_digest
 from mmpo.files.images import portable_image
 from mmpo.files.paths import inside, is_relative_path
 
@@ -116,7 +117,7 @@ class Media:
             file = self._file(video["path"])
             if self.mode == "reference":
                 return {**video, "path": str(file)}
-            name = f"videos/{_digest(file)}{file.suffix.lower()}"
+            name = f"videos/{file_digest(file)}{file.suffix.lower()}"
             if not (self.out / name).exists():
                 (self.out / "videos").mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, self.out / name)
@@ -141,11 +142,3 @@ class Media:
 def _extension(data: bytes) -> str:
     """Of the formats that `portable_image` returns."""
     return ".png" if data.startswith(b"\x89PNG") else ".webp" if data.startswith(b"RIFF") else ".jpg"
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with open(file, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

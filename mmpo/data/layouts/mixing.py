@@ -19,9 +19,6 @@ COLLAGE_MIX = {2: 48_000, 3: 14_000, 4: 14_000, 6: 7_000, 9: 7_000}
 COLLAGE_TARGETS = {2: 1, 3: 2, 4: 2, 6: 3, 9: 3}
 """The number of pictures asked about in a collage of that set, by the number of its pictures."""
 
-SINGLE_TARGET_MIX = {2: 26_000, 3: 7_500, 4: 7_500, 6: 6_300, 9: 6_519}
-"""The collages of the 62k pool with one target each, before the box filter."""
-
 
 class Distinct(tuple[str, ...]):
     """Paths, each once, in order."""

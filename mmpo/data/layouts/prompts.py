@@ -83,15 +83,6 @@ def _pointed_at(question: str, index: int, official: bool) -> str:
     return pointed(question, f"In Image{index}", official=official)
 
 
-def pointed_index(text: str) -> int:
-    """The image that a prompt points to (its first `In Image…`). Raises Quarantined where there is none: never the
-    index of another record."""
-    found = re.search(r"\bIn Image\s?(\d+)", text)
-    if found is None:
-        raise Quarantined("prompt", "no_pointer", text[:80])
-    return int(found.group(1))
-
-
 def check_prompt(text: str, images: int, pictures: int) -> None:
     """Raises Quarantined unless the text shows `images` images and names none beyond `pictures`."""
     shown = text.count(TAG)

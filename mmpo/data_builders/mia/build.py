@@ -21,7 +21,7 @@ from mmpo.data_builders.mia.ratio import chosen_part
 from mmpo.data_builders.mia.select import edit_distance, length_ratio, threshold, verdict
 from mmpo.data_builders.mia.settings import MiaBuildResult, MiaSettings
 from mmpo.data_builders.models import model_contents, open_engine
-from mmpo.data_builders.run import Builder, Written, assemble, run
+from mmpo.data_builders.run import Builder, Written, assemble
 from mmpo.data_builders.units import SOURCE, Advance, Units, Work, count_table, file_digest, ordered, unit_paths
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.atomic import read_json
@@ -34,11 +34,6 @@ SCORES = (
     "attention_ratio", "attention_target", "attention_all", "attention_uniform", "attention_threshold",
     *(f"ratio_{name}" for name in PARTS), "perplexity", "length_ratio", "edit_distance",
 )  # fmt: skip
-
-
-def build(settings: MiaSettings, run_dir: Path) -> MiaBuildResult:
-    """`mmpo.data_builders.run.run` for records about one image."""
-    return run(settings, run_dir, MiaPairs)
 
 
 class MiaPairs(Builder[MiaSettings, ComposedPrompt, MiaBuildResult]):

@@ -21,4 +21,4 @@ def look(settings: MiaSettings) -> Iterator[tuple[Path, str]]:
     return ((Path(root), record.image) for record in records)
 
 
-ENTRY = Entry(MiaSettings, "mmpo.data_builders.mia.build:build", look)
+ENTRY = Entry(MiaSettings, "mmpo.data_builders.mia.build:MiaPairs", look)

@@ -11,6 +11,7 @@ from typing import Any
 
 from rapidfuzz.distance import Levenshtein
 
+from mmpo.chat.video_rules import polarity
 from mmpo.data.pair import placeholder_in
 from mmpo.data_builders.mia.ratio import chosen_part
 from mmpo.data_builders.mia.settings import AttentionSettings, SelectionSettings
@@ -52,7 +53,7 @@ def verdict(candidate: Mapping[str, Any], attention: AttentionSettings, selectio
         return "image_tag"
     if chosen == rejected:
         return "equal"
-    if selection.drop_right and opening(chosen) == opening(rejected) != "":
+    if selection.drop_right and polarity(chosen) == polarity(rejected) != "":
         return "right"
     if candidate["refusal"]:
         if REFUSES.search(rejected):
@@ -68,12 +69,6 @@ def verdict(candidate: Mapping[str, Any], attention: AttentionSettings, selectio
     if selection.max_rejected_characters is not None and len(rejected) > selection.max_rejected_characters:
         return "too_long"
     return ""
-
-
-def opening(text: str) -> str:
-    """`yes` or `no` where the text begins with it, else nothing."""
-    found = re.match(r"\W*(yes|no)\b", text.lower())
-    return found.group(1) if found else ""
 
 
 def _looked(candidate: Mapping[str, Any], attention: AttentionSettings, selection: SelectionSettings) -> str:

@@ -18,7 +18,7 @@ from mmpo.data.pair import PreferencePair
 from mmpo.data_builders.radiology.builder import RadiologyBuilder
 from mmpo.data_builders.radiology.settings import EditorSettings, RadiologyBuildResult, RadiologySettings
 from mmpo.data_builders.radiology.unedited import FILE, FOLDER, write_unedited
-from mmpo.data_builders.run import Builder, Written, run
+from mmpo.data_builders.run import Builder, Written
 from mmpo.data_builders.units import Advance, Units, Work, ordered, pair_of_row
 from mmpo.errors import Quarantined, UserError
 from mmpo.radiology.detector import RuleDetector
@@ -33,11 +33,6 @@ if TYPE_CHECKING:
 
 Report = RadiologyReport | Rejected
 HELD_OUT = "held_out"
-
-
-def build(settings: RadiologySettings, run_dir: Path) -> RadiologyBuildResult:
-    """`mmpo.data_builders.run.run` for radiology reports."""
-    return run(settings, run_dir, RadiologyPairs)
 
 
 class RadiologyPairs(Builder[RadiologySettings, Report, RadiologyBuildResult]):

@@ -24,4 +24,4 @@ def look(settings: RadiologySettings) -> Iterator[tuple[Path, str]]:
     return ((Path(report.root or "."), path) for report in reports for path in report.images[:1])
 
 
-ENTRY = Entry(RadiologySettings, "mmpo.data_builders.radiology.build:build", look)
+ENTRY = Entry(RadiologySettings, "mmpo.data_builders.radiology.build:RadiologyPairs", look)

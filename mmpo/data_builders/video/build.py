@@ -20,7 +20,7 @@ from mmpo.chat import open_chat
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data.video_lists import VideoItem, read_videos
 from mmpo.data_builders.models import open_engine
-from mmpo.data_builders.run import Builder, Written, run
+from mmpo.data_builders.run import Builder, Written
 from mmpo.data_builders.units import Advance, Units, Work, count_table, digest, file_digest, ordered
 from mmpo.data_builders.video.builder import SCORES, VideoBuilder, VideoWork
 from mmpo.data_builders.video.rewards import ModelRewarder, Rewarder, RuleRewarder
@@ -30,11 +30,6 @@ from mmpo.files.atomic import write_bytes
 
 LENGTH_RATIO = (0.8, 1.25)
 """Mean words of chosen over rejected outside of this are warned about: then length alone separates the sides."""
-
-
-def build(settings: VideoRewardSettings, run_dir: Path) -> VideoBuildResult:
-    """`mmpo.data_builders.run.run` for videos. `UserError` also where a judge can't be reached."""
-    return run(settings, run_dir, VideoPairs)
 
 
 class VideoPairs(Builder[VideoRewardSettings, VideoItem, VideoBuildResult]):

@@ -21,4 +21,4 @@ def look(settings: VideoRewardSettings) -> Iterator[tuple[Path, str]]:
     return ((Path(item.root), item.video) for item in items)
 
 
-ENTRY = Entry(VideoRewardSettings, "mmpo.data_builders.video.build:build", look)
+ENTRY = Entry(VideoRewardSettings, "mmpo.data_builders.video.build:VideoPairs", look)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from mmpo.data.layouts.mixing import SEQUENCE_MIX, SINGLE_TARGET_MIX, companions, quotas, shuffled
+from mmpo.data.layouts.mixing import SEQUENCE_MIX, companions, quotas, shuffled
 from mmpo.data.layouts.prompts import (
     CAPTION_PREFIX,
     PHRASES,
@@ -14,7 +14,6 @@ from mmpo.data.layouts.prompts import (
     collage_text,
     has_box,
     inner_text,
-    pointed_index,
     sequence_text,
 )
 from mmpo.errors import Quarantined, UserError
@@ -63,12 +62,6 @@ def test_boxes(text: str, boxed: bool) -> None:
     assert has_box(text) is boxed
 
 
-def test_pointers_are_found_or_refused() -> None:
-    assert pointed_index("Image1:<image>\nIn Image12, what?") == 12
-    with pytest.raises(Quarantined, match="no_pointer"):
-        pointed_index("What is it?")
-
-
 @pytest.mark.parametrize(
     ("text", "images", "pictures", "reason"),
     [("In Image1, what?", 1, 2, "no_placeholder"), ("<image><image>\nWhat?", 1, 2, "image_count"),
@@ -84,7 +77,7 @@ def test_bad_prompts(text: str, images: int, pictures: int, reason: str) -> None
 def test_proportions_are_exact() -> None:
     sizes = quotas(sum(SEQUENCE_MIX.values()), SEQUENCE_MIX)
     assert {size: sizes.count(size) for size in SEQUENCE_MIX} == SEQUENCE_MIX
-    assert sum(SEQUENCE_MIX.values()) == 62_461 and SINGLE_TARGET_MIX[2] == 26_000
+    assert sum(SEQUENCE_MIX.values()) == 62_461
     assert quotas(3, {2: 1, 3: 1}) == [2, 2, 3] and quotas(0, {2: 1.0}) == [] and len(quotas(7, {2: 0.1, 9: 0.2})) == 7
     with pytest.raises(UserError, match="proportions"):
         quotas(3, {2: 0})

@@ -17,6 +17,7 @@ from mmpo.text.vocabulary import ObjectVocabulary, coco
 from tests.chat.server import ChatServer
 from tests.data_builders import careful, parrot
 from tests.data_builders.hallucination.test_build import pairs_of, settings
+from tests.tiny import save_model
 
 WORDS = ObjectVocabulary(
     {
@@ -155,7 +156,7 @@ FOXY = [
 
 @pytest.fixture(scope="module")
 def foxy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return parrot.save(parrot.teach(FOXY), tmp_path_factory.mktemp("foxy"))
+    return save_model(parrot.teach(FOXY), tmp_path_factory.mktemp("foxy"))
 
 
 @pytest.mark.parametrize("words", [None, {"cat": ["fox"], "dog": [], "bird": [], "horse": [], "cup": []}])

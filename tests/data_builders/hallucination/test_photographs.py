@@ -17,6 +17,7 @@ from mmpo.files.images import load_image
 from mmpo.text.scene_claims import KINDS
 from tests.data_builders import parrot
 from tests.data_builders.hallucination.test_build import pairs_of, settings
+from tests.tiny import save_model
 
 Row = dict[str, Any]
 
@@ -79,7 +80,7 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def parrot_of_photographs(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny model that says the same of everything, photographs included."""
     pictures = [image.load() for image in read_annotations(photographs)]
-    return parrot.save(parrot.teach(parrot.SAYS, 300, pictures), tmp_path_factory.mktemp("parrot-of-photographs"))
+    return save_model(parrot.teach(parrot.SAYS, 300, pictures), tmp_path_factory.mktemp("parrot-of-photographs"))
 
 
 def test_photographs_go_through_the_builder(parrot_of_photographs: Path, photographs: Path, tmp_path: Path) -> None:

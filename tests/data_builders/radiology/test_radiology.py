@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from mmpo.data.reader import read_pairs
+from mmpo.data_builders.builders import build
 from mmpo.data_builders.radiology import build as radiology
-from mmpo.data_builders.radiology.build import build
 from mmpo.data_builders.radiology.builder import RadiologyCounts, _Source
 from mmpo.data_builders.radiology.settings import RadiologySettings
 from mmpo.errors import UserError
 from mmpo.radiology.detector import RuleDetector
 from tests.chat.server import ChatServer
+from tests.tiny import contents
 
 REPORTS = [
     "FINDINGS: Heart size is unchanged. Small left effusion is again noted. No pneumothorax. Lungs are otherwise clear.",  # noqa: E501
@@ -42,10 +43,6 @@ def settings(folder: Path, **changes: Any) -> RadiologySettings:
     path = folder / "reports.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return RadiologySettings(**{"builder": "radiology", "reports": path, "shard_size": 3, **changes})
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def test_pairs_and_counts(tmp_path: Path) -> None:
@@ -108,7 +105,7 @@ def test_killed_at_any_unit_it_ends_the_same(tmp_path: Path, monkeypatch: pytest
             break
         except KeyboardInterrupt:
             continue
-    assert calls[0] > 4 and files(tmp_path / "broken") == files(tmp_path / "whole")
+    assert calls[0] > 4 and contents(tmp_path / "broken") == contents(tmp_path / "whole")
     with pytest.raises(UserError, match="another `min_words`"):
         build(settings(tmp_path, min_words=4), tmp_path / "broken")
 

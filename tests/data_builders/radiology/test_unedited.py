@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from mmpo.data_builders.radiology.build import build
+from mmpo.data_builders.builders import build
 from mmpo.errors import UserError
 from mmpo.trainers.auxiliary import Sample, read_samples
 from mmpo.trainers.settings import AuxiliarySettings, TrainSettings
 from mmpo.trainers.train import train
-from tests.data_builders.radiology.test_radiology import files, settings
-from tests.tiny import save_tiny_llava
+from tests.data_builders.radiology.test_radiology import settings
+from tests.tiny import contents, save_tiny_llava
 
 
 def test_unedited_reports_are_kept_as_they_stand(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_unedited_reports_are_kept_as_they_stand(tmp_path: Path) -> None:
     without = build(settings(tmp_path), tmp_path / "without")
     assert "unedited" not in without.counts and without.unedited is None
     assert not (tmp_path / "without" / "unedited").exists()
-    assert files(tmp_path / "run" / "pairs" / "data") != {} != files(tmp_path / "without" / "pairs" / "data")
+    assert contents(tmp_path / "run" / "pairs" / "data") != {} != contents(tmp_path / "without" / "pairs" / "data")
 
 
 def test_the_share_is_a_share_and_seeded(tmp_path: Path) -> None:
@@ -41,11 +41,11 @@ def test_the_share_is_a_share_and_seeded(tmp_path: Path) -> None:
     counts = build(options, tmp_path / "run").counts["unedited"]
     assert counts["in"] == counts["kept"] + counts["not_drawn"] and 30 < counts["in"] < 54, "not the held-out patients"
     assert 0.2 < counts["kept"] / counts["in"] < 0.6
-    first = files(tmp_path / "run" / "unedited")
+    first = contents(tmp_path / "run" / "unedited")
     (tmp_path / "run" / "build_result.json").unlink()
     (tmp_path / "run" / "unedited" / "unedited.json").unlink()
     build(options, tmp_path / "run")
-    assert files(tmp_path / "run" / "unedited") == first, "stopped and run again, the same bytes"
+    assert contents(tmp_path / "run" / "unedited") == first, "stopped and run again, the same bytes"
     with pytest.raises(UserError, match="sft_share"):
         build(options.model_copy(update={"sft_share": 0.5}), tmp_path / "run")
 

@@ -27,6 +27,7 @@ from mmpo.errors import Quarantined, UserError
 from mmpo.video import read_frames
 from mmpo.video.clip import Clip
 from tests.chat.server import ChatServer
+from tests.tiny import contents
 from tests.tiny_videos import openable, save_video_model
 from tests.video import clips
 
@@ -117,10 +118,6 @@ def settings_for(videos: Path, model: Path, **changes: Any) -> VideoRewardSettin
     return VideoRewardSettings.model_validate({**fields, **changes})
 
 
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 @pytest.fixture(scope="module")
 def built(videos: Path, parrot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     run = tmp_path_factory.mktemp("built")
@@ -165,7 +162,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
 ) -> None:
     run, result = built
     settings = settings_for(videos, parrot_folder)
-    expected = files(run)
+    expected = contents(run)
     original, calls = units.write_sealed, []
 
     def dies(path: Any, value: Any) -> Any:
@@ -179,7 +176,7 @@ def test_killed_and_run_again_it_ends_with_the_same_bytes(
         build(settings, tmp_path)
     monkeypatch.setattr(units, "write_sealed", original)
     assert build(settings, tmp_path) == result
-    assert files(tmp_path) == expected
+    assert contents(tmp_path) == expected
     assert build(settings, tmp_path) == result, "a finished build is not done again"
     with pytest.raises(UserError, match="another `samples`"):
         build(settings_for(videos, parrot_folder, samples=4), tmp_path)
@@ -268,7 +265,7 @@ def test_captions_questions_and_rewards_from_a_server(videos: Path, parrot_folde
             shutil.copy(path, again)
         assert build(settings, again) == result
         assert sum(server.answered.values()) == asked
-    assert files(again / "pairs") == files(tmp_path / "run" / "pairs")
+    assert contents(again / "pairs") == contents(tmp_path / "run" / "pairs")
     for pair in read_pairs(tmp_path / "run" / "pairs"):
         assert "dog" in pair.chosen_text and "dog" not in pair.rejected_text
         assert pair.provenance["chosen_explanation"] == "by the dog"

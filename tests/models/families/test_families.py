@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from mmpo.models.families.loading import VLM, attach_adapter
-from mmpo.models.families.prompts import encode_prompt, encode_response, process_images
+from mmpo.models.families.prompts import process_images
 from mmpo.models.families.records import FAMILIES
-from mmpo.models.scoring.score import PairBatch, PairScorer
+from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
-from tests.models.pairs import PICTURES, by_hand, gradients, mixed_batch, worst_relative
+from tests.models.pairs import PICTURES, by_hand, gradients, mixed_batch, one_pair, worst_relative
 from tests.tiny import add_lora, user
 from tests.tiny_families import TINY
 
@@ -55,20 +55,15 @@ def test_prompts_and_log_probs_are_the_models_own(name: str, policy: VLM) -> Non
     for shown in ([0], [1, 0], [0, 2, 1]):
         messages, pictures = user("Is there a dog?", len(shown)), [PICTURES[i] for i in shown]
         processed = process_images(policy, pictures, several=len(shown) > 1)
-        prompt = encode_prompt(policy, messages, processed.placeholders)
-        chosen, rejected = (encode_response(policy, text) for text in ("Yes, there is a dog", "No cat"))
-        batch = PairBatch(
-            ["a"],
-            [torch.tensor(prompt)],
-            [torch.tensor(chosen)],
-            [torch.tensor(rejected)],
-            processed.tensors,
-            [list(range(len(shown)))],
-        )
+        chosen, rejected = "Yes, there is a dog", "No cat"
+        batch = one_pair(policy, messages, processed, chosen, rejected)
+        prompt = batch.prompt_ids[0].tolist()
         pairs = PairScorer(policy, sharing="on")(batch)
-        for text, ids, side in (("Yes, there is a dog", chosen, pairs.chosen), ("No cat", rejected, pairs.rejected)):
+        for text, ids, side in (
+            (chosen, batch.chosen_ids, pairs.chosen), (rejected, batch.rejected_ids, pairs.rejected)
+        ):  # fmt: skip
             whole, logps = by_hand(policy, messages, pictures, text)
-            assert whole == prompt + ids
+            assert whole == prompt + ids[0].tolist()
             torch.testing.assert_close(side.policy[0], logps[len(prompt) - 1 :], rtol=0, atol=1e-5)
 
 
@@ -84,7 +79,7 @@ def test_shared_equals_unshared(name: str, policy: VLM) -> None:
     for ours, theirs in ((a.chosen, b.chosen), (a.rejected, b.rejected)):
         torch.testing.assert_close(ours.policy, theirs.policy, rtol=0, atol=1e-5)
         torch.testing.assert_close(ours.reference, theirs.reference, rtol=0, atol=1e-5)
-        assert torch.equal(ours.mask, theirs.mask)
+        assert torch.equal(ours.mask, theirs.mask) and torch.equal(ours.top1, theirs.top1)
     assert worst_relative(grads_a, grads_b) < 1e-4
     assert (a.chosen.policy_sum - a.chosen.reference_sum).abs().min() > 1e-3
     pairwise = PairScorer(policy, sharing="on")(mixed_batch(policy, across=False))

@@ -10,19 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlavaConfig, VipLlavaConfig, VipLlavaForConditionalGeneration
+from transformers import LlavaConfig
 
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import process_images, processor_facts
-from mmpo.models.families.prompts import encode_prompt, encode_response
 from mmpo.models.families.records import family_of
 from mmpo.models.generation.answer import AnswerEngine
 from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.models.scoring.segment_logps import score_responses
-from tests.models.pairs import PICTURES, by_hand, gradients, mixed_batch, worst_relative
-from tests.tiny import add_lora, tiny_llava, user
-from tests.tiny_families import TINY
+from tests.models.pairs import PICTURES, by_hand, gradients, mixed_batch, one_pair, worst_relative
+from tests.tiny import add_lora, user
+from tests.tiny_families import TINY, tiny_vip
 
 UNKNOWN = family_of(SimpleNamespace(model_type="stranger", vision_config=object()))
 
@@ -34,19 +33,7 @@ def stranger(name: str) -> VLM:
 
 @pytest.fixture
 def vip() -> VLM:
-    """A real model type that mmpo has no record of: it reads several tower layers at once."""
-    like = tiny_llava()
-    config = VipLlavaConfig(
-        vision_config=like.config.vision_config,
-        text_config=like.config.text_config,
-        image_token_index=like.image_token_id,
-        vision_feature_layers=[-2, -1],
-        tie_word_embeddings=False,
-    )
-    torch.manual_seed(0)
-    model = VipLlavaForConditionalGeneration(config).eval()
-    model.generation_config = like.base.generation_config
-    return VLM(model, like.processor, family_of(config), "tiny-vip")
+    return tiny_vip()
 
 
 def test_an_unknown_model_is_taken_as_it_is(vip: VLM, caplog: pytest.LogCaptureFixture) -> None:
@@ -80,16 +67,13 @@ def test_unknown_equals_known(name: str) -> None:
     assert worst_relative(gradients(unknown, pairs), grads) < 1e-4
 
 
-def one_pair(vlm: VLM) -> PairBatch:
-    images = process_images(vlm, PICTURES[:1])
-    prompt = encode_prompt(vlm, user("Is there a dog?"), images.placeholders)
-    sides = [encode_response(vlm, text) for text in ("Yes", "No")]
-    return PairBatch(["a"], *([torch.tensor(ids)] for ids in (prompt, *sides)), images.tensors, [[0]])  # type: ignore[misc]
+def about_a_dog(vlm: VLM) -> PairBatch:
+    return one_pair(vlm, user("Is there a dog?"), process_images(vlm, PICTURES[:1]))
 
 
 def test_a_model_that_reads_ahead_is_refused() -> None:
     vlm = stranger("llava")
-    batch = one_pair(vlm)
+    batch = about_a_dog(vlm)
     for layer in vlm.base.get_decoder().layers:
         layer.self_attn.is_causal = False
     vlm.base.get_decoder().config.is_causal = False
@@ -102,7 +86,7 @@ def test_a_model_that_sees_nothing_is_refused() -> None:
     for parameter in vlm.backbone.multi_modal_projector.parameters():
         parameter.data.zero_()
     with pytest.raises(UserError, match="doesn't see"):
-        PairScorer(vlm, reference="none")(one_pair(vlm))
+        PairScorer(vlm, reference="none")(about_a_dog(vlm))
 
 
 def test_a_model_that_changes_its_logits_behind_the_head_is_refused() -> None:

@@ -34,7 +34,6 @@ class Correction:
     removed: tuple[str, ...]
     added: tuple[str, ...]
     lost: tuple[str, ...]
-    dropped_sentences: int
 
 
 @dataclass(frozen=True)
@@ -90,16 +89,14 @@ class Writer:
         spare = [phrase for phrase in missed if not said.issuperset(phrase.names)][:add]
         editor = Editor(absent, spare, oxford=bool(re.search(r",\s+(?:and|or)\s", text)), across=across)
         kept: list[SentencePart] = []
-        dropped, changed = 0, False
+        changed = False
         for part in starts:
             if changed and lx.ANAPHORA.match(part.text):
-                dropped += 1
                 continue
             wrong = any(absent(name) for name in part.names)
             tree = None if part.tree is None else (editor.sentence(part.tree) if wrong else part.tree)
             changed = wrong
             if wrong and tree is None:
-                dropped += 1
                 continue
             text_now = say(tree) if wrong and tree is not None else part.text
             names = tuple(sentence_names(tree)) if wrong and tree is not None else part.names
@@ -111,7 +108,7 @@ class Writer:
         kept = self._append(kept, more, editor)
         added = tuple(name for phrase in editor.used + (editor.spare if add else []) for name in phrase.names)
         return Correction(
-            join(originals), join(kept), tuple(sorted(name for name in said if absent(name))), added, lost, dropped
+            join(originals), join(kept), tuple(sorted(name for name in said if absent(name))), added, lost
         )
 
     def reword(self, text: str, variant: int, seed: str) -> str:
