@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from mmpo.errors import UserError
 from mmpo.eval.chair.settings import ChairSettings
+from mmpo.eval.context import annotated_set
 from mmpo.eval.descriptions import annotated_images
-from mmpo.eval.material import material
 from mmpo.eval.protocol import Response
 from mmpo.eval.scoring import Scored, Scorer, ScoreRequest, answers_by_id, of_answers
 from mmpo.eval.section import ADDED, Section
@@ -35,7 +35,7 @@ def scorers_by_id() -> dict[str, Scorer]:
 
 def _score(one: Benchmark, request: ScoreRequest) -> Scored:
     images = None if request.annotations is None else annotated_images(request.annotations)
-    ready = None if images is None else material(images, ChairSettings())
+    ready = None if images is None else annotated_set(images, ChairSettings())
     task = one.ready(_settings(one, request.options), Context(ready))
     assert isinstance(task, QuestionTask)
     by_id = {task.id_of(question): question for question in task.questions}

@@ -19,7 +19,7 @@ from mmpo.data.image_digests import read_digests
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
 from mmpo.eval.collecting import Replies, collect_responses, engine_notes
-from mmpo.eval.material import context_of
+from mmpo.eval.context import context_of
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import NothingToAsk, Part, Request, Response
 from mmpo.eval.settings import EvalSettings

@@ -108,11 +108,11 @@ class AnnotatedSet:
     notes: list[str] = field(default_factory=list)
 
 
-def require_annotations(material: AnnotatedSet | None, benchmark: str, remedy: str = "") -> AnnotatedSet:
-    """The material of a benchmark that is built from annotated images. Raises UserError where the evaluation has
+def require_annotations(annotated: AnnotatedSet | None, benchmark: str, remedy: str = "") -> AnnotatedSet:
+    """The evaluation's annotated images, for a benchmark that is built from them. Raises UserError where there are
     none; `remedy` says what else the benchmark could be made of.
     """
-    if material is None:
+    if annotated is None:
         hint = "set eval.images and eval.annotations" + (f", or {remedy}" if remedy else "")
         raise UserError(f"{benchmark} is built from annotated images, and the evaluation names none", hint=hint)
-    return material
+    return annotated

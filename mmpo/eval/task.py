@@ -43,13 +43,13 @@ V = TypeVar("V")
 class Context:
     """What an evaluation offers each of its benchmarks.
 
-    `material` are its annotated images, `images` is their folder; `limit` is how many images or questions are wanted;
+    `annotated` are its annotated images, `images` is their folder; `limit` is how many images or questions are wanted;
     `judge` says which text model judges; `cache` is the folder where replies and pictures that are made are kept.
     `others` are the settings of all benchmarks. With `look` a task is made only to look at its files: it writes nothing
     outside of `cache`.
     """
 
-    material: AnnotatedSet | None = None
+    annotated: AnnotatedSet | None = None
     images: str | None = None
     limit: int | None = None
     judge: ChatSettings | None = None

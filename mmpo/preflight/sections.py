@@ -204,7 +204,7 @@ def _check_weights(context: PreflightContext, settings: Any, stored: dict[str, T
 
 def check_eval(context: PreflightContext) -> None:
     """The benchmarks, made as the evaluation makes them: from their files and the annotated images."""
-    from mmpo.eval.material import VOCABULARY
+    from mmpo.eval.context import VOCABULARY
     from mmpo.eval.section import sections
 
     settings = context.settings("eval")
@@ -244,7 +244,7 @@ def _annotated(context: PreflightContext) -> Sequence[AnnotatedImage] | None:
 def _check_benchmark(
     context: PreflightContext, name: str, annotated: Sequence[AnnotatedImage] | None, scratch: Path
 ) -> None:
-    from mmpo.eval.material import context_of
+    from mmpo.eval.context import context_of
     from mmpo.eval.task import named
 
     settings = context.settings("eval")

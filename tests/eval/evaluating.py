@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmpo.eval.material import context_of
+from mmpo.eval.context import context_of
 from mmpo.eval.protocol import AnnotatedSet
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.task import Task, named
@@ -51,9 +51,9 @@ def settings(world: Path, **changes: object) -> EvalSettings:
     return EvalSettings(**(values | changes))
 
 
-def task(name: str, chosen: EvalSettings, material: AnnotatedSet | None = None) -> Task[Any]:
-    """A benchmark that is ready, on this material."""
-    context = replace(context_of(chosen, None, "."), material=material)
+def task(name: str, chosen: EvalSettings, annotated: AnnotatedSet | None = None) -> Task[Any]:
+    """A benchmark that is ready, on these annotated images."""
+    context = replace(context_of(chosen, None, "."), annotated=annotated)
     return named(name).ready(chosen.of(name), context)
 
 

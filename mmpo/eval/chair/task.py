@@ -19,14 +19,14 @@ class Chair(QuestionTask[ChairSettings, AnnotatedImage]):
 
     def __init__(self, settings: ChairSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self.material = require_annotations(context.material, "chair")
-        self.questions, vocabulary = self.material.images, self.material.vocabulary
+        self.annotated = require_annotations(context.annotated, "chair")
+        self.questions, vocabulary = self.annotated.images, self.annotated.vocabulary
         self.conventions = [
-            f"CHAIR: {len(self.material.images)} images, prompt {self.settings.prompt!r}, greedy, "
+            f"CHAIR: {len(self.annotated.images)} images, prompt {self.settings.prompt!r}, greedy, "
             f"at most {self.settings.max_new_tokens} tokens; "
             f"vocabulary {self.settings.vocabulary} ({len(vocabulary)} objects), {chair.phrases(vocabulary)}; "
             f"word forms {object_reader(self.settings.words, vocabulary).identity}",
-            *self.material.notes,
+            *self.annotated.notes,
         ]
 
     def parts(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> list[Part]:
@@ -39,7 +39,7 @@ class Chair(QuestionTask[ChairSettings, AnnotatedImage]):
     def result(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> chair.ChairResult:
         """The descriptions, scored one by one."""
         captions = {image.path: response.text for image, response in given}
-        return chair.score(captions, self.material.truth, self.material.vocabulary, words=self.settings.words)
+        return chair.score(captions, self.annotated.truth, self.annotated.vocabulary, words=self.settings.words)
 
     def request(self, image: AnnotatedImage) -> Request:
         return Request(image.path, self.settings.prompt, self.settings.max_new_tokens)

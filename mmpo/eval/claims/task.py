@@ -20,13 +20,13 @@ class Claims(QuestionTask[ClaimsSettings, AnnotatedImage]):
 
     def __init__(self, settings: ClaimsSettings, context: Context) -> None:
         super().__init__(settings, context)
-        self.material, described = require_annotations(context.material, "claims"), context.section(ChairSettings)
+        self.annotated, described = require_annotations(context.annotated, "claims"), context.section(ChairSettings)
         self.prompt = self.settings.prompt or described.prompt
         self.max_new_tokens = self.settings.max_new_tokens or described.max_new_tokens
-        self.questions, vocabulary = self.material.images, self.material.vocabulary
-        self.truth = claims.truths(self.material.images, self.material.truth, vocabulary)
+        self.questions, vocabulary = self.annotated.images, self.annotated.vocabulary
+        self.truth = claims.truths(self.annotated.images, self.annotated.truth, vocabulary)
         self.conventions = [
-            f"CLAIMS: {len(self.material.images)} images, prompt {self.prompt!r}, greedy, at most "
+            f"CLAIMS: {len(self.annotated.images)} images, prompt {self.prompt!r}, greedy, at most "
             f"{self.max_new_tokens} tokens; vocabulary {described.vocabulary} ({len(vocabulary)} objects), "
             f"{chair.phrases(vocabulary)}; {how_read(exhaustive=self.settings.exhaustive)}"
         ]
@@ -43,7 +43,7 @@ class Claims(QuestionTask[ClaimsSettings, AnnotatedImage]):
     def result(self, given: Sequence[tuple[AnnotatedImage, Response]]) -> claims.ClaimsResult:
         """The descriptions, judged one by one."""
         captions = {image.path: response.text for image, response in given}
-        return claims.score(captions, self.truth, self.material.vocabulary, exhaustive=self.settings.exhaustive)
+        return claims.score(captions, self.truth, self.annotated.vocabulary, exhaustive=self.settings.exhaustive)
 
     def request(self, image: AnnotatedImage) -> Request:
         return Request(image.path, self.prompt, self.max_new_tokens)

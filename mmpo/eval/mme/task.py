@@ -25,7 +25,7 @@ class Mme(QuestionTask[MmeSettings, mme.MmeQuestion]):
         self.root: str | None = None
         chosen = self.settings.subtasks
         if self.settings.questions is None:
-            images = require_annotations(context.material, "mme", "eval.mme.questions").images
+            images = require_annotations(context.annotated, "mme", "eval.mme.questions").images
             built = mme_pairs.build(
                 images, chosen or mme.HALLUCINATION, limit=self.settings.images, seed=self.settings.seed
             )

@@ -33,7 +33,7 @@ class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
 
     def __init__(self, settings: MultiImageSettings, context: Context) -> None:
         super().__init__(settings, context)
-        ready = require_annotations(context.material, "multi_image")
+        ready = require_annotations(context.annotated, "multi_image")
         self._root = ready.images[0].root
         self._folder = Path(context.cache or ".") / PICTURES
         self._composer = Composer()

@@ -49,11 +49,11 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
             files = ", ".join(Path(file).name for file in self.settings.questions)
             self.conventions = [f"POPE: questions of {files}; {self._asking()}"]
         else:
-            self._build(require_annotations(context.material, "pope", "eval.pope.questions"))
+            self._build(require_annotations(context.annotated, "pope", "eval.pope.questions"))
         self.questions = [(split, question) for split, questions in self.splits.items() for question in questions]
 
-    def _build(self, material: AnnotatedSet) -> None:
-        candidates = [pope_builder.ImageObjects(image.path, material.truth[image.path]) for image in material.images]
+    def _build(self, annotated: AnnotatedSet) -> None:
+        candidates = [pope_builder.ImageObjects(image.path, annotated.truth[image.path]) for image in annotated.images]
         positives, fitting = self._fitting(candidates)
         asked = self.settings.images or POPE_IMAGES
         draw = pope_builder.select(fitting, min(len(fitting), asked), positives=positives, seed=self.settings.seed)

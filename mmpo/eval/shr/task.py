@@ -35,7 +35,7 @@ class Shr(JudgedTask[ShrSettings, tuple[str, ShrImage], list[shr.ShrRow]]):
             self.questions = [(f"{image.id}.jpg", image) for image in published]
             vocabulary = chair.vocabulary_for((), self.settings.vocabulary)
         else:
-            own = require_annotations(context.material, "shr", "name SHR's annotations in eval.shr.annotations")
+            own = require_annotations(context.annotated, "shr", "name SHR's annotations in eval.shr.annotations")
             self.questions = [(image.path, from_annotated(image)) for image in own.images]
             vocabulary = own.vocabulary
         self.by_model = self.wants_model("eval.shr.judged_by", self.settings.judged_by)

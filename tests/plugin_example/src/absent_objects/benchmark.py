@@ -27,7 +27,7 @@ class AbsentYes(QuestionTask[AbsentSection, tuple[str, str]]):
 
     def __init__(self, settings: AbsentSection, context: Context) -> None:
         super().__init__(settings, context)
-        truth = require_annotations(context.material, "absent_yes").truth
+        truth = require_annotations(context.annotated, "absent_yes").truth
         names = sorted({name for objects in truth.values() for name in objects})
         absent = {image: [name for name in names if name not in objects] for image, objects in truth.items()}
         self.questions = [(image, f"Is there a {some[0]} in the image?") for image, some in absent.items() if some]

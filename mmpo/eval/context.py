@@ -25,11 +25,11 @@ def context_of(
     others = {name: value for name, value in settings if isinstance(value, Section)}
     words = others[VOCABULARY]
     assert isinstance(words, ChairSettings)
-    ready = None if annotated is None else material(annotated, words)
+    ready = None if annotated is None else annotated_set(annotated, words)
     return Context(ready, settings.images, settings.limit, settings.judge, cache, others, look)
 
 
-def material(images: Sequence[AnnotatedImage], settings: ChairSettings) -> AnnotatedSet:
+def annotated_set(images: Sequence[AnnotatedImage], settings: ChairSettings) -> AnnotatedSet:
     """Pair images with their objects: annotated ones and those that reference captions mention, under the
     vocabulary's names.
     """
