@@ -104,7 +104,7 @@ def score_multi_image(request: ScoreRequest) -> Scored:
     assert request.questions is not None
     parser = get_args(ParserName)[0] if request.parser is None else request.parser
     questions = list({question.id: question for question in read_questions(request.questions)}.values())
-    answers, strangers = answers_by_id(request.answers, {q.id for q in questions}, ("id",), ("answer", "text"))
+    answers, unknown = answers_by_id(request.answers, {q.id for q in questions}, ("id",), ("answer", "text"))
     given = [(question, Response(answers[question.id], False)) for question in questions if question.id in answers]
     settings = MultiImageSettings.model_validate({"parser": parser})
     *layouts, total = MultiImage.on(questions, settings).parts(given)
@@ -114,5 +114,5 @@ def score_multi_image(request: ScoreRequest) -> Scored:
             f"fractions; yes and no read by the rule {parser}, image numbers by `Image 3`, an ordinal or a bare number",
             "interference: yes to an object that only another picture shows; confusion: another image named",
         ],
-        *(len(given), len(questions), strangers, total.unparsed or 0),
+        *(len(given), len(questions), unknown, total.unparsed or 0),
     )

@@ -73,7 +73,7 @@ def _scored(format: FormatName, request: ScoreRequest) -> Scored:
     assert request.questions is not None
     paths = sorted(request.questions.glob("*.json*")) if request.questions.is_dir() else [request.questions]
     choices = [choice for path in paths for choice in read_choices(format, path)]
-    answers, strangers = answers_by_id(
+    answers, unknown = answers_by_id(
         request.answers,
         {choice.id for choice in choices},
         ("id", "idx", "identifier"),
@@ -87,7 +87,7 @@ def _scored(format: FormatName, request: ScoreRequest) -> Scored:
         metrics["mean_over_categories"] = sum(categories.values()) / len(categories)
         metrics["categories"] = categories
     how = f"{format}: fractions; an option is read from its letter, else from its text; unreadable counts as wrong"
-    return of_answers(metrics, [how], len(given), len(choices), strangers, part.unparsed or 0)
+    return of_answers(metrics, [how], len(given), len(choices), unknown, part.unparsed or 0)
 
 
 def _register(format: FormatName) -> Callable[[ScoreRequest], Scored]:

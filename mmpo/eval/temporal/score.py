@@ -95,8 +95,8 @@ def _completed(
             notes.append(f"no answers to {', '.join(left_out)}: not part of the numbers")
         asked = [question for question in asked if question.part in parts]
         known = {_place(question, one_file) for question in asked}
-        if stranger := next((name for name in names if name not in known), None):
-            raise UserError(f"{request.answers}: the question {stranger} is not in {request.questions}")
+        if unknown := next((name for name in names if name not in known), None):
+            raise UserError(f"{request.answers}: the question {unknown} is not in {request.questions}")
         answers = [_joined(question, names.get(_place(question, one_file)), request.answers) for question in asked]
     return answers, sum(answer.prediction is None and answer.rating is None for answer in answers), notes
 
