@@ -1,5 +1,5 @@
-"""What `mmpo eval score` does for a plug-in's list of questions (`mmpo.eval.task.QuestionTask`) without a scorer of its
-own: rows of `id` and `answer` are joined to the questions and scored by the task.
+"""Scorers for plug-ins' lists of questions (`mmpo.eval.task.QuestionTask`) that have none of their own: in
+`mmpo eval score` rows of `id` and `answer` are joined to the questions and scored by the task.
 """
 
 from __future__ import annotations

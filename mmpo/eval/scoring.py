@@ -33,7 +33,7 @@ YES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": F
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What to score: a benchmark's question and answer files as published (a file or a folder, as it takes them).
+    """One scoring job: a benchmark's question and answer files as published (a file or a folder, as it takes them).
 
     `parser` names the rule that reads an answer (None: the benchmark's first), `judge` is a text model that is open,
     `options` are the benchmark's own, checked against the names it declares.

@@ -84,7 +84,7 @@ class HallusionQuestion:
 
     @property
     def key(self) -> Key:
-        """What names the question in every file."""
+        """The identity of the question in every file."""
         return (self.category, self.subcategory, self.set_id, self.figure_id, self.question_id)
 
     @property

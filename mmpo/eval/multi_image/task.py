@@ -27,7 +27,7 @@ PICTURES = "multi_image_pictures"
 @benchmark("multi_image", settings=MultiImageSettings, needs="annotated images")
 class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
     """Questions about one of several pictures. Collages and pictures in a picture are made once, in the folder where
-    replies are kept."""
+    responses are kept."""
 
     looks = "settings"
 
@@ -38,8 +38,8 @@ class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
         self._folder = Path(context.cache or ".") / PICTURES
         self._composer = Composer()
         self.questions = build_questions(ready.truth, ready.vocabulary.names, self.settings)
-        self._asks = {
-            question.id: self._asked(question)
+        self._requests = {
+            question.id: self._request_of(question)
             for question in track(self.questions, "composing pictures", len(self.questions))
         }
         sizes = {"sequence": self.settings.sequence_sizes, "collage": self.settings.collage_sizes, "pic_in_pic": [2]}
@@ -77,9 +77,9 @@ class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
             write_lines(folder / f"answers_{state}.jsonl", rows)
 
     def request(self, question: MultiQuestion) -> Request:
-        return self._asks[question.id]
+        return self._requests[question.id]
 
-    def _asked(self, question: MultiQuestion) -> Request:
+    def _request_of(self, question: MultiQuestion) -> Request:
         own = self.settings
         if question.layout == "sequence":
             first, *more = question.pictures

@@ -102,7 +102,7 @@ def _completed(
 
 
 def _place(question: TemporalQuestion, one_file: bool) -> str:
-    """Which question it is; where both sides are one set or task, whatever their files are called."""
+    """The question's id; without its set or task where both sides hold only that one, as file names may differ."""
     return question.id.partition("/")[2] if one_file else question.id
 
 
@@ -115,7 +115,7 @@ def _joined(question: TemporalQuestion, answer: TemporalQuestion | None, path: P
 
 
 def _part(task: Temporal, questions: Sequence[TemporalQuestion]) -> Part:
-    """Some of the questions scored; those without a prediction have an empty reply."""
+    """Some of the questions scored; those without a prediction have an empty response."""
     (part,) = task.parts([(question, Response(question.prediction or "", False)) for question in questions])
     return part
 
