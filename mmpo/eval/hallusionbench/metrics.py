@@ -239,8 +239,8 @@ def groups(
 
 
 def cause(question: HallusionQuestion, verdict: int, zero: int | None, same: int) -> Cause | None:
-    """Why an answer is wrong, by the published decision table; None for a right answer and the cases that it leaves
-    open.
+    """The cause of a wrong answer, by the published decision table; None for a right answer and the cases that it
+    leaves open.
 
     `zero` is the verdict of the same question about figure 0 of its set (None where that was not asked), `same` whether
     both predictions say the same.
