@@ -271,8 +271,8 @@ def _beat(path: Path, owner: str, stop: threading.Event) -> None:
                 holder = _read(handle)
                 if holder is not None and holder.get("owner") != owner:
                     log.error("%s was taken over by %s while this one was silent; it stops", path, _who(holder))
-                    heard = callable(signal.getsignal(signal.SIGINT))  # as Ctrl-C; not where that is ignored
-                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT if heard else signal.SIGTERM)
+                    caught = callable(signal.getsignal(signal.SIGINT))  # as Ctrl-C; not where that is ignored
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT if caught else signal.SIGTERM)
                     return
                 os.utime(handle)
             finally:

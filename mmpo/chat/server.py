@@ -284,14 +284,14 @@ class ServerChat:
         self._last_fault = failure
         limit = self.settings.give_up_after
         if limit is not None and self._failed_in_a_row >= limit and self._broken is None:
-            self._broken = self._of_no_use(failure)
+            self._broken = self._unavailable(failure)
 
     def _check_that_it_works(self) -> None:
         """Raise the error for a server that has never replied, after however few requests."""
         if self.settings.give_up_after is not None and not self._worked and self._last_fault is not None:
-            raise self._of_no_use(self._last_fault)
+            raise self._unavailable(self._last_fault)
 
-    def _of_no_use(self, failure: Quarantined) -> UserError:
+    def _unavailable(self, failure: Quarantined) -> UserError:
         count = f"{self._failed_in_a_row} request{'s' if self._failed_in_a_row > 1 else ''}"
         return UserError(
             f"{self._identity}: {count} in a row failed, the last one with {failure.reason}: {failure.detail}",

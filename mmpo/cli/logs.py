@@ -29,7 +29,7 @@ class _ToTerminal(logging.Handler):
         console.err.print(text, soft_wrap=True)
 
 
-def keep_one_voice() -> None:
+def silence_libraries() -> None:
     """Libraries print through tqdm and their own handlers: the terminal is kept for mmpo. Before they are imported."""
     for name, value in (
         ("TQDM_DISABLE", "1"),
@@ -42,7 +42,7 @@ def keep_one_voice() -> None:
 @contextmanager
 def logging_to(file: Path) -> Iterator[None]:
     """Inside the block, records of mmpo (from INFO) and of libraries (from WARNING) are appended to `file`."""
-    keep_one_voice()
+    silence_libraries()
     to_terminal = _ToTerminal(logging.INFO)
     to_terminal.addFilter(lambda record: record.name != RUN)  # the command line prints these itself
     ours = logging.getLogger("mmpo")
@@ -58,7 +58,7 @@ def logging_to(file: Path) -> Iterator[None]:
 
 def quiet_libraries() -> None:
     """transformers keeps a handler of its own on stderr: send its records to the run's log. Its progress bars are off,
-    also where it was imported before `keep_one_voice`, and its notices of future changes are not shown. Imports
+    also where it was imported before `silence_libraries`, and its notices of future changes are not shown. Imports
     transformers."""
     from transformers.utils import logging as transformers_logging
 

@@ -1,5 +1,5 @@
-"""What `mmpo eval score` does for a plug-in's list of questions (`mmpo.eval.task.QuestionTask`) without a scorer of its
-own: rows of `id` and `answer` are joined to the questions and scored by the task.
+"""Scorers for plug-ins' lists of questions (`mmpo.eval.task.QuestionTask`) that have none of their own: in
+`mmpo eval score` rows of `id` and `answer` are joined to the questions and scored by the task.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _score(one: Benchmark, request: ScoreRequest) -> Scored:
     by_id = {task.id_of(question): question for question in task.questions}
     if len(by_id) < len(task.questions):
         raise UserError(f"{one.name}: several of its {len(task.questions)} questions have one id")
-    answers, strangers = answers_by_id(request.answers, by_id, ("id",), ("answer", "text"))
+    answers, unknown = answers_by_id(request.answers, by_id, ("id",), ("answer", "text"))
     parts = task.parts([(by_id[name], Response(answers[name], False)) for name in by_id if name in answers])
     metrics: dict[str, Any] = {}
     bounds: dict[str, Any] = {}
@@ -50,7 +50,7 @@ def _score(one: Benchmark, request: ScoreRequest) -> Scored:
             found.update(numbers if part.split is None else {part.split: numbers})
     counted = [part for part in parts if not part.total and not part.view] or parts[:1]
     unread = sum(part.unparsed or 0 for part in counted)
-    scored = of_answers(metrics, task.conventions, len(answers), len(by_id), strangers, unread)
+    scored = of_answers(metrics, task.conventions, len(answers), len(by_id), unknown, unread)
     readable = sum(part.questions if part.readable_of is None else part.readable_of for part in counted)
     return replace(scored, intervals=bounds, readable_of=readable, warnings=[*scored.warnings, *task.warnings])
 

@@ -1,4 +1,4 @@
-"""Every reply of every model state: from the run's log, from the cache of earlier runs, or from the model."""
+"""Responses of every model state: from the run's log, from the cache of earlier runs, or from the model."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmpo.models.generation.answer import Answer, AnswerEngine
 
 ModelState = Literal["before", "after"]
-Replies = dict[ModelState, dict[Request, Response]]
+Responses = dict[ModelState, dict[Request, Response]]
 Keys = Mapping[tuple[ModelState, Request], str]
 
 ENGINE = "engine.json"
@@ -29,9 +29,9 @@ ENGINE = "engine.json"
 
 def collect_responses(
     requests: Sequence[Request], pictures: Pictures, settings: EvalSettings, run_dir: Path
-) -> Replies:
-    """Ask everything that is not answered yet. Two asks with the same picture and words are asked once, whatever the
-    picture is called.
+) -> Responses:
+    """The responses to all requests, by model state; the model is asked what is not answered yet. Two requests with the
+    same picture and words are asked once, whatever the picture is called.
 
     Every answer is in `run_dir/answers.jsonl` in the end; `settings.cache` names a folder where other runs find them
     too.
@@ -63,11 +63,11 @@ def collect_responses(
             every[state] = list(wanted.values())
         if any(keys[state, request] not in answers for state, requests in every.items() for request in requests):
             _ask_model(every, keys, pictures, settings, answers, cache, run_dir / ENGINE)
-        return {state: {request: _reply(answers[keys[state, request]]) for request in requests} for state in states}
+        return {state: {request: _response(answers[keys[state, request]]) for request in requests} for state in states}
 
 
 def engine_notes(run_dir: Path) -> tuple[list[str], list[str]]:
-    """What `engine.json` says about how the answers of a run were made: (conventions, warnings)."""
+    """Notes from `engine.json` on how the answers of a run were made: (conventions, warnings)."""
     path = run_dir / ENGINE
     states: dict[str, Any] = read_json(path) if path.exists() else {}
     if not states:
@@ -88,7 +88,7 @@ def engine_notes(run_dir: Path) -> tuple[list[str], list[str]]:
     ], warnings
 
 
-def _reply(row: Mapping[str, Any]) -> Response:
+def _response(row: Mapping[str, Any]) -> Response:
     return Response(row["answer"], bool(row["truncated"]), row.get("p_yes"), row.get("margin"))
 
 
@@ -173,7 +173,7 @@ def _answers(
     engine: AnswerEngine, requests: Sequence[Request], known: Collection[Request], pictures: Pictures
 ) -> Iterator[tuple[Request, Answer]]:
     """Ask what is not `known`, all that concerns a picture together, and answers of one length limit together. The
-    engine's batches are formed over all asks, so that a stopped evaluation ends with the same digits.
+    engine's batches are formed over all requests, so that a stopped evaluation ends with the same digits.
     """
     from mmpo.models.families.interleaved import TAG, interleaved
     from mmpo.models.generation.answer import Question

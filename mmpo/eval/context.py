@@ -1,5 +1,5 @@
-"""What an evaluation offers its benchmarks, foremost its annotated images with the objects in each as CHAIR defines
-them.
+"""The context that an evaluation's benchmarks share, foremost its annotated images with the objects in each as CHAIR
+defines them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ VOCABULARY = "chair"
 def context_of(
     settings: EvalSettings, annotated: Sequence[AnnotatedImage] | None, cache: str, *, look: bool = False
 ) -> Context:
-    """What the evaluation offers its benchmarks; `cache` is where judges' replies are kept."""
+    """The context that the evaluation's benchmarks share; `cache` is where judges' replies are kept."""
     others = {name: value for name, value in settings if isinstance(value, Section)}
     words = others[VOCABULARY]
     assert isinstance(words, ChairSettings)

@@ -45,7 +45,7 @@ def described(request: ScoreRequest) -> Located:
 
 
 def known_of(located: Located, known: Mapping[str, T], lack: str) -> dict[str, T]:
-    """What is known of each described image. Raises UserError at the line of one that is not there (`lack` says so)."""
+    """The entry in `known` of each described image. Raises UserError at the line of one without (`lack` says so)."""
     found = by_names(located, known)
     unknown = next((image for image in located if image not in found), None)
     if unknown is not None:

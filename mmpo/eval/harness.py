@@ -1,9 +1,9 @@
-"""Run an evaluation: ask a model (before and after its adapter) everything the benchmarks want to know, score, and
+"""Run an evaluation: send the benchmarks' requests to a model (before and after its adapter), score the responses, and
 write the scorecard.
 
-    usable images ─▶ benchmarks' asks ─▶ AnswerEngine ─▶ answers.jsonl ─▶ scorecard.json, scorecard.md
+    usable images ─▶ benchmarks' requests ─▶ AnswerEngine ─▶ answers.jsonl ─▶ scorecard.json, scorecard.md
 
-Only answers that neither `answers.jsonl` nor the cache has are asked; where none are missing, the model is not even
+The model gets only requests that neither `answers.jsonl` nor the cache answers; where none are left, it is not even
 loaded.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 from mmpo.data.image_digests import read_digests
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
-from mmpo.eval.collecting import Replies, collect_responses, engine_notes
+from mmpo.eval.collecting import Responses, collect_responses, engine_notes
 from mmpo.eval.context import context_of
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import NothingToAsk, Part, Request, Response
@@ -129,7 +129,7 @@ def _left_out(name: str, benchmark: Task[Any], pictures: Pictures) -> str:
 def _score(
     settings: EvalSettings,
     benchmarks: Mapping[str, Task[Any]],
-    responses: Replies,
+    responses: Responses,
     pictures: Pictures,
     left_out: Sequence[str],
     run_dir: Path,
@@ -250,7 +250,7 @@ def _counted(benchmark: str, state: str, part: Part) -> MetricCounts:
 def _warnings(
     rows: Sequence[MetricRow], counts: Sequence[MetricCounts], metrics: Mapping[tuple[str, str | None, str], Metric]
 ) -> list[str]:
-    """What a reader should know before believing a number."""
+    """Warnings that a reader should know before believing a number."""
     warnings = []
     silent = {(c.benchmark, c.split) for c in counts if c.unreadable}  # said already
     for row in rows:

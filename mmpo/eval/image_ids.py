@@ -48,5 +48,5 @@ def keys_for(names: Iterable[str], known: Mapping[str, object]) -> dict[str, str
 
 
 def by_names(names: Iterable[str], known: Mapping[str, T]) -> dict[str, T]:
-    """What `known` holds about each of `names` (see `keys_for`)."""
+    """The entry in `known` of each of `names` (see `keys_for`)."""
     return {name: known[key] for name, key in keys_for(names, known).items()}

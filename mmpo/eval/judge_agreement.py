@@ -36,7 +36,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far the second judge agrees with the first. `agreement` is the share of pairs on which it prefers the same
+    """The agreement of the second judge with the first: `agreement` is the share of pairs on which it prefers the same
     answer, ties left out (`ties` counts them); `pearson` and `spearman` are over answers. `intervals` are 95%.
     """
 

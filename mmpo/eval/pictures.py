@@ -68,7 +68,7 @@ class Pictures:
 
     @cached_property
     def native(self) -> bool:
-        """Whether the model gets videos as videos. Raises UserError where it can't and must."""
+        """True if the model gets videos as videos. Raises UserError where it can't and must."""
         from mmpo.models.families.loading import takes_videos
         from mmpo.models.families.opening import family_in
 
@@ -78,7 +78,7 @@ class Pictures:
         )
 
     def look_at(self, requests: Iterable[Request]) -> None:
-        """Open the images and videos of these asks that are not known yet."""
+        """Open the images and videos of these requests that are not known yet."""
         requests = list(requests)
         if (
             any(request.frames is not None for request in requests) and self.native
@@ -88,22 +88,22 @@ class Pictures:
         self._check([place for place in wanted if place not in self._known], {})
 
     def problem(self, request: Request) -> Quarantined | None:
-        """Why an image of an ask can't be used; None where all can."""
+        """The reason why an image of a request can't be used; None where all can."""
         found = (self._known[request.root, path, request.frames] for path in request.paths)
         return next((reason for reason in found if isinstance(reason, Quarantined)), None)
 
     def digests(self, requests: Iterable[Request]) -> set[str]:
-        """The pictures and clips that these asks show, by their pixels (see `mmpo.data.image_digests`)."""
+        """The pictures and clips that these requests show, by their pixels (see `mmpo.data.image_digests`)."""
         places = {(request.root, path, request.frames) for request in requests for path in request.paths}
         return {self._pixels[place] for place in places if place in self._pixels}
 
     def fingerprint(self, request: Request) -> str:
-        """SHA-256 of the ask's image file, or of the frames it shows (several joined by +); empty without an image. A
-        video that is shown as one has another than its frames as images, and its times are in it."""
+        """SHA-256 of the request's image file, or of the frames it shows (several joined by +); empty without an image.
+        A video that is shown as one has another than its frames as images, and its times are in it."""
         return "+".join(str(self._known[request.root, path, request.frames]) for path in request.paths)
 
     def shown(self, request: Request) -> list[Path | Clip]:
-        """What the ask shows: its images' files, which lie below its root, or its video; or nothing."""
+        """The images that the request shows, as files below its root, or its video; empty where it shows nothing."""
         if request.image is None:
             return []
         folder = self._folder(request.root)

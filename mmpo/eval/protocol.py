@@ -1,7 +1,7 @@
-"""What passes between a benchmark (`mmpo.eval.task`) and the harness: questions about images, replies, and results.
+"""Types that pass between a benchmark (`mmpo.eval.task`) and the harness: requests, responses and scored parts.
 
-A benchmark never sees a model. It says what to ask, the harness asks and hands the replies back, and intervals, tests
-and tables are made from what it counted.
+A benchmark never sees a model. It makes requests, the harness hands the responses back, and intervals, tests and tables
+are made from what the benchmark counted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mmpo.text.vocabulary import ObjectVocabulary
 
 @dataclass(frozen=True)
 class FrameChoice:
-    """Which frames of a video are shown (`mmpo.video.sampling`), and how large."""
+    """The choice of a video's frames (`mmpo.video.sampling`), and the limit of their longer side."""
 
     num: int = 8
     sampling: str = "linspace_trunc"
@@ -42,13 +42,13 @@ class Request:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Every image or video of the ask."""
+        """Every image or video of the request."""
         return (*(() if self.image is None else (self.image,)), *self.more)
 
 
 @dataclass(frozen=True)
 class Response:
-    """What the model said; `truncated` if it was cut off at the token limit.
+    """The model's answer; `truncated` if it was cut off at the token limit.
 
     `p_yes` is the first step's probability of yes against no, `margin` the smallest lead in logits of a chosen token
     over the runner-up; None where it is not known.
@@ -70,8 +70,8 @@ class Part:
 
     `truncated` and `unparsed` count answers (`unparsed` None: nothing is parsed). `total` marks a part that sums up
     others, so that it is no category beside them; a `view` looks at answers of another part from one side, which are
-    counted there, and is left out where no state has a question for it. `near_ties` are asks from the function of that
-    name, `readable_of` is what `unparsed` is counted of where that is not `questions`.
+    counted there, and is left out where no state has a question for it. `near_ties` are requests from the function of
+    that name, `readable_of` is what `unparsed` is counted of where that is not `questions`.
     """
 
     split: str | None
@@ -86,13 +86,13 @@ class Part:
 
     @property
     def unreadable(self) -> bool:
-        """Whether not one answer could be read, so that the numbers say nothing."""
+        """True if not one answer could be read, so that the numbers say nothing."""
         of = self.questions if self.readable_of is None else self.readable_of
         return self.unparsed is not None and of > 0 and self.unparsed >= of
 
 
 def cut_off(given: Iterable[tuple[object, Response]]) -> int:
-    """How many of these questions' replies were cut off at the token limit."""
+    """The number of these responses that were cut off at the token limit."""
     return sum(response.truncated for _, response in given)
 
 

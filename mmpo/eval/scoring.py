@@ -33,7 +33,7 @@ YES = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": F
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """What to score: a benchmark's question and answer files as published (a file or a folder, as it takes them).
+    """One scoring job: a benchmark's question and answer files as published (a file or a folder, as it takes them).
 
     `parser` names the rule that reads an answer (None: the benchmark's first), `judge` is a text model that is open,
     `options` are the benchmark's own, checked against the names it declares.
@@ -132,7 +132,7 @@ def answers_by_id(
     belong to no known question. Raises UserError naming the line of a mistake, and where no answer belongs to any.
     """
     answers: dict[str, str] = {}
-    strangers = 0
+    unknown = 0
     for where, row in read_records(path):
         name = next((str(row[key]) for key in ids if key in row), None)
         if name is None:
@@ -142,23 +142,23 @@ def answers_by_id(
         if name in known:
             answers[name] = text_of(row, texts, where)
         else:
-            strangers += 1
+            unknown += 1
     if not answers:
         raise UserError(f"{path}: no answer belongs to a question")
-    return answers, strangers
+    return answers, unknown
 
 
 def of_answers(
-    metrics: Mapping[str, Any], conventions: list[str], given: int, asked: int, strangers: int, unread: int
+    metrics: Mapping[str, Any], conventions: list[str], given: int, asked: int, unknown: int, unread: int
 ) -> Scored:
     """The result of answers that were found by their ids: `given` of the `asked` questions have one."""
     return Scored(
         metrics=dict(metrics),
         conventions=conventions,
-        read=given + strangers,
+        read=given + unknown,
         scored=given,
         unparsed=unread,
-        quarantined={"the question is not in the file": strangers} if strangers else {},
+        quarantined={"the question is not in the file": unknown} if unknown else {},
         warnings=[f"{asked - given} of {asked} questions have no answer"] if given < asked else [],
     )
 

@@ -30,7 +30,7 @@ class Section(Settings):
 
 
 class VideoFrames(Section):
-    """Which frames of a video the model sees."""
+    """The frames of a video that the model sees."""
 
     num: int = Field(default=8, ge=1, le=256, description="Frames of a video.")
     sampling: Annotated[str, SAMPLING] = Field(

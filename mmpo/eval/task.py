@@ -1,4 +1,4 @@
-"""What a benchmark is: a task with settings of its own. Registered under a name, it is in recipes, in `mmpo eval score`
+"""Benchmarks are tasks with settings of their own. Registered under a name, one is in recipes, in `mmpo eval score`
 and in the docs:
 
     @benchmark("pope", settings=PopeSettings, needs="annotated images, or its questions")
@@ -41,10 +41,10 @@ V = TypeVar("V")
 
 @dataclass(frozen=True)
 class Context:
-    """What an evaluation offers each of its benchmarks.
+    """The inputs and settings of an evaluation that its benchmarks share.
 
     `annotated` are its annotated images, `images` is their folder; `limit` is how many images or questions are wanted;
-    `judge` says which text model judges; `cache` is the folder where replies and pictures that are made are kept.
+    `judge` says which text model judges; `cache` is the folder of judges' replies and of pictures that are made.
     `others` are the settings of all benchmarks. With `look` a task is made only to look at its files: it writes nothing
     outside of `cache`.
     """
@@ -63,12 +63,12 @@ class Context:
 
 
 class Task(ABC, Generic[S]):
-    """A benchmark that is ready to be asked.
+    """A benchmark that is ready to make its requests.
 
     `conventions` are sentences for the reader of its numbers, `warnings` what the reader should beware of. Where images
-    can't be used the harness stops with an error; a task that is `partial` is scored on the replies there are instead
-    (and counts what it left out). `looks` says how far a look before the work goes: to its pictures, to its files only,
-    or no further than its settings, where making it takes long. `films`: its pictures may be DICOM files.
+    can't be used the harness stops with an error; a task that is `partial` is scored on the responses there are
+    instead (and counts what it left out). `looks` says how far a look before the work goes: to its pictures, to its
+    files only, or no further than its settings, where making it takes long. `films`: its pictures may be DICOM files.
 
     Raises UserError for mistakes in settings and files when it is made.
     """
@@ -84,15 +84,15 @@ class Task(ABC, Generic[S]):
 
     @abstractmethod
     def requests(self) -> Sequence[Request]:
-        """Everything to ask."""
+        """All requests to the model."""
 
     @abstractmethod
     def score(self, responses: Mapping[Request, Response]) -> list[Part]:
-        """Score the replies to all asks."""
+        """Score the responses to all requests."""
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
-        """Write questions and replies of each state (`before`, `after`) in the benchmark's published formats, where it
-        has any.
+        """Write questions and responses of each state (`before`, `after`) in the benchmark's published formats, where
+        it has any.
         """
 
 
@@ -113,14 +113,14 @@ class QuestionTask(Task[S], Generic[S, Q]):
 
     @abstractmethod
     def request(self, question: Q) -> Request:
-        """How a question is put."""
+        """The request that puts a question to the model."""
 
     @abstractmethod
     def parts(self, given: Sequence[tuple[Q, Response]]) -> list[Part]:
-        """Score questions with their replies."""
+        """Score questions with their responses."""
 
     def id_of(self, question: Q) -> str:
-        """What a question is called in files of answers made elsewhere."""
+        """The id of a question in files of answers made elsewhere."""
         if not hasattr(question, "id"):
             raise UserError(f"{type(self).__name__} doesn't say how its questions are called", hint="define id_of")
         return str(question.id)
@@ -129,7 +129,7 @@ class QuestionTask(Task[S], Generic[S, Q]):
         return list(dict.fromkeys(map(self.request, self.questions)))
 
     def answered(self, responses: Mapping[Request, Response]) -> list[tuple[Q, Response]]:
-        """The questions that have a reply (all, unless an image can't be used), with it."""
+        """The questions that have a response (all, unless an image can't be used), with it."""
         return [
             (question, responses[request])
             for question in self.questions
@@ -140,8 +140,8 @@ class QuestionTask(Task[S], Generic[S, Q]):
         return self.parts(self.answered(responses))
 
     def near_ties(self, given: Iterable[tuple[Q, Response]]) -> list[Request] | None:
-        """The yes/no asks whose yes and no are closer than `NEAR_TIE` logits, so that another number format or batch
-        may turn the answer; None where a probability is not known.
+        """The yes/no requests whose yes and no are closer than `NEAR_TIE` logits, so that another number format or
+        batch may turn the answer; None where a probability is not known.
         """
         close: dict[Request, None] = {}
         for question, response in given:
@@ -159,10 +159,10 @@ class JudgedTask(QuestionTask[S, Q], Generic[S, Q, V]):
 
     @abstractmethod
     def judge(self, given: Sequence[tuple[Q, Response]]) -> V:
-        """Judge the replies. Raises UserError where the judge didn't answer for a reason that may pass."""
+        """Judge the responses. Raises UserError where the judge didn't answer for a reason that may pass."""
 
     def judged(self, given: Sequence[tuple[Q, Response]]) -> V:
-        """The verdicts about the replies."""
+        """The verdicts about the responses."""
         texts = tuple(response.text for _, response in given)
         if texts not in self._known:
             self._known[texts] = self.judge(given)
@@ -173,7 +173,7 @@ class JudgedTask(QuestionTask[S, Q], Generic[S, Q, V]):
         return {}
 
     def wants_model(self, key: str, choice: str) -> bool:
-        """Whether a model judges, after the setting `key`: `model` or `auto` with a judge. Raises UserError for `model`
+        """True if a model judges, by the setting `key`: `model` or `auto` with a judge. Raises UserError for `model`
         without one.
         """
         if choice == "model" and self.context.judge is None:
@@ -211,7 +211,7 @@ def _check(name: str, one: Benchmark) -> None:
 
 
 BENCHMARKS: Registry[Benchmark] = Registry("benchmarks", check=_check)
-"""What has been registered by now; `named` also finds what has not been imported yet."""
+"""The benchmarks registered by now; `named` also finds those that have not been imported yet."""
 
 T = TypeVar("T", bound=type[Task[Any]])
 

@@ -1,4 +1,4 @@
-"""What a free text answers to a yes/no question, by the rules of the scripts in use. Each rule is a named parser.
+"""Yes or no read from a free text, by the rules of the scripts in use. Each rule is a named parser.
 
 The rules disagree on the same text (`NO` is "yes" for the official POPE script and "no" for others), so a number is
 comparable only with numbers made by the same parser, and every result names its own. Sources: RUCAIBox/POPE
@@ -33,7 +33,7 @@ class YesNoVerdict:
 _YES_WORD = re.compile(r"\byes\b", re.IGNORECASE)
 _FULL_STOP = re.compile(r"(?<!\d)\.(?!\d)")
 _FULL_STOPS = 32
-"""How many full stops VLMEvalKit deletes: the number behind the flag that its call gives as the count."""
+"""The number of full stops that VLMEvalKit deletes: the number behind the flag that its call gives as the count."""
 _BREAKING_MARKS = ';/[]"{}()=+\\_-><@`,?!'
 
 

@@ -42,9 +42,9 @@ class _Listener(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero and logs and "train_runtime" not in logs:  # that is `Trainer`'s own summary
-            self.heard(state.global_step, logs)
+            self.on_metrics(state.global_step, logs)
 
-    def heard(self, step: int, logs: Mapping[str, Any]) -> None:
+    def on_metrics(self, step: int, logs: Mapping[str, Any]) -> None:
         raise NotImplementedError
 
 
@@ -62,7 +62,7 @@ class MetricsFile(_Listener):
         if state.is_world_process_zero:
             self._log = reopened(self.path, state.global_step)
 
-    def heard(self, step: int, logs: Mapping[str, Any]) -> None:
+    def on_metrics(self, step: int, logs: Mapping[str, Any]) -> None:
         if self._log is not None:
             self._log.append({"step": step, **logs})
             self._log.sync()
@@ -94,7 +94,7 @@ class Progress(_Listener):
         if self._task is not None:
             self._task.advance()
 
-    def heard(self, step: int, logs: Mapping[str, Any]) -> None:
+    def on_metrics(self, step: int, logs: Mapping[str, Any]) -> None:
         if self._task is not None and "loss" in logs:
             accuracy = logs.get("rewards/accuracies")
             note = f"loss {logs['loss']:.3f}" + (f", accuracy {accuracy:.2f}" if accuracy is not None else "")

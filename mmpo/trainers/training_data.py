@@ -55,7 +55,7 @@ def read_training_data(
     settings: TrainSettings, objective: Objective, vlm: VLM, rejects_file: Path, state: PartialState
 ) -> TrainingData:
     """Raises `UserError` where no pair is left to train on. What can't be used is listed in `rejects_file`, which the
-    main process writes anew."""
+    main process writes from the start."""
     store = ImageStore(vlm, settings.image_cache_mb * 2**20, settings.max_pixels)
     with ExitStack() as stack:
         on_reject = None

@@ -28,7 +28,7 @@ _NAMES = {name: thing for thing in THINGS for name in (thing, plural(thing))}
 _NAMED = re.compile(rf"\b(?:{'|'.join(sorted(_NAMES, key=len, reverse=True))})\b")
 
 
-def gone_on(question: str, told: str, scene: Scene, rng: np.random.Generator) -> Turn | None:
+def continued_turn(question: str, told: str, scene: Scene, rng: np.random.Generator) -> Turn | None:
     """`told` up to the first thing that is named again, and its continuation: with what is not yet named, or with the
     end. None where nothing is named again."""
     match = _LISTING.match(told)
@@ -67,7 +67,7 @@ def mended_rows(folder: Path, seed: int, number: int) -> list[Row]:
     rows: list[Row] = []
     told = described(folder, scenes, questions) if number else []
     for index, (scene, question, text) in enumerate(zip(scenes, questions, told, strict=True)):
-        turn = gone_on(question, text, scene, np.random.default_rng((seed, index)))
+        turn = continued_turn(question, text, scene, np.random.default_rng((seed, index)))
         rows += [([scene], "<image>\n", [turn])] if turn else []
     print(f"{len(rows)} of {number} descriptions name a thing again", flush=True)
     return rows

@@ -53,10 +53,10 @@ def ask(
       mmpo ask a.png b.png "What differs?" --together --model MODEL
     """
     from mmpo.cli import console
-    from mmpo.cli.logs import keep_one_voice
+    from mmpo.cli.logs import silence_libraries
     from mmpo.progress import reporting
 
-    keep_one_voice()
+    silence_libraries()
     photos, questions = words[:-1], [words[-1], *(also or ())]
     choice = _examined(photos, questions, run, model, adapter)
     import mmpo

@@ -24,7 +24,7 @@ DIMENSIONS = {
 
 @dataclass(frozen=True)
 class AmberObjects:
-    """What people see in an image (`truth`) and what they would expect there but don't see (`hallu`)."""
+    """The objects that people see in an image (`truth`) and those they would expect there but don't see (`hallu`)."""
 
     id: int
     truth: tuple[str, ...]

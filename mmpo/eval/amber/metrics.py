@@ -160,7 +160,7 @@ def generative_tally(
 # --------------------------------------------------------------------------------------------------- discriminative
 
 PARSERS = ("official", "first-word", "vlmevalkit")
-"""How Yes or No is read: `official` takes exactly `Yes` or `No`, as the published script expects its input;
+"""The rules that read Yes or No: `official` takes exactly `Yes` or `No`, as the published script expects its input;
 `first-word` the first word in any case; `vlmevalkit` that kit's rule."""
 
 _FIRST_WORD = re.compile(r"\W*(yes|no)\b", re.IGNORECASE)

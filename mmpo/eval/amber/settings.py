@@ -1,4 +1,4 @@
-"""What a recipe's `eval.amber` section holds."""
+"""Settings of AMBER: a recipe's `eval.amber` section."""
 
 from __future__ import annotations
 

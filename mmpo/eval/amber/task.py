@@ -1,4 +1,4 @@
-"""AMBER as a benchmark: the published queries are asked, and the replies scored."""
+"""AMBER as a benchmark: the published queries are asked, and the responses scored."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ class Amber(QuestionTask[AmberSettings, Query]):
 
     @cached_property
     def nouns(self) -> NounReader:
-        """How nouns are found."""
+        """The reader that finds nouns."""
         return NounReader(self.settings.words, self.annotations.words)
 
     @cached_property
     def similarity(self) -> Similarity:
-        """Which words mean the same."""
+        """The measure of which words mean the same."""
         return open_similarity(self.settings.similarity)
 
     @property
     def rules(self) -> list[str]:
-        """What the numbers follow, for their reader."""
+        """The rules behind the numbers, for their reader."""
         own = self.settings
         cog = "the expected words, as the script" if own.cog_denominator == "targets" else "the nouns, as the paper"
         return [
@@ -85,14 +85,14 @@ class Amber(QuestionTask[AmberSettings, Query]):
 
     def parts(self, given: Sequence[tuple[Query, Response]]) -> list[Part]:
         images = {query.id: query.image for query, _ in given}
-        by_id = {query.id: (query, reply) for query, reply in given}
+        by_id = {query.id: (query, response) for query, response in given}
         items = [self.annotations.items[number] for number in by_id]
         described = [item for item in items if isinstance(item, AmberObjects)]
         asked = [item for item in items if isinstance(item, AmberLabel)]
         parts: list[Part] = []
         if described:
             own = [by_id[item.id] for item in described]
-            nouns = self.nouns.read(reply.text for _, reply in own)
+            nouns = self.nouns.read(response.text for _, response in own)
             rows = [
                 amber.describe(item, found, self.annotations, self.similarity, self.settings.order)
                 for item, found in zip(described, nouns, strict=True)
@@ -124,12 +124,12 @@ class Amber(QuestionTask[AmberSettings, Query]):
         """Response files for the published script; an answer that was read is written as the Yes or No it expects."""
         for state, given in responses.items():
             records = []
-            for query, reply in self.answered(given):
-                response = reply.text
+            for query, response in self.answered(given):
+                text = response.text
                 if isinstance(self.annotations.items[query.id], AmberLabel):
-                    answer = amber.read_answer(response, self.settings.parser)
-                    response = response if answer is None else answer.capitalize()
-                records.append({"id": query.id, "response": response})
+                    answer = amber.read_answer(text, self.settings.parser)
+                    text = text if answer is None else answer.capitalize()
+                records.append({"id": query.id, "response": text})
             write_text(folder / f"responses_{state}.json", json.dumps(records, ensure_ascii=False, indent=1) + "\n")
 
     def request(self, question: Query) -> Request:

@@ -16,7 +16,7 @@ from mmpo.text.vocabulary import coco
 from mmpo.text.word_forms import TaggerName, has_tagger, lemmatizer, open_tagger, tokenize
 
 NounsName = Literal["auto", "tag-lemma", "tag-lemma:nltk", "tag-lemma:spacy", "noun-lemma"]
-"""How nouns are found: `tag-lemma` as the published script does, `noun-lemma` takes every word for a noun, `auto` is
+"""The ways to find nouns: `tag-lemma` as the published script does, `noun-lemma` takes every word for a noun, `auto` is
 tag-lemma where a tagger is installed."""
 
 THRESHOLD = 0.8

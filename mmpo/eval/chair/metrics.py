@@ -73,7 +73,7 @@ class ChairRow:
 
     @property
     def hallucinated(self) -> bool:
-        """Whether any mention is."""
+        """True if any mention is hallucinated."""
         return any(mention.hallucinated for mention in self.mentions)
 
 
@@ -162,7 +162,7 @@ def vocabulary_for(names: Iterable[str], choice: str, published_rules: bool | No
 
 
 def phrases(vocabulary: ObjectVocabulary) -> str:
-    """Which phrases the vocabulary knows, in words for the reader of a result."""
+    """The rule by which the vocabulary finds phrases, in words for the reader of a result."""
     return "the published script's double words" if vocabulary.chair_merges else "longest phrase first"
 
 

@@ -1,4 +1,4 @@
-"""What a recipe's `eval.chair` section holds."""
+"""Settings of CHAIR: a recipe's `eval.chair` section."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class ClaimsResult:
 def truths(
     images: Iterable[AnnotatedImage], names: Mapping[str, Iterable[str]], vocabulary: ObjectVocabulary
 ) -> dict[str, Truth]:
-    """What is known of each image, by its path; `names` adds objects that are there without a mark."""
+    """The truth about each image, by its path; `names` adds objects that are there without a mark."""
     return {image.path: with_names(truth_of(image, vocabulary), names.get(image.path, ())) for image in images}
 
 
@@ -169,7 +169,7 @@ def _row(image: str, caption: str, truth: Truth, vocabulary: ObjectVocabulary, *
 
 
 def _follows_from_object(claim: Claim) -> bool:
-    """Whether a count says no more than that the object is there: `a dog`, at least one."""
+    """True if a count says no more than that the object is there: `a dog`, at least one."""
     return claim.kind == "count" and claim.value == Number(1, None)
 
 
@@ -182,7 +182,7 @@ def _judged(claim: Claim, text: str, truth: Truth, *, again: bool) -> JudgedClai
 
 
 def _brings_in(claim: Claim) -> bool:
-    """Whether an object is named as one not spoken of before: `a car`, `two cars`, not `the car`."""
+    """True if an object is named as one not spoken of before: `a car`, `two cars`, not `the car`."""
     counted = claim.about.counted
     return claim.kind == "object" and counted is not None and counted.new
 

@@ -1,4 +1,4 @@
-"""What a recipe's `eval.claims` section holds."""
+"""Settings of the claims benchmark: a recipe's `eval.claims` section."""
 
 from __future__ import annotations
 

@@ -50,6 +50,6 @@ class Claims(QuestionTask[ClaimsSettings, AnnotatedImage]):
 
 
 def how_read(*, exhaustive: bool) -> str:
-    """How descriptions are read, in words for the reader of a result."""
+    """The rules by which descriptions are read, in words for the reader of a result."""
     numbers = "every number is exact" if exhaustive else "a number is exact where a sentence lists what is there"
     return f"claims are read by rules, {numbers}; `repeats`: of the objects brought in, those beyond what the image has"

@@ -51,7 +51,7 @@ def sameness(
 
 
 def verdicts(first: Sequence[Judgement[int]], second: Sequence[Judgement[int] | None] | None) -> Verdicts:
-    """What both judges said. An unparsed or refused verdict is unclear, such a comparison: not the same."""
+    """The verdicts of both judges. An unparsed or refused one is unclear, such a comparison: not the same."""
     right = [UNCLEAR if one.value is None else one.value for one in first]
     same = None if second is None else [0 if one is None else one.value or 0 for one in second]
     return right, same, sum(one.value is None for one in first)

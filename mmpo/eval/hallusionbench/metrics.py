@@ -84,7 +84,7 @@ class HallusionQuestion:
 
     @property
     def key(self) -> Key:
-        """What names the question in every file."""
+        """The identity of the question in every file."""
         return (self.category, self.subcategory, self.set_id, self.figure_id, self.question_id)
 
     @property
@@ -239,8 +239,8 @@ def groups(
 
 
 def cause(question: HallusionQuestion, verdict: int, zero: int | None, same: int) -> Cause | None:
-    """Why an answer is wrong, by the published decision table; None for a right answer and the cases that it leaves
-    open.
+    """The cause of a wrong answer, by the published decision table; None for a right answer and the cases that it
+    leaves open.
 
     `zero` is the verdict of the same question about figure 0 of its set (None where that was not asked), `same` whether
     both predictions say the same.

@@ -1,4 +1,4 @@
-"""What a recipe's `eval.hallusionbench` section holds."""
+"""Settings of HallusionBench: a recipe's `eval.hallusionbench` section."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def count(image: AnnotatedImage, rng: random.Random) -> Pair | None:
 
 
 def position(image: AnnotatedImage, rng: random.Random) -> Pair | None:
-    """Which of two objects is on the left (or right) of the other."""
+    """A pair about which of two objects is on the left (or right) of the other; None where no two fit."""
     single = [items[0] for items in _instances(image).values() if len(items) == 1 and items[0].bbox_xywh]
     pairs = [(a, b) for a in single for b in single if _left_of(a, b)]
     if not pairs:

@@ -141,8 +141,8 @@ def write_tool_files(folder: Path, questions: Sequence[MmeQuestion], answers: Se
 
 
 def image_path(folder: Path, question: MmeQuestion) -> str:
-    """Where below the benchmark's `folder` the image of a question is, in either layout; the flat place where it is
-    nowhere.
+    """The path of a question's image below the benchmark's `folder`, in either layout; that of the flat one where there
+    is no such file.
     """
     flat = f"{question.subtask}/{question.image}"
     split = f"{question.subtask}/{IMAGE_FOLDER}/{question.image}"
@@ -162,7 +162,7 @@ def unpack_images(path: Path, into: Path) -> None:
 
 
 def holds_rows(path: Path) -> bool:
-    """Whether `path` is a file or folder of rows, so that the images may be inside it."""
+    """True if `path` is a file or folder of rows, so that the images may be inside it."""
     return path.is_file() or not (_tool_files(path) or any((path / name).is_dir() for name in IMAGES))
 
 

@@ -39,7 +39,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """Sums of scores: at most 2000, 800, 800 and 2800. The published script prints the first two."""
 
 INSTRUCTION = "Please answer yes or no."
-"""How every published question ends."""
+"""The end of every published question."""
 
 MmeLabel = Literal["yes", "no"]
 
@@ -56,7 +56,7 @@ class MmeQuestion:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """What identifies it in every packaging of the benchmark: subtask, image without ending, words."""
+        """The identity of the question in every packaging of the benchmark: subtask, image without ending, words."""
         return self.subtask, stem(self.image), bare(self.text)
 
 

@@ -1,4 +1,4 @@
-"""What a recipe's `eval.mme` section holds."""
+"""Settings of MME: a recipe's `eval.mme` section."""
 
 from __future__ import annotations
 

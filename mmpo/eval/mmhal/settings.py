@@ -1,4 +1,4 @@
-"""What a recipe's `eval.mmhal` section holds."""
+"""Settings of MMHal-Bench: a recipe's `eval.mmhal` section."""
 
 from __future__ import annotations
 

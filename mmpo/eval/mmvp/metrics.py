@@ -34,7 +34,7 @@ _LETTERS = tuple(
         r"^([ab])",
     )
 )
-"""Where lmms-eval looks for a letter, in this order."""
+"""The places in which lmms-eval looks for a letter, in this order."""
 
 
 @dataclass(frozen=True)

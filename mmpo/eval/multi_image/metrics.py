@@ -81,7 +81,7 @@ class MultiQuestion:
 
 @dataclass(frozen=True)
 class Read:
-    """What an answer says: yes, no or an image's number. `found` False where it holds no such thing."""
+    """The content of an answer: yes, no or an image's number. `found` is False where it holds no such thing."""
 
     answer: str | None
     found: bool
@@ -154,7 +154,7 @@ _ORDINALS = {
 
 
 def read_answer(question: MultiQuestion, text: str, parser: str = "official") -> Read:
-    """What an answer says. An image's number: the first `Image 3`, else an ordinal, else a bare number."""
+    """The content of an answer. An image's number: the first `Image 3`, else an ordinal, else a bare number."""
     if question.kind != "which":
         verdict = parse(text, parser)
         return Read(verdict.label, verdict.found)

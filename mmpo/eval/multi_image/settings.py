@@ -1,4 +1,4 @@
-"""What a recipe's `eval.multi_image` section holds."""
+"""Settings of the multi-image benchmark: a recipe's `eval.multi_image` section."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ PICTURES = "multi_image_pictures"
 @benchmark("multi_image", settings=MultiImageSettings, needs="annotated images")
 class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
     """Questions about one of several pictures. Collages and pictures in a picture are made once, in the folder where
-    replies are kept."""
+    responses are kept."""
 
     looks = "settings"
 
@@ -38,8 +38,8 @@ class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
         self._folder = Path(context.cache or ".") / PICTURES
         self._composer = Composer()
         self.questions = build_questions(ready.truth, ready.vocabulary.names, self.settings)
-        self._asks = {
-            question.id: self._asked(question)
+        self._requests = {
+            question.id: self._request_of(question)
             for question in track(self.questions, "composing pictures", len(self.questions))
         }
         sizes = {"sequence": self.settings.sequence_sizes, "collage": self.settings.collage_sizes, "pic_in_pic": [2]}
@@ -77,9 +77,9 @@ class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
             write_lines(folder / f"answers_{state}.jsonl", rows)
 
     def request(self, question: MultiQuestion) -> Request:
-        return self._asks[question.id]
+        return self._requests[question.id]
 
-    def _asked(self, question: MultiQuestion) -> Request:
+    def _request_of(self, question: MultiQuestion) -> Request:
         own = self.settings
         if question.layout == "sequence":
             first, *more = question.pictures
@@ -104,7 +104,7 @@ def score_multi_image(request: ScoreRequest) -> Scored:
     assert request.questions is not None
     parser = get_args(ParserName)[0] if request.parser is None else request.parser
     questions = list({question.id: question for question in read_questions(request.questions)}.values())
-    answers, strangers = answers_by_id(request.answers, {q.id for q in questions}, ("id",), ("answer", "text"))
+    answers, unknown = answers_by_id(request.answers, {q.id for q in questions}, ("id",), ("answer", "text"))
     given = [(question, Response(answers[question.id], False)) for question in questions if question.id in answers]
     settings = MultiImageSettings.model_validate({"parser": parser})
     *layouts, total = MultiImage.on(questions, settings).parts(given)
@@ -114,5 +114,5 @@ def score_multi_image(request: ScoreRequest) -> Scored:
             f"fractions; yes and no read by the rule {parser}, image numbers by `Image 3`, an ordinal or a bare number",
             "interference: yes to an object that only another picture shows; confusion: another image named",
         ],
-        *(len(given), len(questions), strangers, total.unparsed or 0),
+        *(len(given), len(questions), unknown, total.unparsed or 0),
     )

@@ -169,8 +169,8 @@ def _picture(value: Any, where: str) -> str | bytes:
 
 
 def read_option(text: str, options: Sequence[str]) -> int | None:
-    """Which option an answer names: a letter in brackets, at the beginning, or behind `answer is`; else the option
-    whose text it is; else the only one whose text it holds. None where none of these fits."""
+    """The index of the option that an answer names: by a letter in brackets, at the beginning, or behind `answer is`;
+    else the option whose text it is; else the only one whose text it holds. None where none of these fits."""
     last = LETTERS[len(options) - 1]
     stripped = text.strip()
     for pattern in (

@@ -1,4 +1,4 @@
-"""What a recipe's `eval.multiple_choice` section holds."""
+"""Settings of the multiple-choice benchmarks: a recipe's `eval.multiple_choice` section."""
 
 from __future__ import annotations
 

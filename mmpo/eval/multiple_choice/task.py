@@ -31,7 +31,7 @@ class MultipleChoice(QuestionTask[MultipleChoiceSettings, ChoiceQuestion]):
         self._folder = Path(context.cache or ".") / "multiple_choice_pictures"
         choices = [choice for path in own.questions for choice in read_choices(own.format, path)]
         self.questions = choices[: context.limit]
-        self._asks = {choice.id: self._asked(choice) for choice in self.questions}
+        self._requests = {choice.id: self._request_of(choice) for choice in self.questions}
         files = ", ".join(Path(path).name for path in own.questions)
         self.conventions = [
             f"multiple_choice: {own.format}, {len(self.questions)} questions of {files}, with options and "
@@ -49,9 +49,9 @@ class MultipleChoice(QuestionTask[MultipleChoiceSettings, ChoiceQuestion]):
             write_lines(folder / f"answers_{state}.jsonl", rows)
 
     def request(self, question: ChoiceQuestion) -> Request:
-        return self._asks[question.id]
+        return self._requests[question.id]
 
-    def _asked(self, choice: ChoiceQuestion) -> Request:
+    def _request_of(self, choice: ChoiceQuestion) -> Request:
         own = self.settings
         prompt = choice.prompt + (own.prompt_suffix if choice.options else "")
         if choice.video is not None:
@@ -73,7 +73,7 @@ def _scored(format: FormatName, request: ScoreRequest) -> Scored:
     assert request.questions is not None
     paths = sorted(request.questions.glob("*.json*")) if request.questions.is_dir() else [request.questions]
     choices = [choice for path in paths for choice in read_choices(format, path)]
-    answers, strangers = answers_by_id(
+    answers, unknown = answers_by_id(
         request.answers,
         {choice.id for choice in choices},
         ("id", "idx", "identifier"),
@@ -87,7 +87,7 @@ def _scored(format: FormatName, request: ScoreRequest) -> Scored:
         metrics["mean_over_categories"] = sum(categories.values()) / len(categories)
         metrics["categories"] = categories
     how = f"{format}: fractions; an option is read from its letter, else from its text; unreadable counts as wrong"
-    return of_answers(metrics, [how], len(given), len(choices), strangers, part.unparsed or 0)
+    return of_answers(metrics, [how], len(given), len(choices), unknown, part.unparsed or 0)
 
 
 def _register(format: FormatName) -> Callable[[ScoreRequest], Scored]:

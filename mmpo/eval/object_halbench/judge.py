@@ -62,8 +62,8 @@ def named_by_model(
     reader: BaseFormReader,
     own: ObjectHalBenchSettings,
 ) -> tuple[list[tuple[NamedObject, ...] | None], list[Judgement[list[str]]]]:
-    """What each answer names according to the model (None where it gave no list), and its replies in the order of the
-    answers that are longer than three words.
+    """The objects in each answer according to the model (None where it gave no list), and its replies in the order of
+    the answers that are longer than three words.
     """
     long = [answer for answer in answers if len(answer.text.split()) > SHORT]
     prompts = [render(own.template, question=answer.question, answer=answer.text) for answer in long]
@@ -109,7 +109,7 @@ class NameMatcher:
         }
 
     def named(self, names: Sequence[str]) -> tuple[NamedObject, ...]:
-        """What a list of extracted names stands for, each distinct string once."""
+        """The objects that a list of extracted names stands for, each distinct string once."""
         strings = list(dict.fromkeys(string for name in names for string in self._strings[name]))
         if "toilet" in strings and "seat" in strings:
             strings.remove("seat")

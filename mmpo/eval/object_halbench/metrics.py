@@ -23,7 +23,7 @@ from mmpo.text.vocabulary import CHAIR_DOUBLE_WORDS, ObjectVocabulary
 from mmpo.text.word_forms import open_lemmatizer
 
 ANSWERS = 300
-"""How many answers the benchmark has; the script averages over fewer without a word when some are lost."""
+"""The benchmark's number of answers; the script averages over fewer without a word when some are lost."""
 
 
 NamedObject = tuple[str, str]
@@ -175,7 +175,7 @@ def answer_reader(vocabulary: ObjectVocabulary, words: str = "noun-lemma") -> Ba
 
 
 def named_in_words(answers: Sequence[HalbenchAnswer], reader: BaseFormReader) -> list[tuple[NamedObject, ...]]:
-    """What each answer names by its own words, every occurrence."""
+    """The objects that each answer names by its own words, every occurrence."""
     readings = reader.read(answer.text for answer in answers)
     return [tuple((mention.word, mention.name) for mention in reading.mentions) for reading in readings]
 

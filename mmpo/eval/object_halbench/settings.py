@@ -1,4 +1,4 @@
-"""What a recipe's `eval.object_halbench` section holds."""
+"""Settings of Object HalBench: a recipe's `eval.object_halbench` section."""
 
 from __future__ import annotations
 

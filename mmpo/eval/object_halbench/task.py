@@ -38,7 +38,7 @@ from mmpo.text.object_words import BaseFormReader
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 OWN_WORDS = "objects from the answers' own words, every occurrence (the script without its judge)"
 Extracted = tuple[NamedObject, ...] | None
-"""What an answer names; None where the judge gave no list."""
+"""The objects that an answer names; None where the judge gave no list."""
 _FILE_NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -153,7 +153,7 @@ def objects_and_reader(
 def picture_paths(
     questions: Sequence[HalbenchQuestion], folder: Path, images: Sequence[AnnotatedImage]
 ) -> dict[str, str]:
-    """Where in `folder` the picture of each image id is: as the question names it, unpacked there as `ID.jpg` where the
+    """The path in `folder` of each image id's picture: as the question names it, unpacked there as `ID.jpg` where the
     question holds it in base64, else as the annotations name it.
 
     Raises UserError where none of them says, and for base64 that can't be read.

@@ -72,7 +72,7 @@ def usable(images: Sequence[ImageObjects], positives: int) -> list[ImageObjects]
 
 
 def frequencies(images: Sequence[ImageObjects]) -> dict[str, int]:
-    """How many of the images contain each object, in order of first appearance."""
+    """The number of images that contain each object, in order of first appearance."""
     counts: dict[str, int] = {}
     for image in images:
         for name in image.objects:

@@ -1,4 +1,4 @@
-"""What a recipe's `eval.pope` section holds."""
+"""Settings of POPE: a recipe's `eval.pope` section."""
 
 from __future__ import annotations
 

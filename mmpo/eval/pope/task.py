@@ -20,7 +20,7 @@ from mmpo.files.atomic import write_json
 ENOUGH_IMAGES = 0.5
 """Below this share of images that qualify the scorecard warns."""
 POPE_IMAGES = 500
-"""How many images the published POPE splits have."""
+"""The number of images in the published POPE splits."""
 
 
 @benchmark("pope", settings=PopeSettings, needs="annotated images, or its questions")
@@ -77,8 +77,8 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
             self.conventions.append(f"POPE: negatives drawn at random because the ranking ran out: {drawn}")
 
     def _fitting(self, candidates: Sequence[pope_builder.ImageObjects]) -> tuple[int, list[pope_builder.ImageObjects]]:
-        """How many objects an image are asked about, as many as set or as some image allows, and the images that allow
-        it. Raises NothingToAsk where none allows any.
+        """The number of present objects asked about in each image, as many as set or as some image allows, and the
+        images that allow it. Raises NothingToAsk where none allows any.
         """
         for positives in range(self.settings.questions_per_image // 2, 0, -1):
             if fitting := pope_builder.usable(candidates, positives):

@@ -180,8 +180,8 @@ def tally(reports: Sequence[ScoredReport]) -> Tally:
 
 
 def reduction(before: Sequence[ScoredReport], after: Sequence[ScoredReport], seed: int = 0) -> dict[str, float | None]:
-    """How many times fewer flagged lines a report has after than before, with a 95% paired bootstrap interval over the
-    reports both have (2,000 draws); None where the divisor is 0.
+    """The flagged lines before, divided by those after, with a 95% paired bootstrap interval over the reports that both
+    have (2,000 draws); None where the divisor is 0.
     """
     first = {report.id: report for report in before}
     pairs = [(first[report.id].flagged, report.flagged) for report in after if report.id in first]

@@ -1,4 +1,4 @@
-"""What a recipe's `eval.radiology` section holds."""
+"""Settings of the radiology benchmark: a recipe's `eval.radiology` section."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How alike two reports are as text: BLEU and ROUGE through sacrebleu and rouge-score, temporal words, BERTScore.
+"""Similarity of two reports as text: BLEU and ROUGE through sacrebleu and rouge-score, temporal words, BERTScore.
 
 None of these knows whether a report is right: they are for before and after on the same references.
 """

@@ -25,7 +25,7 @@ class ShrRegion:
 
 @dataclass(frozen=True)
 class ShrImage:
-    """What people noted about one image. `facts` are SHR's additional sentences; many images have none."""
+    """People's notes about one image. `facts` are SHR's additional sentences; many images have none."""
 
     id: str
     regions: tuple[ShrRegion, ...]

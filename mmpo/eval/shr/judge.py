@@ -1,4 +1,4 @@
-"""Who calls a sentence a hallucination for SHR: a text model that reads the notes about the image, or rules."""
+"""SHR's judges of which sentences are hallucinations: a text model that reads the notes about the image, or rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a recipe's `eval.shr` section holds."""
+"""Settings of SHR: a recipe's `eval.shr` section."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from mmpo.eval.statistics.tally import Metric, Ranking, Tally, aligned
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How often and from which seed images are resampled."""
+    """The number of times that images are resampled, and the seed."""
 
     samples: int
     seed: int

@@ -1,4 +1,4 @@
-"""What a scorecard holds: metrics with their intervals and changes, categories, and what the numbers rest on."""
+"""Records of a scorecard: metrics with their intervals and changes, categories, and what the numbers rest on."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ class MetricRow(FrozenRecord):
 
     @property
     def shown(self) -> str:
-        """How the metric is called in tables."""
+        """The metric's name in tables."""
         return self.label or self.metric
 
     @property
     def defined(self) -> bool:
-        """Whether all its numbers are."""
+        """True if all its numbers are defined."""
         return self.after.defined and (self.before is None or self.before.defined)
 
 
@@ -92,7 +92,7 @@ class Category(FrozenRecord):
 
 
 class MetricCounts(FrozenRecord):
-    """What one number rests on: images, questions (or descriptions), how many answers could not be read or were cut
+    """The counts behind one number: images, questions (or descriptions), how many answers could not be read or were cut
     off, whether none could be read, and how many yes/no answers were so close that another number format may turn them
     (None: not known).
     """
@@ -109,13 +109,13 @@ class MetricCounts(FrozenRecord):
 
 
 class Overlap(FrozenRecord):
-    """How many of the `images` (and clips) asked about are, pixel by pixel, in the pairs that were trained on."""
+    """The number of `images` (and clips) asked about, and of those that are, by their pixels, in the training pairs."""
 
     images: int
     shared: int
 
     def warning(self) -> str:
-        """What to think of it; empty where no image is shared."""
+        """A warning for the reader; empty where no image is shared."""
         if not self.shared:
             return ""
         return (

@@ -44,7 +44,7 @@ class Scorecard(FrozenRecord):
 
     @property
     def compared(self) -> bool:
-        """Whether it holds a before and an after."""
+        """True if it holds a before and an after."""
         return any(row.before is not None for row in self.rows)
 
     @classmethod
@@ -102,7 +102,7 @@ class Scorecard(FrozenRecord):
             yield Text(f"  {note}", style="dim", overflow="fold")
 
     def verdict(self) -> list[str]:
-        """What was found, in three plain lines."""
+        """The findings in plain lines (see `mmpo.eval.statistics.verdict`)."""
         return verdict(self)
 
     def _table(self, narrow: bool) -> Table:
@@ -167,7 +167,7 @@ class Scorecard(FrozenRecord):
         ]
 
     def _meanings(self) -> list[str]:
-        """What each metric means, once a benchmark."""
+        """The meaning of each metric, once a benchmark."""
         told = {(row.benchmark, row.shown): row.meaning for row in self.rows if row.meaning}
         return [f"{benchmark.upper()} {name}: {meaning}" for (benchmark, name), meaning in told.items()]
 

@@ -1,4 +1,4 @@
-"""How sure a number is: Wilson intervals, bootstraps that resample whole images, exact McNemar tests, many tests
+"""Uncertainty of numbers: Wilson intervals, bootstraps that resample whole images, exact McNemar tests, many tests
 at once.
 
 Questions about one image are not independent (a picture that confuses a model confuses it several times), so

@@ -1,4 +1,4 @@
-"""What a benchmark counted, image by image: the one form in which results reach the statistics and the scorecard.
+"""The counts of a benchmark, image by image: the one form in which results reach the statistics and the scorecard.
 
 A benchmark never computes intervals. It says what it counted on each image, and which formulas turn sums of these
 counts into metrics; intervals, before/after tests and tables then come for every benchmark from the same code.
@@ -37,7 +37,7 @@ YES_RATIO: Mapping[str, Any] = {
         0.05, "the share of yes answers moved {moved}; part of any change is a changed bias, look at accuracy too"
     ),
 }
-"""How a share of yes answers is told, whatever the benchmark."""
+"""Label, meaning and caution of a share of yes answers, whatever the benchmark."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def share(
 
 @dataclass(frozen=True)
 class Ranking:
-    """How the model ranked n yes/no questions, whatever its threshold: `p_yes`, the right answers, and the row of each
+    """The model's ranking of n yes/no questions, without a threshold: `p_yes`, the right answers, and the row of each
     question's image in the tally. Its AUROC says how well yes and no questions are told apart, free of any bias to yes.
     """
 

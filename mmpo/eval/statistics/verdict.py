@@ -1,4 +1,4 @@
-"""What an evaluation found, in plain lines: wrong claims, what is better, what is worse, and what nobody can say."""
+"""Findings of an evaluation in plain lines: wrong claims, what is better, what is worse, and what nobody can say."""
 
 from __future__ import annotations
 

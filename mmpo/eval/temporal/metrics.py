@@ -30,7 +30,7 @@ PARSERS: dict[TemporalBenchmark, tuple[str, ...]] = {
 
 
 def is_right(kind: TemporalBenchmark, question: TemporalQuestion, parser: str = "official") -> bool | None:
-    """Whether the prediction is right; None where no rule reads it (which counts as wrong).
+    """True if the prediction is right; None where no rule reads it (which counts as wrong).
 
     VideoHallucer: `official`, the right word anywhere; `first-word`, the first word yes or no. TempCompass: the file's
     own rating where it has one; else `official`, its script's rule for the task without a language model; `tolerant`:

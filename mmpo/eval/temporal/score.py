@@ -95,14 +95,14 @@ def _completed(
             notes.append(f"no answers to {', '.join(left_out)}: not part of the numbers")
         asked = [question for question in asked if question.part in parts]
         known = {_place(question, one_file) for question in asked}
-        if stranger := next((name for name in names if name not in known), None):
-            raise UserError(f"{request.answers}: the question {stranger} is not in {request.questions}")
+        if unknown := next((name for name in names if name not in known), None):
+            raise UserError(f"{request.answers}: the question {unknown} is not in {request.questions}")
         answers = [_joined(question, names.get(_place(question, one_file)), request.answers) for question in asked]
     return answers, sum(answer.prediction is None and answer.rating is None for answer in answers), notes
 
 
 def _place(question: TemporalQuestion, one_file: bool) -> str:
-    """Which question it is; where both sides are one set or task, whatever their files are called."""
+    """The question's id; without its set or task where both sides hold only that one, as file names may differ."""
     return question.id.partition("/")[2] if one_file else question.id
 
 
@@ -115,7 +115,7 @@ def _joined(question: TemporalQuestion, answer: TemporalQuestion | None, path: P
 
 
 def _part(task: Temporal, questions: Sequence[TemporalQuestion]) -> Part:
-    """Some of the questions scored; those without a prediction have an empty reply."""
+    """Some of the questions scored; those without a prediction have an empty response."""
     (part,) = task.parts([(question, Response(question.prediction or "", False)) for question in questions])
     return part
 

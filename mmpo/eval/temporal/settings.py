@@ -1,4 +1,4 @@
-"""What a recipe's `eval.temporal` section holds."""
+"""Settings of VideoHallucer and TempCompass: a recipe's `eval.temporal` section."""
 
 from __future__ import annotations
 

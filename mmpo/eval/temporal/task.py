@@ -55,7 +55,7 @@ class Temporal(QuestionTask[TemporalSettings, TemporalQuestion]):
         ]
 
     def answered(self, responses: Mapping[Request, Response]) -> list[tuple[TemporalQuestion, Response]]:
-        """The questions whose whole pair has replies."""
+        """The questions whose whole pair has responses."""
         lost = {question.group for question in self.questions if self.request(question) not in responses}
         return [one for one in super().answered(responses) if one[0].group not in lost]
 

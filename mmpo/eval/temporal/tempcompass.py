@@ -18,7 +18,7 @@ SUFFIXES: dict[TaskName, str] = {
     "yes_no": "\nPlease answer yes or no:",
     "captioning": "",
 }
-"""What follows a question of each task when a model is asked."""
+"""The text after a question of each task in the prompt."""
 
 _FILE_WORDS: tuple[tuple[str, TaskName], ...] = (
     ("captionmatching", "caption_matching"),
@@ -44,7 +44,7 @@ def task_of(file: Path, question: str, gold: str) -> TaskName:
 
 
 def rate(task: TaskName, question: str, gold: str, said: str | None) -> int | None:
-    """Whether an answer is right by the task's rule; None where the rule does not read it (always for a caption)."""
+    """1 if an answer is right by the task's rule, else 0; None where the rule can't read it (always for a caption)."""
     if said is None or task == "captioning":
         return None
     answer = said.replace("</s>", "").strip()
@@ -63,8 +63,8 @@ def _choice(answer: str, gold: str) -> int | None:
 
 
 def _match(question: str, answer: str, gold: str) -> int | None:
-    """Which option (a line after the first) an answer gives: whole, by its sentence, or by its name or number. What is
-    found later wins, as published.
+    """1 if an answer gives the right option (a line after the first), whole, by its sentence, or by its name or number,
+    else 0; None where it gives none. What is found later wins, as published.
     """
     options = question.split("\n")[1:]
     pieces = [option.split(": ") for option in options]

@@ -10,7 +10,7 @@ LEADERBOARD = ("object_relation", "temporal", "semantic_detail", "external_factu
 """The sets whose unweighted mean the leaderboard prints."""
 
 SUFFIX = "\nAnswer the question using 'yes' or 'no'."
-"""What follows a question when a model is asked."""
+"""The text after a question in the prompt."""
 
 _SETS: tuple[tuple[str, str], ...] = (
     ("objectrelation", "object_relation"),
@@ -23,7 +23,7 @@ _SETS: tuple[tuple[str, str], ...] = (
     ("externalfactual", "external_factual"),
     ("fact", "external_factual"),
 )
-"""How a set's files or its folder are called, the first that fits: `obj_rel_MODEL.json`, `object_relation/`."""
+"""(beginning of a file's or folder's name, its set); the first that fits: `obj_rel_MODEL.json`, `object_relation/`."""
 
 
 def set_of(file: Path) -> str | None:

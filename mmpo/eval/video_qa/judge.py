@@ -31,10 +31,10 @@ def verdicts(
             own.template or TEMPLATES[own.protocol],
             question=question.question,
             reference=question.answer,
-            candidate=" ".join(reply.text.split()[:MAX_WORDS]) if rewards else reply.text,
+            candidate=" ".join(response.text.split()[:MAX_WORDS]) if rewards else response.text,
             **({"caption": caption_of(captions, question)} if rewards else {}),
         )
-        for question, reply in given
+        for question, response in given
     ]
     read: Callable[[str], Reward | VideoVerdict | None]
     if rewards:

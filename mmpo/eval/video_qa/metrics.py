@@ -42,7 +42,7 @@ class VideoQuestion:
 
 @dataclass(frozen=True)
 class VideoAnswer:
-    """What a model said; `failed` where the file says that it could not answer."""
+    """A model's answer; `failed` where the file says that it could not answer."""
 
     id: str | None
     text: str

@@ -44,7 +44,7 @@ def score_video_qa(request: ScoreRequest) -> Scored:
         {"protocol": protocol, "parser": request.parser or "tolerant", "template": request.options.get("template")}
     )
     strict = request.options.get("count_failed_as_wrong", "false").lower() in ("true", "1", "yes")
-    pairs, asked, strangers, read = _joined(request, settings.protocol)
+    pairs, asked, unknown, read = _joined(request, settings.protocol)
     given = [(question, Response(answer.text, False)) for question, answer in pairs if not answer.failed]
     failed, without, captions = len(pairs) - len(given), 0, {}
     if protocol == "reward":
@@ -56,7 +56,7 @@ def score_video_qa(request: ScoreRequest) -> Scored:
     task = VideoQa.on([question for question, _ in given], settings)
     (part,) = task.parts([given[place] for place in kept], [judged[place] for place in kept])
     lost = {
-        "the question is not in the file": strangers,
+        "the question is not in the file": unknown,
         "the file says that it failed": failed,
         "no caption of its video": without,
         **failures(raw),
@@ -92,8 +92,8 @@ def _joined(
         questions = beside
     else:
         raise UserError(f"{request.answers} holds no questions and right answers", hint="give --questions")
-    pairs, strangers = match(questions, answers)
-    return pairs, questions, strangers, len(answers)
+    pairs, unknown = match(questions, answers)
+    return pairs, questions, unknown, len(answers)
 
 
 def _captions(request: ScoreRequest) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a recipe's `eval.video_qa` section holds."""
+"""Settings of open-ended video QA: a recipe's `eval.video_qa` section."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ _FORWARDS = (f"return {_GATED}", f"down_proj = {_GATED}\nreturn down_proj")
 
 
 @contextmanager
-def keeping_less(model: PreTrainedModel) -> Iterator[None]:
+def recomputing(model: PreTrainedModel) -> Iterator[None]:
     """Forward passes inside keep less for their backward pass, unless decoder layers checkpoint their activations."""
     layers = getattr(model.get_decoder(), "layers", ())
     token = _on.set(not any(getattr(layer, "gradient_checkpointing", False) or _wrapped(layer) for layer in layers))
@@ -107,7 +107,7 @@ def made_again(tensors: Sequence[Tensor], make: Callable[[], Sequence[Tensor]]) 
 
 
 def recompute_feed_forward(model: nn.Module) -> int:
-    """Give the gated feed-forward layers of a decoder the forward that can keep less; outside `keeping_less` it is the
+    """Give the gated feed-forward layers of a decoder the forward that can keep less; outside `recomputing` it is the
     ordinary one. Returns how many there are: layers that compute anything else are left alone, which is logged."""
     layers = getattr(model, "layers", [model])
     found = [[module for module in layer.modules() if _is_gated(module)] for layer in layers]

@@ -18,7 +18,7 @@ from mmpo.models.families.loading import VLM
 from mmpo.models.families.prompts import encode_prompt, encode_response, process_images
 from mmpo.models.families.vision import encode_images, select_images
 from mmpo.models.scoring.hidden import capture
-from mmpo.models.scoring.lean import keeping_less
+from mmpo.models.scoring.lean import recomputing
 from mmpo.models.scoring.logprob import token_logps
 from mmpo.models.tree.attention import use_tree_attention
 from mmpo.models.tree.layout import AttentionBackend, AttentionRules, Tree, TreeBatch, pack, response_tree, unshared
@@ -51,7 +51,7 @@ def segment_logps(
     to return, `states` keeps those that the tokens were predicted from, and the first choices."""
     if layout.plan is not None and hidden is not None and hidden.span == "sequence":
         layout = replace(layout, plan=replace(layout.plan, read=None))  # the states of other tokens are wanted
-    with capture(vlm, hidden) as captured, keeping_less(vlm.base):
+    with capture(vlm, hidden) as captured, recomputing(vlm.base):
         if vlm.family.features == "own":
             rows = unknown.hidden_states(vlm, layout, features)
         else:

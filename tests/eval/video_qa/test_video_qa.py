@@ -78,8 +78,8 @@ def test_answers_of_both_tools(tmp_path: Path) -> None:
 def test_joining(tmp_path: Path) -> None:
     questions = [VideoQuestion(str(i), "v", "?", "a") for i in range(3)]
     answers, _ = read_answers(write(tmp_path / "a.json", [{"id": "2", "pred": "x"}, {"id": "9", "pred": "y"}]))
-    pairs, strangers = match(questions, answers)
-    assert [(q.id, a.text) for q, a in pairs] == [("2", "x")] and strangers == 1
+    pairs, unknown = match(questions, answers)
+    assert [(q.id, a.text) for q, a in pairs] == [("2", "x")] and unknown == 1
     plain, _ = read_answers(write(tmp_path / "b.json", [{"pred": "x"}, {"pred": "y"}]))
     with pytest.raises(UserError, match="without ids"):
         match(questions, plain)

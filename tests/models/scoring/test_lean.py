@@ -13,7 +13,7 @@ from transformers.activations import ACT2FN
 
 from mmpo.models.scoring import lean, score
 from mmpo.models.scoring import segment_logps as segments
-from mmpo.models.scoring.lean import keeping_less, made_again, recompute_feed_forward, watching_kept
+from mmpo.models.scoring.lean import made_again, recompute_feed_forward, recomputing, watching_kept
 from mmpo.models.scoring.score import PairScorer
 from tests.models.pairs import mixed_batch, pair_batch
 from tests.tiny import add_lora
@@ -52,7 +52,7 @@ def test_every_family_keeps_less_for_the_same_gradients(
     scorer = PairScorer(vlm, sharing="on")
     batch = mixed_batch(vlm)
     less, kept_less = measured(scorer, batch)
-    monkeypatch.setattr(segments, "keeping_less", lambda model: nullcontext())
+    monkeypatch.setattr(segments, "recomputing", lambda model: nullcontext())
     plain, kept_plain = measured(scorer, batch)
     assert less.keys() == plain.keys() and len(less) > 2 * len(layers)
     for key, gradient in plain.items():
@@ -124,7 +124,7 @@ def test_a_kept_tensor_is_made_again() -> None:
         def get_decoder(self) -> nn.Module:
             return nn.Linear(1, 1)
 
-    with keeping_less(Model()):  # type: ignore[arg-type]
+    with recomputing(Model()):  # type: ignore[arg-type]
         value = start.exp()
         with made_again([value], make):
             out = value @ weight

@@ -14,7 +14,7 @@ from mmpo.demo.language import Turn
 from mmpo.demo.scene import Item, Scene
 from tools.demo_models import on_policy_stage, pretrain
 from tools.demo_models.caption_training import make_batch
-from tools.demo_models.on_policy_stage import gone_on, mended_rows
+from tools.demo_models.on_policy_stage import continued_turn, mended_rows
 
 LEFT, MIDDLE, RIGHT = (0, 0, 20, 20), (54, 0, 20, 20), (108, 0, 20, 20)
 SCENE = Scene(
@@ -49,7 +49,7 @@ SCENE = Scene(
     ],
 )
 def test_a_repeat_is_replaced_by_what_is_unsaid_or_by_the_end(told: str, given: str, answer: set[str]) -> None:
-    turn = gone_on("What?", told, SCENE, np.random.default_rng(0))
+    turn = continued_turn("What?", told, SCENE, np.random.default_rng(0))
     assert turn is not None and (turn.question, turn.given) == ("What?", given)
     assert turn.answer in answer
 
@@ -65,7 +65,7 @@ def test_a_repeat_is_replaced_by_what_is_unsaid_or_by_the_end(told: str, given: 
     ],
 )
 def test_what_names_nothing_twice_is_left_alone(told: str) -> None:
-    assert gone_on("What?", told, SCENE, np.random.default_rng(0)) is None
+    assert continued_turn("What?", told, SCENE, np.random.default_rng(0)) is None
 
 
 def test_the_given_words_are_read_and_not_learnt() -> None:
