@@ -128,7 +128,7 @@ def test_a_loaded_model_is_evaluated_without_loading_it_again(
     with pytest.raises(UserError, match="an adapter beside a loaded model"):
         mmpo.evaluate(model, "pope", adapter="somewhere", **given)
     monkeypatch.undo()
-    by_path = mmpo.evaluate(model.source, "pope", dtype="float32", out="runs/p", **given)
+    by_path = mmpo.evaluate(model.source, "pope", dtype="float32", out=here / "again", **given)
     assert by_path.scorecard == done.scorecard
     assert loading.load_vlm is not refuse
 

@@ -83,7 +83,7 @@ def test_killed_and_resumed_is_the_same_run(
     # Once more, half-way through the next checkpoint's second file.
     assert start(settings, folder, "save", "2").wait() == -signal.SIGKILL
     half = checkpoints.all_checkpoints(folder / "checkpoints")[-1]
-    assert half != first and checkpoints.facts_of(half) is None
+    assert half != first and checkpoints.metadata_of(half) is None
     assert checkpoints.newest(folder / "checkpoints") == first
     result = train(settings, folder)
     assert result.resumed_from == checkpoints.step_of(first)

@@ -201,9 +201,9 @@ def test_animations_keep_their_delays(tmp_path: Path, suffix: str) -> None:
 def test_runs_join_what_is_near(clip: Path) -> None:
     from mmpo.video.index import scan
     from mmpo.video.records import Deadline, Limits
-    from mmpo.video.source import Source
+    from mmpo.video.source import EncodedVideo
 
-    index = scan(Source.of(clip), Limits(), Deadline("clip", 60))
+    index = scan(EncodedVideo.of(clip), Limits(), Deadline("clip", 60))
     assert index.key_numbers == [0, 12, 24, 36, 48] and not index.reordered
     assert [len(run.wanted) for run in runs(index, range(60))] == [60]
     assert [len(run.wanted) for run in runs(index, [0, 13, 14, 50])] == [1, 2, 1]
