@@ -8,12 +8,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mmpo.data.records import read_records
-from mmpo.demo.by_kind import BASE, KindShare, table
-from mmpo.demo.radiology.accuracy import count
+from mmpo.demo.by_kind import table
+from mmpo.demo.radiology import accuracy
 from mmpo.demo.radiology.chests import KINDS
 from mmpo.demo.radiology.dictation import PRIOR_SHARE, PROMPT
-from mmpo.demo.radiology.world import world_split, write_split
+from mmpo.demo.radiology.world import write_split
 from mmpo.errors import in_one_line
 from mmpo.eval.harness import evaluate
 from mmpo.eval.settings import EvalSettings
@@ -52,7 +51,8 @@ weighing five times as much; see `tools/demo_models/radiology_pretrain.py`). {hi
 {table}
 
 What its reports claim beside what was drawn, by kind of claim (`python -m mmpo.demo.radiology.accuracy MODEL`, with
-`--adapter DIR` base and tuned; 95 % intervals by Wilson). A side, zone or size counts where its finding is there:
+`--adapter DIR` base and tuned, here by one run of the demo; 95 % intervals by Wilson). A side, zone or size counts
+where its finding is there:
 
 {accuracy}
 
@@ -60,38 +60,32 @@ The metrics are those of `docs/radiology.md`.
 """
 
 
-def measure(model: Path, work: Path, images: int) -> tuple[Scorecard, dict[str, KindShare]]:
-    """The radiology benchmark of the model alone, on `images` drawings of the test split; and its claims by kind."""
+def measure(model: Path, work: Path, images: int) -> Scorecard:
+    """The radiology benchmark of the model alone, on `images` drawings of the test split."""
     films = write_split(work / "world" / "radiology_test", "radiology_test", images)
     settings = {
         "model": str(model),
         "benchmarks": ["radiology"],
         "radiology": {"reports": str(films / "reports.jsonl"), "prompt": PROMPT, "max_new_tokens": 128},
     }
-    card = evaluate(EvalSettings.model_validate(settings), work / "eval")
-    said = _column(work / "eval" / "radiology" / "reports_after.jsonl", "text")
-    drawn = _column(films / "reports.jsonl", "report")
-    chests = world_split("radiology_test", images)
-    return card, count([said[id] for id in drawn], list(chests))
+    return evaluate(EvalSettings.model_validate(settings), work / "eval")
 
 
-def _column(path: Path, key: str) -> dict[str, str]:
-    return {row["id"]: row[key] for _, row in read_records(path)}
-
-
-def write_model_card(model: Path, work: Path, images: int = 300, history: str = "") -> Path:
-    """Measure and write `model/README.md`; `history` is a text on how this model was trained."""
+def write_model_card(
+    model: Path, work: Path, images: int = 300, history: str = "", adapter: Path | None = None
+) -> Path:
+    """Measure and write `model/README.md`; `history` is a text on how this model was trained, and the claims are also
+    counted with an adapter."""
     from transformers import LlavaForConditionalGeneration
 
-    card, found = measure(model, work, images)
     text = _CARD.format(
         millions=LlavaForConditionalGeneration.from_pretrained(model).num_parameters() / 1e6,
         tokens=IMAGE_TOKENS,
         kinds=len(KINDS),
         share=PRIOR_SHARE,
         images=images,
-        table=metric_table(card),
-        accuracy=table({BASE: found}, "right, % [95 %]"),
+        table=metric_table(measure(model, work, images)),
+        accuracy=table(accuracy.measure(model, adapter, images), "right, % [95 %]"),
         history=history,
     )
     return write_text(model / "README.md", text)
@@ -102,9 +96,10 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of the model")
     parser.add_argument("--work", type=Path, default=Path("runs/radiology-model/measured"), help="where to draw")
     parser.add_argument("--images", type=int, default=300, help="drawings of the test split")
+    parser.add_argument("--adapter", type=Path, help="an adapter whose claims are shown next to the model's")
     parser.add_argument("--history", default="", help="a sentence on how this model was trained")
     arguments = parser.parse_args()
-    print(write_model_card(arguments.model, arguments.work, arguments.images, arguments.history))
+    print(write_model_card(arguments.model, arguments.work, arguments.images, arguments.history, arguments.adapter))
 
 
 if __name__ == "__main__":
