@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -58,7 +59,7 @@ def yaml_document(text: str, loader: Any = yaml.SafeLoader) -> tuple[yaml.Node |
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
-        written = text.splitlines()[mark.line] if mark and mark.line < text.count("\n") + 1 else ""
+        written = next(islice(text.splitlines(), mark.line, None), "") if mark else ""
         if "\t" in written[: len(written) - len(written.lstrip())] or "'\\t'" in (error.problem or ""):
             raise Unreadable("a tab; YAML is indented with spaces", line=line, hint="indent with spaces") from None
         hint = _HINTS.get(str(error.problem))

@@ -179,7 +179,7 @@ BENCHMARKS = [
                 "layout": "sequence",
                 "pictures": ["a.png", "b.png"],
                 "index": 1,
-                "kind": "yes_no",
+                "kind": "present",
                 "object": "cat",
                 "prompt": "Is there a cat in image 1?",
                 "answer": "yes",

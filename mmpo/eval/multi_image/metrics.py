@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from mmpo.data.layouts.prompts import PHRASES, TAG
 from mmpo.data.records import read_records, write_lines
@@ -77,6 +78,9 @@ class MultiQuestion:
     @property
     def target(self) -> str:
         return self.pictures[self.index - 1]
+
+
+_QUESTION = TypeAdapter(MultiQuestion)
 
 
 @dataclass(frozen=True)
@@ -205,9 +209,11 @@ def read_questions(path: str | Path) -> list[MultiQuestion]:
     found = []
     for where, row in read_records(path):
         try:
-            question = MultiQuestion(**{**row, "pictures": tuple(row["pictures"])})
-        except (KeyError, TypeError):
-            raise UserError(f"{where}: not a question as `mmpo eval` writes it") from None
+            question = _QUESTION.validate_python(row)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"])) or "the row"
+            raise UserError(f"{where}: not a question as `mmpo eval` writes it ({name}: {first['msg']})") from None
         if not 1 <= question.index <= len(question.pictures):
             raise UserError(f"{where}: `index` {question.index} of {len(question.pictures)} pictures")
         found.append(question)

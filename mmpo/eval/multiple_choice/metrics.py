@@ -114,7 +114,10 @@ def _blink(row: Mapping[str, Any], where: str, stem: str) -> ChoiceQuestion:
 def _mantis(row: Mapping[str, Any], where: str, _: str) -> ChoiceQuestion:
     short = row.get("question_type") == "short-answer" or not row.get("options")
     options = () if short else _options(row, ("options",), where)
-    images = tuple(_picture(image, where) for image in row.get("images") or ())
+    shown_images = row.get("images") or ()
+    if not isinstance(shown_images, list | tuple):
+        raise UserError(f"{where}: `images` must be a list, found {type(shown_images).__name__}")
+    images = tuple(_picture(image, where) for image in shown_images)
     question = text_of(dict(row), ("question",), where)
     if (shown := question.count(TAG)) not in (0, len(images)):
         raise UserError(f"{where}: {shown} {TAG} tags for {len(images)} images")

@@ -143,13 +143,19 @@ def _image(record: Mapping[str, Any], where: str, facts: Mapping[str, tuple[str,
     try:
         identity = str(record["image_id"])
         regions = tuple(
-            ShrRegion(str(item["phrase"]).strip(), (item["x"], item["y"], item["width"], item["height"]))
+            ShrRegion(_text(item["phrase"]).strip(), (item["x"], item["y"], item["width"], item["height"]))
             for item in record["regions"]["regions"]
         )
-        objects = tuple(name for item in record["objects"]["objects"] for name in item["names"])
+        objects = tuple(_text(name) for item in record["objects"]["objects"] for name in item["names"])
         size = (int(record["image"]["width"]), int(record["image"]["height"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where}: not an SHR image ({error!r})", hint="expected image_id, image, objects and regions"
         ) from None
     return ShrImage(identity, regions, tuple(dict.fromkeys(objects)), facts.get(identity, ()), size)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
