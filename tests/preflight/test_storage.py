@@ -88,6 +88,7 @@ def test_other_errors_are_left_alone() -> None:
         assert storage_error(error, Path("run")) is None
 
 
+@pytest.mark.slow
 def test_training_says_so_and_goes_on(mmpo: Invoke, recipe: Path, small_disk: Path) -> None:
     fill(small_disk, 40_000)
     run = small_disk / "run"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from mmpo.demo.radiology import model_path
 from mmpo.eval.statistics.scorecard import Scorecard
 from tools.demo_models.radiology_model_card import write_model_card
 
 
+@pytest.mark.slow
 def test_the_card_states_what_was_measured(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(model_path(), tmp_path / "model"))
     (folder / "README.md").unlink()
