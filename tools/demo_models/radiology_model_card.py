@@ -78,13 +78,14 @@ def write_model_card(
     counted with an adapter."""
     from transformers import LlavaForConditionalGeneration
 
+    card = measure(model, work, images)
     text = _CARD.format(
         millions=LlavaForConditionalGeneration.from_pretrained(model).num_parameters() / 1e6,
         tokens=IMAGE_TOKENS,
         kinds=len(KINDS),
         share=PRIOR_SHARE,
         images=images,
-        table=metric_table(measure(model, work, images)),
+        table=metric_table(card),
         accuracy=table(accuracy.measure(model, adapter, images), "right, % [95 %]"),
         history=history,
     )
