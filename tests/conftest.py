@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import runpy
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,21 @@ def published_data() -> Path:
     if named:
         pytest.fail(f"MMPO_PUBLISHED_DATA names no folder: {folder}")
     pytest.skip("MMPO_PUBLISHED_DATA is not set: the published files to compare with are not on this machine")
+
+
+RunModule = Callable[..., tuple[object, str]]
+
+
+@pytest.fixture
+def run_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> RunModule:
+    """`python -m MODULE WORD…` in `tmp_path`, within this process: the exit code, and what stands on stderr."""
+
+    def run(module: str, *words: str) -> tuple[object, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", [module, *words])
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_module(module, run_name="__main__")
+        return ended.value.code, capsys.readouterr().err
+
+    return run

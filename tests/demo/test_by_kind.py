@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mmpo.demo.by_kind import KindShare, command
-
-ROOT = str(Path(__file__).parents[2])
+from tests.conftest import RunModule
 
 
 def measure(model: Path, adapter: Path | None, number: int, seed: int) -> dict[str, dict[str, KindShare]]:
@@ -42,8 +38,6 @@ def test_everything_given(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("module", ["seen_by_kind", "radiology.accuracy"])
-def test_a_mistake_is_told_without_a_traceback(module: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", f"mmpo.demo.{module}", "nowhere"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": ROOT})
-    assert done.returncode == 2 and "error: nowhere: no" in done.stderr and "Traceback" not in done.stderr
-    assert not list(tmp_path.iterdir())
+def test_a_mistake_is_told_in_one_line(module: str, run_module: RunModule, tmp_path: Path) -> None:
+    code, told = run_module(f"mmpo.demo.{module}", "nowhere")
+    assert code == 2 and told.startswith("error: nowhere: no") and not list(tmp_path.iterdir())

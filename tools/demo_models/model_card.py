@@ -16,6 +16,7 @@ from mmpo.eval.harness import evaluate
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.files.atomic import write_text
+from mmpo.models.folder import check_adapter, check_model
 
 SPLITS = {"test": "usual scenes", "test_unusual": "scenes that break the usual co-occurrence"}
 
@@ -93,12 +94,20 @@ def metric_table(card: Scorecard) -> str:
     return "\n".join(takewhile(lambda line: line.startswith("|"), lines))
 
 
+def examine(model: Path, adapter: Path | None) -> None:
+    """Raises UserError for a model or an adapter that can't be read, before anything is measured."""
+    check_model(model, str(model))
+    if adapter is not None:
+        check_adapter(adapter)
+
+
 def write_model_card(model: Path, work: Path, images: int = 300, adapter: Path | None = None) -> Path:
     """Measure and write `model/README.md`; with the changes that an adapter makes in what is seen."""
     from transformers import LlavaForConditionalGeneration
 
     from tools.demo_models.architecture import IMAGE_TOKENS
 
+    examine(model, adapter)
     cards = measure(model, work, images)
     parts = [f"**{split}** ({SPLITS[split]})\n\n{metric_table(card)}" for split, card in cards.items()]
     parameters = LlavaForConditionalGeneration.from_pretrained(model).num_parameters()

@@ -19,7 +19,7 @@ from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.files.atomic import write_text
 from tools.demo_models.architecture import IMAGE_TOKENS
-from tools.demo_models.model_card import metric_table
+from tools.demo_models.model_card import examine, metric_table
 
 _CARD = """---
 license: apache-2.0
@@ -78,6 +78,7 @@ def write_model_card(
     counted with an adapter."""
     from transformers import LlavaForConditionalGeneration
 
+    examine(model, adapter)
     card = measure(model, work, images)
     text = _CARD.format(
         millions=LlavaForConditionalGeneration.from_pretrained(model).num_parameters() / 1e6,

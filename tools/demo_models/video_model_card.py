@@ -14,7 +14,7 @@ from mmpo.errors import in_one_line
 from mmpo.eval.harness import evaluate
 from mmpo.eval.settings import EvalSettings
 from mmpo.files.atomic import write_text
-from tools.demo_models.model_card import metric_table
+from tools.demo_models.model_card import examine, metric_table
 from tools.demo_models.video_pretrain import Plan
 
 _CARD = """---
@@ -58,6 +58,7 @@ base and tuned, here by one run of the demo; 95 % intervals by Wilson):
 
 def write_model_card(model: Path, work: Path, clips: int = 200, adapter: Path | None = None) -> Path:
     """Measure the model and write `model/README.md`; the claims are also counted with an adapter."""
+    examine(model, adapter)
     folder = write_split(work / "world" / "video_test", "video_test", clips)
     frames = {"num": KEY_FRAMES}
     settings = EvalSettings.model_validate(
