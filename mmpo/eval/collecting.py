@@ -9,12 +9,12 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mmpo.errors import UserError
 from mmpo.eval.answers import AnswerCache, AnswerLog, answer_key, folder_fingerprint, model_folder
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Request, Response
 from mmpo.eval.settings import EvalSettings
 from mmpo.files.atomic import read_json, write_json
+from mmpo.models.folder import check_adapter
 from mmpo.progress import task
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ def collect_responses(
     too.
     """
     model = folder_fingerprint(model_folder(settings.model))
-    adapter = folder_fingerprint(_adapter_folder(settings.adapter)) if settings.adapter else None
+    adapter = None
+    if settings.adapter:
+        check_adapter(settings.adapter)
+        adapter = folder_fingerprint(Path(settings.adapter))
     states: dict[ModelState, str | None] = (
         {"before": None, "after": adapter} if adapter and settings.compare else {"after": adapter}
     )
@@ -99,12 +102,6 @@ def _names(state: ModelState, request: Request) -> dict[str, Any]:
         **({"more": list(request.more)} if request.more else {}),
         "prompt": request.prompt,
     }
-
-
-def _adapter_folder(adapter: str) -> Path:
-    if not Path(adapter).is_dir():
-        raise UserError(f"{adapter}: no such adapter folder", hint="give the folder that training wrote")
-    return Path(adapter)
 
 
 def _ask_model(
