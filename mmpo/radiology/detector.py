@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 from mmpo.radiology.lexicon import Lexicon, Pattern, shipped_lexicon
 from mmpo.radiology.lines import Line, split_lines
@@ -104,15 +104,6 @@ class ReportVerdict:
             "lines": len(self.lines),
             "flagged_lines": len(hits),
         }
-
-
-class PriorDetector(Protocol):
-    """The interface of detectors of references to earlier exams: rules here, a text model in `judge.py`."""
-
-    identity: str
-
-    def sentences(self, texts: Sequence[str]) -> list[PriorVerdict | None]:
-        """A verdict for each sentence; None where there is none (a judge whose reply can't be read)."""
 
 
 class RuleDetector:
