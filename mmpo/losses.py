@@ -6,7 +6,7 @@
     loss = mmpo.losses.mdpo(…, views={"chosen_corrupted": (policy_corrupted, ref_corrupted)})
 
 The functions are those that `mmpo train` minimizes, with the same parameters and defaults. They are made from the
-registry, so an objective of your own (`mmpo.objectives.term.register`) is here as soon as it is registered. Each takes
+registry, so an objective of your own (`mmpo.objectives.objective`) is here as soon as it is registered. Each takes
 log-probabilities in nats, summed over the tokens of a response, one number a pair: tensors [b]. All calls may bring all
 of these; a loss reads what it needs, and what it needs is the last line of its docstring.
 
@@ -27,7 +27,8 @@ from torch import Tensor
 from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.objectives.parameters import parameters_of
-from mmpo.objectives.term import Registered, spec_mistakes
+from mmpo.objectives.objective import spec_mistakes
+from mmpo.objectives.registry import Registered
 from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 
 Reduction = Literal["mean", "sum", "none"]

@@ -48,7 +48,8 @@ class ResponseLogps:
     None, `mask` [b, t] bool, `weights` [b, t] or None, `top1` [b, t] bool (the policy's first choice). Where an
     objective asks for them: `policy_hidden`, `reference_hidden` [b, t, h], a layer's states at the response's own
     tokens, or [b, s, h] over the whole sequence with `hidden_mask` [b, s]; `kl` [b, t], the divergence KL(reference ||
-    policy) of the two models' distributions of each token."""
+    policy) of the two models' distributions of each token; and in `more`, by name, whatever else an objective reads of
+    single tokens [b, t] or parts (`mmpo.objectives.reads` says what there is)."""
 
     policy: Tensor
     reference: Tensor | None
@@ -59,6 +60,13 @@ class ResponseLogps:
     reference_hidden: Tensor | None = None
     hidden_mask: Tensor | None = None
     kl: Tensor | None = None
+    more: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def read(self, name: str) -> Tensor:
+        """A field of `more`. Raises `UserError` where the response was made without it."""
+        if name not in self.more:
+            raise UserError(f"this objective reads {name!r}, and the responses come without it")
+        return self.more[name]
 
     @property
     def policy_sum(self) -> Tensor:
@@ -89,29 +97,61 @@ class ResponseLogps:
 class StepStatistics:
     """Numbers of every pair of an optimizer step, over all processes: `values[name]` [n], without gradient, from a pass
     before the step's first. `own` are the places of the pairs of the batch at hand. The order of the pairs is that of
-    the step, however it is cut."""
+    the step, however it is cut. `found[objective][name]` is what a loss's step rule made of them: [n] or []."""
 
     values: Mapping[str, Tensor]
     own: slice = field(default_factory=lambda: slice(None))
+    found: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+
+    @property
+    def alone(self) -> bool:
+        """True where the batch at hand is the whole step."""
+        return self.own == slice(None)
 
     def to(self, device: torch.device | str) -> StepStatistics:
-        return replace(self, values={name: value.to(device) for name, value in self.values.items()})
+        def moved(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value.to(device) for name, value in values.items()}
+
+        return replace(
+            self, values=moved(self.values), found={name: moved(values) for name, values in self.found.items()}
+        )
+
+
+@dataclass
+class ResponseGroups:
+    """Responses in groups: `responses` has a row for each, `group` [r] its group's number (from 0, rising), `scores`
+    [r] its score, higher is better."""
+
+    responses: ResponseLogps
+    group: Tensor
+    scores: Tensor
+
+    def __len__(self) -> int:
+        """The number of groups."""
+        return int(self.group.max()) + 1 if len(self.group) else 0
 
 
 @dataclass
 class PairLogps:
     """The input of an objective: never a model, only log-probs. `views` holds those of `PairBatch.views`, `auxiliary` a
-    row for each sample of `PairBatch.auxiliary`, without reference log-probs. `step` are the statistics of the whole
-    optimizer step that an objective asks for; without them a batch is a step of its own. `past_reward` is the mean of
-    all log-ratios, chosen and rejected, that were trained on so far, those of this step included; 0 before the first.
+    row for each sample of `PairBatch.auxiliary`, without reference log-probs. `scores` are numbers of each pair by
+    name, [b], NaN where a pair has none. `groups` are groups of scored responses, `samples` responses that the
+    reference wrote to the prompts, `samples_of` [r] whose pair each belongs to. `step` are the statistics of the whole
+    optimizer step that an objective asks for; without them a batch is a step of its own. `state` is what losses
+    remember of earlier steps, by objective and name; `progress` the share of the run's steps that are done, 0 to 1.
     """
 
     chosen: ResponseLogps
     rejected: ResponseLogps
     views: dict[ViewSpec, ResponseLogps] = field(default_factory=dict)
     auxiliary: ResponseLogps | None = None
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
+    groups: ResponseGroups | None = None
+    samples: ResponseLogps | None = None
+    samples_of: Tensor | None = None
     step: StepStatistics | None = None
-    past_reward: float = 0.0
+    state: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    progress: float = 0.0
 
     def view(self, spec: ViewSpec) -> ResponseLogps:
         """Raises `UserError` where the batch was made without that view."""
@@ -119,5 +159,15 @@ class PairLogps:
             raise UserError(f"this objective compares with {spec.name!r}, and the batch was scored without it")
         return self.views[spec]
 
+    def score(self, name: str) -> Tensor:
+        """The score of that name of every pair, [b]. Raises `UserError` where the pairs bring none."""
+        if name not in self.scores:
+            there = f"they have {', '.join(sorted(self.scores))}" if self.scores else "they have none"
+            raise UserError(f"this objective reads the score {name!r} of pairs, and {there}", hint=SCORES_HINT)
+        return self.scores[name]
+
     def __len__(self) -> int:
         return len(self.chosen.mask)
+
+
+SCORES_HINT = "name the columns of your pairs' scores: scores: {chosen: …, rejected: …}"

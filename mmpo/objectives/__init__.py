@@ -17,7 +17,9 @@ from mmpo.objectives import (
     tars_official,
     visual,
 )
-from mmpo.objectives.term import OBJECTIVES, Objective, Term, build_objective
+from mmpo.objectives.objective import Objective, build_objective
+from mmpo.objectives.registry import OBJECTIVES, objective
+from mmpo.objectives.term import Term
 
 __all__ = [
     "OBJECTIVES",
@@ -27,6 +29,7 @@ __all__ = [
     "build_objective",
     "divergence",
     "lengths",
+    "objective",
     "pairwise",
     "phrases",
     "reference_free",

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import NonNegative, Positive
-from mmpo.objectives.term import Term, log_sums, of_step, register
+from mmpo.objectives.registry import objective
+from mmpo.objectives.step_rule import StepRule
+from mmpo.objectives.term import Term, log_ratios, per_pair
 from mmpo.types import PairLogps
 
 
-@register("aot", whole_step=lambda values: log_sums)
+@objective("aot", step=StepRule())
 def aot(pairs: PairLogps, *, beta: Positive = 0.01, paired: bool = True) -> Term:
     """softplus(-beta D) of sorted quantiles: chosen should be better in distribution. Melnyk et al. 2024 (arXiv
     2406.05882).
@@ -27,7 +28,9 @@ def aot(pairs: PairLogps, *, beta: Positive = 0.01, paired: bool = True) -> Term
     """
     a, b = log_ratios(pairs)
     gap = pairs.chosen.policy_sum - pairs.rejected.policy_sum
-    if (step := pairs.step) is None:
+    step = pairs.step
+    assert step is not None  # the registry sees to it
+    if step.alone:
         theirs = pairs.chosen.reference_sum - pairs.rejected.reference_sum
         upper, lower = (gap, theirs) if paired else (a, b)
         return per_pair(softplus(-beta * (upper.sort().values - lower.sort().values)))
@@ -48,7 +51,7 @@ def _same_rank(of: Tensor, among: Tensor) -> Tensor:
     return torch.empty_like(among).index_copy(0, order, among.sort().values)
 
 
-@register("kto_pair", whole_step=lambda values: log_sums)
+@objective("kto_pair", step=StepRule())
 def kto_pair(
     pairs: PairLogps, *, beta: Positive = 0.1, desirable: NonNegative = 1.0, undesirable: NonNegative = 1.0
 ) -> Term:
@@ -60,7 +63,8 @@ def kto_pair(
     pass.
     """
     a, b = log_ratios(pairs)
-    values = of_step(pairs, log_sums).values
+    assert pairs.step is not None  # the registry sees to it
+    values = pairs.step.values
     z_w, z_l = ((values[s] - values[f"{s}r"]).mean().clamp_min(0) for s in ("W", "L"))
     chosen, rejected = torch.sigmoid(-beta * (a - z_l)), torch.sigmoid(-beta * (z_w - b))
     return per_pair(0.5 * (desirable * chosen + undesirable * rejected))

@@ -12,14 +12,15 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.objectives.pairwise import dense_reward, log_ratios, per_pair, span_reward
+from mmpo.objectives.pairwise import dense_reward, span_reward
 from mmpo.objectives.parameters import NonNegative, Positive
-from mmpo.objectives.term import Term, register
-from mmpo.objectives.visual import CHOSEN, log_ratio
+from mmpo.objectives.registry import objective
+from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair
+from mmpo.objectives.visual import CHOSEN
 from mmpo.types import PairLogps
 
 
-@register("tdpo1", needs_kl=True)
+@objective("tdpo1", reads=("reference", "kl"))
 def tdpo1(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """softplus(-beta [D - (K(y_l) - K(y_w))]): DPO with the difference of sequential divergences taken off. TDPO, Zeng
     et al. 2024 (arXiv 2404.11999)."""
@@ -27,7 +28,7 @@ def tdpo1(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     return per_pair(softplus(-beta * (log_ratios(pairs).gap - divergence)))
 
 
-@register("tdpo2", needs_kl=True)
+@objective("tdpo2", reads=("reference", "kl"))
 def tdpo2(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.5) -> Term:
     """softplus(-beta [D - alpha (K(y_l) - sg K(y_w))]): only the rejected answer's divergence is held down. TDPO, Zeng
     et al. 2024 (arXiv 2404.11999)."""
@@ -35,13 +36,13 @@ def tdpo2(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.5) -
     return per_pair(softplus(-beta * (log_ratios(pairs).gap - alpha * divergence)))
 
 
-@register("kl", rewards=None, needs_kl=True)
+@objective("kl", rewards=None, reads=("reference", "kl"))
 def kl(pairs: PairLogps) -> Term:
     """K(y_w): holds the policy near the reference on the chosen answers, over the whole vocabulary."""
     return per_pair(pairs.chosen.kl_sum)
 
 
-@register("auxiliary_kl", rewards=None, needs_kl=True, needs_auxiliary=True)
+@objective("auxiliary_kl", rewards=None, of="auxiliary", reads=("reference", "kl", "auxiliary"))
 def auxiliary_kl(pairs: PairLogps) -> Term:
     """K of answers to other questions, averaged over these samples: HALVA's regularizer (arXiv 2405.18654)."""
     if pairs.auxiliary is None:
@@ -49,7 +50,7 @@ def auxiliary_kl(pairs: PairLogps) -> Term:
     return per_pair(pairs.auxiliary.kl_sum)
 
 
-@register("chip", views=(CHOSEN,), corruption="diffusion", needs_kl=True, needs_weights=True)
+@objective("chip", views=(CHOSEN,), corruption="diffusion", reads=("reference", "weights", "kl"))
 def chip(
     pairs: PairLogps,
     *,
@@ -77,7 +78,7 @@ def chip(
     return per_pair(loss + token * (divergence if sign == "lower" else -divergence))
 
 
-@register("chip_official", views=(CHOSEN,), corruption="diffusion", needs_kl=True, needs_weights=True)
+@objective("chip_official", views=(CHOSEN,), corruption="diffusion", reads=("reference", "weights", "kl"))
 def chip_official(
     pairs: PairLogps, *, beta: Positive = 0.1, token: NonNegative = 0.1, summed_twice: bool = False
 ) -> Term:

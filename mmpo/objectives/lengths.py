@@ -9,26 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import NonNegative, Positive, Share
-from mmpo.objectives.reference_free import average_logps
-from mmpo.objectives.term import Term, log_ratio_reward, register
+from mmpo.objectives.registry import objective
+from mmpo.objectives.term import Term, average_log_ratio, average_logps, log_ratio, log_ratios, per_pair
 from mmpo.types import PairLogps, ResponseLogps
 
 
-def average_log_ratio(response: ResponseLogps, beta: float = 1.0) -> Tensor:
-    """beta times the log-ratio per token, [b]."""
-    return log_ratio_reward(response, beta) / response.lengths.clamp_min(1)
-
-
-@register("ln_dpo", rewards=average_log_ratio)
+@objective("ln_dpo", averages=True)
 def ln_dpo(pairs: PairLogps, *, beta: Positive = 5.0) -> Term:
     """softplus(-beta (a~ - b~)): DPO of averages, TRL's `sigmoid_norm`, Tulu 3's loss (arXiv 2411.15124)."""
     gap = average_log_ratio(pairs.chosen) - average_log_ratio(pairs.rejected)
     return per_pair(softplus(-beta * gap))
 
 
-@register("length_dpo")
+@objective("length_dpo")
 def length_dpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.01) -> Term:
     """softplus(-(z + alpha (n_w - n_l))): length explains a part of the preference, so a long winner is pushed less.
     R-DPO, Park et al. 2024 (arXiv 2403.19159).
@@ -39,7 +33,7 @@ def length_dpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0
     return per_pair(softplus(-(beta * log_ratios(pairs).gap + alpha * lengths)))
 
 
-@register("ld_dpo")
+@objective("ld_dpo")
 def ld_dpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: Share = 0.5) -> Term:
     """DPO in which the tokens of the longer response beyond the shorter one's length weigh alpha. Liu et al. 2024
     (arXiv 2409.06411). alpha = 1 is dpo, 0 compares equal lengths only.
@@ -48,14 +42,14 @@ def ld_dpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: Share = 0.5) -> Ter
 
     def score(response: ResponseLogps) -> Tensor:
         if response.reference is None:
-            return log_ratio_reward(response, 1.0)  # raises the error that names the remedy
+            return log_ratio(response)  # raises the error that names the remedy
         place = torch.arange(response.policy.shape[1], device=response.policy.device)
         return (torch.where(place < common, 1.0, alpha) * (response.policy - response.reference)).sum(-1)
 
     return per_pair(softplus(-beta * (score(pairs.chosen) - score(pairs.rejected))))
 
 
-@register("sampo")
+@objective("sampo")
 def sampo(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """softplus(-beta k (a~ - b~)), k = min(n_w, n_l): DPO on equally many tokens. Lu et al. 2024 (arXiv 2406.10957).
 
@@ -66,7 +60,7 @@ def sampo(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     return per_pair(softplus(-beta * common * gap))
 
 
-@register("mipo")
+@objective("mipo", averages=True)
 def mipo(pairs: PairLogps, *, beta: Positive = 10.0) -> Term:
     """softplus(-beta [(W~ - L~) - softplus(Wr~ - Lr~)]): full push for pairs that the reference orders wrongly. Jang
     2024 (arXiv 2409.17545).

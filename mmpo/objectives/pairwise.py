@@ -7,7 +7,6 @@ flow through W and L only."""
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,40 +14,18 @@ from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
 from mmpo.objectives.parameters import FlipRate, NonNegative, Positive
-from mmpo.objectives.term import Term, log_ratio_reward, register
+from mmpo.objectives.registry import objective
+from mmpo.objectives.term import Term, log_ratio_reward, log_ratios, per_pair
 from mmpo.types import PairLogps, ResponseLogps
 
 
-class LogRatios(NamedTuple):
-    """a and b, both [b]."""
-
-    chosen: Tensor
-    rejected: Tensor
-
-    @property
-    def gap(self) -> Tensor:
-        return self.chosen - self.rejected
-
-
-def log_ratios(pairs: PairLogps) -> LogRatios:
-    """Policy minus reference, summed over tokens."""
-    return LogRatios(
-        pairs.chosen.policy_sum - pairs.chosen.reference_sum, pairs.rejected.policy_sum - pairs.rejected.reference_sum
-    )
-
-
-def per_pair(losses: Tensor) -> Term:
-    """A term whose mean is the mean over pairs."""
-    return Term(losses, torch.ones_like(losses))
-
-
-@register("dpo")
+@objective("dpo")
 def dpo(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """softplus(-beta D). Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. At policy = reference: log 2."""
     return per_pair(softplus(-beta * log_ratios(pairs).gap))
 
 
-@register("cdpo")
+@objective("cdpo")
 def cdpo(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.0) -> Term:
     """DPO whose labels are wrong with probability eps (conservative DPO): (1-eps) softplus(-z) + eps softplus(z), z =
     beta D.
@@ -59,7 +36,7 @@ def cdpo(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.0) -> Term
     return per_pair((1 - eps) * softplus(-z) + eps * softplus(z))
 
 
-@register("robust")
+@objective("robust")
 def robust(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.1) -> Term:
     """Unbiased under labels flipped with probability eps. Chowdhury et al. 2024 (arXiv 2403.00409). Negative values
     are correct.
@@ -68,7 +45,7 @@ def robust(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.1) -> Te
     return per_pair(((1 - eps) * softplus(-z) - eps * softplus(z)) / (1 - 2 * eps))
 
 
-@register("ipo", scale="tau")
+@objective("ipo", scale="tau")
 def ipo(pairs: PairLogps, *, tau: Positive = 0.1, average: bool = True) -> Term:
     """(a/n_w - b/n_l - 1/(2 tau))^2. Azar et al. 2023 (arXiv 2310.12036), eq. 17.
 
@@ -80,13 +57,13 @@ def ipo(pairs: PairLogps, *, tau: Positive = 0.1, average: bool = True) -> Term:
     return per_pair((a - b - 1 / (2 * tau)) ** 2)
 
 
-@register("hinge")
+@objective("hinge")
 def hinge(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """max(0, 1 - beta D): the RSO form of SLiC. Liu et al. 2023 (arXiv 2309.06657)."""
     return per_pair(torch.relu(1 - beta * log_ratios(pairs).gap))
 
 
-@register("dpop")
+@objective("dpop")
 def dpop(pairs: PairLogps, *, beta: Positive = 0.3, lam: NonNegative = 5.0) -> Term:
     """DPO-Positive: softplus(-beta (D - lam max(0, -a))). Pal et al. 2024 (arXiv 2402.13228), eq. 3.
 
@@ -96,7 +73,7 @@ def dpop(pairs: PairLogps, *, beta: Positive = 0.3, lam: NonNegative = 5.0) -> T
     return per_pair(softplus(-beta * (a - b - lam * torch.relu(-a))))
 
 
-@register("nca_pair")
+@objective("nca_pair")
 def nca_pair(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """Noise-contrastive alignment of a pair. Chen et al. 2024 (arXiv 2402.05369). At policy = reference: 2 log 2."""
     a, b = log_ratios(pairs)
@@ -123,7 +100,7 @@ def dense_reward(response: ResponseLogps, beta: float) -> Tensor:
     return torch.where(weight > 0, total / weight.clamp_min(torch.finfo(weight.dtype).tiny), 0.0)
 
 
-@register("span_dpo", rewards=span_reward, needs_weights=True)
+@objective("span_dpo", reads=("reference", "weights"))
 def span_dpo(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """DPO on weighted log-ratios sum_t u_t (p_t - q_t), u_t from the pair's character spans; u = 1 everywhere is dpo.
 
@@ -132,7 +109,7 @@ def span_dpo(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     return per_pair(softplus(span_reward(pairs.rejected, beta) - span_reward(pairs.chosen, beta)))
 
 
-@register("dense_dpo", rewards=dense_reward, needs_weights=True)
+@objective("dense_dpo", reads=("reference", "weights"))
 def dense_dpo(pairs: PairLogps, *, beta: Positive = 0.5) -> Term:
     """DPO on weighted means: log pi(y) := sum_t u_t log p_t / sum_t u_t, u = gamma for changed tokens, else 1. RLHF-V's
     dense DPO, Yu et al. 2023 (arXiv 2312.00849); the paper's gamma is 5.
@@ -140,7 +117,7 @@ def dense_dpo(pairs: PairLogps, *, beta: Positive = 0.5) -> Term:
     return per_pair(softplus(dense_reward(pairs.rejected, beta) - dense_reward(pairs.chosen, beta)))
 
 
-@register("dpo_bmc", needs_weights=True)
+@objective("dpo_bmc", reads=("reference", "weights"))
 def dpo_bmc(pairs: PairLogps, *, beta: Positive = 0.05, cap: Positive = 2.0) -> Term:
     """DPO on sum_t u_t (p_t - q_t), u = 1 + min(1/pi(y_t), cap) for tokens that differ, else 1: unsure tokens count
     more. BMC, Jiang et al. 2024 (arXiv 2408.07471). A token differs if its weight is not 1; u carries no gradient.

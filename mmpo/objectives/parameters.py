@@ -3,7 +3,8 @@
     def ipo(pairs: PairLogps, *, tau: Positive = 0.1, average: bool = True) -> Term: ...
 
 makes a pydantic model with the fields `tau`, `average` and, for every loss, `weight`. Numbers are numbers: text, truth
-values, NaN and infinity are refused. No torch here.
+values, NaN and infinity are refused. In the place of a number may stand a schedule, `{from: 0.5, to: 0.1, over: 0.8}`:
+it moves evenly from one to the other over that share of the run (all of it where `over` is left out). No torch here.
 """
 
 from __future__ import annotations
@@ -47,8 +48,42 @@ def parameters_of(function: Callable[..., Any]) -> type[Parameters]:
     return made
 
 
+def resolved(value: Any, progress: float) -> Any:
+    """A parameter after that share of the run: a schedule's number, anything else as it is."""
+    if not is_schedule(value):
+        return value
+    done = min(1.0, progress / value.get("over", 1.0))
+    return value["from"] + (value["to"] - value["from"]) * done
+
+
+def is_schedule(value: Any) -> bool:
+    return isinstance(value, Mapping) and "from" in value
+
+
+_SCHEDULE = "must be a number, or {from: NUMBER, to: NUMBER, over: SHARE} with a share of the run above 0, up to 1"
+
+
 def mistakes(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, str]:
     """Mistakes in `values`: name -> `must be greater than 0 (it is -1)`; of unknown names, `unknown parameter`."""
+    found: dict[str, str] = {}
+    for end in ("from", "to"):
+        plain = {}
+        for name, value in values.items():
+            if is_schedule(value):
+                over = value.get("over", 1.0)
+                if set(value) - {"from", "to", "over"} or "to" not in value or not _is_share(over):
+                    found[name] = f"{_SCHEDULE} (it is {value!r})"
+                    continue
+            plain[name] = value[end] if is_schedule(value) else value
+        found = {**_mistakes(function, plain), **found}
+    return found
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+
+
+def _mistakes(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, str]:
     try:
         parameters_of(function).model_validate(dict(values))
     except ValidationError as error:

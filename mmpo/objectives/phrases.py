@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import NonNegative
-from mmpo.objectives.term import Term, register
+from mmpo.objectives.registry import objective
+from mmpo.objectives.term import Term, per_pair
 from mmpo.types import PairLogps, ResponseLogps
 
 
@@ -54,7 +54,7 @@ def phrase_losses(pairs: PairLogps) -> tuple[Tensor, Tensor]:
     return losses.sum(-1), found.to(losses.dtype)
 
 
-@register("phrase_contrast", rewards=None, needs_reference=False, needs_weights=True)
+@objective("phrase_contrast", rewards=None, reads=("weights",))
 def phrase_contrast(pairs: PairLogps) -> Term:
     """softplus(l_neg - l_pos), l the summed log-prob of a phrase given its own prefix, averaged over all phrases:
     HALVA's L_a, Sarkar et al. 2024 (arXiv 2405.18654). There is no reference and no beta.
@@ -65,7 +65,7 @@ def phrase_contrast(pairs: PairLogps) -> Term:
     return Term(*phrase_losses(pairs))
 
 
-@register("halva", rewards=None, needs_weights=True, needs_kl=True)
+@objective("halva", rewards=None, reads=("reference", "weights", "kl"))
 def halva(pairs: PairLogps, *, alpha: NonNegative = 0.4) -> Term:
     """A pair's mean of softplus(l_neg - l_pos) over its phrases + alpha times its chosen answer's divergence from the
     reference, sum_t KL(pi_ref || pi). HALVA, arXiv 2405.18654: alpha 0.4 (7B) or 0.5 (13B).

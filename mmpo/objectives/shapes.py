@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
-from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import NonNegative, OpenShare, Positive, Smoothing
-from mmpo.objectives.term import Term, register
+from mmpo.objectives.registry import objective
+from mmpo.objectives.term import Term, log_ratios, per_pair
 from mmpo.types import PairLogps
 
 MAX_EXPONENT = 80.0
@@ -26,7 +26,7 @@ def bounded_exp(x: Tensor) -> Tensor:
     return x.clamp_max(MAX_EXPONENT).exp()
 
 
-@register("gpo")
+@objective("gpo")
 def gpo(
     pairs: PairLogps,
     *,
@@ -50,7 +50,7 @@ def gpo(
     return per_pair(torch.sigmoid(-z) ** 2)  # savage
 
 
-@register("f_dpo")
+@objective("f_dpo")
 def f_dpo(
     pairs: PairLogps,
     *,
@@ -78,7 +78,7 @@ def f_dpo(
     return per_pair(softplus(-beta * (score(a) - score(b))))
 
 
-@register("exo_pair")
+@objective("exo_pair")
 def exo_pair(pairs: PairLogps, *, beta: Positive = 0.1, eps: Smoothing = 1e-3) -> Term:
     """Reverse KL from the policy's preference sigmoid(z) to the smoothed label (1-eps, eps). Ji et al. 2024 (arXiv
     2402.00856). Mode-seeking: the gradient vanishes for hopeless pairs, z << 0.
@@ -88,7 +88,7 @@ def exo_pair(pairs: PairLogps, *, beta: Positive = 0.1, eps: Smoothing = 1e-3) -
     return per_pair(up + torch.sigmoid(-z) * (logsigmoid(-z) - math.log(eps)))
 
 
-@register("discopop")
+@objective("discopop")
 def discopop(pairs: PairLogps, *, beta: Positive = 0.05, tau: Positive = 0.05) -> Term:
     """(1-m) softplus(-z) + m e^-z with m = sigmoid(z/tau): a loss found by search. Lu et al. 2024 (arXiv 2406.08414).
     Not convex near 0.
@@ -98,7 +98,7 @@ def discopop(pairs: PairLogps, *, beta: Positive = 0.05, tau: Positive = 0.05) -
     return per_pair((1 - m) * softplus(-z) + m * bounded_exp(-z))
 
 
-@register("focalpo")
+@objective("focalpo")
 def focalpo(pairs: PairLogps, *, beta: Positive = 0.1, gamma: NonNegative = 0.05) -> Term:
     """-sigmoid(z)^gamma log sigmoid(z): weight on pairs that are right already. Liu et al. 2025 (arXiv 2501.06645).
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mmpo.objectives.pairwise import per_pair, span_reward
+from mmpo.objectives.pairwise import span_reward
 from mmpo.objectives.parameters import Positive, Share
-from mmpo.objectives.term import Term, register
+from mmpo.objectives.registry import objective
+from mmpo.objectives.term import Term, per_pair
 from mmpo.types import PairLogps, ResponseLogps
 
 Normalise = Literal["none", "weighted_count"]
@@ -30,7 +31,7 @@ def subset_weights(response: ResponseLogps, gamma: float, eos_weight: EndWeight 
     return (relevant + gamma * (1 - relevant)) * mask
 
 
-@register("subset_dpo", needs_weights=True)
+@objective("subset_dpo", reads=("reference", "weights"))
 def subset_dpo(
     pairs: PairLogps,
     *,

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from torch.nn.functional import softplus
 
-from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import NonNegative, Positive
-from mmpo.objectives.term import Term, register
-from mmpo.objectives.visual import log_ratio
+from mmpo.objectives.registry import objective
+from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair
 from mmpo.types import PairLogps, ViewSpec
 
 TWIN = ViewSpec("twin", "twin", image="twin")
@@ -20,7 +19,7 @@ CHOSEN_THERE = ViewSpec("chosen_there", "chosen", image="twin")
 about the twin's image."""
 
 
-@register("symmpo", views=(TWIN, TWIN_HERE, CHOSEN_THERE))
+@objective("symmpo", views=(TWIN, TWIN_HERE, CHOSEN_THERE))
 def symmpo(
     pairs: PairLogps,
     *,

@@ -17,10 +17,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import Count, NonNegative, Positive, PositiveShare
-from mmpo.objectives.term import Term, register
-from mmpo.objectives.visual import log_ratio
+from mmpo.objectives.registry import objective
+from mmpo.objectives.term import Term, log_ratio, per_pair
 from mmpo.types import Hidden, PairLogps, ResponseLogps, ViewSpec
 
 SpectrumReduction = Literal["sum", "bins", "each"]
@@ -85,7 +84,7 @@ def asked_states(parameters: Mapping[str, Any]) -> Hidden:
     return Hidden(int(layer), span)
 
 
-@register("spectral", rewards=None, views=(CHOSEN, REJECTED), hidden=asked_states)
+@objective("spectral", rewards=None, views=(CHOSEN, REJECTED), hidden=asked_states)
 def spectral(
     pairs: PairLogps,
     *,
@@ -107,7 +106,7 @@ def spectral(
     return per_pair(_spectral(pairs, 0, beta, reduction, cutoff, eps))
 
 
-@register("perturbed_dpo", views=candidate_views)
+@objective("perturbed_dpo", views=candidate_views)
 def perturbed_dpo(pairs: PairLogps, *, beta: Positive = 0.1, candidates: Count = 1) -> Term:
     """DPO of both answers to the perturbed question, policy and reference alike: L_DPO of arXiv 2507.21584.
 
@@ -117,7 +116,7 @@ def perturbed_dpo(pairs: PairLogps, *, beta: Positive = 0.1, candidates: Count =
     return per_pair(_candidates(pairs, beta, candidates).amax(dim=0))
 
 
-@register("tars", views=candidate_views, hidden=asked_states)
+@objective("tars", views=candidate_views, hidden=asked_states)
 def tars(
     pairs: PairLogps,
     *,

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from mmpo.errors import UserError
-from mmpo.objectives.pairwise import per_pair
 from mmpo.objectives.parameters import NonNegative, Positive
+from mmpo.objectives.registry import objective
 from mmpo.objectives.tars import own_states
-from mmpo.objectives.term import Term, register
+from mmpo.objectives.term import Term, per_pair
 from mmpo.types import Hidden, PairLogps, ResponseLogps, ViewSpec
 
 CHOSEN = ViewSpec("chosen_disturbed", "chosen", prompt="disturbed")
@@ -45,7 +45,7 @@ def _sequence(parameters: Mapping[str, Any]) -> Hidden:
     return Hidden(int(parameters["layer"]), "sequence")
 
 
-@register("tars_official", views=(CHOSEN, REJECTED, CHOSEN_NOISY), corruption="diffusion", hidden=_sequence)
+@objective("tars_official", views=(CHOSEN, REJECTED, CHOSEN_NOISY), corruption="diffusion", hidden=_sequence)
 def tars_official(
     pairs: PairLogps,
     *,

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import pad, softplus
 
 from mmpo.errors import UserError
-from mmpo.objectives.pairwise import log_ratios, per_pair
 from mmpo.objectives.parameters import Count, NonNegative, Positive, Share
-from mmpo.objectives.term import Term, register
+from mmpo.objectives.registry import objective
+from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair
 from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 
 CHOSEN = ViewSpec("chosen_corrupted", "chosen", image="corrupted")
@@ -28,12 +28,7 @@ PREFERRED = ViewSpec("chosen_preferred", "chosen", preferred_under=CHOSEN)
 """View: in the chosen answer's place, about the clean image, the tokens that the policy prefers on the corrupted."""
 
 
-def log_ratio(response: ResponseLogps) -> Tensor:
-    """rho [b]."""
-    return response.policy_sum - response.reference_sum
-
-
-@register("image_preference", views=(CHOSEN,), corruption="crop")
+@objective("image_preference", views=(CHOSEN,), corruption="crop")
 def image_preference(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """softplus(-beta [rho(y_w|m) - rho(y_w|m')]): the chosen answer should be likely because of the image.
 
@@ -43,13 +38,13 @@ def image_preference(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     return per_pair(softplus(-beta * (log_ratio(pairs.chosen) - log_ratio(pairs.view(CHOSEN)))))
 
 
-@register("anchor")
+@objective("anchor")
 def anchor(pairs: PairLogps, *, beta: Positive = 0.1, delta: float = 0.0) -> Term:
     """softplus(delta - beta rho(y_w|m)): keeps the chosen answer's reward above `delta`. mDPO, arXiv 2406.11839."""
     return per_pair(softplus(delta - beta * log_ratio(pairs.chosen)))
 
 
-@register("mdpo", views=(CHOSEN,), corruption="crop")
+@objective("mdpo", views=(CHOSEN,), corruption="crop")
 def mdpo(
     pairs: PairLogps, *, beta: Positive = 0.1, delta: float = 0.0, image: NonNegative = 1.0, anchor: NonNegative = 1.0
 ) -> Term:
@@ -61,7 +56,7 @@ def mdpo(
     return per_pair(preference + image * conditional + anchor * softplus(delta - beta * rho))
 
 
-@register("rdpo", views=(CHOSEN,), corruption="nearest")
+@objective("rdpo", views=(CHOSEN,), corruption="nearest")
 def rdpo(pairs: PairLogps, *, beta: Positive = 0.1, image: NonNegative = 1.0) -> Term:
     """DPO + `image` times the image preference, m' a similar image, retrieved. Re-Align, arXiv 2502.13146.
 
@@ -72,7 +67,7 @@ def rdpo(pairs: PairLogps, *, beta: Positive = 0.1, image: NonNegative = 1.0) ->
     return per_pair(preference + image * conditional)
 
 
-@register("vdpo", views=(CHOSEN, REJECTED), corruption="black")
+@objective("vdpo", views=(CHOSEN, REJECTED), corruption="black")
 def vdpo(
     pairs: PairLogps,
     *,
@@ -98,7 +93,7 @@ def vdpo(
     return per_pair(softplus(-beta * gap))
 
 
-@register("povid", views=(CHOSEN, PREFERRED), corruption="diffusion_pixels")
+@objective("povid", views=(CHOSEN, PREFERRED), corruption="diffusion_pixels")
 def povid(pairs: PairLogps, *, beta: Positive = 0.1, image: Share = 0.5) -> Term:
     """(1 - image) DPO(y_w, y_l) + image DPO(y_w, y_n), y_n the tokens that the policy prefers on the noisy image at the
     places of y_w, all about the clean image. POVID's second stage, arXiv 2402.11411, where both weigh 1/2.
@@ -111,7 +106,7 @@ def povid(pairs: PairLogps, *, beta: Positive = 0.1, image: Share = 0.5) -> Term
     return per_pair((1 - image) * preference + image * noisy)
 
 
-@register("opa_dpo", views=(CHOSEN,), corruption="pixel_mask", needs_weights=True)
+@objective("opa_dpo", views=(CHOSEN,), corruption="pixel_mask", reads=("reference", "weights"))
 def opa_dpo(
     pairs: PairLogps,
     *,

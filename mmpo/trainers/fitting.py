@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmpo.errors import UserError
 from mmpo.objectives import Objective
+from mmpo.objectives.reads import READS
 from mmpo.trainers.settings import TrainSettings
 
 FitProblem = tuple[str, str, str]
@@ -13,11 +14,11 @@ FitProblem = tuple[str, str, str]
 def objective_problems(settings: TrainSettings, objective: Objective) -> list[FitProblem]:
     """Every setting that does not fit the objective."""
     found: list[FitProblem] = []
-    if objective.needs_auxiliary and settings.auxiliary is None:
+    if "auxiliary" in objective.reads and settings.auxiliary is None:
         found.append(
             ("objective", "the objective has the term auxiliary, and there is no data for it", "set auxiliary.data")
         )
-    if settings.auxiliary is not None and not objective.needs_auxiliary:
+    if settings.auxiliary is not None and "auxiliary" not in objective.reads:
         found.append(
             ("auxiliary", "auxiliary data has no effect on this objective", "add auxiliary: {weight: 0.5} to it")
         )
@@ -42,15 +43,16 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
                 "leave cache_reference out",
             )
         )
-    if settings.cache_reference and objective.needs_kl:
+    live = [read for read in sorted(objective.reads) if READS[read].live]
+    if settings.cache_reference and live:
         found.append(
             (
                 "cache_reference",
-                "cache_reference keeps log-probs of the pairs' own tokens; this objective compares whole distributions",
+                f"cache_reference keeps log-probs of the pairs' own tokens; this objective reads {READS[live[0]].what}",
                 "leave cache_reference out",
             )
         )
-    if settings.token_weights is not None and not objective.needs_weights:
+    if settings.token_weights is not None and "weights" not in objective.reads:
         found.append(("token_weights", "token_weights have no effect on this objective", "use span_dpo or dense_dpo"))
     return found
 

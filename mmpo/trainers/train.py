@@ -134,10 +134,10 @@ def _trainer(
     scorer = PairScorer(
         vlm,
         sharing=settings.sharing,
-        reference="none" if not objective.needs_reference else "cached" if settings.cache_reference else "adapter_off",
+        reference="none" if "reference" not in objective.reads else "cached" if settings.cache_reference else "adapter_off",
         attention=settings.attention,
         hidden=objective.hidden,
-        kl=objective.needs_kl,
+        kl="kl" in objective.reads,
     )
     trainer = PreferenceTrainer(
         scorer,

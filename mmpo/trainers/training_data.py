@@ -81,7 +81,7 @@ def read_training_data(
             replace(some, rows=[replace(row, view_tokens=maker.extra_tokens(row)) for row in some.rows])
             for some in (pairs, eval_pairs)
         )
-    if settings.cache_reference and objective.needs_reference:
+    if settings.cache_reference and "reference" in objective.reads:
         pairs = _with_cached_reference(settings, settings.pairs, vlm, pairs, store, state)
         if len(eval_pairs):
             folder = settings.eval_pairs or settings.pairs

@@ -1,0 +1,213 @@
+"""An objective: named losses with weights and parameters, all computed from one set of log-probs."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmpo.errors import UserError
+from mmpo.objectives.parameters import mistakes, parameters_of, resolved
+from mmpo.objectives.registry import OBJECTIVES, Registered
+from mmpo.objectives.stand_in import stand_in
+from mmpo.objectives.step_rule import State, Statistics
+from mmpo.objectives.term import Term
+from mmpo.types import Hidden, PairLogps, StepStatistics, ViewSpec
+
+States = dict[str, State]
+"""What the losses of an objective remember, by their names."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Named losses with their weights and parameters."""
+
+    weights: Mapping[str, float]
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def _entries(self) -> list[tuple[Registered, Mapping[str, Any]]]:
+        return [(OBJECTIVES[name], self.parameters.get(name, {})) for name in self.weights]
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """What its losses read besides the policy's log-probs: names of `mmpo.objectives.reads.READS`."""
+        return frozenset(read for entry, given in self._entries() for read in entry.reads_of(given))
+
+    def on_pairs_alone(self) -> Objective:
+        """Without the terms that need auxiliary answers: what can be evaluated on pairs."""
+        return Objective(
+            {name: weight for name, weight in self.weights.items() if OBJECTIVES[name].of != "auxiliary"},
+            self.parameters,
+        )
+
+    @property
+    def views(self) -> tuple[ViewSpec, ...]:
+        """The views that batches must have, each once."""
+        return tuple(dict.fromkeys(view for entry, given in self._entries() for view in entry.views_of(given)))
+
+    @property
+    def corruption(self) -> str | None:
+        """The corruption of the images that the authors of the losses use; None where they differ or none is used."""
+        kinds = {entry.corruption for entry, _ in self._entries()} - {None}
+        return kinds.pop() if len(kinds) == 1 else None
+
+    @property
+    def hidden(self) -> Hidden | None:
+        """The hidden states that scoring must return. Raises `UserError` where losses read different ones."""
+        asked = {e.name: e.hidden(e.values(given)) for e, given in self._entries() if e.hidden is not None}
+        if len(set(asked.values())) > 1:
+            raise UserError(
+                f"{' and '.join(asked)} read hidden states of different layers or spans", hint="give them the same"
+            )
+        return next(iter(asked.values()), None)
+
+    # ---- over a run and over a step
+
+    def at(self, progress: float) -> Objective:
+        """The objective after that share of the run: every schedule among its parameters is a number."""
+        return replace(
+            self,
+            weights={name: resolved(weight, progress) for name, weight in self.weights.items()},
+            parameters={
+                name: {key: resolved(value, progress) for key, value in values.items()}
+                for name, values in self.parameters.items()
+            },
+        )
+
+    @property
+    def reads_step(self) -> bool:
+        """True if a loss reads statistics of the whole step, which take a pass before it."""
+        return any(entry.rule_of(given) is not None for entry, given in self._entries())
+
+    def statistics(self, pairs: PairLogps) -> dict[str, Tensor]:
+        """This batch's part of the statistics that the losses read: names to numbers [b], without gradient."""
+        with torch.no_grad():
+            return {name: value.detach() for asked in self._asked() for name, value in asked(pairs).items()}
+
+    def _asked(self) -> list[Statistics]:
+        rules = (entry.rule_of(given) for entry, given in self._entries())
+        return list(dict.fromkeys(rule.statistics for rule in rules if rule is not None))
+
+    def start(self) -> States:
+        """The state of every loss that has one, before the first step."""
+        rules = {entry.name: entry.rule_of(given) for entry, given in self._entries()}
+        return {name: dict(rule.start()) for name, rule in rules.items() if rule is not None and rule.state}
+
+    def look(self, step: StepStatistics, states: States, *, seed: int) -> tuple[StepStatistics, States]:
+        """The step's statistics with what each loss's rule makes of them, and the states after the step."""
+        found, after = dict(step.found), dict(states)
+        for entry, given in self._entries():
+            if entry.rule_of(given) is not None:
+                found[entry.name], state = entry.look(step.values, states.get(entry.name), given, seed=seed)
+                if state:
+                    after[entry.name] = state
+        return replace(step, found=found), after
+
+    # ---- of a batch
+
+    def terms(self, pairs: PairLogps) -> dict[str, tuple[float, Term]]:
+        """Each loss with its weight; the loss is the weighted sum of the terms' means."""
+        return {
+            entry.name: (self.weights[entry.name], entry(pairs, given)) for entry, given in self.at_pairs(pairs)
+        }
+
+    def at_pairs(self, pairs: PairLogps) -> list[tuple[Registered, Mapping[str, Any]]]:
+        return self.at(pairs.progress)._entries()
+
+    def loss(self, pairs: PairLogps) -> Tensor:
+        """The loss of this batch alone (one rank, no accumulation)."""
+        losses = [weight * term.mean for weight, term in self.terms(pairs).values()]
+        return torch.stack(losses).sum()
+
+    def metrics(self, pairs: PairLogps) -> dict[str, Term]:
+        """Detached metrics under TRL's names, as terms, so that they average exactly over batches and ranks."""
+        with torch.no_grad():
+            return self._metrics(pairs)
+
+    def _metrics(self, pairs: PairLogps) -> dict[str, Term]:
+        chosen, rejected = pairs.chosen, pairs.rejected
+        ones = torch.ones_like(chosen.policy_sum)
+        metrics = {
+            "logps/chosen": Term(chosen.policy_sum, ones),
+            "logps/rejected": Term(rejected.policy_sum, ones),
+        }
+        if chosen.top1 is not None:
+            metrics["mean_token_accuracy"] = Term((chosen.top1 & chosen.mask).sum(-1).float(), chosen.lengths.float())
+        compares = [(e, given) for e, given in self.at_pairs(pairs) if e.rewards is not None]
+        if compares:
+            entry, given = compares[0]
+            beta = float(entry.values(given).get(entry.scale, 1.0))
+            assert entry.rewards is not None
+            reward_chosen, reward_rejected = entry.rewards(chosen, beta), entry.rewards(rejected, beta)
+            metrics["rewards/chosen"] = Term(reward_chosen, ones)
+            metrics["rewards/rejected"] = Term(reward_rejected, ones)
+            metrics["rewards/accuracies"] = Term((reward_chosen > reward_rejected).float(), ones)
+            metrics["rewards/margins"] = Term(reward_chosen - reward_rejected, ones)
+        return metrics
+
+
+def build_objective(spec: str | Mapping[str, Mapping[str, Any] | float | None]) -> Objective:
+    """`"dpo"`, or `{"dpo": {"beta": 0.1}, "sft": {"weight": 0.5}}`: names to parameters, where `weight` (default 1)
+    scales the term.
+
+    Raises `UserError` for an unknown name or parameter, naming the nearest known one.
+    """
+    if isinstance(spec, str):
+        spec = {spec: None}
+    if found := spec_mistakes(spec):
+        raise UserError("; ".join(message for _, message, _ in found), hint=found[0][2])
+    weights: dict[str, float] = {}
+    parameters: dict[str, dict[str, Any]] = {}
+    for name, given in spec.items():
+        values = _values_of(given)
+        weight = values.pop("weight", 1.0)
+        weights[name] = weight if isinstance(weight, Mapping) else float(weight)
+        parameters[name] = values
+    objective = Objective(weights, parameters)
+    _try(objective)
+    return objective
+
+
+def spec_mistakes(spec: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, str | None]]:
+    """Mistakes in an objective's names and parameters: (key path in `spec`, message, hint) of each."""
+    if not spec:
+        return [((), "the objective is empty", f"one of {', '.join(sorted(OBJECTIVES))}")]
+    found: list[tuple[tuple[str, ...], str, str | None]] = []
+    for name, given in spec.items():
+        if name not in OBJECTIVES:
+            found.append(((name,), f"unknown objective {name!r}", nearest(name, OBJECTIVES)))
+        elif not isinstance(given, Mapping | int | float | None):
+            found.append(((name,), f"must be parameters by name (it is {given!r})", f"{name}: {{weight: 1.0}}"))
+        else:
+            function = OBJECTIVES[name].function
+            for key, wrong in mistakes(function, _values_of(given)).items():
+                hint = None
+                if wrong == "unknown parameter":
+                    wrong = f"objective {name!r} has no parameter {key!r}"
+                    hint = nearest(key, parameters_of(function).model_fields)
+                else:
+                    wrong = f"{name}.{key} {wrong}"
+                found.append(((name, key), wrong, hint))
+    return found
+
+
+def _values_of(given: Any) -> dict[str, Any]:
+    return {"weight": given} if isinstance(given, int | float) else dict(given or {})
+
+
+def _try(objective: Objective) -> None:
+    """Run every loss once now, on one token, not after the model was loaded and the first batch scored."""
+    _ = objective.hidden
+    for name, (_, term) in objective.terms(stand_in(objective)).items():
+        if not isinstance(term, Term):
+            raise UserError(f"the objective {name} returns no Term (values and weights) but a {type(term).__name__}")
+
+
+def nearest(word: str, known: Any) -> str:
+    """A hint for a name that is not among those known."""
+    close = difflib.get_close_matches(word.lower(), list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(sorted(known))}"

@@ -1,0 +1,65 @@
+"""A record with everything that an objective may read, and nothing in it: to run a loss before there is a model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmpo.types import PairLogps, ResponseGroups, ResponseLogps
+
+if TYPE_CHECKING:
+    from mmpo.objectives.objective import Objective
+
+
+def with_blanks(response: ResponseLogps) -> ResponseLogps:
+    """The responses with a blank for every field that a loss may read and they lack: log-probs and divergences -1 and
+    0 as long as the response, one turn, step and segment."""
+    mask, blank = response.mask, response.mask.to(response.policy.dtype)
+    states = blank[..., None]
+    part, score = torch.zeros_like(mask, dtype=torch.long), blank.new_ones(len(mask), 1)
+    more: dict[str, Tensor] = {
+        "tail_kl": 0 * blank,
+        "log_sum_squares": -blank,
+        "eos_policy": -blank,
+        "eos_reference": -blank,
+        "label_logit": blank,
+        "label_logit_corrupted": blank,
+        "reference_label_logit": blank,
+        "reference_label_logit_corrupted": blank,
+        "turns": part,
+        "steps": part,
+        "step_scores": score,
+        "segments": part,
+        "segment_scores": score[..., None],
+        "positions": mask,
+        "second_reference": -blank,
+    }
+    return replace(
+        response,
+        reference=-blank if response.reference is None else response.reference,
+        weights=blank if response.weights is None else response.weights,
+        policy_hidden=states if response.policy_hidden is None else response.policy_hidden,
+        reference_hidden=states if response.reference_hidden is None else response.reference_hidden,
+        kl=0 * blank if response.kl is None else response.kl,
+        more={**more, **response.more},
+    )
+
+
+def stand_in(objective: Objective) -> PairLogps:
+    """One pair of one token, with all that this objective reads."""
+    one = torch.ones(1, 1)
+    side = with_blanks(ResponseLogps(-one, -one, one.bool()))
+    score = torch.ones(1)
+    return PairLogps(
+        side,
+        side,
+        dict.fromkeys(objective.views, side),
+        auxiliary=side,
+        scores={"chosen": score, "rejected": score / 2, "similarity": score},
+        groups=ResponseGroups(side, torch.zeros(1, dtype=torch.long), score),
+        samples=side,
+        samples_of=torch.zeros(1, dtype=torch.long),
+    )
