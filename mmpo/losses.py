@@ -27,7 +27,7 @@ from torch import Tensor
 from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.objectives.parameters import parameters_of
-from mmpo.objectives.objective import spec_mistakes
+from mmpo.objectives.build import spec_mistakes
 from mmpo.objectives.registry import Registered
 from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 

@@ -17,7 +17,7 @@ from mmpo.objectives import (
     tars_official,
     visual,
 )
-from mmpo.objectives.objective import Objective, build_objective
+from mmpo.objectives.build import Objective, build_objective
 from mmpo.objectives.registry import OBJECTIVES, objective
 from mmpo.objectives.term import Term
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmpo.types import PairLogps, ResponseGroups, ResponseLogps
 
 if TYPE_CHECKING:
-    from mmpo.objectives.objective import Objective
+    from mmpo.objectives.build import Objective
 
 
 def with_blanks(response: ResponseLogps) -> ResponseLogps:

@@ -156,7 +156,7 @@ def _check_auxiliary(context: PreflightContext, settings: Any) -> None:
 
 
 def _check_objective(context: PreflightContext) -> None:
-    from mmpo.objectives.objective import build_objective, spec_mistakes
+    from mmpo.objectives.build import build_objective, spec_mistakes
     from mmpo.trainers.fitting import objective_problems
 
     settings = context.settings("train")

@@ -111,9 +111,7 @@ class Objective:
 
     def terms(self, pairs: PairLogps) -> dict[str, tuple[float, Term]]:
         """Each loss with its weight; the loss is the weighted sum of the terms' means."""
-        return {
-            entry.name: (self.weights[entry.name], entry(pairs, given)) for entry, given in self.at_pairs(pairs)
-        }
+        return {entry.name: (self.weights[entry.name], entry(pairs, given)) for entry, given in self.at_pairs(pairs)}
 
     def at_pairs(self, pairs: PairLogps) -> list[tuple[Registered, Mapping[str, Any]]]:
         return self.at(pairs.progress)._entries()
