@@ -1,4 +1,4 @@
-"""A case of golden values as the record that an objective reads: float64, padded to the longest response of its kind."""
+"""A case of golden values as the record that an objective reads: float64, padded to the longest of its responses."""
 
 from __future__ import annotations
 
@@ -87,9 +87,7 @@ def computed(
 
             def draw(weights: Tensor, count: int) -> Tensor:
                 assert count == len(inputs["selected"])
-                return torch.zeros(len(weights), dtype=torch.bool).index_fill(
-                    0, torch.tensor(inputs["selected"]), True
-                )
+                return torch.zeros(len(weights), dtype=torch.bool).index_fill(0, torch.tensor(inputs["selected"]), True)
 
         found, after[name] = entry.look(values, state, given, seed=0, draw=draw)
         step = StepStatistics(values, found={name: found})

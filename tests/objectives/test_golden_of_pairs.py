@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mmpo.objectives import OBJECTIVES, build_objective
-from tests.objectives.golden_record import computed, record
 from mmpo.types import PairLogps, ResponseLogps
+from tests.objectives.golden_record import computed, record
 
 NAMES = (
     "adaptive", "batchwise", "groups", "scores", "shapes", "sided",

@@ -99,9 +99,7 @@ def sampled(of: list[int]) -> PairLogps:
         for rows in ([[-1.0, -0.5, 0], [-2.0, 0, 0]], [[-1.0, -2.0, 0], [-1.0, 0, 0]])
     )
     samples = torch.tensor([[-0.5, -0.5], [-3.0, 0], [-1.5, -2.5]], dtype=torch.float64)[: len(of)]
-    return PairLogps(
-        chosen, rejected, samples=ResponseLogps(samples, None, samples != 0), samples_of=torch.tensor(of)
-    )
+    return PairLogps(chosen, rejected, samples=ResponseLogps(samples, None, samples != 0), samples_of=torch.tensor(of))
 
 
 def test_typo_by_hand() -> None:
