@@ -161,7 +161,7 @@ def build_objective(spec: str | Mapping[str, Mapping[str, Any] | float | None]) 
         spec = {spec: None}
     if found := spec_mistakes(spec):
         raise UserError("; ".join(message for _, message, _ in found), hint=found[0][2])
-    weights: dict[str, float] = {}
+    weights: dict[str, Any] = {}
     parameters: dict[str, dict[str, Any]] = {}
     for name, given in spec.items():
         values = _values_of(given)

@@ -9,8 +9,8 @@ import pytest
 
 from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
+from mmpo.objectives.build import spec_mistakes
 from mmpo.objectives.parameters import parameters_of
-from mmpo.objectives.term import spec_mistakes
 
 NUMBERS = [
     (name, key)
@@ -20,26 +20,32 @@ NUMBERS = [
 ]
 
 
+def needed(name: str) -> dict[str, Any]:
+    """Values for the parameters that have no default."""
+    return dict.fromkeys(OBJECTIVES[name].required, 1.0)
+
+
 @pytest.mark.parametrize(("name", "key"), NUMBERS)
 def test_a_number_is_a_finite_number_in_every_loss(name: str, key: str) -> None:
     for wrong in ("abc", "0.1", math.nan, math.inf, -math.inf, True, [0.1], {"from": "a"}, None):
-        (at, message, _), *rest = spec_mistakes({name: {key: wrong}})
+        spec = {name: {**needed(name), key: wrong}}
+        (at, message, _), *rest = spec_mistakes(spec)
         assert at == (name, key) and not rest
         assert "must be a" in message and f"(it is {wrong!r})" in message
         with pytest.raises(UserError, match="must be"):
-            build_objective({name: {key: wrong}})
+            build_objective(spec)
 
 
 @pytest.mark.parametrize("name", [name for name, entry in OBJECTIVES.items() if "beta" in entry.parameters])
 def test_beta_is_positive(name: str) -> None:
     for wrong in (0, -0.1):
-        assert "beta must be greater than 0" in spec_mistakes({name: {"beta": wrong}})[0][1]
-    assert not spec_mistakes({name: {"beta": 1}}), "a whole number is a number"
+        assert "beta must be greater than 0" in spec_mistakes({name: {**needed(name), "beta": wrong}})[0][1]
+    assert not spec_mistakes({name: {**needed(name), "beta": 1}}), "a whole number is a number"
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_defaults_are_within_their_own_ranges(name: str) -> None:
-    assert not spec_mistakes({name: dict(OBJECTIVES[name].parameters)})
+    assert not spec_mistakes({name: {**needed(name), **OBJECTIVES[name].parameters}})
 
 
 def test_all_mistakes_are_told_at_once() -> None:
