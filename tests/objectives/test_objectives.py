@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
+from mmpo.objectives.stand_in import stand_in, with_blanks
 from mmpo.types import PairLogps, ResponseLogps
 from tests.objectives.golden import CASES, PAIRS, gaps
 from tests.objectives.more_golden import MORE_CASES
@@ -63,12 +65,24 @@ def test_finite_for_extreme_margins(name: str, margin: float) -> None:
     b = torch.full((1, 1), -3000.0 - max(margin, 0.0), requires_grad=True)
     mask, reference = torch.ones(1, 1, dtype=torch.bool), torch.full((1, 1), -3000.0)
     sides = [
-        ResponseLogps(x, reference, mask, torch.ones(1, 1), None, x[..., None], reference[..., None], kl=-x)
+        with_blanks(
+            ResponseLogps(x, reference, mask, torch.ones(1, 1), None, x[..., None], reference[..., None], kl=-x)
+        )
         for x in (a, b)
     ]
-    objective = build_objective(name)
-    views = {view: sides[view.side == "rejected"] for view in objective.views}
-    loss = objective.loss(PairLogps(*sides, views))
+    objective = build_objective({name: dict.fromkeys(OBJECTIVES[name].required, 1.0)})
+    blank = stand_in(objective)
+    assert blank.groups is not None
+    loss = objective.loss(
+        replace(
+            blank,
+            chosen=sides[0],
+            rejected=sides[1],
+            views={view: sides[view.side == "rejected"] for view in objective.views},
+            groups=replace(blank.groups, responses=sides[0]),
+            samples=sides[0],
+        )
+    )
     loss.backward()
     assert loss.isfinite() and a.grad is not None and a.grad.isfinite().all()
     assert b.grad is None or b.grad.isfinite().all()
@@ -104,7 +118,7 @@ def test_terms_add_up_with_weights() -> None:
     assert build_objective({"dpo": 2}).loss(pairs).item() == pytest.approx(
         2 * build_objective("dpo").loss(pairs).item()
     )
-    assert both.needs_reference and not build_objective("simpo").needs_reference
+    assert "reference" in both.reads and "reference" not in build_objective("simpo").reads
 
 
 def test_means_survive_any_split_of_the_batch() -> None:
