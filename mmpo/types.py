@@ -69,6 +69,18 @@ class ResponseLogps:
             raise UserError(f"this objective reads {name!r}, and the responses come without it")
         return self.more[name]
 
+    def weighed(self, weights: Tensor) -> ResponseLogps:
+        """The same responses with each token's log-prob, of policy and references, times its weight: [b, t], or [b, 1]
+        for all tokens of a response. The mask, and with it lengths, stays."""
+        weights = weights.to(self.policy.dtype)
+        second = self.more.get("second_reference")
+        return replace(
+            self,
+            policy=self.policy * weights,
+            reference=None if self.reference is None else self.reference * weights,
+            more=self.more if second is None else {**self.more, "second_reference": second * weights},
+        )
+
     @property
     def policy_sum(self) -> Tensor:
         """[b], every scored token counted once."""
