@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mmpo.errors import UserError
-from mmpo.objectives.parameters import is_schedule, mistakes, parameters_of, resolved
+from mmpo.objectives.combinations import combination_mistakes
+from mmpo.objectives.parameters import is_schedule, mistakes, nearest, parameters_of, resolved
 from mmpo.objectives.registry import OBJECTIVES, Registered
 from mmpo.objectives.stand_in import stand_in
 from mmpo.objectives.step_rule import State, Statistics
@@ -84,12 +84,18 @@ class Objective:
 
     def scheduled(self, progress: float) -> dict[str, float]:
         """The numbers of its schedules after that share of the run, by loss and parameter: `dpo.beta`."""
-        given = {
-            f"{name}.{key}": value
-            for name, weight in self.weights.items()
-            for key, value in {"weight": weight, **self.parameters.get(name, {})}.items()
-        }
-        return {name: resolved(value, progress) for name, value in given.items() if is_schedule(value)}
+        found: dict[str, float] = {}
+
+        def look(name: str, value: Any) -> None:
+            if is_schedule(value):
+                found[name] = resolved(value, progress)
+            elif isinstance(value, Mapping):
+                for key, inner in value.items():
+                    look(f"{name}.{key}", inner)
+
+        for name, weight in self.weights.items():
+            look(name, {"weight": weight, **self.parameters.get(name, {})})
+        return found
 
     @property
     def reads_step(self) -> bool:
@@ -98,12 +104,17 @@ class Objective:
 
     def statistics(self, pairs: PairLogps) -> dict[str, Tensor]:
         """This batch's part of the statistics that the losses read: names to numbers [b], without gradient."""
+        found: dict[str, Tensor] = {}
+        asked: set[Statistics] = set()
         with torch.no_grad():
-            return {name: value.detach() for asked in self._asked() for name, value in asked(pairs).items()}
-
-    def _asked(self) -> list[Statistics]:
-        rules = (entry.rule_of(given) for entry, given in self._at_both_ends())
-        return list(dict.fromkeys(rule.statistics for rule in rules if rule is not None))
+            for entry, given in self.at(pairs.progress)._entries():
+                rule = entry.rule_of(given)
+                if rule is None or (not given.get("ratio") and rule.statistics in asked):
+                    continue
+                found |= entry.statistics(pairs, given)
+                if not given.get("ratio"):
+                    asked.add(rule.statistics)
+        return found
 
     def start(self) -> States:
         """The state of every loss that has one, before the first step."""
@@ -165,7 +176,7 @@ class Objective:
 
 def build_objective(spec: str | Mapping[str, Mapping[str, Any] | float | None]) -> Objective:
     """`"dpo"`, or `{"dpo": {"beta": 0.1}, "sft": {"weight": 0.5}}`: names to parameters, where `weight` (default 1)
-    scales the term.
+    scales the term, `ratio` says which tokens count in its log-ratios and `times` names weights of pairs.
 
     Raises `UserError` for an unknown name or parameter, naming the nearest known one.
     """
@@ -197,7 +208,8 @@ def spec_mistakes(spec: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, s
             found.append(((name,), f"must be parameters by name (it is {given!r})", f"{name}: {{weight: 1.0}}"))
         else:
             function = OBJECTIVES[name].function
-            for key, wrong in mistakes(function, _values_of(given)).items():
+            own = mistakes(function, _values_of(given))
+            for key, wrong in own.items():
                 hint = None
                 if wrong == "unknown parameter":
                     wrong = f"objective {name!r} has no parameter {key!r}"
@@ -205,6 +217,7 @@ def spec_mistakes(spec: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, s
                 else:
                     wrong = f"{name}.{key} {wrong}"
                 found.append(((name, key), wrong, hint))
+            found += combination_mistakes(OBJECTIVES[name], _values_of(given), sound=not own)
     return found
 
 
@@ -218,9 +231,3 @@ def _try(objective: Objective) -> None:
     for name, (_, term) in objective.terms(stand_in(objective)).items():
         if not isinstance(term, Term):
             raise UserError(f"the objective {name} returns no Term (values and weights) but a {type(term).__name__}")
-
-
-def nearest(word: str, known: Any) -> str:
-    """A hint for a name that is not among those known."""
-    close = difflib.get_close_matches(word.lower(), list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(sorted(known))}"

@@ -61,7 +61,7 @@ def ra_dpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.5, 
     return per_pair(softplus(-beta * (log_ratios(pairs).gap - alpha * (tail_l - tail_w.detach()))))
 
 
-@objective("kl", rewards=None, reads=("reference", "kl"), paper="arXiv 2405.18654", spec="7")
+@objective("kl", rewards=None, reads=("reference", "kl"), paper="arXiv 2405.18654", spec="7", supervised=True)
 def kl(pairs: PairLogps) -> Term:
     """K(y_w): holds the policy near the reference on the chosen answers, over the whole vocabulary."""
     return per_pair(pairs.chosen.kl_sum)
@@ -74,6 +74,7 @@ def kl(pairs: PairLogps) -> Term:
     reads=("reference", "kl", "auxiliary"),
     paper="arXiv 2405.18654",
     spec="7",
+    supervised=True,
 )
 def auxiliary_kl(pairs: PairLogps) -> Term:
     """K of answers to other questions, averaged over these samples: HALVA's regularizer (arXiv 2405.18654)."""

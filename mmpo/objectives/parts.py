@@ -13,12 +13,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
+from mmpo.objectives.pairwise import dpo
 from mmpo.objectives.parameters import FlipRate, NonNegative, Positive, PositiveShare
+from mmpo.objectives.ratios import by_step, by_turn, part_numbers
 from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term, per_pair, token_log_ratios
+from mmpo.objectives.weighing import reweighed
 from mmpo.types import PairLogps, ResponseLogps
 
 
@@ -31,24 +34,7 @@ def dmpo(pairs: PairLogps, *, beta: Positive = 0.1, gamma: PositiveShare = 0.7) 
     and rejected each for themselves. A response of one turn weighs 1 throughout: then it is dpo.
     """
 
-    def score(response: ResponseLogps) -> Tensor:
-        return (turn_weights(response, gamma) * token_log_ratios(response)).sum(-1)
-
-    return per_pair(softplus(-beta * (score(pairs.chosen) - score(pairs.rejected))))
-
-
-def turn_weights(response: ResponseLogps, gamma: float) -> Tensor:
-    """The weight of each token, [b, t]; 0 outside turns."""
-    turns = response.read("turns")
-    inside = (turns >= 0) & response.mask
-    count = torch.where(inside, turns, -1).amax(-1, keepdim=True).double() + 1  # [b, 1]
-    place = torch.where(inside, turns, 0).double()
-    if gamma == 1:
-        weights = (count - place) / count.clamp_min(1)
-    else:
-        log = math.log(gamma)  # expm1 is exact where gamma is close to 1
-        weights = gamma**place * torch.expm1((count - place) * log) / torch.expm1(count.clamp_min(1) * log)
-    return torch.where(inside, weights, 0.0).to(response.policy.dtype)
+    return dpo(reweighed(pairs, by_turn, gamma=gamma), beta=beta)
 
 
 @objective(
@@ -70,14 +56,7 @@ def full_step_dpo(
     multiplies each response's sum by its number.
     """
 
-    def score(response: ResponseLogps, sign: int) -> Tensor:
-        scores = response.read("step_scores")
-        ratios, there = part_log_ratios(response, "step", scores.isfinite())
-        weights = torch.where(there, sign * gamma * scores, -math.inf).softmax(-1).to(ratios.dtype)
-        total = (weights * ratios).sum(-1)
-        return total * there.sum(-1) if scale_by_steps else total
-
-    return per_pair(softplus(-beta * (score(pairs.chosen, 1) - score(pairs.rejected, -1))))
+    return dpo(reweighed(pairs, by_step, gamma=gamma, scale_by_steps=scale_by_steps), beta=beta)
 
 
 Aspects = Literal["equal"] | list[NonNegative]
@@ -116,24 +95,17 @@ def _by_score(
     partly = given.isnan().any(-1) & ~given.isnan().all(-1)
     if bool(partly.any()):
         raise UserError("segment_scores lack the score of an aspect", hint="score every segment in every aspect")
-    ratios, there = part_log_ratios(response, "segment", scores.isfinite())
+    there = scores.isfinite()
+    ratios = segment_log_ratios(response, there)
     last = -math.inf if descending else math.inf  # what is not there comes behind
     order = torch.where(there, scores, last).argsort(dim=-1, descending=descending, stable=True)
     scores = torch.where(there, scores, 0.0).to(ratios.dtype)
     return scores.gather(-1, order), ratios.gather(-1, order), there.gather(-1, order)
 
 
-def part_log_ratios(response: ResponseLogps, part: Literal["step", "segment"], scored: Tensor) -> tuple[Tensor, Tensor]:
-    """The log-ratio of each of a response's parts and which of them are `scored`, both [b, k].
-
-    Raises `UserError` where a token belongs to a part that has no score, and where a response has no parts.
-    """
-    numbers = torch.where(response.mask, response.read(f"{part}s"), -1)
-    if not bool(scored.any(-1).all()):
-        raise UserError(f"a response has no {part}_scores", hint=f"give every response at least one scored {part}")
-    known = pad(scored, (0, max(0, int(numbers.max()) + 1 - scored.shape[1])))
-    if not bool((known.gather(-1, numbers.clamp_min(0)) | (numbers < 0)).all()):
-        raise UserError(f"{part}_scores lack the score of a {part} that has tokens", hint=f"score every {part}")
+def segment_log_ratios(response: ResponseLogps, scored: Tensor) -> Tensor:
+    """The log-ratio of each of a response's segments, [b, k]; `scored` [b, k] are those with a score."""
+    numbers = part_numbers(response, "segment", scored)
     ratios = token_log_ratios(response)
     columns = ratios.new_zeros(len(ratios), scored.shape[1] + 1)
-    return columns.scatter_add(1, numbers + 1, ratios)[:, 1:], scored
+    return columns.scatter_add(1, numbers + 1, ratios)[:, 1:]

@@ -65,7 +65,7 @@ def phrase_contrast(pairs: PairLogps) -> Term:
     return Term(*phrase_losses(pairs))
 
 
-@objective("halva", rewards=None, reads=("reference", "weights", "kl"))
+@objective("halva", rewards=None, reads=("reference", "weights", "kl"), supervised=True)
 def halva(pairs: PairLogps, *, alpha: NonNegative = 0.4) -> Term:
     """A pair's mean of softplus(l_neg - l_pos) over its phrases + alpha times its chosen answer's divergence from the
     reference, sum_t KL(pi_ref || pi). HALVA, arXiv 2405.18654: alpha 0.4 (7B) or 0.5 (13B).

@@ -14,10 +14,12 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mmpo.errors import UserError
 from mmpo.objectives.parameters import NonNegative, Positive, PositiveShare, Share
-from mmpo.objectives.weighing import ratio
+from mmpo.objectives.scored import of_pairs, scored
+from mmpo.objectives.weighing import Given, ratio
 from mmpo.types import PairLogps, ResponseLogps
 
 Normalise = Literal["none", "weighted_count"]
@@ -43,7 +45,7 @@ def summed(response: ResponseLogps, pairs: PairLogps) -> Tensor:
     return torch.ones_like(_lengths(response))[:, None]
 
 
-@ratio("mean", averages=True, paper="arXiv 2411.15124")
+@ratio("mean", reads=("lengths",), averages=True, paper="arXiv 2411.15124")
 def averaged(response: ResponseLogps, pairs: PairLogps) -> Tensor:
     """1/n: log-ratios per token, as in ln_dpo."""
     return 1 / _lengths(response).clamp_min(1)[:, None]
@@ -56,19 +58,49 @@ def shifted(response: ResponseLogps, pairs: PairLogps, *, lam: PositiveShare = 0
     return torch.full_like(_lengths(response), weight)[:, None]
 
 
-@ratio("sampled", reads=lambda given: ("positions",) if given["draw"] else (), paper="arXiv 2406.10957")
+@ratio("mappo", reads=("scores",), paper="arXiv 2507.21183")
+def by_score_gap(response: ResponseLogps, pairs: PairLogps) -> Tensor:
+    """1 for the chosen response, m = s_w - s_l for the rejected one, of scores in [0, 1]: a - m b, as in mappo."""
+    chosen, rejected = (scored(pairs, "mappo", name, 0, 1) for name in ("chosen", "rejected"))
+    gap = chosen - rejected
+    if wrong := torch.nonzero(gap < 0).flatten().tolist():
+        raise UserError(
+            f"mappo needs scores in which chosen is not below rejected: {of_pairs(wrong, gap)} chosen "
+            f"{chosen[wrong[0]].item():g} and rejected {rejected[wrong[0]].item():g}",
+            hint="drop such pairs when you build the data",
+        )
+    return (gap if response is pairs.rejected else torch.ones_like(gap))[:, None]
+
+
+@ratio("da_dpo", reads=("scores",), paper="arXiv 2601.00623")
+def by_difficulty(response: ResponseLogps, pairs: PairLogps, *, gamma: Positive = 1.0) -> Tensor:
+    """gamma (|m| + 1) for both responses, m = s_w - s_l, as in da_dpo: a larger beta for pairs of a larger gap."""
+    gap = scored(pairs, "da_dpo", "chosen") - scored(pairs, "da_dpo", "rejected")
+    return gamma * (gap.abs() + 1)[:, None]
+
+
+@ratio(
+    "sampled", reads=lambda given: ("lengths", "positions") if given["draw"] else ("lengths",), paper="arXiv 2406.10957"
+)
 def sampled(response: ResponseLogps, pairs: PairLogps, *, draw: bool = False) -> Tensor:
     """k/n, k = min(n_w, n_l), so that both responses count for equally many tokens, as in sampo. `draw`: 1 at k drawn
     tokens of the longer response, 0 at its others, which is the same in expectation."""
-    if draw:
-        return response.read("positions").to(response.policy.dtype)
-    return (_common(pairs).to(response.policy.dtype) / _lengths(response).clamp_min(1))[:, None]
+    common = _common(pairs)
+    if not draw:
+        return (common.to(response.policy.dtype) / _lengths(response).clamp_min(1))[:, None]
+    longer = response.lengths > common
+    if not bool(longer.any()):
+        return torch.ones_like(response.policy)
+    drawn = response.read("positions") & response.mask
+    if not bool((drawn.sum(-1) == common)[longer].all()):
+        raise UserError("'positions' are not as many tokens of the longer response as the shorter one has")
+    return (drawn | ~longer[:, None]).to(response.policy.dtype)
 
 
 # ---- by place
 
 
-@ratio("ld", paper="arXiv 2409.06411")
+@ratio("ld", reads=("lengths",), paper="arXiv 2409.06411")
 def length_desensitised(response: ResponseLogps, pairs: PairLogps, *, alpha: Share = 0.5) -> Tensor:
     """alpha for tokens beyond the length of the shorter response, else 1, as in ld_dpo."""
     place = torch.arange(response.policy.shape[1], device=response.policy.device)
@@ -80,15 +112,16 @@ def length_desensitised(response: ResponseLogps, pairs: PairLogps, *, alpha: Sha
 def by_turn(response: ResponseLogps, pairs: PairLogps, *, gamma: PositiveShare = 0.7) -> Tensor:
     """gamma^j (1 - gamma^(n-j))/(1 - gamma^n) for turn j of n, from 0, as in dmpo: later turns count less. For gamma 1
     its limit (n - j)/n."""
-    turn = response.read("turns")
-    count = turn.amax(-1, keepdim=True) + 1
-    place, last = turn.clamp_min(0).to(response.policy.dtype), count.clamp_min(1).to(response.policy.dtype)
+    turns = response.read("turns")
+    inside = (turns >= 0) & response.mask
+    count = torch.where(inside, turns, -1).amax(-1, keepdim=True).double() + 1  # [b, 1]
+    place = torch.where(inside, turns, 0).double()
     if gamma == 1:
-        weight = (last - place) / last
+        weights = (count - place) / count.clamp_min(1)
     else:
-        step = math.log(gamma)
-        weight = torch.exp(step * place) * torch.expm1(step * (last - place)) / torch.expm1(step * last)
-    return torch.where(turn >= 0, weight, 0.0)
+        log = math.log(gamma)  # expm1 is exact where gamma is close to 1
+        weights = gamma**place * torch.expm1((count - place) * log) / torch.expm1(count.clamp_min(1) * log)
+    return torch.where(inside, weights, 0.0).to(response.policy.dtype)
 
 
 @ratio("step", reads=("steps",), averages=True, paper="arXiv 2502.14356")
@@ -98,13 +131,26 @@ def by_step(
     """The softmax over the steps of gamma times their scores, as in full_step_dpo: the best steps of the chosen
     response count most, and the worst of the rejected one. They add up to 1, or with `scale_by_steps` to the number of
     steps."""
-    step, scores = response.read("steps"), response.read("step_scores").to(response.policy.dtype)
-    known = scores.isfinite()
-    signed = scores.nan_to_num() * (-gamma if response is pairs.rejected else gamma)
-    share = torch.softmax(signed.masked_fill(~known, -torch.inf), -1).nan_to_num()
+    scores = response.read("step_scores")
+    there = scores.isfinite()
+    numbers = part_numbers(response, "step", there)
+    signed = scores * (-gamma if response is pairs.rejected else gamma)
+    share = torch.where(there, signed, -math.inf).softmax(-1).to(response.policy.dtype)
     if scale_by_steps:
-        share = share * known.sum(-1, keepdim=True)
-    return torch.where(step >= 0, share.gather(-1, step.clamp_min(0)), 0.0)
+        share = share * there.sum(-1, keepdim=True)
+    return torch.where(numbers >= 0, share.gather(-1, numbers.clamp_min(0)), 0.0)
+
+
+def part_numbers(response: ResponseLogps, part: Literal["step", "segment"], scored: Tensor) -> Tensor:
+    """The number of the part that each token belongs to, -1 outside, [b, t]; `scored` [b, k] are the parts with a
+    score. Raises `UserError` where a token's part has none, and where a response has no parts."""
+    numbers = torch.where(response.mask, response.read(f"{part}s"), -1)
+    if not bool(scored.any(-1).all()):
+        raise UserError(f"a response has no {part}_scores", hint=f"give every response at least one scored {part}")
+    known = pad(scored, (0, max(0, int(numbers.max()) + 1 - scored.shape[1])))
+    if not bool((known.gather(-1, numbers.clamp_min(0)) | (numbers < 0)).all()):
+        raise UserError(f"{part}_scores lack the score of a {part} that has tokens", hint=f"score every {part}")
+    return numbers
 
 
 # ---- by the weights of tokens that a pair brings

@@ -28,7 +28,7 @@ def simpo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0) -
     return per_pair(softplus(-margin))
 
 
-@objective("orpo", rewards=average_reward, scale="lam", reads=())
+@objective("orpo", rewards=average_reward, scale="lam", reads=(), supervised=True)
 def orpo(pairs: PairLogps, *, lam: NonNegative = 0.1) -> Term:
     """-W/n_w + lam softplus(-(odds_w - odds_l)), odds(v) = v - log(1 - e^v). Hong et al. 2024 (arXiv 2403.07691),
     eqs. 6-7.
@@ -37,7 +37,7 @@ def orpo(pairs: PairLogps, *, lam: NonNegative = 0.1) -> Term:
     return per_pair(-chosen + lam * softplus(_log_odds(rejected) - _log_odds(chosen)))
 
 
-@objective("cpo", rewards=summed_reward, reads=())
+@objective("cpo", rewards=summed_reward, reads=(), supervised=True)
 def cpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 1.0) -> Term:
     """softplus(-beta (W - L)) - alpha W/n_w. Xu et al. 2024 (arXiv 2401.08417), with the likelihood term per
     token."""
@@ -53,7 +53,7 @@ def repo(pairs: PairLogps, *, gamma: NonNegative = 0.5) -> Term:
     return per_pair(torch.relu(gamma - average_logps(pairs.chosen) + average_logps(pairs.rejected)))
 
 
-@objective("slic", rewards=summed_reward, reads=())
+@objective("slic", rewards=summed_reward, reads=(), supervised=True)
 def slic(pairs: PairLogps, *, delta: float = 1.0, lam: NonNegative = 0.1) -> Term:
     """max(0, delta - W + L) - lam W: SLiC-HF, with the chosen response as the target that regularizes. Zhao et al. 2023
     (arXiv 2305.10425). `lam` has no published value that fits summed log-probs; 0.1 is ours.
@@ -62,7 +62,7 @@ def slic(pairs: PairLogps, *, delta: float = 1.0, lam: NonNegative = 0.1) -> Ter
     return per_pair(torch.relu(delta - chosen + rejected) - lam * chosen)
 
 
-@objective("typo", rewards=summed_reward, reads=("samples",), paper="arXiv 2407.09072", spec="9")
+@objective("typo", rewards=summed_reward, reads=("samples",), paper="arXiv 2407.09072", spec="9", supervised=True)
 def typo(pairs: PairLogps, *, lam: NonNegative) -> Term:
     """softplus(-(W - L)) - lam times the mean log-prob, summed over tokens, of responses that the reference wrote to
     the prompt: a preference term without reference and an anchor that needs no labels. New Desiderata (arXiv
@@ -96,7 +96,7 @@ def alphapo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0,
     return per_pair(softplus(-margin))
 
 
-@objective("asft", rewards=average_reward, scale="lam", reads=())
+@objective("asft", rewards=average_reward, scale="lam", reads=(), supervised=True)
 def asft(pairs: PairLogps, *, lam: NonNegative = 1.0) -> Term:
     """-W/n_w + lam [softplus(-odds_w) + softplus(odds_l)], which is likelihood of chosen plus unlikelihood of rejected.
     Wang et al. 2024 (arXiv 2409.10571).
@@ -105,7 +105,7 @@ def asft(pairs: PairLogps, *, lam: NonNegative = 1.0) -> Term:
     return per_pair(-chosen + lam * (softplus(-_log_odds(chosen)) + softplus(_log_odds(rejected))))
 
 
-@objective("sft", rewards=None, reads=())
+@objective("sft", rewards=None, reads=(), supervised=True)
 def sft(pairs: PairLogps, *, per: Literal["pair", "token"] = "pair") -> Term:
     """Negative log-likelihood of the chosen response per token.
 
@@ -116,7 +116,7 @@ def sft(pairs: PairLogps, *, per: Literal["pair", "token"] = "pair") -> Term:
     return Term(-pairs.chosen.policy_sum, pairs.chosen.lengths.to(pairs.chosen.policy.dtype))
 
 
-@objective("auxiliary", rewards=None, of="auxiliary", reads=("auxiliary",))
+@objective("auxiliary", rewards=None, of="auxiliary", reads=("auxiliary",), supervised=True)
 def auxiliary(pairs: PairLogps) -> Term:
     """Negative log-likelihood per token of answers to other questions, averaged over these samples: HA-DPO's L_aux
     (Zhao et al. 2023, arXiv 2311.16839), which keeps a weak model from degenerating while it learns preferences.

@@ -24,6 +24,7 @@ from mmpo.types import PairLogps, ResponseLogps
     paper="arXiv 2405.16388",
     spec="8",
     identities=(Identity({"eps": 0.0}, "dpo"), Identity({"alpha": 0.0}, "dpo")),
+    link=True,
 )
 def mrpo(
     pairs: PairLogps,

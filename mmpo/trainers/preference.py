@@ -179,13 +179,13 @@ class PreferenceTrainer(Trainer):
         model: nn.Module = self.model_wrapped
         was_training = model.training
         model.eval()
+        now = self.objective.at(self._progress)
         own = []
         with self.compute_loss_context_manager():
             for sample in samples:
-                own.append(self.objective.statistics(model(batch=self._prepare_inputs(sample)["batch"])))
+                own.append(now.statistics(model(batch=self._prepare_inputs(sample)["batch"])))
         model.train(was_training)
         steps = gather_step(own, self.accelerator)
-        now = self.objective.at(self._progress)
         for sample, step in zip(
             samples, self._rules.look(now, steps, self.state.global_step + 1, keep=True), strict=True
         ):
