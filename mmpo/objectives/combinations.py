@@ -51,7 +51,9 @@ def _mistakes_in(
                 found.append((path, f"the {kind} {name!r} has no parameter {parameter!r}", hint))
             else:
                 told = f"{loss}.{key}.{name}.{parameter} {wrong}"
-                found.append((path if isinstance(given, Mapping) else at, told, f"{key}: {{{name}: {{…}}}}"))
+                found.append(
+                    (path if isinstance(given, Mapping) else at, told, f"{key}: {{{name}: {{{parameter}: …}}}}")
+                )
     if key == "ratio" and len(given) > 1 and isinstance(given, Mapping) and not found:
         found.append((at, f"{loss}.ratio takes one ratio (it is given {' and '.join(given)})", example))
     return found
@@ -86,7 +88,7 @@ def _no_ratio(entry: Registered, given: Values) -> Refusal:
         return "says which tokens count, and this loss reads lengths itself", links
     if entry.rule_of(given) is not None:
         return "weighs the two log-ratios of a pair, and here those of several pairs meet", links
-    return "goes with functions of two log-ratios, and this loss reads more", links
+    return "goes with functions of two plain log-ratios, and this loss is none", links
 
 
 def _no_times(entry: Registered, given: Values) -> Refusal:

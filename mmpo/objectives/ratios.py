@@ -79,9 +79,11 @@ def by_difficulty(response: ResponseLogps, pairs: PairLogps, *, gamma: Positive 
     return gamma * (gap.abs() + 1)[:, None]
 
 
-@ratio(
-    "sampled", reads=lambda given: ("lengths", "positions") if given["draw"] else ("lengths",), paper="arXiv 2406.10957"
-)
+def _drawn(given: Given) -> tuple[str, ...]:
+    return ("lengths", "positions") if given["draw"] else ("lengths",)
+
+
+@ratio("sampled", reads=_drawn, paper="arXiv 2406.10957")
 def sampled(response: ResponseLogps, pairs: PairLogps, *, draw: bool = False) -> Tensor:
     """k/n, k = min(n_w, n_l), so that both responses count for equally many tokens, as in sampo. `draw`: 1 at k drawn
     tokens of the longer response, 0 at its others, which is the same in expectation."""
