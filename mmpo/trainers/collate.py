@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,7 @@ from mmpo.data.reader import PairDataset
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.prompts import encode_response, prompt_words, response_offsets, token_weights
-from mmpo.models.scoring.score import PairBatch
+from mmpo.models.scoring.pairs import PairBatch, score_tensors
 from mmpo.models.tree.sharing import LEAST_SHARED
 from mmpo.trainers.changes import changed_weights
 from mmpo.trainers.images import ImageStore
@@ -385,15 +384,9 @@ class PairCollator:
             rejected_weights=[_weights(row.rejected_weights, row.rejected) for row in rows] if weighted else None,
             reference=[row.reference for row in rows if row.reference is not None] or None,
             image_tokens=[self.store.placeholder_tokens(*image) for image in position],
-            scores=score_tensors(rows),
+            scores=score_tensors([row.scores for row in rows]),
         )
         return {"batch": batch if self.add_views is None else self.add_views(batch, rows)}
-
-
-def score_tensors(rows: Sequence[EncodedPair]) -> dict[str, Tensor]:
-    """Their scores by name, [b]; NaN where a pair has none."""
-    names = dict.fromkeys(name for row in rows for name in row.scores or {})
-    return {name: torch.tensor([(row.scores or {}).get(name, math.nan) for row in rows]) for name in names}
 
 
 def _long(ids: Tensor | None) -> Tensor | None:

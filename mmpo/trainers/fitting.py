@@ -57,10 +57,10 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
         found.append(("token_weights", "token_weights have no effect on this objective", "use span_dpo or dense_dpo"))
     if settings.scores is not None:
         read = scores_read(objective)
-        unread = [name for name in settings.scores.model_fields_set if name not in read]
+        unread = [name for name, given in settings.scores if given is not None and name not in read]
         if not read:
             found.append(("scores", "scores have no effect on this objective", "use odpo, mappo, sppo or uft"))
-        elif unread and getattr(settings.scores, unread[0]) is not None:
+        elif unread:
             what = f"scores.{unread[0]} has no effect on this objective, which reads {', '.join(read)}"
             found.append(("scores", what, f"leave {unread[0]} out"))
     return found

@@ -10,19 +10,17 @@ from dataclasses import replace
 import torch
 
 from mmpo.errors import UserError
-from mmpo.models.scoring.pairs import PairBatch, blank_logps
+from mmpo.models.scoring.pairs import PairBatch, blank_logps, score_tensors
 from mmpo.objectives import Objective
 from mmpo.objectives.stand_in import filled, of_scores, scores_read
-from mmpo.trainers.collate import EncodedPair, EncodedPairs, score_tensors
-from mmpo.trainers.settings import ScoreSettings
+from mmpo.trainers.collate import EncodedPair, EncodedPairs
+from mmpo.trainers.score_settings import ScoreSettings
 
 _AT_ONCE = 256
 """Pairs that are looked at together."""
 
 
-def with_scores(
-    settings: ScoreSettings | None, objective: Objective, *data: EncodedPairs
-) -> tuple[EncodedPairs, ...]:
+def with_scores(settings: ScoreSettings | None, objective: Objective, *data: EncodedPairs) -> tuple[EncodedPairs, ...]:
     """The data with the scores that the objective reads, under the names that it reads them by and NaN where a pair has
     none; without scores where it reads none. Raises `UserError` for a score that a pair lacks, or with which a loss is
     undefined."""
@@ -98,7 +96,7 @@ def _try(objective: Objective, rows: Sequence[EncodedPair]) -> None:
         rejected_ids=[row.rejected for row in rows],
         image_inputs={},
         image_index=[],
-        scores=score_tensors(rows),
+        scores=score_tensors([row.scores for row in rows]),
     )
     blank = filled(blank_logps(batch))
     weighted = (replace(side, weights=side.mask.float()) for side in (blank.chosen, blank.rejected))

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
 from mmpo.settings import FOLDER, LEXICON, MODEL, PAIRS, PATH, Need, Settings
+from mmpo.trainers.score_settings import ScoreSettings
 
 SIMILARITY = Need("model", words=("policy",))
 
@@ -88,20 +89,6 @@ class TokenWeightSettings(Settings):
     insertions: bool = Field(
         default=False,
         description="Also weigh tokens that only one side has; the released code weighs what was replaced only.",
-    )
-
-
-class ScoreSettings(Settings):
-    """Which scores of the pairs an objective reads, by their names in the data."""
-
-    chosen: str | None = Field(
-        default=None, min_length=1, description="Of the chosen response. Left out: `chosen`, else `chosen_reward`."
-    )
-    rejected: str | None = Field(
-        default=None, min_length=1, description="Of the rejected response. Left out: `rejected`, else `rejected_reward`."
-    )
-    similarity: str | None = Field(
-        default=None, min_length=1, description="Of the chosen response with prompt or image. Left out: `similarity`."
     )
 
 
