@@ -17,7 +17,7 @@ from torch.nn.functional import pad, softplus
 
 from mmpo.errors import UserError
 from mmpo.objectives.parameters import Count, NonNegative, Positive, Share
-from mmpo.objectives.registry import objective
+from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair
 from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 
@@ -28,7 +28,7 @@ PREFERRED = ViewSpec("chosen_preferred", "chosen", preferred_under=CHOSEN)
 """View: in the chosen answer's place, about the clean image, the tokens that the policy prefers on the corrupted."""
 
 
-@objective("image_preference", views=(CHOSEN,), corruption="crop")
+@objective("image_preference", views=(CHOSEN,), corruption="crop", paper="arXiv 2406.11839", spec="10")
 def image_preference(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """softplus(-beta [rho(y_w|m) - rho(y_w|m')]): the chosen answer should be likely because of the image.
 
@@ -38,13 +38,23 @@ def image_preference(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     return per_pair(softplus(-beta * (log_ratio(pairs.chosen) - log_ratio(pairs.view(CHOSEN)))))
 
 
-@objective("anchor")
+@objective("anchor", paper="arXiv 2406.11839", spec="10")
 def anchor(pairs: PairLogps, *, beta: Positive = 0.1, delta: float = 0.0) -> Term:
     """softplus(delta - beta rho(y_w|m)): keeps the chosen answer's reward above `delta`. mDPO, arXiv 2406.11839."""
     return per_pair(softplus(delta - beta * log_ratio(pairs.chosen)))
 
 
-@objective("mdpo", views=(CHOSEN,), corruption="crop")
+@objective(
+    "mdpo",
+    views=(CHOSEN,),
+    corruption="crop",
+    paper="arXiv 2406.11839",
+    spec="10",
+    identities=(
+        Identity({"image": 0.0, "anchor": 0.0}, "dpo"),
+        Identity({"anchor": 0.0}, "rdpo", same=("beta", "image")),
+    ),
+)
 def mdpo(
     pairs: PairLogps, *, beta: Positive = 0.1, delta: float = 0.0, image: NonNegative = 1.0, anchor: NonNegative = 1.0
 ) -> Term:
@@ -56,7 +66,14 @@ def mdpo(
     return per_pair(preference + image * conditional + anchor * softplus(delta - beta * rho))
 
 
-@objective("rdpo", views=(CHOSEN,), corruption="nearest")
+@objective(
+    "rdpo",
+    views=(CHOSEN,),
+    corruption="nearest",
+    paper="arXiv 2502.13146",
+    spec="VLM 12",
+    identities=(Identity({"image": 0.0}, "dpo"),),
+)
 def rdpo(pairs: PairLogps, *, beta: Positive = 0.1, image: NonNegative = 1.0) -> Term:
     """DPO + `image` times the image preference, m' a similar image, retrieved. Re-Align, arXiv 2502.13146.
 
@@ -67,7 +84,14 @@ def rdpo(pairs: PairLogps, *, beta: Positive = 0.1, image: NonNegative = 1.0) ->
     return per_pair(preference + image * conditional)
 
 
-@objective("vdpo", views=(CHOSEN, REJECTED), corruption="black")
+@objective(
+    "vdpo",
+    views=(CHOSEN, REJECTED),
+    corruption="black",
+    paper="arXiv 2411.02712",
+    spec="VLM 7",
+    identities=(Identity({"gamma": 1.0}, "dpo"),),
+)
 def vdpo(
     pairs: PairLogps,
     *,
@@ -93,7 +117,14 @@ def vdpo(
     return per_pair(softplus(-beta * gap))
 
 
-@objective("povid", views=(CHOSEN, PREFERRED), corruption="diffusion_pixels")
+@objective(
+    "povid",
+    views=(CHOSEN, PREFERRED),
+    corruption="diffusion_pixels",
+    paper="arXiv 2402.11411",
+    spec="VLM 4",
+    identities=(Identity({"image": 0.0}, "dpo"),),
+)
 def povid(pairs: PairLogps, *, beta: Positive = 0.1, image: Share = 0.5) -> Term:
     """(1 - image) DPO(y_w, y_l) + image DPO(y_w, y_n), y_n the tokens that the policy prefers on the noisy image at the
     places of y_w, all about the clean image. POVID's second stage, arXiv 2402.11411, where both weigh 1/2.
@@ -106,7 +137,15 @@ def povid(pairs: PairLogps, *, beta: Positive = 0.1, image: Share = 0.5) -> Term
     return per_pair((1 - image) * preference + image * noisy)
 
 
-@objective("opa_dpo", views=(CHOSEN,), corruption="pixel_mask", reads=("reference", "weights"))
+@objective(
+    "opa_dpo",
+    reads=("reference", "weights"),
+    views=(CHOSEN,),
+    corruption="pixel_mask",
+    paper="arXiv 2501.09695",
+    spec="VLM 8",
+    identities=(Identity({"image": 0.0, "anchor": 0.0}, "span_dpo"),),
+)
 def opa_dpo(
     pairs: PairLogps,
     *,
