@@ -151,7 +151,7 @@ def test_the_tail_by_hand() -> None:
     ("size", "mu", "below"), [(11, 0.9, 2), (21, 0.95, 2), (6, 0.8, 2), (5, 0.5, 3), (7, 0.999, 1)]
 )
 def test_a_quantile_that_is_one_of_the_numbers_is_not_above_itself(size: int, mu: float, below: int) -> None:
-    """(1 - mu)(v - 1) is a whole number in most, whatever 1 - mu has in its last places; `below` numbers are not above."""
+    """(1 - mu)(v - 1) is whole in most, whatever 1 - mu has in its last places; `below` numbers are not above."""
     generator = torch.Generator().manual_seed(size)
     reference, policy = (torch.randn(1, size, generator=generator).double().log_softmax(-1) for _ in range(2))
     difference = (reference - policy).squeeze()
