@@ -16,7 +16,7 @@ from mmpo.objectives.term import Term, average_log_ratio, average_logps, log_rat
 from mmpo.types import PairLogps, ResponseLogps
 
 
-@objective("ln_dpo", averages=True, reads=("reference", "lengths"), paper="arXiv 2411.15124", spec="7")
+@objective("ln_dpo", reads=("reference", "lengths"), averages=True, paper="arXiv 2411.15124", spec="7")
 def ln_dpo(pairs: PairLogps, *, beta: Positive = 5.0) -> Term:
     """softplus(-beta (a~ - b~)): DPO of averages, TRL's `sigmoid_norm`, Tulu 3's loss (arXiv 2411.15124)."""
     gap = average_log_ratio(pairs.chosen) - average_log_ratio(pairs.rejected)
@@ -85,7 +85,7 @@ def _drawn_ratio(response: ResponseLogps, other: ResponseLogps) -> Tensor:
     return torch.where(drawn | ~longer[:, None], ratios, 0.0).sum(-1)
 
 
-@objective("mipo", averages=True, reads=("reference", "lengths"), paper="arXiv 2409.17545", spec="8")
+@objective("mipo", reads=("reference", "lengths"), averages=True, paper="arXiv 2409.17545", spec="8")
 def mipo(pairs: PairLogps, *, beta: Positive = 10.0) -> Term:
     """softplus(-beta [(W~ - L~) - softplus(Wr~ - Lr~)]): full push for pairs that the reference orders wrongly. Jang
     2024 (arXiv 2409.17545).

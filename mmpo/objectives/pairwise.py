@@ -19,16 +19,14 @@ from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term, log_ratios, per_pair, token_log_ratios
 from mmpo.types import PairLogps, ResponseLogps
 
-SHARE_OF_FLIPS = (Identity({"eps": 0.0}, "dpo"),)
 
-
-@objective("dpo", paper="arXiv 2305.18290", spec="3")
+@objective("dpo", paper="arXiv 2305.18290, eq. 7", spec="3")
 def dpo(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """softplus(-beta D). Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. At policy = reference: log 2."""
     return per_pair(softplus(-beta * log_ratios(pairs).gap))
 
 
-@objective("cdpo", paper="Mitchell 2023, a note on DPO with noisy preferences", spec="3", identities=SHARE_OF_FLIPS)
+@objective("cdpo", paper="Mitchell 2023, a note", spec="3", identities=(Identity({"eps": 0.0}, "dpo"),))
 def cdpo(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.0) -> Term:
     """DPO whose labels are wrong with probability eps (conservative DPO): (1-eps) softplus(-z) + eps softplus(z), z =
     beta D.
@@ -39,7 +37,7 @@ def cdpo(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.0) -> Term
     return per_pair((1 - eps) * softplus(-z) + eps * softplus(z))
 
 
-@objective("robust", paper="arXiv 2403.00409", spec="3", identities=SHARE_OF_FLIPS)
+@objective("robust", paper="arXiv 2403.00409", spec="3", identities=(Identity({"eps": 0.0}, "dpo"),))
 def robust(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.1) -> Term:
     """Unbiased under labels flipped with probability eps. Chowdhury et al. 2024 (arXiv 2403.00409). Negative values
     are correct.
@@ -48,7 +46,7 @@ def robust(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.1) -> Te
     return per_pair(((1 - eps) * softplus(-z) - eps * softplus(z)) / (1 - 2 * eps))
 
 
-@objective("ipo", scale="tau", reads=("reference", "lengths"), paper="arXiv 2310.12036", spec="3")
+@objective("ipo", reads=("reference", "lengths"), scale="tau", paper="arXiv 2310.12036, eq. 17", spec="3")
 def ipo(pairs: PairLogps, *, tau: Positive = 0.1, average: bool = True) -> Term:
     """(a/n_w - b/n_l - 1/(2 tau))^2. Azar et al. 2023 (arXiv 2310.12036), eq. 17.
 
@@ -66,7 +64,7 @@ def hinge(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     return per_pair(torch.relu(1 - beta * log_ratios(pairs).gap))
 
 
-@objective("dpop", paper="arXiv 2402.13228", spec="3", identities=(Identity({"lam": 0.0}, "dpo"),))
+@objective("dpop", paper="arXiv 2402.13228, eq. 3", spec="3", identities=(Identity({"lam": 0.0}, "dpo"),))
 def dpop(pairs: PairLogps, *, beta: Positive = 0.3, lam: NonNegative = 5.0) -> Term:
     """DPO-Positive: softplus(-beta (D - lam max(0, -a))). Pal et al. 2024 (arXiv 2402.13228), eq. 3.
 
@@ -102,7 +100,7 @@ def dense_reward(response: ResponseLogps, beta: float) -> Tensor:
     return torch.where(weight > 0, total / weight.clamp_min(torch.finfo(weight.dtype).tiny), 0.0)
 
 
-@objective("span_dpo", reads=("reference", "weights"), paper="RLHF-V, its released code", spec="7")
+@objective("span_dpo", reads=("reference", "weights"), paper="RLHF-V's code", spec="7")
 def span_dpo(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """DPO on weighted log-ratios sum_t u_t (p_t - q_t), u_t from the pair's character spans; u = 1 everywhere is dpo.
 

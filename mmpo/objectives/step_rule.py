@@ -50,6 +50,13 @@ def log_sums(pairs: PairLogps) -> dict[str, Tensor]:
     }
 
 
+def found(pairs: PairLogps, objective: str, name: str) -> Tensor:
+    """What the step rule of that objective found: the numbers of the pairs at hand [b], or one of the step []."""
+    assert pairs.step is not None  # the registry sees to it
+    value = pairs.step.found[objective][name].to(pairs.chosen.policy)
+    return value[pairs.step.own] if value.dim() else value
+
+
 @dataclass(frozen=True)
 class StepRule:
     """What a loss needs of a whole step. `state` are the names and values of its memory before the first step."""

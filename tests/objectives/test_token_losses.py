@@ -131,7 +131,7 @@ def test_tokens_that_the_image_moves_are_anchored() -> None:
     ]
     still = [
         answer([1.0, -3.0], **{name: [9.0, 1.0] for name in LOGITS}),
-        answer([0.5], **dict.fromkeys(LOGITS, [2.0])),
+        answer([0.5], **{name: [2.0] for name in LOGITS}),
     ]
     for offset in (0.5, 3.0):
         torch.testing.assert_close(losses("tpo", *still, offset=offset), losses("dpo", *still))
