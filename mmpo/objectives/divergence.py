@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
 from mmpo.objectives.pairwise import dense_reward, span_reward
-from mmpo.objectives.parameters import NonNegative, Positive
+from mmpo.objectives.parameters import NonNegative, OpenShare, Positive
 from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair
 from mmpo.objectives.visual import CHOSEN
@@ -40,6 +40,25 @@ def tdpo2(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.5) -
     et al. 2024 (arXiv 2404.11999)."""
     divergence = pairs.rejected.kl_sum - pairs.chosen.kl_sum.detach()
     return per_pair(softplus(-beta * (log_ratios(pairs).gap - alpha * divergence)))
+
+
+@objective(
+    "ra_dpo",
+    reads=("reference", "tail_kl"),
+    paper="arXiv 2505.20359",
+    spec="7",
+    identities=(Identity({"alpha": 0.0}, "dpo"),),
+)
+def ra_dpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.5, mu: OpenShare = 0.95) -> Term:
+    """softplus(-beta [D - alpha (T(y_l) - sg T(y_w))]): tdpo2 with T, the sum over tokens of the upper tail of the
+    divergence, in place of K. Ra-DPO, arXiv 2505.20359.
+
+    A token's tail is sum_v q_v delta_v over the vocabulary's entries whose delta = log q - log p is above their
+    quantile at level 1 - `mu`; scoring takes it (`mmpo.models.scoring.token_statistics`). The quantile counts entries,
+    not probability. mu -> 1 is tdpo2.
+    """
+    tail_w, tail_l = (side.read("tail_kl").sum(-1) for side in (pairs.chosen, pairs.rejected))
+    return per_pair(softplus(-beta * (log_ratios(pairs).gap - alpha * (tail_l - tail_w.detach()))))
 
 
 @objective("kl", reads=("reference", "kl"), rewards=None, paper="arXiv 2405.18654", spec="7")

@@ -7,6 +7,7 @@ flow through W and L only."""
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn.functional import softplus
 from mmpo.errors import UserError
 from mmpo.objectives.parameters import FlipRate, NonNegative, Positive
 from mmpo.objectives.registry import Identity, objective
-from mmpo.objectives.term import Term, log_ratio_reward, log_ratios, per_pair
+from mmpo.objectives.term import Term, log_ratios, per_pair, token_log_ratios
 from mmpo.types import PairLogps, ResponseLogps
 
 
@@ -82,14 +83,13 @@ def nca_pair(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
 
 def span_reward(response: ResponseLogps, beta: float) -> Tensor:
     """beta times the token-weighted log-ratio, [b]."""
-    if response.reference is None:
-        return log_ratio_reward(response, beta)  # raises the error that names the remedy
+    ratios = token_log_ratios(response)
     if response.weights is None:
         raise UserError(
             "this objective needs token weights, and these pairs have none",
             hint="use dpo, token_weights, or data with chosen_weights and rejected_weights",
         )
-    return beta * (response.weights * (response.policy - response.reference)).sum(-1)
+    return beta * (response.weights * ratios).sum(-1)
 
 
 def dense_reward(response: ResponseLogps, beta: float) -> Tensor:
@@ -118,15 +118,29 @@ def dense_dpo(pairs: PairLogps, *, beta: Positive = 0.5) -> Term:
 
 
 @objective("dpo_bmc", reads=("reference", "weights"), paper="arXiv 2408.07471", spec="7")
-def dpo_bmc(pairs: PairLogps, *, beta: Positive = 0.05, cap: Positive = 2.0) -> Term:
+def dpo_bmc(
+    pairs: PairLogps,
+    *,
+    beta: Positive = 0.05,
+    cap: Positive = 2.0,
+    reference_weights: Literal["policy", "own"] = "policy",
+) -> Term:
     """DPO on sum_t u_t (p_t - q_t), u = 1 + min(1/pi(y_t), cap) for tokens that differ, else 1: unsure tokens count
     more. BMC, Jiang et al. 2024 (arXiv 2408.07471). A token differs if its weight is not 1; u carries no gradient.
+
+    With `reference_weights: own`, q is weighted by the reference's own probabilities, as in the released code; what is
+    compared then also moves with the weights.
     """
 
     def score(response: ResponseLogps) -> Tensor:
         span_reward(response, 1.0)  # raises what is missing
         assert response.weights is not None and response.reference is not None
-        unsure = (-response.policy.detach()).clamp_max(math.log(cap)).exp()
-        return ((1 + (response.weights != 1) * unsure) * (response.policy - response.reference)).sum(-1)
+        differs = response.weights != 1
+
+        def weights(logps: Tensor) -> Tensor:
+            return 1 + differs * (-logps.detach()).clamp_max(math.log(cap)).exp()
+
+        theirs = response.policy if reference_weights == "policy" else response.reference
+        return (weights(response.policy) * response.policy - weights(theirs) * response.reference).sum(-1)
 
     return per_pair(softplus(-beta * (score(pairs.chosen) - score(pairs.rejected))))
