@@ -26,12 +26,7 @@ def bounded_exp(x: Tensor) -> Tensor:
     return x.clamp_max(MAX_EXPONENT).exp()
 
 
-@objective(
-    "gpo",
-    paper="arXiv 2402.05749",
-    spec="3",
-    identities=(Identity({"f": "logistic"}, "dpo"),),
-)
+@objective("gpo", paper="arXiv 2402.05749", spec="3", identities=(Identity({"f": "logistic"}, "dpo"),))
 def gpo(
     pairs: PairLogps,
     *,
@@ -55,12 +50,7 @@ def gpo(
     return per_pair(torch.sigmoid(-z) ** 2)  # savage
 
 
-@objective(
-    "f_dpo",
-    paper="arXiv 2309.16240",
-    spec="3",
-    identities=(Identity({"divergence": "reverse_kl"}, "dpo"),),
-)
+@objective("f_dpo", paper="arXiv 2309.16240", spec="3", identities=(Identity({"divergence": "reverse_kl"}, "dpo"),))
 def f_dpo(
     pairs: PairLogps,
     *,
