@@ -61,7 +61,7 @@ def ra_dpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.5, 
     return per_pair(softplus(-beta * (log_ratios(pairs).gap - alpha * (tail_l - tail_w.detach()))))
 
 
-@objective("kl", rewards=None, reads=("reference", "kl"), paper="arXiv 2405.18654", spec="7", supervised=True)
+@objective("kl", reads=("reference", "kl"), rewards=None, paper="arXiv 2405.18654", spec="7", supervised=True)
 def kl(pairs: PairLogps) -> Term:
     """K(y_w): holds the policy near the reference on the chosen answers, over the whole vocabulary."""
     return per_pair(pairs.chosen.kl_sum)
@@ -69,9 +69,9 @@ def kl(pairs: PairLogps) -> Term:
 
 @objective(
     "auxiliary_kl",
+    reads=("reference", "kl", "auxiliary"),
     rewards=None,
     of="auxiliary",
-    reads=("reference", "kl", "auxiliary"),
     paper="arXiv 2405.18654",
     spec="7",
     supervised=True,
@@ -85,12 +85,15 @@ def auxiliary_kl(pairs: PairLogps) -> Term:
 
 @objective(
     "chip",
+    reads=("reference", "weights", "kl"),
     views=(CHOSEN,),
     corruption="diffusion",
-    reads=("reference", "weights", "kl"),
     paper="arXiv 2501.16629",
-    spec="10",
-    identities=(Identity({"image": 0.0, "segment": 0.0, "token": 0.0}, "dpo"),),
+    spec="VLM 9",
+    identities=(
+        Identity({"image": 0.0, "segment": 0.0, "token": 0.0}, "dpo"),
+        Identity({"segment": 0.0, "token": 0.0}, "rdpo", same=("beta", "image")),
+    ),
 )
 def chip(
     pairs: PairLogps,
@@ -121,10 +124,10 @@ def chip(
 
 @objective(
     "chip_official",
+    reads=("reference", "weights", "kl"),
     views=(CHOSEN,),
     corruption="diffusion",
-    reads=("reference", "weights", "kl"),
-    paper="arXiv 2501.16629",
+    paper="CHiP's code",
     spec="10",
 )
 def chip_official(

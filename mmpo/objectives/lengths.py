@@ -16,7 +16,7 @@ from mmpo.objectives.weighing import reweighed
 from mmpo.types import PairLogps
 
 
-@objective("ln_dpo", averages=True, reads=("reference", "lengths"), paper="arXiv 2411.15124", spec="7")
+@objective("ln_dpo", reads=("reference", "lengths"), averages=True, paper="arXiv 2411.15124", spec="7")
 def ln_dpo(pairs: PairLogps, *, beta: Positive = 5.0) -> Term:
     """softplus(-beta (a~ - b~)): DPO of averages, TRL's `sigmoid_norm`, Tulu 3's loss (arXiv 2411.15124)."""
     return dpo(reweighed(pairs, averaged), beta=beta)
@@ -61,7 +61,7 @@ def sampo(pairs: PairLogps, *, beta: Positive = 0.1, draw: bool = False) -> Term
     return dpo(reweighed(pairs, sampled, draw=draw), beta=beta)
 
 
-@objective("mipo", averages=True, reads=("reference", "lengths"), paper="arXiv 2409.17545", spec="8")
+@objective("mipo", reads=("reference", "lengths"), averages=True, paper="arXiv 2409.17545", spec="8")
 def mipo(pairs: PairLogps, *, beta: Positive = 10.0) -> Term:
     """softplus(-beta [(W~ - L~) - softplus(Wr~ - Lr~)]): full push for pairs that the reference orders wrongly. Jang
     2024 (arXiv 2409.17545).

@@ -19,18 +19,14 @@ from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair
 from mmpo.objectives.weighing import reweighed
 from mmpo.types import PairLogps, ResponseLogps
 
-SHARE_OF_FLIPS = (Identity({"eps": 0.0}, "dpo"),)
 
-
-@objective("dpo", paper="arXiv 2305.18290", spec="3", link=True)
+@objective("dpo", paper="arXiv 2305.18290, eq. 7", spec="3", link=True)
 def dpo(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """softplus(-beta D). Rafailov et al. 2023 (arXiv 2305.18290), eq. 7. At policy = reference: log 2."""
     return per_pair(softplus(-beta * log_ratios(pairs).gap))
 
 
-@objective(
-    "cdpo", paper="Mitchell 2023, a note on DPO with noisy preferences", spec="3", identities=SHARE_OF_FLIPS, link=True
-)
+@objective("cdpo", paper="Mitchell 2023, a note", spec="3", identities=(Identity({"eps": 0.0}, "dpo"),), link=True)
 def cdpo(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.0) -> Term:
     """DPO whose labels are wrong with probability eps (conservative DPO): (1-eps) softplus(-z) + eps softplus(z), z =
     beta D.
@@ -41,7 +37,7 @@ def cdpo(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.0) -> Term
     return per_pair((1 - eps) * softplus(-z) + eps * softplus(z))
 
 
-@objective("robust", paper="arXiv 2403.00409", spec="3", identities=SHARE_OF_FLIPS, link=True)
+@objective("robust", paper="arXiv 2403.00409", spec="3", identities=(Identity({"eps": 0.0}, "dpo"),), link=True)
 def robust(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.1) -> Term:
     """Unbiased under labels flipped with probability eps. Chowdhury et al. 2024 (arXiv 2403.00409). Negative values
     are correct.
@@ -51,14 +47,13 @@ def robust(pairs: PairLogps, *, beta: Positive = 0.1, eps: FlipRate = 0.1) -> Te
 
 
 def _on_sums(values: Values) -> str:
-    return (
-        "weighs sums, and the averages of ipo are taken over all tokens: set average: false"
-        if values["average"]
-        else ""
-    )
+    wrong = "weighs sums, and the averages of ipo are taken over all tokens: set average: false"
+    return wrong if values["average"] else ""
 
 
-@objective("ipo", scale="tau", reads=("reference", "lengths"), paper="arXiv 2310.12036", spec="3", link=_on_sums)
+@objective(
+    "ipo", reads=("reference", "lengths"), scale="tau", paper="arXiv 2310.12036, eq. 17", spec="3", link=_on_sums
+)
 def ipo(pairs: PairLogps, *, tau: Positive = 0.1, average: bool = True) -> Term:
     """(a/n_w - b/n_l - 1/(2 tau))^2. Azar et al. 2023 (arXiv 2310.12036), eq. 17.
 
@@ -76,7 +71,7 @@ def hinge(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     return per_pair(torch.relu(1 - beta * log_ratios(pairs).gap))
 
 
-@objective("dpop", paper="arXiv 2402.13228", spec="3", identities=(Identity({"lam": 0.0}, "dpo"),), link=True)
+@objective("dpop", paper="arXiv 2402.13228, eq. 3", spec="3", identities=(Identity({"lam": 0.0}, "dpo"),), link=True)
 def dpop(pairs: PairLogps, *, beta: Positive = 0.3, lam: NonNegative = 5.0) -> Term:
     """DPO-Positive: softplus(-beta (D - lam max(0, -a))). Pal et al. 2024 (arXiv 2402.13228), eq. 3.
 
@@ -103,7 +98,7 @@ def dense_reward(response: ResponseLogps, beta: float) -> Tensor:
     return beta * log_ratio(response.weighed(dense_weights(response)))
 
 
-@objective("span_dpo", reads=("reference", "weights"), paper="RLHF-V, its released code", spec="7")
+@objective("span_dpo", reads=("reference", "weights"), paper="RLHF-V's code", spec="7")
 def span_dpo(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """DPO on weighted log-ratios sum_t u_t (p_t - q_t), u_t from the pair's character spans; u = 1 everywhere is dpo.
 

@@ -41,7 +41,7 @@ class RewardsBy:
 Reads = tuple[str, ...] | Callable[[Values], tuple[str, ...]]
 """Names of `READS`, or a function from the loss's parameters to them."""
 ViewNames = tuple[ViewSpec, ...] | Callable[[Values], tuple[ViewSpec, ...]]
-States = Callable[[Values], Hidden]
+HiddenOf = Callable[[Values], Hidden]
 """The hidden states that a loss reads, from its parameters."""
 Rules = StepRule | Callable[[Values], StepRule | None] | None
 """The step rule of a loss, or a function from its parameters to it."""
@@ -77,7 +77,7 @@ class Registered:
     reads: Reads = ("reference",)
     views: ViewNames = ()
     corruption: str | None = None
-    hidden: States | None = None
+    hidden: HiddenOf | None = None
     step: Rules = None
     of: Literal["pairs", "auxiliary", "groups"] = "pairs"
     averages: bool | Callable[[Values], bool] = False
@@ -212,7 +212,7 @@ def objective(
     scale: str = "beta",
     views: ViewNames = (),
     corruption: str | None = None,
-    hidden: States | None = None,
+    hidden: HiddenOf | None = None,
     step: Rules = None,
     of: Literal["pairs", "auxiliary", "groups"] = "pairs",
     averages: bool | Callable[[Values], bool] = False,

@@ -44,5 +44,5 @@ def check_range(score: Tensor, objective: str, name: str, lowest: float | None, 
 
 
 def of_pairs(wrong: list[int], among: Tensor) -> str:
-    """`1 of 3 pairs of a batch has not; the first has`, and its scores follow."""
-    return f"{len(wrong)} of {len(among)} pairs of a batch {'have' if len(wrong) > 1 else 'has'} not; the first has"
+    """`not so for 1 of 3 pairs of a batch; the first has`, and its scores follow."""
+    return f"not so for {len(wrong)} of {len(among)} pairs of a batch; the first has"

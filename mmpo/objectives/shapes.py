@@ -26,13 +26,7 @@ def bounded_exp(x: Tensor) -> Tensor:
     return x.clamp_max(MAX_EXPONENT).exp()
 
 
-@objective(
-    "gpo",
-    paper="arXiv 2402.05749",
-    spec="3",
-    identities=(Identity({"f": "logistic"}, "dpo"),),
-    link=True,
-)
+@objective("gpo", paper="arXiv 2402.05749", spec="3", identities=(Identity({"f": "logistic"}, "dpo"),), link=True)
 def gpo(
     pairs: PairLogps,
     *,
@@ -57,11 +51,7 @@ def gpo(
 
 
 @objective(
-    "f_dpo",
-    paper="arXiv 2309.16240",
-    spec="3",
-    identities=(Identity({"divergence": "reverse_kl"}, "dpo"),),
-    link=True,
+    "f_dpo", paper="arXiv 2309.16240", spec="3", identities=(Identity({"divergence": "reverse_kl"}, "dpo"),), link=True
 )
 def f_dpo(
     pairs: PairLogps,

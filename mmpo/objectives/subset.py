@@ -5,13 +5,19 @@ from __future__ import annotations
 from mmpo.objectives.pairwise import dpo
 from mmpo.objectives.parameters import Positive, Share
 from mmpo.objectives.ratios import EndWeight, Normalise, by_subset
-from mmpo.objectives.registry import objective
+from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term
 from mmpo.objectives.weighing import reweighed
 from mmpo.types import PairLogps
 
 
-@objective("subset_dpo", reads=("reference", "weights"))
+@objective(
+    "subset_dpo",
+    reads=("reference", "weights"),
+    paper="arXiv 2406.06496",
+    spec="7",
+    identities=(Identity({"gamma": 1.0}, "dpo"),),
+)
 def subset_dpo(
     pairs: PairLogps,
     *,

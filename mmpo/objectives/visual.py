@@ -49,7 +49,10 @@ def anchor(pairs: PairLogps, *, beta: Positive = 0.1, delta: float = 0.0) -> Ter
     corruption="crop",
     paper="arXiv 2406.11839",
     spec="10",
-    identities=(Identity({"image": 0.0, "anchor": 0.0}, "dpo"), Identity({"anchor": 0.0}, "rdpo")),
+    identities=(
+        Identity({"image": 0.0, "anchor": 0.0}, "dpo"),
+        Identity({"anchor": 0.0}, "rdpo", same=("beta", "image")),
+    ),
 )
 def mdpo(
     pairs: PairLogps, *, beta: Positive = 0.1, delta: float = 0.0, image: NonNegative = 1.0, anchor: NonNegative = 1.0
@@ -135,9 +138,9 @@ def povid(pairs: PairLogps, *, beta: Positive = 0.1, image: Share = 0.5) -> Term
 
 @objective(
     "opa_dpo",
+    reads=("reference", "weights"),
     views=(CHOSEN,),
     corruption="pixel_mask",
-    reads=("reference", "weights"),
     paper="arXiv 2501.09695",
     spec="VLM 8",
     identities=(Identity({"image": 0.0, "anchor": 0.0}, "span_dpo"),),

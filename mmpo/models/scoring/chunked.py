@@ -27,9 +27,8 @@ class ChunkStatistic(Protocol):
         """[rows]"""
         ...
 
-    def slope(self, ours: Tensor, theirs: Tensor | None) -> Tensor | None:
-        """The derivative of the value with respect to the policy's logits, [rows, v]; None of a number that is a
-        constant to the gradient."""
+    def slope(self, ours: Tensor, theirs: Tensor | None) -> Tensor:
+        """The derivative of the value with respect to the policy's logits, [rows, v]."""
         ...
 
 
@@ -81,7 +80,7 @@ class _ChunkStatistics(torch.autograd.Function):
         found = tuple(torch.empty(n, dtype=wide, device=policy.device) for _ in statistics)
         trainable_head = weight.requires_grad or (bias is not None and bias.requires_grad)
         keep = ctx.needs_input_grad[0] and not trainable_head
-        slopes: list[Tensor | None] = [torch.empty_like(policy) if keep else None for _ in statistics]
+        slopes = tuple(torch.empty_like(policy) for _ in statistics) if keep else ()
         for start in range(0, n, chunk):
             rows = slice(start, min(start + chunk, n))
             logits = logits_of(policy[rows], weight, bias, softcap)
@@ -89,16 +88,10 @@ class _ChunkStatistics(torch.autograd.Function):
             if reference is not None:
                 assert reference_weight is not None
                 theirs = logits_of(reference[rows], reference_weight, reference_bias, softcap).log_softmax(dim=-1)
-            for number, statistic in enumerate(statistics):
-                found[number][rows] = statistic.value(ours, theirs)
-                kept = slopes[number]
-                if kept is None:
-                    continue
-                by_logit = statistic.slope(ours, theirs)
-                if by_logit is None:
-                    slopes[number] = None
-                else:
-                    kept[rows] = _unbent(by_logit, logits, softcap).to(weight.dtype) @ weight
+            for statistic, values in zip(statistics, found, strict=True):
+                values[rows] = statistic.value(ours, theirs)
+            for statistic, slope in zip(statistics, slopes, strict=False):
+                slope[rows] = _unbent(statistic.slope(ours, theirs), logits, softcap).to(weight.dtype) @ weight
         ctx.trainable_head, ctx.statistics, ctx.chunk, ctx.softcap = trainable_head, statistics, chunk, softcap
         if keep:
             ctx.save_for_backward(*slopes)
@@ -111,10 +104,9 @@ class _ChunkStatistics(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         rest = (None,) * 6
         if not ctx.trainable_head:
-            parts = zip(ctx.saved_tensors, grads, strict=True)
-            moved = [slope.to(grad.dtype) * grad[:, None] for slope, grad in parts if None not in (slope, grad)]
-            dtypes = [slope.dtype for slope in ctx.saved_tensors if slope is not None]
-            return (sum(moved).to(dtypes[0]) if moved else None, None, None, *rest)  # type: ignore[union-attr]
+            arrived = [(slope, grad) for slope, grad in zip(ctx.saved_tensors, grads, strict=True) if grad is not None]
+            moved = [slope.to(grad.dtype) * grad[:, None] for slope, grad in arrived]
+            return (torch.stack(moved).sum(0).to(arrived[0][0].dtype) if moved else None, None, None, *rest)
         policy, weight, bias, reference, reference_weight, reference_bias = ctx.saved_tensors
         wide = torch.promote_types(weight.dtype, torch.float32)
         grad_policy = torch.zeros_like(policy)
@@ -128,9 +120,8 @@ class _ChunkStatistics(torch.autograd.Function):
                 theirs = logits_of(reference[rows], reference_weight, reference_bias, ctx.softcap).log_softmax(dim=-1)
             total = torch.zeros_like(logits)
             for statistic, grad in zip(ctx.statistics, grads, strict=True):
-                by_logit = None if grad is None else statistic.slope(ours, theirs)
-                if by_logit is not None:
-                    total += by_logit * grad[rows, None]
+                if grad is not None:
+                    total += statistic.slope(ours, theirs) * grad[rows, None]
             total = _unbent(total, logits, ctx.softcap)
             grad_policy[rows] = total.to(weight.dtype) @ weight
             grad_weight += total.T @ policy[rows].to(wide)

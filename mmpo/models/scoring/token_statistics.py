@@ -42,7 +42,7 @@ def token_log_sum_squares(
     """log sum_v p_v^2 [n] float32 of p = softmax(head(policy)): the expected probability of a token that p itself
     writes, as WPO weighs by (arXiv 2406.11827). A constant to the gradient."""
     (found,) = chunk_statistics([LogSumSquares()], policy.detach(), head, chunk=chunk, softcap=softcap)
-    return found.detach()
+    return found
 
 
 def token_entropy(policy: Tensor, head: nn.Module, *, chunk: int | None = None, softcap: float | None = None) -> Tensor:
@@ -100,8 +100,8 @@ class LogSumSquares:
     def value(self, ours: Tensor, theirs: Tensor | None) -> Tensor:
         return (2 * ours).logsumexp(dim=-1)
 
-    def slope(self, ours: Tensor, theirs: Tensor | None) -> None:
-        return None
+    def slope(self, ours: Tensor, theirs: Tensor | None) -> Tensor:
+        return 2 * ((2 * ours).softmax(dim=-1) - ours.exp())
 
 
 @dataclass(frozen=True)
