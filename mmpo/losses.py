@@ -27,8 +27,7 @@ from torch import Tensor
 from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.objectives.build import spec_mistakes
-from mmpo.objectives.parameters import parameters_of
-from mmpo.objectives.registry import COMMON, Registered
+from mmpo.objectives.registry import Registered
 from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 
 Reduction = Literal["mean", "sum", "none"]
@@ -135,7 +134,7 @@ _OPTIONS = {
 def _made(entry: Registered) -> Loss:
     """The function of an objective."""
     name = entry.name
-    parameters = {key: field for key, field in parameters_of(entry.function).model_fields.items() if key not in COMMON}
+    parameters = entry.fields
     views = _views(name, {})
 
     def loss(
@@ -255,7 +254,7 @@ def _views(name: str, values: Mapping[str, Any]) -> tuple[ViewSpec, ...]:
 
 def _check_parameters(name: str, values: Mapping[str, Any]) -> None:
     for key, instead in (("weight", "multiply the loss"), ("ratio", _TOKENS), ("times", "multiply the losses")):
-        if key in values:
+        if key in values and OBJECTIVES[name].has_common(key):
             raise UserError(f"mmpo.losses.{name} has no parameter {key!r}", hint=instead)
     if found := spec_mistakes({name: dict(values)}):
         _, message, hint = found[0]

@@ -109,10 +109,11 @@ class Objective:
         with torch.no_grad():
             for entry, given in self.at(pairs.progress)._entries():
                 rule = entry.rule_of(given)
-                if rule is None or (not given.get("ratio") and rule.statistics in asked):
+                plain = entry.common("ratio", given) is None
+                if rule is None or (plain and rule.statistics in asked):
                     continue
                 found |= entry.statistics(pairs, given)
-                if not given.get("ratio"):
+                if plain:
                     asked.add(rule.statistics)
         return found
 

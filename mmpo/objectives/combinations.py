@@ -21,7 +21,7 @@ def combination_mistakes(entry: Registered, given: Values, *, sound: bool) -> li
         ("ratio", RATIOS, "ratio", "ratio: {ld: {alpha: 0.3}}"),
         ("times", PAIR_WEIGHTS, "weight of pairs", "times: {madpo: {tau: 2.0}}"),
     ):
-        if given.get(key) is None:
+        if entry.common(key, given) is None:
             continue
         wrong = _mistakes_in(entry.name, key, given[key], registry, kind, example)
         if not wrong and sound and (refusal := _REFUSALS[key](entry, resolved(given, 0.0))):

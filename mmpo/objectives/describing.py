@@ -10,9 +10,9 @@ import torch
 
 from mmpo.errors import UserError
 from mmpo.objectives.build import Objective
-from mmpo.objectives.parameters import parameters_of
+from mmpo.objectives.parameters import OwnParameters, parameters_of
 from mmpo.objectives.reads import READS
-from mmpo.objectives.registry import COMMON, OBJECTIVES, Registered, Values
+from mmpo.objectives.registry import OBJECTIVES, Registered, Values
 from mmpo.objectives.stand_in import with_blanks
 from mmpo.types import PairLogps, ResponseLogps
 
@@ -54,12 +54,11 @@ def listed(needs: str | None = None) -> list[Registered]:
 
 def parameters(entry: Registered) -> dict[str, dict[str, Any]]:
     """Each parameter's default, and its range or its choices."""
-    schema = parameters_of(entry.function).model_json_schema()
+    schema = parameters_of(entry.function, OwnParameters).model_json_schema()
     kinds, required = schema["properties"], schema.get("required", ())
     return {
         name: {"default": kind.get("default"), **({"required": True} if name in required else {}), **_allowed(kind)}
         for name, kind in kinds.items()
-        if name not in COMMON
     }
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mmpo.errors import UserError
-from mmpo.objectives.parameters import Parameters, parameters_of
+from mmpo.objectives.parameters import OwnParameters, Parameters, parameters_of
 from mmpo.objectives.reads import READS
 from mmpo.objectives.step_rule import Draw, State, StepRule, seeded_draw
 from mmpo.objectives.term import Term, log_ratio_reward
@@ -90,23 +90,40 @@ class Registered:
     @property
     def parameters(self) -> dict[str, Any]:
         """Names and defaults of the parameters a recipe may set, without those that it must."""
-        fields = parameters_of(self.function).model_fields
-        return {n: field.default for n, field in fields.items() if n not in COMMON and not field.is_required()}
+        return {name: field.default for name, field in self.fields.items() if not field.is_required()}
 
     @property
     def required(self) -> tuple[str, ...]:
         """Names of the parameters that have no default: a recipe must set them."""
-        fields = parameters_of(self.function).model_fields
-        return tuple(name for name, field in fields.items() if field.is_required())
+        return tuple(name for name, field in self.fields.items() if field.is_required())
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The loss's own parameters by name, as pydantic knows them. One may have the name of a common one, which the
+        loss then does not have (gamma_po's `ratio` is a number)."""
+        return parameters_of(self.function, OwnParameters).model_fields
+
+    def has_common(self, name: str) -> bool:
+        return name not in self.fields
+
+    def common(self, name: str, given: Values) -> Any:
+        """The parameter that every loss has, as given."""
+        return given.get(name) if self.has_common(name) else None
+
+    def _own_of(self, given: Values) -> dict[str, Any]:
+        return {name: value for name, value in given.items() if name not in COMMON or not self.has_common(name)}
 
     def values(self, given: Values) -> dict[str, Any]:
         """All parameters, defaults included."""
-        return self.parameters | {name: value for name, value in given.items() if name not in COMMON}
+        return self.parameters | self._own_of(given)
 
     def reads_of(self, given: Values) -> tuple[str, ...]:
         """What the loss reads with these parameters, its ratio and weights of pairs included."""
         own = self.reads(self.values(given)) if callable(self.reads) else self.reads
-        weighed = [*weighings(RATIOS, given.get("ratio")), *weighings(PAIR_WEIGHTS, given.get("times"))]
+        weighed = [
+            *weighings(RATIOS, self.common("ratio", given)),
+            *weighings(PAIR_WEIGHTS, self.common("times", given)),
+        ]
         return tuple(dict.fromkeys((*own, *(read for by, values in weighed for read in by.reads_of(values)))))
 
     def views_of(self, given: Values) -> tuple[ViewSpec, ...]:
@@ -118,7 +135,7 @@ class Registered:
 
     def averages_of(self, given: Values) -> bool:
         own = self.averages(self.values(given)) if callable(self.averages) else self.averages
-        return own or any(by.averages for by, _ in weighings(RATIOS, given.get("ratio")))
+        return own or any(by.averages for by, _ in weighings(RATIOS, self.common("ratio", given)))
 
     def rule_of(self, given: Values) -> StepRule | None:
         return self.step(self.values(given)) if callable(self.step) else self.step
@@ -129,7 +146,7 @@ class Registered:
         weighed = self.reweighed(pairs, given)
         if (rule := self.rule_of(given)) is not None:
             weighed = replace(weighed, step=self._looked(weighed, rule, given))
-        term = self.function(weighed, **{name: value for name, value in given.items() if name not in COMMON})
+        term = self.function(weighed, **self._own_of(given))
         weights = self.pair_weights(pairs, given)
         if weights is None:
             return term
@@ -153,14 +170,15 @@ class Registered:
 
     def reweighed(self, pairs: PairLogps, given: Values) -> PairLogps:
         """The pairs as the loss meets them: each token's log-prob times its weight in the `ratio`."""
-        for by, values in weighings(RATIOS, given.get("ratio")):
+        for by, values in weighings(RATIOS, self.common("ratio", given)):
             pairs = reweighed(pairs, by.function, **values)
         return pairs
 
     def pair_weights(self, pairs: PairLogps, given: Values) -> Tensor | None:
         """The product of the weights of pairs that `times` names, [b], a constant. They are made of the pairs as they
         are, whatever the ratio."""
-        weights = [by.function(pairs, **values).detach() for by, values in weighings(PAIR_WEIGHTS, given.get("times"))]
+        named = weighings(PAIR_WEIGHTS, self.common("times", given))
+        weights = [by.function(pairs, **values).detach() for by, values in named]
         return torch.stack(weights).prod(0) if weights else None
 
     # ---- statistics of a whole step: those of a loss with a ratio are its own, under names of its own
@@ -181,7 +199,7 @@ class Registered:
         return {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
 
     def _prefix(self, given: Values) -> str:
-        return f"{self.name}/" if given.get("ratio") else ""
+        return f"{self.name}/" if self.common("ratio", given) else ""
 
     def look(
         self, values: Mapping[str, Tensor], state: State | None, given: Values, *, seed: int, draw: Any = None

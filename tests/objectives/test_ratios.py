@@ -163,6 +163,12 @@ def test_one_object_on_both_sides_has_two_sides(pairs: PairLogps) -> None:
     )
 
 
+def test_a_loss_may_have_a_parameter_of_that_name() -> None:
+    """gamma_po's own `ratio` is a number."""
+    assert build_objective({"gamma_po": {"ratio": 0.4, "times": None}}).parameters["gamma_po"]["ratio"] == 0.4
+    assert spec_mistakes({"gamma_po": {"ratio": "ld"}})[0][1] == "gamma_po.ratio must be a number (it is 'ld')"
+
+
 # ---- weights of pairs
 
 
