@@ -10,7 +10,7 @@ import torch
 
 from mmpo.errors import UserError
 from mmpo.objectives import build_objective
-from mmpo.objectives.parts import turn_weights
+from mmpo.objectives.ratios import by_turn
 from mmpo.types import PairLogps, ResponseLogps
 from tests.objectives.golden_records import record
 from tests.objectives.token_records import LOG2, answer, gradient, losses, softplus
@@ -19,10 +19,10 @@ from tests.objectives.token_records import LOG2, answer, gradient, losses, softp
 def test_turns_weigh_less_the_later_they_are() -> None:
     chosen = answer([1.0, 2.0, 3.0, 5.0], turns=[0, 1, 1, 2])
     half = [1.0, 0.5 * 0.75 / 0.875, 0.25 * 0.5 / 0.875]
-    assert turn_weights(chosen, 0.5).tolist()[0] == pytest.approx([half[0], half[1], half[1], half[2]])
-    assert turn_weights(chosen, 1.0).tolist()[0] == pytest.approx([1, 2 / 3, 2 / 3, 1 / 3])
-    near = turn_weights(chosen, 1 - 1e-12)  # the limit, not 0/0
-    torch.testing.assert_close(near, turn_weights(chosen, 1.0))
+    assert by_turn(chosen, PairLogps(chosen, chosen), gamma=0.5).tolist()[0] == pytest.approx([half[0], half[1], half[1], half[2]])
+    assert by_turn(chosen, PairLogps(chosen, chosen), gamma=1.0).tolist()[0] == pytest.approx([1, 2 / 3, 2 / 3, 1 / 3])
+    near = by_turn(chosen, PairLogps(chosen, chosen), gamma=1 - 1e-12)  # the limit, not 0/0
+    torch.testing.assert_close(near, by_turn(chosen, PairLogps(chosen, chosen), gamma=1.0))
     rejected = answer([4.0, -1.0], turns=[0, 1])
     gap = (1 + 2 / 3 * 5 + 1 / 3 * 5) - (4 - 0.5)
     assert losses("dmpo", chosen, rejected, beta=0.2, gamma=1.0).item() == pytest.approx(softplus(-0.2 * gap))
