@@ -19,7 +19,9 @@ from tests.objectives.token_records import LOG2, answer, gradient, losses, softp
 def test_turns_weigh_less_the_later_they_are() -> None:
     chosen = answer([1.0, 2.0, 3.0, 5.0], turns=[0, 1, 1, 2])
     half = [1.0, 0.5 * 0.75 / 0.875, 0.25 * 0.5 / 0.875]
-    assert by_turn(chosen, PairLogps(chosen, chosen), gamma=0.5).tolist()[0] == pytest.approx([half[0], half[1], half[1], half[2]])
+    assert by_turn(chosen, PairLogps(chosen, chosen), gamma=0.5).tolist()[0] == pytest.approx(
+        [half[0], half[1], half[1], half[2]]
+    )
     assert by_turn(chosen, PairLogps(chosen, chosen), gamma=1.0).tolist()[0] == pytest.approx([1, 2 / 3, 2 / 3, 1 / 3])
     near = by_turn(chosen, PairLogps(chosen, chosen), gamma=1 - 1e-12)  # the limit, not 0/0
     torch.testing.assert_close(near, by_turn(chosen, PairLogps(chosen, chosen), gamma=1.0))
