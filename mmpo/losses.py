@@ -26,7 +26,6 @@ from torch import Tensor
 
 from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
-from mmpo.objectives.parameters import parameters_of
 from mmpo.objectives.build import spec_mistakes
 from mmpo.objectives.registry import Registered
 from mmpo.types import PairLogps, ResponseLogps, ViewSpec
@@ -90,6 +89,16 @@ class _SequenceLogps(ResponseLogps):
             raise _Missing(f"the {'reference log-probs' if kind == 'ref' else kind} of the view {self._side}")
         return found
 
+    def weighed(self, weights: Tensor) -> ResponseLogps:
+        """Of sums, one weight for all tokens of a response can be factored out."""
+        if weights.shape[-1] != 1:
+            raise _Missing("the log-probs of every token")
+        factor, sums = weights[:, 0], self._sums
+        made = _SequenceLogps(self._side, sums["policy"], None, sums["lengths"], sums["kl"], self._read)  # type: ignore[arg-type]
+        for kind in ("policy", "ref"):
+            made._sums[kind] = None if sums[kind] is None else sums[kind] * factor
+        return made
+
     @property
     def policy_sum(self) -> Tensor:
         return self._sum("policy")
@@ -125,7 +134,7 @@ _OPTIONS = {
 def _made(entry: Registered) -> Loss:
     """The function of an objective."""
     name = entry.name
-    parameters = {key: field for key, field in parameters_of(entry.function).model_fields.items() if key != "weight"}
+    parameters = entry.fields
     views = _views(name, {})
 
     def loss(
@@ -226,6 +235,7 @@ def _check_needs(entry: Registered, values: Mapping[str, Any]) -> None:
         raise UserError(f"mmpo.losses.{entry.name} needs {more}", hint=remedy)
 
 
+_TOKENS = "weigh the log-probs of the tokens before you sum them"
 _TRAIN = "sums over tokens do not give them: train with `objective: {{{name}: {{}}}}`, where mmpo has them"
 
 
@@ -243,8 +253,9 @@ def _views(name: str, values: Mapping[str, Any]) -> tuple[ViewSpec, ...]:
 
 
 def _check_parameters(name: str, values: Mapping[str, Any]) -> None:
-    if "weight" in values:
-        raise UserError(f"mmpo.losses.{name} has no parameter 'weight'", hint="multiply the loss")
+    for key, instead in (("weight", "multiply the loss"), ("ratio", _TOKENS), ("times", "multiply the losses")):
+        if key in values and OBJECTIVES[name].has_common(key):
+            raise UserError(f"mmpo.losses.{name} has no parameter {key!r}", hint=instead)
     if found := spec_mistakes({name: dict(values)}):
         _, message, hint = found[0]
         raise UserError(f"mmpo.losses.{name}: {message}", hint=hint)

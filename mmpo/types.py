@@ -29,16 +29,17 @@ class Hidden:
 class ViewSpec:
     """A further view of a pair that an objective compares with: whose answer is scored (`side`; `twin`: that of the
     pair's twin; `other`: the chosen one of another pair, a view that may have any number of rows), behind which
-    question (`disturbed`: question and answer together) and about which image. The question about the twin's image is
-    the twin's. `name` is for people.
+    question (`disturbed`: question and answer together) and about which image (`partial`: a part of it hidden). The
+    question about the twin's image is the twin's. `name` is for people.
 
-    `candidate` tells several perturbations of one question apart. With `preferred_under`, the tokens are not the
-    answer's own, but in their places those that the policy would rather write under that other view."""
+    `candidate` tells several perturbations of one question apart, and partial images: more is hidden the higher it is.
+    With `preferred_under`, the tokens are not the answer's own, but in their places those that the policy would rather
+    write under that other view."""
 
     name: str
     side: Literal["chosen", "rejected", "twin", "other"]
     prompt: Literal["own", "perturbed", "disturbed"] = "own"
-    image: Literal["own", "corrupted", "twin"] = "own"
+    image: Literal["own", "corrupted", "twin", "partial"] = "own"
     candidate: int = 0
     preferred_under: ViewSpec | None = None
 
@@ -68,6 +69,18 @@ class ResponseLogps:
         if name not in self.more:
             raise UserError(f"this objective reads {name!r}, and the responses come without it")
         return self.more[name]
+
+    def weighed(self, weights: Tensor) -> ResponseLogps:
+        """The same responses with each token's log-prob, of policy and references, times its weight: [b, t], or [b, 1]
+        for all tokens of a response. The mask, and with it lengths, stays."""
+        weights = weights.to(self.policy.dtype)
+        second = self.more.get("second_reference")
+        return replace(
+            self,
+            policy=self.policy * weights,
+            reference=None if self.reference is None else self.reference * weights,
+            more=self.more if second is None else {**self.more, "second_reference": second * weights},
+        )
 
     @property
     def policy_sum(self) -> Tensor:

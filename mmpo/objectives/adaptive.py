@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from mmpo.objectives.pair_weights import on_policy_weight
 from mmpo.objectives.parameters import Count, NonNegative, Positive, PositiveShare, ShareBelowOne, WholeNumber
 from mmpo.objectives.registry import Identity, RewardsBy, objective
-from mmpo.objectives.scores import scored
+from mmpo.objectives.scored import scored
 from mmpo.objectives.shapes import bounded_exp
 from mmpo.objectives.step_rule import Draw, Looked, State, StepRule, found, log_sums
 from mmpo.objectives.term import Term, average_logps, average_reward, log_ratio_reward, log_ratios, per_pair
-from mmpo.types import PairLogps, ResponseLogps
+from mmpo.types import PairLogps
 
 LEAST_BETA = 1e-3
 """A beta made of a step is never below this."""
@@ -58,6 +59,7 @@ def _batch_beta(values: Mapping[str, Tensor], state: State, given: Mapping[str, 
     paper="arXiv 2407.08639",
     spec="4",
     identities=(Identity({"a": 0.0, "keep": 1.0}, "dpo"),),
+    link=True,
 )
 def beta_dpo(
     pairs: PairLogps,
@@ -109,6 +111,7 @@ def _pair_betas(values: Mapping[str, Tensor], state: State, given: Mapping[str, 
     step=StepRule(_sums_and_score_gaps, _pair_betas, {"mean": 0.0, "score_gap_mean": 0.0482190464911681}),
     paper="arXiv 2502.01943",
     spec="4",
+    link=True,
 )
 def dama(
     pairs: PairLogps,
@@ -210,10 +213,4 @@ def wpo(pairs: PairLogps, *, beta: Positive = 0.01) -> Term:
     weight carries no gradient and is not clamped, but for exponents above 80.
     """
 
-    def alignment(response: ResponseLogps) -> Tensor:
-        expected = response.read("log_sum_squares")
-        unlike = ((response.policy - expected) * response.mask).sum(-1) / response.lengths.clamp_min(1)
-        return unlike.detach()
-
-    weight = bounded_exp(alignment(pairs.chosen) + alignment(pairs.rejected))
-    return per_pair(weight * softplus(-beta * log_ratios(pairs).gap))
+    return per_pair(on_policy_weight(pairs) * softplus(-beta * log_ratios(pairs).gap))

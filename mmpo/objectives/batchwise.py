@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
 from mmpo.objectives.parameters import FlipRate, NonNegative, Positive
-from mmpo.objectives.registry import objective
+from mmpo.objectives.registry import Values, objective
 from mmpo.objectives.step_rule import Draw, Looked, State, StepRule, found
 from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair
 from mmpo.types import PairLogps, ViewSpec
@@ -80,6 +80,11 @@ def _point_of_reference(values: Mapping[str, Tensor], state: State, given: Mappi
     return Looked({"z0": (values["mismatched"].sum() / rows).clamp_min(0)}, {})
 
 
+def _known_point(values: Values) -> str:
+    estimated = values["z0"] == "estimated"
+    return "weighs chosen and rejected, and z0 is estimated from other rows: give z0 as a number" if estimated else ""
+
+
 _KTO = StepRule(_mismatched, _point_of_reference)
 
 
@@ -89,6 +94,7 @@ _KTO = StepRule(_mismatched, _point_of_reference)
     step=lambda values: _KTO if values["z0"] == "estimated" else None,
     paper="arXiv 2402.01306",
     spec="5",
+    link=_known_point,
 )
 def kto(
     pairs: PairLogps,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor
 
 from mmpo.errors import UserError
-from mmpo.objectives.parameters import mistakes, parameters_of, resolved
+from mmpo.objectives.combinations import combination_mistakes
+from mmpo.objectives.parameters import is_schedule, mistakes, nearest, parameters_of, resolved
 from mmpo.objectives.registry import OBJECTIVES, Registered
 from mmpo.objectives.stand_in import stand_in
 from mmpo.objectives.step_rule import State, Statistics
@@ -32,10 +32,14 @@ class Objective:
     def _entries(self) -> list[tuple[Registered, Mapping[str, Any]]]:
         return [(OBJECTIVES[name], self.parameters.get(name, {})) for name in self.weights]
 
+    def _at_both_ends(self) -> list[tuple[Registered, Mapping[str, Any]]]:
+        # What a loss needs may hang on a parameter: of one that moves, what it needs anywhere.
+        return [*self.at(0.0)._entries(), *self.at(1.0)._entries()]
+
     @property
     def reads(self) -> frozenset[str]:
         """What its losses read besides the policy's log-probs: names of `mmpo.objectives.reads.READS`."""
-        return frozenset(read for entry, given in self._entries() for read in entry.reads_of(given))
+        return frozenset(read for entry, given in self._at_both_ends() for read in entry.reads_of(given))
 
     def on_pairs_alone(self) -> Objective:
         """Without the terms that need auxiliary answers: what can be evaluated on pairs."""
@@ -47,7 +51,7 @@ class Objective:
     @property
     def views(self) -> tuple[ViewSpec, ...]:
         """The views that batches must have, each once."""
-        return tuple(dict.fromkeys(view for entry, given in self._entries() for view in entry.views_of(given)))
+        return tuple(dict.fromkeys(view for entry, given in self._at_both_ends() for view in entry.views_of(given)))
 
     @property
     def corruption(self) -> str | None:
@@ -58,7 +62,7 @@ class Objective:
     @property
     def hidden(self) -> Hidden | None:
         """The hidden states that scoring must return. Raises `UserError` where losses read different ones."""
-        asked = {e.name: e.hidden(e.values(given)) for e, given in self._entries() if e.hidden is not None}
+        asked = {e.name: e.hidden(e.values(given)) for e, given in self.at(0.0)._entries() if e.hidden is not None}
         if len(set(asked.values())) > 1:
             raise UserError(
                 f"{' and '.join(asked)} read hidden states of different layers or spans", hint="give them the same"
@@ -78,27 +82,49 @@ class Objective:
             },
         )
 
+    def scheduled(self, progress: float) -> dict[str, float]:
+        """The numbers of its schedules after that share of the run, by loss and parameter: `dpo.beta`."""
+        found: dict[str, float] = {}
+
+        def look(name: str, value: Any) -> None:
+            if is_schedule(value):
+                found[name] = resolved(value, progress)
+            elif isinstance(value, Mapping):
+                for key, inner in value.items():
+                    look(f"{name}.{key}", inner)
+
+        for name, weight in self.weights.items():
+            look(name, {"weight": weight, **self.parameters.get(name, {})})
+        return found
+
     @property
     def reads_step(self) -> bool:
         """True if a loss reads statistics of the whole step, which take a pass before it."""
-        return any(entry.rule_of(given) is not None for entry, given in self._entries())
+        return any(entry.rule_of(given) is not None for entry, given in self._at_both_ends())
 
     def statistics(self, pairs: PairLogps) -> dict[str, Tensor]:
         """This batch's part of the statistics that the losses read: names to numbers [b], without gradient."""
+        found: dict[str, Tensor] = {}
+        asked: set[Statistics] = set()
         with torch.no_grad():
-            return {name: value.detach() for asked in self._asked() for name, value in asked(pairs).items()}
-
-    def _asked(self) -> list[Statistics]:
-        rules = (entry.rule_of(given) for entry, given in self._entries())
-        return list(dict.fromkeys(rule.statistics for rule in rules if rule is not None))
+            for entry, given in self.at(pairs.progress)._entries():
+                rule = entry.rule_of(given)
+                plain = entry.common("ratio", given) is None
+                if rule is None or (plain and rule.statistics in asked):
+                    continue
+                found |= entry.statistics(pairs, given)
+                if plain:
+                    asked.add(rule.statistics)
+        return found
 
     def start(self) -> States:
         """The state of every loss that has one, before the first step."""
-        rules = {entry.name: entry.rule_of(given) for entry, given in self._entries()}
+        rules = {entry.name: entry.rule_of(given) for entry, given in self._at_both_ends()}
         return {name: dict(rule.start()) for name, rule in rules.items() if rule is not None and rule.state}
 
     def look(self, step: StepStatistics, states: States, *, seed: int) -> tuple[StepStatistics, States]:
-        """The step's statistics with what each loss's rule makes of them, and the states after the step."""
+        """The step's statistics with what each loss's rule makes of them, and the states after the step. Schedules
+        must be numbers already (`at`)."""
         found, after = dict(step.found), dict(states)
         for entry, given in self._entries():
             if entry.rule_of(given) is not None:
@@ -111,10 +137,8 @@ class Objective:
 
     def terms(self, pairs: PairLogps) -> dict[str, tuple[float, Term]]:
         """Each loss with its weight; the loss is the weighted sum of the terms' means."""
-        return {entry.name: (self.weights[entry.name], entry(pairs, given)) for entry, given in self.at_pairs(pairs)}
-
-    def at_pairs(self, pairs: PairLogps) -> list[tuple[Registered, Mapping[str, Any]]]:
-        return self.at(pairs.progress)._entries()
+        now = self.at(pairs.progress)
+        return {entry.name: (now.weights[entry.name], entry(pairs, given)) for entry, given in now._entries()}
 
     def loss(self, pairs: PairLogps) -> Tensor:
         """The loss of this batch alone (one rank, no accumulation)."""
@@ -137,7 +161,7 @@ class Objective:
             metrics["mean_token_accuracy"] = Term((chosen.top1 & chosen.mask).sum(-1).float(), chosen.lengths.float())
         compares = [
             (entry, given, reward)
-            for entry, given in self.at_pairs(pairs)
+            for entry, given in self.at(pairs.progress)._entries()
             if (reward := entry.rewards_of(given)) is not None
         ]
         if compares:
@@ -153,7 +177,7 @@ class Objective:
 
 def build_objective(spec: str | Mapping[str, Mapping[str, Any] | float | None]) -> Objective:
     """`"dpo"`, or `{"dpo": {"beta": 0.1}, "sft": {"weight": 0.5}}`: names to parameters, where `weight` (default 1)
-    scales the term.
+    scales the term, `ratio` says which tokens count in its log-ratios and `times` names weights of pairs.
 
     Raises `UserError` for an unknown name or parameter, naming the nearest known one.
     """
@@ -185,7 +209,8 @@ def spec_mistakes(spec: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, s
             found.append(((name,), f"must be parameters by name (it is {given!r})", f"{name}: {{weight: 1.0}}"))
         else:
             function = OBJECTIVES[name].function
-            for key, wrong in mistakes(function, _values_of(given)).items():
+            own = mistakes(function, _values_of(given))
+            for key, wrong in own.items():
                 hint = None
                 if wrong == "unknown parameter":
                     wrong = f"objective {name!r} has no parameter {key!r}"
@@ -193,6 +218,7 @@ def spec_mistakes(spec: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, s
                 else:
                     wrong = f"{name}.{key} {wrong}"
                 found.append(((name, key), wrong, hint))
+            found += combination_mistakes(OBJECTIVES[name], _values_of(given), sound=not own)
     return found
 
 
@@ -206,9 +232,3 @@ def _try(objective: Objective) -> None:
     for name, (_, term) in objective.terms(stand_in(objective)).items():
         if not isinstance(term, Term):
             raise UserError(f"the objective {name} returns no Term (values and weights) but a {type(term).__name__}")
-
-
-def nearest(word: str, known: Any) -> str:
-    """A hint for a name that is not among those known."""
-    close = difflib.get_close_matches(word.lower(), list(known), n=1)
-    return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(sorted(known))}"

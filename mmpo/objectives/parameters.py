@@ -2,15 +2,17 @@
 
     def ipo(pairs: PairLogps, *, tau: Positive = 0.1, average: bool = True) -> Term: ...
 
-makes a pydantic model with the fields `tau`, `average` and, for every loss, `weight`. Numbers are numbers: text, truth
-values, NaN and infinity are refused. In the place of a number may stand a schedule, `{from: 0.5, to: 0.1, over: 0.8}`:
-it moves evenly from one to the other over that share of the run (all of it where `over` is left out). No torch here.
+makes a pydantic model with the fields `tau`, `average` and, for every loss, `weight`, `ratio` and `times`. Numbers are
+numbers: text, truth values, NaN and infinity are refused. In the place of a number may stand a schedule, `{from: 0.5,
+to: 0.1, over: 0.8}`: it moves evenly from one to the other over that share of the run (all of it where `over` is left
+out). Numbers that must be whole stay what they are. No torch here.
 """
 
 from __future__ import annotations
 
+import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from typing import Annotated, Any, get_type_hints
 
@@ -30,31 +32,39 @@ AboveOne = Annotated[float, Field(gt=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Parameters(BaseModel):
-    """Parameters that a recipe may set for any loss."""
+class OwnParameters(BaseModel):
+    """Parameters of a function alone."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
+
+class Parameters(OwnParameters):
+    """Parameters that a recipe may set for any loss. `mmpo.objectives.combinations` checks what `ratio` and `times`
+    name."""
+
     weight: NonNegative = Field(default=1.0, description="Factor of the term in the sum of all.")
+    ratio: Any = Field(default=None, description="Which tokens count, and how much: the name of a ratio.")
+    times: Any = Field(default=None, description="Weights of pairs by name, whose product multiplies the losses.")
 
 
 @cache
-def parameters_of(function: Callable[..., Any]) -> type[Parameters]:
-    """The model of a loss function's keyword-only parameters, and of `weight`. One without a default must be given."""
+def parameters_of(function: Callable[..., Any], base: type[OwnParameters] = Parameters) -> type[OwnParameters]:
+    """The model of a function's keyword-only parameters, and of those that all losses have. One without a default must
+    be given."""
     hints = get_type_hints(function, include_extras=True)
     fields = {
         name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
-    made: type[Parameters] = create_model(function.__name__, __base__=Parameters, **fields)  # type: ignore[call-overload]
+    made: type[OwnParameters] = create_model(function.__name__, __base__=base, **fields)  # type: ignore[call-overload]
     return made
 
 
 def resolved(value: Any, progress: float) -> Any:
-    """A parameter after that share of the run: a schedule's number, anything else as it is."""
+    """A parameter after that share of the run: a schedule's number, also within a mapping; anything else as it is."""
     if not is_schedule(value):
-        return value
+        return {key: resolved(of, progress) for key, of in value.items()} if isinstance(value, Mapping) else value
     done = min(1.0, progress / value.get("over", 1.0))
     return value["from"] + (value["to"] - value["from"]) * done
 
@@ -66,7 +76,9 @@ def is_schedule(value: Any) -> bool:
 _SCHEDULE = "must be a number, or {from: NUMBER, to: NUMBER, over: SHARE} with a share of the run above 0, up to 1"
 
 
-def mistakes(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, str]:
+def mistakes(
+    function: Callable[..., Any], values: Mapping[str, Any], base: type[OwnParameters] = Parameters
+) -> dict[str, str]:
     """Mistakes in `values`: name -> `must be greater than 0 (it is -1)`; of unknown names, `unknown parameter`."""
     found: dict[str, str] = {}
     for end in ("from", "to"):
@@ -74,21 +86,23 @@ def mistakes(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[st
         for name, value in values.items():
             if is_schedule(value):
                 over = value.get("over", 1.0)
-                if set(value) - {"from", "to", "over"} or "to" not in value or not _is_share(over):
+                wrong = set(value) - {"from", "to", "over"} or not (_is_number(over) and 0 < over <= 1)
+                if wrong or not all(_is_number(value.get(key)) for key in ("from", "to")):
                     found[name] = f"{_SCHEDULE} (it is {value!r})"
                     continue
-            plain[name] = value[end] if is_schedule(value) else value
-        found = {**_mistakes(function, plain), **found}
+            # as a fraction: a parameter that must be whole has no numbers on the way
+            plain[name] = float(value[end]) if is_schedule(value) else value
+        found = {**_mistakes(function, plain, base), **found}
     return found
 
 
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _mistakes(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, str]:
+def _mistakes(function: Callable[..., Any], values: Mapping[str, Any], base: type[OwnParameters]) -> dict[str, str]:
     try:
-        parameters_of(function).model_validate(dict(values))
+        parameters_of(function, base).model_validate(dict(values))
     except ValidationError as error:
         found: dict[str, list[str]] = {}
         for mistake in error.errors():
@@ -123,3 +137,9 @@ def _expected(mistake: Any) -> str:
         return f"must be {str(mistake['ctx']['expected']).replace(chr(39), '')}"
     message: str = _TYPES.get(mistake["type"]) or str(mistake["msg"]).replace("Input should be", "must be")
     return message[:1].lower() + message[1:]
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """A hint for a name that is not among those known."""
+    close = difflib.get_close_matches(word.lower(), list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"one of {', '.join(sorted(known))}"

@@ -20,12 +20,7 @@ from mmpo.types import PairLogps
 
 
 @objective(
-    "simpo",
-    averages=True,
-    rewards=average_reward,
-    reads=("lengths",),
-    paper="arXiv 2405.14734",
-    spec="6",
+    "simpo", reads=("lengths",), rewards=average_reward, averages=True, paper="arXiv 2405.14734, eq. 6", spec="6"
 )
 def simpo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0) -> Term:
     """softplus(-(beta (W/n_w - L/n_l) - gamma)). Meng et al. 2024 (arXiv 2405.14734), eq. 6. beta is 2 to 10, not
@@ -35,7 +30,16 @@ def simpo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0) -
     return per_pair(softplus(-margin))
 
 
-@objective("orpo", rewards=average_reward, scale="lam", reads=("lengths",), paper="arXiv 2403.07691", spec="6")
+@objective(
+    "orpo",
+    reads=("lengths",),
+    rewards=average_reward,
+    scale="lam",
+    paper="arXiv 2403.07691, eqs. 6-7",
+    spec="6",
+    identities=(Identity({"lam": 0.0}, "sft", same=()),),
+    supervised=True,
+)
 def orpo(pairs: PairLogps, *, lam: NonNegative = 0.1) -> Term:
     """-W/n_w + lam softplus(-(odds_w - odds_l)), odds(v) = v - log(1 - e^v). Hong et al. 2024 (arXiv 2403.07691),
     eqs. 6-7.
@@ -44,7 +48,7 @@ def orpo(pairs: PairLogps, *, lam: NonNegative = 0.1) -> Term:
     return per_pair(-chosen + lam * softplus(_log_odds(rejected) - _log_odds(chosen)))
 
 
-@objective("cpo", rewards=summed_reward, reads=("lengths",), paper="arXiv 2401.08417", spec="6")
+@objective("cpo", reads=("lengths",), rewards=summed_reward, paper="arXiv 2401.08417", spec="6", supervised=True)
 def cpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 1.0) -> Term:
     """softplus(-beta (W - L)) - alpha W/n_w. Xu et al. 2024 (arXiv 2401.08417), with the likelihood term per
     token."""
@@ -52,7 +56,7 @@ def cpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 1.0) -> 
     return per_pair(softplus(-beta * gap) - alpha * average_logps(pairs.chosen))
 
 
-@objective("repo", rewards=average_reward, reads=("lengths",), paper="arXiv 2503.07426", spec="6")
+@objective("repo", reads=("lengths",), rewards=average_reward, paper="arXiv 2503.07426", spec="6")
 def repo(pairs: PairLogps, *, gamma: NonNegative = 0.5) -> Term:
     """max(0, gamma - (W/n_w - L/n_l)): SimPO for beta to infinity. Wu et al. 2025 (arXiv 2503.07426). Pairs beyond the
     margin have no gradient.
@@ -60,7 +64,7 @@ def repo(pairs: PairLogps, *, gamma: NonNegative = 0.5) -> Term:
     return per_pair(torch.relu(gamma - average_logps(pairs.chosen) + average_logps(pairs.rejected)))
 
 
-@objective("slic", rewards=summed_reward, reads=(), paper="arXiv 2305.10425", spec="6")
+@objective("slic", reads=(), rewards=summed_reward, paper="arXiv 2305.10425", spec="6", supervised=True)
 def slic(pairs: PairLogps, *, delta: float = 1.0, lam: NonNegative = 0.1) -> Term:
     """max(0, delta - W + L) - lam W: SLiC-HF, with the chosen response as the target that regularizes. Zhao et al. 2023
     (arXiv 2305.10425). `lam` has no published value that fits summed log-probs; 0.1 is ours.
@@ -69,7 +73,7 @@ def slic(pairs: PairLogps, *, delta: float = 1.0, lam: NonNegative = 0.1) -> Ter
     return per_pair(torch.relu(delta - chosen + rejected) - lam * chosen)
 
 
-@objective("typo", rewards=summed_reward, reads=("samples",), paper="arXiv 2407.09072", spec="9")
+@objective("typo", rewards=summed_reward, reads=("samples",), paper="arXiv 2407.09072", spec="9", supervised=True)
 def typo(pairs: PairLogps, *, lam: NonNegative) -> Term:
     """softplus(-(W - L)) - lam times the mean log-prob, summed over tokens, of responses that the reference wrote to
     the prompt: a preference term without reference and an anchor that needs no labels. New Desiderata (arXiv
@@ -92,12 +96,12 @@ def typo(pairs: PairLogps, *, lam: NonNegative) -> Term:
 
 @objective(
     "alphapo",
-    averages=True,
-    rewards=average_reward,
     reads=("lengths",),
+    rewards=average_reward,
+    averages=True,
     paper="arXiv 2501.03884",
     spec="6",
-    identities=(Identity({"alpha": 0.0}, "simpo"),),
+    identities=(Identity({"alpha": 0.0}, "simpo", same=("beta", "gamma")),),
 )
 def alphapo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0, alpha: float = 0.0) -> Term:
     """SimPO with the reward (1 - p^-alpha)/alpha for log p, p the mean token probability. Gupta et al. 2025 (arXiv
@@ -111,7 +115,16 @@ def alphapo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0,
     return per_pair(softplus(-margin))
 
 
-@objective("asft", rewards=average_reward, scale="lam", reads=("lengths",), paper="arXiv 2409.10571", spec="6")
+@objective(
+    "asft",
+    reads=("lengths",),
+    rewards=average_reward,
+    scale="lam",
+    paper="arXiv 2409.10571",
+    spec="6",
+    identities=(Identity({"lam": 0.0}, "sft", same=()),),
+    supervised=True,
+)
 def asft(pairs: PairLogps, *, lam: NonNegative = 1.0) -> Term:
     """-W/n_w + lam [softplus(-odds_w) + softplus(odds_l)], which is likelihood of chosen plus unlikelihood of rejected.
     Wang et al. 2024 (arXiv 2409.10571).
@@ -120,7 +133,7 @@ def asft(pairs: PairLogps, *, lam: NonNegative = 1.0) -> Term:
     return per_pair(-chosen + lam * (softplus(-_log_odds(chosen)) + softplus(_log_odds(rejected))))
 
 
-@objective("sft", rewards=None, reads=("lengths",), spec="9")
+@objective("sft", reads=("lengths",), rewards=None, spec="9", supervised=True)
 def sft(pairs: PairLogps, *, per: Literal["pair", "token"] = "pair") -> Term:
     """Negative log-likelihood of the chosen response per token.
 
@@ -131,7 +144,15 @@ def sft(pairs: PairLogps, *, per: Literal["pair", "token"] = "pair") -> Term:
     return Term(-pairs.chosen.policy_sum, pairs.chosen.lengths.to(pairs.chosen.policy.dtype))
 
 
-@objective("auxiliary", rewards=None, of="auxiliary", reads=("auxiliary",), paper="arXiv 2311.16839", spec="10")
+@objective(
+    "auxiliary",
+    reads=("auxiliary",),
+    rewards=None,
+    of="auxiliary",
+    paper="arXiv 2311.16839",
+    spec="10",
+    supervised=True,
+)
 def auxiliary(pairs: PairLogps) -> Term:
     """Negative log-likelihood per token of answers to other questions, averaged over these samples: HA-DPO's L_aux
     (Zhao et al. 2023, arXiv 2311.16839), which keeps a weak model from degenerating while it learns preferences.

@@ -41,6 +41,7 @@ def _running(values: Mapping[str, Any]) -> StepRule | None:
     paper="arXiv 2412.14516",
     spec="4",
     identities=(Identity({"calibration": 0.0}, "dpo", {"beta": 1.0}, same=()),),
+    link=True,
 )
 def cal_dpo(pairs: PairLogps, *, beta: Positive = 0.001, calibration: NonNegative = 1.0) -> Term:
     """softplus(-D) + calibration [(a - 1/(2 beta))^2 + (b + 1/(2 beta))^2]: the implicit rewards keep the scale of true
@@ -62,6 +63,7 @@ def cal_dpo(pairs: PairLogps, *, beta: Positive = 0.001, calibration: NonNegativ
         Identity({"lam": 1.0}, "dpo"),
         Identity({"schedule": "increase", "lam_min": 1.0, "lam_max": 1.0}, "dpo"),
     ),
+    link=True,
 )
 def dpo_shift(
     pairs: PairLogps,
@@ -95,6 +97,7 @@ def dpo_shift(
         Identity({"beta": 0.2, "beta_rejected": 0.2}, "dpo", {"beta": 0.2}, same=()),
         Identity({"beta": 0.2, "beta_rejected": 0.1}, "dpo_shift", {"beta": 0.2, "lam": 0.5}, same=()),
     ),
+    link=True,
 )
 def flex_dpo(pairs: PairLogps, *, beta: Positive = 0.1, beta_rejected: Positive = 0.05) -> Term:
     """softplus(-(beta a - beta_rejected b)): the same with two betas. Yan et al. 2024 (3D-properties, arXiv
@@ -104,7 +107,7 @@ def flex_dpo(pairs: PairLogps, *, beta: Positive = 0.1, beta_rejected: Positive 
     return per_pair(softplus(beta_rejected * b - beta * a))
 
 
-@objective("apo_zero", paper="arXiv 2408.06266", spec="5")
+@objective("apo_zero", paper="arXiv 2408.06266", spec="5", link=True)
 def apo_zero(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """1 - sigmoid(r_w) + sigmoid(r_l): chosen up, rejected down, for pairs better than what the model writes.
     D'Oosterlinck et al. 2024 (arXiv 2408.06266). At policy = reference: 1.
@@ -113,7 +116,7 @@ def apo_zero(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     return per_pair(torch.sigmoid(-beta * a) + torch.sigmoid(beta * b))
 
 
-@objective("apo_down", paper="arXiv 2408.06266", spec="5")
+@objective("apo_down", paper="arXiv 2408.06266", spec="5", link=True)
 def apo_down(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """sigmoid(r_w) + 1 - sigmoid(z): both down, chosen less, for a model that is better than its pairs already.
     D'Oosterlinck et al. 2024 (arXiv 2408.06266). At policy = reference: 1.
@@ -122,7 +125,7 @@ def apo_down(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     return per_pair(torch.sigmoid(beta * a) + torch.sigmoid(-beta * (a - b)))
 
 
-@objective("bco_pair", step=_running, paper="arXiv 2404.04656", spec="5")
+@objective("bco_pair", step=_running, paper="arXiv 2404.04656", spec="5", link=True)
 def bco_pair(pairs: PairLogps, *, beta: Positive = 0.1, delta: float | Literal["running"] = 0.0) -> Term:
     """softplus(-(r_w - delta)) + softplus(r_l - delta): a classifier of single responses. Jung et al. 2024 (arXiv
     2404.04656), the BCO part of InternVL's MPO. At policy = reference and delta = 0: 2 log 2.
@@ -152,6 +155,7 @@ def _bco(pairs: PairLogps, name: str, beta: float, delta: float | str) -> Tensor
         Identity({"preference": 1.0, "quality": 0.0, "generation": 0.0}, "dpo"),
         Identity({"preference": 0.0, "quality": 1.0, "generation": 0.0}, "bco_pair"),
     ),
+    supervised=True,
 )
 def mpo(
     pairs: PairLogps,
@@ -172,7 +176,7 @@ def mpo(
     return per_pair(preference * preferred + quality * _bco(pairs, "mpo", beta, delta) - generation * likelihood)
 
 
-@objective("sppo_hard", paper="arXiv 2405.00675", spec="5")
+@objective("sppo_hard", paper="arXiv 2405.00675", spec="5", link=True)
 def sppo_hard(pairs: PairLogps, *, beta: Positive = 0.001) -> Term:
     """(a - 1/(2 beta))^2 + (b + 1/(2 beta))^2. Wu et al. 2024 (arXiv 2405.00675), with every label certain.
 
@@ -182,7 +186,7 @@ def sppo_hard(pairs: PairLogps, *, beta: Positive = 0.001) -> Term:
     return per_pair((a - 0.5 / beta) ** 2 + (b + 0.5 / beta) ** 2)
 
 
-@objective("rpo", paper="arXiv 2405.16436", spec="9", identities=(Identity({"eta": 0.0}, "dpo"),))
+@objective("rpo", paper="arXiv 2405.16436", spec="9", identities=(Identity({"eta": 0.0}, "dpo"),), supervised=True)
 def rpo(pairs: PairLogps, *, beta: Positive = 0.01, eta: NonNegative = 0.005) -> Term:
     """softplus(-z) - eta beta W: DPO with the chosen response's likelihood, summed over its tokens. Liu et al. 2024
     (arXiv 2405.16436). For the token mean, which is weaker by about beta n_w, add `sft` to dpo (that is IRPO).

@@ -36,7 +36,7 @@ class Looked(NamedTuple):
     state: State
 
 
-Look = Callable[[Mapping[str, Tensor], State, Mapping[str, Any], Draw], Looked]
+StepLook = Callable[[Mapping[str, Tensor], State, Mapping[str, Any], Draw], Looked]
 
 
 def log_sums(pairs: PairLogps) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ class StepRule:
     """What a loss needs of a whole step. `state` are the names and values of its memory before the first step."""
 
     statistics: Statistics = log_sums
-    look: Look | None = None
+    look: StepLook | None = None
     state: Mapping[str, float | tuple[float, ...]] = field(default_factory=dict)
 
     def start(self) -> dict[str, Tensor]:

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
-from torch import Tensor
-from torch.nn.functional import softplus
-
-from mmpo.objectives.pairwise import span_reward
+from mmpo.objectives.pairwise import dpo
 from mmpo.objectives.parameters import Positive, Share
-from mmpo.objectives.registry import objective
-from mmpo.objectives.term import Term, per_pair
-from mmpo.types import PairLogps, ResponseLogps
-
-Normalise = Literal["none", "weighted_count"]
-EndWeight = Literal["irrelevant", "relevant"]
-
-
-def subset_weights(response: ResponseLogps, gamma: float, eos_weight: EndWeight = "irrelevant") -> Tensor:
-    """w_t = m_t + gamma (1 - m_t) at scored tokens, [b, t]; m_t in [0, 1] are the pair's own token weights.
-
-    The end of the text belongs to no span. Its token, the last scored one, weighs gamma or, as "relevant", 1.
-    """
-    assert response.weights is not None
-    mask = response.mask.to(response.weights.dtype)
-    relevant = response.weights * mask
-    last = (mask.cumsum(-1) == mask.sum(-1, keepdim=True)) & response.mask
-    relevant = torch.where(last, float(eos_weight == "relevant"), relevant)
-    return (relevant + gamma * (1 - relevant)) * mask
+from mmpo.objectives.ratios import EndWeight, Normalise, by_subset
+from mmpo.objectives.registry import Identity, objective
+from mmpo.objectives.term import Term
+from mmpo.objectives.weighing import reweighed
+from mmpo.types import PairLogps
 
 
-@objective("subset_dpo", reads=("reference", "weights"))
+@objective(
+    "subset_dpo",
+    reads=("reference", "weights"),
+    paper="arXiv 2406.06496",
+    spec="7",
+    identities=(Identity({"gamma": 1.0}, "dpo"),),
+)
 def subset_dpo(
     pairs: PairLogps,
     *,
@@ -47,14 +33,5 @@ def subset_dpo(
     2024 (arXiv 2406.06496), whose formula and gamma are not available to us: a reconstruction, with our defaults.
     """
 
-    def score(response: ResponseLogps) -> Tensor:
-        span_reward(response, 1.0)  # raises what is missing
-        assert response.reference is not None
-        weights = subset_weights(response, gamma, eos_weight)
-        total = (weights * (response.policy - response.reference)).sum(-1)
-        if normalise == "none":
-            return total
-        count = weights.sum(-1)
-        return torch.where(count > 0, total / count.clamp_min(torch.finfo(count.dtype).tiny), 0.0)
-
-    return per_pair(softplus(-beta * (score(pairs.chosen) - score(pairs.rejected))))
+    weighed = reweighed(pairs, by_subset, gamma=gamma, normalise=normalise, eos_weight=eos_weight)
+    return dpo(weighed, beta=beta)

@@ -162,7 +162,7 @@ def _check_objective(context: PreflightContext) -> None:
     settings = context.settings("train")
     found = spec_mistakes(settings.objective)
     for path, message, hint in found:
-        told = message.removeprefix(".".join(path) + " ") if len(path) == 2 else message
+        told = message.removeprefix(".".join(path) + " ") if len(path) > 1 else message
         context.error(("train", "objective", *path), told, hint)
     if not found:
         with context.noting(("train", "objective")):
