@@ -13,7 +13,8 @@ from mmpo.objectives import build_objective
 from mmpo.objectives.ratios import by_turn
 from mmpo.types import PairLogps, ResponseLogps
 from tests.objectives.golden_records import record
-from tests.objectives.token_records import LOG2, answer, gradient, losses, softplus
+from tests.objectives.making import LOG2, softplus
+from tests.objectives.token_records import answer, gradient, losses
 
 
 def test_turns_weigh_less_the_later_they_are() -> None:

@@ -13,7 +13,8 @@ from mmpo.objectives import build_objective
 from mmpo.objectives.references import merged_references
 from mmpo.types import PairLogps, ResponseLogps
 from tests.objectives.golden_records import record
-from tests.objectives.token_records import LOG2, losses
+from tests.objectives.making import LOG2
+from tests.objectives.token_records import losses
 
 
 def side(policy: float, first: float, second: float) -> ResponseLogps:

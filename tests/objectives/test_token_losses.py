@@ -13,7 +13,8 @@ from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.objectives.ranking import partial_view, plackett_luce
 from mmpo.types import PairLogps, ResponseLogps
 from tests.objectives.golden_records import record
-from tests.objectives.token_records import LOG2, answer, gradient, losses, softplus
+from tests.objectives.making import LOG2, softplus
+from tests.objectives.token_records import answer, gradient, losses
 
 # ---- sampo
 

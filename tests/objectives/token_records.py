@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +11,6 @@ from torch import Tensor
 from mmpo.objectives import build_objective
 from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 from tests.objectives.golden_records import record
-
-LOG2 = math.log(2)
 
 
 def answer(ratios: Sequence[float], **fields: Any) -> ResponseLogps:
@@ -26,10 +23,6 @@ def answer(ratios: Sequence[float], **fields: Any) -> ResponseLogps:
 def losses(name: str, chosen: ResponseLogps, rejected: ResponseLogps, views: Any = None, **given: Any) -> Tensor:
     found: dict[ViewSpec, ResponseLogps] = dict(views or {})
     return build_objective({name: given}).terms(PairLogps(chosen, rejected, found))[name][1].values
-
-
-def softplus(x: float) -> float:
-    return math.log1p(math.exp(x))
 
 
 def gradient(values: Tensor, *of: Tensor) -> list[list[float] | None]:

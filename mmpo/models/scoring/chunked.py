@@ -46,7 +46,7 @@ def chunk_statistics(
     `reference_head`, or `head` without it. `chunk` tokens at a time (default: by memory); `softcap` as in
     `token_logps`. The gradient reaches the policy and its head alone."""
     own, other = plain_head(head), plain_head(reference_head if reference_head is not None else head)
-    theirs = (None,) * 3
+    theirs: tuple[Tensor | None, ...] = (None,) * 3
     if reference is not None:
         theirs = (reference.detach(), other.weight.detach(), None if other.bias is None else other.bias.detach())
     chunk = chunk or max(1, CHUNK_ELEMENTS // own.out_features)
