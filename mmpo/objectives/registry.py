@@ -78,12 +78,12 @@ class Registered:
     views: ViewNames = ()
     corruption: str | None = None
     hidden: HiddenOf | None = None
-    step: Rules = None
+    step: Rules = field(default=None, hash=False)
     of: Literal["pairs", "auxiliary", "groups"] = "pairs"
     averages: bool | Callable[[Values], bool] = False
     paper: str = ""
     spec: str = ""
-    identities: tuple[Identity, ...] = ()
+    identities: tuple[Identity, ...] = field(default=(), hash=False)
     link: Links = False
     supervised: bool = False
 
