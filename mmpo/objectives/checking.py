@@ -163,7 +163,7 @@ def _run(case: Case, spec: Mapping[str, Any], name: str) -> tuple[CaseRecord, _R
     notes: list[str] = []
     pairs, after = _over_the_step(objective, pairs, name, case, notes)
     terms = objective.terms(pairs)
-    weight, term = terms[name]
+    term = terms[name][1]
     if not len(term.values):
         raise UserError(f"the inputs hold no {entry.of}")
     loss = torch.stack([w * one.mean for w, one in terms.values()]).sum()
@@ -180,9 +180,8 @@ def _run(case: Case, spec: Mapping[str, Any], name: str) -> tuple[CaseRecord, _R
 
 def _values(terms: Mapping[str, tuple[float, Term]], name: str) -> Tensor:
     """The values of each pair, NaN where it does not count; of a sum, the sum's where its terms have as many."""
-    weight, term = terms[name]
-    counts = len(term.values)
-    total = torch.zeros(counts, dtype=term.values.dtype)
+    counts = len(terms[name][1].values)
+    total = torch.zeros(counts, dtype=torch.float64)
     for weight, one in terms.values():
         if len(one.values) == counts:
             total = total + weight * one.values.detach() / one.weights.detach()

@@ -90,7 +90,7 @@ def resolve(
     plus = {term: dict(given) for term, given in other.plus.items()}
     for key, value in (parameters or {}).items():
         term, _, of_term = other.renamed.get(key, key).rpartition(".")
-        (plus[term] if term in plus else own)[of_term] = value
+        plus.get(term, own)[of_term] = value
     return Meant(other.main, own, plus)
 
 
