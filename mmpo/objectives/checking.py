@@ -16,9 +16,9 @@ from torch import Tensor
 from mmpo.errors import UserError
 from mmpo.objectives.build import Objective, build_objective
 from mmpo.objectives.case_records import CaseRecord, record_of
-from mmpo.objectives.comparing import Compared, compare_gradients, compare_lists
+from mmpo.objectives.comparing import LargestErrors, compare_gradients, compare_lists
 from mmpo.objectives.details import details_of
-from mmpo.objectives.golden_files import Case, GoldenFile, Statistic
+from mmpo.objectives.golden_files import Case, GoldenFile, TokenStatistic
 from mmpo.objectives.names import resolve
 from mmpo.objectives.registry import OBJECTIVES, Registered
 from mmpo.objectives.step_rule import Draw
@@ -97,7 +97,7 @@ def _case(case: Case, tolerance: float) -> Checked:
         raise UserError(f"plus names {doubled[0]!r} a second time")
     record, run = _run(case, {**meant.spec, **case.plus}, meant.name)
     expected, problem = case.expected, ""
-    found = Compared()
+    found = LargestErrors()
     if "loss" in expected:
         found.loss(compare_lists(run.loss, expected["loss"], "loss"))
     if "losses" in expected:
@@ -158,6 +158,8 @@ def _run(case: Case, spec: Mapping[str, Any], name: str) -> tuple[CaseRecord, _R
     objective = build_objective(spec)
     record = record_of(case.inputs, objective.views)
     pairs = record.pairs
+    if not len(pairs) and pairs.groups is None and pairs.auxiliary is None:
+        raise UserError("the inputs hold no pairs")
     objective = objective.at(pairs.progress)
     entry, given = OBJECTIVES[name], dict(objective.parameters[name])
     notes: list[str] = []
@@ -254,7 +256,7 @@ def _rewards(objective: Objective, entry: Registered, given: Mapping[str, Any], 
 # ---- a statistic
 
 
-def _statistic(statistic: Statistic, kernels: Kernels) -> Checked:
+def _statistic(statistic: TokenStatistic, kernels: Kernels) -> Checked:
     if statistic.problem:
         raise UserError(statistic.problem)
     if statistic.name not in kernels:
