@@ -96,7 +96,9 @@ def line(checked: Checked, tolerance: float, strict: bool) -> str:
         said = [checked.problem]
     elif checked.refused:
         said = [f"refused: {checked.refused}"]
-    return f"{mark:<6}{one_line(checked.id)[:60]:<26}{one_line('   '.join(said)) if checked.problem else '   '.join(said)}"
+    return (
+        f"{mark:<6}{one_line(checked.id)[:60]:<26}{one_line('   '.join(said)) if checked.problem else '   '.join(said)}"
+    )
 
 
 def totals(done: Sequence[Checked], tolerance: float, strict: bool) -> list[str]:

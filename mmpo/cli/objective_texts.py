@@ -72,7 +72,9 @@ def page(asked: str, meant: Meant) -> str:
     lines += ["", "parameters"]
     for name, kind in parameters(entry).items():
         choices = [shown(choice) for choice in kind.get("choices", ())]
-        allowed = " or ".join([*([kind["range"]] if "range" in kind else []), *([", ".join(choices)] if choices else [])])
+        allowed = " or ".join(
+            [*([kind["range"]] if "range" in kind else []), *([", ".join(choices)] if choices else [])]
+        )
         default = "must be given" if kind.get("required") else shown(kind["default"])
         lines.append(f"  {name:<18} {default:<16} {allowed}")
     lines += ["  weight             1                >= 0; of the term in a sum", "", recipe(meant)]

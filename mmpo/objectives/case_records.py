@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
@@ -144,6 +144,10 @@ class _Building:
             for view in () if callable(entry.views) else entry.views:
                 if view.name == name:
                     return view
+        stem, _, number = name.rpartition("_")
+        for view in self.views.values():
+            if number.isdecimal() and stem in (view.name, view.name.rpartition("_")[0]):
+                return replace(view, name=name, candidate=int(number))
         return ViewSpec(name, "rejected" if name.startswith("rejected") else "chosen")
 
     def _scores(self, pairs: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:

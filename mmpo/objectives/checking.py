@@ -16,9 +16,9 @@ from torch import Tensor
 from mmpo.errors import UserError
 from mmpo.objectives.build import Objective, build_objective
 from mmpo.objectives.case_records import CaseRecord, record_of
-from mmpo.objectives.comparing import Compared, compare_gradients, compare_lists
+from mmpo.objectives.comparing import LargestErrors, compare_gradients, compare_lists
 from mmpo.objectives.details import details_of
-from mmpo.objectives.golden_files import Case, GoldenFile, Statistic
+from mmpo.objectives.golden_files import Case, GoldenFile, TokenStatistic
 from mmpo.objectives.names import resolve
 from mmpo.objectives.registry import OBJECTIVES, Registered
 from mmpo.objectives.step_rule import Draw
@@ -97,7 +97,7 @@ def _case(case: Case, tolerance: float) -> Checked:
         raise UserError(f"plus names {doubled[0]!r} a second time")
     record, run = _run(case, {**meant.spec, **case.plus}, meant.name)
     expected, problem = case.expected, ""
-    found = Compared()
+    found = LargestErrors()
     if "loss" in expected:
         found.loss(compare_lists(run.loss, expected["loss"], "loss"))
     if "losses" in expected:
@@ -158,12 +158,14 @@ def _run(case: Case, spec: Mapping[str, Any], name: str) -> tuple[CaseRecord, _R
     objective = build_objective(spec)
     record = record_of(case.inputs, objective.views)
     pairs = record.pairs
+    if not len(pairs) and pairs.groups is None and pairs.auxiliary is None:
+        raise UserError("the inputs hold no pairs")
     objective = objective.at(pairs.progress)
     entry, given = OBJECTIVES[name], dict(objective.parameters[name])
     notes: list[str] = []
     pairs, after = _over_the_step(objective, pairs, name, case, notes)
     terms = objective.terms(pairs)
-    weight, term = terms[name]
+    term = terms[name][1]
     if not len(term.values):
         raise UserError(f"the inputs hold no {entry.of}")
     loss = torch.stack([w * one.mean for w, one in terms.values()]).sum()
@@ -180,9 +182,8 @@ def _run(case: Case, spec: Mapping[str, Any], name: str) -> tuple[CaseRecord, _R
 
 def _values(terms: Mapping[str, tuple[float, Term]], name: str) -> Tensor:
     """The values of each pair, NaN where it does not count; of a sum, the sum's where its terms have as many."""
-    weight, term = terms[name]
-    counts = len(term.values)
-    total = torch.zeros(counts, dtype=term.values.dtype)
+    counts = len(terms[name][1].values)
+    total = torch.zeros(counts, dtype=torch.float64)
     for weight, one in terms.values():
         if len(one.values) == counts:
             total = total + weight * one.values.detach() / one.weights.detach()
@@ -255,7 +256,7 @@ def _rewards(objective: Objective, entry: Registered, given: Mapping[str, Any], 
 # ---- a statistic
 
 
-def _statistic(statistic: Statistic, kernels: Kernels) -> Checked:
+def _statistic(statistic: TokenStatistic, kernels: Kernels) -> Checked:
     if statistic.problem:
         raise UserError(statistic.problem)
     if statistic.name not in kernels:

@@ -20,7 +20,7 @@ SPREAD = "policy_spread"
 
 
 @dataclass
-class Compared:
+class LargestErrors:
     """The largest errors of a loss and of its gradient so far; None where none was compared."""
 
     of_loss: float | None = None

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmpo.objectives.registry import OBJECTIVES
+from mmpo.objectives.references import merged_references
+from mmpo.objectives.registry import OBJECTIVES, Values
 from mmpo.types import PairLogps
 
-Parameters = Mapping[str, Any]
 
-
-def details_of(name: str, pairs: PairLogps, parameters: Parameters, values: Tensor) -> dict[str, Any]:
+def details_of(name: str, pairs: PairLogps, parameters: Values, values: Tensor) -> dict[str, Any]:
     """Details of the objective `name` on these pairs, of which its term has the `values`."""
     found = dict(pairs.step.found.get(name, {})) if pairs.step is not None else {}
     own = _DETAILS.get(name)
@@ -26,18 +25,18 @@ def details_of(name: str, pairs: PairLogps, parameters: Parameters, values: Tens
         return {**found, **(own(pairs, parameters, values) if own is not None else {})}
 
 
-def _gaps(pairs: PairLogps, parameters: Parameters, values: Tensor) -> dict[str, Any]:
+def _gaps(pairs: PairLogps, parameters: Values, values: Tensor) -> dict[str, Any]:
     """The gaps whose logistic loss the values are."""
     return {} if parameters.get("eps") else {"sorted_gaps": -values.expm1().log() / parameters["beta"]}
 
 
-def _weights(pairs: PairLogps, parameters: Parameters, values: Tensor) -> dict[str, Any]:
+def _weights(pairs: PairLogps, parameters: Values, values: Tensor) -> dict[str, Any]:
     """The factor of each pair's logistic loss."""
     plain = OBJECTIVES["dpo"](pairs, {"beta": parameters["beta"]}).values
     return {"weights": values / plain}
 
 
-def _delta(pairs: PairLogps, parameters: Parameters, values: Tensor) -> dict[str, Any]:
+def _delta(pairs: PairLogps, parameters: Values, values: Tensor) -> dict[str, Any]:
     delta = parameters["delta"]
     if isinstance(delta, str) and pairs.step is not None:
         found = next(one for one in pairs.step.found.values() if "log_ratio_mean" in one)
@@ -45,14 +44,20 @@ def _delta(pairs: PairLogps, parameters: Parameters, values: Tensor) -> dict[str
     return {"delta": delta}
 
 
-def _share(pairs: PairLogps, parameters: Parameters, values: Tensor) -> dict[str, Any]:
+def _share(pairs: PairLogps, parameters: Values, values: Tensor) -> dict[str, Any]:
     lowest, highest = parameters.get("lam_min", 1.0), parameters.get("lam_max", 1.0)
     done = {"increase": pairs.progress, "decrease": 1 - pairs.progress}.get(parameters.get("schedule", "fixed"))
     return {"lam": parameters["lam"] if done is None else lowest + (highest - lowest) * done}
 
 
-_DETAILS: Mapping[str, Callable[[PairLogps, Parameters, Tensor], dict[str, Any]]] = {
+def _merged(pairs: PairLogps, parameters: Values, values: Tensor) -> dict[str, Any]:
+    made = merged_references(pairs, parameters["eps"], parameters["alpha"], parameters["order"])
+    return {"merged_reference": torch.stack(made, 1)}
+
+
+_DETAILS: Mapping[str, Callable[[PairLogps, Values, Tensor], dict[str, Any]]] = {
     "aot": _gaps,
+    "mrpo": _merged,
     "madpo": _weights,
     "wpo": _weights,
     "bco_pair": _delta,

@@ -39,7 +39,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Statistic:
+class TokenStatistic:
     """A number of each token that scoring computes from logits [tokens, vocabulary]."""
 
     id: str
@@ -55,7 +55,7 @@ class GoldenFile:
     """The cases and statistics of a file, and its tolerance."""
 
     cases: Sequence[Case]
-    statistics: Sequence[Statistic]
+    statistics: Sequence[TokenStatistic]
     tolerance: float
 
 
@@ -138,17 +138,17 @@ def _words(refused: Any) -> tuple[str, ...]:
     return tuple(one for one in refused if isinstance(one, str)) if isinstance(refused, list) else ()
 
 
-def _statistic(statistic: Any, number: int) -> Statistic:
+def _statistic(statistic: Any, number: int) -> TokenStatistic:
     name = _id(statistic, number)
     if wrong := _problem(statistic, "name", {"parameters": Mapping, "inputs": Mapping}):
-        return Statistic(name, problem=wrong)
+        return TokenStatistic(name, problem=wrong)
     logits = statistic.get("inputs", {})
     for key, rows in logits.items():
         rows = rows if isinstance(rows, list) and rows else [None]
         widths = {len(row) if isinstance(row, list) else 0 for row in rows}
         if len(widths) > 1 or 0 in widths or not all(_is_number(x) for row in rows for x in row):
-            return Statistic(name, problem=f"inputs.{key} must be rows of as many numbers each")
-    return Statistic(name, statistic["name"], statistic.get("parameters", {}), logits, statistic.get("expected"))
+            return TokenStatistic(name, problem=f"inputs.{key} must be rows of as many numbers each")
+    return TokenStatistic(name, statistic["name"], statistic.get("parameters", {}), logits, statistic.get("expected"))
 
 
 def _is_number(value: Any) -> bool:

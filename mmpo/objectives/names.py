@@ -12,8 +12,6 @@ from typing import Any
 
 from mmpo.errors import UserError
 
-Parameters = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class OtherName:
@@ -21,8 +19,8 @@ class OtherName:
     that name's parameters under ours; `term.parameter` belongs to a term of `plus`."""
 
     main: str
-    parameters: Parameters = field(default_factory=dict)
-    plus: Mapping[str, Parameters] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    plus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     renamed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -62,8 +60,8 @@ class Meant:
     """An objective of ours with its parameters, and further terms of a sum."""
 
     name: str
-    parameters: Parameters
-    plus: Mapping[str, Parameters] = field(default_factory=dict)
+    parameters: Mapping[str, Any]
+    plus: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -74,7 +72,7 @@ class Meant:
 def resolve(
     name: str,
     known: Collection[str],
-    parameters: Parameters | None = None,
+    parameters: Mapping[str, Any] | None = None,
     *,
     table: Mapping[str, OtherName] = OTHER_NAMES,
 ) -> Meant:
@@ -90,7 +88,7 @@ def resolve(
     plus = {term: dict(given) for term, given in other.plus.items()}
     for key, value in (parameters or {}).items():
         term, _, of_term = other.renamed.get(key, key).rpartition(".")
-        (plus[term] if term in plus else own)[of_term] = value
+        plus.get(term, own)[of_term] = value
     return Meant(other.main, own, plus)
 
 

@@ -46,7 +46,12 @@ def candidate_views(parameters: Mapping[str, Any]) -> tuple[ViewSpec, ...]:
 def spectrum(states: Tensor) -> Tensor:
     """F(z) [k, h] of the states z [t, h] of one response: the squared real part of their Fourier transform along the
     tokens, every channel by itself. arXiv 2507.21584, section 2.3."""
-    return torch.fft.fft(states.float(), dim=0).real.square()
+    return torch.fft.fft(wide(states), dim=0).real.square()
+
+
+def wide(states: Tensor) -> Tensor:
+    """In float32 or better."""
+    return states.to(torch.promote_types(states.dtype, torch.float32))
 
 
 def log_spectral_ratio(

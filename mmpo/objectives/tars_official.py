@@ -19,7 +19,7 @@ from torch.nn.functional import pad, softplus
 from mmpo.errors import UserError
 from mmpo.objectives.parameters import NonNegative, Positive
 from mmpo.objectives.registry import objective
-from mmpo.objectives.tars import own_states
+from mmpo.objectives.tars import own_states, wide
 from mmpo.objectives.term import Term, per_pair
 from mmpo.types import Hidden, PairLogps, ResponseLogps, ViewSpec
 
@@ -31,8 +31,8 @@ Their weights are 0 at replaced tokens of the response."""
 
 
 def spectral_distance(ours: Tensor, theirs: Tensor) -> Tensor:
-    """mean((|FFT ours| - |FFT theirs|)^2) of two sequences of states [s, h], along the tokens, in float32."""
-    ours, theirs = (torch.fft.fft(states.float(), dim=0).abs() for states in (ours, theirs))
+    """mean((|FFT ours| - |FFT theirs|)^2) of two sequences of states [s, h], along the tokens, in float32 or better."""
+    ours, theirs = (torch.fft.fft(wide(states), dim=0).abs() for states in (ours, theirs))
     return (ours - theirs).square().mean()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -157,6 +157,8 @@ def _check_auxiliary(context: PreflightContext, settings: Any) -> None:
 
 def _check_objective(context: PreflightContext) -> None:
     from mmpo.objectives.build import build_objective, spec_mistakes
+    from mmpo.objectives.describing import warning
+    from mmpo.objectives.registry import OBJECTIVES
     from mmpo.trainers.fitting import objective_problems
 
     settings = context.settings("train")
@@ -168,6 +170,10 @@ def _check_objective(context: PreflightContext) -> None:
         with context.noting(("train", "objective")):
             for key, message, hint in objective_problems(settings, build_objective(settings.objective)):
                 context.error(("train", key), message, hint)
+        for name, given in settings.objective.items():
+            values = given if isinstance(given, Mapping) else {}
+            if told := warning(OBJECTIVES[name], values):
+                context.warn(("train", "objective", name, "beta"), told)
 
 
 def _check_weights(context: PreflightContext, settings: Any, stored: dict[str, Tensor]) -> None:
