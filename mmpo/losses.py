@@ -29,7 +29,6 @@ from torch import Tensor
 from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.objectives.build import spec_mistakes
-from mmpo.objectives.parameters import parameters_of
 from mmpo.objectives.reads import READS
 from mmpo.objectives.registry import Registered
 from mmpo.objectives.stand_in import scores_read
@@ -82,7 +81,7 @@ class _SequenceLogps(ResponseLogps):
         lengths: Tensor | None = None,
         kl: Tensor | None = None,
     ) -> None:
-        tokens = policy.detach()[:, None].as_subclass(_PerToken)
+        tokens = policy.detach()[:, None].expand(-1, 2).as_subclass(_PerToken)  # two: not what one weight for all is
         super().__init__(policy=tokens, reference=tokens, mask=tokens)
         self._side = side
         self._sums = {"policy": policy, "reference": reference, "lengths": lengths, "kl": kl}
@@ -100,7 +99,7 @@ class _SequenceLogps(ResponseLogps):
         if weights.shape[-1] != 1:
             raise _Missing("the log-probs of every token")
         factor, sums = weights[:, 0], self._sums
-        made = _SequenceLogps(self._side, sums["policy"], None, sums["lengths"], sums["kl"], self._read)  # type: ignore[arg-type]
+        made = _SequenceLogps(self._side, sums["policy"], None, sums["lengths"], sums["kl"])  # type: ignore[arg-type]
         for kind in ("policy", "reference"):
             made._sums[kind] = None if sums[kind] is None else sums[kind] * factor
         return made
