@@ -57,7 +57,7 @@ FORMULAS: list[tuple[str, Callable[[], Tensor], Tensor]] = [
     ("odpo", lambda: losses.odpo(W, L, WR, LR, beta=0.5, offset="linear", chosen_scores=S_W, rejected_scores=S_L),
      -log_sigmoid(0.5 * (A - B) - (S_W - S_L))),
     ("sem_dpo", lambda: losses.sem_dpo(W, L, WR, LR, beta=0.1, alpha=2.0, similarity=S_W.new_tensor([1, 0.5, 0.0])),
-     -torch.tensor([1.0, math.exp(-1), math.exp(-2)], dtype=torch.float64) * log_sigmoid(0.1 * (A - B))),
+     -S_W.new_tensor([1.0, math.exp(-1), math.exp(-2)]) * log_sigmoid(0.1 * (A - B))),
     ("uft, chosen alone is scored", lambda: losses.uft(W, L, WR, LR, beta=0.3, chosen_scores=S_W.clamp(0, 1)),
      (torch.sigmoid(0.3 * A) - S_W.clamp(0, 1)) ** 2),
     ("bco_pair, the mean of the call", lambda: losses.bco_pair(W, L, WR, LR, beta=0.2, delta="running"),
