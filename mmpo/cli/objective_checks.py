@@ -163,8 +163,8 @@ def _json_number(value: float | None) -> float | str | None:
 
 
 def token_kernels() -> Kernels:
-    """The statistics of tokens of the scoring core by name, each of logits: the head is the identity, so that logits are
-    hidden states."""
+    """The statistics of tokens of the scoring core by name, each of logits: the hidden states of a head that is the
+    identity."""
     return _Kernels()
 
 
