@@ -4,7 +4,8 @@
 
 makes a pydantic model with the fields `tau`, `average` and, for every loss, `weight`. Numbers are numbers: text, truth
 values, NaN and infinity are refused. In the place of a number may stand a schedule, `{from: 0.5, to: 0.1, over: 0.8}`:
-it moves evenly from one to the other over that share of the run (all of it where `over` is left out). No torch here.
+it moves evenly from one to the other over that share of the run (all of it where `over` is left out). Numbers that must
+be whole stay what they are. No torch here.
 """
 
 from __future__ import annotations
@@ -71,16 +72,18 @@ def mistakes(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[st
         for name, value in values.items():
             if is_schedule(value):
                 over = value.get("over", 1.0)
-                if set(value) - {"from", "to", "over"} or "to" not in value or not _is_share(over):
+                wrong = set(value) - {"from", "to", "over"} or not (_is_number(over) and 0 < over <= 1)
+                if wrong or not all(_is_number(value.get(key)) for key in ("from", "to")):
                     found[name] = f"{_SCHEDULE} (it is {value!r})"
                     continue
-            plain[name] = value[end] if is_schedule(value) else value
+            # as a fraction: a parameter that must be whole has no numbers on the way
+            plain[name] = float(value[end]) if is_schedule(value) else value
         found = {**_mistakes(function, plain), **found}
     return found
 
 
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _mistakes(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, str]:

@@ -84,7 +84,8 @@ def pair_logps(
 
     slices = path_slices(batch)
     views = {spec: side(spec, view.weights) for spec, view in batch.views.items()}
-    return PairLogps(side("chosen", batch.chosen_weights), side("rejected", batch.rejected_weights), views)
+    chosen, rejected = side("chosen", batch.chosen_weights), side("rejected", batch.rejected_weights)
+    return PairLogps(chosen, rejected, views, scores=batch.scores)
 
 
 def with_cached_reference(pairs: PairLogps, batch: PairBatch) -> PairLogps:
