@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from mmpo.models.scoring.segment_logps import SegmentLogps
 from mmpo.models.tree.layout import TreeBatch
 from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 
-SECOND = "second_reference"
+SECOND: Literal["second_reference"] = "second_reference"
 """The field of `ResponseLogps.more` that holds a second reference's log-probs."""
 
 
