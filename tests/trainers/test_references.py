@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmpo.data.shards import read_pairs
@@ -148,8 +150,6 @@ def test_kept_log_probs_are_those_of_the_live_reference(
     before = reference_identity(vlm, reference)
     weights = load_file(guide / "adapter_model.safetensors")
     next(iter(weights.values())).view(-1)[0] += 1
-    from safetensors.torch import save_file
-
     save_file(weights, guide / "adapter_model.safetensors", {"format": "pt"})
     assert reference_identity(vlm, reference) != before
 
@@ -229,17 +229,18 @@ def run(model: Path, pairs: Path, out: Path, **values: Any) -> dict[str, Tensor]
 def test_a_guided_run_starts_off_log_2_and_keeps_the_guide_to_itself(
     tiny_llava_folder: Path, guide: Path, pairs_folder: Path, tmp_path: Path
 ) -> None:
-    reference = {"adapter": str(guide)}
-    weights = run(tiny_llava_folder, pairs_folder, tmp_path / "live", reference=reference)
-    kept = run(tiny_llava_folder, pairs_folder, tmp_path / "kept", reference=reference, cache_reference=True)
-    plain = run(tiny_llava_folder, pairs_folder, tmp_path / "plain")
+    values: dict[str, Any] = {"max_steps": 2, "save_steps": 1, "reference": {"adapter": str(guide)}}
+    weights = run(tiny_llava_folder, pairs_folder, tmp_path / "live", **values)
+    kept = run(tiny_llava_folder, pairs_folder, tmp_path / "kept", cache_reference=True, **values)
+    plain = run(tiny_llava_folder, pairs_folder, tmp_path / "plain", **values | {"reference": "base"})
     assert weights.keys() == kept.keys() == plain.keys() and not any("reference" in name for name in weights)
     assert all(torch.allclose(weights[name], kept[name], atol=1e-5) for name in weights)
     assert not all(torch.allclose(weights[name], plain[name], atol=1e-5) for name in weights)
-    for folder in (tmp_path / "live" / "adapter", tmp_path / "live" / "checkpoints" / "checkpoint-4"):
+    for folder in (tmp_path / "live" / "adapter", tmp_path / "live" / "checkpoints" / "checkpoint-2"):
         assert not [path for path in folder.iterdir() if path.is_dir()]
-    metrics = (tmp_path / "live" / "metrics.jsonl").read_text()
-    assert '"rewards/chosen"' in metrics
+    first = [json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0]) for name in ("live", "plain")]
+    assert first[1]["eval_loss"] == pytest.approx(math.log(2)) and first[0]["eval_loss"] != first[1]["eval_loss"]
+    assert first[0]["eval_rewards/chosen"] != 0 == first[1]["eval_rewards/chosen"]
 
 
 @pytest.mark.parametrize("mix", [0.6, 1.0])
