@@ -49,7 +49,7 @@ class TokenStates:
 
 
 @dataclass(frozen=True)
-class Statistic:
+class ReadStatistic:
     """One thing read: its name in `mmpo.objectives.reads`, the function that computes its fields [m], whether that
     takes the `reference`'s states, whether the fields are also wanted of the same answers about the `corrupted` image
     (as `NAME_corrupted`), and whether objectives read it of `auxiliary` answers."""
@@ -111,14 +111,14 @@ def token_logits(hidden: Tensor, head: nn.Module, targets: Tensor, softcap: floa
     return logits if softcap is None else (logits / softcap).tanh() * softcap
 
 
-STATISTICS: Mapping[str, Statistic] = {
+STATISTICS: Mapping[str, ReadStatistic] = {
     one.read: one
     for one in (
-        Statistic("kl", _kl, auxiliary=True),
-        Statistic("tail_kl", _tail_kl),
-        Statistic("log_sum_squares", _log_sum_squares, reference=False),
-        Statistic("eos", _eos),
-        Statistic("label_logits", _label_logits, corrupted=True),
+        ReadStatistic("kl", _kl, auxiliary=True),
+        ReadStatistic("tail_kl", _tail_kl),
+        ReadStatistic("log_sum_squares", _log_sum_squares, reference=False),
+        ReadStatistic("eos", _eos),
+        ReadStatistic("label_logits", _label_logits, corrupted=True),
     )
 }
 
