@@ -137,8 +137,7 @@ def contender(ground: Ground, name: str) -> Step:
     if separate and maker is not None and name.startswith("tars_official"):
         maker.views = (*maker.views, NEVER_READ)
     collate = PairCollator(ground.store, maker.add if maker is not None else None)
-    sharing, kl = "off" if separate else "on", "kl" in objective.reads
-    scorer = PairScorer(ground.vlm, sharing=sharing, hidden=objective.hidden, kl=kl)
+    scorer = PairScorer(ground.vlm, sharing="off" if separate else "on", hidden=objective.hidden, reads=objective.reads)
     scorer.train()
 
     def step() -> float:

@@ -26,6 +26,15 @@ class Hidden:
 
 
 @dataclass(frozen=True)
+class ScoringOptions:
+    """Numbers that scoring needs for what losses read: `tail`, the mu of the divergence's upper tail, and
+    `eos_temperature`, at which the reference's log-prob of the end token is taken."""
+
+    tail: float = 0.95
+    eos_temperature: float = 0.1
+
+
+@dataclass(frozen=True)
 class ViewSpec:
     """A further view of a pair that an objective compares with: whose answer is scored (`side`; `twin`: that of the
     pair's twin; `other`: the chosen one of another pair, a view that may have any number of rows), behind which

@@ -124,8 +124,9 @@ def header(file: Path) -> dict[str, Tensor]:
     return found
 
 
-def check_adapter(adapter: str | Path) -> dict[str, Any]:
-    """The configuration of an adapter folder. Raises `UserError` if it isn't one, isn't LoRA, or is a pickle."""
+def check_adapter(adapter: str | Path, *, matrices_alone: bool = False) -> dict[str, Any]:
+    """The configuration of an adapter folder. Raises `UserError` if it isn't one, isn't LoRA, or is a pickle. With
+    `matrices_alone` also if it brings whole modules, biases or tokens, which can't be switched as matrices can."""
     folder = Path(adapter)
     if not folder.is_dir():
         raise UserError(
@@ -145,6 +146,13 @@ def check_adapter(adapter: str | Path) -> dict[str, Any]:
     config = _json(folder / "adapter_config.json", str(folder))
     if config.get("peft_type") != "LORA":
         raise UserError(f"{folder}: adapter type {config.get('peft_type')!r} is not supported", hint="use LoRA")
+    more = [key for key in ("modules_to_save", "trainable_token_indices") if config.get(key)]
+    more += ["bias"] if config.get("bias", "none") != "none" else []
+    if matrices_alone and more:
+        raise UserError(
+            f"{folder}: the adapter has {' and '.join(more)}, and only LoRA matrices can be put beside another adapter",
+            hint="merge it into the model (mmpo export --merge) and name that model",
+        )
     header(folder / "adapter_model.safetensors")
     return config
 

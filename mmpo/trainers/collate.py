@@ -50,7 +50,8 @@ class EncodedPair:
     them.
 
     `rejected_prompt` and `rejected_images` are given where the rejected side sees other images; `reference` holds the
-    reference log-probs of chosen and rejected where they were computed before. `image_weights` weigh the chosen answer
+    reference log-probs of chosen and rejected where they were computed before, `second_reference` those of a second
+    one. `image_weights` weigh the chosen answer
     where it is compared with itself under another image. `words` are the question's words with
     the places of their tokens in `prompt`, where something asks for them; `twin` is the id of the pair that shows a
     similar image; `scores` are numbers of the pair, by name. `visit` counts how often training saw the pair before,
@@ -73,6 +74,7 @@ class EncodedPair:
     scores: Mapping[str, float] | None = None
     visit: int = 0
     view_tokens: int = 0
+    second_reference: tuple[Tensor, Tensor] | None = None
 
     @property
     def length(self) -> int:
@@ -383,6 +385,7 @@ class PairCollator:
             chosen_weights=[_weights(row.chosen_weights, row.chosen) for row in rows] if weighted else None,
             rejected_weights=[_weights(row.rejected_weights, row.rejected) for row in rows] if weighted else None,
             reference=[row.reference for row in rows if row.reference is not None] or None,
+            second_reference=[row.second_reference for row in rows if row.second_reference is not None] or None,
             image_tokens=[self.store.placeholder_tokens(*image) for image in position],
             scores=score_tensors([row.scores for row in rows]),
         )

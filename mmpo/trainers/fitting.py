@@ -44,6 +44,7 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
                 "leave cache_reference out",
             )
         )
+    found += _reference_problems(settings, objective)
     live = [read for read in sorted(objective.reads) if READS[read].live]
     if settings.cache_reference and live:
         found.append(
@@ -63,6 +64,28 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
         elif unread:
             what = f"scores.{unread[0]} has no effect on this objective, which reads {', '.join(read)}"
             found.append(("scores", what, f"leave {unread[0]} out"))
+    return found
+
+
+def _reference_problems(settings: TrainSettings, objective: Objective) -> list[FitProblem]:
+    """References that nothing reads, that are read and not there, and that move while their numbers are kept."""
+    found: list[FitProblem] = []
+    if settings.reference is not None and "reference" not in objective.reads:
+        found.append(("reference", "a reference has no effect on this objective", "leave reference out"))
+    if settings.references is not None and "second_reference" not in objective.reads:
+        found.append(("references", "a second reference has no effect on this objective", "use mrpo"))
+    if settings.references is None and "second_reference" in objective.reads:
+        found.append(
+            (
+                "references",
+                "the objective reads a second reference, and none is named",
+                "references: {second: {adapter: PATH}} or {second: {model: NAME}}",
+            )
+        )
+    if settings.cache_reference and settings.reference is not None and settings.reference.moving is not None:
+        found.append(
+            ("cache_reference", "a moving reference changes, and kept log-probs do not", "leave cache_reference out")
+        )
     return found
 
 

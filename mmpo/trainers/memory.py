@@ -77,7 +77,7 @@ def estimate_memory(vlm: VLM, scorer: PairScorer, batch: PairBatch, tokens: int,
     # In backward a layer's gradients are as large as what it kept; checkpointing first makes that again.
     working = (2 * layer if checkpointing else layer) + 2 * 4 * CHUNK_ELEMENTS
     return MemoryEstimate(
-        weights=sum(t.nbytes for t in _stored(vlm)),
+        weights=sum(t.nbytes for t in (*scorer.parameters(), *scorer.buffers())),
         optimizer=sum(p.nbytes + OPTIMIZER_STATES * 4 * p.numel() for p in trained),
         activations=int(kept * scale),
         working=working,

@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftModel, set_peft_model_state_dict
-from safetensors.torch import load_file
+from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -35,17 +34,17 @@ from mmpo.objectives import OBJECTIVES, Objective
 from mmpo.objectives.stand_in import filled
 from mmpo.progress import track
 from mmpo.trainers import checkpoints
+from mmpo.trainers.adapter_files import load_adapter, save_adapter
 from mmpo.trainers.auxiliary import AuxiliaryCollator, PairsWithSamples, Samples, draw
 from mmpo.trainers.averages import Averages
 from mmpo.trainers.callbacks import AlignedLogs, EpochClock
 from mmpo.trainers.clock import Clock
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
+from mmpo.trainers.moving import MovingReference
 from mmpo.trainers.ranks import Pulse
 from mmpo.trainers.schedule import Schedule, Shape, cut, numbered
 from mmpo.trainers.step import BatchLoss, StepRules, gather_step, refuse_non_finite
 from mmpo.types import PairLogps
-
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 Totals = dict[str, float | Tensor]
 """The weight of a whole optimizer step, per term of the objective."""
@@ -77,6 +76,7 @@ class PreferenceTrainer(Trainer):
         metadata: Mapping[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         pulse: Pulse | None = None,
+        moving: MovingReference | None = None,
     ) -> None:
         args = copy.copy(args)
         _ = args.device  # sets up the process group; DataParallel is never wanted: one process per device
@@ -116,6 +116,7 @@ class PreferenceTrainer(Trainer):
         self.tokens_per_batch = tokens_per_batch
         self.keep_checkpoints = keep_checkpoints
         self.metadata = dict(metadata or {})
+        self.moving = moving
         self.pulse = pulse or Pulse(self.checkpoint_root, 0, 1)
         self._clock = Clock()
         self._window = Averages()
@@ -367,6 +368,8 @@ class PreferenceTrainer(Trainer):
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 root = self.checkpoint_root
+                if self.moving is not None:
+                    self.moving.save(root / f"checkpoint-{self.state.global_step}")
                 metadata = {"step": self.state.global_step, "seconds": round(self._clock.seconds, 3), **self.metadata}
                 if self._rules.states:
                     metadata["states"] = self._rules.as_json()
@@ -376,21 +379,12 @@ class PreferenceTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """A plain peft adapter: `PeftModel.from_pretrained` and `load_vlm(adapter=)` open it."""
         if self.args.should_save:
-            folder = output_dir or str(self.checkpoint_root)
-            adapter = self._adapter_model()
-            if state_dict is not None:  # gathered from a sharded scorer: names start at the scorer, peft's at its model
-                state_dict = {k.removeprefix("model."): v for k, v in state_dict.items() if k.startswith("model.")}
-            adapter.save_pretrained(folder, state_dict=state_dict, save_embedding_layers=False)
+            save_adapter(self._adapter_model(), Path(output_dir or self.checkpoint_root), state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        weights = load_file(str(Path(resume_from_checkpoint) / ADAPTER_WEIGHTS))
-        loaded: Any = set_peft_model_state_dict(self._adapter_model(), weights)
-        missing = [name for name in loaded.missing_keys if "lora_" in name]
-        if missing or loaded.unexpected_keys:
-            raise UserError(
-                f"{resume_from_checkpoint}: the adapter in the checkpoint does not fit this run's adapter",
-                hint="resume with the settings the run was started with",
-            )
+        load_adapter(self._adapter_model(), Path(resume_from_checkpoint))
+        if self.moving is not None:
+            self.moving.load(Path(resume_from_checkpoint))
 
     def _adapter_model(self) -> PeftModel:
         model = self.scorer.model

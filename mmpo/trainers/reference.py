@@ -4,7 +4,8 @@
                                                     metadata: which pair owns which stretch
 
 <model> names everything the numbers depend on besides the pair: the bytes of the model folder (weights, configuration,
-processor, chat template), the number format, the quantization and the layout of this file. A pair is named by its
+processor, chat template) and of the adapter or second model that is the reference in its place, the number format, the
+quantization and the layout of this file. A pair is named by its
 token ids and the content of its images. A number is therefore never stale: what changed has another name, and is
 computed.
 """
@@ -14,10 +15,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -32,6 +34,7 @@ from mmpo.models.scoring.score import PairScorer
 from mmpo.progress import task
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
 from mmpo.trainers.images import ImageStore
+from mmpo.trainers.references import FixedReference
 
 logger = logging.getLogger(__name__)
 
@@ -48,10 +51,10 @@ class ReferenceLogps:
     rows: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, parent: Path, vlm: VLM) -> ReferenceLogps:
-        """The cache of this model under `parent`, with everything that is in it. A file that can't be read counts as
-        absent: it is computed again."""
-        cache = cls(parent / reference_identity(vlm))
+    def open(cls, parent: Path, vlm: VLM, reference: FixedReference | None = None) -> ReferenceLogps:
+        """The cache of this model, or of its other `reference`, under `parent`, with everything that is in it. A file
+        that can't be read counts as absent: it is computed again."""
+        cache = cls(parent / reference_identity(vlm, reference))
         remove_leftovers(cache.folder)
         for path in sorted(cache.folder.glob("*.safetensors")):
             try:
@@ -91,11 +94,13 @@ def _sum(sides: Sequence[Tensor], owners: Any) -> str:
     return digest.hexdigest()
 
 
-def reference_identity(vlm: VLM) -> str:
+def reference_identity(vlm: VLM, reference: FixedReference | None = None) -> str:
     """A name for everything but the pair that reference log-probs depend on."""
     parts = [FORMAT, folder_fingerprint(model_folder(vlm.source)), str(vlm.dtype)]
     if (quantized := getattr(vlm.config, "quantization_config", None)) is not None:
         parts.append(json.dumps(quantized if isinstance(quantized, dict) else quantized.to_dict(), sort_keys=True))
+    if reference is not None:
+        parts.append(reference.identity)
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -118,27 +123,32 @@ def cached_reference(
     batches: Sequence[Sequence[int]],
     how: Mapping[str, Any] | None = None,
     *,
+    reference: FixedReference | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> ReferenceLogps:
     """The reference log-probs of all `pairs`; what is missing is computed, committed and counted in a progress line.
 
     `batches` are indices of pairs to compute together; process `rank` of `world` computes its share of them. The
-    caller waits for all processes and opens the cache again. `vlm` is the policy; its adapter is off here. `how` are
-    further arguments of `PairScorer`, those of training.
+    caller waits for all processes and opens the cache again. `vlm` is the policy; its adapter is off here, or
+    `reference` in its place. `how` are further arguments of `PairScorer`, those of training.
     """
-    cache = ReferenceLogps.open(parent, vlm)
+    cache = ReferenceLogps.open(parent, vlm, reference)
     keys = [pair_key(row, store) for row in pairs.rows]
     # Shared out before looking at what is there, which another process may be changing.
     mine = ([i for i in batch if keys[i] not in cache.rows] for batch in batches[rank::world])
     missing = [batch for batch in mine if batch]
     if not missing:
         return cache
-    scorer, collate = PairScorer(vlm, reference="none", **(how or {})), PairCollator(store)
+    collate = PairCollator(store)
     was_training = vlm.model.training
     vlm.model.eval()
     found: list[tuple[str, Tensor, Tensor]] = []
-    with vlm.adapter_off(), task("reference log-probs", sum(map(len, missing))) as progress:
+    with (
+        _without_adapter(vlm) if reference is None else reference.in_place_of(vlm) as scored,
+        task("reference log-probs", sum(map(len, missing))) as progress,
+    ):
+        scorer = PairScorer(scored, reference="none", **(how or {}))
         for batch in missing:
             logps = scorer(collate([pairs[i] for i in batch])["batch"].to(vlm.device))
             for number, index in enumerate(batch):
@@ -155,8 +165,20 @@ def cached_reference(
     return cache
 
 
-def with_reference(pairs: EncodedPairs, cache: ReferenceLogps, store: ImageStore) -> EncodedPairs:
-    """The pairs with their reference log-probs. Raises `UserError` where a pair has none, or too few."""
+@contextmanager
+def _without_adapter(vlm: VLM) -> Iterator[VLM]:
+    with vlm.adapter_off():
+        yield vlm
+
+
+def with_reference(
+    pairs: EncodedPairs,
+    cache: ReferenceLogps,
+    store: ImageStore,
+    name: Literal["reference", "second_reference"] = "reference",
+) -> EncodedPairs:
+    """The pairs with their log-probs under the reference of that name. Raises `UserError` where a pair has none, or too
+    few."""
     rows = []
     for row in pairs.rows:
         found = cache.rows.get(pair_key(row, store))
@@ -165,5 +187,5 @@ def with_reference(pairs: EncodedPairs, cache: ReferenceLogps, store: ImageStore
                 f"{cache.folder}: no reference log-probs for pair {row.id}",
                 hint="run again to compute them, or set cache_reference: false",
             )
-        rows.append(replace(row, reference=found))
+        rows.append(replace(row, reference=found) if name == "reference" else replace(row, second_reference=found))
     return replace(pairs, rows=rows)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
 from mmpo.settings import FOLDER, LEXICON, MODEL, PAIRS, PATH, Need, Settings
+from mmpo.trainers.reference_settings import BASE, FurtherReferenceSettings, ReferenceSettings
 from mmpo.trainers.score_settings import ScoreSettings
 
 SIMILARITY = Need("model", words=("policy",))
@@ -230,6 +231,12 @@ class TrainSettings(Settings):
     )
     disturbance: DisturbanceSettings | None = Field(
         default=None, description="The perturbed sequences of tars_official. Left out: the defaults."
+    )
+    reference: Annotated[ReferenceSettings | None, BASE] = Field(
+        default=None, description="The reference. Left out, or `base`: the model without its adapter."
+    )
+    references: FurtherReferenceSettings | None = Field(
+        default=None, description="Further references, {second: {adapter: PATH}} or {second: {model: NAME}}, with mrpo."
     )
 
     learning_rate: float = Field(default=5e-5, gt=0, description="Peak learning rate.")

@@ -35,6 +35,7 @@ from mmpo.models.families.loading import VLM, load_vlm
 from mmpo.models.families.vision import vision_is_frozen
 from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.objectives import Objective, build_objective
+from mmpo.objectives.scoring import scoring_options
 from mmpo.resuming import has_work
 from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import sample_digests
@@ -43,8 +44,10 @@ from mmpo.trainers.collate import PairCollator
 from mmpo.trainers.fitting import check_objective
 from mmpo.trainers.lora import add_lora
 from mmpo.trainers.memory import MemoryEstimate, check_memory
+from mmpo.trainers.moving import Moves
 from mmpo.trainers.preference import PreferenceTrainer
 from mmpo.trainers.ranks import Pulse, ending_with_launcher
+from mmpo.trainers.references import References, open_references
 from mmpo.trainers.samples import SampleQuestions
 from mmpo.trainers.settings import TrainResult, TrainSettings
 from mmpo.trainers.training_data import TrainingData, read_training_data
@@ -67,6 +70,7 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
         state = PartialState(cpu=not torch.cuda.is_available())
         objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
         check_objective(settings, objective)
+        scoring_options(objective)
         if state.is_main_process:
             _open_folder(settings, Path(run_dir))
         state.wait_for_everyone()
@@ -84,9 +88,10 @@ def _train(
         check_pairs(folder)
     vlm = _policy(settings, state.device)
     _warn_of_fixed_states(objective, vlm)
-    data = read_training_data(settings, objective, vlm, run_dir / "rejects.jsonl", state)
+    references = open_references(settings, objective, vlm)
+    data = read_training_data(settings, objective, vlm, references, run_dir / "rejects.jsonl", state)
     progress = Progress()
-    trainer = _trainer(settings, run_dir, vlm, objective, data, progress, pulse)
+    trainer = _trainer(settings, run_dir, vlm, objective, references, data, progress, pulse)
     resumed_from = _resumable(run_dir, trainer)
     memory = _memory(vlm, trainer, state)
     with progress:
@@ -123,6 +128,7 @@ def _trainer(
     run_dir: Path,
     vlm: VLM,
     objective: Objective,
+    references: References,
     data: TrainingData,
     progress: Progress,
     pulse: Pulse,
@@ -131,13 +137,16 @@ def _trainer(
     sampler = SampleQuestions(vlm, data.store, data.eval_pairs.rows, settings.samples)
     if len(sampler):
         callbacks.append(SamplesFile(run_dir / "samples.jsonl", sampler))
+    if references.moving is not None:
+        callbacks.append(Moves(references.moving))
     scorer = PairScorer(
         vlm,
         sharing=settings.sharing,
-        reference="none" if "reference" not in objective.reads else "cached" if settings.cache_reference else "adapter_off",
         attention=settings.attention,
         hidden=objective.hidden,
-        kl="kl" in objective.reads,
+        reads=objective.reads,
+        options=scoring_options(objective),
+        **references.for_scorer(),
     )
     trainer = PreferenceTrainer(
         scorer,
@@ -153,6 +162,7 @@ def _trainer(
         metadata={"data": data.digest()},
         callbacks=callbacks,
         pulse=pulse,
+        moving=references.moving,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -22,6 +22,7 @@ from mmpo.trainers.collate import EncodedPair, EncodedPairs, OnReject, encode_pa
 from mmpo.trainers.holdout import hold_out
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_reference
+from mmpo.trainers.references import References
 from mmpo.trainers.schedule import cut
 from mmpo.trainers.scores import with_scores
 from mmpo.trainers.settings import TrainSettings
@@ -54,7 +55,12 @@ class TrainingData:
 
 
 def read_training_data(
-    settings: TrainSettings, objective: Objective, vlm: VLM, rejects_file: Path, state: PartialState
+    settings: TrainSettings,
+    objective: Objective,
+    vlm: VLM,
+    references: References,
+    rejects_file: Path,
+    state: PartialState,
 ) -> TrainingData:
     """Raises `UserError` where no pair is left to train on. What can't be used is listed in `rejects_file`, which the
     main process writes from the start."""
@@ -84,11 +90,12 @@ def read_training_data(
             replace(some, rows=[replace(row, view_tokens=maker.extra_tokens(row)) for row in some.rows])
             for some in (pairs, eval_pairs)
         )
-    if settings.cache_reference and "reference" in objective.reads:
-        pairs = _with_cached_reference(settings, settings.pairs, vlm, pairs, store, state)
+    if references.kept:
+        pairs = _with_cached_references(settings, settings.pairs, vlm, references, pairs, store, state)
         if len(eval_pairs):
             folder = settings.eval_pairs or settings.pairs
-            eval_pairs = _with_cached_reference(settings, folder, vlm, eval_pairs, store, state)
+            eval_pairs = _with_cached_references(settings, folder, vlm, references, eval_pairs, store, state)
+        references.release_kept()
     return TrainingData(pairs, eval_pairs, samples, store, dropped, truncated, maker.add if maker is not None else None)
 
 
@@ -126,15 +133,25 @@ def _pairs(
     return replace(kept, truncated=pairs.truncated), held, pairs.dropped + kept.dropped
 
 
-def _with_cached_reference(
-    settings: TrainSettings, folder: Path, vlm: VLM, pairs: EncodedPairs, store: ImageStore, state: PartialState
+def _with_cached_references(
+    settings: TrainSettings,
+    folder: Path,
+    vlm: VLM,
+    references: References,
+    pairs: EncodedPairs,
+    store: ImageStore,
+    state: PartialState,
 ) -> EncodedPairs:
-    """The pairs with reference log-probs from `folder/reference`, computed first where they are missing."""
+    """The pairs with the references' log-probs from `folder/reference`, computed first where they are missing."""
     parent = folder / "reference"
     shared = settings.sharing != "off" and vlm.family.sharing and settings.tokens_per_batch is not None
     parts = pairs.parts(vlm) if shared else None
     batches = cut(pairs.lengths, settings.batch_size, settings.tokens_per_batch, parts)
     how = {"sharing": settings.sharing, "attention": settings.attention}
-    cached_reference(vlm, pairs, store, parent, batches, how, rank=state.process_index, world=state.num_processes)
-    state.wait_for_everyone()
-    return with_reference(pairs, ReferenceLogps.open(parent, vlm), store)
+    ranks = {"rank": state.process_index, "world": state.num_processes}
+    for name in references.kept:
+        other = references.fixed.get(name)
+        cached_reference(vlm, pairs, store, parent, batches, how, reference=other, **ranks)
+        state.wait_for_everyone()
+        pairs = with_reference(pairs, ReferenceLogps.open(parent, vlm, other), store, name)
+    return pairs

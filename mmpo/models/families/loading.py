@@ -157,6 +157,22 @@ class VLM:
             for layer in layers:
                 layer._disable_adapters = False
 
+    @contextmanager
+    def adapter_of(self, name: str) -> Iterator[None]:
+        """The model with the adapter that `load_beside` put there under `name`, in place of its own. As `adapter_off`,
+        it switches layers and leaves `requires_grad` alone."""
+        if name not in getattr(self.model, "peft_config", {}):
+            raise UserError(f"{self.source}: there is no adapter {name!r} on the model")
+        layers = self._adapter_layers()
+        before = [(layer, layer._active_adapter, layer._disable_adapters) for layer in layers]
+        try:
+            for layer in layers:
+                layer._active_adapter, layer._disable_adapters = [name], False
+            yield
+        finally:
+            for layer, active, off in before:
+                layer._active_adapter, layer._disable_adapters = active, off
+
     def _adapter_layers(self) -> list[Any]:
         """The layers that adapters sit on. Listing a large model's modules takes as long as a small forward, so they
         are listed once, and again when an adapter comes or goes."""
@@ -229,12 +245,44 @@ def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     pickle.
     """
     check_adapter(adapter)
+    with _fitting(model, adapter):
+        return PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+
+
+def load_beside(vlm: VLM, adapter: str | Path, name: str) -> None:
+    """Put a further saved LoRA adapter on a model that has one, frozen and without dropout. It does nothing until
+    `VLM.adapter_of(name)` switches to it. Raises `UserError` as `attach_adapter` does, and for one that is more than
+    LoRA matrices: the rest of it would be in the model for good."""
+    model = vlm.model
+    assert isinstance(model, PeftModel), "a further adapter goes beside one"
+    check_adapter(adapter, matrices_alone=True)
+    with _fitting(vlm.base, adapter):
+        model.load_adapter(str(adapter), adapter_name=name, is_trainable=False, torch_device=str(vlm.device))
+    keep_beside(vlm, name)
+
+
+def keep_beside(vlm: VLM, name: str) -> None:
+    """Freeze the adapter of that name, take its dropout out, and see to it that the model's own one is in use. (peft
+    has a new layer use the adapter that it was made for.)"""
+    active = list(cast(Any, vlm.model).active_adapters)
+    for layer in vlm._adapter_layers():
+        layer._active_adapter = active
+        if name in getattr(layer, "lora_dropout", {}):
+            layer.lora_dropout[name] = nn.Identity()
+    for parameter_name, parameter in vlm.model.named_parameters():
+        if f".{name}." in parameter_name and "lora_" in parameter_name:
+            parameter.requires_grad_(False)
+
+
+@contextmanager
+def _fitting(model: PreTrainedModel, adapter: str | Path) -> Iterator[None]:
+    """Turns the errors of an adapter that was trained on another model into a `UserError`."""
     name = str(model.config._name_or_path)  # empty for a model that was made, not loaded
     if name and (base := find_model(name)) is not None:
         check_fit(adapter, base, name)
     try:
         with naming(adapter, "a LoRA adapter of this model"):
-            return PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
+            yield
     except RuntimeError as error:  # sizes that don't fit, of a model whose folder is not known
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(f"{adapter}: cannot be put on this model: {first}", hint="was it trained on it?") from error

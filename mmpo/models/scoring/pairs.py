@@ -73,9 +73,9 @@ class PairBatch:
     hold its own prompt; None otherwise. Weights, if given, are one float per response token. `image_tokens[k]` is the
     number of placeholder tokens of distinct image k: with it, pairs that share an image, or an image and a prompt,
     become one tree; without it every pair is a tree of its own. `reference[i]` holds reference log-probs (chosen [c],
-    rejected [r]) that were computed before. `views` are further responses that an objective compares with, `auxiliary`
-    answers to other questions that are learnt with the pairs, `scores` numbers of each pair by name, [b], NaN where a
-    pair has none."""
+    rejected [r]) that were computed before, `second_reference[i]` those of a second reference. `views` are further
+    responses that an objective compares with, `auxiliary` answers to other questions that are learnt with the pairs,
+    `scores` numbers of each pair by name, [b], NaN where a pair has none."""
 
     ids: list[str]
     prompt_ids: list[Tensor]
@@ -92,6 +92,7 @@ class PairBatch:
     views: dict[ViewSpec, ViewResponses] = field(default_factory=dict)
     auxiliary: AnswerBatch | None = None
     scores: Mapping[str, Tensor] = field(default_factory=dict)
+    second_reference: list[tuple[Tensor, Tensor]] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -107,7 +108,8 @@ class PairBatch:
             image_inputs={key: value.to(device) for key, value in self.image_inputs.items()},
             chosen_weights=None if self.chosen_weights is None else [w.to(device) for w in self.chosen_weights],
             rejected_weights=None if self.rejected_weights is None else [w.to(device) for w in self.rejected_weights],
-            reference=None if self.reference is None else [(c.to(device), r.to(device)) for c, r in self.reference],
+            reference=_moved(self.reference, device),
+            second_reference=_moved(self.second_reference, device),
             scores={name: values.to(device) for name, values in self.scores.items()},
         )
 
@@ -150,6 +152,10 @@ def score_tensors(scores: Sequence[Mapping[str, float] | None]) -> dict[str, Ten
     """The scores of pairs by name, [b]; NaN where a pair has none."""
     names = dict.fromkeys(name for own in scores for name in own or {})
     return {name: torch.tensor([(own or {}).get(name, math.nan) for own in scores]) for name in names}
+
+
+def _moved(kept: list[tuple[Tensor, Tensor]] | None, device: torch.device | str) -> list[tuple[Tensor, Tensor]] | None:
+    return None if kept is None else [(chosen.to(device), rejected.to(device)) for chosen, rejected in kept]
 
 
 def blank_logps(batch: PairBatch) -> PairLogps:

@@ -11,10 +11,9 @@ Shapes: b pairs, t scored tokens of a response (padded), n all scored tokens, s 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -26,19 +25,20 @@ from mmpo.errors import UserError
 from mmpo.models.families import unknown
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.vision import encode_images, vision_is_frozen, vision_modules
-from mmpo.models.scoring.divergence import token_kl
 from mmpo.models.scoring.hidden import places
 from mmpo.models.scoring.last_layer import read_last_layer_only_where_needed
 from mmpo.models.scoring.lean import recompute_adapters, recompute_feed_forward
 from mmpo.models.scoring.logprob import token_logps
 from mmpo.models.scoring.pairs import AnswerBatch, PairBatch, ViewResponses
+from mmpo.models.scoring.references import FrozenAdapter, ReferenceNetwork
 from mmpo.models.scoring.segment_logps import SegmentLogps, plain_rows, segment_logps, shared_row
-from mmpo.models.scoring.sides import Spread, pair_logps, with_cached_reference
+from mmpo.models.scoring.sides import pair_logps, path_slices, with_cached_reference, with_cached_second_reference
+from mmpo.models.scoring.statistics import TokenStatistics, with_statistics
 from mmpo.models.tree.attention import use_tree_attention
 from mmpo.models.tree.backends import Attention, choose_attention
 from mmpo.models.tree.layout import AttentionBackend, Tree, TreeBatch
 from mmpo.models.tree.sharing import Sharing
-from mmpo.types import Hidden, PairLogps, ResponseLogps
+from mmpo.types import Hidden, PairLogps, ResponseLogps, ScoringOptions
 
 __all__ = ["Hidden", "PairBatch", "PairLogps", "PairScorer", "ResponseLogps", "ViewResponses"]
 
@@ -49,37 +49,46 @@ logger = logging.getLogger(__name__)
 _SELF_CHECK_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 
+class Passes(NamedTuple):
+    """One layout under the policy and under the references that are run."""
+
+    policy: SegmentLogps
+    reference: SegmentLogps | None
+    second: SegmentLogps | None
+
+
 class PairScorer(nn.Module):
     """Scores pair batches with one pass per model over the distinct tokens.
 
     `sharing`: "on" lays pairs out as trees; "auto" does so after the first batch was checked against plain rows and
     falls back loudly; "off" scores one ordinary row per response. `reference`: "adapter_off" (the same network
-    without its adapter), "cached" (the log-probs that come with each batch), "none", or a second model of the same
-    kind. `attention`: how trees are attended to (`mmpo.models.tree.backends`). `chunk`: scored tokens per head call, by
-    default chosen by memory. `hidden`: which states to return as well. `kl`: also the divergence of each chosen,
-    rejected and auxiliary token."""
+    without its adapter), a `FrozenAdapter` (with another one), "cached" (the log-probs that come with each batch),
+    "none", or a second model of the same kind. `second`: a second reference, of these that are run or "cached".
+    `attention`: how trees are attended to (`mmpo.models.tree.backends`). `chunk`: scored tokens per head call, by
+    default chosen by memory. `hidden`: which states to return as well. `reads`: what the losses read, names of
+    `mmpo.objectives.reads`; what of it is made of hidden states is computed (`mmpo.models.scoring.statistics`), with
+    the numbers of `options`."""
 
     def __init__(
         self,
         vlm: VLM,
         *,
         sharing: Sharing = "auto",
-        reference: Literal["adapter_off", "cached", "none"] | nn.Module = "adapter_off",
+        reference: Literal["adapter_off", "cached", "none"] | FrozenAdapter | nn.Module = "adapter_off",
+        second: Literal["cached"] | FrozenAdapter | nn.Module | None = None,
         attention: Attention = "auto",
         chunk: int | None = None,
         hidden: Hidden | None = None,
-        kl: bool = False,
+        reads: Collection[str] = (),
+        options: ScoringOptions | None = None,
     ) -> None:
         super().__init__()
         if sharing not in ("auto", "on", "off"):
             raise UserError(f"sharing={sharing!r} is unknown", hint="one of auto, on, off")
         if isinstance(reference, str) and reference not in ("adapter_off", "cached", "none"):
             raise UserError(f"reference={reference!r} is unknown", hint="one of adapter_off, cached, none, or a model")
-        if kl and reference in ("cached", "none"):
-            raise UserError(
-                "the divergence from the reference needs its distributions, not just its log-probs",
-                hint="leave cache_reference out",
-            )
+        if "second_reference" in reads and second is None:
+            raise UserError("the objective reads a second reference, and there is none", hint="set references.second")
         if sharing == "on" and not vlm.family.sharing:
             raise UserError(
                 f"{vlm.family.name} can't share prefixes: {vlm.family.unsupported_reason}",
@@ -91,17 +100,18 @@ class PairScorer(nn.Module):
                 f"attention={attention} says how shared prompts are attended to, and nothing is shared here",
                 hint="leave attention out, or set sharing to auto",
             )
+        self._reference = None if reference in ("cached", "none") else ReferenceNetwork(vlm, reference)  # type: ignore[arg-type]
+        self._second = None if second in ("cached", None) else ReferenceNetwork(vlm, second)  # type: ignore[arg-type]
         self.model = vlm.model
-        self.reference_model = reference if isinstance(reference, nn.Module) else None
-        self.reference: str = "model" if isinstance(reference, nn.Module) else reference
+        self.reference_model = self._reference.module if self._reference is not None else None
+        self.second_model = self._second.module if self._second is not None else None
+        self.cached, self.cached_second = reference == "cached", second == "cached"
         self.chunk = chunk
-        self.hidden, self.kl = hidden, kl
+        self.hidden = hidden
+        self.statistics = TokenStatistics(reads, vlm, self._reference, options or ScoringOptions(), chunk)
         self.shared = shared
         self.backend: AttentionBackend = choose_attention(attention, vlm) if shared else "plain"
         self._vlm = vlm
-        self._reference_vlm = (
-            replace(vlm, model=cast(Any, self.reference_model)) if self.reference_model is not None else vlm
-        )
         self._unknown = vlm.family.features == "own"
         self._check_due = self._unknown or (sharing == "auto" and self.shared)
         if self._unknown:
@@ -109,9 +119,8 @@ class PairScorer(nn.Module):
                 "mmpo has no record of model type %s: scoring row by row with the model's own code, which is slow",
                 vlm.family.model_type,
             )
-        if self.reference_model is not None:
-            self.reference_model.requires_grad_(False).eval()
-        for base in {id(one.base): one.base for one in (vlm, self._reference_vlm)}.values():
+        networks = [vlm, *(one.vlm for one in (self._reference, self._second) if one is not None)]
+        for base in {id(one.base): one.base for one in networks}.values():
             if not self._unknown:
                 recompute_feed_forward(base.get_decoder())
                 recompute_adapters(base.get_decoder())
@@ -122,8 +131,9 @@ class PairScorer(nn.Module):
     def train(self, mode: bool = True) -> PairScorer:
         """As any module's, but a reference model of its own stays in evaluation: its dropout is never wanted."""
         super().train(mode)
-        if self.reference_model is not None:
-            self.reference_model.eval()
+        for own in (self.reference_model, self.second_model):
+            if own is not None:
+                own.eval()
         return self
 
     def forward(self, batch: PairBatch) -> PairLogps:
@@ -134,32 +144,42 @@ class PairScorer(nn.Module):
         frozen = vision_is_frozen(self._vlm)
         features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
         preferred = any(spec.preferred_under for spec in batch.views)
-        policy, reference = self._both(layout, batch.image_inputs, features, states=self.kl or preferred)
-        pairs = pair_logps(batch, shared.leaf, layout, policy, reference)
-        if self.kl:
-            self._add_divergence(pairs, shared.leaf[: 2 * len(batch)], layout, policy, reference)
+        passes = self._passes(
+            layout, batch.image_inputs, features, states=bool(self.statistics.asked) or preferred, best=preferred
+        )
+        pairs = pair_logps(batch, shared.leaf, layout, *passes)
+        if self.statistics.asked:
+            pairs = self.statistics.of_pairs(pairs, batch, shared.leaf, layout, passes.policy, passes.reference)
         if preferred:
-            self._score_preferred(pairs, batch, shared.leaf, layout, policy, reference)
+            self._score_preferred(pairs, batch, shared.leaf, layout, passes.policy, passes.reference)
         if batch.auxiliary is not None:
             pairs = replace(pairs, auxiliary=self._answers(batch.auxiliary, frozen))
-        return with_cached_reference(pairs, batch) if self.reference == "cached" else pairs
+        if self.cached_second:
+            pairs = with_cached_second_reference(pairs, batch)
+        return with_cached_reference(pairs, batch) if self.cached else pairs
 
-    def _both(
-        self, layout: TreeBatch, tensors: Mapping[str, Tensor], features: Any | None, *, states: bool
-    ) -> tuple[SegmentLogps, SegmentLogps | None]:
-        """Policy and, where the reference is a model, reference on one layout. `features` are given where the tower is
-        frozen."""
-        reference = None
+    def _passes(
+        self,
+        layout: TreeBatch,
+        tensors: Mapping[str, Tensor],
+        features: Any | None,
+        *,
+        states: bool,
+        best: bool = False,
+        second: bool = True,
+    ) -> Passes:
+        """Policy and references on one layout, the references first. `features` are given where the tower is frozen."""
+        reference, other = None, None
         options: dict[str, Any] = {"chunk": self.chunk, "hidden": self.hidden, "states": states}
-        if self.reference in ("adapter_off", "model"):
-            with torch.no_grad(), self._reference_mode():
-                own = self._reference_features(tensors, features)
-                reference = segment_logps(self._reference_vlm, layout, own, **options)
+        if self._reference is not None:
+            reference = self._reference(layout, tensors, features, **options)
+        if self._second is not None and second:
+            other = self._second(layout, tensors, features, chunk=self.chunk)
         if features is not None:
-            return segment_logps(self._vlm, layout, features, **options), reference
+            return Passes(segment_logps(self._vlm, layout, features, best=best, **options), reference, other)
         features = encode_images(self._vlm, tensors, frozen=False)
-        found = segment_logps(self._vlm, layout, features, **options)
-        return found._replace(logps=found.logps + self._tied(features)), reference
+        found = segment_logps(self._vlm, layout, features, best=best, **options)
+        return Passes(found._replace(logps=found.logps + self._tied(features)), reference, other)
 
     def _tied(self, features: Any | None) -> Tensor | float:
         """0 that depends on all that trains in tower and projector: in a process whose batch shows no image (or whose
@@ -172,26 +192,6 @@ class PairScorer(nn.Module):
             tied += [feature.flatten()[:1] for feature in features.pooler_output]
         return 0.0 * torch.cat([value.float() for value in tied]).nan_to_num().sum() if tied else 0.0
 
-    def _divergence(self, policy: Tensor, reference: Tensor) -> Tensor:
-        vlm, other = self._vlm, self._reference_vlm
-        return token_kl(policy, reference, vlm.head, other.head, chunk=self.chunk, softcap=vlm.softcap)
-
-    def _add_divergence(
-        self,
-        pairs: PairLogps,
-        leaf: Sequence[int],
-        layout: TreeBatch,
-        policy: SegmentLogps,
-        reference: SegmentLogps | None,
-    ) -> None:
-        """The divergence of the tokens of the pairs' own sides, whose segments `leaf` names."""
-        assert reference is not None and reference.states is not None and policy.states is not None
-        own = places(sorted(set(leaf)), layout.lengths).to(policy.logps.device)
-        found = self._divergence(policy.states.index_select(0, own), reference.states.index_select(0, own))
-        spread = Spread(leaf, layout.lengths)
-        flat = found.new_zeros(len(policy.logps)).index_copy(0, own, found)
-        pairs.chosen.kl, pairs.rejected.kl = spread(flat, slice(0, None, 2)), spread(flat, slice(1, None, 2))
-
     def _score_preferred(
         self,
         pairs: PairLogps,
@@ -203,15 +203,12 @@ class PairScorer(nn.Module):
     ) -> None:
         """Replace the views that ask for the tokens that the policy prefers under another view."""
         assert policy.states is not None
-        order = list(batch.views)
+        slices = path_slices(batch)
         best = policy.best.split(layout.lengths)
-        for spec in order:
+        for spec in batch.views:
             if spec.preferred_under is None:
                 continue
-            here, there = (
-                [leaf[(2 + order.index(view)) * len(batch) + i] for i in range(len(batch))]
-                for view in (spec, spec.preferred_under)
-            )
+            here, there = (leaf[slices[view]] for view in (spec, spec.preferred_under))
             targets = [best[number] for number in there]
             if [len(t) for t in targets] != [layout.lengths[number] for number in here]:
                 raise ValueError(f"{spec.name} and {spec.preferred_under.name} must have responses of the same lengths")
@@ -223,9 +220,9 @@ class PairScorer(nn.Module):
                 return pad_sequence(list(found.logps.split([len(t) for t in targets])), batch_first=True)
 
             theirs = None
-            if reference is not None and reference.states is not None:
+            if reference is not None and reference.states is not None and self._reference is not None:
                 with torch.no_grad():
-                    theirs = side(self._reference_vlm, reference.states)
+                    theirs = side(self._reference.vlm, reference.states)
             before = pairs.views[spec]
             pairs.views[spec] = replace(before, policy=side(self._vlm, policy.states), reference=theirs, top1=None)
 
@@ -233,15 +230,15 @@ class PairScorer(nn.Module):
         """Policy log-probs of auxiliary answers, a row a sample [samples, t]."""
         if not batch.owner:
             nothing = torch.zeros(0, 0, device=self._vlm.device)
-            return ResponseLogps(nothing, None, nothing.bool(), top1=nothing.bool(), kl=nothing if self.kl else None)
+            kl = nothing if self.statistics.of_answers else None
+            return ResponseLogps(nothing, None, nothing.bool(), top1=nothing.bool(), kl=kl)
         shared = batch.shared(self._vlm.visual_token_ids, whole_prompts=self._vlm.family.blocks == "prompt")
         layout = self._layout(shared.trees, batch.image_inputs)
-        divergence = None
-        if self.kl:
+        read: dict[str, Tensor] = {}
+        if self.statistics.of_answers:
             features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
-            found, reference = self._both(layout, batch.image_inputs, features, states=True)
-            assert reference is not None and reference.states is not None and found.states is not None
-            divergence = self._divergence(found.states, reference.states)
+            found, reference, _ = self._passes(layout, batch.image_inputs, features, states=True, second=False)
+            read = self.statistics.of_tokens(layout, found, reference)
         else:
             features = encode_images(self._vlm, batch.image_inputs, frozen=frozen)
             found = segment_logps(self._vlm, layout, features, chunk=self.chunk)
@@ -254,8 +251,8 @@ class PairScorer(nn.Module):
             return pad_sequence([torch.cat([parts[leaf] for leaf in row]) for row in rows], batch_first=True)
 
         mask = side(torch.ones_like(found.logps, dtype=torch.bool))
-        kl = side(divergence) if divergence is not None else None
-        return ResponseLogps(side(found.logps), None, mask, top1=side(found.top1), kl=kl)
+        answers = ResponseLogps(side(found.logps), None, mask, top1=side(found.top1))
+        return with_statistics(answers, {name: side(values) for name, values in read.items()})
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
         """Recompute the language model's layers in backward, non-reentrant.
@@ -268,20 +265,6 @@ class PairScorer(nn.Module):
 
     def gradient_checkpointing_disable(self) -> None:
         self._vlm.base.gradient_checkpointing_disable()
-
-    @contextmanager
-    def _reference_mode(self) -> Iterator[None]:
-        if self.reference == "adapter_off":
-            with self._vlm.adapter_off():
-                yield
-        else:
-            yield
-
-    def _reference_features(self, tensors: Mapping[str, Tensor], policy_features: Any | None) -> Any | None:
-        """The policy's features where the reference has the same tower, else the reference's own."""
-        if policy_features is not None and self.reference_model is None:
-            return policy_features
-        return encode_images(self._reference_vlm, tensors, frozen=True)
 
     def _layout(self, trees: Sequence[Tree], tensors: Mapping[str, Tensor]) -> TreeBatch:
         if self.shared:

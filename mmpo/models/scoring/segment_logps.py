@@ -29,7 +29,7 @@ from mmpo.types import Hidden
 class SegmentLogps(NamedTuple):
     """Log-probs [n] of the scored tokens in the layout's order, and whether each is the model's first choice. On
     request: the `hidden` states that an objective reads, one scored segment after the other, the `states` [n, h] that
-    predict the tokens, and with them `best`, the first choices."""
+    predict the tokens, and `best`, the first choices (else empty)."""
 
     logps: Tensor
     top1: Tensor
@@ -46,9 +46,10 @@ def segment_logps(
     chunk: int | None = None,
     hidden: Hidden | None = None,
     states: bool = False,
+    best: bool = False,
 ) -> SegmentLogps:
     """Log-probs of every scored token of a layout; `features` come from `encode_images`. `hidden` names further states
-    to return, `states` keeps those that the tokens were predicted from, and the first choices."""
+    to return, `states` keeps those that the tokens were predicted from, `best` the first choices."""
     if layout.plan is not None and hidden is not None and hidden.span == "sequence":
         layout = replace(layout, plan=replace(layout.plan, read=None))  # the states of other tokens are wanted
     with capture(vlm, hidden) as captured, recomputing(vlm.base):
@@ -58,7 +59,7 @@ def segment_logps(
             shown = select_images(features, layout.image_order, vlm.family)
             rows = vlm.backbone(**layout.model_inputs, **shown, use_cache=False).last_hidden_state
     scored = rows.flatten(0, 1).index_select(0, layout.predictors)
-    found = token_logps(scored, vlm.head, layout.targets, chunk=chunk, softcap=vlm.softcap, best=states)
+    found = token_logps(scored, vlm.head, layout.targets, chunk=chunk, softcap=vlm.softcap, best=best)
     asked = captured.read(rows, layout) if captured is not None else None
     return SegmentLogps(found.logps, found.top1, found.best, asked, scored if states else None)
 

@@ -83,7 +83,7 @@ def test_a_layer_that_is_not_there_is_named(vlm: VLM) -> None:
 @pytest.mark.parametrize("sharing", ["on", "off"])
 def test_divergence_of_each_token(vlm: VLM, sharing: str) -> None:
     batch = mixed_batch(vlm)
-    scored = PairScorer(vlm, sharing=sharing, kl=True)(batch)  # type: ignore[arg-type]
+    scored = PairScorer(vlm, sharing=sharing, reads=("kl",))(batch)  # type: ignore[arg-type]
     for i in (1, 3):
         n = len(batch.prompt_ids[i])
         ours, theirs = (
@@ -99,7 +99,7 @@ def test_divergence_of_each_token(vlm: VLM, sharing: str) -> None:
     with pytest.raises(UserError, match="without it"):
         _ = PairScorer(vlm)(batch).chosen.kl_sum
     with pytest.raises(UserError, match="distributions"):
-        PairScorer(vlm, reference="cached", kl=True)
+        PairScorer(vlm, reference="cached", reads=("kl",))
 
 
 @pytest.mark.parametrize("sharing", ["on", "off"])
