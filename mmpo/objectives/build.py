@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmpo.errors import UserError
-from mmpo.objectives.parameters import mistakes, parameters_of, resolved
+from mmpo.objectives.parameters import is_schedule, mistakes, parameters_of, resolved
 from mmpo.objectives.registry import OBJECTIVES, Registered
 from mmpo.objectives.stand_in import stand_in
 from mmpo.objectives.step_rule import State, Statistics
@@ -32,10 +32,14 @@ class Objective:
     def _entries(self) -> list[tuple[Registered, Mapping[str, Any]]]:
         return [(OBJECTIVES[name], self.parameters.get(name, {})) for name in self.weights]
 
+    def _at_both_ends(self) -> list[tuple[Registered, Mapping[str, Any]]]:
+        # What a loss needs may hang on a parameter: of one that moves, what it needs anywhere.
+        return [*self.at(0.0)._entries(), *self.at(1.0)._entries()]
+
     @property
     def reads(self) -> frozenset[str]:
         """What its losses read besides the policy's log-probs: names of `mmpo.objectives.reads.READS`."""
-        return frozenset(read for entry, given in self._entries() for read in entry.reads_of(given))
+        return frozenset(read for entry, given in self._at_both_ends() for read in entry.reads_of(given))
 
     def on_pairs_alone(self) -> Objective:
         """Without the terms that need auxiliary answers: what can be evaluated on pairs."""
@@ -47,7 +51,7 @@ class Objective:
     @property
     def views(self) -> tuple[ViewSpec, ...]:
         """The views that batches must have, each once."""
-        return tuple(dict.fromkeys(view for entry, given in self._entries() for view in entry.views_of(given)))
+        return tuple(dict.fromkeys(view for entry, given in self._at_both_ends() for view in entry.views_of(given)))
 
     @property
     def corruption(self) -> str | None:
@@ -58,7 +62,7 @@ class Objective:
     @property
     def hidden(self) -> Hidden | None:
         """The hidden states that scoring must return. Raises `UserError` where losses read different ones."""
-        asked = {e.name: e.hidden(e.values(given)) for e, given in self._entries() if e.hidden is not None}
+        asked = {e.name: e.hidden(e.values(given)) for e, given in self.at(0.0)._entries() if e.hidden is not None}
         if len(set(asked.values())) > 1:
             raise UserError(
                 f"{' and '.join(asked)} read hidden states of different layers or spans", hint="give them the same"
@@ -78,10 +82,19 @@ class Objective:
             },
         )
 
+    def scheduled(self, progress: float) -> dict[str, float]:
+        """The numbers of its schedules after that share of the run, by loss and parameter: `dpo.beta`."""
+        given = {
+            f"{name}.{key}": value
+            for name, weight in self.weights.items()
+            for key, value in {"weight": weight, **self.parameters.get(name, {})}.items()
+        }
+        return {name: resolved(value, progress) for name, value in given.items() if is_schedule(value)}
+
     @property
     def reads_step(self) -> bool:
         """True if a loss reads statistics of the whole step, which take a pass before it."""
-        return any(entry.rule_of(given) is not None for entry, given in self._entries())
+        return any(entry.rule_of(given) is not None for entry, given in self._at_both_ends())
 
     def statistics(self, pairs: PairLogps) -> dict[str, Tensor]:
         """This batch's part of the statistics that the losses read: names to numbers [b], without gradient."""
@@ -89,16 +102,17 @@ class Objective:
             return {name: value.detach() for asked in self._asked() for name, value in asked(pairs).items()}
 
     def _asked(self) -> list[Statistics]:
-        rules = (entry.rule_of(given) for entry, given in self._entries())
+        rules = (entry.rule_of(given) for entry, given in self._at_both_ends())
         return list(dict.fromkeys(rule.statistics for rule in rules if rule is not None))
 
     def start(self) -> States:
         """The state of every loss that has one, before the first step."""
-        rules = {entry.name: entry.rule_of(given) for entry, given in self._entries()}
+        rules = {entry.name: entry.rule_of(given) for entry, given in self._at_both_ends()}
         return {name: dict(rule.start()) for name, rule in rules.items() if rule is not None and rule.state}
 
     def look(self, step: StepStatistics, states: States, *, seed: int) -> tuple[StepStatistics, States]:
-        """The step's statistics with what each loss's rule makes of them, and the states after the step."""
+        """The step's statistics with what each loss's rule makes of them, and the states after the step. Schedules
+        must be numbers already (`at`)."""
         found, after = dict(step.found), dict(states)
         for entry, given in self._entries():
             if entry.rule_of(given) is not None:
@@ -111,10 +125,8 @@ class Objective:
 
     def terms(self, pairs: PairLogps) -> dict[str, tuple[float, Term]]:
         """Each loss with its weight; the loss is the weighted sum of the terms' means."""
-        return {entry.name: (self.weights[entry.name], entry(pairs, given)) for entry, given in self.at_pairs(pairs)}
-
-    def at_pairs(self, pairs: PairLogps) -> list[tuple[Registered, Mapping[str, Any]]]:
-        return self.at(pairs.progress)._entries()
+        now = self.at(pairs.progress)
+        return {entry.name: (now.weights[entry.name], entry(pairs, given)) for entry, given in now._entries()}
 
     def loss(self, pairs: PairLogps) -> Tensor:
         """The loss of this batch alone (one rank, no accumulation)."""
@@ -135,12 +147,19 @@ class Objective:
         }
         if chosen.top1 is not None:
             metrics["mean_token_accuracy"] = Term((chosen.top1 & chosen.mask).sum(-1).float(), chosen.lengths.float())
-        compares = [(e, given) for e, given in self.at_pairs(pairs) if e.rewards is not None]
+<<<<<<< HEAD
+        compares = [(e, given) for e, given in self.at(pairs.progress)._entries() if e.rewards is not None]
+=======
+        compares = [
+            (entry, given, reward)
+            for entry, given in self.at_pairs(pairs)
+            if (reward := entry.rewards_of(given)) is not None
+        ]
+>>>>>>> o1
         if compares:
-            entry, given = compares[0]
+            entry, given, reward = compares[0]
             beta = float(entry.values(given).get(entry.scale, 1.0))
-            assert entry.rewards is not None
-            reward_chosen, reward_rejected = entry.rewards(chosen, beta), entry.rewards(rejected, beta)
+            reward_chosen, reward_rejected = reward(chosen, beta), reward(rejected, beta)
             metrics["rewards/chosen"] = Term(reward_chosen, ones)
             metrics["rewards/rejected"] = Term(reward_rejected, ones)
             metrics["rewards/accuracies"] = Term((reward_chosen > reward_rejected).float(), ones)

@@ -4,7 +4,8 @@
 
 makes a pydantic model with the fields `tau`, `average` and, for every loss, `weight`. Numbers are numbers: text, truth
 values, NaN and infinity are refused. In the place of a number may stand a schedule, `{from: 0.5, to: 0.1, over: 0.8}`:
-it moves evenly from one to the other over that share of the run (all of it where `over` is left out). No torch here.
+it moves evenly from one to the other over that share of the run (all of it where `over` is left out). Numbers that must
+be whole stay what they are. No torch here.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ FlipRate = Annotated[float, Field(ge=0, lt=0.5)]
 """The share of wrong labels."""
 Smoothing = Annotated[float, Field(gt=0, lt=0.5)]
 Count = Annotated[int, Field(ge=1)]
+WholeNumber = Annotated[int, Field(ge=0)]
+AboveOne = Annotated[float, Field(gt=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Parameters(BaseModel):
@@ -37,10 +41,10 @@ class Parameters(BaseModel):
 
 @cache
 def parameters_of(function: Callable[..., Any]) -> type[Parameters]:
-    """The model of a loss function's keyword-only parameters, and of `weight`."""
+    """The model of a loss function's keyword-only parameters, and of `weight`. One without a default must be given."""
     hints = get_type_hints(function, include_extras=True)
     fields = {
-        name: (hints.get(name, Any), parameter.default)
+        name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
@@ -71,16 +75,18 @@ def mistakes(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[st
         for name, value in values.items():
             if is_schedule(value):
                 over = value.get("over", 1.0)
-                if set(value) - {"from", "to", "over"} or "to" not in value or not _is_share(over):
+                wrong = set(value) - {"from", "to", "over"} or not (_is_number(over) and 0 < over <= 1)
+                if wrong or not all(_is_number(value.get(key)) for key in ("from", "to")):
                     found[name] = f"{_SCHEDULE} (it is {value!r})"
                     continue
-            plain[name] = value[end] if is_schedule(value) else value
+            # as a fraction: a parameter that must be whole has no numbers on the way
+            plain[name] = float(value[end]) if is_schedule(value) else value
         found = {**_mistakes(function, plain), **found}
     return found
 
 
-def _is_share(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _mistakes(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, str]:
@@ -111,6 +117,7 @@ _TYPES = {
     "string_type": "must be text",
     "finite_number": "must be a finite number",
     "none_required": "must be null",
+    "missing": "must be given: it has no default",
 }
 
 

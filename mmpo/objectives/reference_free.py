@@ -62,6 +62,27 @@ def slic(pairs: PairLogps, *, delta: float = 1.0, lam: NonNegative = 0.1) -> Ter
     return per_pair(torch.relu(delta - chosen + rejected) - lam * chosen)
 
 
+@objective("typo", rewards=summed_reward, reads=("samples",), paper="arXiv 2407.09072", spec="9")
+def typo(pairs: PairLogps, *, lam: NonNegative) -> Term:
+    """softplus(-(W - L)) - lam times the mean log-prob, summed over tokens, of responses that the reference wrote to
+    the prompt: a preference term without reference and an anchor that needs no labels. New Desiderata (arXiv
+    2407.09072): the structure is the paper's, the terms are a reconstruction.
+
+    The samples are drawn once. No value of `lam` is published: it must be given.
+    """
+    if pairs.samples is None or pairs.samples_of is None:
+        raise UserError("typo reads samples of the reference, and the batch has none", hint="set samples_from")
+    gap = pairs.chosen.policy_sum - pairs.rejected.policy_sum
+    total = torch.zeros_like(gap).index_add(0, pairs.samples_of, pairs.samples.policy_sum)
+    count = torch.zeros_like(gap).index_add(0, pairs.samples_of, torch.ones_like(pairs.samples.policy_sum))
+    if without := int((count == 0).sum()):
+        raise UserError(
+            f"typo reads samples of the reference, and {without} of {len(gap)} pairs of a batch have none",
+            hint="sample responses to every prompt",
+        )
+    return per_pair(softplus(-gap) - lam * total / count)
+
+
 @objective("alphapo", averages=True, rewards=average_reward, reads=())
 def alphapo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0, alpha: float = 0.0) -> Term:
     """SimPO with the reward (1 - p^-alpha)/alpha for log p, p the mean token probability. Gupta et al. 2025 (arXiv

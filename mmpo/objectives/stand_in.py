@@ -48,6 +48,25 @@ def with_blanks(response: ResponseLogps) -> ResponseLogps:
     )
 
 
+def filled(pairs: PairLogps) -> PairLogps:
+    """The record of pairs with a blank in every field that a loss may read and it lacks, but for token weights. One
+    sample for each pair."""
+
+    def side(response: ResponseLogps) -> ResponseLogps:
+        return replace(with_blanks(response), weights=response.weights)
+
+    chosen, auxiliary = side(pairs.chosen), pairs.auxiliary
+    return replace(
+        pairs,
+        chosen=chosen,
+        rejected=side(pairs.rejected),
+        views={spec: side(view) for spec, view in pairs.views.items()},
+        auxiliary=None if auxiliary is None else side(auxiliary),
+        samples=chosen if pairs.samples is None else side(pairs.samples),
+        samples_of=torch.arange(len(pairs)) if pairs.samples_of is None else pairs.samples_of,
+    )
+
+
 def stand_in(objective: Objective) -> PairLogps:
     """One pair of one token, with all that this objective reads."""
     one = torch.ones(1, 1)

@@ -41,22 +41,3 @@ class Averages:
             table = accelerator.reduce(table, reduction="sum")
         totals, weights = table.tolist()
         return {name: total / weight for name, total, weight in zip(names, totals, weights, strict=True) if weight}
-
-
-class PastReward:
-    """The mean log-ratio of all responses, chosen and rejected, that were trained on, over all processes.
-
-    `seen` takes a whole step at once, before the step's first loss: the mean includes the step and is the same in all
-    its micro-batches. `total` and `count` go into checkpoints."""
-
-    def __init__(self, total: float = 0.0, count: float = 0.0) -> None:
-        self.total, self.count = total, count
-
-    @property
-    def mean(self) -> float:
-        return self.total / self.count if self.count else 0.0
-
-    def seen(self, values: Mapping[str, Tensor]) -> None:
-        """A step's `log_sums`, of all processes."""
-        ratios = torch.cat([values["W"] - values["Wr"], values["L"] - values["Lr"]])
-        self.total, self.count = self.total + ratios.double().sum().item(), self.count + len(ratios)

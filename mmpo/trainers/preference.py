@@ -31,18 +31,18 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from mmpo.errors import UserError
 from mmpo.models.scoring.pairs import blank_logps
 from mmpo.models.scoring.score import PairBatch, PairScorer
-from mmpo.objectives import Objective
-from mmpo.objectives.term import OBJECTIVES
+from mmpo.objectives import OBJECTIVES, Objective
+from mmpo.objectives.stand_in import filled
 from mmpo.progress import track
 from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import AuxiliaryCollator, PairsWithSamples, Samples, draw
-from mmpo.trainers.averages import Averages, PastReward
+from mmpo.trainers.averages import Averages
 from mmpo.trainers.callbacks import AlignedLogs, EpochClock
 from mmpo.trainers.clock import Clock
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
 from mmpo.trainers.ranks import Pulse
 from mmpo.trainers.schedule import Schedule, Shape, cut, numbered
-from mmpo.trainers.step import BatchLoss, gather_step, refuse_non_finite
+from mmpo.trainers.step import BatchLoss, StepRules, gather_step, refuse_non_finite
 from mmpo.types import PairLogps
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -119,7 +119,7 @@ class PreferenceTrainer(Trainer):
         self.pulse = pulse or Pulse(self.checkpoint_root, 0, 1)
         self._clock = Clock()
         self._window = Averages()
-        self._past = PastReward()
+        self._rules = StepRules(objective, self.args.seed)
         self._step_losses: list[BatchLoss] = []
 
     # -- data -------------------------------------------------------------------------------------------------------
@@ -170,12 +170,12 @@ class PreferenceTrainer(Trainer):
         self.pulse.further(f"step {self.state.global_step + 1}")
         if samples and self.objective.reads_step:
             self._look_at_step(samples)
-        return samples, self._totals([sample["batch"] for sample in samples]) if samples else None
+        return samples, self._totals(samples) if samples else None
 
     @torch.no_grad()
     def _look_at_step(self, samples: list[dict[str, Any]]) -> None:
         """A pass over the whole step before its first loss, without gradient and dropout. What the losses read of all
-        its pairs goes into each micro-batch; a mean over all steps counts this one from here on."""
+        its pairs goes into each micro-batch; what they remember of all steps counts this one from here on."""
         model: nn.Module = self.model_wrapped
         was_training = model.training
         model.eval()
@@ -184,16 +184,21 @@ class PreferenceTrainer(Trainer):
             for sample in samples:
                 own.append(self.objective.statistics(model(batch=self._prepare_inputs(sample)["batch"])))
         model.train(was_training)
-        for sample, step in zip(samples, gather_step(own, self.accelerator), strict=True):
+        steps = gather_step(own, self.accelerator)
+        now = self.objective.at(self._progress)
+        for sample, step in zip(
+            samples, self._rules.look(now, steps, self.state.global_step + 1, keep=True), strict=True
+        ):
             sample["step"] = step
-        if self.objective.needs_past_reward:
-            self._past.seen(samples[0]["step"].values)
 
-    def _totals(self, batches: list[PairBatch]) -> Totals:
+    def _totals(self, samples: list[dict[str, Any]]) -> Totals:
         totals: dict[str, float] = {}
-        for batch in batches:
-            for name, (_, term) in self.objective.terms(blank_logps(batch)).items():
-                weight = len(batch) if OBJECTIVES[name].needs_auxiliary else float(term.weights.sum())
+        for sample in samples:
+            batch: PairBatch = sample["batch"]
+            step = sample["step"].to("cpu") if "step" in sample else None
+            blank = replace(filled(blank_logps(batch)), step=step, progress=self._progress)
+            for name, (_, term) in self.objective.terms(blank).items():
+                weight = len(batch) if OBJECTIVES[name].of == "auxiliary" else float(term.weights.sum())
                 totals[name] = totals.get(name, 0.0) + weight
         # A step may have nothing for a term (no phrase to contrast): the term is then 0, not 0 / 0.
         if self.accelerator.num_processes == 1:
@@ -201,6 +206,11 @@ class PreferenceTrainer(Trainer):
         table = torch.tensor(list(totals.values()), dtype=torch.float32, device=self.args.device)
         table = self.accelerator.reduce(table, reduction="sum")
         return dict(zip(totals, torch.where(table > 0, table, 1.0).unbind(), strict=True))
+
+    @property
+    def _progress(self) -> float:
+        """The share of the run's steps that are done."""
+        return self.state.global_step / len(self.schedule)
 
     # -- loss -------------------------------------------------------------------------------------------------------
 
@@ -217,12 +227,11 @@ class PreferenceTrainer(Trainer):
         processes. Without `num_items_in_batch` the batch is a step of its own.
         """
         batch: PairBatch = inputs["batch"]
-        totals: Totals = num_items_in_batch if num_items_in_batch is not None else self._totals([batch])
+        totals: Totals = num_items_in_batch if num_items_in_batch is not None else self._totals([inputs])
         self.pulse.further()
         logps: PairLogps = model(batch=batch)
         self.pulse.further()
-        if self.objective.reads_step:
-            logps = replace(logps, step=inputs.get("step"), past_reward=self._past.mean)
+        logps = replace(logps, step=inputs.get("step"), state=self._rules.states, progress=self._progress)
         values: dict[str, Tensor] = {}
         loss: Tensor | None = None
         terms = self.objective.terms(logps)
@@ -253,6 +262,8 @@ class PreferenceTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             logs.update(self._window.drain(self.accelerator))
+            began = (self.state.global_step - 1) / len(self.schedule)  # of the window's last step
+            logs.update({f"schedule/{name}": value for name, value in self.objective.scheduled(began).items()})
             pairs, seconds = self._clock.lap(self.schedule.pairs_seen(self.state.global_step))
             logs["pairs_per_second"] = round(pairs / seconds, 3)
             logs["seconds"] = round(self._clock.seconds, 3)
@@ -304,7 +315,8 @@ class PreferenceTrainer(Trainer):
         with torch.no_grad():
             waiting: list[PairLogps] = []
             for i, inputs in enumerate(track(self._loader(pairs, padded), "evaluating", rounds)):
-                logps = replace(model(**self._prepare_inputs(inputs)), past_reward=self._past.mean)
+                logps = model(**self._prepare_inputs(inputs))
+                logps = replace(logps, state=self._rules.states, progress=self._progress)
                 if objective.reads_step:
                     waiting.append(logps)
                 else:
@@ -312,8 +324,11 @@ class PreferenceTrainer(Trainer):
             if waiting:  # the whole evaluation set is one step
                 own = [objective.statistics(logps) for logps in waiting]
                 own = [{k: v[: len(v) * (i < len(mine))] for k, v in one.items()} for i, one in enumerate(own)]
-                for i, (logps, step) in enumerate(zip(waiting, gather_step(own, self.accelerator), strict=True)):
-                    count(replace(logps, step=step if i < len(mine) else None), i < len(mine))
+                steps = gather_step(own, self.accelerator)
+                steps = self._rules.look(objective.at(self._progress), steps, 0, keep=False)
+                for i, (logps, step) in enumerate(zip(waiting, steps, strict=True)):
+                    known = step.to(logps.chosen.policy.device) if i < len(mine) else None
+                    count(replace(logps, step=known), i < len(mine))
         model.train(was_training)
         found = averages.drain(self.accelerator)
         loss = sum(coefficient * found.get(f"loss/{name}", 0.0) for name, coefficient in coefficients.items())
@@ -340,10 +355,10 @@ class PreferenceTrainer(Trainer):
                 )
             self.args.eval_on_start = False  # it was done before the first step
             step = checkpoints.step_of(Path(resume_from_checkpoint))
-            self._past = PastReward(*metadata.get("past_reward", ()))
+            self._rules = StepRules(self.objective, self.args.seed, metadata.get("states", {}))
             self._clock = Clock(float(metadata.get("seconds", 0.0)), self.schedule.pairs_seen(step))
         else:
-            self._past, self._clock = PastReward(), Clock()
+            self._rules, self._clock = StepRules(self.objective, self.args.seed), Clock()
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -353,8 +368,8 @@ class PreferenceTrainer(Trainer):
             if self.args.should_save:
                 root = self.checkpoint_root
                 metadata = {"step": self.state.global_step, "seconds": round(self._clock.seconds, 3), **self.metadata}
-                if self.objective.needs_past_reward:
-                    metadata["past_reward"] = [self._past.total, self._past.count]
+                if self._rules.states:
+                    metadata["states"] = self._rules.as_json()
                 checkpoints.mark_complete(root / f"checkpoint-{self.state.global_step}", **metadata)
                 checkpoints.prune(root, self.keep_checkpoints)
 

@@ -1,9 +1,11 @@
-"""A whole optimizer step: statistics for the losses in which its pairs depend on each other, and a check that its
-numbers are finite."""
+"""A whole optimizer step: statistics for the losses in which its pairs depend on each other, what these losses make of
+them and remember, and a check that a step's numbers are finite."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +13,8 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from mmpo.errors import UserError
+from mmpo.objectives import Objective
+from mmpo.objectives.build import States
 from mmpo.types import StepStatistics
 
 
@@ -43,6 +47,50 @@ def gather_step(own: Sequence[Mapping[str, Tensor]], accelerator: Accelerator) -
             found.append(StepStatistics(values, slice(place, place + counts[process][number])))
         place += counts[process][number]
     return found
+
+
+class StepRules:
+    """The step rules of an objective over a run: what each loss makes of a step, and in `states` what it remembers of
+    the steps before. All processes look at the same numbers, on the CPU, and so come to the same."""
+
+    def __init__(self, objective: Objective, seed: int, saved: Mapping[str, Any] | None = None) -> None:
+        """`saved` are states as `as_json` gave them. Raises `UserError` where they are not those of this objective."""
+        self.seed = seed
+        self.states: States = objective.start()
+        if saved is None:
+            return
+        states = {
+            loss: {name: torch.tensor(value, dtype=torch.float64) for name, value in state.items()}
+            for loss, state in saved.items()
+        }
+        if {loss: set(state) for loss, state in states.items()} != {k: set(v) for k, v in self.states.items()}:
+            raise UserError(
+                "the checkpoint lacks what the objective remembers of earlier steps",
+                hint="it is of another version of mmpo; start over with resume: false",
+            )
+        self.states.update(states)
+
+    def as_json(self) -> dict[str, Any]:
+        """The states as lists and numbers; JSON keeps them to the last bit."""
+        return {
+            loss: {name: value.double().tolist() for name, value in state.items()}
+            for loss, state in self.states.items()
+        }
+
+    def look(
+        self, objective: Objective, steps: Sequence[StepStatistics], number: int, *, keep: bool
+    ) -> list[StepStatistics]:
+        """A step with what the losses make of it, for each of its micro-batches. `objective` has no schedules any more;
+        draws are those of the step `number`. `keep`: remember the step."""
+        looked, states = objective.look(steps[0].to("cpu"), self.states, seed=_step_seed(self.seed, number))
+        if keep:
+            self.states = {loss: {k: v.double().cpu() for k, v in state.items()} for loss, state in states.items()}
+        return [replace(looked, own=step.own) for step in steps]
+
+
+def _step_seed(seed: int, number: int) -> int:
+    """One for each step of a run, in no relation to those of other steps and runs."""
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{number}".encode(), digest_size=7).digest(), "big")
 
 
 class BatchLoss(NamedTuple):

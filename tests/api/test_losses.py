@@ -12,9 +12,8 @@ from torch import Tensor
 import mmpo
 from mmpo import losses
 from mmpo.errors import UserError
-from mmpo.objectives import OBJECTIVES, build_objective
-from mmpo.objectives.pairwise import log_ratios, per_pair
-from mmpo.objectives.term import Term, register
+from mmpo.objectives import OBJECTIVES, Term, build_objective, objective
+from mmpo.objectives.term import log_ratios, per_pair
 from mmpo.types import PairLogps, ResponseLogps
 from tests.objectives.test_every_loss import pairs_for
 
@@ -157,7 +156,7 @@ def test_an_unknown_loss_is_no_attribute() -> None:
 
 @pytest.fixture
 def own() -> Iterator[str]:
-    @register("twice_dpo")
+    @objective("twice_dpo")
     def twice_dpo(pairs: PairLogps, *, beta: float = 0.1) -> Term:
         """2 beta D."""
         return per_pair(2 * beta * log_ratios(pairs).gap)

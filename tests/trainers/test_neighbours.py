@@ -18,14 +18,15 @@ from mmpo.models.families.loading import load_vlm
 from mmpo.models.families.prompts import encode_prompt, encode_response
 from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives import build_objective
+from mmpo.objectives.step_rule import log_sums
 from mmpo.objectives.symmetric import CHOSEN_THERE, TWIN, TWIN_HERE
-from mmpo.objectives.term import log_sums
-from mmpo.trainers.averages import PastReward
 from mmpo.trainers.collate import PairCollator, encode_pairs
 from mmpo.trainers.holdout import hold_out
 from mmpo.trainers.images import ImageStore
+from mmpo.trainers.step import StepRules
 from mmpo.trainers.train import train
 from mmpo.trainers.views.view_maker import view_maker
+from mmpo.types import StepStatistics
 from tests.tiny import add_lora
 from tests.trainers.material import make_pairs, settings_for, write_pairs
 
@@ -137,8 +138,8 @@ def test_a_run_with_a_running_mean_resumes_to_the_same_weights(tiny_llava_folder
     whole = settings_for(tiny_llava_folder, pairs, objective=objective, max_steps=6, save_steps=3, keep_checkpoints=5)
     train(whole, tmp_path / "whole")
     metadata = json.loads((tmp_path / "whole/checkpoints/checkpoint-3/complete.json").read_text())
-    total, count = metadata["past_reward"]
-    assert count == 3 * 2 * 4 and total != 0
+    state = metadata["states"]["mpo"]
+    assert state["log_ratio_count"] == 3 * 2 * 4 and state["log_ratio_mean"] != 0
     half = tmp_path / "half"
     (half / "checkpoints").mkdir(parents=True)
     for name in ("settings.json",):
@@ -153,11 +154,14 @@ def test_a_run_with_a_running_mean_resumes_to_the_same_weights(tiny_llava_folder
 def test_the_running_mean_takes_whole_steps() -> None:
     from tests.objectives.test_objectives import golden_pairs
 
-    past, pairs = PastReward(), golden_pairs()
+    pairs, objective = golden_pairs(), build_objective({"bco_pair": {"delta": "running"}})
     ratios = torch.cat([side.policy_sum - side.reference_sum for side in (pairs.chosen, pairs.rejected)])
-    past.seen(log_sums(pairs))
-    past.seen({name: 2 * value for name, value in log_sums(pairs).items()})
-    assert past.mean == pytest.approx(1.5 * ratios.mean().item()) and past.count == 16
+    rules = StepRules(objective, seed=0)
+    for factor in (1, 2):
+        step = StepStatistics({name: factor * value for name, value in log_sums(pairs).items()})
+        (looked,) = rules.look(objective, [step], factor, keep=True)
+    assert looked.found["bco_pair"]["log_ratio_mean"].item() == pytest.approx(1.5 * ratios.mean().item())
+    assert rules.states["bco_pair"]["log_ratio_count"] == 16
 
 
 def context_pair(context: str | None) -> PreferencePair:

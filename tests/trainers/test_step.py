@@ -58,9 +58,10 @@ def test_the_running_mean_counts_the_current_step(tiny_llava_folder: Path, tmp_p
     )
     rows = [row for row in metrics(tmp_path / "run") if "loss" in row]
     metadata = json.loads((tmp_path / "run/checkpoints/checkpoint-2/complete.json").read_text())
-    total, count = metadata["past_reward"]
+    state = metadata["states"]["bco_pair"]
     second = rows[1]["rewards/chosen"] + rows[1]["rewards/rejected"]
-    assert count == 32 and total == pytest.approx(8 * second, rel=1e-4) and abs(second) > 0.01
+    assert state["log_ratio_count"] == 32 and abs(second) > 0.01
+    assert 32 * state["log_ratio_mean"] == pytest.approx(8 * second, rel=1e-4)
 
 
 def test_the_order_is_that_of_the_step() -> None:

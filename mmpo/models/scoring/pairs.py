@@ -6,6 +6,7 @@ Shapes: b pairs, t tokens of a response (padded), h hidden.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -72,7 +73,8 @@ class PairBatch:
     number of placeholder tokens of distinct image k: with it, pairs that share an image, or an image and a prompt,
     become one tree; without it every pair is a tree of its own. `reference[i]` holds reference log-probs (chosen [c],
     rejected [r]) that were computed before. `views` are further responses that an objective compares with, `auxiliary`
-    answers to other questions that are learnt with the pairs."""
+    answers to other questions that are learnt with the pairs, `scores` numbers of each pair by name, [b], NaN where a
+    pair has none."""
 
     ids: list[str]
     prompt_ids: list[Tensor]
@@ -88,13 +90,14 @@ class PairBatch:
     reference: list[tuple[Tensor, Tensor]] | None = None
     views: dict[ViewSpec, ViewResponses] = field(default_factory=dict)
     auxiliary: AnswerBatch | None = None
+    scores: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def to(self, device: torch.device | str) -> PairBatch:
-        """Move what the model reads (pixels and weights). Token ids stay where they are: the layout is made from
-        them.
+        """Move what model and objective read (pixels, weights, scores). Token ids stay where they are: the layout is
+        made from them.
         """
         return replace(
             self,
@@ -104,6 +107,7 @@ class PairBatch:
             chosen_weights=None if self.chosen_weights is None else [w.to(device) for w in self.chosen_weights],
             rejected_weights=None if self.rejected_weights is None else [w.to(device) for w in self.rejected_weights],
             reference=None if self.reference is None else [(c.to(device), r.to(device)) for c, r in self.reference],
+            scores={name: values.to(device) for name, values in self.scores.items()},
         )
 
     def paths(self) -> list[ResponsePath]:
@@ -157,6 +161,7 @@ def blank_logps(batch: PairBatch) -> PairLogps:
         side(batch.rejected_ids, batch.rejected_weights),
         {spec: side(view.response_ids, view.weights) for spec, view in batch.views.items()},
         side(_joined(batch.auxiliary), None) if batch.auxiliary is not None else None,
+        scores={name: values.cpu() for name, values in batch.scores.items()},
     )
 
 

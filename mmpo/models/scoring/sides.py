@@ -67,7 +67,10 @@ def pair_logps(
         first = pairs + number * len(batch)
         views[spec] = side(slice(first, first + len(batch)), view.weights)
     return PairLogps(
-        side(slice(0, pairs, 2), batch.chosen_weights), side(slice(1, pairs, 2), batch.rejected_weights), views
+        side(slice(0, pairs, 2), batch.chosen_weights),
+        side(slice(1, pairs, 2), batch.rejected_weights),
+        views,
+        scores=batch.scores,
     )
 
 
