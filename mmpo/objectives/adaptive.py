@@ -42,9 +42,7 @@ def _drawn(weights: Tensor, keep: float, draw: Draw) -> Tensor:
 def _batch_beta(values: Mapping[str, Tensor], state: State, given: Mapping[str, Any], draw: Draw) -> Looked:
     gaps, old = _gaps(values), given["momentum"]
     spread = gaps.std() if len(gaps) > 1 else gaps.new_zeros(())  # unbiased
-    mean, std = (
-        old * state[name].cpu() + (1 - old) * seen for name, seen in (("mean", gaps.mean()), ("std", spread))
-    )
+    mean, std = (old * state[name].cpu() + (1 - old) * seen for name, seen in (("mean", gaps.mean()), ("std", spread)))
     weights = torch.exp(-0.5 * ((gaps - mean) / std) ** 2) if std > 0 else torch.ones_like(gaps)
     kept = _drawn(weights, given["keep"], draw)
     beta = given["beta"] * (1 + given["a"] * (gaps[kept].mean() - mean))

@@ -31,7 +31,9 @@ READS: Mapping[str, Readable] = {
             "a weight of each token",
             "set token_weights, or use data with chosen_weights and rejected_weights",
         ),
-        Readable("scores", "sc", "numbers of each pair", "name the scores of your pairs: scores: {chosen: …, rejected: …}"),
+        Readable(
+            "scores", "sc", "numbers of each pair", "name the scores of your pairs: scores: {chosen: …, rejected: …}"
+        ),
         Readable("kl", "kl", "KL(reference || policy) of each token's distributions", live=True),
         Readable("tail_kl", "tail", "the upper tail of that divergence", live=True),
         Readable("log_sum_squares", "sq", "log of the sum of squared probabilities at each token, of the policy"),

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from mmpo.objectives.build import Objective
 
 
-def with_blanks(response: ResponseLogps) -> ResponseLogps:
+def with_blanks(response: ResponseLogps, *, aspects: int = 1) -> ResponseLogps:
     """The responses with a blank for every field that a loss may read and they lack: log-probs and divergences -1 and
-    0 as long as the response, one turn, step and segment."""
+    0 as long as the response, one turn, step and segment, this with `aspects` scores."""
     mask, blank = response.mask, response.mask.to(response.policy.dtype)
     states = blank[..., None]
     part, score = torch.zeros_like(mask, dtype=torch.long), blank.new_ones(len(mask), 1)
@@ -33,7 +33,7 @@ def with_blanks(response: ResponseLogps) -> ResponseLogps:
         "steps": part,
         "step_scores": score,
         "segments": part,
-        "segment_scores": score[..., None],
+        "segment_scores": blank.new_ones(len(mask), 1, aspects),
         "positions": mask,
         "second_reference": -blank,
     }
@@ -70,7 +70,9 @@ def filled(pairs: PairLogps) -> PairLogps:
 def stand_in(objective: Objective) -> PairLogps:
     """One pair of one token, with all that this objective reads."""
     one = torch.ones(1, 1)
-    side = with_blanks(ResponseLogps(-one, -one, one.bool()))
+    weights = (given.get("aspects") for given in objective.parameters.values())
+    aspects = max((len(given) for given in weights if isinstance(given, list)), default=1)
+    side = with_blanks(ResponseLogps(-one, -one, one.bool()), aspects=aspects)
     score = torch.ones(1)
     return PairLogps(
         side,
