@@ -147,15 +147,11 @@ class Objective:
         }
         if chosen.top1 is not None:
             metrics["mean_token_accuracy"] = Term((chosen.top1 & chosen.mask).sum(-1).float(), chosen.lengths.float())
-<<<<<<< HEAD
-        compares = [(e, given) for e, given in self.at(pairs.progress)._entries() if e.rewards is not None]
-=======
         compares = [
             (entry, given, reward)
-            for entry, given in self.at_pairs(pairs)
+            for entry, given in self.at(pairs.progress)._entries()
             if (reward := entry.rewards_of(given)) is not None
         ]
->>>>>>> o1
         if compares:
             entry, given, reward = compares[0]
             beta = float(entry.values(given).get(entry.scale, 1.0))

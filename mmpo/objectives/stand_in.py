@@ -1,13 +1,18 @@
-"""A record with everything that an objective may read, and nothing in it: to run a loss before there is a model."""
+"""A record with everything that an objective may read, and nothing in it: to run a loss before there is a model, and to
+learn from it what it reads."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from mmpo.errors import UserError
+from mmpo.objectives.registry import OBJECTIVES
 from mmpo.types import PairLogps, ResponseGroups, ResponseLogps
 
 if TYPE_CHECKING:
@@ -84,3 +89,50 @@ def stand_in(objective: Objective) -> PairLogps:
         samples=side,
         samples_of=torch.zeros(1, dtype=torch.long),
     )
+
+
+# ---- which scores
+
+
+def of_scores(objective: Objective) -> Objective:
+    """Its losses that read scores of pairs."""
+    reads = {name: OBJECTIVES[name].reads_of(objective.parameters.get(name, {})) for name in objective.weights}
+    return replace(objective, weights={n: weight for n, weight in objective.weights.items() if "scores" in reads[n]})
+
+
+def scores_read(objective: Objective) -> dict[str, bool]:
+    """The scores that an objective reads, by name; true where it needs that of every pair. Its losses tell: each is
+    run on a pair with all scores, and again without each that it looked at."""
+    losses = of_scores(objective)
+    if not losses.weights:
+        return {}
+    pairs = stand_in(losses)
+    watched = _Watched(pairs.scores)
+    losses.terms(replace(pairs, scores=watched))
+    return {name: _needs(losses, pairs, name) for name in pairs.scores if name in watched.read}
+
+
+class _Watched(dict[str, Tensor]):
+    """Scores that know which of them were read."""
+
+    def __init__(self, scores: Mapping[str, Tensor]) -> None:
+        super().__init__(scores)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().get(name, default)
+
+
+def _needs(losses: Objective, pairs: PairLogps, name: str) -> bool:
+    """True if a pair without that score is refused, or has no loss."""
+    without = {**pairs.scores, name: torch.full_like(pairs.scores[name], math.nan)}
+    try:
+        terms = losses.terms(replace(pairs, scores=without))
+    except UserError:
+        return True
+    return not all(bool(term.values.isfinite().all()) for _, term in terms.values())

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,8 +54,8 @@ class EncodedPair:
     reference log-probs of chosen and rejected where they were computed before. `image_weights` weigh the chosen answer
     where it is compared with itself under another image. `words` are the question's words with
     the places of their tokens in `prompt`, where something asks for them; `twin` is the id of the pair that shows a
-    similar image. `visit` counts how often training saw the pair before, `view_tokens` what its further views add to a
-    batch.
+    similar image; `scores` are numbers of the pair, by name. `visit` counts how often training saw the pair before,
+    `view_tokens` what its further views add to a batch.
     """
 
     id: str
@@ -70,6 +71,7 @@ class EncodedPair:
     reference: tuple[Tensor, Tensor] | None = None
     words: tuple[tuple[str, tuple[int, ...]], ...] | None = None
     twin: str | None = None
+    scores: Mapping[str, float] | None = None
     visit: int = 0
     view_tokens: int = 0
 
@@ -245,6 +247,7 @@ class _Encoder:
             self._weights(context, shared, pair.chosen_text, pair.image_weights, len(chosen)),
             words=self._words(pair, images) if self.words else None,
             twin=pair.twin,
+            scores=pair.scores,
         )
 
     def _words(self, pair: PreferencePair, images: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -382,8 +385,15 @@ class PairCollator:
             rejected_weights=[_weights(row.rejected_weights, row.rejected) for row in rows] if weighted else None,
             reference=[row.reference for row in rows if row.reference is not None] or None,
             image_tokens=[self.store.placeholder_tokens(*image) for image in position],
+            scores=score_tensors(rows),
         )
         return {"batch": batch if self.add_views is None else self.add_views(batch, rows)}
+
+
+def score_tensors(rows: Sequence[EncodedPair]) -> dict[str, Tensor]:
+    """Their scores by name, [b]; NaN where a pair has none."""
+    names = dict.fromkeys(name for row in rows for name in row.scores or {})
+    return {name: torch.tensor([(row.scores or {}).get(name, math.nan) for row in rows]) for name in names}
 
 
 def _long(ids: Tensor | None) -> Tensor | None:

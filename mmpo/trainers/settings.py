@@ -91,6 +91,20 @@ class TokenWeightSettings(Settings):
     )
 
 
+class ScoreSettings(Settings):
+    """Which scores of the pairs an objective reads, by their names in the data."""
+
+    chosen: str | None = Field(
+        default=None, min_length=1, description="Of the chosen response. Left out: `chosen`, else `chosen_reward`."
+    )
+    rejected: str | None = Field(
+        default=None, min_length=1, description="Of the rejected response. Left out: `rejected`, else `rejected_reward`."
+    )
+    similarity: str | None = Field(
+        default=None, min_length=1, description="Of the chosen response with prompt or image. Left out: `similarity`."
+    )
+
+
 class CorruptionSettings(Settings):
     """The corruption of the image, for objectives that compare with a corrupted one."""
 
@@ -214,6 +228,11 @@ class TrainSettings(Settings):
     token_weights: TokenWeightSettings | None = Field(
         default=None,
         description="Weigh the tokens in which chosen and rejected differ; with the objectives span_dpo, dense_dpo.",
+    )
+    scores: ScoreSettings | None = Field(
+        default=None,
+        description="The scores of the pairs that odpo, mappo, sppo and other objectives read. Left out: those of the "
+        "usual names.",
     )
     corruption: CorruptionSettings | None = Field(
         default=None,
