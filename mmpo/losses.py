@@ -26,8 +26,8 @@ from torch import Tensor
 
 from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
-from mmpo.objectives.parameters import parameters_of
 from mmpo.objectives.build import spec_mistakes
+from mmpo.objectives.parameters import parameters_of
 from mmpo.objectives.registry import Registered
 from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 

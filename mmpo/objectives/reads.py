@@ -38,9 +38,7 @@ READS: Mapping[str, Readable] = {
         Readable("tail_kl", "tail", "the upper tail of that divergence", live=True),
         Readable("log_sum_squares", "sq", "log of the sum of squared probabilities at each token, of the policy"),
         Readable("eos", "eos", "the log-prob of the end token at each place, under both models", live=True),
-        Readable(
-            "label_logits", "logit", "the logit of each token under the clean and the corrupted image", live=True
-        ),
+        Readable("label_logits", "logit", "the logit of each token under the clean and the corrupted image", live=True),
         Readable("turns", "turns", "the number of the turn that each token belongs to"),
         Readable("steps", "steps", "the number of the step that each token belongs to, and a score of each step"),
         Readable(

@@ -20,9 +20,7 @@ _AT_ONCE = 256
 """Pairs that are looked at together."""
 
 
-def with_scores(
-    settings: ScoreSettings | None, objective: Objective, *data: EncodedPairs
-) -> tuple[EncodedPairs, ...]:
+def with_scores(settings: ScoreSettings | None, objective: Objective, *data: EncodedPairs) -> tuple[EncodedPairs, ...]:
     """The data with the scores that the objective reads, under the names that it reads them by and NaN where a pair has
     none; without scores where it reads none. Raises `UserError` for a score that a pair lacks, or with which a loss is
     undefined."""

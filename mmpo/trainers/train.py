@@ -134,7 +134,11 @@ def _trainer(
     scorer = PairScorer(
         vlm,
         sharing=settings.sharing,
-        reference="none" if "reference" not in objective.reads else "cached" if settings.cache_reference else "adapter_off",
+        reference="none"
+        if "reference" not in objective.reads
+        else "cached"
+        if settings.cache_reference
+        else "adapter_off",
         attention=settings.attention,
         hidden=objective.hidden,
         kl="kl" in objective.reads,

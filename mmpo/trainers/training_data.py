@@ -22,6 +22,7 @@ from mmpo.trainers.collate import EncodedPair, EncodedPairs, OnReject, encode_pa
 from mmpo.trainers.holdout import hold_out
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_reference
+from mmpo.trainers.responses import WantedParts
 from mmpo.trainers.schedule import cut
 from mmpo.trainers.scores import with_scores
 from mmpo.trainers.settings import TrainSettings
@@ -49,6 +50,10 @@ class TrainingData:
             digest.update(repr((row.id, row.all_images)).encode())
             for tensor in (row.prompt, row.chosen, row.rejected, row.chosen_weights, row.rejected_weights):
                 digest.update(b"" if tensor is None else tensor.numpy().tobytes())
+            for own in (row.chosen_turns, row.rejected_turns):
+                digest.update(b"" if own is None else own.numpy().tobytes())
+            for name, part in [*sorted(row.chosen_parts.items()), *sorted(row.rejected_parts.items())]:
+                digest.update(name.encode() + part.numbers.numpy().tobytes() + part.scores.numpy().tobytes())
             digest.update(b"" if row.scores is None else repr(sorted(row.scores.items())).encode())
         return digest.hexdigest() + (self.samples.digest() if self.samples is not None else "")
 
@@ -107,6 +112,9 @@ def _pairs(
             max_tokens=settings.max_tokens,
             max_pixels_per_pair=settings.max_pixels_per_pair,
             token_weights=settings.token_weights,
+            parts=WantedParts(
+                tuple(name for name in ("steps", "segments") if name in objective.reads), settings.parts == "weights"
+            ),
             words=any(view.prompt == "perturbed" for view in objective.views),
             dataset=PairDataset(folder),
             on_reject=on_reject,

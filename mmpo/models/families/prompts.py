@@ -151,14 +151,14 @@ def _check_company(vlm: VLM, images: Sequence[Sequence[int]]) -> None:
 
 def encode_response(vlm: VLM, text: str, eos: bool = True) -> list[int]:
     """Token ids of a response as the model would write it, without anything in front; `eos` appends the end token."""
-    return _encode_response(vlm, text, eos)[0]
+    return response_tokens(vlm, text, eos)[0]
 
 
 def response_offsets(vlm: VLM, text: str, eos: bool = True) -> Offsets:
     """For each token of `encode_response`, the characters `[start, end)` of `text` it covers ((n, n) for the end
     token).
     """
-    return _encode_response(vlm, text, eos)[1]
+    return response_tokens(vlm, text, eos)[1]
 
 
 def token_weights(offsets: Offsets, spans: Sequence[Mapping[str, Any]], default: float = 1.0) -> list[float]:
@@ -172,7 +172,8 @@ def token_weights(offsets: Offsets, spans: Sequence[Mapping[str, Any]], default:
     return weights
 
 
-def _encode_response(vlm: VLM, text: str, eos: bool) -> tuple[list[int], Offsets]:
+def response_tokens(vlm: VLM, text: str, eos: bool = True) -> tuple[list[int], Offsets]:
+    """`encode_response` and `response_offsets` at once."""
     plain = plain_text(vlm)
     head, lead, tail = response_frame(vlm)
     head_ids = processor_facts(vlm).setdefault("head_ids", plain.encode(head).ids)

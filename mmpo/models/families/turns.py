@@ -20,11 +20,10 @@ from mmpo.models.families.prompts import (
     PROBE,
     Offsets,
     PromptMessage,
-    encode_response,
     plain_text,
     rendered,
     response_frame,
-    response_offsets,
+    response_tokens,
 )
 
 
@@ -42,8 +41,8 @@ def encode_turns(vlm: VLM, messages: Sequence[PromptMessage], *, eos: bool = Tru
     `eos` ends the last turn with the end token."""
     texts = ["".join(part["text"] for part in message["content"]) for message in messages[::2]]
     if len(texts) == 1:
-        ids = encode_response(vlm, texts[0], eos)
-        return TurnTokens(ids, response_offsets(vlm, texts[0], eos), [0] * len(ids))
+        ids, offsets = response_tokens(vlm, texts[0], eos)
+        return TurnTokens(ids, offsets, [0] * len(ids))
     plain = plain_text(vlm)
     head, lead, tail = response_frame(vlm)
     head_ids = processor_facts(vlm).setdefault("head_ids", plain.encode(head).ids)
