@@ -123,7 +123,8 @@ class CorruptionSettings(Settings):
         "nearest",
     ] = Field(
         description="crop: a small part blown up; diffusion: noise of the diffusion schedule on normalized pixels; "
-        "patches: some of a grid hidden; black: nothing; other: another pair's image; nearest: the most similar of these; see mmpo/data/corruption.py."
+        "patches: some of a grid hidden; "
+        "black: nothing; other: another pair's image; nearest: the most similar of these; see mmpo/data/corruption.py."
     )
     parameters: dict[str, float] = Field(
         default={}, description="Parameters of that corruption, e.g. {step: 500} or {least: 0.01, most: 0.2}."

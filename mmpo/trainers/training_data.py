@@ -26,6 +26,7 @@ from mmpo.trainers.responses import WantedParts
 from mmpo.trainers.schedule import cut
 from mmpo.trainers.scores import with_scores
 from mmpo.trainers.settings import TrainSettings
+from mmpo.trainers.views.drawn import BatchFields, sample_bank
 from mmpo.trainers.views.view_maker import view_maker
 
 
@@ -58,6 +59,27 @@ class TrainingData:
         return digest.hexdigest() + (self.samples.digest() if self.samples is not None else "")
 
 
+@dataclass
+class Added:
+    """Several additions to a batch, one after another."""
+
+    adders: Sequence[Callable[[PairBatch, Sequence[EncodedPair]], PairBatch]]
+
+    def __call__(self, batch: PairBatch, rows: Sequence[EncodedPair]) -> PairBatch:
+        for add in self.adders:
+            batch = add(batch, rows)
+        return batch
+
+
+def _fields(settings: TrainSettings, objective: Objective, vlm: VLM, rows: Sequence[EncodedPair]) -> BatchFields | None:
+    """What batches need besides views; None for nothing."""
+    bank = {}
+    if settings.samples_from is not None and "samples" in objective.reads:
+        bank = sample_bank(vlm, settings.samples_from.data, rows, settings.max_response_tokens)
+    positions = "positions" in objective.reads
+    return BatchFields(positions, bank, settings.seed) if positions or bank else None
+
+
 def read_training_data(
     settings: TrainSettings, objective: Objective, vlm: VLM, rejects_file: Path, state: PartialState
 ) -> TrainingData:
@@ -84,9 +106,14 @@ def read_training_data(
             )
     truncated = pairs.truncated + eval_pairs.truncated
     maker = view_maker(settings, objective, vlm, store, [*pairs.rows, *eval_pairs.rows])
-    if maker is not None:
+    fields = _fields(settings, objective, vlm, [*pairs.rows, *eval_pairs.rows])
+    adders = [made for made in (fields, maker) if made is not None]  # samples see the pairs' own images only
+    if adders:
         pairs, eval_pairs = (
-            replace(some, rows=[replace(row, view_tokens=maker.extra_tokens(row)) for row in some.rows])
+            replace(
+                some,
+                rows=[replace(row, view_tokens=sum(made.extra_tokens(row) for made in adders)) for row in some.rows],
+            )
             for some in (pairs, eval_pairs)
         )
     if settings.cache_reference and "reference" in objective.reads:
@@ -94,7 +121,9 @@ def read_training_data(
         if len(eval_pairs):
             folder = settings.eval_pairs or settings.pairs
             eval_pairs = _with_cached_reference(settings, folder, vlm, eval_pairs, store, state)
-    return TrainingData(pairs, eval_pairs, samples, store, dropped, truncated, maker.add if maker is not None else None)
+    return TrainingData(
+        pairs, eval_pairs, samples, store, dropped, truncated, Added([made.add for made in adders]) if adders else None
+    )
 
 
 def _pairs(
