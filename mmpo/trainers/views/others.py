@@ -41,5 +41,5 @@ def _alone(rows: Sequence[EncodedPair]) -> UserError:
     what = "has one pair" if len(rows) == 1 else f"shows one image in all of its {len(rows)} pairs"
     return UserError(
         f"the objective needs answers about other images, and a batch {what} (pair {rows[0].id})",
-        hint="choose a batch_size that leaves no pair over, leave group_images out, or raise tokens_per_batch",
+        hint="choose a batch_size that leaves no pair over, set group_images: false, or raise tokens_per_batch",
     )
