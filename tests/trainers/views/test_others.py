@@ -134,11 +134,11 @@ def test_banks_that_lack_something_are_named(material: Any, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("objective", "more"),
-    [({"kto": {}}, {"group_images": False}), ({"lpoi": {}}, {}), ({"sampo": {"draw": True}}, {}), ({"dmpo": {}}, {}),
+    [({"kto": {}}, {}), ({"lpoi": {}}, {}), ({"sampo": {"draw": True}}, {}), ({"dmpo": {}}, {}),
      ({"full_step_dpo": {}}, {"parts": "weights", "token_weights": {}}),
      ({"dpo_2d": {}}, {"parts": "weights", "token_weights": {}})],
 )  # fmt: skip
 def test_they_train(tiny_llava_folder: Path, tmp_path: Path, objective: Any, more: Any) -> None:
-    folder = write_pairs(tmp_path / "pairs", 8)
+    folder = write_pairs(tmp_path / "pairs", 20)
     settings = settings_for(tiny_llava_folder, folder, objective=objective, max_steps=2, eval_fraction=0, **more)
     assert train(settings, tmp_path / "run").steps == 2
