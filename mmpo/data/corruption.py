@@ -6,7 +6,7 @@ act on the picture, others on the tensor that the processor made of it, as their
 
 Sources: mDPO (arXiv 2406.11839) for `crop`; V-DPO (2411.02712) for `black`; OPA-DPO (2501.09695) for `pixel_mask`;
 POVID (2402.11411), SeVa (2404.10501), CHiP (2501.16629) and TARS (2507.21584) for `diffusion`; CHiP for `rotate` and
-`small_crop`; Re-Align (2502.13146) for `nearest`.
+`small_crop`; Re-Align (2502.13146) for `nearest`; `patches` hide more and more of an image, for LPOI (2505.21061).
 """
 
 from __future__ import annotations
@@ -67,6 +67,20 @@ def pixel_mask(image: Image.Image, rng: np.random.Generator, *, share: float = 0
     return Image.fromarray(pixels)
 
 
+def patches(image: Image.Image, rng: np.random.Generator, *, share: float = 0.5, grid: int = 8) -> Image.Image:
+    """A random `share` of the `grid` x `grid` patches in the picture's mean colour, at least one. The patches of a
+    larger share include those of a smaller one drawn by an equal generator."""
+    if not 0 < share <= 1 or grid < 1 or grid != int(grid):
+        raise UserError(f"patches: a share above 0 and up to 1 of a whole grid, not {share} of {grid}")
+    pixels = np.array(image)
+    colour = pixels.reshape(-1, pixels.shape[-1]).mean(0).round()
+    rows, columns = (np.linspace(0, side, grid + 1).round().astype(int) for side in pixels.shape[:2])
+    for patch in rng.permutation(grid * grid)[: max(1, round(share * grid * grid))]:
+        y, x = divmod(int(patch), grid)
+        pixels[rows[y] : rows[y + 1], columns[x] : columns[x + 1]] = colour
+    return Image.fromarray(pixels)
+
+
 def diffusion_pixels(image: Image.Image, rng: np.random.Generator, *, step: int = 500) -> Image.Image:
     """Forward diffusion on pixels in [0, 1], clipped: POVID's second stage."""
     pixels = np.asarray(image, dtype=np.float32) / 255
@@ -96,6 +110,7 @@ ON_PICTURES: dict[str, Callable[..., Image.Image]] = {
     "small_crop": small_crop,
     "rotate": rotate,
     "pixel_mask": pixel_mask,
+    "patches": patches,
     "diffusion_pixels": diffusion_pixels,
 }
 ON_TENSORS: dict[str, Callable[..., np.ndarray]] = {"diffusion": diffusion, "black": black}
@@ -103,7 +118,16 @@ OTHER, NEAREST = "other", "nearest"
 """Not a damaged copy but the image of another pair: any, or the most similar one."""
 
 CorruptionKind = Literal[
-    "crop", "small_crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other", "nearest"
+    "crop",
+    "small_crop",
+    "rotate",
+    "pixel_mask",
+    "patches",
+    "diffusion_pixels",
+    "diffusion",
+    "black",
+    "other",
+    "nearest",
 ]
 
 

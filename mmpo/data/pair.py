@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from mmpo.data.spans import Span, TextPart, check_parts, check_spans, is_number, short
 from mmpo.errors import UserError
 from mmpo.files.paths import is_relative_path
 
 Message = dict[str, Any]
 """`{"role": …, "content": [part, …]}`; parts are `{"type": "text", "text": …}`, `{"type": "image" | "video"}`."""
-
-Span = dict[str, Any]
-"""`{"start": int, "end": int, "weight": float}`: characters `[start, end)` of a response's text."""
 
 Video = dict[str, Any]
 """`{"frames": [bytes | str, …], "times": [seconds, …]}`, or `{"path": str}` for a file relative to the dataset."""
@@ -30,9 +27,13 @@ NO_PLACEHOLDER_HINT = 'images stand in the content as {"type": "image"} parts, n
 class PreferencePair:
     """One preference. `images` fill the prompt's image parts in order; bytes are encoded images, strings are paths.
 
+    A side is one assistant message, or several with the user's messages between them: assistant, user, assistant … Its
+    text is that of its assistant messages, one after another; places in it count so.
+
     `rejected_images` are given where the rejected side sees other images. Weights are spans over a response's text; a
     character that no span covers weighs 1. `image_weights` take the place of the chosen ones where the answer is
-    compared with itself under another image. `unfinished` responses go on behind their end: no end token is learnt.
+    compared with itself under another image. Parts are steps and segments of a response that somebody scored.
+    `unfinished` responses go on behind their end: no end token is learnt.
     `twin` is the id of the pair that shows a similar image. `scores` hold what the builder measured, `provenance` where
     the pair is from; training reads neither.
     """
@@ -47,6 +48,8 @@ class PreferencePair:
     chosen_weights: list[Span] | None = None
     rejected_weights: list[Span] | None = None
     image_weights: list[Span] | None = None
+    chosen_parts: list[TextPart] | None = None
+    rejected_parts: list[TextPart] | None = None
     unfinished: bool = False
     twin: str | None = None
     scores: dict[str, float] | None = None
@@ -88,11 +91,13 @@ class PreferencePair:
 
     @property
     def chosen_text(self) -> str:
-        return join_text(self.chosen)
+        """The text of the assistant's messages."""
+        return answer_text(self.chosen)
 
     @property
     def rejected_text(self) -> str:
-        return join_text(self.rejected)
+        """As `chosen_text`."""
+        return answer_text(self.rejected)
 
 
 def text_message(role: str, text: str) -> Message:
@@ -117,6 +122,11 @@ def join_text(messages: Sequence[Mapping[str, Any]]) -> str:
     return "".join(part["text"] for part in content_parts(messages, "text"))
 
 
+def answer_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """The text of a response: that of its assistant messages, one after another."""
+    return join_text([message for message in messages if message["role"] == "assistant"])
+
+
 def validate(pair: PreferencePair, where: str = "pair") -> PreferencePair:
     """The pair itself if it keeps every rule, else UserError "`where`: what is wrong". `where` names file and row."""
     if not isinstance(pair.id, str) or not pair.id:
@@ -134,52 +144,70 @@ def validate(pair: PreferencePair, where: str = "pair") -> PreferencePair:
     if roles[-1] == "assistant" and not join_text(pair.prompt[-1:]):
         raise UserError(f"{where}: the answer that both responses continue is empty", hint="leave it out")
     for side, response in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-        _check_messages(response, side, where, roles=("assistant",), kinds=("text",))
-        if len(response) != 1:
-            raise UserError(f"{where}: `{side}` must be one assistant message, got {len(response)}")
-        if not join_text(response).strip():
-            raise UserError(f"{where}: `{side}` is empty", hint="drop the row; an empty response teaches silence")
+        _check_response(response, side, where)
     _check_media(pair, where)
     same_input = pair.rejected_images is None or pair.rejected_images == pair.images
-    if same_input and pair.chosen_text == pair.rejected_text:
+    if same_input and _said(pair.chosen) == _said(pair.rejected):
         raise UserError(f"{where}: chosen and rejected are the same", hint="drop the row; it holds no preference")
-    _check_spans(pair.chosen_weights, pair.chosen_text, f"{where}: `chosen_weights`")
-    _check_spans(pair.rejected_weights, pair.rejected_text, f"{where}: `rejected_weights`")
-    _check_spans(pair.image_weights, pair.chosen_text, f"{where}: `image_weights`")
+    check_spans(pair.chosen_weights, pair.chosen_text, f"{where}: `chosen_weights`")
+    check_spans(pair.rejected_weights, pair.rejected_text, f"{where}: `rejected_weights`")
+    check_spans(pair.image_weights, pair.chosen_text, f"{where}: `image_weights`")
+    aspects = check_parts(pair.chosen_parts, pair.chosen_text, f"{where}: `chosen_parts`")
+    others = check_parts(pair.rejected_parts, pair.rejected_text, f"{where}: `rejected_parts`")
+    if None not in (aspects, others) and aspects != others:
+        raise UserError(f"{where}: segments of chosen have {aspects} scores, those of rejected {others}")
     if not isinstance(pair.unfinished, bool):
-        raise UserError(f"{where}: `unfinished` must be true or false, got {_short(pair.unfinished)}")
+        raise UserError(f"{where}: `unfinished` must be true or false, got {short(pair.unfinished)}")
     if pair.twin is not None and (not isinstance(pair.twin, str) or not pair.twin or not _is_unicode(pair.twin)):
-        raise UserError(f"{where}: `twin` must be the id of a pair, got {_short(pair.twin)}")
+        raise UserError(f"{where}: `twin` must be the id of a pair, got {short(pair.twin)}")
     for name, score in (pair.scores or {}).items():
         if not is_number(score):
             raise UserError(f"{where}: score {name!r} is {score!r}, not a finite number", hint="leave it out or fix it")
     return pair
 
 
+def _check_response(response: Any, side: str, where: str) -> None:
+    alone = isinstance(response, list) and len(response) == 1
+    _check_messages(response, side, where, roles=("assistant",) if alone else ("assistant", "user"), kinds=("text",))
+    if [message["role"] for message in response] != ["assistant", "user"] * (len(response) // 2) + ["assistant"]:
+        roles = ", ".join(message["role"] for message in response)
+        raise UserError(
+            f"{where}: `{side}` must be one assistant message, or several with a user message between them, got {roles}"
+        )
+    for number, message in enumerate(response):
+        if not join_text([message]).strip():
+            at = f"`{side}`" if alone else f"`{side}[{number}]`"
+            raise UserError(f"{where}: {at} is empty", hint="drop the row; an empty response teaches silence")
+
+
+def _said(response: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [join_text([message]) for message in response]
+
+
 def _check_messages(messages: Any, column: str, where: str, *, roles: tuple[str, ...], kinds: tuple[str, ...]) -> None:
     if not isinstance(messages, list) or not messages:
-        raise UserError(f"{where}: `{column}` must be a non-empty list of messages, got {_short(messages)}")
+        raise UserError(f"{where}: `{column}` must be a non-empty list of messages, got {short(messages)}")
     for number, message in enumerate(messages):
         at = f"{where}: `{column}[{number}]`"
         if not isinstance(message, Mapping) or "role" not in message or "content" not in message:
-            raise UserError(f"{at} must have `role` and `content`, got {_short(message)}")
+            raise UserError(f"{at} must have `role` and `content`, got {short(message)}")
         if message["role"] not in roles:
             raise UserError(f"{at}: role {message['role']!r} is not one of {', '.join(roles)}")
         if not isinstance(message["content"], list):
             raise UserError(
-                f"{at}: content must be a list of parts, got {_short(message['content'])}",
+                f"{at}: content must be a list of parts, got {short(message['content'])}",
                 hint='wrap plain text: [{"type": "text", "text": "…"}]',
             )
         for part in message["content"]:
             kind = part.get("type") if isinstance(part, Mapping) else None
             if kind not in kinds:
-                raise UserError(f"{at}: part {_short(part)} is not of type {', '.join(kinds)}")
+                raise UserError(f"{at}: part {short(part)} is not of type {', '.join(kinds)}")
             if kind != "text":
                 continue
             if not isinstance(part.get("text"), str):
-                raise UserError(f"{at}: a text part needs a string `text`, got {_short(part)}")
+                raise UserError(f"{at}: a text part needs a string `text`, got {short(part)}")
             if not _is_unicode(part["text"]):
-                raise UserError(f"{at}: {_short(part['text'])} holds half a character", hint=HALF_CHARACTER_HINT)
+                raise UserError(f"{at}: {short(part['text'])} holds half a character", hint=HALF_CHARACTER_HINT)
             if tag := placeholder_in(part["text"]):
                 raise UserError(f"{at}: the text contains {tag!r}", hint=NO_PLACEHOLDER_HINT)
 
@@ -219,33 +247,9 @@ def _check_video(video: Video, at: str) -> None:
 
 def _check_image(image: Any, at: str) -> None:
     if not isinstance(image, (bytes, str)) or not image:
-        raise UserError(f"{at} must be encoded bytes or a path, got {_short(image)}")
+        raise UserError(f"{at} must be encoded bytes or a path, got {short(image)}")
     if isinstance(image, str) and not is_relative_path(image):
         raise UserError(f"{at}: {image!r} leaves the dataset", hint="use a path inside the dataset's folder, or bytes")
-
-
-def _check_spans(spans: Any, text: str, at: str) -> None:
-    """Raises `UserError` for spans that are not character ranges of `text` in order, each with a weight."""
-    if not isinstance(spans, list | None):
-        raise UserError(f"{at} must be a list of spans, got {_short(spans)}")
-    end_before = 0
-    for number, span in enumerate(spans or []):
-        try:
-            start, end, weight = span["start"], span["end"], span["weight"]
-        except (KeyError, TypeError):
-            raise UserError(f"{at}[{number}] needs `start`, `end` and `weight`, got {_short(span)}") from None
-        if not (isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(text)):
-            raise UserError(f"{at}[{number}]: characters {start} to {end} of a response of {len(text)}")
-        if start < end_before:
-            raise UserError(f"{at}[{number}] starts at {start}, before the span in front of it ends ({end_before})")
-        if not is_number(weight) or weight < 0:
-            raise UserError(f"{at}[{number}]: weight {weight!r} is not a number of at least 0")
-        end_before = end
-
-
-def is_number(value: Any) -> bool:
-    """A finite int or float; JSON's true and false are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_unicode(text: str) -> bool:
@@ -254,8 +258,3 @@ def _is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _short(value: Any, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -31,6 +31,9 @@ _IMAGE = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 _PART = pa.struct({"type": pa.string(), "text": pa.string()})
 _MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.list_(_PART)}))
 _SPANS = pa.list_(pa.struct({"start": pa.int64(), "end": pa.int64(), "weight": pa.float64()}))
+_PARTS = pa.list_(
+    pa.struct({"start": pa.int64(), "end": pa.int64(), "kind": pa.string(), "scores": pa.list_(pa.float64())})
+)
 _VIDEO = pa.struct({"frames": pa.list_(_IMAGE), "times": pa.list_(pa.float64()), "path": pa.string()})
 
 
@@ -50,6 +53,8 @@ def pair_schema(scores: Sequence[str] = (), metadata: Mapping[str, str] | None =
         ("chosen_weights", _SPANS),
         ("rejected_weights", _SPANS),
         ("image_weights", _SPANS),
+        ("chosen_parts", _PARTS),
+        ("rejected_parts", _PARTS),
         ("unfinished", pa.bool_()),
         ("twin", pa.string()),
     ]
@@ -86,6 +91,8 @@ def to_row(pair: PreferencePair, scores: Sequence[str] = ()) -> dict[str, Any]:
         "chosen_weights": pair.chosen_weights,
         "rejected_weights": pair.rejected_weights,
         "image_weights": pair.image_weights,
+        "chosen_parts": pair.chosen_parts,
+        "rejected_parts": pair.rejected_parts,
         "unfinished": pair.unfinished,
         "twin": pair.twin,
         "provenance": _provenance_cell(pair),
@@ -128,6 +135,8 @@ def from_row(row: Mapping[str, Any], where: str = "row") -> PreferencePair:
         chosen_weights=row.get("chosen_weights"),
         rejected_weights=row.get("rejected_weights"),
         image_weights=image_weights,
+        chosen_parts=row.get("chosen_parts"),
+        rejected_parts=row.get("rejected_parts"),
         unfinished=False if unfinished is None else unfinished,
         twin=twin,
         scores=None if scores is None else {name: value for name, value in scores.items() if value is not None},

@@ -10,7 +10,7 @@ import re
 from difflib import SequenceMatcher
 from itertools import pairwise
 
-from mmpo.data.pair import Span
+from mmpo.data.spans import Span
 
 _TOKEN = re.compile(r"\d+(?:[.,/:]\d+)*|[^\W\d_]+(?:['-][^\W\d_]+)*|_+|[^\w\s]")
 STOP_WORDS = frozenset(("a", "an", "the", "is", "are", "of", "in", "and", "to", "with", "was", "there"))

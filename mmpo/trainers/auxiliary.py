@@ -30,7 +30,7 @@ from mmpo.data.convert.media import below, images_of
 from mmpo.data.convert.rows import read_rows
 from mmpo.data.convert.texts import ChatTurn, bad, messages_of, need
 from mmpo.data.image_digests import digests_of, shown_in
-from mmpo.data.pair import Video
+from mmpo.data.pair import Video, join_text
 from mmpo.data.reader import read_pairs, shard_paths
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.paths import links_allowed
@@ -94,7 +94,11 @@ def read_samples(settings: AuxiliarySettings) -> Iterator[Sample | tuple[str, Qu
     used comes as its place and the reason."""
     if settings.data.is_dir() and shard_paths(settings.data, "train"):
         for pair in read_pairs(settings.data):
-            yield Sample(pair.id, ((pair.prompt, pair.chosen_text),), tuple(pair.images), tuple(pair.videos or ()))
+            answers = tuple(
+                ([*pair.prompt, *pair.chosen[:turn]], join_text(pair.chosen[turn : turn + 1]))
+                for turn in range(0, len(pair.chosen), 2)
+            )
+            yield Sample(pair.id, answers, tuple(pair.images), tuple(pair.videos or ()))
         return
     root = settings.image_root
     for row in read_rows(settings.data):

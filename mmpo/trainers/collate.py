@@ -14,13 +14,10 @@ Example: two pairs about one photograph become a batch with one image:
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,97 +26,21 @@ from mmpo.data.pair import PreferencePair, join_text
 from mmpo.data.reader import PairDataset
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.families.loading import VLM
-from mmpo.models.families.prompts import encode_response, prompt_words, response_offsets, token_weights
+from mmpo.models.families.prompts import encode_response, prompt_words, response_tokens
 from mmpo.models.scoring.pairs import PairBatch, score_tensors
-from mmpo.models.tree.sharing import LEAST_SHARED
 from mmpo.trainers.changes import changed_weights
+from mmpo.trainers.encoded import EncodedPair, EncodedPairs
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.media import RowMedia, pixel_tensors, placeholders, prompt_ids
-from mmpo.trainers.schedule import PairPart
+from mmpo.trainers.responses import WantedParts, encode_side, padded_fields, turn_mask
 from mmpo.trainers.settings import TokenWeightSettings
+
+__all__ = ["STAGE", "EncodedPair", "EncodedPairs", "OnReject", "PairCollator", "encode_pairs", "score_tensors"]
 
 STAGE = "train"
 """The `stage` of pairs that training leaves out."""
 
 OnReject = Callable[[str, Quarantined], None]
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedPair:
-    """A pair as token ids (int32, to save memory) with the keys of its images in the order in which the prompt shows
-    them.
-
-    `rejected_prompt` and `rejected_images` are given where the rejected side sees other images; `reference` holds the
-    reference log-probs of chosen and rejected where they were computed before, `second_reference` those of a second
-    one. `image_weights` weigh the chosen answer
-    where it is compared with itself under another image. `words` are the question's words with
-    the places of their tokens in `prompt`, where something asks for them; `twin` is the id of the pair that shows a
-    similar image; `scores` are numbers of the pair, by name. `visit` counts how often training saw the pair before,
-    `view_tokens` what its further views add to a batch.
-    """
-
-    id: str
-    prompt: Tensor
-    chosen: Tensor
-    rejected: Tensor
-    chosen_weights: Tensor | None
-    rejected_weights: Tensor | None
-    images: tuple[str, ...]
-    rejected_prompt: Tensor | None = None
-    rejected_images: tuple[str, ...] | None = None
-    image_weights: Tensor | None = None
-    reference: tuple[Tensor, Tensor] | None = None
-    words: tuple[tuple[str, tuple[int, ...]], ...] | None = None
-    twin: str | None = None
-    scores: Mapping[str, float] | None = None
-    visit: int = 0
-    view_tokens: int = 0
-    second_reference: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def length(self) -> int:
-        """Distinct tokens: p + c + r, a second prompt if there is one, and what further views add."""
-        second = 0 if self.rejected_prompt is None else len(self.rejected_prompt)
-        return len(self.prompt) + len(self.chosen) + len(self.rejected) + second + self.view_tokens
-
-    @property
-    def all_images(self) -> tuple[str, ...]:
-        return self.images + (self.rejected_images or ())
-
-
-@dataclass
-class EncodedPairs:
-    """A data set of encoded pairs with what was left out on the way."""
-
-    rows: list[EncodedPair]
-    dropped: Counter[str] = field(default_factory=Counter)
-    truncated: int = 0
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> EncodedPair:
-        """The pair of that index; beyond the last pair the index counts on, visit by visit."""
-        visit, place = divmod(index, len(self.rows))
-        return replace(self.rows[place], visit=visit) if visit else self.rows[place]
-
-    @property
-    def lengths(self) -> list[int]:
-        return [row.length for row in self.rows]
-
-    def parts(self, vlm: VLM) -> list[list[PairPart]]:
-        """For each pair the parts that the model computes, and the number of tokens of each: the prompt up to its last
-        image, the rest of it, and the responses. Pairs of one batch that have a part in common compute it once."""
-        return [_parts(row, vlm) for row in self.rows]
-
-    @property
-    def image_groups(self) -> list[int]:
-        """For each pair the number of the first pair that shows the same images."""
-        first: dict[tuple[str, ...], int] = {}
-        return [first.setdefault(row.images, index) for index, row in enumerate(self.rows)]
-
-    def subset(self, keep: Callable[[EncodedPair], bool]) -> EncodedPairs:
-        return EncodedPairs([row for row in self.rows if keep(row)])
 
 
 def encode_pairs(
@@ -132,12 +53,14 @@ def encode_pairs(
     max_tokens: int | None = None,
     max_pixels_per_pair: int | None = None,
     token_weights: TokenWeightSettings | None = None,
+    parts: WantedParts | None = None,
     words: bool = False,
     dataset: PairDataset | None = None,
     on_reject: OnReject | None = None,
 ) -> EncodedPairs:
     """Tokenize every pair and check every image. Where `pairs` are the rows of `dataset`, embedded images stay there.
-    `token_weights` weigh what differs between the two responses; `words` also finds the words of the questions.
+    `token_weights` weigh what differs between the two responses; `words` also finds the words of the questions,
+    `parts` the steps and segments of the responses.
 
     A response longer than `max_response_tokens`, or than what the prompt leaves of `max_tokens`, loses its tail, end
     token included; prompts and images are never cut. Images that together have more than `max_pixels_per_pair` on one
@@ -146,7 +69,7 @@ def encode_pairs(
     pairs with an image that can't be decoded.
     """
     limits = _Limits(max_response_tokens, max_tokens, max_pixels_per_pair)
-    encoder = _Encoder(vlm, store, root, limits, token_weights, words, dataset)
+    encoder = _Encoder(vlm, store, root, limits, token_weights, parts or WantedParts(), words, dataset)
     result = EncodedPairs([])
 
     def reject(pair_id: str, error: Quarantined) -> None:
@@ -189,12 +112,13 @@ class _Encoder:
         root: Path | None,
         limits: _Limits,
         token_weights: TokenWeightSettings | None,
+        parts: WantedParts,
         words: bool,
         dataset: PairDataset | None,
     ) -> None:
         self.words, self.dataset = words, dataset
         self.vlm, self.store, self.root, self.limits = vlm, store, root, limits
-        self.token_weights = token_weights
+        self.token_weights, self.parts = token_weights, parts
         self.positions = getattr(vlm.config.get_text_config(), "max_position_embeddings", None)
         self.prompts: dict[str, Tensor] = {}
         self.truncated = 0
@@ -218,16 +142,18 @@ class _Encoder:
         if pair.rejected_images is not None and pair.rejected_images != pair.images:
             rejected_images = stored("rejected_images", pair.rejected_images)
             rejected_prompt = self._prompt(pair, rejected_images)
-        end = not pair.unfinished
-        shared = self._shared(context, pair.chosen_text, pair.rejected_text)
+        shared = self._shared(context, pair)
         if shared:
-            said = _ids(encode_response(self.vlm, context + pair.chosen_text)[:shared])
+            said = _ids(encode_response(self.vlm, context + join_text(pair.chosen[:1]))[:shared])
             prompt = torch.cat([prompt, said])
             rejected_prompt = None if rejected_prompt is None else torch.cat([rejected_prompt, said])
         own = prompt if rejected_prompt is None else rejected_prompt
-        spans = (pair.chosen_weights, pair.rejected_weights)
-        chosen, chosen_weights = self._response(context, shared, pair.chosen_text, spans[0], self._room(prompt), end)
-        rejected, rejected_weights = self._response(context, shared, pair.rejected_text, spans[1], self._room(own), end)
+        begun = (context, shared)
+        ours = encode_side(self.vlm, pair, "chosen", begun, self._room(prompt))
+        theirs = encode_side(self.vlm, pair, "rejected", begun, self._room(own))
+        self.truncated += ours.cut + theirs.cut
+        chosen, rejected = ours.ids, theirs.ids
+        chosen_weights, rejected_weights = ours.weights, theirs.weights
         if self.token_weights is not None and chosen_weights is None and rejected_weights is None:
             chosen_weights, rejected_weights = self._changed(chosen, rejected, self.token_weights)
         if rejected_images is None and torch.equal(chosen, rejected):
@@ -245,10 +171,14 @@ class _Encoder:
             images,
             rejected_prompt,
             rejected_images,
-            self._weights(context, shared, pair.chosen_text, pair.image_weights, len(chosen)),
+            ours.image_weights,
             words=self._words(pair, images) if self.words else None,
             twin=pair.twin,
             scores=pair.scores,
+            chosen_turns=ours.turns,
+            rejected_turns=theirs.turns,
+            chosen_parts=self.parts.of(pair, ours, chosen_weights, "chosen"),
+            rejected_parts=self.parts.of(pair, theirs, rejected_weights, "rejected"),
         )
 
     def _words(self, pair: PreferencePair, images: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -274,13 +204,13 @@ class _Encoder:
                 raise UserError(f"pair {pair.id}: {error.message}", hint=error.hint) from error
         return self.prompts[key]
 
-    def _shared(self, context: str, *texts: str) -> int:
+    def _shared(self, context: str, pair: PreferencePair) -> int:
         """The number of context tokens that all responses share: with a response after it, the last may differ."""
         if not context:
             return 0
         rows = []
-        for text in texts:
-            ids, offsets = encode_response(self.vlm, context + text), response_offsets(self.vlm, context + text)
+        for response in (pair.chosen, pair.rejected):
+            ids, offsets = response_tokens(self.vlm, context + join_text(response[:1]))
             rows.append([token for token, (_, end) in zip(ids, offsets, strict=True) if end <= len(context)])
         return next(
             (k for k, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1), min(map(len, rows))
@@ -295,61 +225,9 @@ class _Encoder:
             raise Quarantined(STAGE, "too_long", f"the prompt alone has {len(prompt)} of {longest} tokens")
         return room if self.limits.response is None else min(room, self.limits.response)
 
-    def _response(
-        self,
-        context: str,
-        shared: int,
-        text: str,
-        spans: Sequence[Mapping[str, Any]] | None,
-        room: int | None,
-        end: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Token ids and weights of a response after its context, of which `shared` tokens stand in the prompt; without
-        the `end` token where the answer continues."""
-        ids = encode_response(self.vlm, context + text, eos=end)[shared:]
-        if room is not None and len(ids) > room:
-            self.truncated += 1
-            ids = ids[:room]
-        return _ids(ids), self._weights(context, shared, text, spans, len(ids))
-
-    def _weights(
-        self, context: str, shared: int, text: str, spans: Sequence[Mapping[str, Any]] | None, length: int
-    ) -> Tensor | None:
-        if not spans:
-            return None
-        own = [{**span, "start": span["start"] + len(context), "end": span["end"] + len(context)} for span in spans]
-        found = token_weights(response_offsets(self.vlm, context + text), own)[shared:]
-        return torch.tensor(found[:length], dtype=torch.float32)
-
 
 def _ids(ids: Sequence[int]) -> Tensor:
     return torch.tensor(ids, dtype=torch.int32)
-
-
-def _parts(row: EncodedPair, vlm: VLM) -> list[PairPart]:
-    visual = torch.tensor(vlm.visual_token_ids, dtype=torch.int32)
-    parts: list[PairPart] = []
-
-    def add(name: bytes, ids: Tensor) -> bytes:
-        name = hashlib.blake2b(name + ids.numpy().tobytes(), digest_size=16).digest()
-        if len(ids) and (name, len(ids)) not in parts:
-            parts.append((name, len(ids)))
-        return name
-
-    def prompt(ids: Tensor, images: tuple[str, ...]) -> bytes:
-        shown = torch.isin(ids, visual).nonzero()
-        # Beginnings shorter than this are not shared; a prompt that sees itself in both directions is so as a whole.
-        whole = vlm.family.blocks == "prompt" or not len(shown) or int(shown[-1]) + 1 < LEAST_SHARED
-        end = len(ids) if whole else int(shown[-1]) + 1
-        return add(add(repr(images).encode(), ids[:end]), ids[end:])
-
-    first = prompt(row.prompt, row.images)
-    add(first, row.chosen)
-    images = row.images if row.rejected_images is None else row.rejected_images
-    add(first if row.rejected_prompt is None else prompt(row.rejected_prompt, images), row.rejected)
-    if row.view_tokens:
-        parts.append((f"views {row.id}".encode(), row.view_tokens))
-    return parts
 
 
 class PairCollator:
@@ -387,6 +265,18 @@ class PairCollator:
             reference=[row.reference for row in rows if row.reference is not None] or None,
             second_reference=[row.second_reference for row in rows if row.second_reference is not None] or None,
             image_tokens=[self.store.placeholder_tokens(*image) for image in position],
+            chosen_mask=turn_mask([row.chosen_turns for row in rows], [row.chosen for row in rows]),
+            rejected_mask=turn_mask([row.rejected_turns for row in rows], [row.rejected for row in rows]),
+            chosen_more=padded_fields(
+                [row.chosen_turns for row in rows],
+                [row.chosen_parts for row in rows],
+                [len(row.chosen) for row in rows],
+            ),
+            rejected_more=padded_fields(
+                [row.rejected_turns for row in rows],
+                [row.rejected_parts for row in rows],
+                [len(row.rejected) for row in rows],
+            ),
             scores=score_tensors([row.scores for row in rows]),
         )
         return {"batch": batch if self.add_views is None else self.add_views(batch, rows)}

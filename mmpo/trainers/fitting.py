@@ -27,8 +27,16 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
         found.append(
             ("objective", "auxiliary goes with a loss on the pairs", "to learn answers alone, use sft on pairs")
         )
+    if "samples" in objective.reads and settings.samples_from is None:
+        found.append(
+            ("objective", "the objective reads samples of the reference, and there are none", "set samples_from.data")
+        )
+    if settings.samples_from is not None and "samples" not in objective.reads:
+        found.append(("samples_from", "samples_from has no effect on this objective", "use typo"))
     views = objective.views
     used = {view.prompt for view in views} | {view.image for view in views}
+    if settings.corruption is not None and settings.corruption.kind == "patches" and "partial" in used:
+        used.add("corrupted")
     for key, part, a_thing, remedy in (
         ("corruption", "corrupted", "a corruption has", "use mdpo, rdpo, vdpo or image_preference"),
         ("perturbation", "perturbed", "a perturbation has", "use tars or perturbed_dpo"),
@@ -54,7 +62,11 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
                 "leave cache_reference out",
             )
         )
-    if settings.token_weights is not None and "weights" not in objective.reads:
+    scored_parts = {"steps", "segments"} & objective.reads
+    if settings.parts is not None and not scored_parts:
+        found.append(("parts", "parts have no effect on this objective", "use full_step_dpo or dpo_2d"))
+    weighed = "weights" in objective.reads or (settings.parts == "weights" and scored_parts)
+    if settings.token_weights is not None and not weighed:
         found.append(("token_weights", "token_weights have no effect on this objective", "use span_dpo or dense_dpo"))
     if settings.scores is not None:
         read = scores_read(objective)

@@ -150,7 +150,9 @@ def cached_reference(
     ):
         scorer = PairScorer(scored, reference="none", **(how or {}))
         for batch in missing:
-            logps = scorer(collate([pairs[i] for i in batch])["batch"].to(vlm.device))
+            # Masks are laid over cached log-probs as over others: what is kept is that of all tokens.
+            whole = replace(collate([pairs[i] for i in batch])["batch"], chosen_mask=None, rejected_mask=None)
+            logps = scorer(whole.to(vlm.device))
             for number, index in enumerate(batch):
                 sides = (logps.chosen, logps.rejected)
                 chosen, rejected = (side.policy[number][side.mask[number]].float().cpu() for side in sides)

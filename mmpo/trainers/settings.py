@@ -97,9 +97,19 @@ class CorruptionSettings(Settings):
     """The corruption of the image, for objectives that compare with a corrupted one."""
 
     kind: Literal[
-        "crop", "small_crop", "rotate", "pixel_mask", "diffusion_pixels", "diffusion", "black", "other", "nearest"
+        "crop",
+        "small_crop",
+        "rotate",
+        "pixel_mask",
+        "patches",
+        "diffusion_pixels",
+        "diffusion",
+        "black",
+        "other",
+        "nearest",
     ] = Field(
         description="crop: a small part blown up; diffusion: noise of the diffusion schedule on normalized pixels; "
+        "patches: some of a grid hidden; "
         "black: nothing; other: another pair's image; nearest: the most similar of these; see mmpo/data/corruption.py."
     )
     parameters: dict[str, float] = Field(
@@ -170,6 +180,14 @@ class DisturbanceSettings(Settings):
     )
 
 
+class SampleBankSettings(Settings):
+    """Responses that the reference model wrote to the pairs' prompts before training."""
+
+    data: Annotated[Path, PATH] = Field(
+        description="A JSON Lines file, or a folder of them: rows of `id`, a pair's, and `texts`, the responses."
+    )
+
+
 class SampleSettings(Settings):
     """Answers written during evaluation, by the policy and by the model without its adapter, to `samples.jsonl`."""
 
@@ -221,6 +239,14 @@ class TrainSettings(Settings):
         default=None,
         description="The scores of the pairs that odpo, mappo, sppo and other objectives read. Left out: those of the "
         "usual names.",
+    )
+    parts: Literal["weights"] | None = Field(
+        default=None,
+        description="weights: where pairs have no scored steps or segments, the sentences of their responses stand in, "
+        "scored by their token weights; with full_step_dpo, dpo_2d.",
+    )
+    samples_from: SampleBankSettings | None = Field(
+        default=None, description="Responses that the reference wrote to the pairs' prompts; with typo."
     )
     corruption: CorruptionSettings | None = Field(
         default=None,

@@ -23,9 +23,11 @@ from mmpo.trainers.holdout import hold_out
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_reference
 from mmpo.trainers.references import References
+from mmpo.trainers.responses import WantedParts
 from mmpo.trainers.schedule import cut
 from mmpo.trainers.scores import with_scores
 from mmpo.trainers.settings import TrainSettings
+from mmpo.trainers.views.drawn import BatchFields, sample_bank
 from mmpo.trainers.views.view_maker import view_maker
 
 
@@ -50,8 +52,33 @@ class TrainingData:
             digest.update(repr((row.id, row.all_images)).encode())
             for tensor in (row.prompt, row.chosen, row.rejected, row.chosen_weights, row.rejected_weights):
                 digest.update(b"" if tensor is None else tensor.numpy().tobytes())
+            for own in (row.chosen_turns, row.rejected_turns):
+                digest.update(b"" if own is None else own.numpy().tobytes())
+            for name, part in [*sorted(row.chosen_parts.items()), *sorted(row.rejected_parts.items())]:
+                digest.update(name.encode() + part.numbers.numpy().tobytes() + part.scores.numpy().tobytes())
             digest.update(b"" if row.scores is None else repr(sorted(row.scores.items())).encode())
         return digest.hexdigest() + (self.samples.digest() if self.samples is not None else "")
+
+
+@dataclass
+class Added:
+    """Several additions to a batch, one after another."""
+
+    adders: Sequence[Callable[[PairBatch, Sequence[EncodedPair]], PairBatch]]
+
+    def __call__(self, batch: PairBatch, rows: Sequence[EncodedPair]) -> PairBatch:
+        for add in self.adders:
+            batch = add(batch, rows)
+        return batch
+
+
+def _fields(settings: TrainSettings, objective: Objective, vlm: VLM, rows: Sequence[EncodedPair]) -> BatchFields | None:
+    """What batches need besides views; None for nothing."""
+    bank = {}
+    if settings.samples_from is not None and "samples" in objective.reads:
+        bank = sample_bank(vlm, settings.samples_from.data, rows, settings.max_response_tokens)
+    positions = "positions" in objective.reads
+    return BatchFields(positions, bank, settings.seed) if positions or bank else None
 
 
 def read_training_data(
@@ -85,9 +112,14 @@ def read_training_data(
             )
     truncated = pairs.truncated + eval_pairs.truncated
     maker = view_maker(settings, objective, vlm, store, [*pairs.rows, *eval_pairs.rows])
-    if maker is not None:
+    fields = _fields(settings, objective, vlm, [*pairs.rows, *eval_pairs.rows])
+    adders = [made for made in (fields, maker) if made is not None]  # samples see the pairs' own images only
+    if adders:
         pairs, eval_pairs = (
-            replace(some, rows=[replace(row, view_tokens=maker.extra_tokens(row)) for row in some.rows])
+            replace(
+                some,
+                rows=[replace(row, view_tokens=sum(made.extra_tokens(row) for made in adders)) for row in some.rows],
+            )
             for some in (pairs, eval_pairs)
         )
     if references.kept:
@@ -96,7 +128,9 @@ def read_training_data(
             folder = settings.eval_pairs or settings.pairs
             eval_pairs = _with_cached_references(settings, folder, vlm, references, eval_pairs, store, state)
         references.release_kept()
-    return TrainingData(pairs, eval_pairs, samples, store, dropped, truncated, maker.add if maker is not None else None)
+    return TrainingData(
+        pairs, eval_pairs, samples, store, dropped, truncated, Added([made.add for made in adders]) if adders else None
+    )
 
 
 def _pairs(
@@ -114,6 +148,9 @@ def _pairs(
             max_tokens=settings.max_tokens,
             max_pixels_per_pair=settings.max_pixels_per_pair,
             token_weights=settings.token_weights,
+            parts=WantedParts(
+                tuple(name for name in ("steps", "segments") if name in objective.reads), settings.parts == "weights"
+            ),
             words=any(view.prompt == "perturbed" for view in objective.views),
             dataset=PairDataset(folder),
             on_reject=on_reject,

@@ -146,3 +146,64 @@ def test_importing_the_pair_is_light() -> None:
     heavy = ("torch", "numpy", "PIL", "pyarrow", "datasets")
     code = f"import sys, mmpo.data.pair; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def talk(*texts: str) -> list[dict[str, object]]:
+    return [text_message("user" if number % 2 else "assistant", text) for number, text in enumerate(texts)]
+
+
+def test_a_side_may_have_several_turns() -> None:
+    one = pair(chosen=talk("A dog.", "Where?", "Left."), chosen_weights=[{"start": 6, "end": 11, "weight": 2.0}])
+    assert validate(one).chosen_text == "A dog.Left."
+    assert validate(pair(chosen=talk("Yes", "a", "No"), rejected=talk("Yes", "b", "No"))), "other questions"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chosen": talk("A dog.", "Where?")}, "several with a user message between them, got assistant, user"),
+        ({"chosen": talk("A", "b", " ")}, "`chosen[2]` is empty"),
+        ({"chosen": talk("A", "", "c")}, "`chosen[1]` is empty"),
+        ({"chosen": talk("A", "b", "c"), "rejected": talk("A", "b", "c")}, "chosen and rejected are the same"),
+    ],
+)
+def test_broken_turns_are_named(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        validate(pair(**changes))
+    assert message in str(caught.value)
+
+
+def part(start: int, end: int, kind: str = "step", scores: object = (1.0,)) -> dict[str, object]:
+    return {"start": start, "end": end, "kind": kind, "scores": list(scores) if isinstance(scores, tuple) else scores}
+
+
+def test_steps_and_segments_may_overlap() -> None:
+    parts = [part(0, 4), part(0, 6, "segment", (1.0, 2)), part(4, 6)]
+    assert validate(pair(chosen_parts=parts, rejected_parts=[part(0, 2, "segment", (0, 0))]))
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ("all", "`chosen_parts` must be a list of parts"),
+        ([{"start": 0, "end": 2}], "`chosen_parts`[0] needs `start`, `end`, `kind` and `scores`"),
+        ([part(0, 7)], "`chosen_parts`[0]: characters 0 to 7 of a response of 6"),
+        ([part(0, 3), part(2, 5)], "`chosen_parts`[1] starts at 2, before the span in front of it ends (3)"),
+        ([part(0, 3, "word")], "kind 'word' is not one of step, segment"),
+        ([part(0, 3, scores=())], "must be a list of finite numbers"),
+        ([part(0, 3, scores=(float("nan"),))], "must be a list of finite numbers"),
+        ([part(0, 3, scores=(True,))], "must be a list of finite numbers"),
+        ([part(0, 3, scores=1.0)], "must be a list of finite numbers"),
+        ([part(0, 3, scores=(1.0, 2.0))], "a step has one score, got 2"),
+        ([part(0, 3, "segment", (1.0, 2.0)), part(3, 6, "segment")], "1 scores, where the segments before have 2"),
+    ],
+)
+def test_broken_parts_are_named(parts: object, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        validate(pair(chosen_parts=parts))
+    assert message in str(caught.value)
+
+
+def test_segments_of_both_sides_have_as_many_scores() -> None:
+    with pytest.raises(UserError, match="segments of chosen have 2 scores, those of rejected 1"):
+        validate(pair(chosen_parts=[part(0, 2, "segment", (1.0, 2.0))], rejected_parts=[part(0, 2, "segment")]))

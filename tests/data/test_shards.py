@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -198,3 +199,25 @@ def test_two_pairs_of_one_id_are_refused(tmp_path: Path) -> None:
         writer.add(make_pair(0))
     with pytest.raises(UserError, match="second pair is called"):  # also by a run that goes on
         PairWriter(tmp_path, rows_per_shard=1).add(make_pair(0))
+
+
+def test_turns_and_parts_come_back_as_they_went_in(tmp_path: Path) -> None:
+    talk = [text_message("assistant", "A dog."), text_message("user", "Where?"), text_message("assistant", "Left.")]
+    parts = [{"start": 0, "end": 6, "kind": "step", "scores": [0.5]},
+             {"start": 0, "end": 11, "kind": "segment", "scores": [1.0, -2.0]}]  # fmt: skip
+    pair = make_pair(1, chosen=talk, chosen_parts=parts)
+    with PairWriter(tmp_path / "pairs") as writer:
+        writer.add(pair, make_pair(2))
+    first, second = read_pairs(tmp_path / "pairs")
+    assert (first.chosen, first.chosen_parts, first.rejected_parts) == (talk, parts, None)
+    assert second.chosen_parts is None
+
+
+def test_shards_without_columns_for_parts_are_read(tmp_path: Path) -> None:
+    with PairWriter(tmp_path / "pairs") as writer:
+        writer.add(make_pair(1))
+    shard = tmp_path / "pairs" / "data" / "train-00000.parquet"
+    table = pq.read_table(shard).drop_columns(["chosen_parts", "rejected_parts"])
+    (tmp_path / "old" / "data").mkdir(parents=True)
+    pq.write_table(table, tmp_path / "old" / "data" / shard.name)
+    assert next(read_pairs(tmp_path / "old")) == make_pair(1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmpo.data.annotations.records import BoxXYWH
-from mmpo.data.pair import is_number
+from mmpo.data.spans import is_number
 from mmpo.errors import UserError
 
 

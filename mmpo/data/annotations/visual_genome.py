@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject, BoxXYWH, Region
-from mmpo.data.pair import is_number
+from mmpo.data.spans import is_number
 from mmpo.errors import UserError
 from mmpo.outside import names_its_file, stream_list
 

@@ -19,7 +19,17 @@ from typing import Any
 from mmpo.data.convert.format import Format, SourceContext
 from mmpo.data.convert.media import VIDEO_KEYS, Media, cells_of, images_of
 from mmpo.data.convert.rows import Row
-from mmpo.data.convert.texts import EXTRAS, ChatTurn, alternating, bad, extras_of, need, pair_of_turns, turns_of
+from mmpo.data.convert.texts import (
+    EXTRAS,
+    ChatTurn,
+    alternating,
+    bad,
+    extras_of,
+    need,
+    only_answer,
+    pair_of_turns,
+    turns_of,
+)
 from mmpo.data.convert.writing import LinesSink, video_column
 from mmpo.data.pair import PreferencePair
 from mmpo.files.atomic import write_json
@@ -129,8 +139,8 @@ class LlamaFactorySink(LinesSink):
             "conversations": [
                 {"from": names[role], "value": text} for role, text in alternating(turns_of(pair.prompt))
             ],
-            "chosen": {"from": "gpt", "value": pair.chosen_text},
-            "rejected": {"from": "gpt", "value": pair.rejected_text},
+            "chosen": {"from": "gpt", "value": only_answer(pair.chosen, "chosen")},
+            "rejected": {"from": "gpt", "value": only_answer(pair.rejected, "rejected")},
             "images": placed["images"],
             EXTRAS: extras_of(pair),
         }

@@ -19,7 +19,8 @@ from mmpo.data.convert.format import Format, Options, SourceContext
 from mmpo.data.convert.media import images_of
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.texts import messages_of, need, pair_of
-from mmpo.data.pair import PreferencePair, Span
+from mmpo.data.pair import PreferencePair
+from mmpo.data.spans import Span
 from mmpo.outside import json_of
 
 SCORE_WEIGHTS = {1: 2.5, 2: 2.0, 3: 1.5, 4: 1.0}  # by hallucination score, 1 the worst

@@ -14,7 +14,17 @@ from typing import Any
 from mmpo.data.convert.format import Format, SourceContext
 from mmpo.data.convert.media import VIDEO_KEYS, cells_of, images_of
 from mmpo.data.convert.rows import Row
-from mmpo.data.convert.texts import EXTRAS, ChatTurn, alternating, bad, extras_of, need, pair_of_turns, turns_of
+from mmpo.data.convert.texts import (
+    EXTRAS,
+    ChatTurn,
+    alternating,
+    bad,
+    extras_of,
+    need,
+    only_answer,
+    pair_of_turns,
+    turns_of,
+)
 from mmpo.data.convert.writing import LinesSink, video_column
 from mmpo.data.pair import PreferencePair
 
@@ -87,11 +97,11 @@ class SwiftSink(LinesSink):
     """`SPLIT.jsonl`; paths are relative to the folder."""
 
     def row(self, pair: PreferencePair, placed: Mapping[str, Any]) -> dict[str, Any]:
-        turns = [*alternating(turns_of(pair.prompt)), ("assistant", pair.chosen_text)]
+        turns = [*alternating(turns_of(pair.prompt)), ("assistant", only_answer(pair.chosen, "chosen"))]
         row: dict[str, Any] = {
             "id": pair.id,
             "messages": [{"role": role, "content": text} for role, text in turns],
-            "rejected_response": pair.rejected_text,
+            "rejected_response": only_answer(pair.rejected, "rejected"),
             "images": placed["images"],
             EXTRAS: extras_of(pair),
         }

@@ -11,7 +11,7 @@ from typing import Any
 import mmpo
 from mmpo.data.convert.media import below, image_of
 from mmpo.data.convert.rows import Row
-from mmpo.data.pair import Message, PreferencePair, Video, content_parts, text_message, validate
+from mmpo.data.pair import Message, PreferencePair, Video, content_parts, join_text, text_message, validate
 from mmpo.errors import Quarantined, UserError
 from mmpo.outside import json_of
 
@@ -19,8 +19,8 @@ TAG = re.compile(r"<(image|video)>")
 EXTRAS = "mmpo"
 """The column, one JSON text, in which other formats carry what they have no place for."""
 EXTRA_KINDS: dict[str, type] = {
-    "chosen_weights": list, "rejected_weights": list, "image_weights": list, "unfinished": bool, "twin": str,
-    "scores": dict, "provenance": dict, "times": list,
+    "chosen_weights": list, "rejected_weights": list, "image_weights": list, "chosen_parts": list,
+    "rejected_parts": list, "unfinished": bool, "twin": str, "scores": dict, "provenance": dict, "times": list,
 }  # fmt: skip
 
 REJECTED_SIDE = re.compile(r"reject|(?:^|_)(?:lose|loser|worse|dispreferred)(?:$|_)")
@@ -100,13 +100,20 @@ def alternating(turns: Sequence[ChatTurn]) -> Sequence[ChatTurn]:
     return turns
 
 
+def only_answer(response: Sequence[Message], side: str) -> str:
+    """The text of a response of one message; Quarantined for one of several turns, which the format can't hold."""
+    if len(response) > 1:
+        raise bad("no_place", f"the format has no place for the {len(response)} messages of `{side}`")
+    return join_text(response)
+
+
 def pair_of(
     row: Row,
     builder: str,
     *,
     prompt: list[Message],
-    chosen: str,
-    rejected: str,
+    chosen: str | list[Message],
+    rejected: str | list[Message],
     images: list[bytes | str],
     id: Any = None,
     noted: Mapping[str, Any] | None = None,
@@ -115,9 +122,12 @@ def pair_of(
 ) -> PreferencePair:
     """A pair that keeps every rule, else Quarantined. `id` is the row's, of any type; without one its place names it.
     `noted` goes into the provenance; `extras` (an earlier export's) take the place of it."""
-    for side, text in (("chosen", chosen), ("rejected", rejected)):
-        if not text.strip():
-            raise bad("empty_response", f"`{side}` is empty")
+    chosen, rejected = (
+        [text_message("assistant", side)] if isinstance(side, str) else side for side in (chosen, rejected)
+    )
+    for name, response in (("chosen", chosen), ("rejected", rejected)):
+        if not join_text(response).strip():
+            raise bad("empty_response", f"`{name}` is empty")
     if chosen == rejected and fields.get("rejected_images") in (None, images):
         raise bad("equal_responses", "chosen and rejected are the same")
     known = {name: value for name, value in (noted or {}).items() if value is not None}
@@ -127,8 +137,8 @@ def pair_of(
     pair = PreferencePair(
         id=row.key if id in (None, "") else str(id),
         prompt=prompt,
-        chosen=[text_message("assistant", chosen)],
-        rejected=[text_message("assistant", rejected)],
+        chosen=chosen,
+        rejected=rejected,
         images=images,
         **(fields | dict(extras or {})),
     )

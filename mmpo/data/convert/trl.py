@@ -113,14 +113,16 @@ def _message(message: Any) -> Message:
     return {"role": message.get("role"), "content": parts}
 
 
-def _response(response: Any, side: str) -> str:
+def _response(response: Any, side: str) -> str | list[Message]:
     if isinstance(response, str):
         return response
-    if isinstance(response, list) and len(response) == 1:
-        message = _message(response[0])
-        if message["role"] == "assistant" and all(part.get("type") == "text" for part in message["content"]):
-            return join_text([message])
-    raise bad("bad_response", f"`{side}` is not one assistant message or a text")
+    if isinstance(response, list) and len(response) % 2:
+        messages = [_message(message) for message in response]
+        roles = [message["role"] for message in messages]
+        texts = all(part.get("type") == "text" for message in messages for part in message["content"])
+        if texts and roles == ["assistant", "user"] * (len(roles) // 2) + ["assistant"]:
+            return join_text(messages) if len(messages) == 1 else messages
+    raise bad("bad_response", f"`{side}` is neither a text nor assistant messages, with the user's between them")
 
 
 class TrlSink(RowSink):

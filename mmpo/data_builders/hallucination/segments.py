@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
-from mmpo.data.pair import Span
+from mmpo.data.spans import Span
 from mmpo.data_builders.hallucination.detect import Finding, SentenceVerdict
 
 MIN_MATCH = 3

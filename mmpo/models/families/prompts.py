@@ -42,9 +42,9 @@ __all__ = [
 PromptMessage = Mapping[str, Any]
 Offsets = list[tuple[int, int]]
 
-_PROBE: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+PROBE: list[dict[str, Any]] = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
-_MARK = "\u2042\u2042"  # stands for a response while the template is read; no template contains it
+MARK = "\u2042\u2042"  # stands for a response while the template is read; no template contains it
 
 
 def encode_prompt(
@@ -151,14 +151,14 @@ def _check_company(vlm: VLM, images: Sequence[Sequence[int]]) -> None:
 
 def encode_response(vlm: VLM, text: str, eos: bool = True) -> list[int]:
     """Token ids of a response as the model would write it, without anything in front; `eos` appends the end token."""
-    return _encode_response(vlm, text, eos)[0]
+    return response_tokens(vlm, text, eos)[0]
 
 
 def response_offsets(vlm: VLM, text: str, eos: bool = True) -> Offsets:
     """For each token of `encode_response`, the characters `[start, end)` of `text` it covers ((n, n) for the end
     token).
     """
-    return _encode_response(vlm, text, eos)[1]
+    return response_tokens(vlm, text, eos)[1]
 
 
 def token_weights(offsets: Offsets, spans: Sequence[Mapping[str, Any]], default: float = 1.0) -> list[float]:
@@ -172,9 +172,10 @@ def token_weights(offsets: Offsets, spans: Sequence[Mapping[str, Any]], default:
     return weights
 
 
-def _encode_response(vlm: VLM, text: str, eos: bool) -> tuple[list[int], Offsets]:
+def response_tokens(vlm: VLM, text: str, eos: bool = True) -> tuple[list[int], Offsets]:
+    """`encode_response` and `response_offsets` at once."""
     plain = plain_text(vlm)
-    head, lead, tail = _response_frame(vlm)
+    head, lead, tail = response_frame(vlm)
     head_ids = processor_facts(vlm).setdefault("head_ids", plain.encode(head).ids)
     answer = plain.hide(text)
     full = plain.encode(head + lead + answer + tail)
@@ -193,14 +194,14 @@ def _encode_response(vlm: VLM, text: str, eos: bool) -> tuple[list[int], Offsets
     return ids, offsets
 
 
-def _response_frame(vlm: VLM) -> tuple[str, str, str]:
+def response_frame(vlm: VLM) -> tuple[str, str, str]:
     """The text around a response in the chat template: generation prompt, separator before it, end marker after it."""
     cache = processor_facts(vlm)
     if "frame" not in cache:
-        head = rendered(vlm, _PROBE, add_generation_prompt=True)
-        answered = [*_PROBE, {"role": "assistant", "content": [{"type": "text", "text": _MARK}]}]
+        head = rendered(vlm, PROBE, add_generation_prompt=True)
+        answered = [*PROBE, {"role": "assistant", "content": [{"type": "text", "text": MARK}]}]
         full = rendered(vlm, answered)
-        before, _, after = full.partition(_MARK)
+        before, _, after = full.partition(MARK)
         # A template that writes the answer after anything but its own generation prompt (a thinking block, say):
         # keep the generation prompt, that is where generation starts.
         lead = before[len(head) :] if before.startswith(head) else ""

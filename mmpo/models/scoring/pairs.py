@@ -22,12 +22,13 @@ from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 @dataclass
 class ViewResponses:
     """One more response for every pair of a batch: the chosen answer to a corrupted image, an answer to a perturbed
-    prompt. `prompt_ids[i]`, `image_index[i]` and `response_ids[i]` belong to pair i."""
+    prompt. `prompt_ids[i]`, `image_index[i]` and `response_ids[i]` belong to pair i. `mask` as in `PairBatch`."""
 
     prompt_ids: list[Tensor]
     image_index: list[list[int]]
     response_ids: list[Tensor]
     weights: list[Tensor] | None = None
+    mask: list[Tensor] | None = None
 
     def to(self, device: torch.device | str) -> ViewResponses:
         """Move the weights; token ids stay where they are."""
@@ -75,7 +76,10 @@ class PairBatch:
     become one tree; without it every pair is a tree of its own. `reference[i]` holds reference log-probs (chosen [c],
     rejected [r]) that were computed before, `second_reference[i]` those of a second reference. `views` are further
     responses that an objective compares with, `auxiliary` answers to other questions that are learnt with the pairs,
-    `scores` numbers of each pair by name, [b], NaN where a pair has none."""
+    `scores` numbers of each pair by name, [b], NaN where a pair has none. Masks, if given, are one bool per response
+    token, False at those that are seen and not scored (what the user says between two turns). `chosen_more` and
+    `rejected_more` become the responses' `more`; `samples` are responses to the pairs' own prompts, number k to that of
+    pair `samples_of[k]`."""
 
     ids: list[str]
     prompt_ids: list[Tensor]
@@ -93,6 +97,12 @@ class PairBatch:
     auxiliary: AnswerBatch | None = None
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     second_reference: list[tuple[Tensor, Tensor]] | None = None
+    chosen_mask: list[Tensor] | None = None
+    rejected_mask: list[Tensor] | None = None
+    chosen_more: Mapping[str, Tensor] = field(default_factory=dict)
+    rejected_more: Mapping[str, Tensor] = field(default_factory=dict)
+    samples: AnswerBatch | None = None
+    samples_of: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -111,6 +121,9 @@ class PairBatch:
             reference=_moved(self.reference, device),
             second_reference=_moved(self.second_reference, device),
             scores={name: values.to(device) for name, values in self.scores.items()},
+            chosen_more={name: values.to(device) for name, values in self.chosen_more.items()},
+            rejected_more={name: values.to(device) for name, values in self.rejected_more.items()},
+            samples=None if self.samples is None else self.samples.to(device),
         )
 
     def paths(self) -> list[ResponsePath]:
@@ -169,12 +182,59 @@ def blank_logps(batch: PairBatch) -> PairLogps:
         states = blank[..., None]
         return ResponseLogps(blank, blank, mask, padded, policy_hidden=states, reference_hidden=states, kl=blank)
 
-    return PairLogps(
+    found = PairLogps(
         side(batch.chosen_ids, batch.chosen_weights),
         side(batch.rejected_ids, batch.rejected_weights),
         {spec: side(view.response_ids, view.weights) for spec, view in batch.views.items()},
         side(_joined(batch.auxiliary), None) if batch.auxiliary is not None else None,
         scores={name: values.cpu() for name, values in batch.scores.items()},
+        samples=side(_joined(batch.samples), None) if batch.samples is not None else None,
+    )
+    return with_batch_fields(found, batch)
+
+
+def with_batch_fields(pairs: PairLogps, batch: PairBatch) -> PairLogps:
+    """The record with what the batch says of its responses: parts, drawn positions, whose samples they are. Tokens
+    that its masks leave out count nothing: log-probs and weights are 0 there."""
+
+    def own(side: ResponseLogps, mask: list[Tensor] | None, more: Mapping[str, Tensor]) -> ResponseLogps:
+        fields = {name: value.to(side.mask.device) for name, value in more.items()}
+        return _masked(replace(side, more={**side.more, **fields}), mask)
+
+    of = None if batch.samples_of is None else torch.tensor(batch.samples_of, device=pairs.chosen.mask.device)
+    return replace(
+        pairs,
+        chosen=own(pairs.chosen, batch.chosen_mask, batch.chosen_more),
+        rejected=own(pairs.rejected, batch.rejected_mask, batch.rejected_more),
+        views={spec: own(side, batch.views[spec].mask, {}) for spec, side in pairs.views.items()},
+        samples_of=of,
+    )
+
+
+def _masked(side: ResponseLogps, mask: list[Tensor] | None) -> ResponseLogps:
+    """The side without the tokens at which `mask` is False. Hidden states stay as they are."""
+    if mask is None:
+        return side
+    scored = pad_sequence(mask, batch_first=True).to(side.mask.device)  # [b, t]
+    if scored.shape != side.mask.shape:
+        raise ValueError(f"masks are {tuple(scored.shape)}, responses {tuple(side.mask.shape)}: one value per token")
+
+    def kept(value: Tensor | None) -> Tensor | None:
+        if value is None or value.shape != scored.shape or value.dtype == torch.long:
+            return value
+        return torch.where(scored, value, torch.zeros((), dtype=value.dtype, device=value.device))
+
+    policy = kept(side.policy)
+    assert policy is not None
+    return replace(
+        side,
+        policy=policy,
+        reference=kept(side.reference),
+        mask=side.mask & scored,
+        weights=kept(side.weights),
+        top1=kept(side.top1),
+        kl=kept(side.kl),
+        more={name: found for name, value in side.more.items() if (found := kept(value)) is not None},
     )
 
 

@@ -29,7 +29,7 @@ from mmpo.models.scoring.hidden import places
 from mmpo.models.scoring.last_layer import read_last_layer_only_where_needed
 from mmpo.models.scoring.lean import recompute_adapters, recompute_feed_forward
 from mmpo.models.scoring.logprob import token_logps
-from mmpo.models.scoring.pairs import AnswerBatch, PairBatch, ViewResponses
+from mmpo.models.scoring.pairs import AnswerBatch, PairBatch, ViewResponses, with_batch_fields
 from mmpo.models.scoring.references import FrozenAdapter, ReferenceNetwork
 from mmpo.models.scoring.segment_logps import SegmentLogps, plain_rows, segment_logps, shared_row
 from mmpo.models.scoring.sides import pair_logps, path_slices, with_cached_reference, with_cached_second_reference
@@ -154,9 +154,13 @@ class PairScorer(nn.Module):
             self._score_preferred(pairs, batch, shared.leaf, layout, passes.policy, passes.reference)
         if batch.auxiliary is not None:
             pairs = replace(pairs, auxiliary=self._answers(batch.auxiliary, frozen))
+        if batch.samples is not None:
+            pairs = replace(pairs, samples=self._answers(batch.samples, frozen))
         if self.cached_second:
             pairs = with_cached_second_reference(pairs, batch)
-        return with_cached_reference(pairs, batch) if self.cached else pairs
+        if self.cached:
+            pairs = with_cached_reference(pairs, batch)
+        return with_batch_fields(pairs, batch)  # last: masks hold for everything that was computed
 
     def _passes(
         self,

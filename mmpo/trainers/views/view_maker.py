@@ -47,13 +47,38 @@ def view_maker(
                 if own := [key for key in images if store.kind(key) == kind]:
                     similar |= table.nearest(own)
         corrupt = ImageCorrupter(vlm, store, corruption, images, similar)
+    levels = sorted({view.candidate for view in views if view.image == "partial"})
+    hide = _hiders(settings, levels, vlm, store, rows) if levels else None
     if any(view.prompt == "perturbed" for view in views):
         perturb = _perturber(settings.perturbation or PerturbationSettings(), vlm, store, settings.pairs, rows)
     if any(view.prompt == "disturbed" for view in views):
+        if several := next((row.id for row in rows if (row.chosen_turns, row.rejected_turns) != (None, None)), None):
+            raise UserError(
+                f"pair {several} has several turns, which perturbed sequences do not know", hint="use tars, or one turn"
+            )
         disturb = _disturber(settings.disturbance or DisturbanceSettings(), vlm, store, settings.pairs, rows)
     if any("twin" in (view.side, view.image) for view in views):
         twins = _twins(rows)
-    return ViewMaker(store, views, corrupt=corrupt, perturb=perturb, disturb=disturb, twins=twins, seed=settings.seed)
+    return ViewMaker(
+        store, views, corrupt=corrupt, perturb=perturb, disturb=disturb, twins=twins, hide=hide, seed=settings.seed
+    )
+
+
+def _hiders(
+    settings: TrainSettings, levels: Sequence[int], vlm: VLM, store: ImageStore, rows: Sequence[EncodedPair]
+) -> dict[int, ImageCorrupter]:
+    """What hides parts of images, by level: level j of k hides j/k of the share that the last one hides."""
+    if blind := next((row.id for row in rows if not row.images), None):
+        raise UserError(f"pair {blind} has no image to hide a part of", hint="leave text-only pairs out")
+    own = settings.corruption
+    parameters = _whole(own.parameters) if own is not None and own.kind == "patches" else {}
+    most = parameters.get("share", 1.0)
+    return {
+        level: ImageCorrupter(
+            vlm, store, Corruption("patches", {**parameters, "share": most * level / max(levels)}), ()
+        )
+        for level in levels
+    }
 
 
 def _twins(rows: Sequence[EncodedPair]) -> dict[str, EncodedPair]:

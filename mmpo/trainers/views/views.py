@@ -23,14 +23,16 @@ from mmpo.models.families.processing import ProcessedImages, join_images, proces
 from mmpo.models.scoring.pairs import PairBatch, ViewResponses
 from mmpo.trainers.collate import EncodedPair
 from mmpo.trainers.images import ImageStore
+from mmpo.trainers.responses import turn_mask
 from mmpo.trainers.views.disturb import Disturbed, OfficialTarsPerturber
+from mmpo.trainers.views.others import others_of
 from mmpo.trainers.views.perturb import Perturber
 from mmpo.types import ViewSpec
 
 
 class ViewMaker:
-    """Adds views to batches. What they need (`corrupt`, `perturb`, `disturb`, the pairs' `twins` by id) must be
-    given."""
+    """Adds views to batches. What they need (`corrupt`, `perturb`, `disturb`, the pairs' `twins` by id, what hides a
+    part of an image, by candidate) must be given."""
 
     def __init__(
         self,
@@ -41,10 +43,12 @@ class ViewMaker:
         perturb: Perturber | None = None,
         disturb: OfficialTarsPerturber | None = None,
         twins: Mapping[str, EncodedPair] | None = None,
+        hide: Mapping[int, ImageCorrupter] | None = None,
         seed: int = 0,
     ) -> None:
         self.store, self.views, self.seed = store, tuple(views), seed
         self.corrupt, self.perturb, self.disturb, self.twins = corrupt, perturb, disturb, twins
+        self.hide = hide or {}
 
     def extra_tokens(self, row: EncodedPair) -> int:
         """Tokens that the views add to the pair, what they share with it not counted twice."""
@@ -54,14 +58,23 @@ class ViewMaker:
             if view.preferred_under is None
         )
         prompts = sum(view.prompt == "disturbed" for view in self.views)
-        prompts += len({view.image for view in self.views if view.prompt != "disturbed"} - {"own"})
+        images = {
+            (view.image, view.candidate * (view.image == "partial"))
+            for view in self.views
+            if view.prompt != "disturbed"
+        }
+        prompts += len(images - {("own", 0)})
         return responses + prompts * len(row.prompt)
 
     def add(self, batch: PairBatch, rows: Sequence[EncodedPair]) -> PairBatch:
         """The batch of these pairs with its views."""
         images, twins = {"own": batch.image_index}, self._twins(rows)
+        partial: dict[int, list[list[int]]] = {}
         if any(view.image == "corrupted" for view in self.views):
-            batch, images["corrupted"] = self._with_corrupted(batch, rows)
+            assert self.corrupt is not None
+            batch, images["corrupted"] = self._with_corrupted(batch, rows, self.corrupt)
+        for candidate in sorted({view.candidate for view in self.views if view.image == "partial"}):
+            batch, partial[candidate] = self._with_corrupted(batch, rows, self.hide[candidate], "#partial")
         if any(view.image == "twin" for view in self.views):
             shown = [self.store.shown(twin.images) for twin in twins]
             made = [[self.store.prepared(*image) for image in own] for own in shown]
@@ -71,7 +84,7 @@ class ViewMaker:
         disturbed = {side: self._disturbed(side, rows) for side in sides}
         views: dict[ViewSpec, ViewResponses] = {}
         for view in self.views:
-            index = images[view.image]
+            index = partial[view.candidate] if view.image == "partial" else images[view.image]
             if view.prompt == "disturbed":
                 found = disturbed[view.side]
                 views[view] = ViewResponses(
@@ -82,30 +95,34 @@ class ViewMaker:
                 )
                 continue
             prompts, responses, weights = batch.prompt_ids, batch.chosen_ids, batch.chosen_weights
+            mask = batch.chosen_mask
             if view.side == "rejected":
-                responses, weights = batch.rejected_ids, batch.rejected_weights
-            if view.side == "twin":
-                responses = [twin.chosen.long() for twin in twins]
+                responses, weights, mask = batch.rejected_ids, batch.rejected_weights, batch.rejected_mask
+            if view.side in ("twin", "other"):
+                theirs = twins if view.side == "twin" else [rows[other] for other in others_of(rows)]
+                responses = [row.chosen.long() for row in theirs]
+                mask = turn_mask([row.chosen_turns for row in theirs], responses)
             if view.image == "twin":
                 prompts = [twin.prompt.long() for twin in twins]
-            if "twin" in (view.side, view.image):
+            if view.side in ("twin", "other") or view.image == "twin":
                 weights = None
             if view.prompt == "perturbed":
                 prompts = self._perturbed(view.candidate, rows)
             elif (view.side, view.image) == ("chosen", "corrupted"):
                 weights = _image_weights(rows, weights)
-            views[view] = ViewResponses(prompts, index, responses, weights)
+            views[view] = ViewResponses(prompts, index, responses, weights, mask)
         return replace(batch, views=views)
 
     def _twins(self, rows: Sequence[EncodedPair]) -> list[EncodedPair]:
         return [] if self.twins is None else [self.twins[row.id] for row in rows]
 
-    def _with_corrupted(self, batch: PairBatch, rows: Sequence[EncodedPair]) -> tuple[PairBatch, list[list[int]]]:
-        assert self.corrupt is not None
+    def _with_corrupted(
+        self, batch: PairBatch, rows: Sequence[EncodedPair], corrupt: ImageCorrupter, draw: str = ""
+    ) -> tuple[PairBatch, list[list[int]]]:
         made = [
-            [self.corrupt(image.key, rng, image.among_several) for image in self.store.shown(row.images)]
+            [corrupt(image.key, rng, image.among_several) for image in self.store.shown(row.images)]
             for row in rows
-            for rng in [generator(self.seed, row.id, row.visit)]
+            for rng in [generator(self.seed, f"{row.id}{draw}", row.visit)]
         ]
         return _with_images(batch, made, [_shown(batch, own) for own in batch.image_index])
 
