@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmpo.errors import UserError
 from mmpo.objectives import Objective
 from mmpo.objectives.reads import READS
+from mmpo.trainers.regularizers.fitting import regularizer_problems
 from mmpo.trainers.settings import TrainSettings
 
 FitProblem = tuple[str, str, str]
@@ -54,7 +55,7 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
         )
     if settings.token_weights is not None and "weights" not in objective.reads:
         found.append(("token_weights", "token_weights have no effect on this objective", "use span_dpo or dense_dpo"))
-    return found
+    return found + regularizer_problems(settings)
 
 
 def check_objective(settings: TrainSettings, objective: Objective) -> None:

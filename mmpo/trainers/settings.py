@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
 from mmpo.settings import FOLDER, LEXICON, MODEL, PAIRS, PATH, Need, Settings
+from mmpo.trainers.regularizers.settings import RegularizerSettings
 
 SIMILARITY = Need("model", words=("policy",))
 
@@ -224,6 +225,11 @@ class TrainSettings(Settings):
     )
     disturbance: DisturbanceSettings | None = Field(
         default=None, description="The perturbed sequences of tars_official. Left out: the defaults."
+    )
+
+    regularizers: RegularizerSettings | None = Field(
+        default=None,
+        description="Flatter minima, noise and orthogonality of the adapter, e.g. {sam: {rho: 0.05}}; {} for defaults.",
     )
 
     learning_rate: float = Field(default=5e-5, gt=0, description="Peak learning rate.")

@@ -153,6 +153,7 @@ def _trainer(
         metadata={"data": data.digest()},
         callbacks=callbacks,
         pulse=pulse,
+        regularizers=settings.regularizers,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
