@@ -132,7 +132,7 @@ class Regularization:
         flat, guided = self.settings.flat_lora, self.settings.lora_ggpo
         for number, (matrix, base) in enumerate(zip(self.matrices, self._base_rows, strict=True)):
             if flat is not None:
-                noise.rows[number] = flat_lora_rows(flat, matrix, base, self.trainer._progress)
+                noise.rows[number] = flat_lora_rows(flat, matrix, base, noise.step / len(self.trainer.schedule))
             elif guided is not None:
                 slopes = self.slopes[number] if self.slopes is not None else None
                 noise.rows[number] = lora_ggpo_rows(guided, matrix, base, slopes)
@@ -194,7 +194,9 @@ class Regularization:
         elif settings.gam is not None:
             result = gam(settings.gam, weights, first, at)
         elif settings.rwp is not None:
-            result = rwp(settings.rwp, weights, at, lambda point, bound: self._of_small_losses(run, model, point, bound))
+            result = rwp(
+                settings.rwp, weights, at, lambda point, bound: self._of_small_losses(run, model, point, bound)
+            )
         _set_random_state(after, device)
         if settings.lora_ggpo is not None:
             self._follow(result)
@@ -231,7 +233,7 @@ class Regularization:
         return float(scaler.get_scale()) if scaler is not None else 1.0
 
     def _taken(self) -> Vector | None:
-        """The gradients there are, unscaled, with those of the penalties, and none left behind; None if there is none."""
+        """The gradients, unscaled, with those of the penalties, and none left behind; None if there is none."""
         found = [parameter.grad for parameter in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None

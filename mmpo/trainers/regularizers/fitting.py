@@ -20,15 +20,14 @@ def regularizer_problems(settings: TrainSettings) -> list[tuple[str, str, str]]:
             )
         )
     adapted = settings.lora.targets
-    if chosen.pego is not None and isinstance(adapted, list):
-        if unknown := [name for name in chosen.pego.targets if name not in adapted]:
-            found.append(
-                (
-                    "regularizers",
-                    f"pego.targets: {', '.join(unknown)} has no adapter",
-                    f"the adapted layers are {', '.join(adapted)}",
-                )
+    if chosen.pego is not None and isinstance(adapted, list) and (bare := set(chosen.pego.targets) - set(adapted)):
+        found.append(
+            (
+                "regularizers",
+                f"pego.targets: {', '.join(sorted(bare))} has no adapter",
+                f"the adapted layers are {', '.join(adapted)}",
             )
+        )
     if chosen.multi_sample_dropout is not None and settings.cache_reference:
         found.append(
             (

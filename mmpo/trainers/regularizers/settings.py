@@ -64,7 +64,9 @@ class FlatLoraSettings(Settings):
     """Random noise on the merged weights in each forward pass (Flat-LoRA, Li et al. 2024, arXiv:2409.14396)."""
 
     rho: float = Field(
-        default=0.05, gt=0, description="Length of a row's noise over that of the row, at the end; it rises by a cosine."
+        default=0.05,
+        gt=0,
+        description="Length of a row's noise over that of the row, at the end; it rises by a cosine.",
     )
 
 
@@ -92,7 +94,9 @@ class MesaSettings(Settings):
     """Divergence from an average of the adapter's past weights (MESA, Du et al. 2022, arXiv:2205.14083)."""
 
     lam: float = Field(default=0.3, gt=0, description="Weight of the divergence.")
-    temperature: float = Field(default=5.0, gt=0, description="Softens both distributions; the term is times its square.")
+    temperature: float = Field(
+        default=5.0, gt=0, description="Softens both distributions; the term is times its square."
+    )
     decay: float = Field(default=0.9998, ge=0, lt=1, description="Of the average, at every step.")
 
 
@@ -101,7 +105,9 @@ class SafSettings(Settings):
     here the adapter is kept, a few times an epoch, and computes them again."""
 
     lam: float = Field(default=0.3, gt=0, description="Weight of the divergence.")
-    temperature: float = Field(default=5.0, gt=0, description="Softens both distributions; the term is times its square.")
+    temperature: float = Field(
+        default=5.0, gt=0, description="Softens both distributions; the term is times its square."
+    )
     epochs: float = Field(default=5.0, gt=0, description="How far back; before that many epochs there is no term.")
 
 
@@ -128,8 +134,8 @@ PASTS = ("mesa", "saf")
 
 
 class RegularizerSettings(Settings):
-    """Regularizers of the adapter, none by default. One of sam, awp, rwp, fad, gam, flat_lora and lora_ggpo, one of mesa
-    and saf, pego and multi_sample_dropout go together."""
+    """Regularizers of the adapter, none by default. One of sam, awp, rwp, fad, gam, flat_lora and lora_ggpo, one of
+    mesa and saf, pego and multi_sample_dropout go together."""
 
     sam: SamSettings | None = Field(default=None, description="The gradient a step uphill: flat minima.")
     awp: AwpSettings | None = Field(default=None, description="As sam, in proportion to each matrix.")

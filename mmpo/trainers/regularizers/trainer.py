@@ -17,13 +17,12 @@ from mmpo.trainers.step import BatchLoss
 
 
 class RegularizedTrainer(Trainer):
-    """`transformers.Trainer`, whose `_regularization`, if there is one, stands between the backward passes of a step and
-    its clipping."""
+    """`transformers.Trainer`, whose `_regularization`, if there is one, stands between the backward passes of a step
+    and its clipping."""
 
     checkpoint_root: Path
     schedule: Schedule
     scorer: Any
-    _progress: float
     _window: Averages
     _step_losses: list[BatchLoss]
     _regularization: Regularization | None = None
