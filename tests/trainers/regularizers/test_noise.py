@@ -39,9 +39,7 @@ def test_lora_ggpo_rows_are_those_of_weights_and_gradient() -> None:
     base_rows = model.base.square().sum(1)
     expected = (0.2 * merged.norm(dim=1) + 0.3 * gradient.square().sum(1)) / 2  # sqrt(4 rows)
     torch.testing.assert_close(lora_ggpo_rows(settings, model.matrix(), base_rows, slopes), expected)
-    torch.testing.assert_close(
-        lora_ggpo_rows(settings, model.matrix(), base_rows, None), 0.2 * merged.norm(dim=1) / 2
-    )
+    torch.testing.assert_close(lora_ggpo_rows(settings, model.matrix(), base_rows, None), 0.2 * merged.norm(dim=1) / 2)
 
 
 def test_the_average_of_gradients_starts_at_nothing() -> None:

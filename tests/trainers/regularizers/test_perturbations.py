@@ -128,9 +128,7 @@ def test_gam(model: HandMade) -> None:
     g3 = model.gradient(model.split(v + 0.1 * unit(g2)))
     new, old = g1 + g3, g0 + g2
     across = old - (old @ unit(new)) * unit(new)
-    found = flat(
-        gam(GamSettings(rho=0.1, norm_rho=0.4, mix=0.3), model.weights, model.at(model.weights), model.at)
-    )
+    found = flat(gam(GamSettings(rho=0.1, norm_rho=0.4, mix=0.3), model.weights, model.at(model.weights), model.at))
     torch.testing.assert_close(found, new - 0.3 * across, **EXACT)
     assert abs(float(across @ new)) < 1e-10
 
