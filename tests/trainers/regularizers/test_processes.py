@@ -19,9 +19,13 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(
     "chosen",
-    [{"sam": {"rho": 0.1}, "mesa": {"decay": 0.5}, "pego": {}}, {"lora_ggpo": {}}, {"rwp": {"threshold": 5.0, "steps": 2}}],
+    [
+        {"sam": {"rho": 0.1}, "mesa": {"decay": 0.5}, "pego": {}},
+        {"lora_ggpo": {}},
+        {"rwp": {"threshold": 5.0, "steps": 2}},
+    ],
     ids=lambda chosen: "-".join(chosen),
-)  # fmt: skip
+)
 def test_two_processes_are_one(chosen: dict[str, Any], tiny_llava_folder: Path, tmp_path: Path) -> None:
     settings = settings_for(
         tiny_llava_folder,

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from mmpo.objectives import build_objective
+from mmpo.trainers.fitting import objective_problems
 from mmpo.trainers.regularizers.fitting import regularizer_problems
 from mmpo.trainers.regularizers.settings import PASTS, PERTURBATIONS, RegularizerSettings
 from mmpo.trainers.settings import TrainSettings
@@ -69,4 +71,5 @@ def test_mistakes(given: Any, message: str) -> None:
 def test_what_other_settings_rule_out(values: Any, message: str) -> None:
     [(_, found, hint)] = regularizer_problems(settings(**values))
     assert message in found and hint
+    assert any(message in told for _, told, _ in objective_problems(settings(**values), build_objective({"dpo": {}})))
     assert not regularizer_problems(settings(regularizers={"sam": {}, "mesa": {}}, quantize="nf4"))
