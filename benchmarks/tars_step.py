@@ -137,7 +137,8 @@ def contender(ground: Ground, name: str) -> Step:
     if separate and maker is not None and name.startswith("tars_official"):
         maker.views = (*maker.views, NEVER_READ)
     collate = PairCollator(ground.store, maker.add if maker is not None else None)
-    scorer = PairScorer(ground.vlm, sharing="off" if separate else "on", hidden=objective.hidden, kl=objective.needs_kl)
+    sharing, kl = "off" if separate else "on", "kl" in objective.reads
+    scorer = PairScorer(ground.vlm, sharing=sharing, hidden=objective.hidden, kl=kl)
     scorer.train()
 
     def step() -> float:

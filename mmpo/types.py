@@ -28,16 +28,18 @@ class Hidden:
 @dataclass(frozen=True)
 class ViewSpec:
     """A further view of a pair that an objective compares with: whose answer is scored (`side`; `twin`: that of the
-    pair's twin), behind which question (`disturbed`: question and answer together) and about which image. The question
-    about the twin's image is the twin's. `name` is for people.
+    pair's twin; `other`: the chosen one of another pair, a view that may have any number of rows), behind which
+    question (`disturbed`: question and answer together) and about which image (`partial`: a part of it hidden). The
+    question about the twin's image is the twin's. `name` is for people.
 
-    `candidate` tells several perturbations of one question apart. With `preferred_under`, the tokens are not the
-    answer's own, but in their places those that the policy would rather write under that other view."""
+    `candidate` tells several perturbations of one question apart, and partial images: more is hidden the higher it is.
+    With `preferred_under`, the tokens are not the answer's own, but in their places those that the policy would rather
+    write under that other view."""
 
     name: str
-    side: Literal["chosen", "rejected", "twin"]
+    side: Literal["chosen", "rejected", "twin", "other"]
     prompt: Literal["own", "perturbed", "disturbed"] = "own"
-    image: Literal["own", "corrupted", "twin"] = "own"
+    image: Literal["own", "corrupted", "twin", "partial"] = "own"
     candidate: int = 0
     preferred_under: ViewSpec | None = None
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mmpo.objectives.term import spec_mistakes
+from mmpo.objectives.build import spec_mistakes
 from mmpo.recipes.other_names import RENAMED
 from mmpo.recipes.schema import tolerant
 from mmpo.recipes.source import RecipeSource

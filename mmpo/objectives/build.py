@@ -147,12 +147,15 @@ class Objective:
         }
         if chosen.top1 is not None:
             metrics["mean_token_accuracy"] = Term((chosen.top1 & chosen.mask).sum(-1).float(), chosen.lengths.float())
-        compares = [(e, given) for e, given in self.at(pairs.progress)._entries() if e.rewards is not None]
+        compares = [
+            (entry, given, reward)
+            for entry, given in self.at(pairs.progress)._entries()
+            if (reward := entry.rewards_of(given)) is not None
+        ]
         if compares:
-            entry, given = compares[0]
+            entry, given, reward = compares[0]
             beta = float(entry.values(given).get(entry.scale, 1.0))
-            assert entry.rewards is not None
-            reward_chosen, reward_rejected = entry.rewards(chosen, beta), entry.rewards(rejected, beta)
+            reward_chosen, reward_rejected = reward(chosen, beta), reward(rejected, beta)
             metrics["rewards/chosen"] = Term(reward_chosen, ones)
             metrics["rewards/rejected"] = Term(reward_rejected, ones)
             metrics["rewards/accuracies"] = Term((reward_chosen > reward_rejected).float(), ones)

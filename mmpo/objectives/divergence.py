@@ -13,14 +13,14 @@ from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
 from mmpo.objectives.pairwise import dense_reward, span_reward
-from mmpo.objectives.parameters import NonNegative, Positive
-from mmpo.objectives.registry import objective
+from mmpo.objectives.parameters import NonNegative, OpenShare, Positive
+from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair
 from mmpo.objectives.visual import CHOSEN
 from mmpo.types import PairLogps
 
 
-@objective("tdpo1", reads=("reference", "kl"))
+@objective("tdpo1", reads=("reference", "kl"), paper="arXiv 2404.11999", spec="7")
 def tdpo1(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """softplus(-beta [D - (K(y_l) - K(y_w))]): DPO with the difference of sequential divergences taken off. TDPO, Zeng
     et al. 2024 (arXiv 2404.11999)."""
@@ -28,7 +28,13 @@ def tdpo1(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     return per_pair(softplus(-beta * (log_ratios(pairs).gap - divergence)))
 
 
-@objective("tdpo2", reads=("reference", "kl"))
+@objective(
+    "tdpo2",
+    reads=("reference", "kl"),
+    paper="arXiv 2404.11999",
+    spec="7",
+    identities=(Identity({"alpha": 0.0}, "dpo"),),
+)
 def tdpo2(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.5) -> Term:
     """softplus(-beta [D - alpha (K(y_l) - sg K(y_w))]): only the rejected answer's divergence is held down. TDPO, Zeng
     et al. 2024 (arXiv 2404.11999)."""
@@ -36,13 +42,39 @@ def tdpo2(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.5) -
     return per_pair(softplus(-beta * (log_ratios(pairs).gap - alpha * divergence)))
 
 
-@objective("kl", rewards=None, reads=("reference", "kl"))
+@objective(
+    "ra_dpo",
+    reads=("reference", "tail_kl"),
+    paper="arXiv 2505.20359",
+    spec="7",
+    identities=(Identity({"alpha": 0.0}, "dpo"),),
+)
+def ra_dpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 0.5, mu: OpenShare = 0.95) -> Term:
+    """softplus(-beta [D - alpha (T(y_l) - sg T(y_w))]): tdpo2 with T, the sum over tokens of the upper tail of the
+    divergence, in place of K. Ra-DPO, arXiv 2505.20359.
+
+    A token's tail is sum_v q_v delta_v over the vocabulary's entries whose delta = log q - log p is above their
+    quantile at level 1 - `mu`; scoring takes it (`mmpo.models.scoring.token_statistics`). The quantile counts entries,
+    not probability. mu -> 1 is tdpo2.
+    """
+    tail_w, tail_l = (side.read("tail_kl").sum(-1) for side in (pairs.chosen, pairs.rejected))
+    return per_pair(softplus(-beta * (log_ratios(pairs).gap - alpha * (tail_l - tail_w.detach()))))
+
+
+@objective("kl", reads=("reference", "kl"), rewards=None, paper="arXiv 2405.18654", spec="7")
 def kl(pairs: PairLogps) -> Term:
     """K(y_w): holds the policy near the reference on the chosen answers, over the whole vocabulary."""
     return per_pair(pairs.chosen.kl_sum)
 
 
-@objective("auxiliary_kl", rewards=None, of="auxiliary", reads=("reference", "kl", "auxiliary"))
+@objective(
+    "auxiliary_kl",
+    reads=("reference", "kl", "auxiliary"),
+    rewards=None,
+    of="auxiliary",
+    paper="arXiv 2405.18654",
+    spec="7",
+)
 def auxiliary_kl(pairs: PairLogps) -> Term:
     """K of answers to other questions, averaged over these samples: HALVA's regularizer (arXiv 2405.18654)."""
     if pairs.auxiliary is None:
@@ -50,7 +82,18 @@ def auxiliary_kl(pairs: PairLogps) -> Term:
     return per_pair(pairs.auxiliary.kl_sum)
 
 
-@objective("chip", views=(CHOSEN,), corruption="diffusion", reads=("reference", "weights", "kl"))
+@objective(
+    "chip",
+    reads=("reference", "weights", "kl"),
+    views=(CHOSEN,),
+    corruption="diffusion",
+    paper="arXiv 2501.16629",
+    spec="VLM 9",
+    identities=(
+        Identity({"image": 0.0, "segment": 0.0, "token": 0.0}, "dpo"),
+        Identity({"segment": 0.0, "token": 0.0}, "rdpo", same=("beta", "image")),
+    ),
+)
 def chip(
     pairs: PairLogps,
     *,
@@ -78,7 +121,14 @@ def chip(
     return per_pair(loss + token * (divergence if sign == "lower" else -divergence))
 
 
-@objective("chip_official", views=(CHOSEN,), corruption="diffusion", reads=("reference", "weights", "kl"))
+@objective(
+    "chip_official",
+    reads=("reference", "weights", "kl"),
+    views=(CHOSEN,),
+    corruption="diffusion",
+    paper="CHiP's code",
+    spec="10",
+)
 def chip_official(
     pairs: PairLogps, *, beta: Positive = 0.1, token: NonNegative = 0.1, summed_twice: bool = False
 ) -> Term:

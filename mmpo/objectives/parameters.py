@@ -26,6 +26,9 @@ FlipRate = Annotated[float, Field(ge=0, lt=0.5)]
 """The share of wrong labels."""
 Smoothing = Annotated[float, Field(gt=0, lt=0.5)]
 Count = Annotated[int, Field(ge=1)]
+WholeNumber = Annotated[int, Field(ge=0)]
+AboveOne = Annotated[float, Field(gt=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Parameters(BaseModel):
@@ -38,10 +41,10 @@ class Parameters(BaseModel):
 
 @cache
 def parameters_of(function: Callable[..., Any]) -> type[Parameters]:
-    """The model of a loss function's keyword-only parameters, and of `weight`."""
+    """The model of a loss function's keyword-only parameters, and of `weight`. One without a default must be given."""
     hints = get_type_hints(function, include_extras=True)
     fields = {
-        name: (hints.get(name, Any), parameter.default)
+        name: (hints.get(name, Any), ... if parameter.default is inspect.Parameter.empty else parameter.default)
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
@@ -114,6 +117,7 @@ _TYPES = {
     "string_type": "must be text",
     "finite_number": "must be a finite number",
     "none_required": "must be null",
+    "missing": "must be given: it has no default",
 }
 
 

@@ -54,7 +54,7 @@ def phrase_losses(pairs: PairLogps) -> tuple[Tensor, Tensor]:
     return losses.sum(-1), found.to(losses.dtype)
 
 
-@objective("phrase_contrast", rewards=None, reads=("weights",))
+@objective("phrase_contrast", reads=("weights",), rewards=None, paper="arXiv 2405.18654", spec="VLM 10")
 def phrase_contrast(pairs: PairLogps) -> Term:
     """softplus(l_neg - l_pos), l the summed log-prob of a phrase given its own prefix, averaged over all phrases:
     HALVA's L_a, Sarkar et al. 2024 (arXiv 2405.18654). There is no reference and no beta.
@@ -65,7 +65,7 @@ def phrase_contrast(pairs: PairLogps) -> Term:
     return Term(*phrase_losses(pairs))
 
 
-@objective("halva", rewards=None, reads=("reference", "weights", "kl"))
+@objective("halva", reads=("reference", "weights", "kl"), rewards=None, paper="arXiv 2405.18654", spec="VLM 10")
 def halva(pairs: PairLogps, *, alpha: NonNegative = 0.4) -> Term:
     """A pair's mean of softplus(l_neg - l_pos) over its phrases + alpha times its chosen answer's divergence from the
     reference, sum_t KL(pi_ref || pi). HALVA, arXiv 2405.18654: alpha 0.4 (7B) or 0.5 (13B).

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Read:
+class Readable:
     """One thing that a loss may read; `code` is its short name in tables. `live`: numbers of a model that can't be kept
     beside the pairs, so that a cached reference does not do. `missing` is the remedy where it is not there."""
 
@@ -20,34 +20,38 @@ class Read:
     live: bool = False
 
 
-READS: Mapping[str, Read] = {
+READS: Mapping[str, Readable] = {
     read.name: read
     for read in (
-        Read("reference", "ref", "the reference's log-prob of each token"),
-        Read("lengths", "len", "the number of scored tokens"),
-        Read(
+        Readable("reference", "ref", "the reference's log-prob of each token"),
+        Readable("lengths", "len", "the number of scored tokens"),
+        Readable(
             "weights",
             "w",
             "a weight of each token",
             "set token_weights, or use data with chosen_weights and rejected_weights",
         ),
-        Read("scores", "sc", "numbers of each pair", "name the scores of your pairs: scores: {chosen: …, rejected: …}"),
-        Read("kl", "kl", "KL(reference || policy) of each token's distributions", live=True),
-        Read("tail_kl", "tail", "the upper tail of that divergence", live=True),
-        Read("log_sum_squares", "sq", "log of the sum of squared probabilities at each token, of the policy"),
-        Read("eos", "eos", "the log-prob of the end token at each place, under both models", live=True),
-        Read("label_logits", "logit", "the logit of each token under the clean and the corrupted image", live=True),
-        Read("turns", "turns", "the number of the turn that each token belongs to"),
-        Read("steps", "steps", "the number of the step that each token belongs to, and a score of each step"),
-        Read(
+        Readable(
+            "scores", "sc", "numbers of each pair", "name the scores of your pairs: scores: {chosen: …, rejected: …}"
+        ),
+        Readable("kl", "kl", "KL(reference || policy) of each token's distributions", live=True),
+        Readable("tail_kl", "tail", "the upper tail of that divergence", live=True),
+        Readable("log_sum_squares", "sq", "log of the sum of squared probabilities at each token, of the policy"),
+        Readable("eos", "eos", "the log-prob of the end token at each place, under both models", live=True),
+        Readable(
+            "label_logits", "logit", "the logit of each token under the clean and the corrupted image", live=True
+        ),
+        Readable("turns", "turns", "the number of the turn that each token belongs to"),
+        Readable("steps", "steps", "the number of the step that each token belongs to, and a score of each step"),
+        Readable(
             "segments", "segments", "the number of the segment that each token belongs to, and scores of each segment"
         ),
-        Read("positions", "pos", "drawn tokens of the longer response"),
-        Read(
+        Readable("positions", "pos", "drawn tokens of the longer response"),
+        Readable(
             "second_reference", "ref2", "the log-prob of each token under a second reference", "set references.second"
         ),
-        Read("auxiliary", "aux", "answers to other questions", "set auxiliary.data"),
-        Read("samples", "samples", "responses that the reference wrote to the same prompt", "set samples_from"),
-        Read("groups", "group", "groups of scored responses", "use data with groups of responses"),
+        Readable("auxiliary", "aux", "answers to other questions", "set auxiliary.data"),
+        Readable("samples", "samples", "responses that the reference wrote to the same prompt", "set samples_from"),
+        Readable("groups", "group", "groups of scored responses", "use data with groups of responses"),
     )
 }

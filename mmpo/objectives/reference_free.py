@@ -14,12 +14,14 @@ from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
 from mmpo.objectives.parameters import NonNegative, Positive
-from mmpo.objectives.registry import objective
+from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term, average_logps, average_reward, per_pair, summed_reward
 from mmpo.types import PairLogps
 
 
-@objective("simpo", averages=True, rewards=average_reward, reads=())
+@objective(
+    "simpo", reads=("lengths",), rewards=average_reward, averages=True, paper="arXiv 2405.14734, eq. 6", spec="6"
+)
 def simpo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0) -> Term:
     """softplus(-(beta (W/n_w - L/n_l) - gamma)). Meng et al. 2024 (arXiv 2405.14734), eq. 6. beta is 2 to 10, not
     dpo's 0.1.
@@ -28,7 +30,15 @@ def simpo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0) -
     return per_pair(softplus(-margin))
 
 
-@objective("orpo", rewards=average_reward, scale="lam", reads=())
+@objective(
+    "orpo",
+    reads=("lengths",),
+    rewards=average_reward,
+    scale="lam",
+    paper="arXiv 2403.07691, eqs. 6-7",
+    spec="6",
+    identities=(Identity({"lam": 0.0}, "sft", same=()),),
+)
 def orpo(pairs: PairLogps, *, lam: NonNegative = 0.1) -> Term:
     """-W/n_w + lam softplus(-(odds_w - odds_l)), odds(v) = v - log(1 - e^v). Hong et al. 2024 (arXiv 2403.07691),
     eqs. 6-7.
@@ -37,7 +47,7 @@ def orpo(pairs: PairLogps, *, lam: NonNegative = 0.1) -> Term:
     return per_pair(-chosen + lam * softplus(_log_odds(rejected) - _log_odds(chosen)))
 
 
-@objective("cpo", rewards=summed_reward, reads=())
+@objective("cpo", reads=("lengths",), rewards=summed_reward, paper="arXiv 2401.08417", spec="6")
 def cpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 1.0) -> Term:
     """softplus(-beta (W - L)) - alpha W/n_w. Xu et al. 2024 (arXiv 2401.08417), with the likelihood term per
     token."""
@@ -45,7 +55,7 @@ def cpo(pairs: PairLogps, *, beta: Positive = 0.1, alpha: NonNegative = 1.0) -> 
     return per_pair(softplus(-beta * gap) - alpha * average_logps(pairs.chosen))
 
 
-@objective("repo", rewards=average_reward, reads=())
+@objective("repo", reads=("lengths",), rewards=average_reward, paper="arXiv 2503.07426", spec="6")
 def repo(pairs: PairLogps, *, gamma: NonNegative = 0.5) -> Term:
     """max(0, gamma - (W/n_w - L/n_l)): SimPO for beta to infinity. Wu et al. 2025 (arXiv 2503.07426). Pairs beyond the
     margin have no gradient.
@@ -53,7 +63,7 @@ def repo(pairs: PairLogps, *, gamma: NonNegative = 0.5) -> Term:
     return per_pair(torch.relu(gamma - average_logps(pairs.chosen) + average_logps(pairs.rejected)))
 
 
-@objective("slic", rewards=summed_reward, reads=())
+@objective("slic", reads=(), rewards=summed_reward, paper="arXiv 2305.10425", spec="6")
 def slic(pairs: PairLogps, *, delta: float = 1.0, lam: NonNegative = 0.1) -> Term:
     """max(0, delta - W + L) - lam W: SLiC-HF, with the chosen response as the target that regularizes. Zhao et al. 2023
     (arXiv 2305.10425). `lam` has no published value that fits summed log-probs; 0.1 is ours.
@@ -62,7 +72,36 @@ def slic(pairs: PairLogps, *, delta: float = 1.0, lam: NonNegative = 0.1) -> Ter
     return per_pair(torch.relu(delta - chosen + rejected) - lam * chosen)
 
 
-@objective("alphapo", averages=True, rewards=average_reward, reads=())
+@objective("typo", rewards=summed_reward, reads=("samples",), paper="arXiv 2407.09072", spec="9")
+def typo(pairs: PairLogps, *, lam: NonNegative) -> Term:
+    """softplus(-(W - L)) - lam times the mean log-prob, summed over tokens, of responses that the reference wrote to
+    the prompt: a preference term without reference and an anchor that needs no labels. New Desiderata (arXiv
+    2407.09072): the structure is the paper's, the terms are a reconstruction.
+
+    The samples are drawn once. No value of `lam` is published: it must be given.
+    """
+    if pairs.samples is None or pairs.samples_of is None:
+        raise UserError("typo reads samples of the reference, and the batch has none", hint="set samples_from")
+    gap = pairs.chosen.policy_sum - pairs.rejected.policy_sum
+    total = torch.zeros_like(gap).index_add(0, pairs.samples_of, pairs.samples.policy_sum)
+    count = torch.zeros_like(gap).index_add(0, pairs.samples_of, torch.ones_like(pairs.samples.policy_sum))
+    if without := int((count == 0).sum()):
+        raise UserError(
+            f"typo reads samples of the reference, and {without} of {len(gap)} pairs of a batch have none",
+            hint="sample responses to every prompt",
+        )
+    return per_pair(softplus(-gap) - lam * total / count)
+
+
+@objective(
+    "alphapo",
+    reads=("lengths",),
+    rewards=average_reward,
+    averages=True,
+    paper="arXiv 2501.03884",
+    spec="6",
+    identities=(Identity({"alpha": 0.0}, "simpo", same=("beta", "gamma")),),
+)
 def alphapo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0, alpha: float = 0.0) -> Term:
     """SimPO with the reward (1 - p^-alpha)/alpha for log p, p the mean token probability. Gupta et al. 2025 (arXiv
     2501.03884). alpha = 0 is simpo; the exponent is clamped at 80.
@@ -75,7 +114,15 @@ def alphapo(pairs: PairLogps, *, beta: Positive = 2.0, gamma: NonNegative = 1.0,
     return per_pair(softplus(-margin))
 
 
-@objective("asft", rewards=average_reward, scale="lam", reads=())
+@objective(
+    "asft",
+    reads=("lengths",),
+    rewards=average_reward,
+    scale="lam",
+    paper="arXiv 2409.10571",
+    spec="6",
+    identities=(Identity({"lam": 0.0}, "sft", same=()),),
+)
 def asft(pairs: PairLogps, *, lam: NonNegative = 1.0) -> Term:
     """-W/n_w + lam [softplus(-odds_w) + softplus(odds_l)], which is likelihood of chosen plus unlikelihood of rejected.
     Wang et al. 2024 (arXiv 2409.10571).
@@ -84,7 +131,7 @@ def asft(pairs: PairLogps, *, lam: NonNegative = 1.0) -> Term:
     return per_pair(-chosen + lam * (softplus(-_log_odds(chosen)) + softplus(_log_odds(rejected))))
 
 
-@objective("sft", rewards=None, reads=())
+@objective("sft", reads=("lengths",), rewards=None, spec="9")
 def sft(pairs: PairLogps, *, per: Literal["pair", "token"] = "pair") -> Term:
     """Negative log-likelihood of the chosen response per token.
 
@@ -95,7 +142,7 @@ def sft(pairs: PairLogps, *, per: Literal["pair", "token"] = "pair") -> Term:
     return Term(-pairs.chosen.policy_sum, pairs.chosen.lengths.to(pairs.chosen.policy.dtype))
 
 
-@objective("auxiliary", rewards=None, of="auxiliary", reads=("auxiliary",))
+@objective("auxiliary", reads=("auxiliary",), rewards=None, of="auxiliary", paper="arXiv 2311.16839", spec="10")
 def auxiliary(pairs: PairLogps) -> Term:
     """Negative log-likelihood per token of answers to other questions, averaged over these samples: HA-DPO's L_aux
     (Zhao et al. 2023, arXiv 2311.16839), which keeps a weak model from degenerating while it learns preferences.

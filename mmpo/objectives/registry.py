@@ -27,10 +27,19 @@ Values = Mapping[str, Any]
 """All parameters of a loss, defaults included."""
 
 Rewards = Callable[[ResponseLogps, float], Tensor]
+
+
+@dataclass(frozen=True)
+class RewardsBy:
+    """The reward of a loss whose parameters decide on it."""
+
+    choose: Callable[[Values], Rewards]
+
+
 Reads = tuple[str, ...] | Callable[[Values], tuple[str, ...]]
 """Names of `READS`, or a function from the loss's parameters to them."""
 ViewNames = tuple[ViewSpec, ...] | Callable[[Values], tuple[ViewSpec, ...]]
-States = Callable[[Values], Hidden]
+HiddenOf = Callable[[Values], Hidden]
 """The hidden states that a loss reads, from its parameters."""
 Rules = StepRule | Callable[[Values], StepRule | None] | None
 """The step rule of a loss, or a function from its parameters to it."""
@@ -57,24 +66,30 @@ class Registered:
 
     name: str
     function: Callable[..., Term]
-    rewards: Rewards | None = log_ratio_reward
+    rewards: Rewards | RewardsBy | None = log_ratio_reward
     scale: str = "beta"
     reads: Reads = ("reference",)
     views: ViewNames = ()
     corruption: str | None = None
-    hidden: States | None = None
-    step: Rules = None
+    hidden: HiddenOf | None = None
+    step: Rules = field(default=None, hash=False)
     of: Literal["pairs", "auxiliary", "groups"] = "pairs"
-    averages: bool = False
+    averages: bool | Callable[[Values], bool] = False
     paper: str = ""
     spec: str = ""
-    identities: tuple[Identity, ...] = ()
+    identities: tuple[Identity, ...] = field(default=(), hash=False)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Names and defaults of the parameters a recipe may set."""
+        """Names and defaults of the parameters a recipe may set, without those that it must."""
         fields = parameters_of(self.function).model_fields
-        return {name: field.default for name, field in fields.items() if name not in COMMON}
+        return {n: field.default for n, field in fields.items() if n not in COMMON and not field.is_required()}
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Names of the parameters that have no default: a recipe must set them."""
+        fields = parameters_of(self.function).model_fields
+        return tuple(name for name, field in fields.items() if field.is_required())
 
     def values(self, given: Values) -> dict[str, Any]:
         """All parameters, defaults included."""
@@ -86,6 +101,13 @@ class Registered:
 
     def views_of(self, given: Values) -> tuple[ViewSpec, ...]:
         return self.views(self.values(given)) if callable(self.views) else self.views
+
+    def rewards_of(self, given: Values) -> Rewards | None:
+        """The reward that is logged with these parameters."""
+        return self.rewards.choose(self.values(given)) if isinstance(self.rewards, RewardsBy) else self.rewards
+
+    def averages_of(self, given: Values) -> bool:
+        return self.averages(self.values(given)) if callable(self.averages) else self.averages
 
     def rule_of(self, given: Values) -> StepRule | None:
         return self.step(self.values(given)) if callable(self.step) else self.step
@@ -122,14 +144,14 @@ def objective(
     name: str,
     *,
     reads: Reads = ("reference",),
-    rewards: Rewards | None = log_ratio_reward,
+    rewards: Rewards | RewardsBy | None = log_ratio_reward,
     scale: str = "beta",
     views: ViewNames = (),
     corruption: str | None = None,
-    hidden: States | None = None,
+    hidden: HiddenOf | None = None,
     step: Rules = None,
     of: Literal["pairs", "auxiliary", "groups"] = "pairs",
-    averages: bool = False,
+    averages: bool | Callable[[Values], bool] = False,
     paper: str = "",
     spec: str = "",
     identities: Sequence[Identity] = (),

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from mmpo.objectives.parameters import NonNegative, OpenShare, Positive, Smoothing
-from mmpo.objectives.registry import objective
+from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term, log_ratios, per_pair
 from mmpo.types import PairLogps
 
@@ -26,7 +26,7 @@ def bounded_exp(x: Tensor) -> Tensor:
     return x.clamp_max(MAX_EXPONENT).exp()
 
 
-@objective("gpo")
+@objective("gpo", paper="arXiv 2402.05749", spec="3", identities=(Identity({"f": "logistic"}, "dpo"),))
 def gpo(
     pairs: PairLogps,
     *,
@@ -50,7 +50,7 @@ def gpo(
     return per_pair(torch.sigmoid(-z) ** 2)  # savage
 
 
-@objective("f_dpo")
+@objective("f_dpo", paper="arXiv 2309.16240", spec="3", identities=(Identity({"divergence": "reverse_kl"}, "dpo"),))
 def f_dpo(
     pairs: PairLogps,
     *,
@@ -78,7 +78,7 @@ def f_dpo(
     return per_pair(softplus(-beta * (score(a) - score(b))))
 
 
-@objective("exo_pair")
+@objective("exo_pair", paper="arXiv 2402.00856", spec="3")
 def exo_pair(pairs: PairLogps, *, beta: Positive = 0.1, eps: Smoothing = 1e-3) -> Term:
     """Reverse KL from the policy's preference sigmoid(z) to the smoothed label (1-eps, eps). Ji et al. 2024 (arXiv
     2402.00856). Mode-seeking: the gradient vanishes for hopeless pairs, z << 0.
@@ -88,7 +88,7 @@ def exo_pair(pairs: PairLogps, *, beta: Positive = 0.1, eps: Smoothing = 1e-3) -
     return per_pair(up + torch.sigmoid(-z) * (logsigmoid(-z) - math.log(eps)))
 
 
-@objective("discopop")
+@objective("discopop", paper="arXiv 2406.08414", spec="3")
 def discopop(pairs: PairLogps, *, beta: Positive = 0.05, tau: Positive = 0.05) -> Term:
     """(1-m) softplus(-z) + m e^-z with m = sigmoid(z/tau): a loss found by search. Lu et al. 2024 (arXiv 2406.08414).
     Not convex near 0.
@@ -98,7 +98,7 @@ def discopop(pairs: PairLogps, *, beta: Positive = 0.05, tau: Positive = 0.05) -
     return per_pair((1 - m) * softplus(-z) + m * bounded_exp(-z))
 
 
-@objective("focalpo")
+@objective("focalpo", paper="arXiv 2501.06645", spec="4", identities=(Identity({"gamma": 0.0}, "dpo"),))
 def focalpo(pairs: PairLogps, *, beta: Positive = 0.1, gamma: NonNegative = 0.05) -> Term:
     """-sigmoid(z)^gamma log sigmoid(z): weight on pairs that are right already. Liu et al. 2025 (arXiv 2501.06645).
 

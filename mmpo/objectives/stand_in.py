@@ -1,22 +1,27 @@
-"""A record with everything that an objective may read, and nothing in it: to run a loss before there is a model."""
+"""A record with everything that an objective may read, and nothing in it: to run a loss before there is a model, and to
+learn from it what it reads."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from mmpo.errors import UserError
+from mmpo.objectives.registry import OBJECTIVES
 from mmpo.types import PairLogps, ResponseGroups, ResponseLogps
 
 if TYPE_CHECKING:
     from mmpo.objectives.build import Objective
 
 
-def with_blanks(response: ResponseLogps) -> ResponseLogps:
+def with_blanks(response: ResponseLogps, *, aspects: int = 1) -> ResponseLogps:
     """The responses with a blank for every field that a loss may read and they lack: log-probs and divergences -1 and
-    0 as long as the response, one turn, step and segment."""
+    0 as long as the response, one turn, step and segment, this with `aspects` scores."""
     mask, blank = response.mask, response.mask.to(response.policy.dtype)
     states = blank[..., None]
     part, score = torch.zeros_like(mask, dtype=torch.long), blank.new_ones(len(mask), 1)
@@ -33,7 +38,7 @@ def with_blanks(response: ResponseLogps) -> ResponseLogps:
         "steps": part,
         "step_scores": score,
         "segments": part,
-        "segment_scores": score[..., None],
+        "segment_scores": blank.new_ones(len(mask), 1, aspects),
         "positions": mask,
         "second_reference": -blank,
     }
@@ -70,7 +75,9 @@ def filled(pairs: PairLogps) -> PairLogps:
 def stand_in(objective: Objective) -> PairLogps:
     """One pair of one token, with all that this objective reads."""
     one = torch.ones(1, 1)
-    side = with_blanks(ResponseLogps(-one, -one, one.bool()))
+    weights = (given.get("aspects") for given in objective.parameters.values())
+    aspects = max((len(given) for given in weights if isinstance(given, list)), default=1)
+    side = with_blanks(ResponseLogps(-one, -one, one.bool()), aspects=aspects)
     score = torch.ones(1)
     return PairLogps(
         side,
@@ -82,3 +89,50 @@ def stand_in(objective: Objective) -> PairLogps:
         samples=side,
         samples_of=torch.zeros(1, dtype=torch.long),
     )
+
+
+# ---- which scores
+
+
+def of_scores(objective: Objective) -> Objective:
+    """Its losses that read scores of pairs."""
+    reads = {name: OBJECTIVES[name].reads_of(objective.parameters.get(name, {})) for name in objective.weights}
+    return replace(objective, weights={n: weight for n, weight in objective.weights.items() if "scores" in reads[n]})
+
+
+def scores_read(objective: Objective) -> dict[str, bool]:
+    """The scores that an objective reads, by name; true where it needs that of every pair. Its losses tell: each is
+    run on a pair with all scores, and again without each that it looked at."""
+    losses = of_scores(objective)
+    if not losses.weights:
+        return {}
+    pairs = stand_in(losses)
+    watched = _Watched(pairs.scores)
+    losses.terms(replace(pairs, scores=watched))
+    return {name: _needs(losses, pairs, name) for name in pairs.scores if name in watched.read}
+
+
+class _Watched(dict[str, Tensor]):
+    """Scores that know which of them were read."""
+
+    def __init__(self, scores: Mapping[str, Tensor]) -> None:
+        super().__init__(scores)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.read.add(name)
+        return super().get(name, default)
+
+
+def _needs(losses: Objective, pairs: PairLogps, name: str) -> bool:
+    """True if a pair without that score is refused, or has no loss."""
+    without = {**pairs.scores, name: torch.full_like(pairs.scores[name], math.nan)}
+    try:
+        terms = losses.terms(replace(pairs, scores=without))
+    except UserError:
+        return True
+    return not all(bool(term.values.isfinite().all()) for _, term in terms.values())

@@ -36,7 +36,7 @@ class Looked(NamedTuple):
     state: State
 
 
-Look = Callable[[Mapping[str, Tensor], State, Mapping[str, Any], Draw], Looked]
+StepLook = Callable[[Mapping[str, Tensor], State, Mapping[str, Any], Draw], Looked]
 
 
 def log_sums(pairs: PairLogps) -> dict[str, Tensor]:
@@ -50,12 +50,19 @@ def log_sums(pairs: PairLogps) -> dict[str, Tensor]:
     }
 
 
+def found(pairs: PairLogps, objective: str, name: str) -> Tensor:
+    """What the step rule of that objective found: the numbers of the pairs at hand [b], or one of the step []."""
+    assert pairs.step is not None  # the registry sees to it
+    value = pairs.step.found[objective][name].to(pairs.chosen.policy)
+    return value[pairs.step.own] if value.dim() else value
+
+
 @dataclass(frozen=True)
 class StepRule:
     """What a loss needs of a whole step. `state` are the names and values of its memory before the first step."""
 
     statistics: Statistics = log_sums
-    look: Look | None = None
+    look: StepLook | None = None
     state: Mapping[str, float | tuple[float, ...]] = field(default_factory=dict)
 
     def start(self) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 
 from mmpo.objectives.pairwise import span_reward
 from mmpo.objectives.parameters import Positive, Share
-from mmpo.objectives.registry import objective
+from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term, per_pair
 from mmpo.types import PairLogps, ResponseLogps
 
@@ -31,7 +31,13 @@ def subset_weights(response: ResponseLogps, gamma: float, eos_weight: EndWeight 
     return (relevant + gamma * (1 - relevant)) * mask
 
 
-@objective("subset_dpo", reads=("reference", "weights"))
+@objective(
+    "subset_dpo",
+    reads=("reference", "weights"),
+    paper="arXiv 2406.06496",
+    spec="7",
+    identities=(Identity({"gamma": 1.0}, "dpo"),),
+)
 def subset_dpo(
     pairs: PairLogps,
     *,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch.nn.functional import softplus
 
 from mmpo.objectives.parameters import NonNegative, Positive
-from mmpo.objectives.registry import objective
+from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair
 from mmpo.types import PairLogps, ViewSpec
 
@@ -19,7 +19,13 @@ CHOSEN_THERE = ViewSpec("chosen_there", "chosen", image="twin")
 about the twin's image."""
 
 
-@objective("symmpo", views=(TWIN, TWIN_HERE, CHOSEN_THERE))
+@objective(
+    "symmpo",
+    views=(TWIN, TWIN_HERE, CHOSEN_THERE),
+    paper="arXiv 2506.11712",
+    spec="VLM 13",
+    identities=(Identity({"symmetric": 0.0, "margin": 0.0, "anchor": 0.0}, "dpo"),),
+)
 def symmpo(
     pairs: PairLogps,
     *,

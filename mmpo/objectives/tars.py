@@ -18,7 +18,7 @@ from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
 from mmpo.objectives.parameters import Count, NonNegative, Positive, PositiveShare
-from mmpo.objectives.registry import objective
+from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term, log_ratio, per_pair
 from mmpo.types import Hidden, PairLogps, ResponseLogps, ViewSpec
 
@@ -84,7 +84,14 @@ def asked_states(parameters: Mapping[str, Any]) -> Hidden:
     return Hidden(int(layer), span)
 
 
-@objective("spectral", rewards=None, views=(CHOSEN, REJECTED), hidden=asked_states)
+@objective(
+    "spectral",
+    rewards=None,
+    views=(CHOSEN, REJECTED),
+    hidden=asked_states,
+    paper="arXiv 2507.21584, section 2.3",
+    spec="TARS 2.3",
+)
 def spectral(
     pairs: PairLogps,
     *,
@@ -106,7 +113,7 @@ def spectral(
     return per_pair(_spectral(pairs, 0, beta, reduction, cutoff, eps))
 
 
-@objective("perturbed_dpo", views=candidate_views)
+@objective("perturbed_dpo", views=candidate_views, paper="arXiv 2507.21584", spec="TARS 2")
 def perturbed_dpo(pairs: PairLogps, *, beta: Positive = 0.1, candidates: Count = 1) -> Term:
     """DPO of both answers to the perturbed question, policy and reference alike: L_DPO of arXiv 2507.21584.
 
@@ -116,7 +123,14 @@ def perturbed_dpo(pairs: PairLogps, *, beta: Positive = 0.1, candidates: Count =
     return per_pair(_candidates(pairs, beta, candidates).amax(dim=0))
 
 
-@objective("tars", views=candidate_views, hidden=asked_states)
+@objective(
+    "tars",
+    views=candidate_views,
+    hidden=asked_states,
+    paper="arXiv 2507.21584",
+    spec="TARS 2.4",
+    identities=(Identity({"lam": 0.0}, "perturbed_dpo", same=("beta", "candidates")),),
+)
 def tars(
     pairs: PairLogps,
     *,

@@ -45,7 +45,14 @@ def _sequence(parameters: Mapping[str, Any]) -> Hidden:
     return Hidden(int(parameters["layer"]), "sequence")
 
 
-@objective("tars_official", views=(CHOSEN, REJECTED, CHOSEN_NOISY), corruption="diffusion", hidden=_sequence)
+@objective(
+    "tars_official",
+    views=(CHOSEN, REJECTED, CHOSEN_NOISY),
+    corruption="diffusion",
+    hidden=_sequence,
+    paper="TARS's code",
+    spec="TARS 3",
+)
 def tars_official(
     pairs: PairLogps,
     *,

@@ -50,6 +50,13 @@ def log_ratios(pairs: PairLogps) -> LogRatios:
     return LogRatios(log_ratio(pairs.chosen), log_ratio(pairs.rejected))
 
 
+def token_log_ratios(response: ResponseLogps) -> Tensor:
+    """log pi - log ref of each token, [b, t], 0 in padding. Raises `UserError` without reference log-probs."""
+    if response.reference is None:
+        return response.reference_sum  # raises the error that names the remedy
+    return response.policy - response.reference
+
+
 def average_logps(response: ResponseLogps) -> Tensor:
     """Mean token log-prob, [b]."""
     return response.policy_sum / response.lengths.clamp_min(1)

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, softplus
 
-from mmpo.errors import UserError
 from mmpo.objectives.parameters import Count, NonNegative, Positive, Share
-from mmpo.objectives.registry import objective
-from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair
+from mmpo.objectives.registry import Identity, objective
+from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair, token_log_ratios
 from mmpo.types import PairLogps, ResponseLogps, ViewSpec
 
 CHOSEN = ViewSpec("chosen_corrupted", "chosen", image="corrupted")
@@ -28,7 +27,7 @@ PREFERRED = ViewSpec("chosen_preferred", "chosen", preferred_under=CHOSEN)
 """View: in the chosen answer's place, about the clean image, the tokens that the policy prefers on the corrupted."""
 
 
-@objective("image_preference", views=(CHOSEN,), corruption="crop")
+@objective("image_preference", views=(CHOSEN,), corruption="crop", paper="arXiv 2406.11839", spec="10")
 def image_preference(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     """softplus(-beta [rho(y_w|m) - rho(y_w|m')]): the chosen answer should be likely because of the image.
 
@@ -38,13 +37,23 @@ def image_preference(pairs: PairLogps, *, beta: Positive = 0.1) -> Term:
     return per_pair(softplus(-beta * (log_ratio(pairs.chosen) - log_ratio(pairs.view(CHOSEN)))))
 
 
-@objective("anchor")
+@objective("anchor", paper="arXiv 2406.11839", spec="10")
 def anchor(pairs: PairLogps, *, beta: Positive = 0.1, delta: float = 0.0) -> Term:
     """softplus(delta - beta rho(y_w|m)): keeps the chosen answer's reward above `delta`. mDPO, arXiv 2406.11839."""
     return per_pair(softplus(delta - beta * log_ratio(pairs.chosen)))
 
 
-@objective("mdpo", views=(CHOSEN,), corruption="crop")
+@objective(
+    "mdpo",
+    views=(CHOSEN,),
+    corruption="crop",
+    paper="arXiv 2406.11839",
+    spec="10",
+    identities=(
+        Identity({"image": 0.0, "anchor": 0.0}, "dpo"),
+        Identity({"anchor": 0.0}, "rdpo", same=("beta", "image")),
+    ),
+)
 def mdpo(
     pairs: PairLogps, *, beta: Positive = 0.1, delta: float = 0.0, image: NonNegative = 1.0, anchor: NonNegative = 1.0
 ) -> Term:
@@ -56,7 +65,14 @@ def mdpo(
     return per_pair(preference + image * conditional + anchor * softplus(delta - beta * rho))
 
 
-@objective("rdpo", views=(CHOSEN,), corruption="nearest")
+@objective(
+    "rdpo",
+    views=(CHOSEN,),
+    corruption="nearest",
+    paper="arXiv 2502.13146",
+    spec="VLM 12",
+    identities=(Identity({"image": 0.0}, "dpo"),),
+)
 def rdpo(pairs: PairLogps, *, beta: Positive = 0.1, image: NonNegative = 1.0) -> Term:
     """DPO + `image` times the image preference, m' a similar image, retrieved. Re-Align, arXiv 2502.13146.
 
@@ -67,7 +83,14 @@ def rdpo(pairs: PairLogps, *, beta: Positive = 0.1, image: NonNegative = 1.0) ->
     return per_pair(preference + image * conditional)
 
 
-@objective("vdpo", views=(CHOSEN, REJECTED), corruption="black")
+@objective(
+    "vdpo",
+    views=(CHOSEN, REJECTED),
+    corruption="black",
+    paper="arXiv 2411.02712",
+    spec="VLM 7",
+    identities=(Identity({"gamma": 1.0}, "dpo"),),
+)
 def vdpo(
     pairs: PairLogps,
     *,
@@ -93,7 +116,14 @@ def vdpo(
     return per_pair(softplus(-beta * gap))
 
 
-@objective("povid", views=(CHOSEN, PREFERRED), corruption="diffusion_pixels")
+@objective(
+    "povid",
+    views=(CHOSEN, PREFERRED),
+    corruption="diffusion_pixels",
+    paper="arXiv 2402.11411",
+    spec="VLM 4",
+    identities=(Identity({"image": 0.0}, "dpo"),),
+)
 def povid(pairs: PairLogps, *, beta: Positive = 0.1, image: Share = 0.5) -> Term:
     """(1 - image) DPO(y_w, y_l) + image DPO(y_w, y_n), y_n the tokens that the policy prefers on the noisy image at the
     places of y_w, all about the clean image. POVID's second stage, arXiv 2402.11411, where both weigh 1/2.
@@ -106,7 +136,15 @@ def povid(pairs: PairLogps, *, beta: Positive = 0.1, image: Share = 0.5) -> Term
     return per_pair((1 - image) * preference + image * noisy)
 
 
-@objective("opa_dpo", views=(CHOSEN,), corruption="pixel_mask", reads=("reference", "weights"))
+@objective(
+    "opa_dpo",
+    reads=("reference", "weights"),
+    views=(CHOSEN,),
+    corruption="pixel_mask",
+    paper="arXiv 2501.09695",
+    spec="VLM 8",
+    identities=(Identity({"image": 0.0, "anchor": 0.0}, "span_dpo"),),
+)
 def opa_dpo(
     pairs: PairLogps,
     *,
@@ -149,9 +187,7 @@ def opa_dpo(
 
 def _weighted_ratio(response: ResponseLogps, weights: Tensor | None) -> Tensor:
     """The log-ratio of each token times its weight, [b, t]."""
-    if response.reference is None:
-        raise UserError("this objective needs reference log-probs, and scoring ran without a reference")
-    ratio = response.policy - response.reference
+    ratio = token_log_ratios(response)
     return ratio if weights is None else ratio * weights
 
 
@@ -163,3 +199,27 @@ def _over_places(losses: Tensor, lengths: Tensor, grid: int | None) -> Tensor:
     if grid is None:
         return total / lengths
     return (total + (grid - lengths) * math.log(2)) / grid
+
+
+@objective("tpo", reads=("reference", "label_logits"), paper="arXiv 2412.14487")
+def tpo(pairs: PairLogps, *, beta: Positive = 0.1, offset: Positive = 0.5) -> Term:
+    """DPO on token log-probs p_t + log(offset + sigmoid(s_t)) of chosen and p_t + log(offset + sigmoid(-s_t)) of
+    rejected responses; s is the raw logit of the token with the clean image minus that with the corrupted one. TPO, a
+    token preference optimization with visual anchoring (arXiv 2412.14487), as released (alibaba/TPO 2f87f27).
+
+    Policy and reference each have their own s; the policy's carries a gradient. At an offset of 1/2 a token that the
+    image does not move has its log-prob alone.
+    """
+    chosen, rejected = _anchored(pairs.chosen, 1, offset), _anchored(pairs.rejected, -1, offset)
+    return per_pair(softplus(-beta * (chosen - rejected)))
+
+
+def _anchored(response: ResponseLogps, sign: int, offset: float) -> Tensor:
+    """The log-ratio of the visually anchored scores of a response, [b]."""
+
+    def extra(clean: str, corrupted: str) -> Tensor:
+        moved = torch.sigmoid(sign * (response.read(clean) - response.read(corrupted)))
+        return torch.where(response.mask, (offset + moved).log(), 0.0).sum(-1)
+
+    ours = response.policy_sum + extra("label_logit", "label_logit_corrupted")
+    return ours - response.reference_sum - extra("reference_label_logit", "reference_label_logit_corrupted")

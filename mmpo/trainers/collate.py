@@ -30,7 +30,7 @@ from mmpo.data.reader import PairDataset
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.prompts import encode_response, prompt_words, response_offsets, token_weights
-from mmpo.models.scoring.score import PairBatch
+from mmpo.models.scoring.pairs import PairBatch, score_tensors
 from mmpo.models.tree.sharing import LEAST_SHARED
 from mmpo.trainers.changes import changed_weights
 from mmpo.trainers.images import ImageStore
@@ -53,8 +53,8 @@ class EncodedPair:
     reference log-probs of chosen and rejected where they were computed before. `image_weights` weigh the chosen answer
     where it is compared with itself under another image. `words` are the question's words with
     the places of their tokens in `prompt`, where something asks for them; `twin` is the id of the pair that shows a
-    similar image. `visit` counts how often training saw the pair before, `view_tokens` what its further views add to a
-    batch.
+    similar image; `scores` are numbers of the pair, by name. `visit` counts how often training saw the pair before,
+    `view_tokens` what its further views add to a batch.
     """
 
     id: str
@@ -70,6 +70,7 @@ class EncodedPair:
     reference: tuple[Tensor, Tensor] | None = None
     words: tuple[tuple[str, tuple[int, ...]], ...] | None = None
     twin: str | None = None
+    scores: Mapping[str, float] | None = None
     visit: int = 0
     view_tokens: int = 0
 
@@ -245,6 +246,7 @@ class _Encoder:
             self._weights(context, shared, pair.chosen_text, pair.image_weights, len(chosen)),
             words=self._words(pair, images) if self.words else None,
             twin=pair.twin,
+            scores=pair.scores,
         )
 
     def _words(self, pair: PreferencePair, images: tuple[str, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
@@ -382,6 +384,7 @@ class PairCollator:
             rejected_weights=[_weights(row.rejected_weights, row.rejected) for row in rows] if weighted else None,
             reference=[row.reference for row in rows if row.reference is not None] or None,
             image_tokens=[self.store.placeholder_tokens(*image) for image in position],
+            scores=score_tensors([row.scores for row in rows]),
         )
         return {"batch": batch if self.add_views is None else self.add_views(batch, rows)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from mmpo.errors import UserError
 from mmpo.objectives import Objective
 from mmpo.objectives.reads import READS
+from mmpo.objectives.stand_in import scores_read
 from mmpo.trainers.regularizers.fitting import regularizer_problems
 from mmpo.trainers.settings import TrainSettings
 
@@ -55,6 +56,14 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
         )
     if settings.token_weights is not None and "weights" not in objective.reads:
         found.append(("token_weights", "token_weights have no effect on this objective", "use span_dpo or dense_dpo"))
+    if settings.scores is not None:
+        read = scores_read(objective)
+        unread = [name for name, given in settings.scores if given is not None and name not in read]
+        if not read:
+            found.append(("scores", "scores have no effect on this objective", "use odpo, mappo, sppo or uft"))
+        elif unread:
+            what = f"scores.{unread[0]} has no effect on this objective, which reads {', '.join(read)}"
+            found.append(("scores", what, f"leave {unread[0]} out"))
     return found + regularizer_problems(settings)
 
 

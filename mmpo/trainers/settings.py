@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
 from mmpo.settings import FOLDER, LEXICON, MODEL, PAIRS, PATH, Need, Settings
 from mmpo.trainers.regularizers.settings import RegularizerSettings
+from mmpo.trainers.score_settings import ScoreSettings
 
 SIMILARITY = Need("model", words=("policy",))
 
@@ -215,6 +216,11 @@ class TrainSettings(Settings):
     token_weights: TokenWeightSettings | None = Field(
         default=None,
         description="Weigh the tokens in which chosen and rejected differ; with the objectives span_dpo, dense_dpo.",
+    )
+    scores: ScoreSettings | None = Field(
+        default=None,
+        description="The scores of the pairs that odpo, mappo, sppo and other objectives read. Left out: those of the "
+        "usual names.",
     )
     corruption: CorruptionSettings | None = Field(
         default=None,

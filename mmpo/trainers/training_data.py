@@ -23,6 +23,7 @@ from mmpo.trainers.holdout import hold_out
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_reference
 from mmpo.trainers.schedule import cut
+from mmpo.trainers.scores import with_scores
 from mmpo.trainers.settings import TrainSettings
 from mmpo.trainers.views.view_maker import view_maker
 
@@ -42,12 +43,13 @@ class TrainingData:
     add_views: Callable[[PairBatch, Sequence[EncodedPair]], PairBatch] | None
 
     def digest(self) -> str:
-        """A fingerprint of what is trained on: ids, tokens, token weights and images, in order."""
+        """A fingerprint of what is trained on: ids, tokens, token weights, scores and images, in order."""
         digest = hashlib.blake2b(digest_size=16)
         for row in self.pairs.rows:
             digest.update(repr((row.id, row.all_images)).encode())
             for tensor in (row.prompt, row.chosen, row.rejected, row.chosen_weights, row.rejected_weights):
                 digest.update(b"" if tensor is None else tensor.numpy().tobytes())
+            digest.update(b"" if row.scores is None else repr(sorted(row.scores.items())).encode())
         return digest.hexdigest() + (self.samples.digest() if self.samples is not None else "")
 
 
@@ -69,6 +71,7 @@ def read_training_data(
                 f"{settings.pairs}: no pair left to train on ({reasons or 'the folder is empty'})",
                 hint=f"see {rejects_file}",
             )
+        pairs, eval_pairs = with_scores(settings.scores, objective, pairs, eval_pairs)
         samples = None
         if settings.auxiliary is not None:
             samples = encode_samples(

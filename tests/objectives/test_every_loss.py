@@ -56,7 +56,7 @@ def pairs_for(name: str, rows: Sequence[int], pad: int = 0) -> PairLogps:
         view: side("rejected" if view.side == "rejected" else "chosen", 3 + number)
         for number, view in enumerate(objective.views)
     }
-    return PairLogps(side("chosen", 1), side("rejected", 2), views, auxiliary=side("chosen", 50), past_reward=0.2)
+    return PairLogps(side("chosen", 1), side("rejected", 2), views, auxiliary=side("chosen", 50))
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))

@@ -17,7 +17,7 @@ from tests.objectives.test_objectives import golden_pairs, side
 PAIRWISE = sorted(
     name
     for name, entry in OBJECTIVES.items()
-    if not (entry.views or entry.hidden or entry.needs_auxiliary or entry.needs_kl)
+    if not (entry.views or entry.hidden or set(entry.reads_of({})) - {"reference", "lengths", "weights"})
 )
 
 
@@ -191,8 +191,8 @@ def test_dense_dpo_by_hand() -> None:
     plain = (1.0 + 0.5 * 5 - 1.0) - (-0.5 * 5 + 0.5)
     assert values(pairs, "span_dpo", beta=0.5).item() == pytest.approx(math.log1p(math.exp(-0.5 * plain)))
     metrics = build_objective({"dense_dpo": {"beta": 0.5}}).metrics(pairs)
-    assert metrics["rewards/chosen"].mean.item() == pytest.approx(0.5 * a)
-    assert metrics["rewards/rejected"].mean.item() == pytest.approx(0.5 * b)
+    assert metrics["rewards/chosen"].mean.item() == pytest.approx(0.5 * (1.0 + 0.5 - 1.0)), "of sums, without weights"
+    assert metrics["rewards/rejected"].mean.item() == pytest.approx(0.5 * (-0.5 + 0.5))
     assert chosen.weights is not None
     chosen.weights.zero_()
     assert values(pairs, "dense_dpo", beta=0.5).item() == pytest.approx(math.log1p(math.exp(0.5 * b)))

@@ -14,7 +14,7 @@ from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.objectives.symmetric import CHOSEN_THERE, TWIN, TWIN_HERE
 from mmpo.objectives.visual import CHOSEN, PREFERRED
-from mmpo.types import PairLogps, ResponseLogps
+from mmpo.types import PairLogps, ResponseLogps, StepStatistics
 from tests.objectives.making import LOG2, response, softplus, value
 
 
@@ -151,7 +151,7 @@ def test_halva_has_no_reference_in_its_contrast() -> None:
     given = halva_pairs()
     before = value("phrase_contrast", given)
     given.chosen.reference = given.chosen.reference - 3.0
-    assert value("phrase_contrast", given) == before and not build_objective("phrase_contrast").needs_reference
+    assert value("phrase_contrast", given) == before and "reference" not in build_objective("phrase_contrast").reads
 
 
 def symmpo_pairs(pad: int = 0) -> PairLogps:
@@ -176,13 +176,16 @@ def test_mpo_has_the_value_of_the_specification_and_a_running_mean() -> None:
     assert value("mpo", given) == pytest.approx(1.941991, abs=1e-6)
     parts = build_objective({"dpo": {"weight": 0.8}, "bco_pair": {"weight": 0.2}, "sft": {"weight": 1.0}})
     assert parts.loss(given).item() == pytest.approx(value("mpo", given))
-    assert value("mpo", given, delta="running") == pytest.approx(1.941991, abs=1e-6), "nothing was seen before"
-    later = replace(given, past_reward=-0.5)
+    # of a batch that is a step of its own, the first: the mean of its ratios 1 and -2
     shifted = softplus(-0.05 - 0.1) + softplus(-0.2 + 0.05)
-    assert value("bco_pair", later, delta="running") == pytest.approx(shifted)
+    running = 0.8 * softplus(-0.3) + 0.2 * shifted + 1.25
+    assert value("mpo", given, delta="running") == pytest.approx(running)
+    later = replace(given, step=StepStatistics({}, found={"bco_pair": {"log_ratio_mean": torch.tensor(0.7)}}))
+    moved = softplus(0.07 - 0.1) + softplus(-0.2 - 0.07)
+    assert value("bco_pair", later, delta="running") == pytest.approx(moved)
     assert value("bco_pair", later) == pytest.approx(1.242536, abs=1e-6)
-    assert build_objective({"mpo": {"delta": "running"}}).needs_past_reward
-    assert not build_objective("mpo").needs_past_reward
+    assert build_objective({"mpo": {"delta": "running"}}).reads_step
+    assert not build_objective("mpo").reads_step
 
 
 BUILDERS: dict[str, Callable[[int], PairLogps]] = {
@@ -294,7 +297,7 @@ def test_gradients_against_finite_differences(name: str, parameters: dict[str, A
             for k, policy in enumerate(given[:-2])
         ]  # fmt: skip
         sides[0].kl, sides[1].kl = kl[0] if name in ("tdpo1", "halva") else kl[0].detach(), kl[1]
-        pairs = PairLogps(sides[0], sides[1], dict(zip(names, sides[2:], strict=True)), past_reward=0.3)
+        pairs = PairLogps(sides[0], sides[1], dict(zip(names, sides[2:], strict=True)))
         return objective.loss(pairs)
 
     count = 4 + len(names)
@@ -324,7 +327,7 @@ def test_mistakes_are_named(spec: dict[str, dict[str, Any]], words: str) -> None
 
 
 def test_what_each_loss_asks_of_scoring() -> None:
-    assert {name for name, entry in OBJECTIVES.items() if entry.needs_kl} == {
+    assert {name for name, entry in OBJECTIVES.items() if "kl" in entry.reads_of({})} == {
         "tdpo1", "tdpo2", "kl", "auxiliary_kl", "chip", "chip_official", "halva",
     }  # fmt: skip
     assert build_objective("tars_official").corruption == build_objective("chip").corruption == "diffusion"

@@ -9,8 +9,8 @@ import pytest
 
 from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
+from mmpo.objectives.build import spec_mistakes
 from mmpo.objectives.parameters import parameters_of
-from mmpo.objectives.term import spec_mistakes
 
 NUMBERS = [
     (name, key)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mmpo.errors import UserError
+from mmpo.objectives import build_objective
 from mmpo.objectives.pairwise import dense_dpo, dpo
 from mmpo.objectives.subset import subset_dpo
-from mmpo.objectives.term import build_objective
 from mmpo.types import PairLogps, ResponseLogps
 
 

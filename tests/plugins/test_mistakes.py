@@ -18,10 +18,10 @@ from tests.cli.conftest import Invoke
 Write = Callable[[str, str], Path]
 
 LOSS = """\
-from mmpo.objectives.pairwise import log_ratios, per_pair
-from mmpo.objectives.term import register
+from mmpo.objectives import objective
+from mmpo.objectives.term import log_ratios, per_pair
 
-@register("{name}")
+@objective("{name}")
 def {function}(pairs, *, beta: float = 0.1):
     return per_pair(-beta * log_ratios(pairs).gap)
 """

@@ -134,12 +134,17 @@ def test_a_run_with_a_running_mean_resumes_to_the_same_weights(tiny_llava_folder
     from safetensors.torch import load_file
 
     pairs = write_pairs(tmp_path / "pairs", 16)
-    objective = {"mpo": {"delta": "running"}}
+    objective = {
+        "mpo": {"delta": "running", "beta": {"from": 0.1, "to": 0.5}},
+        "beta_dpo": {"keep": 0.5},
+        "gamma_po": {"queue": 10},
+    }
     whole = settings_for(tiny_llava_folder, pairs, objective=objective, max_steps=6, save_steps=3, keep_checkpoints=5)
     train(whole, tmp_path / "whole")
     metadata = json.loads((tmp_path / "whole/checkpoints/checkpoint-3/complete.json").read_text())
     state = metadata["states"]["mpo"]
     assert state["log_ratio_count"] == 3 * 2 * 4 and state["log_ratio_mean"] != 0
+    assert len(metadata["states"]["gamma_po"]["queue"]) == 10 and metadata["states"]["beta_dpo"]["std"] > 0
     half = tmp_path / "half"
     (half / "checkpoints").mkdir(parents=True)
     for name in ("settings.json",):

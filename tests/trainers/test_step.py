@@ -11,8 +11,11 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from mmpo.trainers.step import gather_step
+from mmpo.errors import UserError
+from mmpo.objectives import build_objective
+from mmpo.trainers.step import StepRules, gather_step
 from mmpo.trainers.train import train
+from mmpo.types import StepStatistics
 from tests.trainers.material import settings_for, write_pairs
 from tests.trainers.test_processes import launch
 
@@ -22,6 +25,7 @@ STEPWISE: list[dict[str, Any]] = [
     {"kto_pair": {"beta": 0.3}},
     {"bco_pair": {"beta": 0.2, "delta": "running"}},
     {"mpo": {"beta": 0.2, "delta": "running"}, "aot": {"weight": 0.5}},
+    {"beta_dpo": {"beta": {"from": 0.2, "to": 0.5}, "keep": 0.5}, "gamma_po": {"queue": 6}},
 ]
 
 
@@ -64,6 +68,37 @@ def test_the_running_mean_counts_the_current_step(tiny_llava_folder: Path, tmp_p
     assert 32 * state["log_ratio_mean"] == pytest.approx(8 * second, rel=1e-4)
 
 
+def test_states_come_back_from_json_to_the_last_bit() -> None:
+    objective = build_objective({"bco_pair": {"delta": "running"}, "gamma_po": {"queue": 3}, "dpo": {}})
+    rules = StepRules(objective, seed=0)
+    assert rules.states["gamma_po"]["queue"].shape == (0,)
+    values = {name: torch.randn(4) / 3 for name in ("W", "L", "Wr", "Lr", "W~", "L~")}
+    rules.look(objective, [StepStatistics(values)], 1, keep=True)
+    before = rules.as_json()
+    rules.look(objective, [StepStatistics(values)], 2, keep=False)
+    assert rules.as_json() == before, "evaluation leaves them"
+    again = StepRules(objective, seed=0, saved=json.loads(json.dumps(before)))
+    for loss, state in rules.states.items():
+        for name, value in state.items():
+            assert torch.equal(again.states[loss][name], value) and value.dtype == torch.float64
+    assert again.states["gamma_po"]["queue"].shape == (3,)
+    with pytest.raises(UserError, match="lacks what the objective remembers"):
+        StepRules(objective, seed=0, saved={"bco_pair": before["bco_pair"]})
+
+
+def test_draws_are_those_of_the_step() -> None:
+    """The same step draws the same pairs, another step or seed others."""
+    objective = build_objective({"beta_dpo": {"keep": 0.5}})
+    step = StepStatistics({name: torch.zeros(64) for name in ("W", "L", "Wr", "Lr")})
+
+    def kept(seed: int, number: int) -> list[float]:
+        (looked,) = StepRules(objective, seed).look(objective, [step], number, keep=True)
+        return looked.found["beta_dpo"]["kept"].tolist()
+
+    assert sum(kept(0, 1)) == 32 and kept(0, 1) == kept(0, 1)
+    assert len({tuple(kept(*at)) for at in ((0, 1), (0, 2), (1, 1), (1, 0))}) == 4
+
+
 def test_the_order_is_that_of_the_step() -> None:
     own = [{"W": torch.tensor([1.0, 2.0])}, {"W": torch.zeros(0)}, {"W": torch.tensor([3.0])}]
     found = gather_step(own, Accelerator(cpu=True))
@@ -76,7 +111,13 @@ def test_two_processes_change_nothing(tiny_llava_folder: Path, tmp_path: Path) -
     settings = settings_for(
         tiny_llava_folder,
         write_pairs(tmp_path / "pairs", 22),
-        objective={"mpo": {"beta": 0.2, "delta": "running"}, "aot": {"beta": 0.2, "paired": False}, "kto_pair": {}},
+        objective={
+            "mpo": {"beta": 0.2, "delta": "running"},
+            "aot": {"beta": 0.2, "paired": False},
+            "kto_pair": {},
+            "beta_dpo": {"keep": 0.5, "weight": {"from": 1.0, "to": 0.2}},
+            "gamma_po": {"queue": 9},
+        },
         batch_size=2,
         accumulation=2,
         max_steps=3,

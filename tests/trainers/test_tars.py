@@ -76,7 +76,7 @@ class Material:
 
     def scorer(self, name: str, **options: Any) -> PairScorer:
         objective = build_objective(name)
-        return PairScorer(self.vlm, hidden=objective.hidden, kl=objective.needs_kl, **options)
+        return PairScorer(self.vlm, hidden=objective.hidden, kl="kl" in objective.reads, **options)
 
 
 @pytest.fixture

@@ -5,8 +5,9 @@ Shapes: b pairs, t tokens of a response (padded), h hidden.
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -143,6 +144,12 @@ class PairBatch:
                 trees += [response_tree(side.prompt, [side.response], side.images) for side in (chosen, rejected)]
         trees += [response_tree(path.prompt, [path.response], path.images) for path in others]
         return Shared(trees, list(range(len(paths))))
+
+
+def score_tensors(scores: Sequence[Mapping[str, float] | None]) -> dict[str, Tensor]:
+    """The scores of pairs by name, [b]; NaN where a pair has none."""
+    names = dict.fromkeys(name for own in scores for name in own or {})
+    return {name: torch.tensor([(own or {}).get(name, math.nan) for own in scores]) for name in names}
 
 
 def blank_logps(batch: PairBatch) -> PairLogps:
