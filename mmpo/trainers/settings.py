@@ -234,8 +234,7 @@ class TrainSettings(Settings):
     )
 
     regularizers: RegularizerSettings | None = Field(
-        default=None,
-        description="Flatter minima, noise and orthogonality of the adapter, e.g. {sam: {rho: 0.05}}; {} for defaults.",
+        default=None, description="Flatter minima, noise and orthogonality of the adapter, e.g. {sam: {rho: 0.05}}."
     )
 
     learning_rate: float = Field(default=5e-5, gt=0, description="Peak learning rate.")

@@ -262,7 +262,7 @@ class Regularization:
 
     # ---- a loss
 
-    def selected(self, terms: Mapping[str, tuple[float, Term]], pairs: int) -> Mapping[str, tuple[float, Term]]:
+    def selected(self, terms: dict[str, tuple[float, Term]], pairs: int) -> dict[str, tuple[float, Term]]:
         """The terms; in the ascent of rwp, those of each pair, with only the pairs whose loss is below the bound."""
         if self._below is None:
             return terms

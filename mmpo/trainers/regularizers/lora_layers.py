@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -53,9 +54,10 @@ def lora_matrices(model: nn.Module) -> list[LoraMatrix]:
 
 
 def _lora_matrices(model: nn.Module) -> Iterator[LoraMatrix]:
-    for name, module in model.named_modules():
-        if not isinstance(module, LoraLayer):
+    for name, each in model.named_modules():
+        if not isinstance(each, LoraLayer):
             continue
+        module = cast(Any, each)
         for adapter in module.active_adapters:
             if adapter not in module.lora_A:
                 continue

@@ -21,7 +21,7 @@ class _Noisy(torch.autograd.Function):
         return x @ drawn(rows, x.shape[-1], seed).to(x.dtype).T
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None, None]:
         return slope @ drawn(ctx.rows, ctx.width, ctx.seed).to(slope.dtype), None, None
 
 

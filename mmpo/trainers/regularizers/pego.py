@@ -34,7 +34,7 @@ class _AbsoluteSum(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:
         left, right = ctx.saved_tensors
         return slope * left, slope * right
 

@@ -20,6 +20,7 @@ from mmpo.trainers.regularizers.settings import RegularizerSettings
 from tests.trainers.test_preference import make_trainer
 
 DPO = {"dpo": {"beta": 0.2}}
+SLOW: list[dict[str, Any]] = [{"awp": {}}, {"fad": {}}, {"gam": {}}, {"lora_ggpo": {"momentum": 0.9}}]
 
 
 def regularized(folder: Path, chosen: dict[str, Any], **arguments: Any) -> PreferenceTrainer:
@@ -60,7 +61,8 @@ def test_sam_takes_the_gradient_a_step_uphill_and_restores_the_weights(tmp_path:
     after = weights(trainer)
 
     plain = regularized(tmp_path, {})
-    batch = plain.data_collator([plain.pairs[i] for i in plain.schedule.steps[0][0]])
+    collate: Any = plain.data_collator
+    batch = collate([plain.pairs[i] for i in plain.schedule.steps[0][0]])
     named = {name: p for name, p in plain.scorer.named_parameters() if p.requires_grad}
 
     def gradient() -> list[Tensor]:
@@ -80,8 +82,7 @@ def test_sam_takes_the_gradient_a_step_uphill_and_restores_the_weights(tmp_path:
         {"sam": {"rho": 0.1}, "mesa": {"decay": 0.5}, "pego": {}},
         {"rwp": {"threshold": 5.0, "steps": 2}},
         {"flat_lora": {}, "saf": {"epochs": 0.5}},
-        *(pytest.param(one, marks=pytest.mark.slow) for one in ({"awp": {}}, {"fad": {}}, {"gam": {}})),
-        pytest.param({"lora_ggpo": {"momentum": 0.9}}, marks=pytest.mark.slow),
+        *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW),
     ],
     ids=lambda chosen: "-".join(chosen),
 )
