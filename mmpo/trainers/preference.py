@@ -33,7 +33,6 @@ from mmpo.models.scoring.pairs import blank_logps
 from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.objectives import OBJECTIVES, Objective
 from mmpo.objectives.stand_in import filled
-from mmpo.objectives.term import per_pair
 from mmpo.progress import track
 from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import AuxiliaryCollator, PairsWithSamples, Samples, draw
@@ -42,8 +41,6 @@ from mmpo.trainers.callbacks import AlignedLogs, EpochClock
 from mmpo.trainers.clock import Clock
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
 from mmpo.trainers.ranks import Pulse
-from mmpo.trainers.regularizers.engine import Regularization
-from mmpo.trainers.regularizers.settings import RegularizerSettings
 from mmpo.trainers.regularizers.trainer import RegularizedTrainer
 from mmpo.trainers.schedule import Schedule, Shape, cut, numbered
 from mmpo.trainers.step import BatchLoss, StepRules, gather_step, refuse_non_finite
@@ -81,7 +78,6 @@ class PreferenceTrainer(RegularizedTrainer):
         metadata: Mapping[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         pulse: Pulse | None = None,
-        regularizers: RegularizerSettings | None = None,
     ) -> None:
         args = copy.copy(args)
         _ = args.device  # sets up the process group; DataParallel is never wanted: one process per device
@@ -126,7 +122,6 @@ class PreferenceTrainer(RegularizedTrainer):
         self._window = Averages()
         self._rules = StepRules(objective, self.args.seed)
         self._step_losses: list[BatchLoss] = []
-        self._regularization = Regularization(regularizers, self) if regularizers and regularizers.on else None
 
     # -- data -------------------------------------------------------------------------------------------------------
 
@@ -176,10 +171,7 @@ class PreferenceTrainer(RegularizedTrainer):
         self.pulse.further(f"step {self.state.global_step + 1}")
         if samples and self.objective.reads_step:
             self._look_at_step(samples)
-        totals = self._totals(samples) if samples else None
-        if samples and self._regularization is not None:
-            self._regularization.begin(samples, totals)
-        return samples, totals
+        return samples, self._totals(samples) if samples else None
 
     @torch.no_grad()
     def _look_at_step(self, samples: list[dict[str, Any]]) -> None:
@@ -243,21 +235,15 @@ class PreferenceTrainer(RegularizedTrainer):
         logps = replace(logps, step=inputs.get("step"), state=self._rules.states, progress=self._progress)
         values: dict[str, Tensor] = {}
         loss: Tensor | None = None
-        terms = self.objective.terms(logps)
-        if self._regularization is not None:
-            terms = self._regularization.selected(terms, len(batch))
+        terms = self._selected(self.objective.terms(logps), batch)
         for name, (coefficient, term) in terms.items():
             values[name] = term.values.detach()
             share = coefficient * term.values.sum() / totals[name]
             loss = share if loss is None else loss + share
             if len(terms) > 1:
                 self._window.add_terms({f"loss/{name}": term})
-        assert loss is not None  # an objective has at least one term
+        loss = self._regularized(loss, batch, logps, values)
         self._window.add_terms(self.objective.metrics(logps))
-        if self._regularization is not None:
-            loss, more = self._regularization.added(loss, batch, logps)
-            values |= more
-            self._window.add_terms({f"loss/{name}": per_pair(value) for name, value in more.items()})
         self._step_losses.append(BatchLoss(batch.ids, values, loss.detach()))
         loss = loss * self.accelerator.num_processes
         return (loss, logps) if return_outputs else loss
@@ -372,8 +358,6 @@ class PreferenceTrainer(RegularizedTrainer):
             step = checkpoints.step_of(Path(resume_from_checkpoint))
             self._rules = StepRules(self.objective, self.args.seed, metadata.get("states", {}))
             self._clock = Clock(float(metadata.get("seconds", 0.0)), self.schedule.pairs_seen(step))
-            if self._regularization is not None:
-                self._regularization.load(Path(resume_from_checkpoint))
         else:
             self._rules, self._clock = StepRules(self.objective, self.args.seed), Clock()
         return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
@@ -387,8 +371,6 @@ class PreferenceTrainer(RegularizedTrainer):
                 metadata = {"step": self.state.global_step, "seconds": round(self._clock.seconds, 3), **self.metadata}
                 if self._rules.states:
                     metadata["states"] = self._rules.as_json()
-                if self._regularization is not None:
-                    self._regularization.save(root / f"checkpoint-{self.state.global_step}")
                 checkpoints.mark_complete(root / f"checkpoint-{self.state.global_step}", **metadata)
                 checkpoints.prune(root, self.keep_checkpoints)
 

@@ -153,8 +153,8 @@ def _trainer(
         metadata={"data": data.digest()},
         callbacks=callbacks,
         pulse=pulse,
-        regularizers=settings.regularizers,
     )
+    trainer.regularize(settings.regularizers)
     trainer.remove_callback(PrinterCallback)
     return trainer
 

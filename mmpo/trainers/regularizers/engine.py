@@ -8,7 +8,7 @@ other weights. Only then is it clipped. Penalties of the weights alone are part 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,9 +110,9 @@ class Regularization:
 
     # ---- a step
 
-    def begin(self, samples: list[Any], totals: Any) -> None:
-        """The micro-batches of the step that starts, and its totals."""
-        self._samples, self._totals, self._states = samples, totals, []
+    def begin(self, samples: list[Any]) -> None:
+        """The micro-batches of the step that starts."""
+        self._samples, self._states = samples, []
         weights = [parameter.detach() for parameter in self.parameters]
         if self.past is not None:
             self.past.past.begin(weights, self.trainer.state.global_step)
@@ -137,10 +137,11 @@ class Regularization:
                 slopes = self.slopes[number] if self.slopes is not None else None
                 noise.rows[number] = lora_ggpo_rows(guided, matrix, base, slopes)
 
-    def training_step(self, run: MicroStep, model: nn.Module, inputs: Any) -> Tensor:
+    def training_step(self, run: MicroStep, model: nn.Module, inputs: Any, totals: Any) -> Tensor:
         """One micro-batch of the step; after the last one, the step's gradient is replaced by the regularized one."""
         number = len(self._states)
         assert inputs is self._samples[number]
+        self._totals = totals
         self._states.append(_random_state(self.trainer.args.device))
         loss = self._micro(run, model, number, last=number + 1 == len(self._samples))
         if number + 1 == len(self._samples):

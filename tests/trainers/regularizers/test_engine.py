@@ -27,8 +27,7 @@ def regularized(folder: Path, chosen: dict[str, Any], **arguments: Any) -> Prefe
     """A trainer with plain gradient descent, in which a rounding error stays one."""
     defaults: dict[str, Any] = {"objective": DPO, "optim": "sgd", "max_steps": 2, "learning_rate": 1e-2}
     trainer = make_trainer(folder, **(defaults | arguments))
-    if chosen:
-        trainer._regularization = Regularization(RegularizerSettings.model_validate(chosen), trainer)
+    trainer.regularize(RegularizerSettings.model_validate(chosen))
     return trainer
 
 
