@@ -6,6 +6,7 @@ from mmpo.errors import UserError
 from mmpo.objectives import Objective
 from mmpo.objectives.reads import READS
 from mmpo.objectives.stand_in import scores_read
+from mmpo.trainers.regularizers.fitting import regularizer_problems
 from mmpo.trainers.settings import TrainSettings
 
 FitProblem = tuple[str, str, str]
@@ -76,7 +77,7 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
         elif unread:
             what = f"scores.{unread[0]} has no effect on this objective, which reads {', '.join(read)}"
             found.append(("scores", what, f"leave {unread[0]} out"))
-    return found
+    return found + regularizer_problems(settings)
 
 
 def _reference_problems(settings: TrainSettings, objective: Objective) -> list[FitProblem]:

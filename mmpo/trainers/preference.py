@@ -25,7 +25,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from mmpo.errors import UserError
 from mmpo.models.scoring.pairs import blank_logps
@@ -42,6 +42,7 @@ from mmpo.trainers.clock import Clock
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
 from mmpo.trainers.moving import MovingReference
 from mmpo.trainers.ranks import Pulse
+from mmpo.trainers.regularizers.trainer import RegularizedTrainer
 from mmpo.trainers.schedule import Schedule, Shape, cut, numbered
 from mmpo.trainers.step import BatchLoss, StepRules, gather_step, refuse_non_finite
 from mmpo.types import PairLogps
@@ -50,7 +51,7 @@ Totals = dict[str, float | Tensor]
 """The weight of a whole optimizer step, per term of the objective."""
 
 
-class PreferenceTrainer(Trainer):
+class PreferenceTrainer(RegularizedTrainer):
     """Trains the adapter of a `PairScorer` on encoded pairs.
 
     `args` are ordinary `TrainingArguments`; `per_device_train_batch_size` counts pairs. The steps of the run are laid
@@ -235,14 +236,14 @@ class PreferenceTrainer(Trainer):
         logps = replace(logps, step=inputs.get("step"), state=self._rules.states, progress=self._progress)
         values: dict[str, Tensor] = {}
         loss: Tensor | None = None
-        terms = self.objective.terms(logps)
+        terms = self._selected(self.objective.terms(logps), batch)
         for name, (coefficient, term) in terms.items():
             values[name] = term.values.detach()
             share = coefficient * term.values.sum() / totals[name]
             loss = share if loss is None else loss + share
             if len(terms) > 1:
                 self._window.add_terms({f"loss/{name}": term})
-        assert loss is not None  # an objective has at least one term
+        loss = self._regularized(loss, batch, logps, values)
         self._window.add_terms(self.objective.metrics(logps))
         self._step_losses.append(BatchLoss(batch.ids, values, loss.detach()))
         loss = loss * self.accelerator.num_processes

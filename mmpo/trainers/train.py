@@ -166,6 +166,7 @@ def _trainer(
         pulse=pulse,
         moving=references.moving,
     )
+    trainer.regularize(settings.regularizers)
     trainer.remove_callback(PrinterCallback)
     if any(view.side == "other" for view in objective.views):
         check_others(data.pairs.rows, (batch for step in trainer.schedule.steps for batch in step))

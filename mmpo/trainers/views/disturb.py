@@ -20,7 +20,7 @@ from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM
 from mmpo.trainers.collate import EncodedPair
 from mmpo.trainers.images import ImageStore
-from mmpo.trainers.settings import DisturbanceSettings
+from mmpo.trainers.view_settings import DisturbanceSettings
 from mmpo.trainers.views.perturb import neutral_id, ordinary_ids
 from mmpo.trainers.views.relevance import RelevanceTable
 

@@ -12,7 +12,8 @@ from mmpo.objectives import Objective
 from mmpo.text.synonyms import synonyms_of
 from mmpo.trainers.collate import EncodedPair
 from mmpo.trainers.images import ImageStore
-from mmpo.trainers.settings import CorruptionSettings, DisturbanceSettings, PerturbationSettings, TrainSettings
+from mmpo.trainers.settings import TrainSettings
+from mmpo.trainers.view_settings import CorruptionSettings, DisturbanceSettings, PerturbationSettings
 from mmpo.trainers.views.disturb import OfficialTarsPerturber
 from mmpo.trainers.views.perturb import Perturber
 from mmpo.trainers.views.relevance import ClipEmbedder, Embedder, PolicyEmbedder, RelevanceTable

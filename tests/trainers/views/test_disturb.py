@@ -19,7 +19,7 @@ from mmpo.objectives import build_objective
 from mmpo.objectives.tars_official import CHOSEN, CHOSEN_NOISY, REJECTED
 from mmpo.trainers.collate import EncodedPairs, PairCollator, encode_pairs
 from mmpo.trainers.images import ImageStore
-from mmpo.trainers.settings import DisturbanceSettings
+from mmpo.trainers.view_settings import DisturbanceSettings
 from mmpo.trainers.views.disturb import Disturbed, OfficialTarsPerturber
 from mmpo.trainers.views.relevance import PolicyEmbedder, RelevanceTable
 from mmpo.trainers.views.view_maker import view_maker

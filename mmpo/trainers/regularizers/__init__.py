@@ -1,0 +1,1 @@
+"""Regularizers of the adapter: flatter minima, noise and orthogonality, as options of any training run."""
