@@ -93,6 +93,14 @@ class TokenWeightSettings(Settings):
     )
 
 
+class SampleBankSettings(Settings):
+    """Responses that the reference model wrote to the pairs' prompts before training."""
+
+    data: Annotated[Path, PATH] = Field(
+        description="A JSON Lines file, or a folder of them: rows of `id`, a pair's, and `texts`, the responses."
+    )
+
+
 class SampleSettings(Settings):
     """Answers written during evaluation, by the policy and by the model without its adapter, to `samples.jsonl`."""
 

@@ -97,11 +97,3 @@ class DisturbanceSettings(Settings):
         description="Masked tokens are attended to; false: where the mask is the padding they are taken out, and "
         "positions close up.",
     )
-
-
-class SampleBankSettings(Settings):
-    """Responses that the reference model wrote to the pairs' prompts before training."""
-
-    data: Annotated[Path, PATH] = Field(
-        description="A JSON Lines file, or a folder of them: rows of `id`, a pair's, and `texts`, the responses."
-    )
