@@ -16,10 +16,14 @@ from mmpo.objectives.registry import OBJECTIVES, Registered
 from mmpo.objectives.stand_in import stand_in
 from mmpo.objectives.step_rule import State, Statistics
 from mmpo.objectives.term import Term
+from mmpo.objectives.visual import CHOSEN, REJECTED
 from mmpo.types import Hidden, PairLogps, StepStatistics, ViewSpec
 
 States = dict[str, State]
 """What the losses of an objective remember, by their names."""
+
+VIEWS_OF: Mapping[str, tuple[ViewSpec, ...]] = {"label_logits": (CHOSEN, REJECTED)}
+"""The views from which scoring computes a thing that losses read."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,10 @@ class Objective:
 
     @property
     def views(self) -> tuple[ViewSpec, ...]:
-        """The views that batches must have, each once."""
-        return tuple(dict.fromkeys(view for entry, given in self._at_both_ends() for view in entry.views_of(given)))
+        """The views that batches must have, each once: those that losses compare with, and those of which something
+        that they read is computed."""
+        own = [view for entry, given in self._at_both_ends() for view in entry.views_of(given)]
+        return tuple(dict.fromkeys([*own, *(view for read in sorted(self.reads) for view in VIEWS_OF.get(read, ()))]))
 
     @property
     def corruption(self) -> str | None:
