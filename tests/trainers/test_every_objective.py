@@ -14,14 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import PeftModel
 from safetensors.torch import load_file
 
+from mmpo.cli.running import run_recipe
 from mmpo.objectives import OBJECTIVES
 from mmpo.pipeline import open_run, run_section
 from mmpo.preflight import examine
 from mmpo.progress import reporting
 from mmpo.recipes import dump, read
 from mmpo.runs import RunFolder
+from mmpo.trainers.regularizers.settings import RegularizerSettings
 from mmpo.trainers.settings import TrainSettings
 from tests.tiny_videos import openable
 from tests.trainers.objective_worlds import KINDS, World, make_world, objective_of, train_section
@@ -48,11 +51,14 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Worlds:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_collections() -> Iterator[None]:
-    """Every run ends with a garbage collection, which is quick where all that was imported is left out of it."""
+def _quick_runs() -> Iterator[None]:
+    """Most of a small run's time is its garbage collection at the end, quick where all that was imported is left out of
+    it, and the model cards beside its weights."""
     gc.collect()
     gc.freeze()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PeftModel, "create_or_update_model_card", lambda self, folder: None)
+        yield
     gc.unfreeze()
 
 
@@ -147,3 +153,55 @@ def test_it_trains_on_all_and_resumes(name: str, kind: str, worlds: Worlds, tmp_
         eval_fraction=0.25, eval_steps=4,
     )  # fmt: skip
     check_resumes(section, tmp_path)
+
+
+# ---- what else a recipe may say of an objective, its reference and the adapter
+
+MOVING = {"from": 0.5, "to": 0.1, "over": 0.8}
+
+Told = Callable[[World], dict[str, Any]]
+
+SAYINGS: Mapping[str, Told] = {
+    "a schedule": lambda world: {"objective": {"dpo": {"beta": MOVING}, "sft": {"weight": MOVING}}},
+    "a ratio": lambda world: {"objective": {"dpo": {"ratio": {"ld": {"alpha": MOVING}}}, "ipo": {"ratio": "dense"}}},
+    "weights of pairs": lambda world: {"objective": {"hinge": {"times": {"madpo": {"tau": 1.0}, "wpo": None}}}},
+    "a schedule of a rule": lambda world: {"objective": {"beta_dpo": {"beta": MOVING, "ratio": "ld"}, "aot": {}}},
+    "an adapter": lambda world: {"reference": {"adapter": str(world.guide)}},
+    "a model": lambda world: {"reference": {"model": str(world.model)}, "cache_reference": True},
+    "a moving reference": lambda world: {"reference": {"moving": {"mix": 0.5, "every": 3}}},
+    "a second reference": lambda world: {"objective": {"mrpo": {}}, "references": {"second": {"model": str(world.model)}}},
+    **{
+        name: lambda world, name=name: {"regularizers": {name: {}}}  # type: ignore[misc]
+        for name in RegularizerSettings.model_fields
+    },
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", SAYINGS)
+def test_a_run_resumes_with(what: str, worlds: Worlds, tmp_path: Path) -> None:
+    told = SAYINGS[what](worlds("image"))
+    objective = told.pop("objective", {"dpo": {}})
+    if what == "saf":
+        told["regularizers"]["saf"] = {"epochs": 0.5}  # it starts with the second pass over eight pairs
+    section = train_section(worlds("image"), objective, max_steps=STEPS, save_steps=5, batch_size=4, **told)
+    check_resumes(section, tmp_path)
+
+
+def test_the_command_trains_on_all_that_a_recipe_may_say(worlds: Worlds, tmp_path: Path) -> None:
+    """`mmpo run` with schedules, a ratio, weights of pairs, a moving and a second reference and regularizers."""
+    world = worlds("image")
+    section = train_section(
+        world,
+        {"dpo": {"beta": MOVING, "ratio": "dense", "times": "madpo"}, "mrpo": {"weight": MOVING}},
+        max_steps=2,
+        save_steps=None,
+        reference={"moving": {"alpha": 0.5, "every": 1}},
+        regularizers={"lora_ggpo": {}, "mesa": {}, "pego": {}, "multi_sample_dropout": {}},
+    )
+    file = tmp_path / "mine.yaml"
+    file.write_text(dump({"name": "mine", "train": section}))
+    run_recipe(str(file), out=tmp_path / "run")
+    check_trained(tmp_path / "run", 2)
+    first = rows(tmp_path / "run")[0]
+    assert first["schedule/dpo.beta"] == 0.5 and first["schedule/mrpo.weight"] == 0.5
