@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmpo.errors import UserError
 from mmpo.objectives.combinations import combination_mistakes
+from mmpo.objectives.names import AMBIGUOUS, OTHER_NAMES
 from mmpo.objectives.parameters import is_schedule, mistakes, nearest, parameters_of, resolved
 from mmpo.objectives.registry import OBJECTIVES, Registered
 from mmpo.objectives.stand_in import stand_in
@@ -210,7 +211,7 @@ def spec_mistakes(spec: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, s
     found: list[tuple[tuple[str, ...], str, str | None]] = []
     for name, given in spec.items():
         if name not in OBJECTIVES:
-            found.append(((name,), f"unknown objective {name!r}", nearest(name, OBJECTIVES)))
+            found.append(((name,), f"unknown objective {name!r}", _meant(name)))
         elif not isinstance(given, Mapping | int | float | None):
             found.append(((name,), f"must be parameters by name (it is {given!r})", f"{name}: {{weight: 1.0}}"))
         else:
@@ -226,6 +227,24 @@ def spec_mistakes(spec: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, s
                 found.append(((name, key), wrong, hint))
             found += combination_mistakes(OBJECTIVES[name], _values_of(given), sound=not own)
     return found
+
+
+def _meant(name: str) -> str:
+    """A hint for a name that no objective has: ours of what others call so, else the nearest."""
+    if name in AMBIGUOUS:
+        return f"say {' or '.join(AMBIGUOUS[name])}"
+    if (other := OTHER_NAMES.get(name)) is None:
+        return nearest(name, OBJECTIVES)
+    terms = {other.main: other.parameters, **other.plus}
+    said = ", ".join(
+        f"{term}: {{{', '.join(f'{key}: {_plain(of)}' for key, of in own.items())}}}" for term, own in terms.items()
+    )
+    return f"here it is {said}"
+
+
+def _plain(value: Any) -> str:
+    """A value as a recipe writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _values_of(given: Any) -> dict[str, Any]:

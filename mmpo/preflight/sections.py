@@ -116,6 +116,12 @@ def check_train(context: PreflightContext) -> None:
             Corruption(settings.corruption.kind, dict(settings.corruption.parameters))
     if settings.auxiliary is not None and not context.has_error(("train", "auxiliary")):
         _check_auxiliary(context, settings.auxiliary)
+    if settings.samples_from is not None and not context.has_error(("train", "samples_from")):
+        from mmpo.trainers.views.drawn import read_bank
+
+        if not context.comes(settings.samples_from.data):
+            with context.noting(("train", "samples_from", "data")):
+                read_bank(settings.samples_from.data)
     if settings.quantize == "nf4":
         with context.noting(("train", "quantize")):
             require("nf4", BITSANDBYTES)

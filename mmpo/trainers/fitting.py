@@ -34,6 +34,8 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
         )
     if settings.samples_from is not None and "samples" not in objective.reads:
         found.append(("samples_from", "samples_from has no effect on this objective", "use typo"))
+    if not any(objective.at(end).weights[name] for name in objective.weights for end in (0.0, 1.0)):
+        found.append(("objective", "every term has the weight 0: nothing would be learnt", "leave weight out"))
     views = objective.views
     used = {view.prompt for view in views} | {view.image for view in views}
     if settings.corruption is not None and settings.corruption.kind == "patches" and "partial" in used:

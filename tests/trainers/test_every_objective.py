@@ -1,5 +1,5 @@
-"""Every registered objective trains by a recipe, on images, on several images and on videos, and goes on after a stop to
-the same weights. A new objective is among them by its registration alone.
+"""Every registered objective trains by a recipe, on images, on several images and on videos, and goes on after a stop
+to the same weights. A new objective is among them by its registration alone.
 
 By default each takes two steps on images; the whole matrix, of ten steps with a stop, is `slow`.
 """
@@ -169,7 +169,9 @@ SAYINGS: Mapping[str, Told] = {
     "an adapter": lambda world: {"reference": {"adapter": str(world.guide)}},
     "a model": lambda world: {"reference": {"model": str(world.model)}, "cache_reference": True},
     "a moving reference": lambda world: {"reference": {"moving": {"mix": 0.5, "every": 3}}},
-    "a second reference": lambda world: {"objective": {"mrpo": {}}, "references": {"second": {"model": str(world.model)}}},
+    "a second reference": lambda world: {
+        "objective": {"mrpo": {}}, "references": {"second": {"model": str(world.model)}}
+    },
     **{
         name: lambda world, name=name: {"regularizers": {name: {}}}  # type: ignore[misc]
         for name in RegularizerSettings.model_fields
