@@ -37,7 +37,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"objective": {"dpo": {"weight": 0}}}, "train.objective: every term has the weight 0"),
     ({"objective": {"dpo": {"beta": {"from": 1}}}}, f"train.objective.dpo.beta: {SPAN}"),
     ({"objective": {"dpo": {"beta": {"from": 1, "to": -2}}}}, "dpo.beta: must be greater than 0 (it is -2.0)"),
-    ({"objective": {"perturbed_dpo": {"candidates": 10**9}}}, "perturbed_dpo.candidates: must be less than or equal to"),
+    ({"objective": {"perturbed_dpo": {"candidates": 10**9}}}, "perturbed_dpo.candidates: must be less than or equal"),
     ({"objective": {"lpoi": {"levels": 10**9}}}, "lpoi.levels: must be less than or equal to 100"),
     ({"objective": {"gamma_po": {"steps": 10**12}}}, "gamma_po.steps: must be less than or equal to 10000"),
     ({"objective": {"dpo_2d": {"aspects": []}}}, "dpo_2d.aspects: must be equal or must not be empty (it is [])"),
