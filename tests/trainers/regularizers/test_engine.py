@@ -176,6 +176,13 @@ def test_sharded_weights_and_short_runs_are_refused(tmp_path: Path, monkeypatch:
         Regularization(RegularizerSettings.model_validate({"sam": {}}), trainer)
 
 
+def test_dropout_on_cached_log_probs_is_refused(tmp_path: Path) -> None:
+    trainer = regularized(tmp_path, {})
+    trainer.scorer.cached = True
+    with pytest.raises(UserError, match="cached log-probs have none"):
+        Regularization(RegularizerSettings.model_validate({"multi_sample_dropout": {}}), trainer)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_softened_divergence(bias: bool) -> None:
     torch.manual_seed(0)
