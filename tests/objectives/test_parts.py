@@ -12,9 +12,8 @@ from mmpo.errors import UserError
 from mmpo.objectives import build_objective
 from mmpo.objectives.ratios import by_turn
 from mmpo.types import PairLogps, ResponseLogps
-from tests.objectives.golden_records import record
 from tests.objectives.making import LOG2, softplus
-from tests.objectives.token_records import answer, gradient, losses
+from tests.objectives.token_records import answer, gradient, losses, record
 
 
 def test_turns_weigh_less_the_later_they_are() -> None:

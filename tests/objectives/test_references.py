@@ -12,9 +12,8 @@ from mmpo.errors import UserError
 from mmpo.objectives import build_objective
 from mmpo.objectives.references import merged_references
 from mmpo.types import PairLogps, ResponseLogps
-from tests.objectives.golden_records import record
 from tests.objectives.making import LOG2
-from tests.objectives.token_records import losses
+from tests.objectives.token_records import losses, record
 
 
 def side(policy: float, first: float, second: float) -> ResponseLogps:

@@ -23,7 +23,6 @@ from mmpo.models.scoring.token_statistics import (
     token_log_sum_squares,
     token_tail_kl,
 )
-from tests.objectives.golden_records import golden
 
 EOS, MU, TEMPERATURE = 3, 0.83, 0.4
 SINGLE = ("token_log_sum_squares", "token_entropy", "token_eos_logp")
@@ -107,28 +106,6 @@ def test_several_at_once_are_each_alone_and_meet_the_head_once(
     assert products == [7, 7] * (2 if trainable else 1)
     for one, another in zip(together, gradients([[statistic] for statistic in statistics]), strict=True):
         torch.testing.assert_close(one, another)
-
-
-@pytest.mark.parametrize(
-    "case", ["token_kl", "token_tail_kl", "token_log_sum_squares", "token_entropy", "token_eos_logp"]
-)
-def test_golden_statistics(case: str) -> None:
-    calls: dict[str, Callable[..., Tensor]] = {
-        "token_kl": lambda p, q, given: token_kl(p, q, head),
-        "token_tail_kl": lambda p, q, given: token_tail_kl(p, q, head, **given),
-        "token_log_sum_squares": lambda p, q, given: token_log_sum_squares(p, head),
-        "token_entropy": lambda p, q, given: token_entropy(p, head),
-        "token_eos_logp": lambda p, q, given: token_eos_logp(p, head, **given),
-    }
-    found = [one for one in golden("statistics") if one["name"] == case]
-    assert found
-    for one in found:
-        logits = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in one["inputs"].items()}
-        policy = logits["policy_logits"]
-        head = nn.Linear(policy.shape[1], policy.shape[1], bias=False).double().requires_grad_(False)
-        head.weight.copy_(torch.eye(policy.shape[1]))
-        values = calls[case](policy, logits.get("reference_logits"), one["parameters"])
-        assert values.tolist() == pytest.approx(one["expected"], abs=1e-9)
 
 
 def eye(size: int) -> nn.Linear:
