@@ -141,11 +141,11 @@ def constants(kept: list[Tensor], *, replay: bool) -> Iterator[None]:
         kept.append(detach(tensor).clone())
         return detach(tensor)
 
-    torch.Tensor.detach = keeping  # type: ignore[method-assign, assignment]
+    torch.Tensor.detach = keeping  # type: ignore[assignment]
     try:
         yield
     finally:
-        torch.Tensor.detach = detach  # type: ignore[method-assign]
+        torch.Tensor.detach = detach
 
 
 @every_setting
@@ -188,9 +188,13 @@ def test_scores_are_constants(name: str, given: dict[str, Any]) -> None:
     assert all(number.grad is None or not number.grad.any() for number in numbers)
 
 
-@pytest.mark.parametrize("margin", [-3000.0, 3000.0])
 @every_setting
-def test_finite_for_extreme_margins_in_float32(name: str, given: dict[str, Any], margin: float) -> None:
+def test_finite_for_extreme_margins_in_float32(name: str, given: dict[str, Any]) -> None:
+    for margin in (-3000.0, 3000.0):
+        check_finite(name, given, margin)
+
+
+def check_finite(name: str, given: dict[str, Any], margin: float) -> None:
     pairs = random_record(name, given, rows=(1,))
     for side in responses_of(pairs).values():
         for field in ("policy", "reference", "weights", "kl", "policy_hidden", "reference_hidden"):

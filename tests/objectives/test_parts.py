@@ -175,7 +175,7 @@ def test_finite_in_single_precision_at_extremes(given: dict[str, Any], sign: int
         assert side.reference is not None
         policy = side.policy.detach().float().requires_grad_()
         narrow.append(ResponseLogps(policy, side.reference.float() * 0, side.mask, more=more))
-    loss = build_objective(given).loss(PairLogps(*narrow))
+    loss = build_objective(given).loss(PairLogps(narrow[0], narrow[1]))
     loss.backward()
     grads = [side.policy.grad for side in narrow]
     assert loss.isfinite() and all(grad is not None and grad.isfinite().all() for grad in grads)

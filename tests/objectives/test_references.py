@@ -95,7 +95,7 @@ def test_finite_in_single_precision_at_extremes(alpha: Any, scale: float) -> Non
         )
         for u, v, w in ((0.0, 1.0, 0.3), (1.0, 0.1, 0.9))
     ]
-    loss = build_objective({"mrpo": {"alpha": alpha}}).loss(PairLogps(*made))
+    loss = build_objective({"mrpo": {"alpha": alpha}}).loss(PairLogps(made[0], made[1]))
     loss.backward()
     assert loss.isfinite() and all(side.policy.grad is not None and side.policy.grad.isfinite().all() for side in made)
 

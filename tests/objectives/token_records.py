@@ -23,11 +23,11 @@ def record(responses: list[dict[str, Any]], pad: int = 0) -> ResponseLogps:
     mask = torch.arange(width) < torch.tensor(lengths)[:, None]
     fields: dict[str, torch.Tensor] = {}
     for name in sorted({key for one in responses for key in one}):
-        rows = [one.get(name) for one in responses]
+        rows: list[Any] = [one.get(name, []) for one in responses]
         if name == "positions":
             fields[name] = torch.zeros(len(rows), width, dtype=torch.bool)
             for number, row in enumerate(rows):
-                fields[name][number, row or []] = True
+                fields[name][number, row] = True
         elif name in PARTS:
             fields[name] = torch.tensor([[*row, *([-1] * (width - len(row)))] for row in rows])
         elif name.endswith("_scores"):

@@ -29,6 +29,13 @@ SINGLE = ("token_log_sum_squares", "token_entropy", "token_eos_logp")
 """Functions of one model."""
 
 
+def gradients_of(*tensors: Tensor) -> list[Tensor]:
+    """Copies of those that a backward pass left."""
+    found = [tensor.grad.clone() for tensor in tensors if tensor.grad is not None]
+    assert len(found) == len(tensors)
+    return found
+
+
 def tail(ours: Tensor, theirs: Tensor, mu: float = MU) -> Tensor:
     difference = theirs - ours
     above = difference > difference.detach().quantile(1 - mu, dim=-1, keepdim=True)
@@ -77,7 +84,7 @@ def test_equals_the_whole_softmax_with_gradients(
         head.zero_grad()
         found = score(policy)
         found.backward(incoming)
-        results.append([found.detach(), policy.grad, *(p.grad.clone() for p in head.parameters() if trainable)])
+        results.append([found.detach(), *gradients_of(policy, *(head.parameters() if trainable else ()))])
     for one, another in zip(*results, strict=True):
         torch.testing.assert_close(one, another)
 
@@ -92,15 +99,19 @@ def test_several_at_once_are_each_alone_and_meet_the_head_once(
     statistics = [statistic for statistic, _ in PLAIN.values()]
     products: list[int] = []
     real = chunked.logits_of
-    monkeypatch.setattr(chunked, "logits_of", lambda *given: products.append(len(given[0])) or real(*given))
+
+    def counted(hidden: Tensor, *given: Any) -> Tensor:
+        products.append(len(hidden))
+        return real(hidden, *given)
+
+    monkeypatch.setattr(chunked, "logits_of", counted)
 
     def gradients(groups: list[list[ChunkStatistic]]) -> list[Tensor]:
         policy = start.clone().requires_grad_()
         head.zero_grad()
         found = [value for group in groups for value in chunk_statistics(group, policy, head, reference, other)]
         torch.stack([(k + 1) * value.sum() for k, value in enumerate(found[:-1])]).sum().backward()  # not of the last
-        assert policy.grad is not None
-        return [*(value.detach() for value in found), policy.grad, *(p.grad for p in head.parameters() if trainable)]
+        return [*(value.detach() for value in found), *gradients_of(policy, *(head.parameters() if trainable else ()))]
 
     together = gradients([statistics])
     assert products == [7, 7] * (2 if trainable else 1)

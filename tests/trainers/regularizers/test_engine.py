@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import Trainer
 
@@ -103,7 +104,7 @@ def test_accumulation_changes_nothing(chosen: dict[str, Any], tmp_path: Path) ->
 
 def with_dropout(trainer: PreferenceTrainer) -> PreferenceTrainer:
     for module in trainer.scorer.modules():
-        if hasattr(module, "lora_dropout"):
+        if isinstance(module, LoraLayer):
             module.lora_dropout["default"] = nn.Dropout(0.3)
     return trainer
 
