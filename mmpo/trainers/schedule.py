@@ -4,9 +4,9 @@ The whole run is laid out before it starts. That makes three things simple. Resu
 which gives every step another number of pairs, still has a known number of steps. And a step holds the same pairs
 however it is cut into processes and accumulation: only `batch_size * accumulation * processes` matters.
 
-In every pass over the pairs each comes once. No step holds a pair twice, unless there are fewer pairs than a step takes;
-it then holds all about as often, and its micro-batches too. Where a pool of steps reaches into the next pass, what that
-pass has of pairs that are in the pool already waits for the next one.
+In every pass over the pairs each comes once. No step holds a pair twice, unless there are fewer pairs than it takes: it
+then holds all about as often, and so do its micro-batches. Where a pool of steps reaches into the next pass, the pairs
+of that pass that are in the pool already wait for the next one.
 """
 
 from __future__ import annotations
@@ -194,8 +194,10 @@ class _Pairs:
     def cut(self, pool: list[int], shape: Shape) -> list[list[int]]:
         pool.sort(key=self._key.__getitem__)
         batches = self.budget.cut(pool, shape.batch_size, shape.tokens)
-        if shape.tokens is not None or len(set(pool)) == len(pool):
+        if len(set(pool)) == len(pool):
             return batches
+        if shape.tokens is not None:  # fewer pairs than micro-batches
+            return [[index] for index in pool]
         # A step of more pairs than there are: pass by pass, or where a batch then has one too often, dealt out.
         copy = [place - pool.index(index) for place, index in enumerate(pool)]
         passes = [pool[place] for place in sorted(range(len(pool)), key=lambda place: (copy[place], place))]
@@ -259,9 +261,7 @@ def _pool_size(n: int, shape: Shape, *, one_pass: bool) -> int:
     return max(n, shape.micro_batches)
 
 
-def _pool(
-    rest: list[int], waiting: list[int], stream: Iterator[int], size: int, n: int
-) -> tuple[list[int], list[int]]:
+def _pool(rest: list[int], waiting: list[int], stream: Iterator[int], size: int, n: int) -> tuple[list[int], list[int]]:
     """(`rest` with the next indices of what waits and of the stream, up to `size`; what waits now.) An index comes in
     again only after all `n` did: till then it waits."""
     pool, held = list(rest), Counter(rest)
