@@ -285,7 +285,7 @@ def _left_over_last(batches: list[list[int]], shape: Shape, waiting: set[int]) -
     """The batches with those behind that fill no step: the last ones, but none with a pair that is waited for, as long
     as there are others. So long pairs, which a token budget leaves over again and again, are trained in every pass."""
     left = len(batches) % shape.micro_batches
-    if not left or not waiting:
+    if not left or not waiting or shape.tokens is None:
         return batches
     awaited = [not waiting.isdisjoint(batch) for batch in batches]
     behind = sorted(sorted(range(len(batches)), key=lambda i: (awaited[i], -i))[:left])

@@ -73,9 +73,9 @@ def test_states_come_back_from_json_to_the_last_bit() -> None:
     rules = StepRules(objective, seed=0)
     assert rules.states["gamma_po"]["queue"].shape == (0,)
     values = {name: torch.randn(4) / 3 for name in ("W", "L", "Wr", "Lr", "W~", "L~")}
-    rules.look(objective, [StepStatistics(values)], 1, keep=True)
+    rules.look(objective, [StepStatistics(values)], 1, training=True)
     before = rules.as_json()
-    rules.look(objective, [StepStatistics(values)], 2, keep=False)
+    rules.look(objective, [StepStatistics(values)], 2, training=False)
     assert rules.as_json() == before, "evaluation leaves them"
     again = StepRules(objective, seed=0, saved=json.loads(json.dumps(before)))
     for loss, state in rules.states.items():
@@ -92,7 +92,7 @@ def test_draws_are_those_of_the_step() -> None:
     step = StepStatistics({name: torch.zeros(64) for name in ("W", "L", "Wr", "Lr")})
 
     def kept(seed: int, number: int) -> list[float]:
-        (looked,) = StepRules(objective, seed).look(objective, [step], number, keep=True)
+        (looked,) = StepRules(objective, seed).look(objective, [step], number, training=True)
         return looked.found["beta_dpo"]["kept"].tolist()
 
     assert sum(kept(0, 1)) == 32 and kept(0, 1) == kept(0, 1)
