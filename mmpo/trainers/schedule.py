@@ -226,16 +226,21 @@ def _most(batch: Sequence[int]) -> int:
 
 def _steps(pairs: _Pairs, shape: Shape, rng: random.Random, wanted: int | None) -> Iterator[list[list[int]]]:
     """Full steps from one endless shuffled stream, or from its first `wanted` pairs and then a shorter last step."""
-    stream = pairs.stream(rng, wanted)
+    # Without a token budget pools are full steps, and the last one is cut off. With one, batches that fill no step are
+    # carried on, so that of the last pass every pair must come in.
+    counted = shape.tokens is None
+    stream = pairs.stream(rng, None if counted else wanted)
+    left = wanted if counted else None
     size = _pool_size(len(pairs), shape, one_pass=wanted is not None and wanted <= len(pairs))
     rest: list[int] = []  # pairs of a pool that did not fill a step open the next pool
     waiting: list[int] = []  # what the stream gave of pairs that were in the pool already
     while True:
-        pool, waiting = _pool(rest, waiting, stream, size, len(pairs))
-        ended = len(pool) < size
+        room = size if left is None else min(size, len(rest) + left)
+        pool, waiting = _pool(rest, waiting, stream, room, len(pairs))
+        left = None if left is None else left - (len(pool) - len(rest))
         batches = pairs.cut(pool, shape)
-        if ended and (not waiting or len(pool) < _least(shape)):
-            # What still waits is less than a step, and a pair of it would stand in the last step twice: it is left out.
+        if len(pool) < size and (counted or not waiting or len(pool) < shape.micro_batches):
+            # What waits now is, under a token budget, less than a step and of the last step's pairs: it is left out.
             yield from _last_steps(pool, pairs, shape, rng)
             return
         if len(batches) < shape.micro_batches:  # they fill no step: make as many as it needs
@@ -243,11 +248,6 @@ def _steps(pairs: _Pairs, shape: Shape, rng: random.Random, wanted: int | None) 
         full, rest = _full_steps(_left_over_last(batches, shape, set(waiting)), shape)
         rng.shuffle(full)
         yield from full
-
-
-def _least(shape: Shape) -> int:
-    """The fewest pairs of which a full step can be made."""
-    return shape.pairs if shape.tokens is None else shape.micro_batches
 
 
 def _pool_size(n: int, shape: Shape, *, one_pass: bool) -> int:

@@ -143,7 +143,7 @@ def _row(length: int, seed: int, whole: bool, drawn: int) -> dict[str, Tensor]:
 
 
 def with_gaps(response: ResponseLogps, columns: Sequence[int] = (0, 1, 3)) -> ResponseLogps:
-    """The same responses with a masked place in front of each of these columns, as between turns: log-probs there are 0,
+    """The same responses with a masked place before each of these columns, as between turns: log-probs there are 0,
     and what is of no turn is -1."""
     width = response.mask.shape[1]
     order = [place for column in range(width) for place in ([-1] * columns.count(column) + [column])]

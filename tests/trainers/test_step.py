@@ -128,3 +128,35 @@ def test_two_processes_change_nothing(tiny_llava_folder: Path, tmp_path: Path) -
     launch(tmp_path / "settings.json", tmp_path / "two")
     train(settings.model_copy(update={"batch_size": 8, "accumulation": 1}), tmp_path / "one")
     same(tmp_path / "one", tmp_path / "two", rel=1e-3)
+
+
+def test_evaluation_reads_what_training_remembers_and_does_not_move_it() -> None:
+    spec = {
+        "bco_pair": {"delta": "running"}, "mpo": {"delta": "running"}, "beta_dpo": {"a": 0.5}, "dama": {},
+        "gamma_po": {"queue": 8},
+    }  # fmt: skip
+    objective = build_objective(spec)
+
+    def step(shift: float, n: int = 6) -> StepStatistics:
+        values = {name: torch.arange(n).double() / 10 for name in ("W", "L", "Wr", "Lr", "W~", "L~")}
+        more = {"W": values["W"] + shift, "W~": values["W~"] + shift, "score_gap": torch.full((n,), 0.3).double()}
+        return StepStatistics(values | more)
+
+    rules = StepRules(objective, seed=0)
+    (before,) = rules.look(objective, [step(5.0)], 0, training=False)
+    assert before.found["bco_pair"]["log_ratio_mean"] == 0.0, "nothing was trained on"
+    rules.look(objective, [step(2.0)], 1, training=True)
+    left = rules.as_json()
+    assert left["bco_pair"] == {"log_ratio_mean": pytest.approx(1.0), "log_ratio_count": 12.0}
+    for shift in (7.0, -3.0):
+        (found,) = rules.look(objective, [step(shift)], 0, training=False)
+        for loss in ("bco_pair", "mpo"):
+            assert found.found[loss]["log_ratio_mean"].item() == pytest.approx(1.0)
+        # M = 0.1 * 2 after one step of D = 2, whose deviation is 0: all weigh 1
+        beta = 0.1 * (1 + 0.5 * (shift - 0.2))
+        assert found.found["beta_dpo"]["beta"].item() == pytest.approx(max(beta, 1e-3))
+        assert rules.as_json() == left
+    (alone,) = StepRules(objective, seed=0).look(objective, [step(7.0)], 0, training=False)
+    (after,) = rules.look(objective, [step(7.0)], 0, training=False)
+    for loss, name in (("gamma_po", "target_margins"), ("dama", "betas")):
+        assert not torch.equal(alone.found[loss][name], after.found[loss][name]), "what training left is read"
