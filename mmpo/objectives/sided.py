@@ -138,7 +138,7 @@ def bco_pair(pairs: PairLogps, *, beta: Positive = 0.1, delta: float | Literal["
     2404.04656), the BCO part of InternVL's MPO. At policy = reference and delta = 0: 2 log 2.
 
     `delta: running` is the paper's, the mean of all rewards so far, this step's included, over its micro-batches and
-    processes (TRL's older code counted micro-batch by micro-batch); evaluation reads the mean that training has come to.
+    processes (TRL's older code counted micro-batch by micro-batch); evaluation reads what training has come to.
     A constant 0 is the pairwise form of TRL 1.
     """
     return per_pair(_bco(pairs, "bco_pair", beta, delta))
