@@ -167,7 +167,7 @@ class ShardWriter(Generic[Record]):
             self._commit()
 
     def reject(self, id: str, error: Quarantined) -> None:
-        """A source that gave no record, and why: what it raised, or `Quarantined("filter", "no_hallucination")`, say."""
+        """A source that gave none, and why: what it raised, or `Quarantined("filter", "no_hallucination")`, say."""
         self.rejects.add(id, error)
         self.counts.sources += 1
         self.counts.rejected += 1
