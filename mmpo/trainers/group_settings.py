@@ -1,4 +1,4 @@
-"""Settings of data that is drawn beside the pairs: how much of it, and which groups of scored responses. No torch here."""
+"""Settings of data drawn beside the pairs: how much of it, and which groups of scored responses. No torch here."""
 
 from __future__ import annotations
 

@@ -129,10 +129,10 @@ class PreferenceTrainer(RegularizedTrainer):
     # -- data -------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[EncodedPair]:
-        steps = numbered(self.schedule.steps, len(self.pairs))
-        batches: list[Any] = [
-            batch for step in steps for batch in step[self.args.process_index :: self.args.world_size]
-        ]
+        def mine(steps: Any) -> list[Any]:
+            return [batch for step in steps for batch in step[self.args.process_index :: self.args.world_size]]
+
+        batches = mine(numbered(self.schedule.steps, len(self.pairs)))
         data, collate = cast(Any, self.pairs), cast(Any, self.data_collator)
         for other in self.beside:
             sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled

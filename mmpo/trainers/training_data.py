@@ -35,8 +35,8 @@ from mmpo.trainers.views.view_maker import view_maker
 @dataclass(frozen=True)
 class TrainingData:
     """Pairs to train on and to evaluate on (maybe none), samples and groups to learn beside them, and the store of all
-    images. `dropped` counts by reason the pairs that could not be used, `truncated` the answers cut at their end; `add_views`
-    adds what the objective compares with to a batch."""
+    images. `dropped` counts by reason the pairs that could not be used, `truncated` the answers cut at their end;
+    `add_views` adds what the objective compares with to a batch."""
 
     pairs: EncodedPairs
     eval_pairs: EncodedPairs
