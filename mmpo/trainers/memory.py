@@ -7,7 +7,7 @@ a time, and layers are measured one at a time. Nothing that is measured is held 
 the step itself.
 
 Not in it: the temporary memory of the tower, which is gone before the policy's activations appear, and auxiliary
-samples.
+samples. Groups of responses are.
 """
 
 from __future__ import annotations

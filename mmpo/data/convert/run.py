@@ -216,10 +216,10 @@ def pairs_of(reader: Format, row: Row, context: SourceContext, ignore: Sequence[
         check_media(row.data, pairs, ignore)
         return pairs
     except Quarantined as error:
-        # LLaMA-Factory's columns have any names, and its reader says itself what is missing.
+        # LLaMA-Factory's columns have any names, and its reader says itself what is missing; groups reject nothing.
         if (
             error.reason in OTHERWISE
-            and reader is not LLAMAFACTORY
+            and reader not in (LLAMAFACTORY, RESPONSES)
             and is_question(row.data)
             and not has_rejected(row.data)
         ):
