@@ -47,6 +47,7 @@ def test_targets_by_name_and_by_pattern(vlm: VLM) -> None:
         (["q_proj", "qproj"], "no linear layer qproj"),
         ("nothing_like_this", "matches no linear layer"),
         (r"lm_head", "head can't be adapted"),
+        (r".*language_model.*", "language_model, which is no linear layer"),
     ],
 )
 def test_wrong_targets_are_named(vlm: VLM, targets: str | list[str], complaint: str) -> None:
