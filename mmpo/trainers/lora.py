@@ -43,6 +43,9 @@ def target_pattern(vlm: VLM, targets: str | list[str]) -> str:
     leaves = sorted({name.rpartition(".")[2] for name in inside})
     if targets == "language_model":
         wanted = leaves
+    elif targets == "all":
+        leaves = sorted({name.rpartition(".")[2] for name in linear if vlm.base.get_submodule(name) is not vlm.head})
+        return rf".*\.({'|'.join(leaves)})"
     elif isinstance(targets, str):
         head = [name for name, module in vlm.base.named_modules() if module is vlm.head]
         matched = [name for name in linear if re.fullmatch(targets, name)]

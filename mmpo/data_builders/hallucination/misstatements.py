@@ -1,8 +1,9 @@
 """A right description against the same one with one value wrong: another number, colour or place.
 
 A model is wrong about a colour in few of its descriptions, so its own mistakes are few pairs, and what they teach
-drowns in the pairs about objects. Every right description has values that can be put wrong. Each value of a kind is
-put wrong as often as it is put in another's place, so that no value becomes the better word.
+drowns in the pairs about objects. Every right description has values that can be put wrong. A thing gets the colour of
+another thing in the picture where it can, as that is how models confuse them. Each value of a kind is put wrong as often
+as it is put in another's place, so that no value becomes the better word.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mmpo.data.evidence import ACROSS, Truth
 from mmpo.data_builders.hallucination.detect import Detector
 from mmpo.data_builders.hallucination.repair import with_value
 from mmpo.data_builders.hallucination.value_questions import VALUE_KINDS
-from mmpo.text.described import same_color
+from mmpo.text.described import COLORS, same_color
 from mmpo.text.scene_claims import Claim, ClaimKind, Number
 
 Value = str | int
@@ -37,7 +38,8 @@ class Misstatement:
 class Misstater:
     """Puts values wrong; remembers which, over the descriptions of a unit of work, and keeps the balance.
 
-    `colors` are the wrong colours to choose from, as the annotations of the unit name them.
+    `colors` are the wrong colours to choose from, as the annotations of the unit name them, where no other thing in the
+    picture has another colour.
     """
 
     def __init__(self, detector: Detector, colors: Iterable[str]) -> None:
@@ -47,8 +49,8 @@ class Misstater:
         self.surplus: Counter[tuple[ClaimKind, Value]] = Counter()
 
     def misstate(self, text: str, truth: Truth, count: int, rng: random.Random) -> Iterator[Misstatement]:
-        """Up to `count` misstatements of a text in which nothing is wrong, another claim each; the kind with the fewest
-        so far comes first.
+        """Up to `count` misstatements of a text in which nothing is wrong, another claim each. Colours that another
+        thing in the picture could lend its own come first, then the kind with the fewest so far.
         """
         decided = self.detector.decided(text, truth)
         if any(right is False for _, right in decided):
@@ -56,7 +58,7 @@ class Misstater:
         claims = [claim for claim, right in decided if right and claim.kind in VALUE_KINDS]
         for _ in range(count):
             rng.shuffle(claims)
-            claims.sort(key=lambda claim: self.kinds[claim.kind])
+            claims.sort(key=lambda claim: (not _lent(claim, truth), self.kinds[claim.kind]))
             found = next((made for claim in claims if (made := self._of(text, claim, truth, rng))), None)
             if found is None:
                 return
@@ -70,7 +72,7 @@ class Misstater:
     def _of(self, text: str, claim: Claim, truth: Truth, rng: random.Random) -> tuple[Claim, Misstatement] | None:
         """The claim put wrong, where the balance allows it and exactly this claim becomes wrong by it."""
         right = claim.value.least if isinstance(claim.value, Number) else claim.value
-        others = self._others(claim.kind, right)
+        others = _lent(claim, truth) or self._others(claim.kind, right)
         rng.shuffle(others)
         for wrong in sorted(others, key=lambda value: -self.surplus[claim.kind, value]):
             if self.surplus[claim.kind, right] - self.surplus[claim.kind, wrong] >= 2:
@@ -90,3 +92,16 @@ class Misstater:
     def _only_wrong(self, text: str, claim: Claim, truth: Truth) -> bool:
         wrong = [(found.kind, found.name) for found, right in self.detector.decided(text, truth) if right is False]
         return wrong == [(claim.kind, claim.name)]
+
+
+def _lent(claim: Claim, truth: Truth) -> list[Value]:
+    """The colours of the other things in the picture, where the claim is about a colour that none of them has."""
+    if claim.kind != "color":
+        return []
+    found = [
+        same_color(color)
+        for name, items in sorted(truth.objects.items())
+        for item in items
+        if name != claim.name and isinstance(color := item.attributes.get("color"), str) and color.lower() in COLORS
+    ]
+    return [color for color in dict.fromkeys(found) if color != claim.value]
