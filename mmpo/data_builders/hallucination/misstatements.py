@@ -2,8 +2,8 @@
 
 A model is wrong about a colour in few of its descriptions, so its own mistakes are few pairs, and what they teach
 drowns in the pairs about objects. Every right description has values that can be put wrong. A thing gets the colour of
-another thing in the picture where it can, as that is how models confuse them. Each value of a kind is put wrong as often
-as it is put in another's place, so that no value becomes the better word.
+another thing in the picture where it can, as that is how models confuse them. Each value of a kind is put wrong as
+often as it is put in another's place, so that no value becomes the better word.
 """
 
 from __future__ import annotations
