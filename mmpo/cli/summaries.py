@@ -40,9 +40,7 @@ def _hallucination_build(result: Mapping[str, Any]) -> str:
     console.line(
         f"{result['description_pairs']:,} pairs about a hallucination, {result['omission_pairs']:,} about an "
         f"omission (chosen {result['chosen_words']:.1f} words, rejected {result['rejected_words']:.1f}), "
-        f"{result['question_pairs']:,} yes/no pairs{_answers(result)}, "
-        f"{_by_kind(result, 'value_pairs', 'about a value')}"
-        f"{_by_kind(result, 'misstatement_pairs', 'with one value put wrong')}"
+        f"{result['question_pairs']:,} yes/no pairs{_answers(result)}, {_values(result)}"
         f"from {result['images_used']:,} of {result['images']:,} images"
     )
     counts = result["counts"]
@@ -70,11 +68,11 @@ def _answers(result: Mapping[str, Any]) -> str:
     return f" (right answer {said})" if said and result["question_pairs"] else ""
 
 
-def _by_kind(result: Mapping[str, Any], key: str, about: str) -> str:
-    """The pairs about numbers, colours and places under a key of the result, by kind."""
-    pairs = {kind: count for kind, count in (result.get(key) or {}).items() if count}
+def _values(result: Mapping[str, Any]) -> str:
+    """The pairs from questions about numbers, colours and places, by kind."""
+    pairs = {kind: count for kind, count in (result.get("value_pairs") or {}).items() if count}
     said = ", ".join(f"{kind} {count:,}" for kind, count in pairs.items())
-    return f"{sum(pairs.values()):,} pairs {about} ({said}), " if pairs else ""
+    return f"{sum(pairs.values()):,} pairs about a value ({said}), " if pairs else ""
 
 
 def _pairs_made(result: Mapping[str, Any], sources: str) -> str:

@@ -149,10 +149,9 @@ class HallucinationPairs(Builder[BuildSettings, AnnotatedImage, BuildResult]):
 
     def notes(self, result: BuildResult) -> str:
         return (
-            f"{result.description_pairs} description pairs and {result.omission_pairs} about an omission"
-            f"{_misstated(result.misstatement_pairs)} (chosen {result.chosen_words} words, rejected "
-            f"{result.rejected_words}), {result.question_pairs} yes/no pairs (right answer "
-            f"{answers_line(result.question_answers)}), pairs from questions about "
+            f"{result.description_pairs} description pairs and {result.omission_pairs} about an omission (chosen "
+            f"{result.chosen_words} words, rejected {result.rejected_words}), {result.question_pairs} yes/no pairs "
+            f"(right answer {answers_line(result.question_answers)}), pairs from questions about "
             f"{kinds_line(result.value_pairs)}.\n\n"
             f"Description pairs whose rejected side is wrong, by kind of claim: {kinds_line(result.corrected)}.\n\n"
             + "".join(f"Warning: {warning}.\n\n" for warning in result.warnings)
@@ -212,11 +211,6 @@ def answers_line(answers: Mapping[str, int]) -> str:
     return ", ".join(f"{answer} in {count:,}" for answer, count in answers.items())
 
 
-def _misstated(kinds: Mapping[str, int]) -> str:
-    """`, about a wrong value (count 12, color 3)`; empty without such pairs."""
-    return f", about a wrong value ({kinds_line(kinds)})" if kinds else ""
-
-
 def kinds_line(kinds: Mapping[str, int]) -> str:
     """`count 12, color 3`"""
     return ", ".join(f"{kind} {count:,}" for kind, count in kinds.items())
@@ -235,8 +229,7 @@ def _result(units: Units[AnnotatedImage], written: Written, choice: dict[str, in
     }
     totals = total["totals"]
     described, asked = totals["description_pairs"], counts["questions"].get("paired", 0)
-    misstated = {kind: count for kind in VALUE_KINDS if (count := totals[f"misstated_{kind}"])}
-    texts = described + totals["omission_pairs"] + sum(misstated.values())
+    texts = described + totals["omission_pairs"]
 
     def share(part: float, whole: int) -> float:
         return round(part / whole, 4) if whole else 0.0
@@ -247,7 +240,6 @@ def _result(units: Units[AnnotatedImage], written: Written, choice: dict[str, in
         images_used=written.table["paired"],
         description_pairs=described,
         omission_pairs=totals["omission_pairs"],
-        misstatement_pairs=misstated,
         question_pairs=asked,
         counts=counts,
         chosen_words=share(totals["chosen_words"], texts),

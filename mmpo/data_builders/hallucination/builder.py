@@ -31,14 +31,12 @@ from mmpo.data_builders.hallucination.drafts import (
 from mmpo.data_builders.hallucination.generations import Generation, GenerationCache
 from mmpo.data_builders.hallucination.grammar.phrases import usual_namings
 from mmpo.data_builders.hallucination.judges import Judge, QuestionMaker, Rewriter
-from mmpo.data_builders.hallucination.misstatements import Misstater
 from mmpo.data_builders.hallucination.question_pairs import Interviewer
 from mmpo.data_builders.hallucination.questions import CoOccurrence
 from mmpo.data_builders.hallucination.segments import weighted_spans
 from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.errors import Quarantined
 from mmpo.files.images import load_image, read_image
-from mmpo.text.described import COLORS
 from mmpo.text.scene_claims import KINDS
 from mmpo.text.vocabulary import ObjectVocabulary
 
@@ -182,7 +180,6 @@ class HallucinationBuilder:
         wrong = [draft for draft in fresh if not draft.drop_reason]
         self.drafter.word(wrong, namings)
         first: dict[str, tuple[str, str]] = {}
-        misstater = Misstater(self.drafter.detector, _colors(sources))
         for draft in drafts:
             source = owners[draft.image.id]
             rows = self._rows(source, draft, tally) if draft in wrong else []
@@ -193,16 +190,10 @@ class HallucinationBuilder:
             if rows:
                 first.setdefault(draft.image.id, (rows[0]["chosen"], rows[0]["rejected"]))
             complete = rows[0]["chosen"] if rows else draft.text if draft.drop_reason == "nothing_hallucinated" else ""
-            if not complete:
-                continue
-            for omission in self._omissions(source, complete, _number(draft)):
+            for omission in self._omissions(source, complete, _number(draft)) if complete else ():
                 source.pairs.append(omission)
                 tally.totals["omission_pairs"] += 1
                 tally.count_words(omission)
-            for row in self._misstatements(source, complete, _number(draft), misstater):
-                source.pairs.append(row)
-                tally.totals[f"misstated_{row['provenance']['claim']}"] += 1
-                tally.count_words(row)
         return first
 
     def _drafts(self, source: SourceImage, tally: HallucinationCounts) -> list[Draft]:
@@ -280,7 +271,8 @@ class HallucinationBuilder:
         """
         rng = random.Random(f"{self.settings.seed}/omission/{source.image.id}/{sample}")
         said = sorted(named(self.objects.check(text, source.truth)))
-        count = _drawn(self.settings.omission_share, rng)
+        wanted, rest = divmod(self.settings.omission_share, 1)
+        count = int(wanted) + (rng.random() < rest)
         if len(said) < 2:
             return
         for number, omitted in enumerate(rng.sample(said, min(count, len(said)))):
@@ -298,27 +290,6 @@ class HallucinationBuilder:
                 kind="omission",
                 sample=sample,
                 omitted=omitted,
-            )
-
-    def _misstatements(
-        self, source: SourceImage, text: str, sample: int, misstater: Misstater
-    ) -> Iterator[dict[str, Any]]:
-        """Pairs that prefer a right description to the same one with a wrong number, colour or place."""
-        rng = random.Random(f"{self.settings.seed}/misstatement/{source.image.id}/{sample}")
-        count = _drawn(self.settings.misstatement_share, rng)
-        for number, made in enumerate(misstater.misstate(text, source.truth, count, rng)):
-            yield self._row(
-                source,
-                f"m{sample}" + (f"-{number}" if number else ""),
-                source.prompt,
-                text,
-                made.text,
-                kind="misstatement",
-                sample=sample,
-                claim=made.kind,
-                object=made.name,
-                right=str(made.right),
-                wrong=str(made.wrong),
             )
 
     # ---- questions
@@ -357,19 +328,6 @@ class HallucinationBuilder:
             "rejected": rejected,
             "provenance": {**provenance, **about},
         }
-
-
-def _drawn(share: float, rng: random.Random) -> int:
-    """A whole number of pairs that is `share` on the mean."""
-    whole, rest = divmod(share, 1)
-    return int(whole) + (rng.random() < rest)
-
-
-def _colors(sources: Iterable[SourceImage]) -> list[str]:
-    """The colours that the annotations of the pictures name, and the reader knows."""
-    items = (item for source in sources for items in source.truth.objects.values() for item in items)
-    found = (item.attributes.get("color") for item in items)
-    return [color for color in found if isinstance(color, str) and color.lower() in COLORS]
 
 
 def _number(draft: Draft) -> int:

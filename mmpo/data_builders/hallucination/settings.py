@@ -243,15 +243,6 @@ class BuildSettings(Settings):
             "half of the descriptions). Keeps the model from learning only to say less; 0 builds none."
         ),
     )
-    misstatement_share: float = Field(
-        0.0,
-        ge=0,
-        le=4,
-        description=(
-            "For each description, once right, so many pairs whose rejected side is the same with one wrong number, "
-            "colour or place, of those that rules decide. For kinds in which the model is seldom wrong; 0 builds none."
-        ),
-    )
     variants: int = Field(
         1,
         ge=1,
@@ -315,9 +306,6 @@ class BuildResult(BaseModel):
     images_used: int = Field(description="Images that gave at least one pair.")
     description_pairs: int
     omission_pairs: int = Field(description="Pairs whose rejected side leaves out a true object.")
-    misstatement_pairs: dict[str, int] = Field(
-        default={}, description="Pairs whose rejected side has one wrong value, by kind of claim."
-    )
     question_pairs: int = Field(description="Pairs from yes/no questions.")
     counts: dict[str, dict[str, int]] = Field(
         description=(

@@ -160,25 +160,6 @@ def test_no_omission_pairs_where_none_are_wanted(parrot_folder: Path, world: Pat
     assert result.omission_pairs == 0 and not pairs_of(tmp_path, "omission")
 
 
-def test_misstatement_pairs_put_one_true_value_wrong(parrot_folder: Path, world: Path, tmp_path: Path) -> None:
-    wanted = {"correct": list(KINDS), "misstatement_share": 1.5, "omission_share": 0.0, "qa": None}
-    result = build(settings(parrot_folder, world, **wanted), tmp_path)
-    images = {image.id: image for image in read_annotations(world)}
-    detector = Detector(ObjectVocabulary.from_names(sorted({name for scene in SCENES for name in scene})), KINDS)
-    pairs = pairs_of(tmp_path, "misstatement")
-    assert Counter(pair.provenance["claim"] for pair in pairs) == Counter(result.misstatement_pairs)
-    assert sum(result.misstatement_pairs.values()) == len(pairs) > 0
-    assert set(result.misstatement_pairs) == {"count", "place"}  # no colours are marked in this world
-    for pair in pairs:
-        truth = detector.truth(images[pair.provenance["source"]])
-        assert not hallucinated(detector.check(pair.chosen_text, truth))
-        (wrong,) = hallucinated(detector.check(pair.rejected_text, truth))
-        assert (wrong.kind, wrong.name) == (pair.provenance["claim"], pair.provenance["object"])
-    assert len({pair.id for pair in pairs}) == len(pairs)
-    kinds = ", ".join(f"{kind} {count}" for kind, count in result.misstatement_pairs.items())
-    assert f"about a wrong value ({kinds})" in json.loads((tmp_path / "pairs" / "card.json").read_text())["notes"]
-
-
 def test_question_pairs_are_balanced_and_right(built: tuple[Path, BuildResult], world: Path) -> None:
     folder, result = built
     images = {image.id: image for image in read_annotations(world)}
