@@ -46,12 +46,20 @@ class Objective:
         """What its losses read besides the policy's log-probs: names of `mmpo.objectives.reads.READS`."""
         return frozenset(read for entry, given in self._at_both_ends() for read in entry.reads_of(given))
 
+    def without(self, *of: str) -> Objective:
+        """Without the terms of auxiliary answers, say."""
+        weights = {name: weight for name, weight in self.weights.items() if OBJECTIVES[name].of not in of}
+        return replace(self, weights=weights)
+
     def on_pairs_alone(self) -> Objective:
-        """Without the terms that need auxiliary answers: what can be evaluated on pairs."""
-        return Objective(
-            {name: weight for name, weight in self.weights.items() if OBJECTIVES[name].of != "auxiliary"},
-            self.parameters,
-        )
+        """What can be evaluated on pairs: without the terms of auxiliary answers and of groups of responses. Where all
+        are of groups they stay, for pairs can be groups (`mmpo.objectives.groups.with_own_groups`)."""
+        return self if self.of_groups_alone else self.without("auxiliary", "groups")
+
+    @property
+    def of_groups_alone(self) -> bool:
+        """True if all its terms are of groups of responses."""
+        return all(OBJECTIVES[name].of == "groups" for name in self.weights)
 
     @property
     def views(self) -> tuple[ViewSpec, ...]:

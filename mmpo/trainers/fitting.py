@@ -24,6 +24,16 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
         found.append(
             ("auxiliary", "auxiliary data has no effect on this objective", "add auxiliary: {weight: 0.5} to it")
         )
+    if "groups" in objective.reads and settings.groups is None:
+        found.append(
+            (
+                "objective",
+                "the objective reads groups of scored responses, and there are none",
+                "set groups.data: a folder of groups, or of pairs, each a group of two",
+            )
+        )
+    if settings.groups is not None and "groups" not in objective.reads:
+        found.append(("groups", "groups of responses have no effect on this objective", "use nca or infonca"))
     if not objective.on_pairs_alone().weights:
         found.append(
             ("objective", "auxiliary goes with a loss on the pairs", "to learn answers alone, use sft on pairs")

@@ -163,7 +163,7 @@ Told = Callable[[World], dict[str, Any]]
 
 SAYINGS: Mapping[str, Told] = {
     "a schedule": lambda world: {"objective": {"dpo": {"beta": MOVING}, "sft": {"weight": MOVING}}},
-    "a ratio": lambda world: {"objective": {"dpo": {"ratio": {"ld": {"alpha": MOVING}}}, "ipo": {"ratio": "dense"}}},
+    "a ratio": lambda world: {"objective": {"dpo": {"ratio": {"ld": {"alpha": MOVING}}}, "hinge": {"ratio": "dense"}}},
     "weights of pairs": lambda world: {"objective": {"hinge": {"times": {"madpo": {"tau": 1.0}, "wpo": None}}}},
     "a schedule of a rule": lambda world: {"objective": {"beta_dpo": {"beta": MOVING, "ratio": "ld"}, "aot": {}}},
     "an adapter": lambda world: {"reference": {"adapter": str(world.guide)}},
