@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from mmpo.data.pair import PreferencePair, text_message
-from mmpo.data.shards import PairWriter
+from mmpo.data.responses import ResponseGroup, ScoredResponse
+from mmpo.data.shards import PairWriter, ResponseWriter
 from mmpo.files.images import encode_image
 from mmpo.models.families.loading import load_vlm
 from mmpo.objectives import OBJECTIVES
@@ -35,12 +36,13 @@ KINDS = ("image", "images", "video")
 @dataclass(frozen=True)
 class World:
     """A saved model and what lies beside it: `pairs` of one turn, some of several in `talks`, a `bank` of responses of
-    the reference, a `guide` to compare with."""
+    the reference, `groups` of three scored answers, a `guide` to compare with."""
 
     model: Path
     pairs: Path
     talks: Path
     bank: Path
+    groups: Path
     guide: Path
 
 
@@ -52,6 +54,9 @@ def make_world(kind: str, folder: Path) -> World:
         model = save_video_model("llava_next_video", folder / "model", **SMALL)
     else:
         model = save_tiny_llava(folder / "model", text=SMALL)
+    with ResponseWriter(folder / "groups") as writer:
+        for pair in made[:6]:
+            writer.add(_group(pair))
     rows = [{"id": pair.id, "texts": ["A red cup.", "There is a dog."][: 1 + k % 2]} for k, pair in enumerate(made)]
     (folder / "bank.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     vlm = add_lora(load_vlm(model), LoraSettings(rank=2))
@@ -64,6 +69,7 @@ def make_world(kind: str, folder: Path) -> World:
         _written(folder / "pairs", made),
         _written(folder / "talks", [_talk(pair) for pair in made]),
         folder / "bank.jsonl",
+        folder / "groups",
         folder / "guide",
     )
 
@@ -122,12 +128,19 @@ def _talk(pair: PreferencePair) -> PreferencePair:
     return replace(pair, chosen=[*pair.chosen, *more], rejected=[*pair.rejected, *more])
 
 
+def _group(pair: PreferencePair) -> ResponseGroup:
+    texts = ((pair.chosen_text, 1.0), (pair.rejected_text, 0.2), ("Two trees.", 0.0))
+    answers = [ScoredResponse(text, score) for text, score in texts]
+    return ResponseGroup(pair.id, pair.prompt, answers, pair.images, pair.videos)
+
+
 # ---- the recipe of an objective
 
 NEEDS: Mapping[str, Callable[[World], dict[str, Any]]] = {
     "weights": lambda world: {"token_weights": {"changed": 3.0, "insertions": True}},
     "turns": lambda world: {"pairs": str(world.talks)},
     "auxiliary": lambda world: {"auxiliary": {"data": str(world.pairs), "per_pair": 0.5}},
+    "groups": lambda world: {"groups": {"data": str(world.groups)}},
     "samples": lambda world: {"samples_from": {"data": str(world.bank)}},
     "second_reference": lambda world: {"references": {"second": {"adapter": str(world.guide)}}},
 }

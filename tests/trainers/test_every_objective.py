@@ -25,7 +25,6 @@ from mmpo.progress import reporting
 from mmpo.recipes import dump, read
 from mmpo.runs import RunFolder
 from mmpo.trainers.regularizers.settings import RegularizerSettings
-from mmpo.trainers.settings import TrainSettings
 from tests.tiny_videos import openable
 from tests.trainers.objective_worlds import KINDS, World, make_world, objective_of, train_section
 
@@ -128,14 +127,8 @@ def check_resumes(section: Mapping[str, Any], folder: Path) -> None:
     assert (stopped / adapter).read_bytes() == (whole / adapter).read_bytes()
 
 
-def skip_without_groups(name: str) -> None:
-    if OBJECTIVES[name].of == "groups" and "groups" not in TrainSettings.model_fields:
-        pytest.skip("a recipe can't name groups of responses yet")
-
-
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_it_trains_on_images(name: str, worlds: Worlds, tmp_path: Path) -> None:
-    skip_without_groups(name)
     section = train_section(worlds("image"), objective_of(OBJECTIVES[name]), max_steps=2, save_steps=None)
     assert trained(section, tmp_path / "run")["steps"] == 2
     check_trained(tmp_path / "run", 2)
@@ -146,7 +139,6 @@ def test_it_trains_on_images(name: str, worlds: Worlds, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_it_trains_on_all_and_resumes(name: str, kind: str, worlds: Worlds, tmp_path: Path, openable: None) -> None:
     """In two micro-batches a step, evaluated on the way."""
-    skip_without_groups(name)
     world = worlds(kind)
     section = train_section(
         world, objective_of(OBJECTIVES[name]), max_steps=STEPS, save_steps=5, batch_size=2, accumulation=2,
