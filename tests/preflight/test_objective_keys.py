@@ -29,8 +29,8 @@ def refusal(section: dict[str, Any], folder: Path, said: dict[str, Any]) -> User
 
 
 SPAN = "must be a number, or {from: NUMBER, to: NUMBER, over: SHARE}"
-SECOND = {"objective": {"mrpo": {}}}
-TYPO = {"objective": {"typo": {"lam": 1.0}}}
+SECOND: dict[str, Any] = {"objective": {"mrpo": {}}}
+TYPO: dict[str, Any] = {"objective": {"typo": {"lam": 1.0}}}
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"objective": {}}, "train.objective: must not be empty"),

@@ -63,7 +63,7 @@ def make_world(kind: str, folder: Path) -> World:
     for name, parameter in vlm.model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    vlm.model.save_pretrained(folder / "guide")
+    vlm.model.save_pretrained(str(folder / "guide"))
     return World(
         model,
         _written(folder / "pairs", made),
@@ -92,7 +92,7 @@ def _shown(kind: str) -> list[PreferencePair]:
             frames = clip(number, frames=2)
             shown = replace(shown, images=[], videos=[{"frames": list(frames.frames), "times": list(frames.times)}])
         else:
-            shown = replace(shown, images=stills)
+            shown = replace(shown, images=[*stills])
         found.append(shown)
     return found
 
