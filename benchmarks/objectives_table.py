@@ -32,6 +32,7 @@ import shutil
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import cells
 from benchmarks.objectives_rows import METRICS, UNTUNED, pooled_rows, ranks, table
+from mmpo.cli.logs import silence_libraries
 from mmpo.data_builders.hallucination.build import build
 from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.demo import model_path
@@ -110,7 +112,7 @@ def prepare(args: argparse.Namespace, seed: int) -> dict[str, Any]:
         result = build(BuildSettings.model_validate(cells.own_descriptions(args, folder, seed)), folder / "build")
         settings = cells.held_out(args, folder, seed, "", ["pope", "chair"]) | {"adapter": None}
         found = cells.measured(folder / "eval", UNTUNED, settings, tuple(METRICS.values()))
-        write_json(done, {"pairs": result.pairs, "metrics": _named(found, "after")})
+        write_json(done, {"pairs": result.description_pairs + result.question_pairs, "metrics": _named(found, "after")})
     return dict(read_json(done))
 
 
@@ -169,10 +171,12 @@ def seconds_a_step(rows: Iterable[Mapping[str, Any]], batch_size: int) -> float:
     return statistics.mean(batch_size / row["pairs_per_second"] for row in rows if "pairs_per_second" in row)
 
 
-def _one_thread() -> None:
+def _start_process() -> None:
+    silence_libraries()
     import torch
 
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore", FutureWarning)  # notices of transformers about coming versions
 
 
 # ---- the order of work
@@ -185,7 +189,7 @@ def run_all(args: argparse.Namespace, works: Sequence[Work]) -> list[str]:
     if not left:
         return failed
     start, spent = time.monotonic(), []
-    with ProcessPoolExecutor(args.jobs, get_context("spawn"), _one_thread) as pool:
+    with ProcessPoolExecutor(args.jobs, get_context("spawn"), _start_process) as pool:
         for seed in pool.map(prepare, [args] * 99, sorted({work.seed for work in left})):
             print(f"{seed['pairs']} pairs are built, the untuned model is measured", flush=True)
         running = {pool.submit(run_cell, args, work): work for work in left}
