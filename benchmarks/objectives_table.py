@@ -119,7 +119,7 @@ def prepare(args: argparse.Namespace, seed: int) -> dict[str, Any]:
 def run_cell(args: argparse.Namespace, work: Work) -> dict[str, Any]:
     """Train and measure one cell; everything but its numbers is removed afterwards."""
     folder = args.out / f"seed-{work.seed}"
-    start = time.monotonic()
+    start, spent = time.monotonic(), time.process_time()
     settings = {
         **cells.equal_training(args, folder / "build" / "pairs", work.seed),
         "learning_rate": work.rate,
@@ -142,6 +142,7 @@ def run_cell(args: argparse.Namespace, work: Work) -> dict[str, Any]:
         "accuracy": (result["last_eval"] or {}).get("eval_rewards/accuracies"),
         "seconds_a_step": seconds_a_step(rows, args.batch_size),
         "seconds": round(time.monotonic() - start, 1),
+        "processor_seconds": round(time.process_time() - spent, 1),
     }
     write_json(work.file(args.out), numbers)
     shutil.rmtree(folder / "train" / name)
