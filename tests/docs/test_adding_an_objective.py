@@ -1,4 +1,4 @@
-"""docs/adding-an-objective.md, as a reader would follow it: its files are written, its commands and its test are run."""
+"""docs/adding-an-objective.md, followed as a reader would: its files are written, its commands and its test run."""
 
 from __future__ import annotations
 
