@@ -70,7 +70,7 @@ OWN: dict[str, dict[str, Any]] = {
     "cdpo": {"parameters": {"eps": 0.1}},  # 0, its default, is dpo
     **{name: {"train": {"token_weights": {"changed": 5.0}}} for name in ("span_dpo", "dense_dpo", "dpo_bmc")},
     "subset_dpo": {"train": {"token_weights": {"changed": 1.0}}},
-    **{name: {"train": {"corruption": {"kind": "diffusion_pixels"}}} for name in ("vdpo", "povid", "tpo")},
+    **{name: {"train": {"corruption": {"kind": "diffusion_pixels"}}} for name in ("vdpo", "povid")},
 }
 """What an objective needs beside its name."""
 
