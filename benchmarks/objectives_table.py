@@ -244,7 +244,7 @@ def parser() -> argparse.ArgumentParser:
     known.add_argument("--test", type=int, default=100, help="held-out scenes")
     known.add_argument("--steps", type=int, default=100)
     known.add_argument("--batch-size", type=int, default=8)
-    known.add_argument("--held-out", type=float, default=0.1, help="share of the pairs that drift is measured on")
+    known.add_argument("--held-out", type=float, default=0.05, help="share of the pairs that drift is measured on")
     known.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3], help="learning rates to try")
     known.add_argument("--rate-seed", type=int, default=9, help="the seed that they are tried on")
     known.add_argument("--rate", type=float, help="this learning rate for all, and nothing is tried")
