@@ -3,8 +3,9 @@
     python benchmarks/objectives_table.py --out runs/objectives [--only simpo orpo] [--seeds 0 1 2] [--jobs 2] [--quick]
 
 Each objective has the parameters that it has by default and is trained alone, without an SFT term beside it; `--only`
-selects, `--list` names all. Every seed draws its scenes, builds its pairs once (the model's descriptions with their
-mistakes edited out against the descriptions, and its wrong answers to questions) and asks the untuned model once.
+selects, `--list` names all. Every seed draws its scenes, builds its pairs once (those of the recipe `demo`: the model's
+descriptions with their mistakes edited out against the descriptions, pairs about what it left out, and its wrong
+answers to questions) and asks the untuned model once. A cell takes about two minutes of one core.
 
 The learning rate follows one rule, chosen before any number of the table was made. Adam undoes the scale of a gradient,
 so no rate can be had from the scale of a loss; what differs is how soon its gradient dies down, and that is alike
@@ -16,8 +17,8 @@ stops naming things nor one that goes on inventing wins. The whole sweep stands 
 Measured on held-out scenes: CHAIR_i, object recall, tokens a description, POPE adversarial F1, each with its 95%
 interval over scenes (the adapters as they are; seeds hold out different scenes, so variances add); on held-out pairs
 how far the log-probs of chosen and rejected responses moved (displacement), with the range over seeds; seconds a step,
-evaluations left out. Ranks are by CHAIR_i among those that keep recall within `--recall-loss` points of the untuned
-model's; an objective shares the rank of the best one whose interval it overlaps.
+evaluations left out. Ranks go by that harmonic mean (`balance`), and an objective shares the rank of the best one whose
+interval it overlaps.
 
 One file a cell: killed and run again it goes on, and no finished cell is done again; with other arguments it refuses.
 Cells that fail are named, nothing stands in the table for them, and the command ends with 1. Writes results.json and
@@ -43,7 +44,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import cells
-from benchmarks.objectives_rows import METRICS, UNTUNED, pooled_rows, ranks, table
+from benchmarks.objectives_rows import METRICS, UNTUNED, balance, pooled_rows, ranks, table
 from mmpo.cli.logs import silence_libraries
 from mmpo.data_builders.hallucination.build import build
 from mmpo.data_builders.hallucination.settings import BuildSettings
@@ -208,12 +209,6 @@ def run_all(args: argparse.Namespace, works: Sequence[Work]) -> list[str]:
     return failed
 
 
-def score(numbers: Mapping[str, Any]) -> float:
-    """The harmonic mean of 1 - CHAIR_i and object recall, in percent: what chooses a rate."""
-    right, recall = 100 - numbers["metrics"]["CHAIR_i"]["value"], numbers["metrics"]["object recall"]["value"]
-    return 2 * right * recall / max(right + recall, 1e-9)
-
-
 def sweep(args: argparse.Namespace, families: Iterable[str]) -> dict[str, list[Work]]:
     """The trainings that choose the rate of each family."""
     return {
@@ -227,7 +222,7 @@ def chosen_rates(args: argparse.Namespace, swept: Mapping[str, Sequence[Work]]) 
     found = {}
     for family, works in swept.items():
         if all(work.file(args.out).exists() for work in works):
-            scores = {work.rate: score(read_json(work.file(args.out))) for work in works}
+            scores = {work.rate: balance(read_json(work.file(args.out))["metrics"])["value"] for work in works}
             found[family] = {"by": works[0].name, "scores": scores, "rate": max(scores, key=lambda r: (scores[r], -r))}
     return found
 
@@ -248,14 +243,13 @@ def parser() -> argparse.ArgumentParser:
     known.add_argument("--rates", type=float, nargs="+", default=[1e-4, 3e-4, 1e-3], help="learning rates to try")
     known.add_argument("--rate-seed", type=int, default=9, help="the seed that they are tried on")
     known.add_argument("--rate", type=float, help="this learning rate for all, and nothing is tried")
-    known.add_argument("--recall-loss", type=float, default=5.0, help="recall, in points, that ranks allow to lose")
-    known.add_argument("--omission-share", type=float, default=0.0, help="mmpo's own counterweight in the pairs")
+    known.add_argument("--omission-share", type=float, default=2.0, help="as in the recipe `demo`; 0 for none")
     known.add_argument("--resamples", type=int, default=2000)
     known.set_defaults(learning_rate=None)
     return known
 
 
-FREE = ("out", "seeds", "only", "list", "jobs", "recall_loss")
+FREE = ("out", "seeds", "only", "list", "jobs")
 """Arguments that may change from call to call."""
 
 
@@ -301,7 +295,7 @@ def main() -> None:
     failed += run_all(args, works)
     seeds = gather(args, works)
     rows = pooled_rows(seeds, names)
-    results = {"arguments": given, "rates": rates, "seeds": seeds, "rows": rows, "ranks": ranks(rows, args.recall_loss)}
+    results = {"arguments": given, "rates": rates, "seeds": seeds, "rows": rows, "ranks": ranks(rows)}
     write_json(args.out / "results.json", results)
     write_text(args.out / "table.md", table(results))
     print(table(results))

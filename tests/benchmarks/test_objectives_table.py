@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks import objectives_table as comparison
-from benchmarks.objectives_rows import METRICS, UNTUNED, pooled, pooled_rows, ranks, table
+from benchmarks.objectives_rows import METRICS, UNTUNED, balance, pooled, pooled_rows, ranks, table
 from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.trainers.fitting import check_objective
 from mmpo.trainers.settings import TrainSettings
@@ -52,9 +52,16 @@ def test_intervals_of_seeds_add_as_variances() -> None:
     assert together == {"value": 15, "low": 15 - 5 / 2, "high": 15 + math.sqrt(8) / 2}
 
 
-def test_ranks_are_shared_where_intervals_overlap_and_recall_must_be_kept() -> None:
-    rows = {UNTUNED: cell(20), "a": cell(5), "b": cell(8), "c": cell(12), "mute": cell(1, recall=40)}
-    assert ranks(rows, recall_loss=5) == {"a": 1, "b": 1, "c": 3}
+def test_balance_moves_with_both_and_its_interval_with_theirs() -> None:
+    assert balance(cell(10)["metrics"])["value"] == 90
+    found = balance(cell(20, recall=80, width=4)["metrics"])
+    assert found["value"] == 80 and found["low"] == pytest.approx(80 - math.hypot(2, 2))
+    assert balance(cell(0, recall=0)["metrics"])["value"] == 0
+
+
+def test_ranks_are_shared_where_intervals_overlap() -> None:
+    rows = {UNTUNED: cell(20), "b": cell(8), "a": cell(6), "mute": cell(1, recall=40), "c": cell(16)}
+    assert ranks(rows) == {"a": 1, "b": 1, "c": 3, "mute": 4}
 
 
 def test_the_table_has_those_that_every_seed_has() -> None:
@@ -62,8 +69,13 @@ def test_the_table_has_those_that_every_seed_has() -> None:
     rows = pooled_rows(seeds, ["dpo", "orpo"])
     assert list(rows) == [UNTUNED, "dpo"] and rows["dpo"]["metrics"]["CHAIR_i"]["value"] == 9
     rates = {"summed log-ratios": {"by": "dpo", "scores": {1e-4: 80.0, 3e-4: 85.0}, "rate": 3e-4}}
-    shown = table({"rows": rows, "ranks": ranks(rows, 5), "seeds": seeds, "rates": rates})
-    assert "| 1 | `dpo` | 9.0 [7.6, 10.4] |" in shown and "-1.0 (-1.0 to -1.0)" in shown and "0.0003" in shown
+    shown = table({"rows": rows, "ranks": ranks(rows), "seeds": seeds, "rates": rates})
+    assert (
+        "| 1 | `dpo` | 90.5 [" in shown
+        and "| 9.0 [7.6, 10.4] |" in shown
+        and "-1.0 (-1.0 to -1.0)" in shown
+        and "0.0003" in shown
+    )
     assert "| summed log-ratios | `dpo` | 80.0 | **85.0** |" in shown and "Not in this table" in shown
     assert "orpo" not in shown
 
