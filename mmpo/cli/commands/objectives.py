@@ -22,7 +22,9 @@ app.add_typer(objectives_app, name="objectives")
 LinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")]
 PluginOption = Annotated[
     list[str] | None,
-    typer.Option("--plugin", metavar="MODULE", help="Import this module first: losses of your own.", show_default=False),
+    typer.Option(
+        "--plugin", metavar="MODULE", help="Import this module first: losses of your own.", show_default=False
+    ),
 ]
 
 
