@@ -43,6 +43,9 @@ def target_pattern(vlm: VLM, targets: str | list[str]) -> str:
     leaves = sorted({name.rpartition(".")[2] for name in inside})
     if targets == "language_model":
         wanted = leaves
+    elif targets == "all":
+        leaves = sorted({name.rpartition(".")[2] for name in linear if vlm.base.get_submodule(name) is not vlm.head})
+        return rf".*\.({'|'.join(leaves)})"
     elif isinstance(targets, str):
         head = [name for name, module in vlm.base.named_modules() if module is vlm.head]
         matched = [name for name in linear if re.fullmatch(targets, name)]
@@ -52,6 +55,12 @@ def target_pattern(vlm: VLM, targets: str | list[str]) -> str:
             )
         if set(matched) & set(head):
             raise UserError("lora.targets: the language-model head can't be adapted", hint="leave lm_head out")
+        named = (name for name, module in vlm.base.named_modules() if not isinstance(module, nn.Linear))
+        if other := next((name for name in named if re.fullmatch(targets, name)), None):
+            raise UserError(
+                f"lora.targets: {targets!r} matches {other}, which is no linear layer",
+                hint="let it end with the names of layers: …(q_proj|v_proj|fc1)",
+            )
         return targets
     else:
         if unknown := sorted(set(targets) - set(leaves)):

@@ -34,8 +34,9 @@ class LoraSettings(Settings):
     targets: str | list[str] = Field(
         default="language_model",
         description=(
-            "What is adapted: `language_model` (all its linear layers, not the head), a list of layer names inside the "
-            "language model such as [q_proj, v_proj], or one regular expression over full module names."
+            "What is adapted: `language_model` (all its linear layers, not the head), `all` (those of the vision tower "
+            "and the projector too), a list of layer names inside the language model such as [q_proj, v_proj], or one "
+            "regular expression over full module names."
         ),
     )
 

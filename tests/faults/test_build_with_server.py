@@ -92,6 +92,7 @@ def expected_reasons(world: Path) -> dict[str, tuple[str, str]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_build_on_a_bad_day(bad: tuple[Path, Record], parrot_folder: Path, world: Path, tmp_path: Path) -> None:
     run, seen = bad
     assert set(seen.faults) == {*FAULTS, "length"}, "every fault was met"

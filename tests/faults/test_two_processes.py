@@ -17,10 +17,13 @@ def world(parrot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Worl
     return World.make(tmp_path_factory.mktemp("world"), parrot_folder, 6)
 
 
-@pytest.mark.parametrize(
-    "command",
-    [pytest.param(name, marks=[pytest.mark.slow] if name == "eval" else []) for name in ("convert", *RUN_COMMANDS)],
-)
+COMMANDS = [
+    pytest.param(name, marks=[] if name in ("convert", "run") else pytest.mark.slow)
+    for name in ("convert", *RUN_COMMANDS)
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_the_second_command_names_the_first_and_leaves_it_alone(command: str, world: World, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = world.words(command, out)

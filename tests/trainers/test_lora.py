@@ -39,6 +39,11 @@ def test_targets_by_name_and_by_pattern(vlm: VLM) -> None:
     assert {name.rpartition(".")[2] for name in some} == {"q_proj", "v_proj"} and len(some) == 4
     tower = adapted(add_lora(tiny_llava(), LoraSettings(targets=r".*vision_tower.*\.(q|v)_proj")))
     assert tower and all("vision_tower" in name for name in tower)
+    both = adapted(add_lora(tiny_llava(), LoraSettings(targets="all")))
+    assert {part for part in ("vision_tower", "projector", "language_model") if any(part in name for name in both)} == {
+        "vision_tower", "projector", "language_model",
+    }  # fmt: skip
+    assert not any("lm_head" in name for name in both)
 
 
 @pytest.mark.parametrize(
@@ -47,6 +52,7 @@ def test_targets_by_name_and_by_pattern(vlm: VLM) -> None:
         (["q_proj", "qproj"], "no linear layer qproj"),
         ("nothing_like_this", "matches no linear layer"),
         (r"lm_head", "head can't be adapted"),
+        (r".*language_model.*", "language_model, which is no linear layer"),
     ],
 )
 def test_wrong_targets_are_named(vlm: VLM, targets: str | list[str], complaint: str) -> None:

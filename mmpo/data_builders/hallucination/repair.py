@@ -251,12 +251,23 @@ def _says_more(text: str, at: int, end: int, vocabulary: ObjectVocabulary) -> bo
 def _agreeing(before: str, after: str, name: str, vocabulary: ObjectVocabulary) -> str | None:
     """The edited sentence with verbs that fit the new numbers; None where the grammar can't compare the two."""
     old, new = (parse(sentence, vocabulary.find(sentence)) for sentence in (before, after))
-    if old is None or new is None or len(old.clauses) != len(new.clauses):
+    if old is not None and new is not None and _kinds(old) != _kinds(new):
+        # `two mugs stands`: a verb of the old number makes no clause with the new noun
+        for clause in old.clauses:
+            if clause.kind == "subject" and name in clause_names(clause):
+                after = after.replace(f" {clause.verb}", f" {conjugate(clause.verb, not is_many(clause.items))}", 1)
+        new = parse(after, vocabulary.find(after))
+        return after if new is not None and _kinds(old) == _kinds(new) else None
+    if old is None or new is None:
         return None
     if any(clause.kind == "whole" and name in clause_names(clause) for clause in (*old.clauses, *new.clauses)):
         return None
     clauses = tuple(_agreed(clause, was) for clause, was in zip(new.clauses, old.clauses, strict=True))
     return after if clauses == new.clauses else say(Sentence(clauses, new.end))
+
+
+def _kinds(sentence: Sentence) -> list[str]:
+    return [clause.kind for clause in sentence.clauses]
 
 
 def _agreed(clause: Clause, before: Clause) -> Clause:

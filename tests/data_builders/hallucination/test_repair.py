@@ -72,6 +72,8 @@ def test_mistakes(text: str, mistakes: list[tuple[str, str]]) -> None:
         ("There are three mugs and a dog.", "There are two mugs and a dog."),
         ("There are two dogs and a cat.", "There is a dog and a cat."),
         ("Two dogs are sleeping.", "A dog is sleeping."),
+        ("Two dogs sleep here.", "A dog sleeps here."),
+        ("Three mugs stand by a dog.", "Two mugs stand by a dog."),
         ("There is a blue car.", "There is a red car."),
         ("There is a red mug.", "There is an orange mug."),
         ("There is a dog. There are two blue cars in the middle.", "There is a dog. There is a red car on the left."),

@@ -13,9 +13,10 @@ from tools.demo_models import pretrain
 from tools.demo_models.assemble import build_model, build_processor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "begin",
-    [pytest.param(None, id="from-nothing"), pytest.param(model_path(), id="from-a-model", marks=pytest.mark.slow)],
+    [pytest.param(None, id="from-nothing"), pytest.param(model_path(), id="from-a-model")],
 )
 def test_training_interrupted_and_run_again_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: Path | None
