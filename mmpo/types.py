@@ -115,6 +115,18 @@ class ResponseLogps:
         """[b] number of scored tokens."""
         return self.mask.sum(dim=-1)
 
+    @property
+    def places(self) -> Tensor:
+        """[b, t] long, the place of each scored token among them, from 0. Of responses of several turns not its column:
+        the tokens between turns are masked and count nowhere."""
+        return self.mask.cumsum(dim=-1) - 1
+
+    def by_place(self, values: Tensor) -> Tensor:
+        """Values of tokens, [b, t], moved to the columns of their places; 0 behind the last one, [b, t]."""
+        columns = torch.where(self.mask, self.places, values.shape[1])
+        room = values.new_zeros(len(values), values.shape[1] + 1)
+        return room.scatter(1, columns, values)[:, :-1]
+
 
 @dataclass(frozen=True)
 class StepStatistics:

@@ -44,18 +44,25 @@ def _batch_beta(values: Mapping[str, Tensor], state: State, given: Mapping[str, 
     gaps, old = _gaps(values), given["momentum"]
     spread = gaps.std() if len(gaps) > 1 else gaps.new_zeros(())  # unbiased
     mean, std = (old * state[name].cpu() + (1 - old) * seen for name, seen in (("mean", gaps.mean()), ("std", spread)))
+    return _batch_beta_of(gaps, {"mean": mean, "std": std}, given, draw)
+
+
+def _batch_beta_as_it_is(values: Mapping[str, Tensor], state: State, given: Mapping[str, Any], draw: Draw) -> Looked:
+    """The same with M and S as training left them."""
+    return _batch_beta_of(_gaps(values), {name: value.cpu() for name, value in state.items()}, given, draw)
+
+
+def _batch_beta_of(gaps: Tensor, now: State, given: Mapping[str, Any], draw: Draw) -> Looked:
+    mean, std = now["mean"], now["std"]
     weights = torch.exp(-0.5 * ((gaps - mean) / std) ** 2) if std > 0 else torch.ones_like(gaps)
     kept = _drawn(weights, given["keep"], draw)
     beta = given["beta"] * (1 + given["a"] * (gaps[kept].mean() - mean))
-    return Looked(
-        {"kept": kept.double(), "keep_weights": weights, "beta": beta.clamp_min(LEAST_BETA)},
-        {"mean": mean, "std": std},
-    )
+    return Looked({"kept": kept.double(), "keep_weights": weights, "beta": beta.clamp_min(LEAST_BETA)}, now)
 
 
 @objective(
     "beta_dpo",
-    step=StepRule(log_sums, _batch_beta, {"mean": 0.0, "std": 0.0}),
+    step=StepRule(log_sums, _batch_beta, {"mean": 0.0, "std": 0.0}, look_without_training=_batch_beta_as_it_is),
     paper="arXiv 2407.08639",
     spec="4",
     identities=(Identity({"a": 0.0, "keep": 1.0}, "dpo"),),
@@ -72,7 +79,8 @@ def beta_dpo(
     """softplus(-beta_B D) on the kept pairs of a step, beta_B = max(beta (1 + a (mean_kept D - M)), 0.001): a step of
     clear pairs gets a larger beta. beta-DPO, Wu et al. 2024 (arXiv 2407.08639), with D itself, not beta D.
 
-    M and S are running mean and (unbiased) deviation of D from 0, moved with the whole step before they are used.
+    M and S are running mean and (unbiased) deviation of D from 0, moved with the whole step before they are used;
+    evaluation does not move them.
     int(N keep) of N pairs are drawn without replacement with weights e^(-((D-M)/S)^2/2), or 1 where S = 0; at least
     one. The loss is the mean over the kept pairs. a = 0 and keep = 1 is dpo.
     """

@@ -108,8 +108,9 @@ def kto(
     over all of them. Ethayarajh et al. 2024 (arXiv 2402.01306). At policy = reference and both weights 1: 1/2.
 
     z0 estimates the policy's divergence from the reference, max(0, mean log-ratio of mismatched rows: each question
-    and image with the answer of another), over the whole step and without gradient. A number is taken as it is, and no
-    row is scored for it.
+    and image with the answer of another), over the whole step and without gradient. The other is drawn from all of the
+    data, not shifted within the batch as in the paper (`mmpo.trainers.views.others`). A number is taken as it is, and
+    no row is scored for it.
     """
     point = found(pairs, "kto", "z0") if isinstance(z0, str) else z0
     a, b = log_ratios(pairs)

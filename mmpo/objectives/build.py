@@ -122,13 +122,17 @@ class Objective:
         rules = {entry.name: entry.rule_of(given) for entry, given in self._at_both_ends()}
         return {name: dict(rule.start()) for name, rule in rules.items() if rule is not None and rule.state}
 
-    def look(self, step: StepStatistics, states: States, *, seed: int) -> tuple[StepStatistics, States]:
-        """The step's statistics with what each loss's rule makes of them, and the states after the step. Schedules
-        must be numbers already (`at`)."""
+    def look(
+        self, step: StepStatistics, states: States, *, seed: int, training: bool = True
+    ) -> tuple[StepStatistics, States]:
+        """The step's statistics with what each loss's rule makes of them, and the states after the step: those before
+        it without `training`. Schedules must be numbers already (`at`)."""
         found, after = dict(step.found), dict(states)
         for entry, given in self._entries():
             if entry.rule_of(given) is not None:
-                found[entry.name], state = entry.look(step.values, states.get(entry.name), given, seed=seed)
+                found[entry.name], state = entry.look(
+                    step.values, states.get(entry.name), given, seed=seed, training=training
+                )
                 if state:
                     after[entry.name] = state
         return replace(step, found=found), after

@@ -37,7 +37,6 @@ def _imbalance(response: ResponseLogps, log_reward: float) -> Tensor:
     if response.reference is None:
         raise UserError("this objective needs reference log-probs, and scoring ran without a reference")
     flow = response.reference + response.read("eos_reference") - response.read("eos_policy")
-    places = response.mask.cumsum(-1)
-    flow = flow + log_reward * (places == response.lengths[:, None]) * response.mask
-    followed = response.mask[:, 1:]
-    return ((flow[:, :-1] - flow[:, 1:] + response.policy[:, :-1]) * followed).square().sum(-1)
+    flow = flow + log_reward * (response.places == response.lengths[:, None] - 1) * response.mask
+    flow, policy, mask = (response.by_place(values) for values in (flow, response.policy, response.mask))
+    return ((flow[:, :-1] - flow[:, 1:] + policy[:, :-1]) * mask[:, 1:]).square().sum(-1)

@@ -27,8 +27,11 @@ def phrase_numbers(response: ResponseLogps) -> Tensor:
             hint="set token_weights, or use data with chosen_weights and rejected_weights",
         )
     marked = (response.weights != 1) & response.mask
-    before = torch.nn.functional.pad(marked[:, :-1], (1, 0))
-    return (marked & ~before).cumsum(-1) * marked
+    # place by place: what lies between two turns ends no phrase
+    there = response.by_place(marked)
+    before = torch.nn.functional.pad(there[:, :-1], (1, 0))
+    numbers = (there & ~before).cumsum(-1)
+    return numbers.gather(1, response.places.clamp_min(0)) * marked
 
 
 def phrase_logps(response: ResponseLogps, numbers: Tensor, count: int) -> Tensor:

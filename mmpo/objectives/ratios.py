@@ -105,8 +105,7 @@ def sampled(response: ResponseLogps, pairs: PairLogps, *, draw: bool = False) ->
 @ratio("ld", reads=("lengths",), paper="arXiv 2409.06411")
 def length_desensitised(response: ResponseLogps, pairs: PairLogps, *, alpha: Share = 0.5) -> Tensor:
     """alpha for tokens beyond the length of the shorter response, else 1, as in ld_dpo."""
-    place = torch.arange(response.policy.shape[1], device=response.policy.device)
-    beyond = (place >= _common(pairs)[:, None]).to(response.policy.dtype)
+    beyond = (response.places >= _common(pairs)[:, None]).to(response.policy.dtype)
     return 1 - (1 - alpha) * beyond
 
 

@@ -202,18 +202,34 @@ class Registered:
         return f"{self.name}/" if self.common("ratio", given) else ""
 
     def look(
-        self, values: Mapping[str, Tensor], state: State | None, given: Values, *, seed: int, draw: Any = None
+        self,
+        values: Mapping[str, Tensor],
+        state: State | None,
+        given: Values,
+        *,
+        seed: int,
+        draw: Any = None,
+        training: bool = True,
     ) -> tuple[Mapping[str, Tensor], State]:
-        """What the loss reads of a whole step, of which all pairs' `values` [n] are given, and its state after it."""
+        """What the loss reads of a whole step, of which all pairs' `values` [n] are given, and its state after it.
+        Without `training` the pairs are only evaluated: they leave the state as it is."""
         rule = self.rule_of(given)
         assert rule is not None
-        return self._ruled(self.own(values, given), state, rule, given, draw or seeded_draw(seed))
+        draw = draw or seeded_draw(seed)
+        return self._ruled(self.own(values, given), state, rule, given, draw, training=training)
 
     def _ruled(
-        self, own: Mapping[str, Tensor], state: State | None, rule: StepRule, given: Values, draw: Draw
+        self,
+        own: Mapping[str, Tensor],
+        state: State | None,
+        rule: StepRule,
+        given: Values,
+        draw: Draw,
+        *,
+        training: bool = True,
     ) -> tuple[Mapping[str, Tensor], State]:
         state = {**rule.start(), **(state or {})}
-        return rule.look(own, state, self.values(given), draw) if rule.look is not None else ({}, state)
+        return rule.looked(own, state, self.values(given), draw, training=training)
 
 
 COMMON = tuple(Parameters.model_fields)

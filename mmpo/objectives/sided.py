@@ -29,7 +29,14 @@ def _mean_log_ratio(values: Mapping[str, Tensor], state: State, given: Mapping[s
     return Looked({"log_ratio_mean": mean}, {"log_ratio_mean": mean, "log_ratio_count": after})
 
 
-_RUNNING = StepRule(log_sums, _mean_log_ratio, {"log_ratio_mean": 0.0, "log_ratio_count": 0.0})
+def _mean_of_training(values: Mapping[str, Tensor], state: State, given: Mapping[str, Any], draw: Draw) -> Looked:
+    """The mean of what was trained on: pairs that are only evaluated do not move it. Before the first step it is 0."""
+    return Looked({"log_ratio_mean": state["log_ratio_mean"]}, state)
+
+
+_RUNNING = StepRule(
+    log_sums, _mean_log_ratio, {"log_ratio_mean": 0.0, "log_ratio_count": 0.0}, look_without_training=_mean_of_training
+)
 
 
 def _running(values: Mapping[str, Any]) -> StepRule | None:
@@ -131,7 +138,8 @@ def bco_pair(pairs: PairLogps, *, beta: Positive = 0.1, delta: float | Literal["
     2404.04656), the BCO part of InternVL's MPO. At policy = reference and delta = 0: 2 log 2.
 
     `delta: running` is the paper's, the mean of all rewards so far, this step's included, over its micro-batches and
-    processes (TRL's older code counted micro-batch by micro-batch). A constant 0 is the pairwise form of TRL 1.
+    processes (TRL's older code counted micro-batch by micro-batch); evaluation reads what training has come to.
+    A constant 0 is the pairwise form of TRL 1.
     """
     return per_pair(_bco(pairs, "bco_pair", beta, delta))
 

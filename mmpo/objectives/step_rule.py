@@ -59,15 +59,28 @@ def found(pairs: PairLogps, objective: str, name: str) -> Tensor:
 
 @dataclass(frozen=True)
 class StepRule:
-    """What a loss needs of a whole step. `state` are the names and values of its memory before the first step."""
+    """What a loss needs of a whole step. `state` are the names and values of its memory before the first step.
+    `look_without_training`: what it reads of pairs that are not trained on, where that is not what `look` makes of
+    them (because it moves its memory before it reads it). The state stays as it is then, whatever is returned."""
 
     statistics: Statistics = log_sums
     look: StepLook | None = None
     state: Mapping[str, float | tuple[float, ...]] = field(default_factory=dict)
+    look_without_training: StepLook | None = None
 
     def start(self) -> dict[str, Tensor]:
         """The state before the first step."""
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in self.state.items()}
+
+    def looked(
+        self, values: Mapping[str, Tensor], state: State, given: Mapping[str, Any], draw: Draw, *, training: bool
+    ) -> Looked:
+        """What the loss reads of these pairs, and its state after them: without `training` the one before."""
+        if self.look is None:
+            return Looked({}, state)
+        if training:
+            return self.look(values, state, given, draw)
+        return Looked((self.look_without_training or self.look)(values, state, given, draw).found, state)
 
 
 def seeded_draw(seed: int) -> Draw:

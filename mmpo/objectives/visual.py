@@ -174,7 +174,9 @@ def opa_dpo(
         terms = softplus(-beta * (a - b)) + image * softplus(-beta * visual)
         return per_pair(terms + anchor * softplus(delta - beta * a) + rejected_anchor * softplus(beta * b - delta))
     width = max(chosen.shape[1], rejected.shape[1])
-    a, b, visual = (pad(ratio, (0, width - ratio.shape[1])) for ratio in (chosen, rejected, clean - corrupted))
+    own, theirs = pairs.chosen.by_place, pairs.rejected.by_place
+    placed = (own(chosen), theirs(rejected), own(clean) - other.by_place(corrupted))
+    a, b, visual = (pad(ratio, (0, width - ratio.shape[1])) for ratio in placed)
     n_w, n_l = pairs.chosen.lengths, pairs.rejected.lengths
     mean = partial(_over_places, grid=grid)
     return per_pair(

@@ -189,7 +189,7 @@ class PreferenceTrainer(RegularizedTrainer):
         model.train(was_training)
         steps = gather_step(own, self.accelerator)
         for sample, step in zip(
-            samples, self._rules.look(now, steps, self.state.global_step + 1, keep=True), strict=True
+            samples, self._rules.look(now, steps, self.state.global_step + 1, training=True), strict=True
         ):
             sample["step"] = step
 
@@ -327,7 +327,7 @@ class PreferenceTrainer(RegularizedTrainer):
                 own = [objective.statistics(logps) for logps in waiting]
                 own = [{k: v[: len(v) * (i < len(mine))] for k, v in one.items()} for i, one in enumerate(own)]
                 steps = gather_step(own, self.accelerator)
-                steps = self._rules.look(objective.at(self._progress), steps, 0, keep=False)
+                steps = self._rules.look(objective.at(self._progress), steps, 0, training=False)
                 for i, (logps, step) in enumerate(zip(waiting, steps, strict=True)):
                     known = step.to(logps.chosen.policy.device) if i < len(mine) else None
                     count(replace(logps, step=known), i < len(mine))

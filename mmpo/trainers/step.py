@@ -78,12 +78,14 @@ class StepRules:
         }
 
     def look(
-        self, objective: Objective, steps: Sequence[StepStatistics], number: int, *, keep: bool
+        self, objective: Objective, steps: Sequence[StepStatistics], number: int, *, training: bool
     ) -> list[StepStatistics]:
         """A step with what the losses make of it, for each of its micro-batches. `objective` has no schedules any more;
-        draws are those of the step `number`. `keep`: remember the step."""
-        looked, states = objective.look(steps[0].to("cpu"), self.states, seed=_step_seed(self.seed, number))
-        if keep:
+        draws are those of the step `number`. Without `training` the pairs are evaluated: what the losses remember of
+        training stands, and these pairs do not move it."""
+        seed = _step_seed(self.seed, number)
+        looked, states = objective.look(steps[0].to("cpu"), self.states, seed=seed, training=training)
+        if training:
             self.states = {loss: {k: v.double().cpu() for k, v in state.items()} for loss, state in states.items()}
         return [replace(looked, own=step.own) for step in steps]
 

@@ -49,10 +49,8 @@ from mmpo.trainers.preference import PreferenceTrainer
 from mmpo.trainers.ranks import Pulse, ending_with_launcher
 from mmpo.trainers.references import References, open_references
 from mmpo.trainers.samples import SampleQuestions
-from mmpo.trainers.schedule import cut
 from mmpo.trainers.settings import TrainResult, TrainSettings
 from mmpo.trainers.training_data import TrainingData, read_training_data
-from mmpo.trainers.views.others import check_others
 
 logger = logging.getLogger(__name__)
 
@@ -168,12 +166,6 @@ def _trainer(
     )
     trainer.regularize(settings.regularizers)
     trainer.remove_callback(PrinterCallback)
-    if any(view.side == "other" for view in objective.views):
-        check_others(data.pairs.rows, (batch for step in trainer.schedule.steps for batch in step))
-        if len(data.eval_pairs):
-            parts = data.eval_pairs.parts(vlm) if scorer.shared and settings.tokens_per_batch else None
-            batches = cut(data.eval_pairs.lengths, settings.batch_size, settings.tokens_per_batch, parts)
-            check_others(data.eval_pairs.rows, batches)
     return trainer
 
 

@@ -111,8 +111,9 @@ def read_training_data(
                 vlm, settings.auxiliary, store, max_response_tokens=settings.max_response_tokens, on_reject=on_reject
             )
     truncated = pairs.truncated + eval_pairs.truncated
-    maker = view_maker(settings, objective, vlm, store, [*pairs.rows, *eval_pairs.rows])
-    fields = _fields(settings, objective, vlm, [*pairs.rows, *eval_pairs.rows])
+    rows = [*pairs.rows, *eval_pairs.rows]
+    maker = view_maker(settings, objective, vlm, store, rows, (row.id for row in eval_pairs.rows))
+    fields = _fields(settings, objective, vlm, rows)
     adders = [made for made in (fields, maker) if made is not None]  # samples see the pairs' own images only
     if adders:
         pairs, eval_pairs = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -139,6 +140,51 @@ def _row(length: int, seed: int, whole: bool, drawn: int) -> dict[str, Tensor]:
         "policy_hidden": torch.randn(length + PROMPT * whole, 5, generator=generator, dtype=torch.float64),
         "reference_hidden": torch.randn(length + PROMPT * whole, 5, generator=generator, dtype=torch.float64),
     }
+
+
+def with_gaps(response: ResponseLogps, columns: Sequence[int] = (0, 1, 3)) -> ResponseLogps:
+    """The same responses with a masked place before each of these columns, as between turns: log-probs there are 0,
+    and what is of no turn is -1."""
+    width = response.mask.shape[1]
+    order = [place for column in range(width) for place in ([-1] * columns.count(column) + [column])]
+
+    def wider(values: Tensor, fill: float = 0.0) -> Tensor:
+        room = torch.cat([values, torch.full_like(values[:, :1], fill)], 1)
+        return room[:, torch.tensor(order) % (width + 1)]
+
+    def given(values: Tensor | None) -> Tensor | None:
+        return None if values is None else wider(values)
+
+    parts = ("turns", "steps", "segments")
+    return replace(
+        response,
+        policy=wider(response.policy),
+        reference=given(response.reference),
+        mask=wider(response.mask, False),
+        weights=None if response.weights is None else wider(response.weights, 1.0),
+        kl=given(response.kl),
+        more={
+            key: values if key.endswith("_scores") else wider(values, -1 if key in parts else 0)
+            for key, values in response.more.items()
+        },
+    )
+
+
+def record_with_gaps(pairs: PairLogps) -> PairLogps:
+    """The record with gaps in every response."""
+    groups = pairs.groups
+    return replace(
+        pairs,
+        chosen=with_gaps(pairs.chosen),
+        rejected=with_gaps(pairs.rejected, (2, 2)),
+        views={
+            view: with_gaps(side, (2, 2) if view.side == "rejected" else (0, 1, 3))
+            for view, side in pairs.views.items()
+        },
+        auxiliary=None if pairs.auxiliary is None else with_gaps(pairs.auxiliary),
+        samples=None if pairs.samples is None else with_gaps(pairs.samples),
+        groups=None if groups is None else replace(groups, responses=with_gaps(groups.responses)),
+    )
 
 
 def random_record(name: str, given: Mapping[str, Any], rows: Sequence[int] = (0, 1, 2), pad: int = 0) -> PairLogps:

@@ -17,7 +17,14 @@ from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES
 from mmpo.objectives.registry import Identity
 from mmpo.types import PairLogps, ResponseGroups, ResponseLogps
-from tests.objectives.making import EVERY_SETTING, one_objective, random_record, responses_of, setting_id
+from tests.objectives.making import (
+    EVERY_SETTING,
+    one_objective,
+    random_record,
+    record_with_gaps,
+    responses_of,
+    setting_id,
+)  # fmt: skip
 
 every_setting = pytest.mark.parametrize(("name", "given"), EVERY_SETTING, ids=setting_id)
 
@@ -51,6 +58,36 @@ def term(name: str, given: Mapping[str, Any], pairs: PairLogps) -> Any:
 def test_padding_does_not_count(name: str, given: dict[str, Any]) -> None:
     plain, padded = (term(name, given, random_record(name, given, pad=pad)).mean.item() for pad in (0, 5))
     assert padded == pytest.approx(plain, rel=1e-9)
+
+
+@every_setting
+def test_masked_places_between_turns_do_not_count(name: str, given: dict[str, Any]) -> None:
+    if OBJECTIVES[name].hidden is not None:
+        return  # hidden states have places of their own
+    plain = random_record(name, given)
+    for side in responses_of(plain).values():
+        side.policy.requires_grad_()
+    apart = record_with_gaps(plain)
+    found, expected = term(name, given, apart), term(name, given, plain)
+    assert found.values.tolist() == pytest.approx(expected.values.tolist(), rel=1e-9)
+    assert found.weights.tolist() == pytest.approx(expected.weights.tolist(), rel=1e-9)
+    if expected.mean.requires_grad:
+        slopes = [
+            torch.autograd.grad(one.mean, plain.rejected.policy, allow_unused=True)[0] for one in (found, expected)
+        ]
+        assert slopes[1] is None or torch.allclose(slopes[0], slopes[1], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["ld", "sampled", "turn", "step", "span", "dense", "subset", "bmc", "mean"])
+def test_masked_places_between_turns_do_not_count_in_ratios(name: str) -> None:
+    choices = (
+        [{"draw": True}, {}] if name == "sampled" else [{"eos_weight": "relevant"}, {}] if name == "subset" else [{}]
+    )
+    for values in choices:
+        given = {"ratio": {name: values}}
+        plain = random_record("dpo", given)
+        found, expected = (term("dpo", given, pairs).values.tolist() for pairs in (record_with_gaps(plain), plain))
+        assert found == pytest.approx(expected, rel=1e-9)
 
 
 @every_setting

@@ -164,7 +164,7 @@ def test_the_running_mean_takes_whole_steps() -> None:
     rules = StepRules(objective, seed=0)
     for factor in (1, 2):
         step = StepStatistics({name: factor * value for name, value in log_sums(pairs).items()})
-        (looked,) = rules.look(objective, [step], factor, keep=True)
+        (looked,) = rules.look(objective, [step], factor, training=True)
     assert looked.found["bco_pair"]["log_ratio_mean"].item() == pytest.approx(1.5 * ratios.mean().item())
     assert rules.states["bco_pair"]["log_ratio_count"] == 16
 

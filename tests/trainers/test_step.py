@@ -73,9 +73,9 @@ def test_states_come_back_from_json_to_the_last_bit() -> None:
     rules = StepRules(objective, seed=0)
     assert rules.states["gamma_po"]["queue"].shape == (0,)
     values = {name: torch.randn(4) / 3 for name in ("W", "L", "Wr", "Lr", "W~", "L~")}
-    rules.look(objective, [StepStatistics(values)], 1, keep=True)
+    rules.look(objective, [StepStatistics(values)], 1, training=True)
     before = rules.as_json()
-    rules.look(objective, [StepStatistics(values)], 2, keep=False)
+    rules.look(objective, [StepStatistics(values)], 2, training=False)
     assert rules.as_json() == before, "evaluation leaves them"
     again = StepRules(objective, seed=0, saved=json.loads(json.dumps(before)))
     for loss, state in rules.states.items():
@@ -92,7 +92,7 @@ def test_draws_are_those_of_the_step() -> None:
     step = StepStatistics({name: torch.zeros(64) for name in ("W", "L", "Wr", "Lr")})
 
     def kept(seed: int, number: int) -> list[float]:
-        (looked,) = StepRules(objective, seed).look(objective, [step], number, keep=True)
+        (looked,) = StepRules(objective, seed).look(objective, [step], number, training=True)
         return looked.found["beta_dpo"]["kept"].tolist()
 
     assert sum(kept(0, 1)) == 32 and kept(0, 1) == kept(0, 1)
@@ -128,3 +128,35 @@ def test_two_processes_change_nothing(tiny_llava_folder: Path, tmp_path: Path) -
     launch(tmp_path / "settings.json", tmp_path / "two")
     train(settings.model_copy(update={"batch_size": 8, "accumulation": 1}), tmp_path / "one")
     same(tmp_path / "one", tmp_path / "two", rel=1e-3)
+
+
+def test_evaluation_reads_what_training_remembers_and_does_not_move_it() -> None:
+    spec = {
+        "bco_pair": {"delta": "running"}, "mpo": {"delta": "running"}, "beta_dpo": {"a": 0.5}, "dama": {},
+        "gamma_po": {"queue": 8},
+    }  # fmt: skip
+    objective = build_objective(spec)
+
+    def step(shift: float, n: int = 6) -> StepStatistics:
+        values = {name: torch.arange(n).double() / 10 for name in ("W", "L", "Wr", "Lr", "W~", "L~")}
+        more = {"W": values["W"] + shift, "W~": values["W~"] + shift, "score_gap": torch.full((n,), 0.3).double()}
+        return StepStatistics(values | more)
+
+    rules = StepRules(objective, seed=0)
+    (before,) = rules.look(objective, [step(5.0)], 0, training=False)
+    assert before.found["bco_pair"]["log_ratio_mean"] == 0.0, "nothing was trained on"
+    rules.look(objective, [step(2.0)], 1, training=True)
+    left = rules.as_json()
+    assert left["bco_pair"] == {"log_ratio_mean": pytest.approx(1.0), "log_ratio_count": 12.0}
+    for shift in (7.0, -3.0):
+        (found,) = rules.look(objective, [step(shift)], 0, training=False)
+        for loss in ("bco_pair", "mpo"):
+            assert found.found[loss]["log_ratio_mean"].item() == pytest.approx(1.0)
+        # M = 0.1 * 2 after one step of D = 2, whose deviation is 0: all weigh 1
+        beta = 0.1 * (1 + 0.5 * (shift - 0.2))
+        assert found.found["beta_dpo"]["beta"].item() == pytest.approx(max(beta, 1e-3))
+        assert rules.as_json() == left
+    (alone,) = StepRules(objective, seed=0).look(objective, [step(7.0)], 0, training=False)
+    (after,) = rules.look(objective, [step(7.0)], 0, training=False)
+    for loss, name in (("gamma_po", "target_margins"), ("dama", "betas")):
+        assert not torch.equal(alone.found[loss][name], after.found[loss][name]), "what training left is read"

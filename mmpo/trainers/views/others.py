@@ -1,45 +1,61 @@
 """Completions of other pairs behind a pair's own question: KTO's mismatched rows, from which its reference point comes.
 
-A pair gets the chosen answer of the next pair of its micro-batch, cyclically, that shows other images (or, without
-images, asks something else): an answer about the same picture would not be mismatched.
+KTO's authors shift the completions of a micro-batch cyclically, so that what a pair meets depends on how a step is cut,
+and a batch of one pair has none. Here the completion is the chosen answer of any pair of the data that shows other
+images (or, without images, asks something else: an answer about the same picture would not be mismatched), drawn from
+the seed and the pair's name alone. The estimate has the same expectation over pairs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from mmpo.data.corruption import generator
 from mmpo.errors import UserError
 from mmpo.trainers.encoded import EncodedPair
 
-
-def others_of(rows: Sequence[EncodedPair]) -> list[int]:
-    """For each pair of a batch the place of the pair whose chosen answer it gets. Raises `UserError` where all pairs
-    show the same."""
-    shown = [_shown(row) for row in rows]
-    found = []
-    for place, own in enumerate(shown):
-        ahead = ((place + step) % len(rows) for step in range(1, len(rows)))
-        other = next((k for k in ahead if shown[k] != own), None)
-        if other is None:
-            raise _alone(rows)
-        found.append(other)
-    return found
+Shown = tuple[object, ...]
 
 
-def check_others(rows: Sequence[EncodedPair], batches: Iterable[Sequence[int]]) -> None:
-    """Raises `UserError` for batches, of indices into `rows`, one of which has no mismatched answers: before any work,
-    not when the batch comes up."""
-    for batch in batches:
-        others_of([rows[index % len(rows)] for index in batch])
+class OtherAnswers:
+    """For each pair another whose chosen answer it gets. Pairs of `held_out`, by name, meet one another's answers, and
+    those that are trained on theirs, as long as either have two images. Raises `UserError` where all pairs show the
+    same."""
+
+    def __init__(self, rows: Sequence[EncodedPair], seed: int, held_out: Iterable[str] = ()) -> None:
+        self.seed, self.held_out = seed, frozenset(held_out)
+        everyone = _ByImage(rows)
+        if len(everyone.stretches) < 2:
+            what = "there is one pair" if len(rows) == 1 else f"all {len(rows)} pairs show one image"
+            raise UserError(
+                f"the objective needs answers about other images, and {what}",
+                hint="use pairs about two images at least; kto also takes z0 as a number",
+            )
+        sides = [_ByImage([row for row in rows if (row.id in self.held_out) == held]) for held in (False, True)]
+        self._trained, self._held = (side if len(side.stretches) > 1 else everyone for side in sides)
+
+    def __call__(self, row: EncodedPair) -> EncodedPair:
+        """The pair whose chosen answer that pair gets."""
+        among = self._held if row.id in self.held_out else self._trained
+        start, end = among.stretches.get(_shown(row), (0, 0))
+        place = int(generator(self.seed, f"{row.id}#other", 0).integers(len(among.rows) - (end - start)))
+        return among.rows[place if place < start else place + end - start]
 
 
-def _shown(row: EncodedPair) -> tuple[object, ...]:
+class _ByImage:
+    """Pairs in an order that does not depend on that of the data: those that show the same stand together, in
+    `stretches` from a place to another."""
+
+    def __init__(self, rows: Sequence[EncodedPair]) -> None:
+        groups: dict[Shown, list[EncodedPair]] = {}
+        for row in sorted(rows, key=lambda row: row.id):
+            groups.setdefault(_shown(row), []).append(row)
+        self.rows: list[EncodedPair] = []
+        self.stretches: dict[Shown, tuple[int, int]] = {}
+        for shown, members in groups.items():
+            self.stretches[shown] = (len(self.rows), len(self.rows) + len(members))
+            self.rows += members
+
+
+def _shown(row: EncodedPair) -> Shown:
     return row.images or tuple(row.prompt.tolist())
-
-
-def _alone(rows: Sequence[EncodedPair]) -> UserError:
-    what = "has one pair" if len(rows) == 1 else f"shows one image in all of its {len(rows)} pairs"
-    return UserError(
-        f"the objective needs answers about other images, and a batch {what} (pair {rows[0].id})",
-        hint="choose a batch_size that leaves no pair over, set group_images: false, or raise tokens_per_batch",
-    )

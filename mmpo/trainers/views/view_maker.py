@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mmpo.data.corruption import NEAREST, Corruption
@@ -15,16 +15,22 @@ from mmpo.trainers.images import ImageStore
 from mmpo.trainers.settings import TrainSettings
 from mmpo.trainers.view_settings import CorruptionSettings, DisturbanceSettings, PerturbationSettings
 from mmpo.trainers.views.disturb import OfficialTarsPerturber
+from mmpo.trainers.views.others import OtherAnswers
 from mmpo.trainers.views.perturb import Perturber
 from mmpo.trainers.views.relevance import ClipEmbedder, Embedder, PolicyEmbedder, RelevanceTable
 from mmpo.trainers.views.views import ImageCorrupter, ViewMaker
 
 
 def view_maker(
-    settings: TrainSettings, objective: Objective, vlm: VLM, store: ImageStore, rows: Sequence[EncodedPair]
+    settings: TrainSettings,
+    objective: Objective,
+    vlm: VLM,
+    store: ImageStore,
+    rows: Sequence[EncodedPair],
+    held_out: Iterable[str] = (),
 ) -> ViewMaker | None:
     """None where the objective compares with nothing but chosen and rejected. The relevance of all words of `rows` is
-    computed now, and kept beside the pairs."""
+    computed now, and kept beside the pairs. `held_out` are the names of the pairs for evaluation among the rows."""
     views = objective.views
     if not views:
         return None
@@ -33,7 +39,7 @@ def view_maker(
             f"pair {split}: its sides see different images, which this objective's views do not know",
             hint="use a loss on the pairs alone, such as dpo",
         )
-    corrupt = perturb = disturb = twins = None
+    corrupt = perturb = disturb = twins = others = None
     if any(view.image == "corrupted" for view in views):
         wanted = settings.corruption or _authors_choice(objective)
         images = list(dict.fromkeys(key for row in rows for key in row.images))
@@ -60,8 +66,18 @@ def view_maker(
         disturb = _disturber(settings.disturbance or DisturbanceSettings(), vlm, store, settings.pairs, rows)
     if any("twin" in (view.side, view.image) for view in views):
         twins = _twins(rows)
+    if any(view.side == "other" for view in views):
+        others = OtherAnswers(rows, settings.seed, held_out)
     return ViewMaker(
-        store, views, corrupt=corrupt, perturb=perturb, disturb=disturb, twins=twins, hide=hide, seed=settings.seed
+        store,
+        views,
+        corrupt=corrupt,
+        perturb=perturb,
+        disturb=disturb,
+        twins=twins,
+        others=others,
+        hide=hide,
+        seed=settings.seed,
     )
 
 

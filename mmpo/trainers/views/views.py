@@ -25,14 +25,14 @@ from mmpo.trainers.collate import EncodedPair
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.responses import turn_mask
 from mmpo.trainers.views.disturb import Disturbed, OfficialTarsPerturber
-from mmpo.trainers.views.others import others_of
+from mmpo.trainers.views.others import OtherAnswers
 from mmpo.trainers.views.perturb import Perturber
 from mmpo.types import ViewSpec
 
 
 class ViewMaker:
-    """Adds views to batches. What they need (`corrupt`, `perturb`, `disturb`, the pairs' `twins` by id, what hides a
-    part of an image, by candidate) must be given."""
+    """Adds views to batches. What they need (`corrupt`, `perturb`, `disturb`, the pairs' `twins` by id, the answers of
+    `others`, what hides a part of an image, by candidate) must be given."""
 
     def __init__(
         self,
@@ -43,20 +43,17 @@ class ViewMaker:
         perturb: Perturber | None = None,
         disturb: OfficialTarsPerturber | None = None,
         twins: Mapping[str, EncodedPair] | None = None,
+        others: OtherAnswers | None = None,
         hide: Mapping[int, ImageCorrupter] | None = None,
         seed: int = 0,
     ) -> None:
         self.store, self.views, self.seed = store, tuple(views), seed
         self.corrupt, self.perturb, self.disturb, self.twins = corrupt, perturb, disturb, twins
-        self.hide = hide or {}
+        self.others, self.hide = others, hide or {}
 
     def extra_tokens(self, row: EncodedPair) -> int:
         """Tokens that the views add to the pair, what they share with it not counted twice."""
-        responses = sum(
-            len(row.rejected if view.side == "rejected" else row.chosen)
-            for view in self.views
-            if view.preferred_under is None
-        )
+        responses = sum(len(self._theirs(view, row)) for view in self.views if view.preferred_under is None)
         prompts = sum(view.prompt == "disturbed" for view in self.views)
         images = {
             (view.image, view.candidate * (view.image == "partial"))
@@ -99,7 +96,7 @@ class ViewMaker:
             if view.side == "rejected":
                 responses, weights, mask = batch.rejected_ids, batch.rejected_weights, batch.rejected_mask
             if view.side in ("twin", "other"):
-                theirs = twins if view.side == "twin" else [rows[other] for other in others_of(rows)]
+                theirs = twins if view.side == "twin" else self._others(rows)
                 responses = [row.chosen.long() for row in theirs]
                 mask = turn_mask([row.chosen_turns for row in theirs], responses)
             if view.image == "twin":
@@ -113,8 +110,19 @@ class ViewMaker:
             views[view] = ViewResponses(prompts, index, responses, weights, mask)
         return replace(batch, views=views)
 
+    def _theirs(self, view: ViewSpec, row: EncodedPair) -> Tensor:
+        """An answer as long as the one that the view scores."""
+        if view.side == "other":
+            assert self.others is not None
+            return self.others(row).chosen
+        return row.rejected if view.side == "rejected" else row.chosen
+
     def _twins(self, rows: Sequence[EncodedPair]) -> list[EncodedPair]:
         return [] if self.twins is None else [self.twins[row.id] for row in rows]
+
+    def _others(self, rows: Sequence[EncodedPair]) -> list[EncodedPair]:
+        assert self.others is not None
+        return [self.others(row) for row in rows]
 
     def _with_corrupted(
         self, batch: PairBatch, rows: Sequence[EncodedPair], corrupt: ImageCorrupter, draw: str = ""

@@ -20,38 +20,60 @@ from mmpo.objectives.ranking import partial_view
 from mmpo.trainers.collate import PairCollator
 from mmpo.trainers.train import train
 from mmpo.trainers.views.drawn import BatchFields, drawn_positions, read_bank, sample_bank
-from mmpo.trainers.views.others import check_others, others_of
+from mmpo.trainers.views.others import OtherAnswers
 from tests.trainers.material import settings_for, write_pairs
 from tests.trainers.views.test_views import maker_for, material  # noqa: F401 - a fixture
 
 
-def test_each_pair_gets_the_next_answer_about_another_image(material: Any) -> None:  # noqa: F811
+def test_each_pair_gets_an_answer_about_another_image(material: Any) -> None:  # noqa: F811
     vlm, pairs, store, _ = material
     rows = pairs.rows[:5]  # images a a b b c
-    assert others_of(rows) == [2, 2, 4, 4, 0]
-    batch = PairCollator(store, maker_for(material, "kto").add)(rows)["batch"]
+    maker = maker_for(material, "kto")
+    assert maker.others is not None
+    batch = PairCollator(store, maker.add)(rows)["batch"]
+    theirs = [maker.others(row) for row in rows]
+    assert all(other.images != row.images for other, row in zip(theirs, rows, strict=True))
     view = batch.views[MISMATCHED]
-    assert [ids.tolist() for ids in view.response_ids] == [rows[k].chosen.tolist() for k in (2, 2, 4, 4, 0)]
+    assert [ids.tolist() for ids in view.response_ids] == [other.chosen.tolist() for other in theirs]
     assert view.image_index == batch.image_index and view.prompt_ids is batch.prompt_ids
+    assert [maker.extra_tokens(row) for row in rows] == [len(other.chosen) for other in theirs]
     scored, alone = (PairScorer(vlm, sharing=how)(batch).view(MISMATCHED) for how in ("on", "off"))
     torch.testing.assert_close(scored.policy, alone.policy, atol=1e-5, rtol=0)
     torch.testing.assert_close(scored.reference, alone.reference, atol=1e-5, rtol=0)
 
 
-def test_batches_without_mismatched_answers_are_refused(material: Any) -> None:  # noqa: F811
+def test_another_answer_depends_on_seed_and_pair_alone(material: Any) -> None:  # noqa: F811
     rows = material[1].rows
-    check_others(rows, [[0, 2], [1, 3, len(rows) + 4]])
-    with pytest.raises(UserError, match="a batch has one pair"):
-        check_others(rows, [[0, 2], [4]])
-    with pytest.raises(UserError, match="shows one image in all of its 2 pairs"):
-        check_others(rows, [[0, 1]])
+    found, turned = OtherAnswers(rows, 3), OtherAnswers(rows[::-1], 3)
+    assert [found(row).id for row in rows] == [turned(row).id for row in rows]
+    assert [found(replace(row, visit=4)).id for row in rows] == [found(row).id for row in rows]
+    drawn = {OtherAnswers(rows, seed)(rows[0]).id for seed in range(60)}
+    assert drawn == {row.id for row in rows if row.images != rows[0].images}
 
 
-def test_training_refuses_them_before_work(tiny_llava_folder: Path, tmp_path: Path) -> None:
-    folder = write_pairs(tmp_path / "pairs", 6)
-    settings = settings_for(tiny_llava_folder, folder, objective={"kto": {}}, batch_size=1, eval_fraction=0)
-    with pytest.raises(UserError, match="answers about other images"):
-        train(settings, tmp_path / "run")
+def test_held_out_pairs_meet_one_another_where_they_have_two_images(material: Any) -> None:  # noqa: F811
+    rows = material[1].rows[:5]  # images a a b b c
+    for seed in range(8):
+        some = OtherAnswers(rows, seed, {rows[2].id, rows[4].id})
+        assert (some(rows[2]), some(rows[4])) == (rows[4], rows[2])
+        assert some(rows[0]).id == rows[3].id and some(rows[3]).id in {rows[0].id, rows[1].id}
+        one = OtherAnswers(rows, seed, {rows[4].id})
+        assert one(rows[4]).id != rows[4].id and one(rows[0]).id in {rows[2].id, rows[3].id}
+
+
+def test_one_image_alone_has_no_mismatched_answers(material: Any) -> None:  # noqa: F811
+    with pytest.raises(UserError, match="all 2 pairs show one image"):
+        OtherAnswers(material[1].rows[:2], 0)
+    with pytest.raises(UserError, match="there is one pair"):
+        OtherAnswers(material[1].rows[:1], 0)
+
+
+def test_kto_trains_one_pair_at_a_time_and_evaluates(tiny_llava_folder: Path, tmp_path: Path) -> None:
+    folder = write_pairs(tmp_path / "pairs", 8)
+    settings = settings_for(
+        tiny_llava_folder, folder, objective={"kto": {}}, batch_size=1, max_steps=2, eval_fraction=0.2
+    )
+    assert train(settings, tmp_path / "run").steps == 2
 
 
 def test_more_patches_hide_what_fewer_hide() -> None:
