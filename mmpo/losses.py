@@ -101,7 +101,8 @@ class _SequenceLogps(ResponseLogps):
         factor, sums = weights[:, 0], self._sums
         made = _SequenceLogps(self._side, sums["policy"], None, sums["lengths"], sums["kl"])  # type: ignore[arg-type]
         for kind in ("policy", "reference"):
-            made._sums[kind] = None if sums[kind] is None else sums[kind] * factor
+            if (total := sums[kind]) is not None:
+                made._sums[kind] = total * factor
         return made
 
     @property
@@ -177,10 +178,11 @@ def _made(entry: Registered) -> Loss:
         _check_tensors(name, given, given_views, {view.name for view in wanted if view.side == "other"})
         if absent := [view.name for view in wanted if view.name not in given_views]:
             raise _refused(name, f"the view {absent[0]}", f"views={{{absent[0]!r}: (policy, reference)}}")
+        made: dict[ViewSpec, ResponseLogps] = {v: _SequenceLogps(v.name, *given_views[v.name]) for v in wanted}
         pairs = PairLogps(
             _SequenceLogps("chosen", policy_chosen, ref_chosen, chosen_lengths, chosen_kl),
             _SequenceLogps("rejected", policy_rejected, ref_rejected, rejected_lengths, rejected_kl),
-            {view: _SequenceLogps(view.name, *given_views[view.name]) for view in wanted},
+            made,
             scores={score: found for score, key in _SCORES.items() if (found := given[key]) is not None},
         )
         for score, needed in scores_read(build_objective({name: values})).items():
@@ -244,7 +246,7 @@ def _of_tokens(entry: Registered) -> str:
     def side(name: str) -> _SequenceLogps:
         return _SequenceLogps(name, -ones, -ones, ones, ones)
 
-    views = {view: side(view.name) for view in _views(entry.name, {})}
+    views: dict[ViewSpec, ResponseLogps] = {view: side(view.name) for view in _views(entry.name, {})}
     scores = {"chosen": ones, "rejected": ones / 2, "similarity": ones}
     try:
         entry(PairLogps(side("chosen"), side("rejected"), views, scores=scores), dict.fromkeys(entry.required, 1.0))

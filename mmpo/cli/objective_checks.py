@@ -72,7 +72,8 @@ def _only(golden: GoldenFile, name: str) -> GoldenFile:
     cases = [case for case in golden.cases if name in (case.id, case.name)]
     statistics = [one for one in golden.statistics if name in (one.id, one.name)]
     if not cases and not statistics:
-        known = {word for case in [*golden.cases, *golden.statistics] for word in (case.id, case.name)}
+        known = {word for case in golden.cases for word in (case.id, case.name)}
+        known |= {word for one in golden.statistics for word in (one.id, one.name)}
         raise UserError(f"the file has no case of {name!r}", hint=nearest_names(name, known))
     return replace(golden, cases=cases, statistics=statistics)
 

@@ -237,7 +237,8 @@ class _Building:
         if name in DIFFERENTIABLE:
             padded.requires_grad_()
             for i, (path, _) in enumerate(rows):
-                self.leaves[(*path, name)] = Leaf(padded, i, lengths[i])
+                place = (*path, name)
+                self.leaves[place] = Leaf(padded, i, lengths[i])
         return padded
 
     def _parts(self, name: str, rows: Sequence[tuple[Path, Mapping[str, Any]]]) -> Tensor:

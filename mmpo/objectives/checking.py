@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -55,9 +56,9 @@ Kernels = Mapping[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], Tenso
 def check(golden: GoldenFile, tolerance: float, kernels: Kernels) -> Iterator[Checked]:
     """Every case and statistic of a file, in its order."""
     for case in golden.cases:
-        yield _guarded(case.id, "case", lambda case=case: _case(case, tolerance))  # type: ignore[misc]
+        yield _guarded(case.id, "case", partial(_case, case, tolerance))
     for statistic in golden.statistics:
-        yield _guarded(statistic.id, "statistic", lambda one=statistic: _statistic(one, kernels))  # type: ignore[misc]
+        yield _guarded(statistic.id, "statistic", partial(_statistic, statistic, kernels))
 
 
 def _guarded(name: str, kind: str, run: Callable[[], Checked]) -> Checked:
@@ -106,7 +107,7 @@ def _case(case: Case, tolerance: float) -> Checked:
         problem = "the case expects neither loss nor losses"
     if "gradient" in expected:
         if run.loss.requires_grad:
-            run.loss.backward()  # type: ignore[no-untyped-call]
+            run.loss.backward()
         found.gradient(compare_gradients(record, expected["gradient"], case.gradient_scale))
     state = None
     for name, value in case.mapping("state_after").items():
@@ -151,10 +152,10 @@ def _refused(case: Case, run: Callable[[], Any]) -> Checked:
 
 def _run(case: Case, spec: Mapping[str, Any], name: str) -> tuple[CaseRecord, _Run]:
     """Everything that the objective makes of the case's inputs; `name` is the term whose values are compared."""
-    for term, given in spec.items():
-        values = given.values() if isinstance(given, Mapping) else ()
+    for term_name, options in spec.items():
+        values = options.values() if isinstance(options, Mapping) else ()
         if any(isinstance(value, int) and abs(value) > MOST for value in values):
-            raise UserError(f"{term}: a whole number among the parameters is above {MOST}")
+            raise UserError(f"{term_name}: a whole number among the parameters is above {MOST}")
     objective = build_objective(spec)
     record = record_of(case.inputs, objective.views)
     pairs = record.pairs

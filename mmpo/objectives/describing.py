@@ -159,7 +159,7 @@ def sums(entry: Registered) -> bool:
     """True if the loss needs no more than sums of log-probs, lengths and scores: not what single tokens have."""
     if not {*reads(entry)} <= {"ref", "len", "sc", "aux", "samples", "group", "view", "mism", "batch", "state"}:
         return False
-    return torch.allclose(*(_of_tokens(entry, swapped) for swapped in (False, True)))
+    return torch.allclose(_of_tokens(entry, swapped=False), _of_tokens(entry, swapped=True))
 
 
 def _of_tokens(entry: Registered, swapped: bool) -> torch.Tensor:

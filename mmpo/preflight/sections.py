@@ -172,8 +172,8 @@ def _check_objective(context: PreflightContext) -> None:
                 context.error(("train", key), message, hint)
         for name, given in settings.objective.items():
             values = given if isinstance(given, Mapping) else {}
-            if told := warning(OBJECTIVES[name], values):
-                context.warn(("train", "objective", name, "beta"), told)
+            if doubt := warning(OBJECTIVES[name], values):
+                context.warn(("train", "objective", name, "beta"), doubt)
 
 
 def _check_weights(context: PreflightContext, settings: Any, stored: dict[str, Tensor]) -> None:

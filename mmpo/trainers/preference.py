@@ -243,7 +243,7 @@ class PreferenceTrainer(RegularizedTrainer):
             loss = share if loss is None else loss + share
             if len(terms) > 1:
                 self._window.add_terms({f"loss/{name}": term})
-        loss = self._regularized(loss, batch, logps, values)
+        loss = self._regularized(loss, logps, values)
         self._window.add_terms(self.objective.metrics(logps))
         self._step_losses.append(BatchLoss(batch.ids, values, loss.detach()))
         loss = loss * self.accelerator.num_processes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from mmpo.errors import UserError
 from mmpo.files.paths import is_relative_path
 
 
-def pair(**changes: object) -> PreferencePair:
+def pair(**changes: Any) -> PreferencePair:
     base = PreferencePair.simple(id="p1", image=b"png", question="What is it?", chosen="A dog.", rejected="A red dog.")
     return replace(base, **changes)
 
@@ -48,7 +49,8 @@ def test_several_turns_images_and_a_video() -> None:
 def test_equal_responses_are_a_preference_when_the_images_differ() -> None:
     same = pair(rejected=pair().chosen)
     validate(replace(same, rejected_images=[b"other"]))
-    for images in (None, [b"png"]):
+    own: list[bytes | str] = [b"png"]
+    for images in (None, own):
         with pytest.raises(UserError, match="are the same"):
             validate(replace(same, rejected_images=images))
 

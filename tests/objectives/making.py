@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -107,6 +108,7 @@ def random_response(
     )  # fmt: skip
 
 
+@cache
 def _row(length: int, seed: int, whole: bool, drawn: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(seed)
 

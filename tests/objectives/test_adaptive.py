@@ -98,7 +98,7 @@ def test_the_draw_depends_on_the_seed_and_prefers_the_usual(name: str) -> None:
     pairs = pairs_of([0.0, 0.1, -0.1, 0.2, 900.0])
     objective = build_objective({name: {"keep": 0.4}})
     values = objective.statistics(pairs)
-    state = {name: {"mean": torch.tensor(0.0).double(), "std": torch.tensor(1.0).double()}}
+    state: States = {name: {"mean": torch.tensor(0.0).double(), "std": torch.tensor(1.0).double()}}
     drawn = [
         objective.look(StepStatistics(values), state, seed=seed)[0].found[name]["kept"].tolist()
         for seed in (*range(20), 0)
@@ -148,7 +148,7 @@ def test_dama_starts_at_0_and_the_mean_gap_of_the_release() -> None:
 
 
 def test_gamma_po_converges_to_its_fixed_point() -> None:
-    given = {"beta": 2.0, "ratio": 0.5, "tau": 3.0, "steps": 3000, "reference": True}
+    given: dict[str, Any] = {"beta": 2.0, "ratio": 0.5, "tau": 3.0, "steps": 3000, "reference": True}
     found, _ = looked("gamma_po", pairs_of(GAPS), {}, **given)
     target = found["target_margins"].tolist()
     raw = [math.exp(-(1.0 / 3) * sigmoid(margin - 2 * gap)) for margin, gap in zip(target, GAPS, strict=True)]
@@ -175,7 +175,7 @@ def test_gamma_po_without_reference_compares_averages() -> None:
         return ResponseLogps(policy, None, policy != 0)
 
     pairs = PairLogps(side([-1.0, -2.0, 0.0], [-0.5, -0.5, -0.5]), side([-3.0, 0.0, 0.0], [-1.0, -0.2, 0.0]))
-    given = {"beta": 2.0, "ratio": 0.5}
+    given: dict[str, Any] = {"beta": 2.0, "ratio": 0.5}
     found, after = looked("gamma_po", pairs, {}, **given)
     gaps = [2 * (-1.5 + 3), 2 * (-0.5 + 0.6)]
     assert after["queue"].tolist() == pytest.approx(gaps)
@@ -190,7 +190,7 @@ def test_gamma_po_without_reference_compares_averages() -> None:
 
 @pytest.mark.parametrize(("queue", "kept"), [(0, []), (3, [0.3, 0.5, -1.0]), (256, [0.1, 0.2, 0.3, 0.5, -1.0])])
 def test_the_queue_of_gamma_po_holds_the_last(queue: int, kept: list[float]) -> None:
-    given = {"beta": 1.0, "reference": True, "queue": queue}
+    given: dict[str, Any] = {"beta": 1.0, "reference": True, "queue": queue}
     found, after = looked("gamma_po", pairs_of([0.5, -1.0]), {"queue": [0.1, 0.2, 0.3]}, **given)
     assert after["queue"].tolist() == pytest.approx(kept)
     without, _ = looked("gamma_po", pairs_of([0.5, -1.0]), {}, **given)

@@ -90,12 +90,14 @@ def test_aot_smooths_the_gaps_of_sorted_quantiles(eps: float) -> None:
         parts = [slice(0, 1), slice(1, 3)]
         total = 0.0
         for cut in parts:
+            chosen, rejected = (
+                ResponseLogps(side.policy[cut], side.reference[cut], side.mask[cut])
+                for side in (given.chosen, given.rejected)
+                if side.reference is not None
+            )
             piece = PairLogps(
-                *(
-                    ResponseLogps(side.policy[cut], side.reference[cut], side.mask[cut])
-                    for side in (given.chosen, given.rejected)
-                    if side.reference is not None
-                ),
+                chosen,
+                rejected,
                 step=StepStatistics(values, cut, {"aot": {}}),
             )
             total += objective.terms(piece)["aot"][1].values.sum().item()

@@ -63,8 +63,9 @@ def test_the_divergence_of_the_rejected_answer_is_held_down_and_the_chosen_one_l
             assert side.kl is not None
             side.kl.requires_grad_()
         build_objective({name: parameters}).loss(given).backward()
+        assert given.chosen.kl is not None and given.rejected.kl is not None
         assert given.chosen.kl.grad is None, name
-        assert (given.rejected.kl.grad * sign > 0).all(), name
+        assert given.rejected.kl.grad is not None and (given.rejected.kl.grad * sign > 0).all(), name
 
 
 def test_tdpo_by_hand() -> None:
@@ -150,6 +151,7 @@ def test_phrases_that_cannot_be_matched_and_pairs_without_any() -> None:
 def test_halva_has_no_reference_in_its_contrast() -> None:
     given = halva_pairs()
     before = value("phrase_contrast", given)
+    assert given.chosen.reference is not None
     given.chosen.reference = given.chosen.reference - 3.0
     assert value("phrase_contrast", given) == before and "reference" not in build_objective("phrase_contrast").reads
 
@@ -242,7 +244,7 @@ def test_every_chosen_answer_is_pushed_up_and_every_negative_down(name: str) -> 
     given = chip_pairs()
     given.views |= {**symmpo_pairs().views, PREFERRED: response([-0.4, -0.1])}
     build_objective({name: {}}).loss(given).backward()
-    assert (given.chosen.policy.grad < 0).all()
+    assert given.chosen.policy.grad is not None and (given.chosen.policy.grad < 0).all()
     for side in (given.rejected, given.view(CHOSEN), given.view(PREFERRED), given.view(TWIN_HERE)):
         assert side.policy.grad is None or (side.policy.grad > 0).all()
     twin = given.view(TWIN).policy.grad
@@ -260,6 +262,7 @@ def test_the_anchors_of_opa_dpo_and_symmpo_alone_push_up() -> None:
             given = chip_pairs()
             given.views |= symmpo_pairs().views
             build_objective({name: {**parameters, "anchor": anchor}}).loss(given).backward()
+            assert given.chosen.policy.grad is not None
             slopes.append(given.chosen.policy.grad)
         assert (slopes[1] < slopes[0]).all(), name
 

@@ -26,9 +26,10 @@ def side(
 
 
 def golden_pairs() -> PairLogps:
-    return PairLogps(
-        *(side(PAIRS[f"policy_{s}"], PAIRS[f"ref_{s}"], PAIRS[f"len_{s}"]) for s in ("chosen", "rejected"))
+    chosen, rejected = (
+        side(PAIRS[f"policy_{s}"], PAIRS[f"ref_{s}"], PAIRS[f"len_{s}"]) for s in ("chosen", "rejected")
     )
+    return PairLogps(chosen, rejected)
 
 
 def single(value: float, reference: float = 0.0, n: int = 1) -> PairLogps:
@@ -48,6 +49,7 @@ def test_golden_values_and_derivatives(case: dict[str, Any]) -> None:
     assert term.mean.item() == pytest.approx(case["mean"], abs=2e-6)
     term.values.sum().backward()
     for response, key in ((pairs.chosen, "dloss_dW"), (pairs.rejected, "dloss_dL")):
+        assert response.policy.grad is not None
         slopes = (response.policy.grad * response.mask).sum(
             -1
         ) / response.lengths  # a sum spread evenly over its tokens
@@ -92,14 +94,13 @@ def test_terms_add_up_with_weights() -> None:
 def test_means_survive_any_split_of_the_batch() -> None:
     pairs = PairLogps(side([-2.0, -12.0, -5.0], None, [1, 3, 2]), side([-1.0] * 3, None, [1, 1, 1]))
     objective = build_objective({"sft": {"per": "token"}})
-    parts = [
-        PairLogps(
-            *(ResponseLogps(s.policy[i : i + 1], None, s.mask[i : i + 1]) for s in (pairs.chosen, pairs.rejected))
-        )
-        for i in range(3)
-    ]
-    terms = [objective.terms(part)["sft"][1] for part in parts]
-    total = sum(t.values.sum() for t in terms) / sum(t.weights.sum() for t in terms)
+
+    def part(response: ResponseLogps, i: int) -> ResponseLogps:
+        return ResponseLogps(response.policy[i : i + 1], None, response.mask[i : i + 1])
+
+    parts = [PairLogps(part(pairs.chosen, i), part(pairs.rejected, i)) for i in range(3)]
+    terms = [objective.terms(one)["sft"][1] for one in parts]
+    total = torch.stack([t.values.sum() for t in terms]).sum() / torch.stack([t.weights.sum() for t in terms]).sum()
     assert total.item() == pytest.approx(objective.loss(pairs).item())
 
 

@@ -12,9 +12,8 @@ from mmpo.errors import UserError
 from mmpo.objectives import build_objective
 from mmpo.objectives.ratios import by_turn
 from mmpo.types import PairLogps, ResponseLogps
-from tests.objectives.golden_records import record
 from tests.objectives.making import LOG2, softplus
-from tests.objectives.token_records import answer, gradient, losses
+from tests.objectives.token_records import answer, gradient, losses, record
 
 
 def test_turns_weigh_less_the_later_they_are() -> None:
@@ -123,7 +122,7 @@ def test_parameters_out_of_range(spec: dict[str, Any], words: str) -> None:
         build_objective(spec)
 
 
-SIDES = (
+SIDES: tuple[list[dict[str, Any]], ...] = (
     [
         {"turns": [0, 1, 2], "steps": [0, 1, 1], "step_scores": [0.3, 0.9], "segments": [0, 1, 2],
          "segment_scores": [[0.1], [0.5], [0.4]]},
@@ -176,7 +175,7 @@ def test_finite_in_single_precision_at_extremes(given: dict[str, Any], sign: int
         assert side.reference is not None
         policy = side.policy.detach().float().requires_grad_()
         narrow.append(ResponseLogps(policy, side.reference.float() * 0, side.mask, more=more))
-    loss = build_objective(given).loss(PairLogps(*narrow))
+    loss = build_objective(given).loss(PairLogps(narrow[0], narrow[1]))
     loss.backward()
     grads = [side.policy.grad for side in narrow]
     assert loss.isfinite() and all(grad is not None and grad.isfinite().all() for grad in grads)

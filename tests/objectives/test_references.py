@@ -12,9 +12,8 @@ from mmpo.errors import UserError
 from mmpo.objectives import build_objective
 from mmpo.objectives.references import merged_references
 from mmpo.types import PairLogps, ResponseLogps
-from tests.objectives.golden_records import record
 from tests.objectives.making import LOG2
-from tests.objectives.token_records import losses
+from tests.objectives.token_records import losses, record
 
 
 def side(policy: float, first: float, second: float) -> ResponseLogps:
@@ -96,7 +95,7 @@ def test_finite_in_single_precision_at_extremes(alpha: Any, scale: float) -> Non
         )
         for u, v, w in ((0.0, 1.0, 0.3), (1.0, 0.1, 0.9))
     ]
-    loss = build_objective({"mrpo": {"alpha": alpha}}).loss(PairLogps(*made))
+    loss = build_objective({"mrpo": {"alpha": alpha}}).loss(PairLogps(made[0], made[1]))
     loss.backward()
     assert loss.isfinite() and all(side.policy.grad is not None and side.policy.grad.isfinite().all() for side in made)
 

@@ -56,10 +56,9 @@ def test_share_of_gradient_is_gamma_and_end_token() -> None:
 def test_a_common_prefix_cancels() -> None:
     given = pairs()
     with torch.no_grad():
-        given.rejected.policy[:, 0], given.rejected.reference[:, 0] = (
-            given.chosen.policy[:, 0],
-            given.chosen.reference[:, 0],
-        )  # type: ignore[index]
+        assert given.chosen.reference is not None and given.rejected.reference is not None
+        given.rejected.policy[:, 0] = given.chosen.policy[:, 0]
+        given.rejected.reference[:, 0] = given.chosen.reference[:, 0]
         given.rejected.weights[:, 0] = given.chosen.weights[:, 0] = 0  # type: ignore[index]
     for gamma in (0.0, 0.3, 1.0):
         before = subset_dpo(given, gamma=gamma).mean
@@ -71,14 +70,13 @@ def test_a_common_prefix_cancels() -> None:
 
 def test_dense_dpo_is_gamma_over_the_weighted_count() -> None:
     given = pairs()
+    dense = []
     for side in (given.chosen, given.rejected):
-        last = side.mask.sum(-1) - 1
-        side.weights[torch.arange(2), last] = 0  # type: ignore[index]
+        assert side.weights is not None
+        side.weights[torch.arange(2), side.mask.sum(-1) - 1] = 0
+        dense.append(ResponseLogps(side.policy, side.reference, side.mask, 1 + 4 * side.weights))
     subset = subset_dpo(given, beta=0.5, gamma=0.2, normalise="weighted_count").mean
-    dense = PairLogps(
-        *(ResponseLogps(s.policy, s.reference, s.mask, 1 + 4 * s.weights) for s in (given.chosen, given.rejected))
-    )  # type: ignore[operator]
-    assert torch.allclose(subset, dense_dpo(dense, beta=0.5).mean, atol=1e-6)
+    assert torch.allclose(subset, dense_dpo(PairLogps(dense[0], dense[1]), beta=0.5).mean, atol=1e-6)
 
 
 def test_wrong_parameters() -> None:

@@ -12,9 +12,8 @@ from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.objectives.ranking import partial_view, plackett_luce
 from mmpo.types import PairLogps, ResponseLogps
-from tests.objectives.golden_records import record
 from tests.objectives.making import LOG2, softplus
-from tests.objectives.token_records import answer, gradient, losses
+from tests.objectives.token_records import answer, gradient, losses, record
 
 # ---- sampo
 

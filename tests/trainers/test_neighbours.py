@@ -202,6 +202,7 @@ def test_a_context_is_shared_masked_and_followed(tiny_llava_folder: Path, tmp_pa
     assert row.chosen_weights is not None and row.chosen_weights.max() == 5.0
     heavy = row.chosen[row.chosen_weights == 5.0]
     assert "dog" in vlm.tokenizer.decode(heavy)
+    assert row.words is not None
     assert all(place < len(prompt) for _, places in row.words for place in places)
     scored = PairScorer(vlm, sharing="on")(PairCollator(store)([row])["batch"])
     plain = replace(
@@ -235,7 +236,7 @@ def test_a_step_without_phrases_adds_nothing(tiny_llava_folder: Path, tmp_path: 
     """No phrase is marked: the term is 0, not 0 / 0, in training and in evaluation."""
     pairs = [replace(p, chosen_weights=[{"start": 0, "end": 3, "weight": 1.0}]) for p in make_pairs(8)]
     folder = write(tmp_path / "pairs", pairs)
-    objective = {"dpo": {}, "phrase_contrast": {}}
+    objective: dict[str, Any] = {"dpo": {}, "phrase_contrast": {}}
     result = train(settings_for(tiny_llava_folder, folder, objective=objective, max_steps=2), tmp_path / "run")
     assert result.first_eval is not None and result.first_eval["eval_loss"] == pytest.approx(math.log(2), abs=1e-4)
 

@@ -53,6 +53,7 @@ def scored(pair: PreferencePair) -> PreferencePair:
 
 def test_parts_reach_the_batch_padded(vlm: VLM) -> None:
     pairs = [scored(pair) for pair in make_pairs(3)]
+    assert pairs[1].chosen_parts is not None
     pairs[1] = replace(pairs[1], chosen_parts=pairs[1].chosen_parts[:2])
     encoded, batch = batch_of(vlm, pairs, parts=WantedParts(("steps", "segments")))
     more = blank_logps(batch).chosen.more

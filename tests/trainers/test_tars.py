@@ -265,11 +265,13 @@ def test_weights_for_the_image_alone_come_with_the_data(tiny_llava_folder: Path,
     material = Material(tiny_llava_folder, write(tmp_path / "pairs", [weighted, second]))
     row = material.pairs.rows[0]
     assert row.image_weights is not None and len(row.image_weights) == len(row.chosen)
+    assert row.chosen_weights is not None
     assert set(row.image_weights.tolist()) == {1.0, 3.0} and set(row.chosen_weights.tolist()) == {1.0, 2.5}
     batch = material.batch("opa_dpo", slice(0, 2))
     assert batch.chosen_weights is not None
     weights = batch.views[CHOSEN].weights
-    assert torch.equal(weights[0], row.image_weights) and torch.equal(weights[1], batch.chosen_weights[1])
+    assert weights is not None and torch.equal(weights[0], row.image_weights)
+    assert torch.equal(weights[1], batch.chosen_weights[1])
     scored = material.scorer("opa_dpo")(batch)
     view = scored.view(CHOSEN)
     ratio = [side.policy - side.reference for side in (scored.chosen, view)]

@@ -29,6 +29,7 @@ from mmpo.models.scoring.hidden import places
 from mmpo.models.scoring.last_layer import read_last_layer_only_where_needed
 from mmpo.models.scoring.lean import recompute_adapters, recompute_feed_forward
 from mmpo.models.scoring.logprob import token_logps
+from mmpo.models.scoring.other_weights import OtherWeights
 from mmpo.models.scoring.pairs import AnswerBatch, PairBatch, ViewResponses, with_batch_fields
 from mmpo.models.scoring.references import FrozenAdapter, ReferenceNetwork
 from mmpo.models.scoring.segment_logps import SegmentLogps, plain_rows, segment_logps, shared_row
@@ -67,7 +68,9 @@ class PairScorer(nn.Module):
     `attention`: how trees are attended to (`mmpo.models.tree.backends`). `chunk`: scored tokens per head call, by
     default chosen by memory. `hidden`: which states to return as well. `reads`: what the losses read, names of
     `mmpo.objectives.reads`; what of it is made of hidden states is computed (`mmpo.models.scoring.statistics`), with
-    the numbers of `options`."""
+    the numbers of `options`. While `other_weights` is set, the policy also runs at these, on pairs alone."""
+
+    other_weights: OtherWeights | None = None
 
     def __init__(
         self,
@@ -144,10 +147,15 @@ class PairScorer(nn.Module):
         frozen = vision_is_frozen(self._vlm)
         features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
         preferred = any(spec.preferred_under for spec in batch.views)
-        passes = self._passes(
-            layout, batch.image_inputs, features, states=bool(self.statistics.asked) or preferred, best=preferred
-        )
+        other, elsewhere = self.other_weights, None
+        if other is not None:
+            elsewhere = other(self._vlm, layout, batch.image_inputs, features, self.chunk)
+        states = bool(self.statistics.asked) or preferred or other is not None
+        passes = self._passes(layout, batch.image_inputs, features, states=states, best=preferred)
         pairs = pair_logps(batch, shared.leaf, layout, *passes)
+        if other is not None:
+            asked = (other.statistic,)
+            pairs = self.statistics.of_pairs(pairs, batch, shared.leaf, layout, passes.policy, elsewhere, asked)
         if self.statistics.asked:
             pairs = self.statistics.of_pairs(pairs, batch, shared.leaf, layout, passes.policy, passes.reference)
         if preferred:

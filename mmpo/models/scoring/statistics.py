@@ -42,6 +42,11 @@ class TokenStates:
     chunk: int | None
 
     @property
+    def softcap(self) -> float | None:
+        """The bound of both models' logits, which are of one kind."""
+        return self.vlm.softcap
+
+    @property
     def of_reference(self) -> Tensor:
         """[m, h] of a reference that must be there."""
         assert self.reference is not None
@@ -63,30 +68,33 @@ class ReadStatistic:
 
 def _kl(states: TokenStates) -> dict[str, Tensor]:
     heads = states.vlm.head, states.reference_vlm.head
-    how = {"chunk": states.chunk, "softcap": states.vlm.softcap}
-    return {"kl": token_kl(states.policy, states.of_reference, *heads, **how)}
+    kl = token_kl(states.policy, states.of_reference, *heads, chunk=states.chunk, softcap=states.softcap)
+    return {"kl": kl}
 
 
 def _tail_kl(states: TokenStates) -> dict[str, Tensor]:
-    heads = states.vlm.head, states.reference_vlm.head
-    how = {"mu": states.options.tail, "chunk": states.chunk, "softcap": states.vlm.softcap}
-    return {"tail_kl": token_tail_kl(states.policy, states.of_reference, *heads, **how)}
+    heads, mu = (states.vlm.head, states.reference_vlm.head), states.options.tail
+    tail = token_tail_kl(states.policy, states.of_reference, *heads, mu=mu, chunk=states.chunk, softcap=states.softcap)
+    return {"tail_kl": tail}
 
 
 def _log_sum_squares(states: TokenStates) -> dict[str, Tensor]:
-    how = {"chunk": states.chunk, "softcap": states.vlm.softcap}
     with torch.no_grad():  # losses weigh with it
-        return {"log_sum_squares": token_log_sum_squares(states.policy, states.vlm.head, **how)}
+        squares = token_log_sum_squares(states.policy, states.vlm.head, chunk=states.chunk, softcap=states.softcap)
+    return {"log_sum_squares": squares}
 
 
 def _eos(states: TokenStates) -> dict[str, Tensor]:
     end = encode_response(states.vlm, "")[-1]  # the token that answers of this model end with
-    how = {"chunk": states.chunk, "softcap": states.vlm.softcap}
-    with torch.no_grad():
-        reference = token_eos_logp(
-            states.of_reference, states.reference_vlm.head, end, temperature=states.options.eos_temperature, **how
+
+    def logp(hidden: Tensor, vlm: VLM, temperature: float = 1.0) -> Tensor:
+        return token_eos_logp(
+            hidden, vlm.head, end, temperature=temperature, chunk=states.chunk, softcap=states.softcap
         )
-    return {"eos_policy": token_eos_logp(states.policy, states.vlm.head, end, **how), "eos_reference": reference}
+
+    with torch.no_grad():
+        reference = logp(states.of_reference, states.reference_vlm, states.options.eos_temperature)
+    return {"eos_policy": logp(states.policy, states.vlm), "eos_reference": reference}
 
 
 def _label_logits(states: TokenStates) -> dict[str, Tensor]:
@@ -152,13 +160,16 @@ class TokenStatistics:
         layout: TreeBatch,
         policy: SegmentLogps,
         reference: SegmentLogps | None,
+        statistics: Sequence[ReadStatistic] | None = None,
     ) -> PairLogps:
-        """The pairs with what is read of their own sides, whose segments `leaf` names."""
+        """The pairs with what is read of their own sides, whose segments `leaf` names: all that is `asked`, or these
+        `statistics`."""
+        wanted = self.asked if statistics is None else statistics
         slices = path_slices(batch)
         spread = Spread(leaf, layout.lengths)
         found: dict[str, dict[str, Tensor]] = {"chosen": {}, "rejected": {}}
         for corrupted in (False, True):
-            asked = [one for one in self.asked if one.corrupted == corrupted]
+            asked = [one for one in wanted if one.corrupted == corrupted]
             if not asked:
                 continue
             where = {side: [(slices[side], "")] for side in found}

@@ -77,7 +77,7 @@ class Regularization:
                 )
         self.dropout: DropoutHook | None = None
         if settings.multi_sample_dropout is not None:
-            if trainer.scorer.reference == "cached":
+            if trainer.scorer.cached:
                 raise UserError(
                     "regularizers.multi_sample_dropout draws one mask for policy and reference; cached log-probs have "
                     "none",
@@ -155,15 +155,12 @@ class Regularization:
         for mask in range(masks):
             if self.dropout is not None:
                 self.dropout.mask = (self.trainer.state.global_step, self.trainer.args.process_index, number, mask)
-            if self.past is not None:
-                self.past.armed = self._below is None
-            with nullcontext() if last and mask + 1 == masks else self._no_sync(model):
+            compared = self.past.compared() if self.past is not None and self._below is None else nullcontext()
+            with compared, nullcontext() if last and mask + 1 == masks else self._no_sync(model):
                 loss = run(model, self._samples[number], self._totals)
             total = loss if total is None else total + loss
         if self.dropout is not None:
             self.dropout.mask = None
-        if self.past is not None:
-            self.past.armed = False
         assert total is not None
         return total
 
@@ -278,11 +275,11 @@ class Regularization:
             for name, (coefficient, term) in own.items()
         }
 
-    def added(self, loss: Tensor, batch: Any, logps: PairLogps) -> tuple[Tensor, dict[str, Tensor]]:
+    def added(self, loss: Tensor, logps: PairLogps) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's share of the loss with the regularizers' terms, which are returned as well, [b] each."""
         values: dict[str, Tensor] = {}
         if self.past is not None:
-            term = self.past.per_pair(batch, logps)
+            term = self.past.per_pair(logps)
             if term is not None:
                 name = "mesa" if self.settings.mesa is not None else "saf"
                 values[name] = term.detach()

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-import torch
 from torch import Tensor, nn
 
 from mmpo.errors import UserError
-from mmpo.models.families.vision import encode_images
 from mmpo.models.scoring.divergence import token_kl
-from mmpo.models.scoring.hidden import places
 from mmpo.models.scoring.logprob import plain_head
-from mmpo.models.scoring.pairs import PairBatch
+from mmpo.models.scoring.other_weights import OtherWeights
 from mmpo.models.scoring.score import PairScorer
-from mmpo.models.scoring.segment_logps import SegmentLogps, segment_logps
-from mmpo.models.scoring.sides import Spread
-from mmpo.models.tree.layout import TreeBatch
+from mmpo.models.scoring.statistics import ReadStatistic, TokenStates
 from mmpo.trainers.regularizers.settings import MesaSettings, SafSettings
 from mmpo.trainers.regularizers.vectors import Vector, weights_at
 from mmpo.types import PairLogps
 
 SNAPSHOTS = 4
 """Past adapters that `saf` holds, beside the one in use; as many as it makes while its number of epochs goes by."""
+
+DIVERGENCE = "past_kl"
+"""The field of `ResponseLogps.more` with the divergence [b, t] of each token, at the settings' temperature."""
 
 
 class Average:
@@ -87,60 +85,45 @@ Past = Average | Snapshots
 
 
 class PastDivergence:
-    """lam T^2 KL(past || policy) of each pair, with its gradient: the scorer is asked for its states, and the past
-    adapter computes its own on the same layout, without gradient and dropout."""
+    """lam T^2 KL(past || policy) of each pair, with its gradient: the scorer runs the past adapter on the layout of the
+    policy, without gradient and dropout."""
 
     def __init__(self, past: Past, scorer: PairScorer, parameters: list[nn.Parameter]) -> None:
         self.past, self.scorer, self.parameters = past, scorer, parameters
-        self.armed = False
-        self._seen: tuple[TreeBatch, SegmentLogps, Tensor] | None = None
-        self._score = scorer._both
-        scorer._both = self._both  # type: ignore[method-assign]
 
-    def _both(
-        self, layout: TreeBatch, tensors: Any, features: Any, *, states: bool
-    ) -> tuple[SegmentLogps, SegmentLogps | None]:
-        if not self.armed or self.past.weights is None or self._seen is not None:
-            return self._score(layout, tensors, features, states=states)
-        policy, reference = self._score(layout, tensors, features, states=True)
-        with torch.no_grad(), weights_at(self.parameters, self.past.weights):
-            own = features if features is not None else encode_images(self.scorer._vlm, tensors, frozen=True)
-            model: nn.Module = self.scorer.model
-            model.eval()
-            before = segment_logps(self.scorer._vlm, layout, own, chunk=self.scorer.chunk, states=True)
-            model.train()
-        assert before.states is not None
-        self._seen = (layout, policy, before.states)
-        return policy, reference
+    @contextmanager
+    def compared(self) -> Iterator[None]:
+        """What the scorer scores inside is compared with the past, once there is one."""
+        weights = self.past.weights
+        if weights is not None:
+            parameters = self.parameters
+            self.scorer.other_weights = OtherWeights(
+                lambda: weights_at(parameters, weights), ReadStatistic(DIVERGENCE, self._statistic)
+            )
+        try:
+            yield
+        finally:
+            self.scorer.other_weights = None
 
-    def per_pair(self, batch: PairBatch, logps: PairLogps) -> Tensor | None:
-        """The term [b] of the batch that was just scored: the mean over a response's tokens, and over both responses.
-        None while there is no past to compare with."""
-        seen, self._seen = self._seen, None
-        if seen is None:
-            return None
-        layout, policy, past = seen
-        assert policy.states is not None
-        vlm, temperature = self.scorer._vlm, self.past.settings.temperature
-        shared = batch.shared(vlm.visual_token_ids, whole_prompts=vlm.family.blocks == "prompt")
-        leaf = shared.leaf[: 2 * len(batch)]
-        own = places(sorted(set(leaf)), layout.lengths).to(policy.logps.device)
+    def _statistic(self, states: TokenStates) -> dict[str, Tensor]:
+        head = plain_head(states.vlm.head)
         found = softened_kl(
-            policy.states.index_select(0, own),
-            past.index_select(0, own),
-            plain_head(vlm.head),
-            temperature,
-            chunk=self.scorer.chunk,
-            softcap=vlm.softcap,
+            states.policy,
+            states.of_reference,
+            head,
+            self.past.settings.temperature,
+            chunk=states.chunk,
+            softcap=states.softcap,
         )
-        spread = Spread(leaf, layout.lengths)
-        flat = found.new_zeros(len(policy.logps)).index_copy(0, own, found)
-        sides = []
-        for paths in (slice(0, None, 2), slice(1, None, 2)):
-            side = spread(flat, paths)
-            assert side is not None
-            sides.append(side.sum(1) / spread.mask(paths, side.device).sum(1).clamp_min(1))
-        return self.past.settings.lam * temperature**2 * (sides[0] + sides[1]) / 2
+        return {DIVERGENCE: found}
+
+    def per_pair(self, logps: PairLogps) -> Tensor | None:
+        """The term [b] of a batch: the mean over a response's tokens, and over both responses. None where it was not
+        compared."""
+        if DIVERGENCE not in logps.chosen.more:
+            return None
+        sides = [side.read(DIVERGENCE).sum(1) / side.lengths.clamp_min(1) for side in (logps.chosen, logps.rejected)]
+        return self.past.settings.lam * self.past.settings.temperature**2 * (sides[0] + sides[1]) / 2
 
 
 def softened_kl(

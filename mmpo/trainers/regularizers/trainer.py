@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Trainer
 
 from mmpo.models.scoring.pairs import PairBatch
+from mmpo.models.scoring.score import PairScorer
 from mmpo.objectives.term import Term, per_pair
 from mmpo.trainers.averages import Averages
 from mmpo.trainers.regularizers.engine import Regularization
@@ -27,7 +28,7 @@ class RegularizedTrainer(Trainer):
 
     checkpoint_root: Path
     schedule: Schedule
-    scorer: Any
+    scorer: PairScorer
     _window: Averages
     _step_losses: list[BatchLoss]
     _regularization: Regularization | None = None
@@ -53,14 +54,12 @@ class RegularizedTrainer(Trainer):
     def _selected(self, terms: dict[str, tuple[float, Term]], batch: PairBatch) -> dict[str, tuple[float, Term]]:
         return terms if self._regularization is None else self._regularization.selected(terms, len(batch))
 
-    def _regularized(
-        self, loss: Tensor | None, batch: PairBatch, logps: PairLogps, values: dict[str, Tensor]
-    ) -> Tensor:
+    def _regularized(self, loss: Tensor | None, logps: PairLogps, values: dict[str, Tensor]) -> Tensor:
         """A micro-batch's loss with the regularizers' terms, whose values join those of the objective's."""
         assert loss is not None  # an objective has at least one term
         if self._regularization is None:
             return loss
-        loss, more = self._regularization.added(loss, batch, logps)
+        loss, more = self._regularization.added(loss, logps)
         values |= more
         self._window.add_terms({f"loss/{name}": per_pair(value) for name, value in more.items()})
         return loss

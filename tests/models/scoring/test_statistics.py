@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from tests.models.pairs import mixed_batch
 from tests.models.scoring.test_hidden import row_states
 from tests.tiny import add_lora, tiny_llava
 
-CORRUPTED = {side: ViewSpec(f"{side}_corrupted", side, image="corrupted") for side in ("chosen", "rejected")}  # type: ignore[arg-type]
+CORRUPTED = {side: ViewSpec(f"{side}_corrupted", side, image="corrupted") for side in ("chosen", "rejected")}
 READ = ("tail_kl", "log_sum_squares", "eos", "label_logits")
 OPTIONS = ScoringOptions(tail=0.9, eos_temperature=0.5)
 
@@ -117,9 +118,12 @@ def test_nothing_is_computed_that_is_not_read(vlm: VLM, batch: PairBatch, monkey
 
     asked: list[dict[str, object]] = []
     original = scoring.segment_logps
-    monkeypatch.setattr(
-        scoring, "segment_logps", lambda *given, **options: asked.append(options) or original(*given, **options)
-    )
+
+    def noted(*given: Any, **options: Any) -> Any:
+        asked.append(options)
+        return original(*given, **options)
+
+    monkeypatch.setattr(scoring, "segment_logps", noted)
     plain = score(vlm, batch, reads=("reference", "lengths", "scores"))
     assert plain.chosen.kl is None and not plain.chosen.more
     assert not any(options["states"] or options["best"] for options in asked)
@@ -148,6 +152,7 @@ def test_auxiliary_answers_get_what_losses_read_of_them(vlm: VLM, batch: PairBat
     )  # fmt: skip
     scored = score(vlm, replace(batch, auxiliary=answers), reads=("kl", "tail_kl", "log_sum_squares"))
     assert scored.auxiliary is not None and not scored.auxiliary.more and scored.auxiliary.kl is not None
+    assert scored.chosen.kl is not None
     torch.testing.assert_close(
         scored.auxiliary.kl, scored.chosen.kl[:2, : scored.auxiliary.kl.shape[1]], atol=1e-5, rtol=1e-4
     )

@@ -23,11 +23,17 @@ from mmpo.models.scoring.token_statistics import (
     token_log_sum_squares,
     token_tail_kl,
 )
-from tests.objectives.golden_records import golden
 
 EOS, MU, TEMPERATURE = 3, 0.83, 0.4
 SINGLE = ("token_log_sum_squares", "token_entropy", "token_eos_logp")
 """Functions of one model."""
+
+
+def gradients_of(*tensors: Tensor) -> list[Tensor]:
+    """Copies of those that a backward pass left."""
+    found = [tensor.grad.clone() for tensor in tensors if tensor.grad is not None]
+    assert len(found) == len(tensors)
+    return found
 
 
 def tail(ours: Tensor, theirs: Tensor, mu: float = MU) -> Tensor:
@@ -78,7 +84,7 @@ def test_equals_the_whole_softmax_with_gradients(
         head.zero_grad()
         found = score(policy)
         found.backward(incoming)
-        results.append([found.detach(), policy.grad, *(p.grad.clone() for p in head.parameters() if trainable)])
+        results.append([found.detach(), *gradients_of(policy, *(head.parameters() if trainable else ()))])
     for one, another in zip(*results, strict=True):
         torch.testing.assert_close(one, another)
 
@@ -93,42 +99,24 @@ def test_several_at_once_are_each_alone_and_meet_the_head_once(
     statistics = [statistic for statistic, _ in PLAIN.values()]
     products: list[int] = []
     real = chunked.logits_of
-    monkeypatch.setattr(chunked, "logits_of", lambda *given: products.append(len(given[0])) or real(*given))
+
+    def counted(hidden: Tensor, *given: Any) -> Tensor:
+        products.append(len(hidden))
+        return real(hidden, *given)
+
+    monkeypatch.setattr(chunked, "logits_of", counted)
 
     def gradients(groups: list[list[ChunkStatistic]]) -> list[Tensor]:
         policy = start.clone().requires_grad_()
         head.zero_grad()
         found = [value for group in groups for value in chunk_statistics(group, policy, head, reference, other)]
         torch.stack([(k + 1) * value.sum() for k, value in enumerate(found[:-1])]).sum().backward()  # not of the last
-        assert policy.grad is not None
-        return [*(value.detach() for value in found), policy.grad, *(p.grad for p in head.parameters() if trainable)]
+        return [*(value.detach() for value in found), *gradients_of(policy, *(head.parameters() if trainable else ()))]
 
     together = gradients([statistics])
     assert products == [7, 7] * (2 if trainable else 1)
     for one, another in zip(together, gradients([[statistic] for statistic in statistics]), strict=True):
         torch.testing.assert_close(one, another)
-
-
-@pytest.mark.parametrize(
-    "case", ["token_kl", "token_tail_kl", "token_log_sum_squares", "token_entropy", "token_eos_logp"]
-)
-def test_golden_statistics(case: str) -> None:
-    calls: dict[str, Callable[..., Tensor]] = {
-        "token_kl": lambda p, q, given: token_kl(p, q, head),
-        "token_tail_kl": lambda p, q, given: token_tail_kl(p, q, head, **given),
-        "token_log_sum_squares": lambda p, q, given: token_log_sum_squares(p, head),
-        "token_entropy": lambda p, q, given: token_entropy(p, head),
-        "token_eos_logp": lambda p, q, given: token_eos_logp(p, head, **given),
-    }
-    found = [one for one in golden("statistics") if one["name"] == case]
-    assert found
-    for one in found:
-        logits = {name: torch.tensor(rows, dtype=torch.float64) for name, rows in one["inputs"].items()}
-        policy = logits["policy_logits"]
-        head = nn.Linear(policy.shape[1], policy.shape[1], bias=False).double().requires_grad_(False)
-        head.weight.copy_(torch.eye(policy.shape[1]))
-        values = calls[case](policy, logits.get("reference_logits"), one["parameters"])
-        assert values.tolist() == pytest.approx(one["expected"], abs=1e-9)
 
 
 def eye(size: int) -> nn.Linear:

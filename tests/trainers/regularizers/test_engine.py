@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import Trainer
 
@@ -103,7 +104,7 @@ def test_accumulation_changes_nothing(chosen: dict[str, Any], tmp_path: Path) ->
 
 def with_dropout(trainer: PreferenceTrainer) -> PreferenceTrainer:
     for module in trainer.scorer.modules():
-        if hasattr(module, "lora_dropout"):
+        if isinstance(module, LoraLayer):
             module.lora_dropout["default"] = nn.Dropout(0.3)
     return trainer
 
@@ -174,6 +175,13 @@ def test_sharded_weights_and_short_runs_are_refused(tmp_path: Path, monkeypatch:
     trainer.is_fsdp_enabled = True
     with pytest.raises(UserError, match=r"regularizers \(sam\) need whole weights"):
         Regularization(RegularizerSettings.model_validate({"sam": {}}), trainer)
+
+
+def test_dropout_on_cached_log_probs_is_refused(tmp_path: Path) -> None:
+    trainer = regularized(tmp_path, {})
+    trainer.scorer.cached = True
+    with pytest.raises(UserError, match="cached log-probs have none"):
+        Regularization(RegularizerSettings.model_validate({"multi_sample_dropout": {}}), trainer)
 
 
 @pytest.mark.parametrize("bias", [False, True])

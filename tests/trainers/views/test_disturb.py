@@ -155,6 +155,7 @@ def test_views_of_a_batch(material: Any) -> None:
     for i in range(3):
         assert torch.equal(clean.prompt_ids[i], noisy.prompt_ids[i]), "the same draw, another image"
         assert torch.equal(clean.response_ids[i], noisy.response_ids[i])
+        assert clean.weights is not None and noisy.weights is not None
         assert torch.equal(clean.weights[i], noisy.weights[i])
         assert clean.image_index[i] == batch.image_index[i] != noisy.image_index[i]
     own, other = clean, batch.views[REJECTED]

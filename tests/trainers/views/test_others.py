@@ -128,7 +128,7 @@ def test_a_bank_of_samples_is_scored_with_the_pairs(material: Any, tmp_path: Pat
     batch = PairCollator(store, BatchFields(bank=bank).add)(pairs.rows[:3])["batch"]
     assert batch.samples_of == [0, 1, 1, 2]
     scored = PairScorer(vlm, sharing="on")(batch)
-    assert scored.samples is not None and scored.samples_of is not None
+    assert scored.samples is not None and scored.samples_of is not None and batch.samples is not None
     assert scored.samples_of.tolist() == [0, 1, 1, 2] and scored.samples.lengths.tolist() == list(
         map(len, batch.samples.response_ids)
     )
