@@ -13,11 +13,23 @@ from typing import Any
 import yaml
 
 import mmpo
-from mmpo.data.reader import count_pairs, shard_paths
+from mmpo.data.reader import PAIRS, RESPONSES, count_rows, shard_paths
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.atomic import JsonLines, file_digest, read_json, read_jsonl, write_json, write_text
 
-FORMAT = "mmpo-pairs/1"
+ABOUT = {
+    PAIRS: (
+        "pairs",
+        "Multimodal preference pairs, written by mmpo {}. A row holds `images`, a `prompt`, a `chosen`\n"
+        "and a `rejected` response as conversation messages. Open it with `datasets.load_dataset`.",
+    ),
+    RESPONSES: (
+        "groups",
+        "Groups of scored responses, written by mmpo {}. A row holds `images`, a `prompt` as conversation messages,\n"
+        "and `responses`, each with `text` and `score`. Open it with `datasets.load_dataset`.",
+    ),
+}
+"""What the rows of a format are called, and what a data set's page says of them."""
 
 
 @dataclass
@@ -106,6 +118,7 @@ def write_card(
     split: str = "train",
     title: str = "Preference pairs",
     notes: str = "",
+    format: str = PAIRS,
 ) -> Path:
     """Write `card.json` and `README.md` for one split of a dataset, keeping what they say of its other splits.
 
@@ -114,31 +127,31 @@ def write_card(
     """
     folder = Path(folder)
     counts.check(str(folder))
-    rows, reasons = count_pairs(folder, split), count_reasons(rejects_path(folder, split))
+    rows, reasons = count_rows(folder, split), count_reasons(rejects_path(folder, split))
     if rows != counts.pairs:
-        raise UserError(f"{folder}: {counts.pairs} pairs were counted, the {split} shards hold {rows}")
+        raise UserError(f"{folder}: {counts.pairs} {ABOUT[format][0]} were counted, the {split} shards hold {rows}")
     if reasons != counts.reasons:
         raise UserError(f"{folder}: rejected were {counts.reasons}, the rejects file holds {reasons}")
-    splits = read_card(folder)["splits"] if (folder / "card.json").exists() else {}
+    splits = read_card(folder, format)["splits"] if (folder / "card.json").exists() else {}
     splits = {name: entry for name, entry in splits.items() if shard_paths(folder, name)}
     splits[split] = {**asdict(counts), "recipe_hash": recipe_hash(recipe), "recipe": plain_recipe(recipe)}
     shards = [path for name in splits for path in shard_paths(folder, name)]
     files = {f"data/{path.name}": file_digest(path) for path in shards}
     card = {
-        "format": FORMAT, "mmpo": mmpo.__version__, "title": title, "notes": notes, "splits": splits, "files": files,
+        "format": format, "mmpo": mmpo.__version__, "title": title, "notes": notes, "splits": splits, "files": files,
     }  # fmt: skip
     write_text(folder / "README.md", _readme(card))
     return write_json(folder / "card.json", card)
 
 
-def read_card(folder: str | Path) -> dict[str, Any]:
+def read_card(folder: str | Path, format: str = PAIRS) -> dict[str, Any]:
     """The card of a finished dataset. UserError if there is none or it is of another format."""
     path = Path(folder) / "card.json"
     if not path.exists():
         raise UserError(f"{folder}: no card.json", hint="the build did not finish; run it again and it goes on")
     card = read_json(path)
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise UserError(f"{path}: not a card of the format {FORMAT}")
+    if not isinstance(card, dict) or card.get("format") != format:
+        raise UserError(f"{path}: not a card of the format {format}")
     return card
 
 
@@ -149,11 +162,11 @@ def _readme(card: Mapping[str, Any]) -> str:
     lines = [f"---\n{header}---", f"# {card['title']}", ""]
     if card["notes"]:
         lines += [card["notes"], ""]
+    rows, about = ABOUT[card["format"]]
     lines += [
-        f"Multimodal preference pairs, written by mmpo {card['mmpo']}. A row holds `images`, a `prompt`, a `chosen`",
-        "and a `rejected` response as conversation messages. Open it with `datasets.load_dataset`.",
+        about.format(card["mmpo"]),
         "",
-        "| split | sources | kept | pairs | rejected |",
+        f"| split | sources | kept | {rows} | rejected |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     for name, entry in card["splits"].items():

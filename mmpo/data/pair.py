@@ -129,11 +129,7 @@ def answer_text(messages: Sequence[Mapping[str, Any]]) -> str:
 
 def validate(pair: PreferencePair, where: str = "pair") -> PreferencePair:
     """The pair itself if it keeps every rule, else UserError "`where`: what is wrong". `where` names file and row."""
-    if not isinstance(pair.id, str) or not pair.id:
-        raise UserError(f"{where}: `id` must be a non-empty string, got {pair.id!r}")
-    if not _is_unicode(pair.id):
-        raise UserError(f"{where}: `id` {pair.id!r} holds half a character", hint=HALF_CHARACTER_HINT)
-    where = f"{where} (id {pair.id})"
+    where = check_id(pair.id, where)
     _check_messages(pair.prompt, "prompt", where, roles=PROMPT_ROLES, kinds=("image", "video", "text"))
     roles = [message["role"] for message in pair.prompt]
     if roles[-1] == "system" or (roles[-1] == "assistant" and roles[-2:-1] != ["user"]):
@@ -145,7 +141,10 @@ def validate(pair: PreferencePair, where: str = "pair") -> PreferencePair:
         raise UserError(f"{where}: the answer that both responses continue is empty", hint="leave it out")
     for side, response in (("chosen", pair.chosen), ("rejected", pair.rejected)):
         _check_response(response, side, where)
-    _check_media(pair, where)
+    columns = {"images": pair.images}
+    if pair.rejected_images is not None:
+        columns["rejected_images"] = pair.rejected_images
+    check_shown(pair.prompt, columns, pair.videos, where)
     same_input = pair.rejected_images is None or pair.rejected_images == pair.images
     if same_input and _said(pair.chosen) == _said(pair.rejected):
         raise UserError(f"{where}: chosen and rejected are the same", hint="drop the row; it holds no preference")
@@ -164,6 +163,32 @@ def validate(pair: PreferencePair, where: str = "pair") -> PreferencePair:
         if not is_number(score):
             raise UserError(f"{where}: score {name!r} is {score!r}, not a finite number", hint="leave it out or fix it")
     return pair
+
+
+def check_id(id: Any, where: str) -> str:
+    """`where`, with the id of the row in it. UserError for an id that can't be one."""
+    if not isinstance(id, str) or not id:
+        raise UserError(f"{where}: `id` must be a non-empty string, got {id!r}")
+    if not _is_unicode(id):
+        raise UserError(f"{where}: `id` {id!r} holds half a character", hint=HALF_CHARACTER_HINT)
+    return f"{where} (id {id})"
+
+
+def check_question(prompt: Any, where: str) -> None:
+    """UserError unless the prompt is a conversation that ends with a user message."""
+    _check_messages(prompt, "prompt", where, roles=PROMPT_ROLES, kinds=("image", "video", "text"))
+    if prompt[-1]["role"] != "user":
+        raise UserError(f"{where}: the prompt must end with a user message, not one of {prompt[-1]['role']}")
+
+
+def check_text(text: Any, at: str) -> None:
+    """UserError unless `text` can be what a model says: words, and no tag of a picture."""
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"{at} must be a text with words, got {short(text)}")
+    if not _is_unicode(text):
+        raise UserError(f"{at}: {short(text)} holds half a character", hint=HALF_CHARACTER_HINT)
+    if tag := placeholder_in(text):
+        raise UserError(f"{at}: the text contains {tag!r}", hint=NO_PLACEHOLDER_HINT)
 
 
 def _check_response(response: Any, side: str, where: str) -> None:
@@ -212,12 +237,13 @@ def _check_messages(messages: Any, column: str, where: str, *, roles: tuple[str,
                 raise UserError(f"{at}: the text contains {tag!r}", hint=NO_PLACEHOLDER_HINT)
 
 
-def _check_media(pair: PreferencePair, where: str) -> None:
-    expected = sum(1 for _ in content_parts(pair.prompt, "image"))
-    columns = [("images", pair.images)]
-    if pair.rejected_images is not None:
-        columns.append(("rejected_images", pair.rejected_images))
-    for column, images in columns:
+def check_shown(
+    prompt: Sequence[Message], columns: Mapping[str, Sequence[Any]], videos: Sequence[Video] | None, where: str
+) -> None:
+    """UserError unless every one of the `columns` of images fills the prompt's image parts, and `videos` those of
+    videos, with what can be opened."""
+    expected = sum(1 for _ in content_parts(prompt, "image"))
+    for column, images in columns.items():
         if len(images) != expected:
             raise UserError(
                 f"{where}: the prompt has {expected} image parts, `{column}` has {len(images)} images",
@@ -225,8 +251,8 @@ def _check_media(pair: PreferencePair, where: str) -> None:
             )
         for number, image in enumerate(images):
             _check_image(image, f"{where}: `{column}[{number}]`")
-    videos = pair.videos or []
-    expected = sum(1 for _ in content_parts(pair.prompt, "video"))
+    videos = videos or []
+    expected = sum(1 for _ in content_parts(prompt, "video"))
     if len(videos) != expected:
         raise UserError(f"{where}: the prompt has {expected} video parts, `videos` has {len(videos)}")
     for number, video in enumerate(videos):

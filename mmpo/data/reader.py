@@ -1,4 +1,5 @@
-"""Reading a folder of preference pairs, in order or by number. Its content is described in shards.py."""
+"""Reading a folder of preference pairs, or of groups of responses, in order or by number. Its content is described in
+shards.py."""
 
 from __future__ import annotations
 
@@ -9,16 +10,21 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mmpo.data.pair import PreferencePair, validate
-from mmpo.data.rows import from_row, pair_schema
+from mmpo.data.responses import ResponseGroup, validate_group
+from mmpo.data.rows import from_row, group_from_row, pair_schema
 from mmpo.errors import UserError
 from mmpo.files.atomic import file_digest, read_json
 from mmpo.outside.failures import FAILURES
 
 ROW_GROUP = 32  # rows that are decoded together: small, so that reading one row at random stays cheap
 TABLES, TEXTS = (".parquet", ".arrow"), (".jsonl", ".json")  # what `mmpo convert` reads
+PAIRS, RESPONSES = "mmpo-pairs/1", "mmpo-responses/1"
+"""Formats of a folder, as its card names them. Shards of all but pairs name theirs in their metadata."""
+FORMAT_KEY = b"mmpo.format"
 T = TypeVar("T")
 
 
@@ -81,8 +87,20 @@ def read_pairs(folder: str | Path, split: str = "train") -> Iterator[PreferenceP
 
     A row counts from 0 within its file. Shards that others wrote with the same columns are read too.
     """
-    written = _digests(Path(folder))
-    for path in _existing_shards(Path(folder), split):
+    for cells, where in _cells(Path(folder), split, PAIRS):
+        yield validate(from_row(cells, where), where)
+
+
+def read_groups(folder: str | Path, split: str = "train") -> Iterator[ResponseGroup]:
+    """Every group of responses of a split, as `read_pairs` reads pairs."""
+    for cells, where in _cells(Path(folder), split, RESPONSES):
+        yield validate_group(group_from_row(cells, where), where)
+
+
+def _cells(folder: Path, split: str, format: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every row of a split, with its file and number."""
+    written = _digests(folder)
+    for path in _existing_shards(folder, split, format):
         with open_shard(path) as file:
             if written.get(path.name) not in (None, file_digest(path)):
                 raise UserError(
@@ -93,15 +111,20 @@ def read_pairs(folder: str | Path, split: str = "train") -> Iterator[PreferenceP
             row = 0
             while (batch := _read(lambda: next(batches, None), path)) is not None:  # noqa: B023 - called at once
                 for cells in batch.to_pylist():
-                    where = f"{path}:{row}"
-                    yield validate(from_row(cells, where), where)
+                    yield cells, f"{path}:{row}"
                     row += 1
 
 
 def count_pairs(folder: str | Path, split: str = "train") -> int:
     """The number of pairs, from the files' footers; UserError for a folder without the split."""
+    _existing_shards(Path(folder), split)
+    return count_rows(folder, split)
+
+
+def count_rows(folder: str | Path, split: str = "train") -> int:
+    """The number of rows in the shards of a split, whatever they hold."""
     total = 0
-    for path in _existing_shards(Path(folder), split):
+    for path in shard_paths(Path(folder), split):
         with open_shard(path) as file:
             total += file.metadata.num_rows
     return total
@@ -132,16 +155,48 @@ def check_pairs(folder: str | Path, split: str = "train") -> None:
                 raise _foreign(folder, split, f"data/{path.name} is a table of another layout")
 
 
-def _existing_shards(folder: Path, split: str) -> list[Path]:
+def holds_groups(folder: str | Path, split: str = "train") -> bool:
+    """True for a folder of groups of responses."""
+    paths = shard_paths(Path(folder), split)
+    if not paths:
+        return False
+    with open_shard(paths[0]) as file:
+        return format_of(file.schema_arrow) == RESPONSES
+
+
+def format_of(schema: pa.Schema) -> str:
+    """The format of a shard; those of pairs need not name it."""
+    return (schema.metadata or {}).get(FORMAT_KEY, PAIRS.encode()).decode(errors="replace")
+
+
+def check_format(schema: pa.Schema, format: str, where: Path) -> None:
+    """UserError for a shard of another format than `format`."""
+    found = format_of(schema)
+    if found == format:
+        return
+    if found == RESPONSES:
+        raise UserError(f"{where}: holds groups of responses, not pairs", hint="give it as train.groups.data")
+    wanted = "groups of responses" if format == RESPONSES else "pairs"
+    what = "pairs" if found == PAIRS else found
+    raise UserError(f"{where}: holds {what}, not {wanted}", hint="mmpo convert IN OUT --to responses makes groups")
+
+
+def _existing_shards(folder: Path, split: str, format: str = PAIRS) -> list[Path]:
     """The split's shards. UserError if there are none, or if others wrote them with columns of which `from_row` knows
     nothing, such as `image`."""
     paths = shard_paths(folder, split)
+    if not paths and format == RESPONSES:
+        raise UserError(
+            f"{folder}: no groups of responses of the split {split!r} (data/{split}-*.parquet)",
+            hint="mmpo convert IN OUT --to responses makes them",
+        )
     if not paths:
         if found := _of_others(folder):
             raise _foreign(folder, split, found)
         raise UserError(f"{folder}: no pairs of the split {split!r} (data/{split}-*.parquet)", hint="build it first")
     with open_shard(paths[0]) as file:
         columns = set(file.schema_arrow.names)
+        check_format(file.schema_arrow, format, folder)
     if "provenance" not in columns and not columns <= {*pair_schema(("any",)).names}:
         raise _foreign(folder, split, f"data/{paths[0].name} is a table of another layout")
     return paths

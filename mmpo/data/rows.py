@@ -1,4 +1,5 @@
-"""A preference pair as a row of a table: the Arrow schema, with the feature names that `datasets` reads from it."""
+"""A preference pair, or a group of responses, as a row of a table: the Arrow schema, with the feature names that
+`datasets` reads from it."""
 
 from __future__ import annotations
 
@@ -10,6 +11,8 @@ from typing import Any
 import pyarrow as pa
 
 from mmpo.data.pair import Message, PreferencePair, Video
+from mmpo.data.responses import ResponseGroup, ScoredResponse
+from mmpo.data.spans import short
 from mmpo.errors import UserError
 from mmpo.outside import Unreadable, json_of
 
@@ -60,7 +63,23 @@ def pair_schema(scores: Sequence[str] = (), metadata: Mapping[str, str] | None =
     ]
     if scores:
         columns.append(("scores", pa.struct({name: pa.float64() for name in scores})))
-    columns.append(("provenance", pa.struct(PROVENANCE_FIELDS)))
+    return _schema([*columns, ("provenance", pa.struct(PROVENANCE_FIELDS))], metadata)
+
+
+def group_schema(metadata: Mapping[str, str] | None = None) -> pa.Schema:
+    """The columns of a shard of groups of responses, with features as in `pair_schema`."""
+    columns: list[tuple[str, pa.DataType]] = [
+        ("id", pa.string()),
+        ("images", pa.list_(_IMAGE)),
+        ("prompt", _MESSAGES),
+        ("responses", pa.list_(pa.struct({"text": pa.string(), "score": pa.float64()}))),
+        ("videos", pa.list_(_VIDEO)),
+        ("provenance", pa.struct(PROVENANCE_FIELDS)),
+    ]
+    return _schema(columns, metadata)
+
+
+def _schema(columns: Sequence[tuple[str, pa.DataType]], metadata: Mapping[str, str] | None) -> pa.Schema:
     features = {name: _feature(kind) for name, kind in columns}
     stamps = {"huggingface": json.dumps({"info": {"features": features}}), **(metadata or {})}
     return pa.schema([pa.field(name, kind) for name, kind in columns], metadata=stamps)
@@ -95,11 +114,48 @@ def to_row(pair: PreferencePair, scores: Sequence[str] = ()) -> dict[str, Any]:
         "rejected_parts": pair.rejected_parts,
         "unfinished": pair.unfinished,
         "twin": pair.twin,
-        "provenance": _provenance_cell(pair),
+        "provenance": _provenance_cell(pair.provenance),
     }
     if scores:
         row["scores"] = None if pair.scores is None else {name: pair.scores.get(name) for name in scores}
     return row
+
+
+def group_to_row(group: ResponseGroup) -> dict[str, Any]:
+    """The group as a row of `group_schema()`."""
+    return {
+        "id": group.id,
+        "images": [_image_cell(image) for image in group.images],
+        "prompt": group.prompt,
+        "responses": [{"text": response.text, "score": response.score} for response in group.responses],
+        "videos": None if group.videos is None else [_video_cell(video) for video in group.videos],
+        "provenance": _provenance_cell(group.provenance),
+    }
+
+
+def group_from_row(row: Mapping[str, Any], where: str = "row") -> ResponseGroup:
+    """The group in a row, as `from_row` reads a pair: `images`, `prompt` and `responses` are enough."""
+    if missing := [name for name in ("prompt", "responses") if row.get(name) is None]:
+        raise UserError(f"{where}: no `{missing[0]}`", hint="columns needed: images, prompt, responses")
+    videos = row.get("videos")
+    return ResponseGroup(
+        id=row.get("id") or PurePath(where).name,
+        prompt=_messages(row["prompt"], "prompt", where),
+        responses=scored_responses(row["responses"], where),
+        images=[_image(cell, where) for cell in row.get("images") or []],
+        videos=None if videos is None else [_video(cell, where) for cell in videos],
+        provenance=_provenance(row.get("provenance"), where),
+    )
+
+
+def scored_responses(cells: Any, where: str) -> list[ScoredResponse]:
+    """The answers in a column of objects of `text` and `score`, which may be null or missing."""
+    if not isinstance(cells, list):
+        raise UserError(f"{where}: `responses` must be a list, got {short(cells)}")
+    for number, cell in enumerate(cells):
+        if not isinstance(cell, Mapping) or "text" not in cell:
+            raise UserError(f"{where}: `responses[{number}]` must have `text` and `score`, got {short(cell)}")
+    return [ScoredResponse(cell["text"], cell.get("score")) for cell in cells]
 
 
 def check_scores(pair: PreferencePair, scores: Sequence[str]) -> None:
@@ -190,9 +246,9 @@ def _message(message: Any, where: str) -> Message:
     return {"role": message.get("role"), "content": parts}
 
 
-def _provenance_cell(pair: PreferencePair) -> dict[str, Any]:
-    known = {name: pair.provenance.get(name) for name in PROVENANCE_FIELDS if name != "extra"}
-    extra = {name: value for name, value in pair.provenance.items() if name not in known}
+def _provenance_cell(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    known = {name: provenance.get(name) for name in PROVENANCE_FIELDS if name != "extra"}
+    extra = {name: value for name, value in provenance.items() if name not in known}
     known["extra"] = json.dumps(extra, sort_keys=True, ensure_ascii=False) if extra else None
     return known
 

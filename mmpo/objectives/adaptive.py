@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
 from mmpo.objectives.pair_weights import on_policy_weight
-from mmpo.objectives.parameters import Count, NonNegative, Positive, PositiveShare, ShareBelowOne, WholeNumber
+from mmpo.objectives.parameters import NonNegative, Positive, PositiveShare, Rounds, ShareBelowOne, WholeNumber
 from mmpo.objectives.registry import Identity, RewardsBy, objective
 from mmpo.objectives.scored import scored
 from mmpo.objectives.shapes import bounded_exp
@@ -193,7 +193,7 @@ def gamma_po(
     beta: Positive = 10.0,
     ratio: NonNegative = 0.5,
     tau: Positive = 20.0,
-    steps: Count = 20,
+    steps: Rounds = 20,
     reference: bool = False,
     queue: WholeNumber = 256,
 ) -> Term:

@@ -11,15 +11,20 @@ from torch import Tensor
 
 from mmpo.errors import UserError
 from mmpo.objectives.combinations import combination_mistakes
+from mmpo.objectives.names import AMBIGUOUS, OTHER_NAMES
 from mmpo.objectives.parameters import is_schedule, mistakes, nearest, parameters_of, resolved
 from mmpo.objectives.registry import OBJECTIVES, Registered
 from mmpo.objectives.stand_in import stand_in
 from mmpo.objectives.step_rule import State, Statistics
 from mmpo.objectives.term import Term
+from mmpo.objectives.visual import CHOSEN, REJECTED
 from mmpo.types import Hidden, PairLogps, StepStatistics, ViewSpec
 
 States = dict[str, State]
 """What the losses of an objective remember, by their names."""
+
+VIEWS_OF: Mapping[str, tuple[ViewSpec, ...]] = {"label_logits": (CHOSEN, REJECTED)}
+"""The views from which scoring computes a thing that losses read."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +46,27 @@ class Objective:
         """What its losses read besides the policy's log-probs: names of `mmpo.objectives.reads.READS`."""
         return frozenset(read for entry, given in self._at_both_ends() for read in entry.reads_of(given))
 
+    def without(self, *of: str) -> Objective:
+        """Without the terms of auxiliary answers, say."""
+        weights = {name: weight for name, weight in self.weights.items() if OBJECTIVES[name].of not in of}
+        return replace(self, weights=weights)
+
     def on_pairs_alone(self) -> Objective:
-        """Without the terms that need auxiliary answers: what can be evaluated on pairs."""
-        return Objective(
-            {name: weight for name, weight in self.weights.items() if OBJECTIVES[name].of != "auxiliary"},
-            self.parameters,
-        )
+        """What can be evaluated on pairs: without the terms of auxiliary answers and of groups of responses. Where all
+        are of groups they stay, for pairs can be groups (`mmpo.objectives.groups.with_own_groups`)."""
+        return self if self.of_groups_alone else self.without("auxiliary", "groups")
+
+    @property
+    def of_groups_alone(self) -> bool:
+        """True if all its terms are of groups of responses."""
+        return all(OBJECTIVES[name].of == "groups" for name in self.weights)
 
     @property
     def views(self) -> tuple[ViewSpec, ...]:
-        """The views that batches must have, each once."""
-        return tuple(dict.fromkeys(view for entry, given in self._at_both_ends() for view in entry.views_of(given)))
+        """The views that batches must have, each once: those that losses compare with, and those of which something
+        that they read is computed."""
+        own = [view for entry, given in self._at_both_ends() for view in entry.views_of(given)]
+        return tuple(dict.fromkeys([*own, *(view for read in sorted(self.reads) for view in VIEWS_OF.get(read, ()))]))
 
     @property
     def corruption(self) -> str | None:
@@ -208,7 +223,7 @@ def spec_mistakes(spec: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, s
     found: list[tuple[tuple[str, ...], str, str | None]] = []
     for name, given in spec.items():
         if name not in OBJECTIVES:
-            found.append(((name,), f"unknown objective {name!r}", nearest(name, OBJECTIVES)))
+            found.append(((name,), f"unknown objective {name!r}", _meant(name)))
         elif not isinstance(given, Mapping | int | float | None):
             found.append(((name,), f"must be parameters by name (it is {given!r})", f"{name}: {{weight: 1.0}}"))
         else:
@@ -224,6 +239,24 @@ def spec_mistakes(spec: Mapping[str, Any]) -> list[tuple[tuple[str, ...], str, s
                 found.append(((name, key), wrong, hint))
             found += combination_mistakes(OBJECTIVES[name], _values_of(given), sound=not own)
     return found
+
+
+def _meant(name: str) -> str:
+    """A hint for a name that no objective has: ours of what others call so, else the nearest."""
+    if name in AMBIGUOUS:
+        return f"say {' or '.join(AMBIGUOUS[name])}"
+    if (other := OTHER_NAMES.get(name)) is None:
+        return nearest(name, OBJECTIVES)
+    terms = {other.main: other.parameters, **other.plus}
+    said = ", ".join(
+        f"{term}: {{{', '.join(f'{key}: {_plain(of)}' for key, of in own.items())}}}" for term, own in terms.items()
+    )
+    return f"here it is {said}"
+
+
+def _plain(value: Any) -> str:
+    """A value as a recipe writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _values_of(given: Any) -> dict[str, Any]:

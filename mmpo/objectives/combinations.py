@@ -35,7 +35,13 @@ def _mistakes_in(
 ) -> list[Mistake]:
     at = (loss, key)
     inner = given.values() if isinstance(given, Mapping) else ()
-    if not isinstance(given, str | Mapping) or not given or not all(isinstance(v, Mapping | None) for v in inner):
+    names = [given] if isinstance(given, str) else list(given) if isinstance(given, Mapping) else []
+    if (
+        not given
+        or not names
+        or not all(isinstance(name, str) for name in names)
+        or not all(isinstance(values, Mapping | None) for values in inner)
+    ):
         return [(at, f"{loss}.{key} must be a {kind} by name, with its parameters (it is {given!r})", example)]
     found: list[Mistake] = []
     for name, values in named(given).items():

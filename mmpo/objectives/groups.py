@@ -6,17 +6,18 @@ is one of groups, however many responses each has.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import pad, softplus
 
 from mmpo.errors import UserError
 from mmpo.objectives.parameters import Positive
 from mmpo.objectives.registry import objective
 from mmpo.objectives.term import Term, log_ratio, per_pair
-from mmpo.types import PairLogps
+from mmpo.types import PairLogps, ResponseGroups, ResponseLogps
 
 
 class _Group(NamedTuple):
@@ -56,11 +57,33 @@ def infonca(pairs: PairLogps, *, beta: Positive = 0.01, temperature: Positive = 
     return per_pair(-group.sums(group.labels * _log_softmax(beta * group.ratios, group.number, len(group.sizes))))
 
 
+def with_own_groups(pairs: PairLogps) -> PairLogps:
+    """The pairs with groups of two made of them: chosen with the score 1, rejected with 0."""
+    sides = (pairs.chosen, pairs.rejected)
+    longest = max(side.mask.shape[1] for side in sides)
+
+    def joined(name: str) -> Tensor | None:
+        values: list[Tensor | None] = [getattr(side, name) for side in sides]
+        found = [pad(value, (0, longest - value.shape[1])) for value in values if value is not None]
+        return torch.cat(found) if len(found) == len(sides) else None
+
+    policy, mask = joined("policy"), joined("mask")
+    assert policy is not None and mask is not None
+    number = torch.arange(len(pairs), device=mask.device)
+    order = torch.stack([number, number + len(pairs)], dim=1).flatten()  # the two of a pair side by side
+    reference = joined("reference")
+    rows = ResponseLogps(policy[order], None if reference is None else reference[order], mask[order])
+    return replace(
+        pairs,
+        groups=ResponseGroups(rows, number.repeat_interleave(2), policy.new_tensor([1.0, 0.0]).repeat(len(pairs))),
+    )
+
+
 def _groups(pairs: PairLogps, objective: str, temperature: float) -> _Group:
     if pairs.groups is None:
         raise UserError(
             f"{objective} reads groups of scored responses, and the batch has none",
-            hint="use data with groups of responses",
+            hint="set groups.data",
         )
     number, ratios = pairs.groups.group, log_ratio(pairs.groups.responses)
     scores = pairs.groups.scores.detach().to(ratios)

@@ -27,6 +27,10 @@ FlipRate = Annotated[float, Field(ge=0, lt=0.5)]
 """The share of wrong labels."""
 Smoothing = Annotated[float, Field(gt=0, lt=0.5)]
 Count = Annotated[int, Field(ge=1)]
+Few = Annotated[int, Field(ge=1, le=100)]
+"""A number of renderings of each pair, every one of which is scored."""
+Rounds = Annotated[int, Field(ge=1, le=10_000)]
+"""A number of passes of a computation."""
 WholeNumber = Annotated[int, Field(ge=0)]
 AboveOne = Annotated[float, Field(gt=1)]
 ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
@@ -128,6 +132,8 @@ _TYPES = {
     "string_type": "must be text",
     "finite_number": "must be a finite number",
     "none_required": "must be null",
+    "list_type": "must be a list",
+    "too_short": "must not be empty",
     "missing": "must be given: it has no default",
 }
 

@@ -9,9 +9,10 @@ Shapes: b pairs, t tokens of a response (padded), k parts (padded), i aspects of
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -59,7 +60,7 @@ def full_step_dpo(
     return dpo(reweighed(pairs, by_step, gamma=gamma, scale_by_steps=scale_by_steps), beta=beta)
 
 
-Aspects = Literal["equal"] | list[NonNegative]
+Aspects = Literal["equal"] | Annotated[list[NonNegative], Field(min_length=1)]
 
 
 @objective("dpo_2d", reads=("reference", "segments"), paper="arXiv 2410.19720", spec="7")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.objectives.parameters import Count, NonNegative, Positive
+from mmpo.objectives.parameters import Few, NonNegative, Positive
 from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair
 from mmpo.types import PairLogps, ViewSpec
@@ -42,7 +42,7 @@ def lpoi(
     delta: float = 0.0,
     image: NonNegative = 1.0,
     anchor: NonNegative = 1.0,
-    levels: Count = 4,
+    levels: Few = 4,
 ) -> Term:
     """DPO + `image` times the Plackett-Luce loss of the chosen answer's rewards over a list of images + `anchor` times
     the anchor softplus(delta - beta rho(y_w|m)). The list is the clean image and `levels` ones in which more and more

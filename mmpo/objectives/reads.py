@@ -50,6 +50,6 @@ READS: Mapping[str, Readable] = {
         ),
         Readable("auxiliary", "aux", "answers to other questions", "set auxiliary.data"),
         Readable("samples", "samples", "responses that the reference wrote to the same prompt", "set samples_from"),
-        Readable("groups", "group", "groups of scored responses", "use data with groups of responses"),
+        Readable("groups", "group", "groups of scored responses", "set groups.data", live=True),
     )
 }

@@ -60,13 +60,14 @@ def filled(pairs: PairLogps) -> PairLogps:
     def side(response: ResponseLogps) -> ResponseLogps:
         return replace(with_blanks(response), weights=response.weights)
 
-    chosen, auxiliary = side(pairs.chosen), pairs.auxiliary
+    chosen, auxiliary, groups = side(pairs.chosen), pairs.auxiliary, pairs.groups
     return replace(
         pairs,
         chosen=chosen,
         rejected=side(pairs.rejected),
         views={spec: side(view) for spec, view in pairs.views.items()},
         auxiliary=None if auxiliary is None else side(auxiliary),
+        groups=None if groups is None else replace(groups, responses=side(groups.responses)),
         samples=chosen if pairs.samples is None else side(pairs.samples),
         samples_of=torch.arange(len(pairs)) if pairs.samples_of is None else pairs.samples_of,
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mmpo.errors import UserError
-from mmpo.objectives.parameters import Count, NonNegative, Positive, PositiveShare
+from mmpo.objectives.parameters import Few, NonNegative, Positive, PositiveShare
 from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.term import Term, log_ratio, per_pair
 from mmpo.types import Hidden, PairLogps, ResponseLogps, ViewSpec
@@ -119,7 +119,7 @@ def spectral(
 
 
 @objective("perturbed_dpo", views=candidate_views, paper="arXiv 2507.21584", spec="TARS 2")
-def perturbed_dpo(pairs: PairLogps, *, beta: Positive = 0.1, candidates: Count = 1) -> Term:
+def perturbed_dpo(pairs: PairLogps, *, beta: Positive = 0.1, candidates: Few = 1) -> Term:
     """DPO of both answers to the perturbed question, policy and reference alike: L_DPO of arXiv 2507.21584.
 
     With several `candidates` the worst perturbation of each pair counts, and it alone has a gradient: the inner
@@ -141,7 +141,7 @@ def tars(
     *,
     beta: Positive = 0.1,
     lam: NonNegative = 0.1,
-    candidates: Count = 1,
+    candidates: Few = 1,
     reduction: SpectrumReduction = "bins",
     cutoff: PositiveShare = 1.0,
     eps: Positive = 1e-8,

@@ -203,13 +203,14 @@ def _over_places(losses: Tensor, lengths: Tensor, grid: int | None) -> Tensor:
     return (total + (grid - lengths) * math.log(2)) / grid
 
 
-@objective("tpo", reads=("reference", "label_logits"), paper="arXiv 2412.14487")
+@objective("tpo", reads=("reference", "label_logits"), corruption="diffusion", paper="arXiv 2412.14487")
 def tpo(pairs: PairLogps, *, beta: Positive = 0.1, offset: Positive = 0.5) -> Term:
     """DPO on token log-probs p_t + log(offset + sigmoid(s_t)) of chosen and p_t + log(offset + sigmoid(-s_t)) of
     rejected responses; s is the raw logit of the token with the clean image minus that with the corrupted one. TPO, a
     token preference optimization with visual anchoring (arXiv 2412.14487), as released (alibaba/TPO 2f87f27).
 
-    Policy and reference each have their own s; the policy's carries a gradient. At an offset of 1/2 a token that the
+    Policy and reference each have their own s; the policy's carries a gradient. The release corrupts with noise of the
+    diffusion schedule at step 500. At an offset of 1/2 a token that the
     image does not move has its log-prob alone.
     """
     chosen, rejected = _anchored(pairs.chosen, 1, offset), _anchored(pairs.rejected, -1, offset)

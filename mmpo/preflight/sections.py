@@ -116,6 +116,14 @@ def check_train(context: PreflightContext) -> None:
             Corruption(settings.corruption.kind, dict(settings.corruption.parameters))
     if settings.auxiliary is not None and not context.has_error(("train", "auxiliary")):
         _check_auxiliary(context, settings.auxiliary)
+    if settings.samples_from is not None and not context.has_error(("train", "samples_from")):
+        from mmpo.trainers.views.drawn import read_bank
+
+        if not context.comes(settings.samples_from.data):
+            with context.noting(("train", "samples_from", "data")):
+                read_bank(settings.samples_from.data)
+    if settings.groups is not None and not context.has_error(("train", "groups")):
+        _check_groups(context, settings.groups)
     if settings.quantize == "nf4":
         with context.noting(("train", "quantize")):
             require("nf4", BITSANDBYTES)
@@ -153,6 +161,22 @@ def _check_auxiliary(context: PreflightContext, settings: Any) -> None:
         found = [image for sample in samples if isinstance(sample, Sample) for image in sample.images]
         pictures = [(settings.image_root, image) for image in found if isinstance(image, str)]
         _check_pictures(context, at, pictures, settings.allow_links)
+
+
+def _check_groups(context: PreflightContext, settings: Any) -> None:
+    """The first groups of responses, and their pictures."""
+    from mmpo.data.responses import ResponseGroup
+    from mmpo.trainers.groups import read_scored
+
+    if context.comes(settings.data):
+        return
+    at = ("train", "groups", "data")
+    with context.noting(at):
+        groups = [one for one in islice(read_scored(settings), LOOKED_AT) if isinstance(one, ResponseGroup)]
+        if groups and not any(len(group.responses) > 1 and not group.unscored for group in groups):
+            raise UserError(f"none of the {len(groups)} groups looked at has a score of each of several responses")
+        pictures = [(settings.data, image) for group in groups for image in group.images if isinstance(image, str)]
+        _check_pictures(context, at, pictures, False)
 
 
 def _check_objective(context: PreflightContext) -> None:

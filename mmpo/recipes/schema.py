@@ -138,9 +138,22 @@ def _describe(data: Any, mistake: Any) -> Problem:
         return Problem((*path, "builder"), f"should be one of {kinds} (it is {mistake['ctx']['tag']!r})")
     if mistake["type"] == "dict_type":
         return Problem(path, f"must be names with values, such as {{name: value}} (it is {mistake['input']!r})")
+    if mistake["type"] in ("model_type", "model_attributes_type"):
+        return Problem(
+            path, f"must be settings by name, such as {{{_example(path, model)}}} (it is {mistake['input']!r})"
+        )
+    if mistake["type"] == "path_type":
+        return Problem(path, f"must be a path (it is {mistake['input']!r})")
+    if mistake["type"] == "too_short" and not mistake["input"]:
+        return Problem(path, "must not be empty")
     message = str(mistake["msg"]).removeprefix("Value error, ")
     given = "" if isinstance(mistake["input"], dict) else f" (it is {mistake['input']!r})"
     return Problem(path, f"{message[:1].lower()}{message[1:]}{given}")
+
+
+def _example(path: KeyPath, models: list[Any]) -> str:
+    """The first key of what stands under `path`, of which `models` are those above."""
+    return f"{next(iter(known_keys([own for model in models for own in _models_of(model, path[-1])])), 'name')}: …"
 
 
 _WANTED: dict[KeyPath, str] = {

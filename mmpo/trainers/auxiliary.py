@@ -38,7 +38,7 @@ from mmpo.models.families.loading import VLM
 from mmpo.models.families.prompts import encode_response
 from mmpo.models.scoring.pairs import AnswerBatch, PairBatch
 from mmpo.progress import track
-from mmpo.trainers.collate import EncodedPair, EncodedPairs, OnReject
+from mmpo.trainers.collate import EncodedPair, OnReject
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.media import RowMedia, pixel_tensors, prompt_ids
 from mmpo.trainers.schedule import Schedule
@@ -76,8 +76,17 @@ class Samples:
     settings: AuxiliarySettings
     dropped: Counter[str] = field(default_factory=Counter)
 
+    stage = STAGE
+
     def __len__(self) -> int:
         return len(self.rows)
+
+    def rate(self, pairs: int) -> Fraction:
+        """Samples for each of so many training pairs."""
+        return self.settings.rate(len(self), pairs)
+
+    def collator(self, inner: Callable[..., dict[str, PairBatch]]) -> AuxiliaryCollator:
+        return AuxiliaryCollator(inner, self.store)
 
     def digest(self) -> str:
         """A fingerprint of what is learnt, in order."""
@@ -204,10 +213,11 @@ def _encoded(
 
 
 def draw(
-    n_samples: int, schedule: Schedule, seed: int, per_pair: Fraction = Fraction(1)
+    n_samples: int, schedule: Schedule, seed: int, per_pair: Fraction = Fraction(1), name: str = STAGE
 ) -> list[list[list[tuple[int, ...]]]]:
-    """For each step, micro-batch and pair of the schedule the samples that go with the pair."""
-    stream = _stream(n_samples, random.Random(f"{seed}/{STAGE}"))
+    """For each step, micro-batch and pair of the schedule the samples that go with the pair. Data of another `name`
+    comes in an order of its own."""
+    stream = _stream(n_samples, random.Random(f"{seed}/{name}"))
     places = count()
 
     def of_the_next_pair() -> tuple[int, ...]:
@@ -225,15 +235,16 @@ def _stream(n: int, rng: random.Random) -> Iterator[int]:
 
 
 class PairsWithSamples:
-    """Pairs and samples under one index `(pair, samples)`, as a data loader asks for them."""
+    """Pairs and samples under one index `(pair, samples)`, as a data loader asks for them. Either may be something
+    else: pairs that have samples already, groups of responses."""
 
-    def __init__(self, pairs: EncodedPairs, samples: Samples) -> None:
+    def __init__(self, pairs: Any, samples: Any) -> None:
         self.pairs, self.samples = pairs, samples
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: tuple[int, tuple[int, ...]]) -> tuple[EncodedPair, list[EncodedSample]]:
+    def __getitem__(self, index: tuple[Any, tuple[int, ...]]) -> tuple[Any, list[Any]]:
         return self.pairs[index[0]], [self.samples.rows[sample] for sample in index[1]]
 
 

@@ -219,6 +219,8 @@ def _data(settings: TrainSettings, result: TrainResult) -> list[str]:
         lines.append(f"- {result.truncated:,} responses cut, {result.scaled_images:,} images scaled down")
     if result.auxiliary:
         lines.append(f"- besides them {result.auxiliary:,} auxiliary samples")
+    if result.groups:
+        lines.append(f"- besides them {result.groups:,} groups of scored responses")
     file = settings.pairs / "card.json"
     if file.is_file():
         found = read_json(file)

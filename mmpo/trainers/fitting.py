@@ -24,6 +24,16 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
         found.append(
             ("auxiliary", "auxiliary data has no effect on this objective", "add auxiliary: {weight: 0.5} to it")
         )
+    if "groups" in objective.reads and settings.groups is None:
+        found.append(
+            (
+                "objective",
+                "the objective reads groups of scored responses, and there are none",
+                "set groups.data: a folder of groups, or of pairs, each a group of two",
+            )
+        )
+    if settings.groups is not None and "groups" not in objective.reads:
+        found.append(("groups", "groups of responses have no effect on this objective", "use nca or infonca"))
     if not objective.on_pairs_alone().weights:
         found.append(
             ("objective", "auxiliary goes with a loss on the pairs", "to learn answers alone, use sft on pairs")
@@ -34,6 +44,8 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
         )
     if settings.samples_from is not None and "samples" not in objective.reads:
         found.append(("samples_from", "samples_from has no effect on this objective", "use typo"))
+    if not any(objective.at(end).weights[name] for name in objective.weights for end in (0.0, 1.0)):
+        found.append(("objective", "every term has the weight 0: nothing would be learnt", "leave weight out"))
     views = objective.views
     used = {view.prompt for view in views} | {view.image for view in views}
     if settings.corruption is not None and settings.corruption.kind == "patches" and "partial" in used:

@@ -7,7 +7,7 @@ a time, and layers are measured one at a time. Nothing that is measured is held 
 the step itself.
 
 Not in it: the temporary memory of the tower, which is gone before the policy's activations appear, and auxiliary
-samples.
+samples. Groups of responses are.
 """
 
 from __future__ import annotations
@@ -159,7 +159,8 @@ def try_batch(scorer: PairScorer, objective: Objective, batch: PairBatch, descri
     scorer.train()
     try:
         with _random_state(scorer), saying_out_of_memory(f"the largest batch ({described})"):
-            objective.on_pairs_alone().loss(scorer(batch)).backward()
+            terms = objective.on_pairs_alone() if batch.groups is None else objective.without("auxiliary")
+            terms.loss(scorer(batch)).backward()
     finally:
         scorer.zero_grad(set_to_none=True)
         scorer.train(training)

@@ -17,7 +17,6 @@ import copy
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,15 +30,17 @@ from mmpo.errors import UserError
 from mmpo.models.scoring.pairs import blank_logps
 from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.objectives import OBJECTIVES, Objective
+from mmpo.objectives.groups import with_own_groups
 from mmpo.objectives.stand_in import filled
 from mmpo.progress import track
 from mmpo.trainers import checkpoints
 from mmpo.trainers.adapter_files import load_adapter, save_adapter
-from mmpo.trainers.auxiliary import AuxiliaryCollator, PairsWithSamples, Samples, draw
+from mmpo.trainers.auxiliary import PairsWithSamples, Samples, draw
 from mmpo.trainers.averages import Averages
 from mmpo.trainers.callbacks import AlignedLogs, EpochClock
 from mmpo.trainers.clock import Clock
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
+from mmpo.trainers.groups import Groups, rate_beside
 from mmpo.trainers.moving import MovingReference
 from mmpo.trainers.ranks import Pulse
 from mmpo.trainers.regularizers.trainer import RegularizedTrainer
@@ -56,9 +57,9 @@ class PreferenceTrainer(RegularizedTrainer):
 
     `args` are ordinary `TrainingArguments`; `per_device_train_batch_size` counts pairs. The steps of the run are laid
     out by `Schedule`, so `args.num_train_epochs` may be a fraction and a token budget may vary the number of pairs
-    per step; `group_images` keeps pairs about the same images together. Auxiliary `samples` go with the pairs of a
-    training step, as many as their settings say; evaluation is on pairs alone. `facts` are written into each
-    checkpoint's completeness marker, and `keep_checkpoints` of them stay.
+    per step; `group_images` keeps pairs about the same images together. Auxiliary `samples` and `groups` of responses
+    go with the pairs of a training step, as many as their settings say; evaluation is on pairs alone. `facts` are
+    written into each checkpoint's completeness marker, and `keep_checkpoints` of them stay.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class PreferenceTrainer(RegularizedTrainer):
         group_images: bool = False,
         keep_checkpoints: int = 2,
         samples: Samples | None = None,
+        groups: Groups | None = None,
         metadata: Mapping[str, Any] | None = None,
         callbacks: list[TrainerCallback] | None = None,
         pulse: Pulse | None = None,
@@ -113,7 +115,7 @@ class PreferenceTrainer(RegularizedTrainer):
         self.pairs = train_dataset
         self.eval_pairs = eval_dataset
         self.objective: Objective = objective
-        self.samples = samples
+        self.beside: list[Samples | Groups] = [drawn for drawn in (samples, groups) if drawn is not None]
         self.tokens_per_batch = tokens_per_batch
         self.keep_checkpoints = keep_checkpoints
         self.metadata = dict(metadata or {})
@@ -127,27 +129,18 @@ class PreferenceTrainer(RegularizedTrainer):
     # -- data -------------------------------------------------------------------------------------------------------
 
     def get_train_dataloader(self) -> DataLoader[EncodedPair]:
-        steps = numbered(self.schedule.steps, len(self.pairs))
-        batches = [batch for step in steps for batch in step[self.args.process_index :: self.args.world_size]]
-        if self.samples is None:
-            return self._loader(self.pairs, batches)
-        drawn = draw(len(self.samples), self.schedule, self.args.seed, self._samples_per_pair(self.samples))
-        mine = [batch for step in drawn for batch in step[self.args.process_index :: self.args.world_size]]
-        return self._loader(
-            PairsWithSamples(self.pairs, self.samples),
-            [list(zip(*both, strict=True)) for both in zip(batches, mine, strict=True)],
-            AuxiliaryCollator(cast(PairCollator, self.data_collator), self.samples.store),
-        )
+        def mine(steps: Any) -> list[Any]:
+            return [batch for step in steps for batch in step[self.args.process_index :: self.args.world_size]]
 
-    def _samples_per_pair(self, samples: Samples) -> Fraction:
-        rate = samples.settings.rate(len(samples), len(self.pairs))
-        if rate < 1 and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
-            raise UserError(
-                f"{float(rate):.3g} auxiliary samples a pair: a process may have none in a step, and where weights are "
-                "cut up the others would wait for it for ever",
-                hint="auxiliary.per_pair: 1 or more, or train without FSDP and DeepSpeed",
-            )
-        return rate
+        batches = mine(numbered(self.schedule.steps, len(self.pairs)))
+        data, collate = cast(Any, self.pairs), cast(Any, self.data_collator)
+        for other in self.beside:
+            sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+            rate = rate_beside(other, len(self.pairs), sharded=sharded, alone=self.objective.of_groups_alone)
+            drawn = mine(draw(len(other), self.schedule, self.args.seed, rate, other.stage))
+            batches = [list(zip(*both, strict=True)) for both in zip(batches, drawn, strict=True)]
+            data, collate = PairsWithSamples(data, other), other.collator(collate)
+        return self._loader(data, batches, collate)
 
     def _loader(self, data: Any, batches: list[Any], collate: Any = None) -> DataLoader[Any]:
         # Not prepared by accelerate: `batches` are this process's share already. The generator keeps the loader from
@@ -245,7 +238,8 @@ class PreferenceTrainer(RegularizedTrainer):
                 self._window.add_terms({f"loss/{name}": term})
         loss = self._regularized(loss, logps, values)
         self._window.add_terms(self.objective.metrics(logps))
-        self._step_losses.append(BatchLoss(batch.ids, values, loss.detach()))
+        own = {name: value for name, value in values.items() if name not in terms or OBJECTIVES[name].of == "pairs"}
+        self._step_losses.append(BatchLoss(batch.ids, own, loss.detach()))
         loss = loss * self.accelerator.num_processes
         return (loss, logps) if return_outputs else loss
 
@@ -319,6 +313,7 @@ class PreferenceTrainer(RegularizedTrainer):
             for i, inputs in enumerate(track(self._loader(pairs, padded), "evaluating", rounds)):
                 logps = model(**self._prepare_inputs(inputs))
                 logps = replace(logps, state=self._rules.states, progress=self._progress)
+                logps = with_own_groups(logps) if objective.of_groups_alone else logps
                 if objective.reads_step:
                     waiting.append(logps)
                 else:

@@ -23,7 +23,8 @@ class OtherReferenceSettings(Settings):
     def _one(self) -> OtherReferenceSettings:
         given = [name for name in type(self).model_fields if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"needs one of {', '.join(type(self).model_fields)}")
+            them = f"needs one of {', '.join(type(self).model_fields)}"
+            raise ValueError(f"{them}, and has {' and '.join(given)}" if given else them)
         return self
 
 

@@ -6,10 +6,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
 from mmpo.settings import FOLDER, MODEL, PAIRS, PATH, Settings
+from mmpo.trainers.group_settings import GroupSettings, PerPair, rate_of
 from mmpo.trainers.reference_settings import BASE, FurtherReferenceSettings, ReferenceSettings
 from mmpo.trainers.regularizers.settings import RegularizerSettings
 from mmpo.trainers.score_settings import ScoreSettings
@@ -54,25 +55,16 @@ class AuxiliarySettings(Settings):
     images: Annotated[Path | None, FOLDER] = Field(
         default=None, description="Folder that image paths start from. Left out: the folder of `data`."
     )
-    per_pair: float | Literal["once"] = Field(
+    per_pair: PerPair = Field(
         default=1.0,
         description="Samples learnt for each pair: 1 as in HA-DPO; 0.25: one for every fourth pair. `once`: as many as "
         "there are, spread over an epoch of the pairs, so that the size of `data` decides how much it counts.",
     )
     allow_links: bool = Field(default=False, description="Follow links out of the folder of images (hub caches, DVC).")
 
-    @field_validator("per_pair", mode="before")
-    @classmethod
-    def _rate(cls, value: Any) -> Any:
-        if value != "once" and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0):
-            raise ValueError("must be a number greater than 0, or once")
-        return value
-
     def rate(self, samples: int, pairs: int) -> Fraction:
         """Samples for each pair, of so many samples and training pairs."""
-        if isinstance(self.per_pair, str):
-            return Fraction(samples, pairs)
-        return Fraction(self.per_pair).limit_denominator(1_000_000)
+        return rate_of(self.per_pair, samples, pairs)
 
     @property
     def image_root(self) -> Path:
@@ -144,6 +136,9 @@ class TrainSettings(Settings):
     )
     auxiliary: AuxiliarySettings | None = Field(
         default=None, description="Image-text data learnt with the pairs; with {auxiliary: {weight: 0.5}} above."
+    )
+    groups: GroupSettings | None = Field(
+        default=None, description="Groups of scored responses learnt with the pairs, or alone; with nca, infonca."
     )
     token_weights: TokenWeightSettings | None = Field(
         default=None,
@@ -331,6 +326,8 @@ class TrainResult(BaseModel):
     dropped: dict[str, int] = Field(description="Pairs not used, by reason; they are listed in rejects.jsonl.")
     auxiliary: int = Field(default=0, description="Auxiliary samples drawn from.")
     auxiliary_dropped: dict[str, int] = Field(default={}, description="Auxiliary samples not used, by reason.")
+    groups: int = Field(default=0, description="Groups of responses drawn from.")
+    groups_dropped: dict[str, int] = Field(default={}, description="Groups of responses not used, by reason.")
     truncated: int = Field(description="Responses cut to `max_response_tokens`.")
     scaled_images: int = Field(default=0, description="Images scaled down to `max_pixels` or `max_pixels_per_pair`.")
     memory: dict[str, int] | None = Field(

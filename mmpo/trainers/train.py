@@ -17,6 +17,8 @@ import logging
 import shutil
 import warnings
 from contextlib import nullcontext
+from dataclasses import replace
+from math import ceil
 from pathlib import Path
 from typing import cast
 
@@ -42,6 +44,7 @@ from mmpo.trainers.auxiliary import sample_digests
 from mmpo.trainers.callbacks import MetricsFile, Progress, SamplesFile
 from mmpo.trainers.collate import PairCollator
 from mmpo.trainers.fitting import check_objective
+from mmpo.trainers.groups import EncodedGroup, Groups, group_batch, group_digests
 from mmpo.trainers.lora import add_lora
 from mmpo.trainers.memory import MemoryEstimate, check_memory
 from mmpo.trainers.moving import Moves
@@ -93,7 +96,7 @@ def _train(
     progress = Progress()
     trainer = _trainer(settings, run_dir, vlm, objective, references, data, progress, pulse)
     resumed_from = _resumable(run_dir, trainer)
-    memory = _memory(vlm, trainer, state)
+    memory = _memory(vlm, trainer, data.groups, state)
     with progress:
         trainer.train(resume_from_checkpoint=str(resumed_from) if resumed_from is not None else None)
     result = _result(trainer, data, resumed_from, memory)
@@ -159,6 +162,7 @@ def _trainer(
         group_images=settings.group_images,
         keep_checkpoints=settings.keep_checkpoints,
         samples=data.samples,
+        groups=data.groups,
         metadata={"data": data.digest()},
         callbacks=callbacks,
         pulse=pulse,
@@ -177,18 +181,28 @@ def _warn_of_fixed_states(objective: Objective, vlm: VLM) -> None:
         )
 
 
-def _memory(vlm: VLM, trainer: PreferenceTrainer, state: PartialState) -> MemoryEstimate | None:
+def _memory(vlm: VLM, trainer: PreferenceTrainer, groups: Groups | None, state: PartialState) -> MemoryEstimate | None:
     """The memory that training will take, reported before it starts; None where wrappers will shard the weights."""
     if state.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         return None
     pairs, collate = trainer.pairs, cast(PairCollator, trainer.data_collator)
     largest, _ = trainer.schedule.largest_batch()
 
+    def beside(indices: list[int]) -> list[EncodedGroup]:
+        assert groups is not None
+        return groups.largest(ceil(groups.rate(len(pairs)) * len(indices)), shared=trainer.scorer.shared)
+
     def batch(indices: list[int]) -> PairBatch:
         made: PairBatch = collate([pairs[i] for i in indices])["batch"]
+        if groups is not None:
+            made = replace(made, groups=group_batch(beside(indices), groups.store))
         return made.to(vlm.device)
 
-    return check_memory(vlm, trainer.scorer, trainer.objective, batch, largest, trainer.schedule.tokens)
+    def tokens(indices: list[int]) -> int:
+        own = [] if groups is None else beside(indices)
+        return trainer.schedule.tokens(indices) + sum(one.tokens(shared=trainer.scorer.shared) for one in own)
+
+    return check_memory(vlm, trainer.scorer, trainer.objective, batch, largest, tokens)
 
 
 def _embeddings_train(vlm: VLM) -> bool:
@@ -280,6 +294,8 @@ def _result(
         dropped=dict(sorted(data.dropped.items())),
         auxiliary=len(data.samples) if data.samples is not None else 0,
         auxiliary_dropped=dict(sorted(data.samples.dropped.items())) if data.samples is not None else {},
+        groups=len(data.groups) if data.groups is not None else 0,
+        groups_dropped=dict(sorted(data.groups.dropped.items())) if data.groups is not None else {},
         truncated=data.truncated,
         scaled_images=len(data.store.scaled),
         memory=memory.as_dict() if memory is not None else None,
@@ -303,4 +319,5 @@ def _save(settings: TrainSettings, run_dir: Path, trainer: PreferenceTrainer, re
     trainer.accelerator.wait_for_everyone()
     if trainer.args.should_save:
         beside_pairs = sample_digests(settings.auxiliary) if settings.auxiliary is not None else frozenset()
-        write_digests(adapter, digests_of_pairs(settings.pairs) | beside_pairs)
+        in_groups = group_digests(settings.groups) if settings.groups is not None else frozenset()
+        write_digests(adapter, digests_of_pairs(settings.pairs) | beside_pairs | in_groups)

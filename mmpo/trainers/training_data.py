@@ -19,6 +19,7 @@ from mmpo.objectives import Objective
 from mmpo.progress import track
 from mmpo.trainers.auxiliary import Samples, encode_samples
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, OnReject, encode_pairs
+from mmpo.trainers.groups import Groups, encode_groups
 from mmpo.trainers.holdout import hold_out
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_reference
@@ -33,9 +34,9 @@ from mmpo.trainers.views.view_maker import view_maker
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Pairs to train on and to evaluate on (maybe none), samples to learn beside them, and the store of all images.
-    `dropped` counts by reason the pairs that could not be used, `truncated` the answers cut at their end; `add_views`
-    adds what the objective compares with to a batch."""
+    """Pairs to train on and to evaluate on (maybe none), samples and groups to learn beside them, and the store of all
+    images. `dropped` counts by reason the pairs that could not be used, `truncated` the answers cut at their end;
+    `add_views` adds what the objective compares with to a batch."""
 
     pairs: EncodedPairs
     eval_pairs: EncodedPairs
@@ -44,6 +45,7 @@ class TrainingData:
     dropped: Counter[str]
     truncated: int
     add_views: Callable[[PairBatch, Sequence[EncodedPair]], PairBatch] | None
+    groups: Groups | None = None
 
     def digest(self) -> str:
         """A fingerprint of what is trained on: ids, tokens, token weights, scores and images, in order."""
@@ -57,7 +59,8 @@ class TrainingData:
             for name, part in [*sorted(row.chosen_parts.items()), *sorted(row.rejected_parts.items())]:
                 digest.update(name.encode() + part.numbers.numpy().tobytes() + part.scores.numpy().tobytes())
             digest.update(b"" if row.scores is None else repr(sorted(row.scores.items())).encode())
-        return digest.hexdigest() + (self.samples.digest() if self.samples is not None else "")
+        beside = [drawn.digest() for drawn in (self.samples, self.groups) if drawn is not None]
+        return digest.hexdigest() + "".join(beside)
 
 
 @dataclass
@@ -110,6 +113,11 @@ def read_training_data(
             samples = encode_samples(
                 vlm, settings.auxiliary, store, max_response_tokens=settings.max_response_tokens, on_reject=on_reject
             )
+        groups = None
+        if settings.groups is not None:
+            groups = encode_groups(
+                vlm, settings.groups, store, max_response_tokens=settings.max_response_tokens, on_reject=on_reject
+            )
     truncated = pairs.truncated + eval_pairs.truncated
     rows = [*pairs.rows, *eval_pairs.rows]
     maker = view_maker(settings, objective, vlm, store, rows, (row.id for row in eval_pairs.rows))
@@ -129,9 +137,8 @@ def read_training_data(
             folder = settings.eval_pairs or settings.pairs
             eval_pairs = _with_cached_references(settings, folder, vlm, references, eval_pairs, store, state)
         references.release_kept()
-    return TrainingData(
-        pairs, eval_pairs, samples, store, dropped, truncated, Added([made.add for made in adders]) if adders else None
-    )
+    add = Added([made.add for made in adders]) if adders else None
+    return TrainingData(pairs, eval_pairs, samples, store, dropped, truncated, add, groups)
 
 
 def _pairs(

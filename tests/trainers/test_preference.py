@@ -48,6 +48,7 @@ def make_trainer(
     objective: dict[str, Any] | None = None,
     callbacks: Callable[[VLM], list[TrainerCallback]] = lambda vlm: [],
     samples: Callable[[VLM], Any] = lambda vlm: None,
+    groups: Callable[[VLM], Any] = lambda vlm: None,
     tokens: int | None = None,
     **arguments: Any,
 ) -> PreferenceTrainer:
@@ -74,6 +75,7 @@ def make_trainer(
         eval_dataset=pairs,
         tokens_per_batch=tokens,
         samples=samples(vlm),
+        groups=groups(vlm),
         callbacks=callbacks(vlm),
     )
 

@@ -21,7 +21,9 @@ def convert(
     from_: Annotated[
         str | None, typer.Option("--from", metavar="NAME", help="Format of IN. Without it: detected from the rows.")
     ] = None,
-    to: Annotated[str, typer.Option("--to", metavar="NAME", help="mmpo, trl, llamafactory or ms-swift.")] = "mmpo",
+    to: Annotated[
+        str, typer.Option("--to", metavar="NAME", help="mmpo, trl, llamafactory, ms-swift or responses.")
+    ] = "mmpo",
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where image paths start. Without it: the folder of IN.")
     ] = None,
@@ -58,10 +60,11 @@ def convert(
     """Convert preference data between formats.
 
     Reads mmpo, trl, llamafactory, ms-swift, llava, povid, hadpo, rlhf-v,
-    rlaif-v, seva, mia-dpo, mdpo, sentinel, llava-hound, vlfeedback, bpo and
-    opa-dpo; docs/convert.md has the options of each (--set). A row that cannot
-    be used, or that holds media its format does not read, is listed in
-    OUT/rejects.jsonl with file, row and reason.
+    rlaif-v, seva, mia-dpo, mdpo, sentinel, llava-hound, vlfeedback, bpo,
+    opa-dpo and responses (groups of scored answers, for nca and infonca);
+    docs/convert.md has the options of each (--set). A row that cannot be used,
+    or that holds media its format does not read, is listed in OUT/rejects.jsonl
+    with file, row and reason.
 
     [bold]Examples[/bold]
 
@@ -126,9 +129,10 @@ def _print(result: Converted) -> None:
     console.heading(f"{result.source} → {result.out}")
     found = " (detected)" if result.detected else ""
     console.line(f"read as {result.source_format}{found}, written as {result.out_format}")
-    console.line(f"{result.rows} rows read, {result.kept} kept, {result.pairs} pairs written")
+    what = "groups" if result.out_format == "responses" else "pairs"
+    console.line(f"{result.rows} rows read, {result.kept} kept, {result.pairs} {what} written")
     if result.without_media:
-        console.line(f"{result.without_media} of {result.pairs} pairs hold no picture and no video")
+        console.line(f"{result.without_media} of {result.pairs} {what} hold no picture and no video")
     console.line(
         f"{result.rows - result.kept} rows quarantined" + (", see rejects.jsonl" if result.quarantined else "")
     )

@@ -15,6 +15,7 @@ from mmpo.data.convert.media import Media
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.visual_genome import VisualGenome
 from mmpo.data.pair import PreferencePair
+from mmpo.data.responses import ResponseGroup
 from mmpo.errors import Quarantined
 
 
@@ -42,8 +43,11 @@ class SourceContext:
         return VisualGenome(self.images)
 
 
-Reader = Callable[[Mapping[str, Any], Row, SourceContext], Iterable[PreferencePair]]
-"""One row to its pairs, at least one; raises Quarantined (or UserError) for a row that gives none."""
+Converts = PreferencePair | ResponseGroup
+"""What a row becomes: pairs, or a group of responses."""
+
+Reader = Callable[[Mapping[str, Any], Row, SourceContext], Iterable[Converts]]
+"""One row to its pairs (or groups), at least one; raises Quarantined (or UserError) for a row that gives none."""
 
 
 class Sink(Protocol):
@@ -52,7 +56,8 @@ class Sink(Protocol):
 
     counts: Counts
 
-    def add(self, *pairs: PreferencePair) -> None: ...
+    # Writers of pairs are never given groups (`run.py`).
+    def add(self, *pairs: Any) -> None: ...
 
     def reject(self, id: str, error: Quarantined) -> None: ...
 

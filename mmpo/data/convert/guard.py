@@ -11,6 +11,7 @@ from typing import Any
 from mmpo.data.convert.telling import ALIAS, Medium, media_in, words_of
 from mmpo.data.convert.texts import EXTRAS, bad
 from mmpo.data.pair import PreferencePair, content_parts
+from mmpo.data.responses import ResponseGroup
 
 # Where each family of models has its media in the text; ours are `<image>` and `<video>`.
 _PARTS = r"pad|token|start|end|bos|eos|begin|placeholder|sentinel|soft[-_ ]?token|context|patch|here|\d+"
@@ -43,7 +44,9 @@ class _Held:
     counts: dict[str, int] = field(default_factory=lambda: {"image": 0, "video": 0, "audio": 0})
 
 
-def check_media(data: Mapping[str, Any], pairs: Sequence[PreferencePair], ignore: Sequence[str] = ()) -> None:
+def check_media(
+    data: Mapping[str, Any], pairs: Sequence[PreferencePair | ResponseGroup], ignore: Sequence[str] = ()
+) -> None:
     """Quarantined if the row has a picture, video or sound, or a placeholder of one, that its pairs do not have.
 
     `ignore` names keys whose media are known not to be the pairs'.
@@ -67,26 +70,35 @@ def check_media(data: Mapping[str, Any], pairs: Sequence[PreferencePair], ignore
                     raise bad("placeholder", f"the prompt has {found.group()!r}, which is no tag of ours")
 
 
-def has_media(pair: PreferencePair) -> bool:
-    return bool(pair.images or pair.rejected_images or pair.videos)
+def has_media(pair: PreferencePair | ResponseGroup) -> bool:
+    return bool(shown_images(pair) or pair.videos)
 
 
-def _held(pairs: Sequence[PreferencePair]) -> tuple[_Held, set[str]]:
+def shown_images(pair: PreferencePair | ResponseGroup) -> list[bytes | str]:
+    """The images of both sides."""
+    return [*pair.images, *((isinstance(pair, PreferencePair) and pair.rejected_images) or ())]
+
+
+def _held(pairs: Sequence[PreferencePair | ResponseGroup]) -> tuple[_Held, set[str]]:
     held = _Held()
     texts: set[str] = set()
     for pair in pairs:
         videos = pair.videos or []
         frames = [frame for video in videos for frame in video.get("frames") or []]
         files = [video["path"] for video in videos if video.get("path")]
-        for medium in (*pair.images, *(pair.rejected_images or []), *frames, *files):
+        for medium in (*shown_images(pair), *frames, *files):
             if isinstance(medium, bytes):
                 held.data.add(medium)
             else:
                 held.paths.add(medium)
         held.counts["image"] = max(held.counts["image"], len(pair.images))
         held.counts["video"] = max(held.counts["video"], len(videos))
+        texts.update(part["text"].strip() for part in content_parts(pair.prompt, "text"))
+        if isinstance(pair, ResponseGroup):
+            texts.update(response.text.strip() for response in pair.responses)
+            continue
         texts.add((pair.twin or "").strip())  # an id, though it may look like a file
-        for messages in (pair.prompt, pair.chosen, pair.rejected):
+        for messages in (pair.chosen, pair.rejected):
             texts.update(part["text"].strip() for part in content_parts(messages, "text"))
     return held, texts
 

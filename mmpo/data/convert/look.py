@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpo.data.convert.format import SourceContext
+from mmpo.data.convert.format import Converts, SourceContext
+from mmpo.data.convert.guard import shown_images
 from mmpo.data.convert.run import detected, format_named, options_of, pairs_of
 from mmpo.data.convert.sources import RowSource
-from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined
 from mmpo.files.paths import inside
 
@@ -74,8 +74,8 @@ def look(
     )
 
 
-def _paths(pair: PreferencePair) -> Iterator[str]:
-    for image in (*pair.images, *(pair.rejected_images or ())):
+def _paths(pair: Converts) -> Iterator[str]:
+    for image in shown_images(pair):
         if isinstance(image, str):
             yield image
     for video in pair.videos or ():

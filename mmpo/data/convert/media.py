@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmpo.data.pair import PreferencePair, Video
+from mmpo.data.responses import ResponseGroup
 from mmpo.errors import Quarantined
 from mmpo.files.atomic import file_digest
 from mmpo.files.images import portable_image
@@ -85,9 +86,10 @@ class Media:
         self.root, self.out, self.mode = root, out, mode
         self._recent: OrderedDict[str, bytes | str] = OrderedDict()
 
-    def placed(self, pair: PreferencePair) -> dict[str, Any]:
-        """The fields `images`, `rejected_images` and `videos` of the pair, placed."""
-        rejected, videos = pair.rejected_images, pair.videos
+    def placed(self, pair: PreferencePair | ResponseGroup) -> dict[str, Any]:
+        """The fields `images`, `rejected_images` and `videos` of the pair (or group), placed."""
+        rejected = pair.rejected_images if isinstance(pair, PreferencePair) else None
+        videos = pair.videos
         return {
             "images": [self.image(image) for image in pair.images],
             "rejected_images": None if rejected is None else [self.image(image) for image in rejected],

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from mmpo.data.convert.completions import BPO, VLFEEDBACK
 from mmpo.data.convert.flat import MDPO, MIA_DPO, SEVA
-from mmpo.data.convert.format import Format, Options, SourceContext
+from mmpo.data.convert.format import Converts, Format, Options, SourceContext
 from mmpo.data.convert.guard import check_media, has_media
 from mmpo.data.convert.hadpo import HADPO
 from mmpo.data.convert.hound import LLAVA_HOUND
@@ -22,13 +22,14 @@ from mmpo.data.convert.llava import LLAVA, POVID
 from mmpo.data.convert.media import Media
 from mmpo.data.convert.opadpo import OPA_DPO
 from mmpo.data.convert.own import MMPO
+from mmpo.data.convert.responses import RESPONSES
 from mmpo.data.convert.rows import Row
 from mmpo.data.convert.sentinel import SENTINEL
 from mmpo.data.convert.sources import RowSource, has_rejected, is_question
 from mmpo.data.convert.swift import MS_SWIFT
 from mmpo.data.convert.tables import RLAIF_V, RLHF_V
 from mmpo.data.convert.trl import TRL
-from mmpo.data.pair import PreferencePair
+from mmpo.data.responses import ResponseGroup
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.atomic import replacing_folder, write_json
 from mmpo.files.paths import links_allowed
@@ -39,7 +40,7 @@ from mmpo.registry import Registry
 
 _OWN = (
     MMPO, LLAMAFACTORY, LLAVA, POVID, MS_SWIFT, VLFEEDBACK, BPO, OPA_DPO, HADPO, SEVA, RLHF_V, RLAIF_V, MDPO,
-    MIA_DPO, SENTINEL, LLAVA_HOUND, TRL,
+    MIA_DPO, SENTINEL, LLAVA_HOUND, TRL, RESPONSES,
 )  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def convert(
         out: the folder to write. It appears when it is whole; one that holds anything is refused, unless it is an
             earlier conversion and `overwrite` is given.
         source_format: found from the rows where None.
-        out_format: mmpo, trl, llamafactory or ms-swift.
+        out_format: mmpo, trl, llamafactory or ms-swift; or responses, groups of scored responses.
         images: the folder in which image paths start; by default that of the source.
         media: how the output holds pictures (embed, copy or reference; see `Media`); by default the first that the
             written format can.
@@ -152,6 +153,10 @@ def _convert(
         for row in track(rows, "converting"):
             try:
                 pairs = _unique(pairs_of(reader, row, context, ignore), seen)
+                if writer is not RESPONSES and any(isinstance(one, ResponseGroup) for one in pairs):
+                    raise UserError(
+                        f"{source}: groups of responses can't be written as {writer.name}", hint="--to responses"
+                    )
                 sink.add(*pairs)
                 without += sum(1 for pair in pairs if not has_media(pair))
             except Quarantined as error:
@@ -202,7 +207,7 @@ def _notes(without: int, pairs: int, skipped: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def pairs_of(reader: Format, row: Row, context: SourceContext, ignore: Sequence[str]) -> list[PreferencePair]:
+def pairs_of(reader: Format, row: Row, context: SourceContext, ignore: Sequence[str]) -> list[Converts]:
     if row.error is not None:
         raise row.error
     assert reader.read is not None
@@ -211,10 +216,10 @@ def pairs_of(reader: Format, row: Row, context: SourceContext, ignore: Sequence[
         check_media(row.data, pairs, ignore)
         return pairs
     except Quarantined as error:
-        # LLaMA-Factory's columns have any names, and its reader says itself what is missing.
+        # LLaMA-Factory's columns have any names, and its reader says itself what is missing; groups reject nothing.
         if (
             error.reason in OTHERWISE
-            and reader is not LLAMAFACTORY
+            and reader not in (LLAMAFACTORY, RESPONSES)
             and is_question(row.data)
             and not has_rejected(row.data)
         ):
@@ -224,9 +229,9 @@ def pairs_of(reader: Format, row: Row, context: SourceContext, ignore: Sequence[
         raise Quarantined("convert", "malformed", f"{type(error).__name__}: {error}") from None
 
 
-def _unique(pairs: list[PreferencePair], seen: Counter[str]) -> list[PreferencePair]:
+def _unique(pairs: list[Converts], seen: Counter[str]) -> list[Converts]:
     """An id that an earlier pair has gets a number: `a`, `a#2`, `a#3`."""
-    unique = []
+    unique: list[Converts] = []
     for pair in pairs:
         name = pair.id
         while seen[name]:

@@ -69,6 +69,8 @@ def has_rejected(row: Mapping[str, Any]) -> bool:
             continue
         if REJECTED_SIDE.search(str(key).lower()):
             return True
+        if key == "responses" and isinstance(value, list) and all(isinstance(one, Mapping) for one in value):
+            return True
         if key in BOTH_SIDES:
             if key != "text" or (isinstance(value, Mapping) and "rejected" in value):
                 return True

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmpo.models.tree.layout import Segment, response_tree
 from mmpo.models.tree.sharing import ResponsePath, Shared, TokenIds, share
-from mmpo.types import PairLogps, ResponseLogps, ViewSpec
+from mmpo.types import PairLogps, ResponseGroups, ResponseLogps, ViewSpec
 
 
 @dataclass
@@ -42,9 +42,9 @@ class ViewResponses:
 
 @dataclass
 class AnswerBatch:
-    """Answers that are learnt as they stand, with nothing to compare them to; the policy alone scores them. Answer k
-    follows `prompt_ids[k]` and belongs to sample `owner[k]`: the turns of one conversation are one sample, and samples
-    count from 0. Images as in `PairBatch`, but of their own."""
+    """Answers beside the pairs. Answer k follows `prompt_ids[k]` and belongs to sample `owner[k]`: the turns of one
+    conversation are one sample, and samples count from 0. Images as in `PairBatch`, but of their own. Of answers in
+    groups, `group[k]` is the number of sample k's group, from 0 and rising, and `scores` [samples] are their scores."""
 
     prompt_ids: list[Tensor]
     response_ids: list[Tensor]
@@ -52,10 +52,23 @@ class AnswerBatch:
     owner: list[int]
     image_inputs: dict[str, Tensor]
     image_tokens: list[int]
+    group: list[int] = field(default_factory=list)
+    scores: Tensor | None = None
 
     def to(self, device: torch.device | str) -> AnswerBatch:
-        """Move the pixels; token ids stay where they are."""
-        return replace(self, image_inputs={key: value.to(device) for key, value in self.image_inputs.items()})
+        """Move pixels and scores; token ids stay where they are."""
+        return replace(
+            self,
+            image_inputs={key: value.to(device) for key, value in self.image_inputs.items()},
+            scores=None if self.scores is None else self.scores.to(device),
+        )
+
+    def groups_of(self, responses: ResponseLogps) -> ResponseGroups:
+        """The log-probs of these answers with their groups and scores."""
+        assert self.scores is not None
+        device = responses.mask.device
+        group = torch.tensor(self.group, dtype=torch.long, device=device)
+        return ResponseGroups(responses, group, self.scores.to(device))
 
     def shared(self, image_token_id: TokenIds, *, whole_prompts: bool = False) -> Shared:
         """The answers laid out as trees: the turns of a conversation share what they have in common."""
@@ -75,7 +88,8 @@ class PairBatch:
     number of placeholder tokens of distinct image k: with it, pairs that share an image, or an image and a prompt,
     become one tree; without it every pair is a tree of its own. `reference[i]` holds reference log-probs (chosen [c],
     rejected [r]) that were computed before, `second_reference[i]` those of a second reference. `views` are further
-    responses that an objective compares with, `auxiliary` answers to other questions that are learnt with the pairs,
+    responses that an objective compares with, `auxiliary` answers to other questions that are learnt with the pairs as
+    they stand (the policy alone scores them), `groups` groups of scored responses beside the pairs,
     `scores` numbers of each pair by name, [b], NaN where a pair has none. Masks, if given, are one bool per response
     token, False at those that are seen and not scored (what the user says between two turns). `chosen_more` and
     `rejected_more` become the responses' `more`; `samples` are responses to the pairs' own prompts, number k to that of
@@ -95,6 +109,7 @@ class PairBatch:
     reference: list[tuple[Tensor, Tensor]] | None = None
     views: dict[ViewSpec, ViewResponses] = field(default_factory=dict)
     auxiliary: AnswerBatch | None = None
+    groups: AnswerBatch | None = None
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     second_reference: list[tuple[Tensor, Tensor]] | None = None
     chosen_mask: list[Tensor] | None = None
@@ -114,6 +129,7 @@ class PairBatch:
         return replace(
             self,
             auxiliary=None if self.auxiliary is None else self.auxiliary.to(device),
+            groups=None if self.groups is None else self.groups.to(device),
             views={spec: view.to(device) for spec, view in self.views.items()},
             image_inputs={key: value.to(device) for key, value in self.image_inputs.items()},
             chosen_weights=None if self.chosen_weights is None else [w.to(device) for w in self.chosen_weights],
@@ -188,6 +204,9 @@ def blank_logps(batch: PairBatch) -> PairLogps:
         {spec: side(view.response_ids, view.weights) for spec, view in batch.views.items()},
         side(_joined(batch.auxiliary), None) if batch.auxiliary is not None else None,
         scores={name: values.cpu() for name, values in batch.scores.items()},
+        groups=batch.groups.to("cpu").groups_of(side(_joined(batch.groups), None))
+        if batch.groups is not None
+        else None,
         samples=side(_joined(batch.samples), None) if batch.samples is not None else None,
     )
     return with_batch_fields(found, batch)

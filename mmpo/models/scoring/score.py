@@ -162,6 +162,9 @@ class PairScorer(nn.Module):
             self._score_preferred(pairs, batch, shared.leaf, layout, passes.policy, passes.reference)
         if batch.auxiliary is not None:
             pairs = replace(pairs, auxiliary=self._answers(batch.auxiliary, frozen))
+        if batch.groups is not None:
+            answers = self._answers(batch.groups, frozen, reference=True)
+            pairs = replace(pairs, groups=batch.groups.groups_of(answers))
         if batch.samples is not None:
             pairs = replace(pairs, samples=self._answers(batch.samples, frozen))
         if self.cached_second:
@@ -238,19 +241,23 @@ class PairScorer(nn.Module):
             before = pairs.views[spec]
             pairs.views[spec] = replace(before, policy=side(self._vlm, policy.states), reference=theirs, top1=None)
 
-    def _answers(self, batch: AnswerBatch, frozen: bool) -> ResponseLogps:
-        """Policy log-probs of auxiliary answers, a row a sample [samples, t]."""
+    def _answers(self, batch: AnswerBatch, frozen: bool, *, reference: bool = False) -> ResponseLogps:
+        """Log-probs of answers beside the pairs, a row a sample [samples, t]: the policy's, and on demand those of a
+        `reference` that is run."""
+        compared = reference and self._reference is not None
+        of_answers = bool(self.statistics.of_answers) and not reference
         if not batch.owner:
             nothing = torch.zeros(0, 0, device=self._vlm.device)
-            kl = nothing if self.statistics.of_answers else None
-            return ResponseLogps(nothing, None, nothing.bool(), top1=nothing.bool(), kl=kl)
+            theirs, kl = nothing if compared else None, nothing if of_answers else None
+            return ResponseLogps(nothing, theirs, nothing.bool(), top1=nothing.bool(), kl=kl)
         shared = batch.shared(self._vlm.visual_token_ids, whole_prompts=self._vlm.family.blocks == "prompt")
         layout = self._layout(shared.trees, batch.image_inputs)
         read: dict[str, Tensor] = {}
-        if self.statistics.of_answers:
+        before: SegmentLogps | None = None
+        if of_answers or compared:
             features = encode_images(self._vlm, batch.image_inputs, frozen=True) if frozen else None
-            found, reference, _ = self._passes(layout, batch.image_inputs, features, states=True, second=False)
-            read = self.statistics.of_tokens(layout, found, reference)
+            found, before, _ = self._passes(layout, batch.image_inputs, features, states=of_answers, second=False)
+            read = self.statistics.of_tokens(layout, found, before) if of_answers else {}
         else:
             features = encode_images(self._vlm, batch.image_inputs, frozen=frozen)
             found = segment_logps(self._vlm, layout, features, chunk=self.chunk)
@@ -263,7 +270,8 @@ class PairScorer(nn.Module):
             return pad_sequence([torch.cat([parts[leaf] for leaf in row]) for row in rows], batch_first=True)
 
         mask = side(torch.ones_like(found.logps, dtype=torch.bool))
-        answers = ResponseLogps(side(found.logps), None, mask, top1=side(found.top1))
+        theirs = side(before.logps) if compared and before is not None else None
+        answers = ResponseLogps(side(found.logps), theirs, mask, top1=side(found.top1))
         return with_statistics(answers, {name: side(values) for name, values in read.items()})
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:

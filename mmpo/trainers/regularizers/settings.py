@@ -123,7 +123,7 @@ class PegoSettings(Settings):
 class MultiSampleDropoutSettings(Settings):
     """The mean loss over several dropout masks (Inoue 2019, arXiv:1905.09788) on the states that the head reads."""
 
-    samples: int = Field(default=4, ge=2, description="How many masks.")
+    samples: int = Field(default=4, ge=2, le=100, description="How many masks.")
     p: float = Field(default=0.1, gt=0, lt=1, description="Share of the states' entries that a mask drops.")
 
 

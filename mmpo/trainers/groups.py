@@ -1,0 +1,217 @@
+"""Groups of scored responses learnt beside the pairs, as many drawn for each pair as `train.groups` says.
+
+They are drawn as auxiliary samples are (`mmpo.trainers.auxiliary`), from a stream of their own, and a group is drawn
+as a whole. A step's loss is the mean over its groups.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmpo.data.image_digests import digests_of, shown_in
+from mmpo.data.reader import holds_groups, read_groups, read_pairs
+from mmpo.data.responses import ResponseGroup, groups_of_pairs
+from mmpo.errors import Quarantined, UserError
+from mmpo.models.families.loading import VLM
+from mmpo.models.families.prompts import encode_response
+from mmpo.models.scoring.pairs import AnswerBatch, PairBatch
+from mmpo.progress import track
+from mmpo.trainers.auxiliary import Samples
+from mmpo.trainers.collate import EncodedPair, OnReject
+from mmpo.trainers.group_settings import GroupSettings, rate_of
+from mmpo.trainers.images import ImageStore
+from mmpo.trainers.media import RowMedia, pixel_tensors, prompt_ids
+
+STAGE = "groups"
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedGroup:
+    """A group as token ids (int32), with the scores of its responses."""
+
+    id: str
+    prompt: Tensor
+    responses: tuple[Tensor, ...]
+    scores: tuple[float, ...]
+    images: tuple[str, ...]
+
+    def tokens(self, *, shared: bool) -> int:
+        """The tokens that scoring computes; `shared`: the prompt once."""
+        return len(self.prompt) * (1 if shared else len(self.responses)) + sum(map(len, self.responses))
+
+
+@dataclass
+class Groups:
+    """Encoded groups with what was left out on the way."""
+
+    rows: list[EncodedGroup]
+    store: ImageStore
+    settings: GroupSettings
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    stage = STAGE
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def rate(self, pairs: int) -> Fraction:
+        """Groups for each of so many training pairs."""
+        return rate_of(self.settings.per_pair, len(self), pairs)
+
+    def collator(self, inner: Callable[..., dict[str, PairBatch]]) -> GroupCollator:
+        return GroupCollator(inner, self.store)
+
+    def largest(self, count: int, *, shared: bool) -> list[EncodedGroup]:
+        """The groups that take most tokens, `count` of them (some twice, where there are fewer)."""
+        ordered = sorted(self.rows, key=lambda row: -row.tokens(shared=shared))
+        return [ordered[number % len(ordered)] for number in range(count)]
+
+    def digest(self) -> str:
+        """A fingerprint of what is learnt, in order."""
+        digest = hashlib.blake2b(digest_size=16)
+        for row in self.rows:
+            digest.update(repr((row.id, row.images, row.scores)).encode())
+            for ids in (row.prompt, *row.responses):
+                digest.update(ids.numpy().tobytes() + b"/")
+        return digest.hexdigest()
+
+
+def read_scored(settings: GroupSettings) -> Iterator[ResponseGroup | tuple[str, Quarantined]]:
+    """The groups of a folder of groups or of pairs; a pair that is no group comes as its id and the reason."""
+    if not holds_groups(settings.data):
+        yield from groups_of_pairs(read_pairs(settings.data), settings.scores)
+    elif settings.scores is not None:
+        raise UserError(
+            f"{settings.data}: groups of responses bring their scores", hint="groups.scores is for a folder of pairs"
+        )
+    else:
+        yield from read_groups(settings.data)
+
+
+def group_digests(settings: GroupSettings) -> frozenset[str]:
+    """The pictures of the groups, by their pixels (`mmpo.data.image_digests`)."""
+    groups = (group for group in read_scored(settings) if isinstance(group, ResponseGroup))
+    shown = (picture for group in groups for picture in shown_in(group.images, group.videos))
+    return frozenset(digests_of(shown, settings.data))
+
+
+def encode_groups(
+    vlm: VLM,
+    settings: GroupSettings,
+    store: ImageStore,
+    *,
+    max_response_tokens: int | None = None,
+    on_reject: OnReject | None = None,
+) -> Groups:
+    """Tokenize every group and check every image. Left out, counted and passed to `on_reject`: groups of one response
+    or with a response without score, whose responses are the same after the cut, or too long, or with an image that
+    can't be decoded. Raises `UserError` if nothing is left."""
+    result = Groups([], store, settings)
+    first: dict[str, str] = {}
+
+    def reject(name: str, error: Quarantined) -> None:
+        result.dropped[error.reason] += 1
+        first.setdefault(error.reason, error.detail)
+        if on_reject is not None:
+            on_reject(name, Quarantined(STAGE, error.reason, error.detail))
+
+    rows: list[EncodedGroup] = []
+    for group in track(read_scored(settings), "reading groups"):
+        if isinstance(group, ResponseGroup):
+            try:
+                rows.append(_encoded(vlm, store, group, settings, max_response_tokens))
+            except Quarantined as error:
+                reject(group.id, error)
+        else:
+            reject(*group)
+    broken = store.broken({key for row in rows for key in row.images})
+    for row in rows:
+        if failed := next((broken[key] for key in row.images if key in broken), None):
+            reject(row.id, failed)
+        else:
+            result.rows.append(row)
+    if not result.rows:
+        reasons = ", ".join(f"{n} {reason}, as {first[reason]}" for reason, n in sorted(result.dropped.items()))
+        raise UserError(f"{settings.data}: no group of responses to learn ({reasons or 'it is empty'})")
+    return result
+
+
+def _encoded(
+    vlm: VLM, store: ImageStore, group: ResponseGroup, settings: GroupSettings, limit: int | None
+) -> EncodedGroup:
+    if len(group.responses) < 2:
+        raise Quarantined(STAGE, "one_response", "a group compares two responses or more")
+    if group.unscored:
+        raise Quarantined(STAGE, "unscored", f"{group.unscored} of {len(group.responses)} responses have no score")
+    media = RowMedia(vlm, store, group.videos, root=settings.data)
+    messages = media.prompt(group.prompt)
+    images = media.keys(group.prompt, group.images)
+    if broken := store.broken([key for key in images if not vlm.family.fixed_image_size]):
+        raise next(iter(broken.values()))  # the prompt can't be made without the picture
+    prompt = torch.tensor(prompt_ids(vlm, store, messages, images), dtype=torch.int32)
+    responses = [encode_response(vlm, response.text)[:limit] for response in group.responses]
+    if all(response == responses[0] for response in responses):
+        raise Quarantined(STAGE, "equal_responses", f"equal after {len(responses[0])} tokens")
+    positions = getattr(vlm.config.get_text_config(), "max_position_embeddings", None)
+    if positions and (longest := len(prompt) + max(map(len, responses))) > positions:
+        raise Quarantined(STAGE, "too_long", f"{longest} tokens; the model has {positions} positions")
+    scores = tuple(float(response.score) for response in group.responses if response.score is not None)
+    ids = tuple(torch.tensor(response, dtype=torch.int32) for response in responses)
+    return EncodedGroup(group.id, prompt, ids, scores, images)
+
+
+def rate_beside(drawn: Samples | Groups, pairs: int, *, sharded: bool, alone: bool) -> Fraction:
+    """Rows drawn for each of so many pairs. Raises `UserError` where a process or batch must not be without any:
+    `sharded`, weights are cut up over processes; `alone`, there is no loss on the pairs."""
+    rate = drawn.rate(pairs)
+    what = f"{float(rate):.3g} {'groups of responses' if drawn.stage == STAGE else 'auxiliary samples'} a pair"
+    if rate < 1 and sharded:
+        raise UserError(
+            f"{what}: a process may have none in a step, and where weights are cut up the others would wait for it for "
+            "ever",
+            hint=f"{drawn.stage}.per_pair: 1 or more, or train without FSDP and DeepSpeed",
+        )
+    if rate < 1 and alone:
+        raise UserError(
+            f"{what}: a batch may have none, and the objective is of nothing else",
+            hint=f"{drawn.stage}.per_pair: 1 or more, or add a loss on the pairs",
+        )
+    return rate
+
+
+class GroupCollator:
+    """Pairs with their groups to one `PairBatch`; `inner` collates what the groups stand beside."""
+
+    def __init__(self, inner: Callable[..., dict[str, PairBatch]], store: ImageStore) -> None:
+        self._inner, self._store = inner, store
+
+    def __call__(self, rows: Sequence[tuple[EncodedPair | Any, Sequence[EncodedGroup]]]) -> dict[str, PairBatch]:
+        collated = self._inner([row for row, _ in rows])
+        groups = group_batch([group for _, own in rows for group in own], self._store)
+        return {**collated, "batch": replace(collated["batch"], groups=groups)}
+
+
+def group_batch(groups: Sequence[EncodedGroup], store: ImageStore) -> AnswerBatch:
+    """Groups as the scorer reads them: an owner for each response; an image that several show is there once."""
+    position = {
+        image: i for i, image in enumerate(dict.fromkeys(one for group in groups for one in store.shown(group.images)))
+    }
+    each = [(number, group, response) for number, group in enumerate(groups) for response in group.responses]
+    return AnswerBatch(
+        prompt_ids=[group.prompt.long() for _, group, _ in each],
+        response_ids=[response.long() for *_, response in each],
+        image_index=[[position[image] for image in store.shown(group.images)] for _, group, _ in each],
+        owner=list(range(len(each))),
+        image_inputs=pixel_tensors(store, list(position)),
+        image_tokens=[store.placeholder_tokens(*image) for image in position],
+        group=[number for number, *_ in each],
+        scores=torch.tensor([score for group in groups for score in group.scores]),
+    )

@@ -1,0 +1,81 @@
+"""Wrong values of a recipe's objective, its reference and the adapter's regularizers: one clear line each, with the
+place, before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmpo.errors import UserError
+from mmpo.preflight import examine
+from mmpo.recipes import dump, read
+from tests.trainers.material import write_pairs
+
+
+@pytest.fixture(scope="module")
+def section(tiny_llava_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    pairs = write_pairs(tmp_path_factory.mktemp("pairs"), 2)
+    return {"model": str(tiny_llava_folder), "pairs": str(pairs)}
+
+
+def refusal(section: dict[str, Any], folder: Path, said: dict[str, Any]) -> UserError:
+    file = folder / "mine.yaml"
+    file.write_text(dump({"train": {**section, **said}}))
+    with pytest.raises(UserError) as caught:
+        examine(read(str(file)), run=folder / "run", inputs={}, sections=("train",))
+    return caught.value
+
+
+SPAN = "must be a number, or {from: NUMBER, to: NUMBER, over: SHARE}"
+SECOND = {"objective": {"mrpo": {}}}
+TYPO = {"objective": {"typo": {"lam": 1.0}}}
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"objective": {}}, "train.objective: must not be empty"),
+    ({"objective": {"dpo": {"weight": 0}}}, "train.objective: every term has the weight 0"),
+    ({"objective": {"dpo": {"beta": {"from": 1}}}}, f"train.objective.dpo.beta: {SPAN}"),
+    ({"objective": {"dpo": {"beta": {"from": 1, "to": -2}}}}, "dpo.beta: must be greater than 0 (it is -2.0)"),
+    ({"objective": {"perturbed_dpo": {"candidates": 10**9}}}, "perturbed_dpo.candidates: must be less than or equal"),
+    ({"objective": {"lpoi": {"levels": 10**9}}}, "lpoi.levels: must be less than or equal to 100"),
+    ({"objective": {"gamma_po": {"steps": 10**12}}}, "gamma_po.steps: must be less than or equal to 10000"),
+    ({"objective": {"dpo_2d": {"aspects": []}}}, "dpo_2d.aspects: must be equal or must not be empty (it is [])"),
+    ({"objective": {"dpo": {"ratio": {1: {}}}}}, "dpo.ratio: must be a ratio by name, with its parameters (it is {1"),
+    ({"objective": {"dpo": {"ratio": {"ld": {"alpha": {"from": 0, "to": 2}}}}}}, "ratio.ld.alpha: must be less than"),
+    ({"objective": {"dpo": {"times": []}}}, "train.objective.dpo.times: must be a weight of pairs by name"),
+    ({"objective": {"odpo": {}}, "scores": "judge"}, "train.scores: must be settings by name, such as {chosen: …}"),
+    ({**TYPO, "samples_from": {"data": 5}}, "train.samples_from.data: must be a path (it is 5)"),
+    ({**TYPO, "samples_from": {"data": "/dev/null"}}, "train.samples_from.data: /dev/null: holds no samples"),
+    ({"reference": "bas"}, "train.reference: must be settings by name, such as {adapter: …} (it is 'bas')"),
+    ({"reference": {}}, "train.reference: needs one of adapter, model, moving"),
+    ({"reference": {"model": "m", "moving": {}}}, "needs one of adapter, model, moving, and has model and moving"),
+    ({**SECOND, "references": {"second": None}}, "references.second: must be settings by name, such as {adapter: …}"),
+    ({"regularizers": ["sam"]}, "train.regularizers: must be settings by name, such as {sam: …} (it is ['sam'])"),
+    ({"regularizers": {"pego": {"targets": []}}}, "train.regularizers.pego.targets: must not be empty"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("said", "message"), WRONG, ids=[message[:40] for _, message in WRONG])
+def test_a_wrong_value_is_told_with_its_place(
+    said: dict[str, Any], message: str, section: dict[str, Any], tmp_path: Path
+) -> None:
+    error = refusal(section, tmp_path, said)
+    assert message in error.message and "mine.yaml:" in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("apo", "say apo_zero or apo_down"),
+        ("sigmoid", "here it is dpo: {}"),
+        ("ipo_sum", "here it is ipo: {average: false}"),
+        ("irpo", "here it is dpo: {}, sft: {weight: 1.0}"),
+        ("dpoo", "did you mean 'dpo'?"),
+    ],
+)
+def test_another_name_of_an_objective_is_told_as_ours(
+    name: str, hint: str, section: dict[str, Any], tmp_path: Path
+) -> None:
+    error = refusal(section, tmp_path, {"objective": {name: {}}})
+    assert f"train.objective.{name}: unknown objective {name!r}" in error.message and error.hint == hint
