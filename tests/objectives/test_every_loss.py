@@ -80,9 +80,8 @@ def test_masked_places_between_turns_do_not_count(name: str, given: dict[str, An
 
 @pytest.mark.parametrize("name", ["ld", "sampled", "turn", "step", "span", "dense", "subset", "bmc", "mean"])
 def test_masked_places_between_turns_do_not_count_in_ratios(name: str) -> None:
-    choices = (
-        [{"draw": True}, {}] if name == "sampled" else [{"eos_weight": "relevant"}, {}] if name == "subset" else [{}]
-    )
+    more: dict[str, dict[str, Any]] = {"sampled": {"draw": True}, "subset": {"eos_weight": "relevant"}}
+    choices: list[dict[str, Any]] = [{}, *([more[name]] if name in more else [])]
     for values in choices:
         given = {"ratio": {name: values}}
         plain = random_record("dpo", given)
