@@ -80,6 +80,8 @@ def _rows(dataset: Any, images: Path, on_reject: Any) -> Iterator[PreferencePair
             name = f"row {number}"
             number += 1
             try:
-                yield from pairs_of(TRL, Row(name, name, data), context, ())
+                for made in pairs_of(TRL, Row(name, name, data), context, ()):
+                    assert isinstance(made, PreferencePair)  # TRL's rows are pairs, never groups of responses
+                    yield made
             except Quarantined as error:
                 on_reject(name, error)

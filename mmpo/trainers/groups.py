@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mmpo.data.image_digests import digests_of, shown_in
-from mmpo.data.reader import holds_groups, read_groups, read_pairs
+from mmpo.data.reader import holds_groups, read_groups, read_pairs, shard_paths
 from mmpo.data.responses import ResponseGroup, groups_of_pairs
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.families.loading import VLM
@@ -86,6 +86,11 @@ class Groups:
 
 def read_scored(settings: GroupSettings) -> Iterator[ResponseGroup | tuple[str, Quarantined]]:
     """The groups of a folder of groups or of pairs; a pair that is no group comes as its id and the reason."""
+    if not shard_paths(settings.data, "train"):
+        raise UserError(
+            f"{settings.data}: no folder of groups of responses, nor of pairs",
+            hint="mmpo convert IN OUT --to responses makes one",
+        )
     if not holds_groups(settings.data):
         yield from groups_of_pairs(read_pairs(settings.data), settings.scores)
     elif settings.scores is not None:

@@ -87,7 +87,10 @@ def test_right_values_are_ok(mmpo: Invoke, here: Path) -> None:
 
 def test_wrong_values_fail_and_what_is_logged_warns(mmpo: Invoke, here: Path) -> None:
     right = case()["expected"]
-    for changed in ({"loss": 1.0}, {"losses": [1.0]}, {"losses": [LOSS, LOSS]}, {"gradient": {"pairs": []}}):
+    mistakes: list[dict[str, Any]] = [
+        {"loss": 1.0}, {"losses": [1.0]}, {"losses": [LOSS, LOSS]}, {"gradient": {"pairs": []}},
+    ]  # fmt: skip
+    for changed in mistakes:
         assert mmpo("objectives", "check", write(here, case(expected={**right, **changed}))).exit_code == 1, changed
     file = write(here, case(expected={**right, "margins": [0.2]}))
     result = mmpo("objectives", "check", file)

@@ -70,10 +70,12 @@ def test_folders_of_pairs_and_of_groups_are_told_apart(tmp_path: Path) -> None:
         pairs.add(make_pair(1))
         groups.add(make_group(1))
     assert [holds_groups(tmp_path / name) for name in ("pairs", "groups", "gone")] == [False, True, False]
-    for read in (check_pairs, lambda folder: next(read_pairs(folder)), PairWriter):
+    of_pairs: tuple[Any, ...] = (check_pairs, lambda folder: next(read_pairs(folder)), PairWriter)
+    for read in of_pairs:
         with pytest.raises(UserError, match="holds groups of responses, not pairs"):
             read(tmp_path / "groups")
-    for read in (lambda folder: next(read_groups(folder)), ResponseWriter):
+    of_groups: tuple[Any, ...] = (lambda folder: next(read_groups(folder)), ResponseWriter)
+    for read in of_groups:
         with pytest.raises(UserError, match="holds pairs, not groups of responses"):
             read(tmp_path / "pairs")
     with pytest.raises(UserError, match="no groups of responses of the split 'train'"):

@@ -78,7 +78,7 @@ def dotted_names(text: str) -> set[str]:
 
 @each_page
 def test_modules_and_classes_exist(page: Path) -> None:
-    own = set(re.findall(r'@register\("(\w+)"\)', page.read_text(encoding="utf-8")))  # the page makes it
+    own = set(re.findall(r'@(?:register|objective)\(\s*"(\w+)"', page.read_text(encoding="utf-8")))  # the page makes it
     names = {name for name in dotted_names(page.read_text(encoding="utf-8")) if name.split(".")[-1] not in own}
     assert sorted(name for name in names if not is_there(name)) == []
 

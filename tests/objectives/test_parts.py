@@ -122,7 +122,7 @@ def test_parameters_out_of_range(spec: dict[str, Any], words: str) -> None:
         build_objective(spec)
 
 
-SIDES = (
+SIDES: tuple[list[dict[str, Any]], ...] = (
     [
         {"turns": [0, 1, 2], "steps": [0, 1, 1], "step_scores": [0.3, 0.9], "segments": [0, 1, 2],
          "segment_scores": [[0.1], [0.5], [0.4]]},

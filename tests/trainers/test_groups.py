@@ -68,7 +68,7 @@ def encoded(vlm: VLM, folder: Path, **values: Any) -> Groups:
 
 def test_what_cannot_be_learnt_is_counted(tmp_path: Path) -> None:
     prompt = make_groups(1)[0].prompt
-    picture = [encode_image(tiny_image(1))]
+    picture: list[bytes | str] = [encode_image(tiny_image(1))]
     bad = [
         ResponseGroup("one", prompt, [ScoredResponse("A dog.", 1.0)], picture),
         ResponseGroup("null", prompt, [ScoredResponse("A dog.", 1.0), ScoredResponse("A cat.")], picture),
@@ -111,6 +111,7 @@ def test_policy_and_reference_score_each_response_as_alone(tmp_path: Path, shari
     pairs = encode_pairs(vlm, make_pairs(3), groups.store)
     rows = list(zip(pairs.rows, [[row] for row in groups.rows], strict=True))
     batch = GroupCollator(PairCollator(groups.store), groups.store)(rows)["batch"]
+    assert batch.groups is not None
     assert len(batch.groups.image_tokens) == 2, "an image that two groups show is in the batch once"
     with torch.no_grad():
         scored = PairScorer(vlm, sharing=sharing)(batch)
@@ -139,7 +140,7 @@ def test_policy_and_reference_score_each_response_as_alone(tmp_path: Path, shari
 def test_a_batch_without_groups(tmp_path: Path) -> None:
     vlm = add_lora(tiny_llava())
     store = ImageStore(vlm, 2**24)
-    rows = [(row, []) for row in encode_pairs(vlm, make_pairs(2), store).rows]
+    rows: list[Any] = [(row, []) for row in encode_pairs(vlm, make_pairs(2), store).rows]
     batch = GroupCollator(PairCollator(store), store)(rows)["batch"]
     for pairs in (blank_logps(batch), PairScorer(vlm)(batch)):
         for name in ("nca", "infonca"):
@@ -271,7 +272,7 @@ def test_more_memory_is_estimated_with_groups(tmp_path: Path) -> None:
         ({"objective": NCA}, "reads groups of scored responses, and there are none"),
         ({"groups": {"data": "x"}}, "groups of responses have no effect"),
         ({"objective": NCA, "groups": {"data": "x"}, "cache_reference": True}, "cache_reference keeps log-probs"),
-        ({"objective": NCA, "groups": {"data": "gone"}}, "gone: no pairs of the split"),
+        ({"objective": NCA, "groups": {"data": "gone"}}, "gone: no folder of groups of responses, nor of pairs"),
         ({"objective": {"auxiliary": {}, **NCA}, "groups": {"data": "x"}, "auxiliary": {"data": "x"}}, "goes with"),
     ],
 )  # fmt: skip
@@ -282,7 +283,7 @@ def test_settings_that_do_not_fit(tiny_llava_folder: Path, tmp_path: Path, value
 
 
 @pytest.mark.parametrize("value", [0, -1, "twice", True])
-def test_rates_that_are_none(value: object) -> None:
+def test_rates_that_are_none(value: Any) -> None:
     with pytest.raises(ValidationError):
         GroupSettings(data=Path("x"), per_pair=value)
 

@@ -102,7 +102,8 @@ def test_accumulation_changes_nothing(tmp_path: Path, batch_size: int, accumulat
     for name, gradient in whole.items():
         torch.testing.assert_close(cut[name], gradient, rtol=1e-4, atol=1e-6)
     for name in ("loss", "loss/dpo", "loss/sft", "grad_norm", "rewards/margins", "logps/chosen", "mean_token_accuracy"):
-        assert cut_log[name] == pytest.approx(whole_log[name], rel=1e-5), name
+        # margins are small differences of sums of many nats, in float32
+        assert cut_log[name] == pytest.approx(whole_log[name], rel=1e-5, abs=1e-5), name
 
 
 def test_the_step_is_the_plain_loss_of_its_pairs(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from mmpo.trainers.train import train
 from tests.trainers.material import settings_for, write_conversations, write_pairs
+from tests.trainers.test_groups import write_groups
 from tests.trainers.two_processes import HANGS
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +42,13 @@ def test_two_processes_are_one(tiny_llava_folder: Path, tmp_path: Path) -> None:
         logging_steps=1,
         eval_steps=2,
         save_steps=2,
-        objective={"dpo": {"beta": 0.2}, "sft": {"weight": 0.5, "per": "token"}, "auxiliary": {"weight": 0.5}},
+        objective={
+            "dpo": {"beta": 0.2},
+            "sft": {"weight": 0.5, "per": "token"},
+            "auxiliary": {"weight": 0.5},
+            "nca": {"beta": 0.2},
+        },
+        groups={"data": write_groups(tmp_path / "groups"), "per_pair": 0.5},
         auxiliary={"data": write_conversations(tmp_path / "chat")},
         samples={"n": 1, "max_new_tokens": 3},
     )

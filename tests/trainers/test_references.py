@@ -196,7 +196,7 @@ def test_a_moving_reference_follows_the_formula(tiny_llava_folder: Path, tmp_pat
         for at, update in updates(vlm, "reference").items():
             torch.testing.assert_close(update, expected[at], atol=1e-5, rtol=1e-4)
     layers = [module for module in vlm.model.modules() if isinstance(module, LoraLayer)]
-    ranks = {len(layer.lora_A["reference"].weight) for layer in layers}
+    ranks = {layer.r["reference"] for layer in layers}
     assert max(ranks) <= (2 if mix == 1 else 40), "policies that have faded are let go"
     moving.save(tmp_path)
     other = MovingReference(again := tuned(tiny_llava_folder), "reference", moving.settings)

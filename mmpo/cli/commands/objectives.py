@@ -20,6 +20,12 @@ objectives_app = typer.Typer(
 app.add_typer(objectives_app, name="objectives")
 
 LinesOption = Annotated[bool, typer.Option("--json", help="Print one JSON object a line and nothing else.")]
+PluginOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", metavar="MODULE", help="Import this module first: losses of your own.", show_default=False
+    ),
+]
 
 
 @objectives_app.callback()
@@ -30,6 +36,7 @@ def list_objectives(
         typer.Option("--needs", metavar="FIELD", help="Only those that read a field: ref, sc, kl, state, view …"),
     ] = None,
     as_json: LinesOption = False,
+    plugin: PluginOption = None,
 ) -> None:
     """List the losses that a recipe can train on, one line each.
 
@@ -43,6 +50,7 @@ def list_objectives(
       mmpo objectives show dpo
       mmpo objectives check golden.json
     """
+    _import(plugin)
     if context.invoked_subcommand is not None:
         return
     from mmpo.cli.objective_texts import row
@@ -56,6 +64,7 @@ def list_objectives(
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An objective, or another name that papers give it.")],
     as_json: JsonOption = False,
+    plugin: PluginOption = None,
 ) -> None:
     """Show a loss: formula, source, parameters, what it reads and remembers.
 
@@ -66,7 +75,9 @@ def show(
 
       mmpo objectives show dpo
       mmpo objectives show irpo --json
+      mmpo objectives show my_loss --plugin my_losses
     """
+    _import(plugin)
     from mmpo.cli import console
     from mmpo.cli.objective_texts import details, page
     from mmpo.objectives.describing import warning
@@ -97,6 +108,7 @@ def check(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Rewards, margins and details count as well.")] = False,
     as_json: JsonOption = False,
+    plugin: PluginOption = None,
 ) -> None:
     """Recompute golden values with the functions that training calls.
 
@@ -108,10 +120,19 @@ def check(
 
       mmpo objectives check golden.json
       mmpo objectives check golden.json --only dpo --tolerance 1e-9
+      mmpo objectives check golden.json --plugin my_losses
     """
+    _import(plugin)
     from mmpo.cli import console
     from mmpo.cli.objective_checks import run_checks
 
     right = run_checks(file, only=only, tolerance=tolerance, strict=strict, as_json=as_json, warn=console.warn)
     if not right:
         raise typer.Exit(1)
+
+
+def _import(modules: list[str] | None) -> None:
+    from mmpo import plugins
+
+    for module in modules or ():
+        plugins.load(module)

@@ -241,7 +241,7 @@ def test_training_starts_at_log_two_and_learns(
         ({"objective": {"mdpo": {}, "vdpo": {}}}, "corrupt images differently"),
         ({"objective": {"mdpo": {}}, "corruption": {"kind": "crop", "parameters": {"step": 3}}}, "no parameter"),
         ({"disturbance": {}}, "no effect"),
-        ({"objective": {"tdpo2": {}}, "cache_reference": True}, "whole distributions"),
+        ({"objective": {"tdpo2": {}}, "cache_reference": True}, "each token's distributions"),
         ({"objective": {"symmpo": {}}}, "names no twin"),
     ],
 )

@@ -1,0 +1,113 @@
+"""The comparison of objectives: what it trains is sound, and its table says what the cells say."""
+
+from __future__ import annotations
+
+import json
+import math
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import objectives_table as comparison
+from benchmarks.objectives_rows import METRICS, UNTUNED, balance, pooled, pooled_rows, ranks, table
+from mmpo.objectives import OBJECTIVES, build_objective
+from mmpo.trainers.fitting import check_objective
+from mmpo.trainers.settings import TrainSettings
+
+NAMES = [name for names in comparison.FAMILIES.values() for name in names]
+
+
+def test_at_least_thirty_objectives_each_once() -> None:
+    assert len(set(NAMES)) == len(NAMES) >= 30 and set(NAMES) <= set(OBJECTIVES) and set(comparison.OWN) <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_settings_fit_the_objective(name: str) -> None:
+    settings = TrainSettings.model_validate({"model": "m", "pairs": "p", **comparison.train_settings(name)})
+    objective = build_objective(settings.objective)
+    check_objective(settings, objective)
+    if "weights" in objective.reads:
+        assert settings.token_weights is not None
+
+
+def estimate(value: float, width: float = 2.0) -> dict[str, float]:
+    return {"value": value, "low": value - width, "high": value + width}
+
+
+def cell(chair: float, recall: float = 90.0, width: float = 2.0) -> dict[str, Any]:
+    values = {"CHAIR_i": chair, "object recall": recall, "tokens": 30.0, "POPE adversarial F1": 80.0}
+    return {
+        "family": "summed log-ratios",
+        "learning_rate": 3e-4,
+        "metrics": {name: estimate(value, width) for name, value in values.items()},
+        "drift": {"chosen": -1.0, "rejected": -4.0},
+        "seconds_a_step": 0.5,
+    }
+
+
+def test_intervals_of_seeds_add_as_variances() -> None:
+    together = pooled([{"value": 10, "low": 7, "high": 12}, {"value": 20, "low": 16, "high": 22}])
+    assert together == {"value": 15, "low": 15 - 5 / 2, "high": 15 + math.sqrt(8) / 2}
+
+
+def test_balance_moves_with_both_and_its_interval_with_theirs() -> None:
+    assert balance(cell(10)["metrics"])["value"] == 90
+    found = balance(cell(20, recall=80, width=4)["metrics"])
+    assert found["value"] == 80 and found["low"] == pytest.approx(80 - math.hypot(2, 2))
+    assert balance(cell(0, recall=0)["metrics"])["value"] == 0
+
+
+def test_ranks_are_shared_where_intervals_overlap() -> None:
+    rows = {UNTUNED: cell(20), "b": cell(8), "a": cell(6), "mute": cell(1, recall=40), "c": cell(16)}
+    assert ranks(rows) == {"a": 1, "b": 1, "c": 3, "mute": 4}
+
+
+def test_the_table_has_those_that_every_seed_has() -> None:
+    seeds = {"0": {UNTUNED: cell(20), "dpo": cell(8), "orpo": cell(6)}, "1": {UNTUNED: cell(22), "dpo": cell(10)}}
+    rows = pooled_rows(seeds, ["dpo", "orpo"])
+    assert list(rows) == [UNTUNED, "dpo"] and rows["dpo"]["metrics"]["CHAIR_i"]["value"] == 9
+    rates = {"summed log-ratios": {"by": "dpo", "scores": {1e-4: 80.0, 3e-4: 85.0}, "rate": 3e-4}}
+    shown = table({"rows": rows, "ranks": ranks(rows), "seeds": seeds, "rates": rates})
+    assert (
+        "| 1 | `dpo` | 90.5 [" in shown
+        and "| 9.0 [7.6, 10.4] |" in shown
+        and "-1.0 (-1.0 to -1.0)" in shown
+        and "0.0003" in shown
+    )
+    assert "| summed log-ratios | `dpo` | 80.0 | **85.0** |" in shown and "Not in this table" in shown
+    assert "orpo" not in shown
+
+
+def test_the_rate_has_the_best_harmonic_mean_and_the_lower_one_of_equals(tmp_path: Path) -> None:
+    args = Namespace(out=tmp_path, rate_seed=9, rates=[1e-3, 1e-4, 3e-4])
+    swept = comparison.sweep(args, ["averages"])
+    for work, (chair, recall) in zip(swept["averages"], ((20, 80), (20, 80), (0, 60)), strict=True):
+        assert comparison.chosen_rates(args, swept) == {}
+        file = work.file(tmp_path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(cell(chair, recall)))
+    (found,) = comparison.chosen_rates(args, swept).values()
+    assert found["by"] == "simpo" and found["rate"] == 1e-4 and found["scores"][1e-3] == pytest.approx(75)
+
+
+def test_speed_is_of_training_rows_alone() -> None:
+    rows = [{"pairs_per_second": 4.0}, {"eval_loss": 1.0}, {"pairs_per_second": 2.0}]
+    assert comparison.seconds_a_step(rows, 8) == 3
+
+
+@pytest.mark.slow
+def test_a_small_run_goes_on_where_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["x", "--quick", "--out", str(tmp_path / "out"), "--seeds", "0", "--jobs", "1", "--only", "dpo", "orpo"]
+    monkeypatch.setattr("sys.argv", words)
+    comparison.main()
+    first = capsys.readouterr().out
+    assert "2 cells in" in first and "`orpo`" in first
+    comparison.main()
+    assert "cells in" not in capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert set(results["rows"]) == {UNTUNED, "dpo", "orpo"}
+    assert set(results["rows"]["dpo"]["metrics"]) == set(METRICS)
