@@ -267,7 +267,7 @@ def _check_needs(entry: Registered, values: Mapping[str, Any]) -> None:
         raise UserError(f"mmpo.losses.{entry.name} needs {more}", hint=_TRAIN.format(name=entry.name))
 
 
-_TOKENS = "weigh the log-probs of the tokens before you sum them"
+_BY_HAND = "weigh the log-probs of the tokens before you sum them"
 _TRAIN = "sums over tokens do not give them: train with `objective: {{{name}: {{}}}}`, where mmpo has them"
 
 
@@ -285,7 +285,7 @@ def _views(name: str, values: Mapping[str, Any]) -> tuple[ViewSpec, ...]:
 
 
 def _check_parameters(name: str, values: Mapping[str, Any]) -> None:
-    for key, instead in (("weight", "multiply the loss"), ("ratio", _TOKENS), ("times", "multiply the losses")):
+    for key, instead in (("weight", "multiply the loss"), ("ratio", _BY_HAND), ("times", "multiply the losses")):
         if key in values and OBJECTIVES[name].has_common(key):
             raise UserError(f"mmpo.losses.{name} has no parameter {key!r}", hint=instead)
     if found := spec_mistakes({name: dict(values)}):

@@ -1,7 +1,7 @@
 """Every registered objective trains by a recipe, on images, on several images and on videos, and goes on after a stop
 to the same weights. A new objective is among them by its registration alone.
 
-By default each takes two steps on images; the whole matrix, of ten steps with a stop, is `slow`.
+By default every third takes two steps on images; the whole matrix, of ten steps with a stop, is `slow`.
 """
 
 from __future__ import annotations
@@ -127,7 +127,10 @@ def check_resumes(section: Mapping[str, Any], folder: Path) -> None:
     assert (stopped / adapter).read_bytes() == (whole / adapter).read_bytes()
 
 
-@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+_LANES = [pytest.param(name, marks=[pytest.mark.slow] * (i % 3 != 0)) for i, name in enumerate(sorted(OBJECTIVES))]
+
+
+@pytest.mark.parametrize("name", _LANES)
 def test_it_trains_on_images(name: str, worlds: Worlds, tmp_path: Path) -> None:
     section = train_section(worlds("image"), objective_of(OBJECTIVES[name]), max_steps=2, save_steps=None)
     assert trained(section, tmp_path / "run")["steps"] == 2

@@ -62,7 +62,7 @@ def test_pairs_become_a_step(name: str) -> None:
 @pytest.mark.parametrize("name", TINY)
 def test_the_reference_cache(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """trl 5867, ms-swift 10196: refused for vision, or ignored without a word. Here it gives the same loss."""
-    monkeypatch.setattr(reference, "reference_identity", lambda vlm: name)  # these models lie in no folder
+    monkeypatch.setattr(reference, "reference_identity", lambda vlm, *of: name)  # these models lie in no folder
     tuned = add_lora(TINY[name](), LoraSettings(rank=2))
     for key, weight in tuned.model.named_parameters():
         if "lora_B" in key:

@@ -148,7 +148,7 @@ def test_a_batch_without_groups(tmp_path: Path) -> None:
             assert (len(term.values), float(term.weights.sum())) == (0, 0.0)
 
 
-@pytest.mark.parametrize(("rate", "groups"), [(1.0, 4), (0.5, 2)])
+@pytest.mark.parametrize(("rate", "groups"), [(1.0, 4), pytest.param(0.5, 2, marks=pytest.mark.slow)])
 def test_the_loss_is_the_mean_over_the_groups_of_a_step_however_it_is_cut(
     tmp_path: Path, rate: float, groups: int
 ) -> None:

@@ -32,6 +32,7 @@ def launch(settings_file: Path, run_dir: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tiny_llava_folder: Path, tmp_path: Path) -> None:
     settings = settings_for(
         tiny_llava_folder,

@@ -244,7 +244,7 @@ def test_a_guided_run_starts_off_log_2_and_keeps_the_guide_to_itself(
     assert first[0]["eval_rewards/chosen"] != 0 == first[1]["eval_rewards/chosen"]
 
 
-@pytest.mark.parametrize("mix", [0.6, 1.0])
+@pytest.mark.parametrize("mix", [0.6, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_a_run_with_a_moving_reference_goes_on_exactly(
     tiny_llava_folder: Path, pairs_folder: Path, tmp_path: Path, mix: float
 ) -> None:

@@ -19,11 +19,11 @@ from mmpo.types import StepStatistics
 from tests.trainers.material import settings_for, write_pairs
 from tests.trainers.test_processes import launch
 
-STEPWISE: list[dict[str, Any]] = [
+STEPWISE: list[Any] = [
     {"aot": {"beta": 0.2}},
-    {"aot": {"beta": 0.2, "paired": False}},
-    {"kto_pair": {"beta": 0.3}},
-    {"bco_pair": {"beta": 0.2, "delta": "running"}},
+    pytest.param({"aot": {"beta": 0.2, "paired": False}}, marks=pytest.mark.slow),
+    pytest.param({"kto_pair": {"beta": 0.3}}, marks=pytest.mark.slow),
+    pytest.param({"bco_pair": {"beta": 0.2, "delta": "running"}}, marks=pytest.mark.slow),
     {"mpo": {"beta": 0.2, "delta": "running"}, "aot": {"weight": 0.5}},
     {"beta_dpo": {"beta": {"from": 0.2, "to": 0.5}, "keep": 0.5}, "gamma_po": {"queue": 6}},
 ]

@@ -222,7 +222,7 @@ def test_broken_and_uneven_videos_are_put_aside(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["llava_onevision", "qwen3_vl", "video_llava"])
 def test_the_reference_cache(name: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "reference_identity", lambda vlm: name)  # these models lie in no folder
+    monkeypatch.setattr(reference, "reference_identity", lambda vlm, *of: name)  # these models lie in no folder
     tuned = add_lora(video_model(name), spread=0.1)
     encoded, store = encode(tuned, folder)
     cache = reference.cached_reference(tuned, encoded, store, tmp_path, [[0, 1, 2], [3, 4, 5]])

@@ -159,6 +159,7 @@ def test_every_third_batch_holds_sequences(padded: Path) -> None:
     assert batch(tokenizer, plan, 1).labels.things.shape == (12, (SIZE // PATCH) ** 2)
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_model_which_pads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from tests.conftest import RunModule
 from tools.demo_models import radiology_pretrain as training
 
 
+@pytest.mark.slow
 def test_a_few_training_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From nothing, stopped within the second stage and gone on with; then from the model that this gave."""
     plan = training.Plan(see_steps=1, see_batch=2, speak_steps=3, speak_batch=2, save_every=1, warmup=1)

@@ -80,8 +80,8 @@ def test_sam_takes_the_gradient_a_step_uphill_and_restores_the_weights(tmp_path:
     "chosen",
     [
         {"sam": {"rho": 0.1}, "mesa": {"decay": 0.5}, "pego": {}},
-        {"rwp": {"threshold": 5.0, "steps": 2}},
-        {"flat_lora": {}, "saf": {"epochs": 0.5}},
+        pytest.param({"rwp": {"threshold": 5.0, "steps": 2}}, marks=pytest.mark.slow),
+        pytest.param({"flat_lora": {}, "saf": {"epochs": 0.5}}, marks=pytest.mark.slow),
         *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW),
     ],
     ids=lambda chosen: "-".join(chosen),
