@@ -79,6 +79,7 @@ def _save(image: Image.Image, path: Path) -> None:
         image.convert({"cmyk.jpg": "CMYK", "palette.png": "P", "grey.png": "L"}.get(path.name, "RGB")).save(path)
 
 
+@pytest.mark.slow
 def test_the_own_images_recipe_runs_on_a_folder_of_photographs(mmpo: Invoke, here: Path) -> None:
     photos = here / "mine" / "photos"
     names = _write_folder(photos)

@@ -84,6 +84,7 @@ def test_killed_at_every_commitment(
     assert contents(tmp_path) == whole[0]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(
     settings: BuildSettings, whole: tuple[dict[str, bytes], float], tmp_path: Path
 ) -> None:

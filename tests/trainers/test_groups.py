@@ -205,7 +205,7 @@ def test_pairs_of_a_record_as_groups_are_dpo() -> None:
         assert loss.item() == pytest.approx(build_objective({"dpo": {"beta": BETA}}).loss(pairs).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("objective", [NCA, BOTH])
+@pytest.mark.parametrize("objective", [pytest.param(NCA, marks=pytest.mark.slow), BOTH])
 def test_a_run_that_resumes_ends_with_the_same_weights(
     tiny_llava_folder: Path, tmp_path: Path, objective: dict[str, Any]
 ) -> None:

@@ -38,6 +38,7 @@ def test_a_looping_decoder_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert helper.pid is None
 
 
+@pytest.mark.slow
 def test_a_helper_whose_parent_died_ends_by_itself(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, clip: Path) -> None:
     import subprocess
     import sys

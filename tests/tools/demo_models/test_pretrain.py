@@ -42,6 +42,7 @@ def test_training_interrupted_and_run_again_ends_with_the_same_weights(
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
 
 
+@pytest.mark.slow
 def test_the_same_seed_builds_the_same_model() -> None:
     processor = build_processor()
     one, two, other = (build_model(processor, seed).lm_head.weight for seed in (1, 1, 2))
