@@ -62,11 +62,6 @@ def average_logps(response: ResponseLogps) -> Tensor:
     return response.policy_sum / response.lengths.clamp_min(1)
 
 
-def average_log_ratio(response: ResponseLogps) -> Tensor:
-    """The log-ratio per token, [b]."""
-    return log_ratio(response) / response.lengths.clamp_min(1)
-
-
 # ---- the rewards that are logged
 
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import count, islice
 from math import floor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -45,6 +45,20 @@ from mmpo.trainers.schedule import Schedule
 from mmpo.trainers.settings import AuxiliarySettings
 
 STAGE = "auxiliary"
+
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+class _Shown(_Named, Protocol):
+    @property
+    def images(self) -> tuple[str, ...]: ...
+
+
+Source = TypeVar("Source", bound=_Named)
+Encoded = TypeVar("Encoded", bound=_Shown)
 
 
 @dataclass(frozen=True)
@@ -160,35 +174,58 @@ def encode_samples(
 ) -> Samples:
     """Tokenize every sample and check every image; what can't be used is left out, counted and passed to
     `on_reject`. Raises `UserError` if nothing is left."""
-    result = Samples([], store, settings)
+    with links_allowed(settings.allow_links):
+        rows, dropped = encode_rows(
+            track(read_samples(settings), "reading auxiliary data"),
+            lambda sample: _encoded(vlm, store, sample, settings, max_response_tokens),
+            store,
+            STAGE,
+            f"{settings.data}: no auxiliary sample to learn",
+            on_reject,
+        )
+    return Samples(rows, store, settings, dropped)
+
+
+def encode_rows(
+    read: Iterable[Source | tuple[str, Quarantined]],
+    encode: Callable[[Source], Encoded],
+    store: ImageStore,
+    stage: str,
+    nothing: str,
+    on_reject: OnReject | None,
+) -> tuple[list[Encoded], Counter[str]]:
+    """The rows that can be learnt, and how many were left out, by reason: those that reading or `encode` quarantines
+    and those with an image that can't be decoded; each is passed to `on_reject` as of this `stage`. Raises `UserError`,
+    which says `nothing` and why, if none is left."""
+    dropped: Counter[str] = Counter()
     first: dict[str, str] = {}
 
     def reject(name: str, error: Quarantined) -> None:
-        result.dropped[error.reason] += 1
+        dropped[error.reason] += 1
         first.setdefault(error.reason, error.detail)
         if on_reject is not None:
-            on_reject(name, Quarantined(STAGE, error.reason, error.detail))
+            on_reject(name, Quarantined(stage, error.reason, error.detail))
 
-    rows: list[EncodedSample] = []
-    with links_allowed(settings.allow_links):
-        for sample in track(read_samples(settings), "reading auxiliary data"):
-            if isinstance(sample, Sample):
-                try:
-                    rows.append(_encoded(vlm, store, sample, settings, max_response_tokens))
-                except Quarantined as error:
-                    reject(sample.id, error)
-            else:
-                reject(*sample)
+    rows: list[Encoded] = []
+    for row in read:
+        if isinstance(row, tuple):
+            reject(*row)
+            continue
+        try:
+            rows.append(encode(row))
+        except Quarantined as error:
+            reject(row.id, error)
     broken = store.broken({key for row in rows for key in row.images})
-    for row in rows:
-        if failed := next((broken[key] for key in row.images if key in broken), None):
-            reject(row.id, failed)
+    kept = []
+    for encoded in rows:
+        if failed := next((broken[key] for key in encoded.images if key in broken), None):
+            reject(encoded.id, failed)
         else:
-            result.rows.append(row)
-    if not result.rows:
-        reasons = ", ".join(f"{n} {reason}, as {first[reason]}" for reason, n in sorted(result.dropped.items()))
-        raise UserError(f"{settings.data}: no auxiliary sample to learn ({reasons or 'it is empty'})")
-    return result
+            kept.append(encoded)
+    if not kept:
+        reasons = ", ".join(f"{n} {reason}, as {first[reason]}" for reason, n in sorted(dropped.items()))
+        raise UserError(f"{nothing} ({reasons or 'it is empty'})")
+    return kept, dropped
 
 
 def _encoded(

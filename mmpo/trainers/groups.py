@@ -24,7 +24,7 @@ from mmpo.models.families.loading import VLM
 from mmpo.models.families.prompts import encode_response
 from mmpo.models.scoring.pairs import AnswerBatch, PairBatch
 from mmpo.progress import track
-from mmpo.trainers.auxiliary import Samples
+from mmpo.trainers.auxiliary import Samples, encode_rows
 from mmpo.trainers.collate import EncodedPair, OnReject
 from mmpo.trainers.group_settings import GroupSettings, rate_of
 from mmpo.trainers.images import ImageStore
@@ -119,34 +119,15 @@ def encode_groups(
     """Tokenize every group and check every image. Left out, counted and passed to `on_reject`: groups of one response
     or with a response without score, whose responses are the same after the cut, or too long, or with an image that
     can't be decoded. Raises `UserError` if nothing is left."""
-    result = Groups([], store, settings)
-    first: dict[str, str] = {}
-
-    def reject(name: str, error: Quarantined) -> None:
-        result.dropped[error.reason] += 1
-        first.setdefault(error.reason, error.detail)
-        if on_reject is not None:
-            on_reject(name, Quarantined(STAGE, error.reason, error.detail))
-
-    rows: list[EncodedGroup] = []
-    for group in track(read_scored(settings), "reading groups"):
-        if isinstance(group, ResponseGroup):
-            try:
-                rows.append(_encoded(vlm, store, group, settings, max_response_tokens))
-            except Quarantined as error:
-                reject(group.id, error)
-        else:
-            reject(*group)
-    broken = store.broken({key for row in rows for key in row.images})
-    for row in rows:
-        if failed := next((broken[key] for key in row.images if key in broken), None):
-            reject(row.id, failed)
-        else:
-            result.rows.append(row)
-    if not result.rows:
-        reasons = ", ".join(f"{n} {reason}, as {first[reason]}" for reason, n in sorted(result.dropped.items()))
-        raise UserError(f"{settings.data}: no group of responses to learn ({reasons or 'it is empty'})")
-    return result
+    rows, dropped = encode_rows(
+        track(read_scored(settings), "reading groups"),
+        lambda group: _encoded(vlm, store, group, settings, max_response_tokens),
+        store,
+        STAGE,
+        f"{settings.data}: no group of responses to learn",
+        on_reject,
+    )
+    return Groups(rows, store, settings, dropped)
 
 
 def _encoded(

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mmpo.data.corruption import CorruptionKind
 from mmpo.settings import LEXICON, Need, Settings
 
 SIMILARITY = Need("model", words=("policy",))
@@ -15,18 +16,7 @@ SIMILARITY = Need("model", words=("policy",))
 class CorruptionSettings(Settings):
     """The corruption of the image, for objectives that compare with a corrupted one."""
 
-    kind: Literal[
-        "crop",
-        "small_crop",
-        "rotate",
-        "pixel_mask",
-        "patches",
-        "diffusion_pixels",
-        "diffusion",
-        "black",
-        "other",
-        "nearest",
-    ] = Field(
+    kind: CorruptionKind = Field(
         description="crop: a small part blown up; diffusion: noise of the diffusion schedule on normalized pixels; "
         "patches: some of a grid hidden; "
         "black: nothing; other: another pair's image; nearest: the most similar of these; see mmpo/data/corruption.py."
