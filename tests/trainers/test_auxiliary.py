@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,20 @@ def test_log_probs_are_those_of_each_turn_scored_alone(tmp_path: Path, sharing: 
     torch.testing.assert_close(scored.chosen.policy, alone.chosen.policy, rtol=1e-4, atol=1e-4)
 
 
+def the_same_however_cut(step: Callable[[str, int, int], Any], other: str) -> dict[str, float]:
+    """The metrics of a step of four pairs, whose gradients and losses (dpo, and half of the `other`) are those of two
+    times two and of four times one; `step(name, batch, accumulation)` runs it."""
+    gradients, row = step("whole", 4, 1)
+    for name, batch, accumulation in (("halves", 2, 2), ("ones", 1, 4)):
+        others, other_row = step(name, batch, accumulation)
+        for key in ("loss", "loss/dpo", f"loss/{other}"):
+            assert other_row[key] == pytest.approx(row[key], rel=1e-4)
+        for key, value in gradients.items():
+            torch.testing.assert_close(others[key], value, rtol=1e-3, atol=1e-5)
+    assert row["loss"] == pytest.approx(row["loss/dpo"] + 0.5 * row[f"loss/{other}"], rel=1e-5)
+    return dict(row)
+
+
 def test_the_loss_is_the_mean_over_samples_of_the_token_mean_however_a_step_is_cut(tmp_path: Path) -> None:
     file = write_conversations(tmp_path / "chat")
 
@@ -108,14 +123,7 @@ def test_the_loss_is_the_mean_over_samples_of_the_token_mean_however_a_step_is_c
             per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
         )  # fmt: skip
 
-    gradients, row = step("whole", 4, 1)
-    for name, batch, accumulation in (("halves", 2, 2), ("ones", 1, 4)):
-        others, other_row = step(name, batch, accumulation)
-        for key in ("loss", "loss/dpo", "loss/auxiliary"):
-            assert other_row[key] == pytest.approx(row[key], rel=1e-4)
-        for key, value in gradients.items():
-            torch.testing.assert_close(others[key], value, rtol=1e-3, atol=1e-5)
-    assert row["loss"] == pytest.approx(row["loss/dpo"] + 0.5 * row["loss/auxiliary"], rel=1e-5)
+    row = the_same_however_cut(step, "auxiliary")
 
     vlm = add_lora(tiny_llava(), spread=0.1)
     samples = encoded(vlm, file)

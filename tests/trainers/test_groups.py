@@ -34,6 +34,7 @@ from mmpo.trainers.schedule import Schedule, Shape
 from mmpo.trainers.train import train
 from tests.tiny import add_lora, tiny_image, tiny_llava
 from tests.trainers.material import make_pairs, settings_for, write_conversations, write_pairs
+from tests.trainers.test_auxiliary import the_same_however_cut
 from tests.trainers.test_preference import first_step
 
 BETA, TEMPERATURE = 0.2, 0.7
@@ -160,14 +161,7 @@ def test_the_loss_is_the_mean_over_the_groups_of_a_step_however_it_is_cut(
             per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation,
         )  # fmt: skip
 
-    gradients, row = step("whole", 4, 1)
-    for name, batch, accumulation in (("halves", 2, 2), ("ones", 1, 4)):
-        others, other_row = step(name, batch, accumulation)
-        for key in ("loss", "loss/dpo", "loss/nca"):
-            assert other_row[key] == pytest.approx(row[key], rel=1e-4)
-        for key, value in gradients.items():
-            torch.testing.assert_close(others[key], value, rtol=1e-3, atol=1e-5)
-    assert row["loss"] == pytest.approx(row["loss/dpo"] + 0.5 * row["loss/nca"], rel=1e-5)
+    row = the_same_however_cut(step, "nca")
 
     vlm = add_lora(tiny_llava(), spread=0.1)
     own = encoded(vlm, folder, per_pair=rate)
