@@ -134,7 +134,7 @@ def check_train(context: PreflightContext) -> None:
             f"{settings.warmup:g} steps of warm-up in {settings.max_steps} steps: the peak rate is never reached",
             "a share of all steps is below 1, e.g. warmup: 0.05",
         )
-    if isinstance(settings.lora.targets, str) and settings.lora.targets != "language_model":
+    if isinstance(settings.lora.targets, str):
         try:
             re.compile(settings.lora.targets)
         except re.error as error:
@@ -142,8 +142,12 @@ def check_train(context: PreflightContext) -> None:
                 ("train", "lora", "targets"), f"not a regular expression: {error}", "or a list: [q_proj, v_proj]"
             )
     folder = find_model(settings.model)
-    if folder is not None and not context.has_error(context.given(("train", "model"))):
-        _check_weights(context, settings, weights(folder, settings.model))
+    if (
+        folder is not None
+        and not context.has_error(("train", "lora"))
+        and not context.has_error(context.given(("train", "model")))
+    ):
+        check_weights(context, settings, weights(folder, settings.model))
 
 
 def _check_auxiliary(context: PreflightContext, settings: Any) -> None:
@@ -200,18 +204,20 @@ def _check_objective(context: PreflightContext) -> None:
                 context.warn(("train", "objective", name, "beta"), doubt)
 
 
-def _check_weights(context: PreflightContext, settings: Any, stored: dict[str, Tensor]) -> None:
+def check_weights(context: PreflightContext, settings: Any, stored: dict[str, Tensor]) -> None:
+    """The adapter, by the names and shapes of the model's weights, and the room that it takes."""
     floats = [tensor for tensor in stored.values() if tensor.dtype in ("F16", "BF16", "F32")]
     if settings.dtype == "auto" and floats and all(tensor.dtype == "F16" for tensor in floats):
         context.error(
             ("train", "dtype"), "the model's weights are float16, which overflows in training", "dtype: bfloat16"
         )
-    tower = re.compile(r"vision|visual|image|projector|connector|lm_head|embed")
-    layers = {
+    matrices = {
         name.removesuffix(".weight"): tensor.shape
         for name, tensor in stored.items()
-        if name.endswith(".weight") and len(tensor.shape) == 2 and ".layers." in name and not tower.search(name)
+        if name.endswith(".weight") and len(tensor.shape) == 2 and not re.search(r"lm_head|embed", name)
     }
+    tower = re.compile(r"vision|visual|image|projector|connector")
+    layers = {name: shape for name, shape in matrices.items() if ".layers." in name and not tower.search(name)}
     leaves = sorted({name.rsplit(".", 1)[-1] for name in layers})
     targets = settings.lora.targets
     if isinstance(targets, list) and leaves:
@@ -222,9 +228,12 @@ def _check_weights(context: PreflightContext, settings: Any, stored: dict[str, T
                     f"no linear layer is called {target} in the language model",
                     nearest(target, leaves),
                 )
-    chosen = [
-        shape for name, shape in layers.items() if targets == "language_model" or name.rsplit(".", 1)[-1] in targets
-    ]
+    if isinstance(targets, list):
+        chosen = [shape for name, shape in layers.items() if name.rsplit(".", 1)[-1] in targets]
+    elif targets in ("language_model", "all"):
+        chosen = list((layers if targets == "language_model" else matrices).values())
+    else:  # files name some modules otherwise than the model does, so a pattern that fits none here is no mistake
+        chosen = [shape for name, shape in matrices.items() if re.search(targets, name)]
     adapter = 4 * settings.lora.rank * sum(sum(shape) for shape in chosen)
     if settings.lora.rank > max((min(shape) for shape in chosen), default=settings.lora.rank):
         context.warn(("train", "lora", "rank"), f"rank {settings.lora.rank} is more than any adapted matrix has")

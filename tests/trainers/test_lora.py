@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from torch import nn
 
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM, load_vlm
+from mmpo.models.folder import weights
+from mmpo.preflight.sections import check_weights
 from mmpo.trainers.lora import add_lora
-from mmpo.trainers.settings import LoraSettings
-from tests.tiny import tiny_llava
+from mmpo.trainers.settings import LoraSettings, TrainSettings
+from tests.tiny import save_tiny_llava, tiny_llava
 
 
 def adapted(vlm: VLM) -> set[str]:
@@ -81,3 +84,15 @@ def test_a_saved_adapter_opens_with_peft(vlm: VLM, tmp_path: Path) -> None:
     ids = torch.arange(10, 30)[None]
     with torch.no_grad():
         torch.testing.assert_close(again(input_ids=ids).logits, trained.model(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize("targets", ["language_model", "all", ["q_proj"], r".*vision_tower.*\.(q|v)_proj"])
+def test_preflight_counts_the_room_of_the_adapter(tmp_path: Path, targets: str | list[str]) -> None:
+    """The least that a run will write: the adapter, in float32, and a checkpoint of it with two moments."""
+    folder = save_tiny_llava(tmp_path / "model")
+    settings = TrainSettings.model_validate({"model": str(folder), "pairs": tmp_path, "lora": {"targets": targets}})
+    context = SimpleNamespace(bytes={}, warn=lambda *said: None)
+    check_weights(context, settings, weights(folder, str(folder)))  # type: ignore[arg-type]
+    trained = add_lora(load_vlm(str(folder)), settings.lora)
+    numbers = sum(p.numel() for p in trained.model.parameters() if p.requires_grad)
+    assert context.bytes["train"][0] == 4 * 4 * numbers
