@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("radiology",),
     ("models", "objectives"),
     ("losses",),
+    ("evidence",),
     ("data_builders", "trainers", "eval"),
     ("report",),
     ("demo",),

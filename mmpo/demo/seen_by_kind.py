@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
-from mmpo.data.evidence import Truth, truth_of
+from mmpo.data.truth import Truth, truth_of
 from mmpo.demo import by_kind, model_path
 from mmpo.demo.by_kind import KindShare, before_after
 from mmpo.demo.drawing import SIZE

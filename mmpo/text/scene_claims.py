@@ -5,7 +5,7 @@ another.
                     car: object · 2: count · red: color · on the left: place
 
 Each claim has the characters that decide it, so that they can be replaced. `described` reads the words; whether a claim
-is true is `evidence`'s business.
+is true is `mmpo.data.truth`'s business.
 """
 
 from __future__ import annotations

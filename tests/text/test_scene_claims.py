@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
-from mmpo.data.evidence import corrected, decide, truth_of
+from mmpo.data.truth import corrected, decide, truth_of
 from mmpo.demo.language import EXACT, ask_color, ask_count, ask_side, describe
 from mmpo.demo.scene import sample_scene
 from mmpo.demo.seen_by_kind import truth_of_scene

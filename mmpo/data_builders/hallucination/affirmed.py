@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from mmpo.data.evidence import decide
+from mmpo.data.truth import decide
 from mmpo.data_builders.hallucination.detect import Detector, Truth, claimed, split_sentences
 from mmpo.text.described import VAGUE, base_word, is_many
 from mmpo.text.function_words import NUMBERS

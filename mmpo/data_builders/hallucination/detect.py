@@ -1,7 +1,7 @@
 """Does a description say what is not there? Sentence by sentence, with a verdict, a reason and the words at fault.
 
 The rules read claims (`scene_claims`) about objects, numbers, colours, places and relations, and the annotations
-decide them (`evidence`). A further `Check` looks at a sentence and gives findings of its own.
+decide them (`mmpo.data.truth`). A further `Check` looks at a sentence and gives findings of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.data.evidence import Truth, decide, side_at, truth_of
+from mmpo.data.truth import Truth, decide, side_at, truth_of
 from mmpo.text.claims import SplitSentence, claimed, split_sentences
 from mmpo.text.described import SAY_SIDE
 from mmpo.text.scene_claims import RELATION_WORDS, Claim, ClaimKind, Number, read_claims

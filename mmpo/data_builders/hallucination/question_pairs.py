@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mmpo.data.evidence import Truth
+from mmpo.data.truth import Truth
 from mmpo.data.pair import placeholder_in
 from mmpo.data_builders.hallucination.affirmed import EvidenceReader
 from mmpo.data_builders.hallucination.generations import Generation, GenerationCache

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from mmpo.data.evidence import ACROSS, Truth, corrected, decide, side_at
+from mmpo.data.truth import ACROSS, Truth, corrected, decide, side_at
 from mmpo.data_builders.hallucination.detect import Detector, SplitSentence, claimed, split_sentences
 from mmpo.data_builders.hallucination.grammar import lexicon as lx
 from mmpo.data_builders.hallucination.grammar.edit import Editor, agree, conjugate, is_many

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from mmpo.data.evidence import ACROSS, Truth, is_at
+from mmpo.data.truth import ACROSS, Truth, is_at
 from mmpo.data_builders.hallucination.repair import number_word, other_place, with_value
 from mmpo.text.described import AT, COLORS, same_color, side_of
 from mmpo.text.function_words import NUMBERS

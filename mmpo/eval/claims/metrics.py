@@ -1,7 +1,7 @@
 """Wrong claims in free descriptions: objects, counts, colours, places and relations, against what people marked.
 
 A rule-based reader (`mmpo.text.scene_claims`) lists what a description claims, annotations decide what they can
-(`mmpo.data.evidence`), and the number is the share of decided claims that are wrong, overall and by kind. What the
+(`mmpo.data.truth`), and the number is the share of decided claims that are wrong, overall and by kind. What the
 reader does not understand and what no annotation decides enters no share; how much was decided stands beside it.
 
 `a dog` claims that there is a dog. Its `a` is no count, unless texts are read as lists of everything (`exhaustive`):
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.data.evidence import Truth, corrected, decide, truth_of
+from mmpo.data.truth import Truth, corrected, decide, truth_of
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
 from mmpo.eval.statistics.statistics import Array, ratio

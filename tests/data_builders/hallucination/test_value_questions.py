@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mmpo.data.annotations.records import AnnotatedImage, AnnotatedObject
-from mmpo.data.evidence import truth_of
+from mmpo.data.truth import truth_of
 from mmpo.data_builders.hallucination.affirmed import EvidenceReader
 from mmpo.data_builders.hallucination.value_questions import (
     ValueAsked,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mmpo.data.annotations.records import AnnotatedImage, BoxXYWH
-from mmpo.data.evidence import Truth, side_at
+from mmpo.data.truth import Truth, side_at
 from mmpo.data_builders.hallucination.grammar import lexicon as lx
 from mmpo.data_builders.hallucination.grammar.tree import Phrase, Sentence, Tail, is_place, is_spread, say_tail
 from mmpo.text.described import COLORS, SAY_SIDE
