@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-Verdict: TypeAlias = Literal["present", "absent", "uncertain"]
+Presence: TypeAlias = Literal["present", "absent", "uncertain"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Opinion:
     """One source's verdict about a class in a picture; None: it abstained (`why`). `confidence` is the calibrated
     probability of the verdict, None while uncalibrated."""
 
-    verdict: Verdict | None
+    verdict: Presence | None
     z: float | None
     confidence: float | None = None
     why: str = ""
@@ -49,7 +49,7 @@ class Judged:
     of them has none."""
 
     name: str
-    verdict: Verdict
+    verdict: Presence
     confidence: float | None
     by: Mapping[str, Opinion]
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mmpo.data.truth import Truth
 from mmpo.data.pair import placeholder_in
+from mmpo.data.truth import Truth
 from mmpo.data_builders.hallucination.affirmed import EvidenceReader
 from mmpo.data_builders.hallucination.generations import Generation, GenerationCache
 from mmpo.data_builders.hallucination.judges import QuestionMaker

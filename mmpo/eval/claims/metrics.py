@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from mmpo.data.annotations.records import AnnotatedImage
-from mmpo.data.truth import Truth, corrected, decide, truth_of
 from mmpo.data.records import write_lines
+from mmpo.data.truth import Truth, corrected, decide, truth_of
 from mmpo.errors import UserError
 from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally, share
