@@ -21,7 +21,7 @@ class EvidencePicture:
 
 
 @dataclass(frozen=True)
-class Finding:
+class SourceFinding:
     """What one source says of one class in one picture, before any cut. `z` is None where it abstains; `why` then has
     the reason, a short word. `detail` is JSON data for people and drawings: `boxes` [[x1, y1, x2, y2, score], …] in
     pixels of the picture, `wordings` {question: logit}, `reply` of a judge.
@@ -44,7 +44,7 @@ class Opinion:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedClaim:
     """All sources together about one class in one picture. `confidence`: the smallest of those that voted, None if one
     of them has none."""
 
@@ -54,5 +54,5 @@ class Judged:
     by: Mapping[str, Opinion]
 
 
-Findings: TypeAlias = Mapping[str, Finding]
+SourceFindings: TypeAlias = Mapping[str, SourceFinding]
 """By class name: what one source found in one picture."""
