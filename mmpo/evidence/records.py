@@ -44,7 +44,7 @@ class Opinion:
 
 
 @dataclass(frozen=True)
-class JudgedClaim:
+class CombinedOpinion:
     """All sources together about one class in one picture. `confidence`: the smallest of those that voted, None if one
     of them has none."""
 
