@@ -84,8 +84,8 @@ def test_lower_bounds_of_wilson_are_those_of_one_at_a_time() -> None:
 
 
 def test_the_widest_cuts_at_which_the_bound_holds() -> None:
-    """100 present claims at 1.00 … 1.99, 100 absent ones at -1.00 … -1.99, each of a picture of its own, and ten of each
-    kind, mixed, around 0."""
+    """100 present claims at 1.00 … 1.99, 100 absent ones at -1.00 … -1.99, each of a picture of its own, and ten of
+    each kind, mixed, around 0."""
     mixed = np.arange(20) / 100 - 0.1
     z = np.r_[1 + np.arange(100) / 100, -1 - np.arange(100) / 100, mixed]
     truth = np.r_[np.ones(100), np.zeros(100), np.arange(20) % 2].astype(bool)
