@@ -10,9 +10,14 @@ from mmpo.data_builders.entry import Entry
 
 
 def look(settings: CandidateSettings) -> Iterator[tuple[Path, str]]:
-    """The photos."""
-    from mmpo.data.photos import list_photos
+    """The photos. Those of `not_in` are looked for as well."""
+    from mmpo.data.photos import OtherPhotos, list_photos
 
+    for place in settings.not_in:
+        if place.is_dir():
+            list_photos(place, links=settings.allow_links)
+        else:
+            OtherPhotos().add_hashes(place)
     photos = list_photos(settings.images, links=settings.allow_links)[: settings.limit]
     return ((photo.root, photo.path) for photo in photos)
 

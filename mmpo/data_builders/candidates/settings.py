@@ -32,7 +32,7 @@ class CandidateSettings(EvidenceSettings):
         "format, JSON or YAML).",
     )
     limit: int | None = Field(default=None, ge=1, description="Use only this many photos, the first ones.")
-    not_in: list[Annotated[Path, PATH]] = Field(
+    not_in: Annotated[list[Path], PATH] = Field(
         [],
         description="Photos that must not be among those used, nor copies of them: folders of photos, or lists of "
         "hashes (images.sha256 of a run). Name test photos and benchmarks here.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -64,7 +65,6 @@ class CandidateTally:
             **{f"evidence {label}": ordered(table, ("in", *VERDICTS)) for label, table in self.by.items()},
         }
         recalls = [one.recall_pool for one in self.greedy if one.recall_pool is not None]
-        told = fitted.as_json()
         return CandidatesMade(
             images=came,
             images_used=self.used,
@@ -76,7 +76,7 @@ class CandidateTally:
             recall_pool=_mean(recalls),
             words=_mean([one.words for one in self.greedy]) or 0.0,
             calibrated=fitted.calibrated,
-            sources=told["sources"],
+            sources=json.loads(json.dumps(fitted.as_json()["sources"])),
             warnings=[*photos.warnings, *fitted.warnings],
         )
 
