@@ -163,8 +163,11 @@ class Evidence:
         wanted = [set(own) for own in names]
         for label, source in self.sources.items():
             if source.finds_classes:
+                seen = source.assumed_cuts([])
                 for own, found in zip(wanted, self._known(label, pictures, names), strict=True):
-                    own |= found.keys()
+                    own.update(
+                        name for name, one in found.items() if one.z is not None and seen.verdict(one.z) == "present"
+                    )
         by_source = {label: self._known(label, pictures, wanted) for label in self.sources}
         return [
             {label: {name: found[place][name] for name in sorted(wanted[place])} for label, found in by_source.items()}
