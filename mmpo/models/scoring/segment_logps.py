@@ -15,7 +15,13 @@ from torch import Tensor
 
 from mmpo.models.families import unknown
 from mmpo.models.families.loading import VLM
-from mmpo.models.families.prompts import encode_prompt, encode_response, process_images
+from mmpo.models.families.prompts import (
+    begun_tokens,
+    encode_prompt,
+    encode_response,
+    process_images,
+    split_begun,
+)
 from mmpo.models.families.vision import encode_images, select_images
 from mmpo.models.scoring.hidden import capture
 from mmpo.models.scoring.lean import recomputing
@@ -91,12 +97,16 @@ def rules_of(vlm: VLM) -> AttentionRules:
 def score_responses(
     vlm: VLM, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image], texts: Sequence[str]
 ) -> list[float]:
-    """Summed log-prob of each text as the answer to one conversation. The conversation is computed once."""
+    """Summed log-prob of each text as the answer to one conversation, or as what follows the answer begun at its end.
+    The conversation is computed once."""
     if not texts:
         return []
+    messages, begun = split_begun(messages)
     processed = process_images(vlm, images, several=len(images) > 1)
     prompt = encode_prompt(vlm, messages, processed.placeholders)
-    tree = response_tree(prompt, [encode_response(vlm, text) for text in texts], range(len(images)))
+    said = begun_tokens(vlm, begun, texts) if begun else []
+    responses = [encode_response(vlm, begun + text)[len(said) :] for text in texts]
+    tree = response_tree([*prompt, *said], responses, range(len(images)))
     features = encode_images(vlm, processed.tensors, frozen=True)
     if vlm.family.sharing:
         use_tree_attention(vlm.base)
