@@ -19,7 +19,7 @@ from mmpo.chat.video_replies import Reward, read_questions
 from mmpo.data.pair import placeholder_in
 from mmpo.data.video_lists import QA, VideoItem, without_tags
 from mmpo.data_builders.video.choose import choose, normalized
-from mmpo.data_builders.video.rewards import Candidate, Rewarder, settled
+from mmpo.data_builders.video.rewards import VideoCandidate, Rewarder, settled
 from mmpo.data_builders.video.settings import VideoRewardSettings
 from mmpo.errors import Quarantined
 from mmpo.models.generation.answer import AnswerEngine
@@ -210,7 +210,7 @@ class VideoBuilder:
 
     def _reward(self, videos: Sequence[VideoWork], tally: VideoTally) -> None:
         places = [
-            (question, Candidate(video.item, video.caption, question.qa.question, question.qa.answer, text))
+            (question, VideoCandidate(video.item, video.caption, question.qa.question, question.qa.answer, text))
             for video in videos
             for question in video.questions
             for text in question.texts

@@ -21,7 +21,7 @@ LASTING = frozenset({
 
 
 @dataclass(frozen=True)
-class Candidate:
+class VideoCandidate:
     """One answer to be rewarded."""
 
     item: VideoItem
@@ -37,7 +37,7 @@ class Rewarder(Protocol):
     @property
     def identity(self) -> str: ...
 
-    def rewards(self, candidates: Sequence[Candidate]) -> list[Reward | Quarantined]: ...
+    def rewards(self, candidates: Sequence[VideoCandidate]) -> list[Reward | Quarantined]: ...
 
 
 class RuleRewarder:
@@ -51,7 +51,7 @@ class RuleRewarder:
             [event for item in items for event in item.events],
         )
 
-    def rewards(self, candidates: Sequence[Candidate]) -> list[Reward | Quarantined]:
+    def rewards(self, candidates: Sequence[VideoCandidate]) -> list[Reward | Quarantined]:
         return [
             self._judge.reward(
                 candidate.text,
@@ -72,7 +72,7 @@ class ModelRewarder:
         self._chat, self._settings = chat, settings
         self.identity = f"{chat.identity}, prompt {template_version(settings.template)}, rule {settings.rule}"
 
-    def rewards(self, candidates: Sequence[Candidate]) -> list[Reward | Quarantined]:
+    def rewards(self, candidates: Sequence[VideoCandidate]) -> list[Reward | Quarantined]:
         requests = [self._request(candidate) for candidate in candidates]
         replies = self._chat.replies(requests, "rewarding answers")
         return [
@@ -80,7 +80,7 @@ class ModelRewarder:
             for reply in settled(list(replies), "judge")
         ]
 
-    def _request(self, candidate: Candidate) -> ChatRequest:
+    def _request(self, candidate: VideoCandidate) -> ChatRequest:
         prompt = render(
             self._settings.template,
             caption=candidate.caption,

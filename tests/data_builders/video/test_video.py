@@ -21,7 +21,7 @@ from mmpo.data_builders import units
 from mmpo.data_builders.builders import build
 from mmpo.data_builders.video.builder import VideoBuilder, VideoWork
 from mmpo.data_builders.video.choose import choose, normalized
-from mmpo.data_builders.video.rewards import Candidate
+from mmpo.data_builders.video.rewards import VideoCandidate
 from mmpo.data_builders.video.settings import VideoRewardSettings
 from mmpo.errors import Quarantined, UserError
 from mmpo.video import read_frames
@@ -314,9 +314,9 @@ class Lengths:
     identity = "the letters of an answer"
 
     def __init__(self) -> None:
-        self.seen: list[Candidate] = []
+        self.seen: list[VideoCandidate] = []
 
-    def rewards(self, candidates: Sequence[Candidate]) -> list[Reward | Quarantined]:
+    def rewards(self, candidates: Sequence[VideoCandidate]) -> list[Reward | Quarantined]:
         self.seen += candidates
         return [Reward(1 + sum(candidate.text.encode()) % 5, "by its letters", "") for candidate in candidates]
 
