@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.errors import in_one_line
-from mmpo.eval.statistics.statistics import wilson
+from mmpo.statistics import wilson
 from mmpo.text.claims import split_sentences
 from mmpo.text.scene_claims import KINDS, Claim, Number, read_claims
 from mmpo.text.vocabulary import coco

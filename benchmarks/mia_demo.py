@@ -52,8 +52,8 @@ from mmpo.demo.scene import Scene
 from mmpo.demo.things import THINGS
 from mmpo.demo.world import world_split
 from mmpo.errors import in_one_line
-from mmpo.eval.statistics.statistics import auroc
 from mmpo.files.atomic import read_json, write_text
+from mmpo.statistics import auroc
 from tools.demo_models.multi_image_stage import LABEL, SIZES, Plan, pad_pictures, train
 
 LAYOUTS = ("sequence", "collage", "pic_in_pic")

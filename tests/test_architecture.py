@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mmpo"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("settings", "packages", "plugins", "progress", "resuming", "run_log", "storage", "types", "visible"),
+    ("settings", "packages", "plugins", "progress", "resuming", "run_log", "statistics", "storage", "types", "visible"),
     ("outside", "progress_display", "registry"),
     ("files",),
     ("runs",),

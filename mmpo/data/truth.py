@@ -31,12 +31,20 @@ _OPPOSITE: dict[PictureSide, PictureSide] = {"left": "right", "right": "left", "
 @dataclass(frozen=True)
 class Truth:
     """The known facts about one picture. `names` are the classes of the vocabulary that are in it, `objects` the marked
-    ones by class: a class that only a caption names has none.
+    ones by class: a class that only a caption names has none. `absent` are those known not to be in it, where not every
+    other class is: then of the rest nothing is known. None: everything is listed, so what is not in `names` is absent.
     """
 
     image: AnnotatedImage
     names: frozenset[str]
     objects: Mapping[str, Sequence[AnnotatedObject]] = field(default_factory=dict)
+    absent: frozenset[str] | None = None
+
+    def has(self, name: str) -> bool | None:
+        """Is a class in the picture? None where that is not known."""
+        if name in self.names:
+            return True
+        return False if self.absent is None or name in self.absent else None
 
     def marked(self, name: str) -> list[AnnotatedObject] | None:
         """The objects of a class, each by itself; None where their number is not known: in a crowd, or unmarked. A name
@@ -67,11 +75,11 @@ def truth_of(image: AnnotatedImage, vocabulary: ObjectVocabulary) -> Truth:
 
 
 def decide(claim: Claim, truth: Truth) -> bool | None:
-    """Is the claim true? None if the annotation leaves it open; of an object that is not there, only its presence is
+    """Is the claim true? None if what is known leaves it open; of an object that is not there, only its presence is
     decided.
     """
     if claim.kind == "object":
-        return claim.name in truth.names
+        return truth.has(claim.name)
     if claim.kind == "count":
         return _count(claim, truth)
     if claim.name not in truth.names:
@@ -154,7 +162,8 @@ def _count(claim: Claim, truth: Truth) -> bool | None:
     assert isinstance(claim.value, Number)
     least, most = claim.value
     if most == 0:
-        return claim.name not in truth.names
+        there = truth.has(claim.name)
+        return None if there is None else not there
     if not items:
         return None
     counted, place = claim.about.counted, claim.about.place

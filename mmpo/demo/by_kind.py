@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from mmpo.eval.statistics.statistics import wilson
+from mmpo.statistics import wilson
 
 if TYPE_CHECKING:
     from mmpo.models.generation.answer import AnswerEngine

@@ -19,7 +19,7 @@ from mmpo.chat.templates import render, template_version
 from mmpo.chat.video_replies import read_reward
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import Quarantined, UserError
-from mmpo.eval.statistics.statistics import Array
+from mmpo.statistics import Array
 
 TEMPLATE = "video_frames_reward"
 

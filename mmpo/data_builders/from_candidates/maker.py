@@ -22,8 +22,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, get_args
 
+from pydantic import Field
+
 from mmpo.data.spans import Span
 from mmpo.data_builders.candidates.records import Candidate, JudgedPicture
+from mmpo.data_builders.from_candidates.guards import GuardSettings, PairFacts
 from mmpo.errors import Quarantined, UserError
 from mmpo.evidence.records import CombinedOpinion
 from mmpo.registry import Registry
@@ -39,6 +42,9 @@ class MakerSettings(Settings):
     """The settings of a maker. Each has `maker: Literal[NAME]`, its name."""
 
     maker: str
+    guards: GuardSettings = Field(
+        default_factory=GuardSettings, description="What keeps the pairs as a whole from teaching length or silence."
+    )
 
 
 S = TypeVar("S", bound=MakerSettings)
@@ -164,6 +170,10 @@ class PairMaker(ABC, Generic[S]):
     def pairs_of(self, picture: JudgedPicture) -> list[MadePair]:
         """The pairs of one picture, at least one. Raises `Quarantined("filter", reason)` where there is none."""
         raise NotImplementedError
+
+    def whole(self, pairs: Sequence[PairFacts]) -> dict[str, str]:
+        """What the maker itself leaves out once all pairs are there, by id with the reason; before the guards."""
+        return {}
 
 
 @dataclass(frozen=True)

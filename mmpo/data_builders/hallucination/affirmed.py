@@ -106,11 +106,11 @@ class EvidenceReader:
         taken = {start + at for mention in objects for at in range(mention.start, mention.end)} | covered
         for mention in objects:
             if _denied(clause, mention.start, mention.end):
-                if mention.name in truth.names:
-                    yield UNSUPPORTED
+                if truth.has(mention.name) is not False:
+                    yield UNSUPPORTED if truth.has(mention.name) else UNDECIDABLE
                 continue
-            if mention.name not in truth.names:
-                yield UNSUPPORTED
+            if not (there := truth.has(mention.name)):
+                yield UNDECIDABLE if there is None else UNSUPPORTED
             elif not self._called_so(mention, truth):
                 yield UNDECIDABLE
             if counted := _COUNTED.search(clause[: mention.start]):

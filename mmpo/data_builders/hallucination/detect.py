@@ -55,7 +55,8 @@ Decided = tuple[Claim, bool | None]
 
 @dataclass(frozen=True)
 class SentenceVerdict:
-    """`unchecked`: the sentence makes no claim that the rules can check. Offsets of findings count in the text."""
+    """`unchecked`: the sentence makes no claim that the rules can check, or one about an object of which nothing is
+    known. Offsets of findings count in the text."""
 
     text: str
     start: int
@@ -115,14 +116,22 @@ class Detector:
 
     def verdicts(self, text: str, truth: Truth, decided: Iterable[Decided]) -> list[SentenceVerdict]:
         """One verdict a sentence, in order, from its decided claims."""
-        findings = [finding_of(claim, truth, right) for claim, right in decided if right is not None]
-        return [self._sentence(piece, truth, findings) for piece in split_sentences(text)]
+        claims = list(decided)
+        findings = [finding_of(claim, truth, right) for claim, right in claims if right is not None]
+        open_ = [claim for claim, right in claims if right is None and claim.kind == "object"]
+        return [self._sentence(piece, truth, findings, open_) for piece in split_sentences(text)]
 
-    def _sentence(self, piece: SplitSentence, truth: Truth, findings: Sequence[Finding]) -> SentenceVerdict:
+    def _sentence(
+        self, piece: SplitSentence, truth: Truth, findings: Sequence[Finding], undecided: Sequence[Claim]
+    ) -> SentenceVerdict:
         here = [f for f in findings if piece.start <= f.start < piece.start + len(piece.text)]
         here += [finding.moved(piece.start) for check in self.checks for finding in check(piece.text, truth)]
         wrong = [finding for finding in here if finding.wrong]
-        verdict: ClaimVerdict = "hallucination" if wrong else "correct" if here else "unchecked"
+        unknown = [one for one in undecided if piece.start <= one.start < piece.start + len(piece.text)]
+        verdict: ClaimVerdict = "hallucination" if wrong else "correct" if here and not unknown else "unchecked"
+        if unknown and not wrong:
+            names = ", ".join(dict.fromkeys(claim.name for claim in unknown))
+            return SentenceVerdict(piece.text, piece.start, verdict, f"not known: {names}", tuple(here))
         reason = "; ".join(dict.fromkeys(finding.reason for finding in wrong or here)) or "names no known object"
         return SentenceVerdict(piece.text, piece.start, verdict, reason, tuple(here))
 

@@ -11,7 +11,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data_builders.hallucination.detect import (
@@ -27,9 +27,38 @@ from mmpo.data_builders.hallucination.grammar.tree import Phrase
 from mmpo.data_builders.hallucination.grammar.writer import Correction, Writer, listing
 from mmpo.data_builders.hallucination.judges import DescriptionJudgement, Judge, Rewriter
 from mmpo.data_builders.hallucination.repair import repaired
-from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.errors import Quarantined
+from mmpo.text.scene_claims import ClaimKind
 from mmpo.text.vocabulary import ObjectVocabulary
+
+
+class EditSettings(Protocol):
+    """How descriptions become pairs: the part of a builder's settings that `BuildSettings` describes."""
+
+    @property
+    def builder(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def correct(self) -> Sequence[ClaimKind]: ...
+    @property
+    def exhaustive(self) -> bool: ...
+    @property
+    def correction(self) -> Literal["edit", "caption", "template"]: ...
+    @property
+    def rewrite(self) -> bool: ...
+    @property
+    def add_missed(self) -> Literal["none", "balance", "all"]: ...
+    @property
+    def min_area(self) -> float: ...
+    @property
+    def omission_share(self) -> float: ...
+    @property
+    def variants(self) -> int: ...
+    @property
+    def pairs_per_image(self) -> int | None: ...
+    @property
+    def changed_weight(self) -> float | None: ...
 
 
 @dataclass
@@ -70,7 +99,7 @@ class Drafter:
     """Takes drafts from description to sides. Rules do all of it unless a judge or a rewriter is given."""
 
     def __init__(
-        self, settings: BuildSettings, vocabulary: ObjectVocabulary, judge: Judge | None, rewriter: Rewriter | None
+        self, settings: EditSettings, vocabulary: ObjectVocabulary, judge: Judge | None, rewriter: Rewriter | None
     ) -> None:
         self.settings, self.vocabulary = settings, vocabulary
         self.judge, self.rewriter = judge, rewriter
@@ -256,7 +285,7 @@ def mistaken(verdicts: Sequence[SentenceVerdict]) -> bool:
 
 def knows(verdicts: Sequence[SentenceVerdict]) -> bool:
     """Does the text say anything that could be checked?"""
-    return any(verdict.verdict != "unchecked" for verdict in verdicts)
+    return any(verdict.verdict != "unchecked" or verdict.findings for verdict in verdicts)
 
 
 def named(verdicts: Sequence[SentenceVerdict]) -> set[str]:

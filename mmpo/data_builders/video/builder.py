@@ -19,7 +19,7 @@ from mmpo.chat.video_replies import Reward, read_questions
 from mmpo.data.pair import placeholder_in
 from mmpo.data.video_lists import QA, VideoItem, without_tags
 from mmpo.data_builders.video.choose import choose, normalized
-from mmpo.data_builders.video.rewards import VideoCandidate, Rewarder, settled
+from mmpo.data_builders.video.rewards import Rewarder, VideoCandidate, settled
 from mmpo.data_builders.video.settings import VideoRewardSettings
 from mmpo.errors import Quarantined
 from mmpo.models.generation.answer import AnswerEngine

@@ -18,9 +18,9 @@ import numpy as np
 from mmpo.errors import UserError
 from mmpo.eval.amber.files import AmberLabel, AmberObjects, Annotations
 from mmpo.eval.amber.words import Similarity
-from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally, aligned, by_image, share
 from mmpo.eval.yes_no import parse
+from mmpo.statistics import Array, ratio
 
 Order = Literal["published", "names-first"]
 CogDenominator = Literal["targets", "response"]

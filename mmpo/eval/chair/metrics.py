@@ -19,9 +19,9 @@ import numpy as np
 from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.records import read_records, text_of, write_lines
 from mmpo.errors import UserError
-from mmpo.eval.statistics.statistics import Array
 from mmpo.eval.statistics.tally import Caution, Tally, share
 from mmpo.outside import Unreadable, json_of, read_json, read_text
+from mmpo.statistics import Array
 from mmpo.text.object_words import ObjectReader, ObjectReading, object_reader
 from mmpo.text.vocabulary import ObjectVocabulary, coco
 

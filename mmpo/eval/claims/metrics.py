@@ -22,8 +22,8 @@ from mmpo.data.annotations.records import AnnotatedImage
 from mmpo.data.records import write_lines
 from mmpo.data.truth import Truth, corrected, decide, truth_of
 from mmpo.errors import UserError
-from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally, share
+from mmpo.statistics import Array, ratio
 from mmpo.text.scene_claims import KINDS, Claim, ClaimKind, Number, read_claims
 from mmpo.text.vocabulary import ObjectVocabulary
 

@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from mmpo.errors import UserError
-from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Direction, Metric, Tally, by_image, share
 from mmpo.eval.yes_no import parse
+from mmpo.statistics import Array, ratio
 
 QUESTIONS = 1129
 WRONG, RIGHT, UNCLEAR = 0, 1, 2

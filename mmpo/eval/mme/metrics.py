@@ -16,9 +16,9 @@ from typing import Any, Literal
 import numpy as np
 
 from mmpo.errors import UserError
-from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import YES_RATIO, Metric, Tally, aligned, by_image, ranking
 from mmpo.eval.yes_no import YesNoVerdict, parse
+from mmpo.statistics import Array, ratio
 
 IMAGES: dict[str, int] = {
     "existence": 30, "count": 30, "position": 30, "color": 30, "posters": 147, "celebrity": 170, "scene": 200,

@@ -18,10 +18,10 @@ import numpy as np
 from mmpo.chat.judging import Judgement
 from mmpo.data.records import read_records, text_of
 from mmpo.errors import UserError
-from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally
 from mmpo.files.atomic import write_text
 from mmpo.outside import read_json
+from mmpo.statistics import Array, ratio
 
 TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
 RECORDS = 96

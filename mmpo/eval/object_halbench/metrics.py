@@ -16,8 +16,8 @@ import numpy as np
 
 from mmpo.data.records import read_records, text_of, write_lines
 from mmpo.errors import UserError
-from mmpo.eval.statistics.statistics import ratio
 from mmpo.eval.statistics.tally import Direction, Metric, Tally
+from mmpo.statistics import ratio
 from mmpo.text.object_words import BaseFormReader
 from mmpo.text.vocabulary import CHAIR_DOUBLE_WORDS, ObjectVocabulary
 from mmpo.text.word_forms import open_lemmatizer

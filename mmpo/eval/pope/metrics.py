@@ -33,9 +33,9 @@ from mmpo.eval.pope.files import (
     write_answers,
     write_questions,
 )
-from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import YES_RATIO, Metric, Tally, aligned, by_image, ranking, share
 from mmpo.eval.yes_no import YesNoVerdict, parse
+from mmpo.statistics import Array, ratio
 
 __all__ = [
     "METRICS", "SPLITS", "PopeAnswer", "PopeQuestion", "PopeResult", "PopeSplit", "asked_object", "llava_split",

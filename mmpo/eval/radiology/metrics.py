@@ -18,13 +18,13 @@ import numpy as np
 from mmpo.chat.judging import Judgement
 from mmpo.errors import Quarantined
 from mmpo.eval.radiology import text as radiology_text
-from mmpo.eval.statistics.statistics import percentile_interval, resampled_sums
 from mmpo.eval.statistics.tally import Direction, Metric, Tally
 from mmpo.radiology.detector import JudgedLine, PriorVerdict, RuleDetector
 from mmpo.radiology.editing import RuleEditor, edit_report
 from mmpo.radiology.findings import UncertainAs, compare_findings
 from mmpo.radiology.judge import JudgeDetector
 from mmpo.radiology.lines import split_lines
+from mmpo.statistics import percentile_interval, resampled_sums
 
 BOOTSTRAP = 2000
 CONVENTION = (

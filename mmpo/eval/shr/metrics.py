@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mmpo.chat.judging import Mode, without_thinking
-from mmpo.eval.statistics.statistics import Array
 from mmpo.eval.statistics.tally import Direction, Metric, Tally, share
+from mmpo.statistics import Array
 
 PROMPT = "Describe this image in detail."
 Class = Literal["hallucination", "correct", "cannot judge"]

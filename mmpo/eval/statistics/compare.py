@@ -9,7 +9,8 @@ import numpy as np
 
 from mmpo.errors import UserError
 from mmpo.eval.statistics.rows import Category, Change, Estimate, MetricRow
-from mmpo.eval.statistics.statistics import (
+from mmpo.eval.statistics.tally import Metric, Ranking, Tally, aligned
+from mmpo.statistics import (
     Array,
     auroc,
     benjamini_hochberg,
@@ -20,7 +21,6 @@ from mmpo.eval.statistics.statistics import (
     resampled_sums,
     wilson,
 )
-from mmpo.eval.statistics.tally import Metric, Ranking, Tally, aligned
 
 
 @dataclass(frozen=True)

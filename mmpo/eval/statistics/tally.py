@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mmpo.eval.statistics.statistics import Array, Statistic, ratio
+from mmpo.statistics import Array, Statistic, ratio
 
 Direction = Literal["higher", "lower", "neither"]
 

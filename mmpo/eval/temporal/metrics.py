@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import YES_RATIO, Metric, Tally, share
 from mmpo.eval.temporal import tempcompass, videohallucer
 from mmpo.eval.temporal.files import TemporalBenchmark, TemporalQuestion, read
 from mmpo.eval.temporal.videohallucer import first_word as first_yes_no
+from mmpo.statistics import Array, ratio
 
 __all__ = ["TemporalBenchmark", "TemporalQuestion", "first_yes_no", "is_right", "read", "tally"]
 

@@ -13,7 +13,7 @@ from mmpo.cli.app import load_commands
 from mmpo.errors import UserError
 from mmpo.eval.chair.score import objects_by_image
 from mmpo.eval.scoring import Scored, ScoreRequest, score
-from mmpo.eval.statistics.statistics import wilson
+from mmpo.statistics import wilson
 
 CAPTIONS = [
     {"image_id": 1, "caption": "A man and his dog beside a table."},

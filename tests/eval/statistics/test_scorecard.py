@@ -16,9 +16,9 @@ from mmpo.eval.pope import metrics as pope
 from mmpo.eval.statistics.compare import Bootstrap, adjusted, compare, compare_categories
 from mmpo.eval.statistics.rows import MetricCounts, number
 from mmpo.eval.statistics.scorecard import Scorecard
-from mmpo.eval.statistics.statistics import wilson
 from mmpo.eval.statistics.tally import Tally, share
 from mmpo.eval.statistics.verdict import headline_rows
+from mmpo.statistics import wilson
 from mmpo.text.vocabulary import ObjectVocabulary
 
 BOOT = Bootstrap(samples=500, seed=0)

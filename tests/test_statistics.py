@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mmpo.eval.statistics import statistics
-from mmpo.eval.statistics.statistics import (
+from mmpo import statistics
+from mmpo.statistics import (
     bootstrap_interval,
     mcnemar,
     paired_difference,
