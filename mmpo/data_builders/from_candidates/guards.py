@@ -37,7 +37,10 @@ class GuardSettings(Settings):
         description="Most by which chosen sides may name less of what is there than rejected ones, in the mean.",
     )
     object_cap: float | None = Field(
-        default=0.1, gt=0, le=1, description="Largest share of the pairs that may be about one and the same made-up class."
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Largest share of the pairs that may be about one and the same made-up class.",
     )
     polarity: float | None = Field(
         default=2.0,
