@@ -210,7 +210,7 @@ class ShardWriter(Generic[Record]):
         schema = self.schema(self._rows, stamp)
         table = pa.Table.from_pylist([self.cells(record) for record in self._rows], schema=schema)
         self.rejects.sync()  # rejects first: the shard that counts them must never be there without them
-        write_bytes(shard_path(self.folder, self.split, self._shards), _parquet(table))
+        write_bytes(shard_path(self.folder, self.split, self._shards), parquet_bytes(table))
         self._shards += 1
         self._rows, self._bytes = [], 0
 
@@ -323,7 +323,7 @@ def frames_of(videos: Sequence[Video] | None) -> list[bytes | str]:
     return [frame for video in videos or [] for frame in video.get("frames") or []]
 
 
-def _parquet(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
     """The bytes of a Parquet file, which depend on the table and the version of pyarrow only."""
     out = io.BytesIO()
     leaves = list(_leaf_paths(table.schema))

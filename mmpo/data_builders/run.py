@@ -80,7 +80,7 @@ class Builder(ABC, Generic[S, T, R]):
     """The name of the work in progress displays."""
     title: ClassVar[str]
     """The heading of the dataset's page."""
-    scores: ClassVar[tuple[str, ...]] = ()
+    scores: Sequence[str] = ()
     called: ClassVar[Mapping[str, str]] = {}
     """Readable names for keys of `source`."""
 

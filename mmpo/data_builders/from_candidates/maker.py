@@ -152,6 +152,8 @@ class PairMaker(ABC, Generic[S]):
 
     asks: ClassVar[bool] = False
     """Whether it asks the model that gave the candidates."""
+    scores: ClassVar[tuple[str, ...]] = ()
+    """The names of `MadePair.scores`."""
 
     def __init__(self, settings: S, context: MakerContext) -> None:
         self.settings, self.context = settings, context
@@ -171,7 +173,8 @@ class PairMaker(ABC, Generic[S]):
         """The pairs of one picture, at least one. Raises `Quarantined("filter", reason)` where there is none."""
         raise NotImplementedError
 
-    def whole(self, pairs: Sequence[PairFacts]) -> dict[str, str]:
+    @classmethod
+    def whole(cls, settings: S, pairs: Sequence[PairFacts]) -> dict[str, str]:
         """What the maker itself leaves out once all pairs are there, by id with the reason; before the guards."""
         return {}
 

@@ -72,8 +72,9 @@ class BestWorst(PairMaker[BestWorstSettings]):
             raise Quarantined("filter", *self._why_none(picture))
         return found
 
-    def whole(self, pairs: Sequence[PairFacts]) -> dict[str, str]:
-        if self.settings.official != "rlaif_v":
+    @classmethod
+    def whole(cls, settings: BestWorstSettings, pairs: Sequence[PairFacts]) -> dict[str, str]:
+        if settings.official != "rlaif_v":
             return {}
         return dict.fromkeys(sorted(rlaif_v_length(pairs)[1]), "rlaif_v_length")
 
