@@ -92,9 +92,7 @@ def _listed(source: Path) -> list[ListedPhoto]:
             if not text.strip():
                 raise UserError(f"{where}: `{key}` is empty", hint="leave it out")
             if tag := placeholder_in(text):
-                raise UserError(
-                    f"{where}: `{key}` contains {tag!r}", hint="the photo is shown before it anyway"
-                )
+                raise UserError(f"{where}: `{key}` contains {tag!r}", hint="the photo is shown before it anyway")
         if "answer" in given and "prompt" not in given:
             raise UserError(f"{where}: an `answer` without a `prompt`", hint='{"image": …, "prompt": …, "answer": …}')
         if "prompt" in given:

@@ -3,7 +3,7 @@ finds them. No torch at import."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmpo.data_builders.candidates.records import JudgedPicture, pool_of, recall_pool
@@ -39,18 +39,19 @@ def recall_in(picture: JudgedPicture, side: PairSide) -> float | None:
     return recall_pool(side.present, pool_of(picture.candidates))
 
 
-def claim_rows(known: Mapping[str, CombinedOpinion], names: frozenset[str]) -> dict[str, Any]:
-    """By class the verdict and what each source said, as JSON data."""
-    return {
-        name: {
+def claim_rows(known: Mapping[str, CombinedOpinion], names: Iterable[str]) -> list[dict[str, Any]]:
+    """The verdicts about classes and what each source said, as JSON data."""
+    return [
+        {
+            "name": name,
             "verdict": known[name].verdict,
-            "confidence": known[name].confidence,
             "by": {
-                source: {"verdict": own.verdict, "z": own.z, "why": own.why} for source, own in known[name].by.items()
+                source: {"verdict": own.verdict, "z": own.z, "confidence": own.confidence}
+                for source, own in known[name].by.items()
             },
         }
-        for name in sorted(names & known.keys())
-    }
+        for name in sorted(set(names) & known.keys())
+    ]
 
 
 def answer_logps(vlm: VLM, picture: bytes, prompt: str, texts: Sequence[str]) -> list[float]:

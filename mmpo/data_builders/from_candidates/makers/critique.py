@@ -69,6 +69,7 @@ class Critique(PairMaker[CritiqueSettings]):
     """Corrects the first whole answer to each prompt, the greedy one where it is kept."""
 
     asks: ClassVar[bool] = True
+    scores: ClassVar[tuple[str, ...]] = ("logp_chosen", "logp_rejected")
 
     def make(self, number: int, pictures: Sequence[JudgedPicture], advance: Callable[[], None]) -> list[Made]:
         work, lost = self._work(pictures)
@@ -192,7 +193,7 @@ class Critique(PairMaker[CritiqueSettings]):
                 about={
                     "corrected_by": self.context.chat(self.settings.chat).identity,
                     "reworded": self.settings.rewrite,
-                    "claims": claim_rows(known, chosen.names | rejected.names),
+                    "claims": claim_rows(known, chosen.names ^ rejected.names),
                 },
             )
 

@@ -73,6 +73,7 @@ class ImplicitReward(PairMaker[ImplicitRewardSettings]):
     """A pair a prompt. Which one depends on the unit's other pictures, through α, unless that is given."""
 
     asks: ClassVar[bool] = True
+    scores: ClassVar[tuple[str, ...]] = ("reward_chosen", "reward_rejected")
 
     def make(self, number: int, pictures: Sequence[JudgedPicture], advance: Callable[[], None]) -> list[Made]:
         scored: list[Scored] = []

@@ -192,7 +192,7 @@ class Injected(PairMaker[InjectedSettings]):
                 "injected": list(one.classes),
                 "sentences": list(one.places),
                 "reworded": True,
-                "claims": claim_rows(one.opinions, chosen.names | rejected.names),
+                "claims": claim_rows(one.opinions, chosen.names ^ rejected.names),
             },
         )
 

@@ -3,10 +3,10 @@
     "" ──sample──▶ sentences ──evidence──▶ factual, hallucinated ──▶ pairs ──▶ a factual one joins the beginning ──▶ …
 
 A sentence is hallucinated if it names an absent class; factual if it names classes and all are present. The chosen side
-is a factual one, coherent (it names a class of the beginning again) where there is a beginning. The beginning never
-takes a sentence with an absent or uncertain claim: where there is no factual one, the picture ends. Unlike the released
-code this makes pairs about the first sentence too, keeps what was said as it was said, and takes samples in their
-order.
+is a factual one, coherent (it names a class of the beginning again) where the beginning names any. The beginning never
+takes a sentence with an absent or uncertain claim: where there is no other, the picture ends. Unlike the released code
+this makes pairs about the first sentence too, keeps what was said as it was said, takes samples in their order, and
+goes on behind a sentence that names nothing where it must.
 """
 
 from __future__ import annotations
@@ -167,12 +167,12 @@ class Sentences(PairMaker[SentencesSettings]):
             opinions[picture.id] |= judged
 
     def _pairs(self, one: Description, step: int, sentences: Sequence[NextSentence], known: Opinions) -> list[MadePair]:
-        coherent = [s for s in sentences if s.factual and (not one.begun or s.verdicts.keys() & one.named)]
+        coherent = [s for s in sentences if s.factual and (not one.named or s.verdicts.keys() & one.named)]
         hallucinated = [s for s in sentences if s.hallucinated]
         settings = self.settings
         pairs = []
         for chosen, rejected in matched(coherent, hallucinated, settings.shortest, settings.longest):
-            names = one.named | chosen.verdicts.keys() | rejected.verdicts.keys()
+            names = one.named | (chosen.verdicts.keys() ^ rejected.verdicts.keys())
             pair = MadePair(
                 key=f"p{one.prompt_number}c{step}s{chosen.sample}x{rejected.sample}",
                 prompt=one.prompt,
@@ -183,7 +183,6 @@ class Sentences(PairMaker[SentencesSettings]):
                 unfinished=not (chosen.ended and rejected.ended),
                 about={
                     "step": step,
-                    "samples": [chosen.sample, rejected.sample],
                     "beginning_names": sorted(one.named),
                     "claims": claim_rows(known, names),
                 },
@@ -192,14 +191,16 @@ class Sentences(PairMaker[SentencesSettings]):
         return pairs[: settings.pairs_per_step]
 
     def _go_on(self, one: Description, step: int, sentences: Sequence[NextSentence]) -> None:
-        """Put a factual sentence behind the beginning, one that names nothing of it where there is one."""
-        clean = [s for s in sentences if s.factual]
-        exploring = [s for s in clean if not s.verdicts.keys() & one.named]
+        """Put a factual sentence behind the beginning, one that names nothing of it where there is one; else one that
+        names nothing at all."""
+        factual = [s for s in sentences if s.factual]
+        exploring = [s for s in factual if not s.verdicts.keys() & one.named]
+        clean = exploring or factual or [s for s in sentences if not s.verdicts]
         if not clean:
             one.ended = "no_clean_sentence"
             return
         draw = random.Random(f"{self.context.seed}/sentences/{one.picture.id}/{one.prompt_number}/{step}")
-        taken = draw.choice(exploring or clean)
+        taken = draw.choice(clean)
         one.begun += taken.text
         one.named |= taken.verdicts.keys()
         if taken.ended:
