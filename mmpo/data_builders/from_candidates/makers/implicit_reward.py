@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 GRID = tuple(step / 1000 for step in range(1001))
 CHARACTERS = (3, 6700)
 """A scored answer has more than the first number of characters and fewer than the second."""
+ROUNDING = 0.01
+"""Nats by which two sums of log-probs of the same model may differ when they are computed in another batch."""
 
 
 class ImplicitRewardSettings(MakerSettings):
@@ -136,7 +138,7 @@ class ImplicitReward(PairMaker[ImplicitRewardSettings]):
     def _pair(self, one: Scored, alpha: float) -> list[MadePair]:
         best, worst = best_and_worst(one.rewards, one.characters, alpha)
         chosen, rejected = one.candidates[best], one.candidates[worst]
-        if best == worst or chosen.text == rejected.text:
+        if best == worst or chosen.text == rejected.text or not separable(one.rewards, self.settings.beta):
             return []
         pair = MadePair(
             key=f"p{one.prompt_number}s{chosen.sample}x{rejected.sample}",
@@ -153,6 +155,11 @@ def implicit_rewards(policy: Sequence[float], reference: Sequence[float], beta: 
     """β (log π − log π_ref) of each answer, from sums over its tokens (Rafailov et al. 2023, equation 5 without the
     term that all answers to a prompt share)."""
     return tuple(beta * (own - before) for own, before in zip(policy, reference, strict=True))
+
+
+def separable(rewards: Sequence[float], beta: float) -> bool:
+    """Whether rewards differ by more than rounding does: a model that was not trained since has none."""
+    return max(rewards) - min(rewards) > beta * ROUNDING
 
 
 def best_and_worst(rewards: Sequence[float], characters: Sequence[int], alpha: float) -> tuple[int, int]:
