@@ -17,16 +17,17 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 FieldKind = Literal[
-    "file", "folder", "path", "annotations", "vocabulary", "pairs", "model", "detector", "adapter", "template", "output",
-    "sampling",
+    "file", "folder", "path", "annotations", "vocabulary", "pairs", "model", "detector", "adapter", "template",
+    "output", "sampling",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Need:
     """The kind of thing that a field names: a file, a folder, either (`path`), annotated images, a vocabulary, pairs,
-    a model, an object detector, an adapter, a judge's template, a way to choose frames, or a folder that is made (`output`). `words` are
-    values that name nothing, such as `coco`; `fits` are endings of files that would do, listed if a folder is given.
+    a model, an object detector, an adapter, a judge's template, a way to choose frames, or a folder that is made
+    (`output`). `words` are values that name nothing, such as `coco`; `fits` are endings of files that would do, listed
+    if a folder is given.
     """
 
     kind: FieldKind

@@ -80,6 +80,14 @@ def wilson(successes: float, trials: int) -> Interval:
     return Interval(float(bounds.low), float(bounds.high), "wilson")
 
 
+def wilson_low(successes: Array, trials: Array) -> Array:
+    """The lower ends of `wilson` for many proportions: [n] and [n] -> [n], 0 where there are no trials."""
+    n, square = np.asarray(trials, float), 1.959963984540054**2
+    share, each = ratio(successes, n), ratio(np.ones_like(n), n)
+    root = np.sqrt(square * (share * (1 - share) + square * each / 4) * each)
+    return np.where(n > 0, np.maximum((share + square * each / 2 - root) / (1 + square * each), 0.0), 0.0)
+
+
 def resamples(images: int, *, samples: int, seed: int) -> Iterator[tuple[int, Array]]:
     """Resamples of `images` images with replacement, in blocks: (number of the first, how often each image was drawn
     [block, g]).

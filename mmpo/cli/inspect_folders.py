@@ -27,6 +27,8 @@ def kind_of(path: Path) -> Callable[[Path], dict[str, Any]] | None:
         return scorecard if path.name.startswith("scorecard") and path.suffix in (".json", ".md") else None
     if (path / "recipe.yaml").is_file():
         return run_folder
+    if any((path / "data").glob("candidates-*.parquet")):
+        return candidates
     if (path / "scorecard.json").is_file():
         return scorecard
     if (path / "adapter_config.json").is_file():
@@ -93,6 +95,33 @@ def scorecard(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{file}: not a scorecard of mmpo ({str(error).splitlines()[0]})") from None
     return {"model": card.model, "adapter": card.adapter, "text": card}
+
+
+def candidates(path: Path) -> dict[str, Any]:
+    """What a folder of candidates holds: counts, verdicts, how good the sources are, and the first responses."""
+    from mmpo.data_builders.candidates.tables import CandidateTables
+
+    tables = CandidateTables(path)
+    card = tables.card
+    shown: dict[str, Any] = {
+        "candidates of": f"{card['settings']['model']} about {card['settings']['images']}",
+        "photos": f"{len(tables.images):,}",
+    }
+    for name, table in card["counts"].items():
+        shown[name] = ", ".join(f"{what} {count:,}" for what, count in table.items())
+    shown["calibrated"] = "yes, on controls" if card["evidence"]["calibrated"] else "no"
+    for number, warning in enumerate(card["warnings"], start=1):
+        shown[f"warning {number}"] = warning
+    first = next(iter(tables), None)
+    if first is not None:
+        verdicts = ", ".join(f"{name} {found.verdict}" for name, found in first.opinions.items())
+        said = [
+            f"  {one.sample}: {one.text}" + (f" ({one.why_not})" if one.why_not else "") for one in first.candidates
+        ]
+        shown["text"] = "\n".join([f"{first.image}: {verdicts or 'nothing claimed'}", *said[:6]])
+    if (path / "pictures").is_dir():
+        shown["verdicts drawn"] = path / "pictures"
+    return shown
 
 
 def adapter(path: Path) -> dict[str, Any]:

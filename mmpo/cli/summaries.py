@@ -24,12 +24,23 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
         for warning in result.get("warnings", ()):
             console.line(f"warning: {warning}")
         return
-    builders = {"video_rewards": _video_build, "radiology": _radiology_build, "mia": _mia_build}
+    builders = {
+        "video_rewards": _video_build,
+        "radiology": _radiology_build,
+        "mia": _mia_build,
+        "candidates": _candidates_build,
+        "pairs_from_candidates": _made_build,
+    }
     usual = _hallucination_build if "builder" not in result else _other_build
     sources = builders.get(result.get("builder", ""), usual)(result)
     for warning in result.get("warnings", ()):
         console.line(f"warning: {warning}")
     left_out = result["images"] - result["images_used"]
+    if result.get("candidates"):
+        folder = run.path / "build" / result["candidates"]
+        console.line(f"candidates, claims and verdicts: {folder} (mmpo inspect {folder})")
+        if result.get("pairs") is None:
+            return
     if left_out:
         console.line(f"{left_out:,} {sources} gave no pair; the reasons are in {pairs / 'rejects.jsonl'}")
     console.line(f"pairs: {pairs}")
@@ -73,6 +84,28 @@ def _values(result: Mapping[str, Any]) -> str:
     pairs = {kind: count for kind, count in (result.get("value_pairs") or {}).items() if count}
     said = ", ".join(f"{kind} {count:,}" for kind, count in pairs.items())
     return f"{sum(pairs.values()):,} pairs about a value ({said}), " if pairs else ""
+
+
+def _candidates_build(result: Mapping[str, Any]) -> str:
+    claims = result["counts"]["claims"]
+    recall = result["recall_pool"]
+    console.line(
+        f"{result['candidates_made']:,} responses about {result['images']:,} photos; of {claims['in']:,} claims "
+        f"{claims['present']:,} are right, {claims['absent']:,} wrong, {claims['uncertain']:,} uncertain"
+    )
+    console.line(
+        f"{result['absent_share']:.0%} of the greedy responses name something that is not there ({result['words']:.0f} "
+        "words in the mean" + ("" if recall is None else f"; {recall:.0%} of what is known to be there") + ")"
+    )
+    if result["made"] is not None:
+        _made_build(result["made"])
+    return "photos"
+
+
+def _made_build(result: Mapping[str, Any]) -> str:
+    if guarded := {reason[7:]: n for reason, n in result["counts"]["pairs"].items() if reason.startswith("guard: ")}:
+        console.line(f"{sum(guarded.values()):,} pairs were left out by guards: {_losses(guarded)}")
+    return _pairs_made(result, "photos")
 
 
 def _pairs_made(result: Mapping[str, Any], sources: str) -> str:

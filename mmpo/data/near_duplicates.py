@@ -32,8 +32,8 @@ def hash_distance(one: str, other: str) -> int:
 
 
 class NearDuplicates:
-    """Pictures by hash, to find those near another one. Exact: at most `NEAR` changed bits leave one of `NEAR` + 1 bands
-    as it was, so only pictures with an equal band are compared.
+    """Pictures by hash, to find those near another one. Exact: at most `NEAR` changed bits leave one of `NEAR` + 1
+    bands as it was, so only pictures with an equal band are compared.
 
         seen = NearDuplicates()
         if (twin := seen.nearest(hash)) is None:

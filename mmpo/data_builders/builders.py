@@ -98,7 +98,8 @@ def build(settings: BaseModel, run_dir: Path) -> BaseModel:
         written = read_card(run_dir / "pairs")["splits"]["train"]
         table = {"in": written["sources"], "paired": written["kept"], **written["reasons"]}
         result = PairsBuilt.of(name, table, written["pairs"])
-    pairs = Path(run_dir) / result.model_dump()["pairs"]
-    if pairs.is_dir() and read_digests(pairs) is None:
+    made = result.model_dump().get("pairs")  # none, for a builder that makes something else
+    pairs = Path(run_dir) / (made or "pairs")
+    if made and pairs.is_dir() and read_digests(pairs) is None:
         write_digests(pairs, digests_of_pairs(pairs))
     return result

@@ -18,6 +18,7 @@ from mmpo.packages import BITSANDBYTES, PYDICOM, require
 from mmpo.preflight.context import PreflightContext
 from mmpo.preflight.machine import check_dtype
 from mmpo.preflight.things import check_things
+from mmpo.recipes import OUTPUTS
 from mmpo.recipes.source import nearest
 
 LOOKED_AT = 200
@@ -33,6 +34,7 @@ def check_build(context: PreflightContext) -> None:
     check_things(context, "build")
     if getattr(settings, "model", None) is not None and hasattr(settings, "dtype"):
         check_dtype(context, ("build", "dtype"), settings.dtype)
+    _check_makes_pairs(context)
     drawn = [value for value in settings.model_dump(mode="python").values() if _path_to_come(context, value)]
     if drawn or context.has_error(("build",)):
         return
@@ -47,12 +49,26 @@ def check_build(context: PreflightContext) -> None:
         context.bytes["build"] = (MEGABYTE, int(1.3 * mean * len(found)) + 20 * MEGABYTE)
 
 
+def _check_makes_pairs(context: PreflightContext) -> None:
+    """A training on the build's pairs needs a build that makes some."""
+    train = context.recipe.train
+    if train is None or getattr(context.settings("build"), "pairs", ...) is not None:
+        return
+    if Path(train.pairs).absolute() == (context.run / OUTPUTS["build.pairs"]).absolute():
+        context.error(
+            ("build", "pairs"),
+            "missing: the build makes candidates alone, and `train` learns from its pairs",
+            "for example pairs: {maker: best_worst}, or train.pairs: FOLDER",
+        )
+
+
 def _path_to_come(context: PreflightContext, value: Any) -> bool:
     return isinstance(value, str | Path) and str(value) != "" and context.comes(value)
 
 
 def _source_key(settings: Any) -> str:
-    return next((key for key in ("annotations", "data", "videos", "reports") if hasattr(settings, key)), "builder")
+    keys = ("annotations", "data", "videos", "reports", "candidates", "images")
+    return next((key for key in keys if hasattr(settings, key)), "builder")
 
 
 def _check_pictures(

@@ -44,6 +44,9 @@ def _named(settings: BaseModel, at: Keys, without: Collection[str] = ()) -> Iter
             yield (*at, name), None, value
         elif isinstance(value, BaseModel):
             yield from _named(value, (*at, name))
+        elif isinstance(value, list) and value and all(isinstance(item, BaseModel) for item in value):
+            for number, item in enumerate(value):
+                yield from _named(item, (*at, name, str(number)))
         elif need := next((one for one in field.metadata if isinstance(one, Need)), None):
             if isinstance(value, list):
                 yield from (((*at, name, str(number)), need, item) for number, item in enumerate(value))
@@ -54,6 +57,8 @@ def _named(settings: BaseModel, at: Keys, without: Collection[str] = ()) -> Iter
 def _check(context: PreflightContext, path: Keys, need: Need, value: str) -> None:
     if need.kind == "model":
         _model(context, path, value)
+    elif need.kind == "detector":
+        _detector(value)
     elif need.kind == "adapter":
         _adapter(context, path, value)
     elif need.kind == "template":
@@ -131,6 +136,15 @@ def _model(context: PreflightContext, path: Keys, source: str) -> None:
         raise no_such_model(source)
     trusted = bool(getattr(context.settings(path[0]), "trust_remote_code", False))
     check_vision_model(folder, source, trust_remote_code=trusted)
+
+
+def _detector(source: str) -> None:
+    from mmpo.evidence.detector import detector_kind
+
+    folder = find_model(source)
+    if folder is None:
+        raise no_such_model(source)
+    detector_kind(folder, source)
 
 
 def check_vision_model(folder: Path, source: str, *, trust_remote_code: bool = False) -> None:

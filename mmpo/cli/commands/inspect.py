@@ -60,6 +60,8 @@ def inspect(
     pictures, their regions, where the model looked, the ratio and the
     threshold.
 
+    Candidates: counts, verdicts by source, and the first responses.
+
     Run folders, scorecards, photos, adapters and model folders: what they
     hold, from their files alone.
 
@@ -80,8 +82,10 @@ def inspector(file: Path) -> Callable[..., None]:
 
     if not file.exists():
         raise UserError(f"{file}: no such file")
-    if file.is_dir() and any((file / "data").glob("*.parquet")):
-        target: str | None = PAIRS
+    if file.is_dir() and any((file / "data").glob("candidates-*.parquet")):
+        target: str | None = FOLDER
+    elif file.is_dir() and any((file / "data").glob("*.parquet")):
+        target = PAIRS
     elif file.is_file() and file.suffix.lower() in INSPECTORS:
         target = INSPECTORS[file.suffix.lower()]
     else:
@@ -101,7 +105,7 @@ def inspector(file: Path) -> Callable[..., None]:
             f"{file}: nothing here can show {what}",
             hint=f"in it: {', '.join(f'mmpo inspect {one}' for one in inside)}"
             if inside
-            else "it shows videos, folders of pairs, run folders, scorecards, photos, adapters and models",
+            else "it shows videos, pairs, candidates, run folders, scorecards, photos, adapters and models",
         )
     module, _, name = target.partition(":")
     found: Callable[..., None] = getattr(importlib.import_module(module), name)

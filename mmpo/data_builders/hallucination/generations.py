@@ -27,11 +27,53 @@ Engine = Callable[[], AnswerEngine]
 """Opens the model when it is first needed."""
 
 
-class GenerationCache:
-    """Asks the model of a build. `model` is the fingerprint of its files, `folder` where its texts are kept."""
+class AnswerCache:
+    """Asks the model of a build. `model` is the fingerprint of its files, `dtype` its number format, `folder` where its
+    texts are kept."""
+
+    def __init__(self, dtype: str, engine: Engine, model: str, folder: Path) -> None:
+        self.dtype, self.engine, self.model, self.folder = dtype, engine, model, folder
+
+    def answers(
+        self, unit: int, groups: Sequence[tuple[bytes, Sequence[tuple[str, str]]]], limit: int
+    ) -> list[Generation]:
+        """Greedy answers to the (id, question)s about each picture, in order."""
+        asked = [[hashlib.sha256(picture).hexdigest(), [list(item) for item in items]] for picture, items in groups]
+        key = self._key("answers", asked, limit)
+        path = self.folder / f"{unit:05d}.answers.json"
+        if (before := self._read(path, key)) is not None:
+            return [(text, cut) for text, cut in before]
+        questions = [(picture, [Question(id, None, text) for id, text in items]) for picture, items in groups]
+        if not any(items for _, items in groups):
+            return self._keep(path, key, [])
+        answers = self.engine().answer(questions, max_new_tokens=limit)
+        return self._keep(path, key, [(answer.text, answer.truncated) for answer in answers])
+
+    def _key(self, *parts: Any) -> str:
+        text = json.dumps([self.model, self.dtype, *parts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def _read(self, path: Path, key: str) -> Any | None:
+        if not path.exists():
+            return None
+        try:
+            record = read_sealed(path)
+        except UserError as error:
+            logger.warning("%s; it is asked again", error.message)
+            return None
+        return record["texts"] if record.get("key") == key else None
+
+    def _keep(self, path: Path, key: str, texts: Any) -> Any:
+        write_sealed(path, {"key": key, "texts": texts})
+        return texts
+
+
+class GenerationCache(AnswerCache):
+    """Also asks for descriptions."""
 
     def __init__(self, settings: BuildSettings, engine: Engine, model: str, folder: Path) -> None:
-        self.settings, self.engine, self.model, self.folder = settings, engine, model, folder
+        super().__init__(settings.dtype, engine, model, folder)
+        self.settings = settings
 
     def descriptions(
         self, unit: int, asked: Sequence[tuple[bytes, str]], done: Callable[[], None] = lambda: None
@@ -63,36 +105,3 @@ class GenerationCache:
                 done()
             return [[(text, cut) for text, cut in texts] for texts in before]
         return self._keep(path, key, describe() if asked else [])
-
-    def answers(
-        self, unit: int, groups: Sequence[tuple[bytes, Sequence[tuple[str, str]]]], limit: int
-    ) -> list[Generation]:
-        """Greedy answers to the (id, question)s about each picture, in order."""
-        asked = [[hashlib.sha256(picture).hexdigest(), [list(item) for item in items]] for picture, items in groups]
-        key = self._key("answers", asked, limit)
-        path = self.folder / f"{unit:05d}.answers.json"
-        if (before := self._read(path, key)) is not None:
-            return [(text, cut) for text, cut in before]
-        questions = [(picture, [Question(id, None, text) for id, text in items]) for picture, items in groups]
-        if not any(items for _, items in groups):
-            return self._keep(path, key, [])
-        answers = self.engine().answer(questions, max_new_tokens=limit)
-        return self._keep(path, key, [(answer.text, answer.truncated) for answer in answers])
-
-    def _key(self, *parts: Any) -> str:
-        text = json.dumps([self.model, self.settings.dtype, *parts], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    def _read(self, path: Path, key: str) -> Any | None:
-        if not path.exists():
-            return None
-        try:
-            record = read_sealed(path)
-        except UserError as error:
-            logger.warning("%s; it is asked again", error.message)
-            return None
-        return record["texts"] if record.get("key") == key else None
-
-    def _keep(self, path: Path, key: str, texts: Any) -> Any:
-        write_sealed(path, {"key": key, "texts": texts})
-        return texts

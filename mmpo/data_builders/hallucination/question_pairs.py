@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from mmpo.data.pair import placeholder_in
 from mmpo.data.truth import Truth
 from mmpo.data_builders.hallucination.affirmed import EvidenceReader
-from mmpo.data_builders.hallucination.generations import Generation, GenerationCache
+from mmpo.data_builders.hallucination.generations import AnswerCache, Generation
 from mmpo.data_builders.hallucination.judges import QuestionMaker
 from mmpo.data_builders.hallucination.questions import CoOccurrence, ObjectQuestion, choose_questions, judge, select
 from mmpo.data_builders.hallucination.settings import QuestionSettings
@@ -66,7 +66,7 @@ class Interviewer:
         self,
         settings: QuestionSettings,
         seed: int,
-        listener: GenerationCache,
+        listener: AnswerCache,
         vocabulary: ObjectVocabulary,
         common: CoOccurrence,
         maker: QuestionMaker | None = None,
@@ -116,6 +116,7 @@ class Interviewer:
             count=self.settings.questions_per_image,
             templates=self.settings.templates,
             seed=self.seed,
+            known_absent=truth.absent,
         )
 
     def _made(

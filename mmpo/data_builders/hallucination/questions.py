@@ -82,16 +82,26 @@ class CoOccurrence:
 
 
 def choose_questions(
-    image_id: str, present: frozenset[str], common: CoOccurrence, *, count: int, templates: Sequence[str], seed: int
+    image_id: str,
+    present: frozenset[str],
+    common: CoOccurrence,
+    *,
+    count: int,
+    templates: Sequence[str],
+    seed: int,
+    known_absent: frozenset[str] | None = None,
 ) -> list[ObjectQuestion]:
     """Up to `count` questions, as many about present objects as about absent ones.
 
-    Absent objects are drawn with weight on what the present ones suggest. A function of the arguments alone.
+    Absent objects are drawn with weight on what the present ones suggest. `known_absent`: only these are known not to
+    be there; None: all that are not present. A function of the arguments alone.
     """
     rng = random.Random(f"{seed}/questions/{image_id}")
-    each = min(count // 2, len(present))
-    there = rng.sample(sorted(present), each)
     scores = common.plausible(present)
+    if known_absent is not None:
+        scores = {name: scores.get(name, 0.0) for name in sorted(known_absent)}
+    each = min(count // 2, len(present), len(scores) if known_absent is not None else count)
+    there = rng.sample(sorted(present), each)
     keys = {
         name: rng.random() ** (1 / (score + 0.01)) for name, score in scores.items()
     }  # weighted draw without replacement

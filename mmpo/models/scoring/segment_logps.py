@@ -93,24 +93,33 @@ def rules_of(vlm: VLM) -> AttentionRules:
     return AttentionRules(vlm.family.blocks, vlm.image_token_id, window)
 
 
-@torch.no_grad()
 def score_responses(
     vlm: VLM, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image], texts: Sequence[str]
 ) -> list[float]:
     """Summed log-prob of each text as the answer to one conversation, or as what follows the answer begun at its end.
     The conversation is computed once."""
+    return [logp for logp, _ in response_logps(vlm, messages, images, [(text, False) for text in texts])]
+
+
+@torch.no_grad()
+def response_logps(
+    vlm: VLM, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image], texts: Sequence[tuple[str, bool]]
+) -> list[tuple[float, int]]:
+    """Summed log-prob in nats, and number of tokens, of each text as the answer to one conversation, or as what follows
+    the answer begun at its end. Texts come as (text, cut off): the end token is scored of those that are not cut off.
+    """
     if not texts:
         return []
     messages, begun = split_begun(messages)
     processed = process_images(vlm, images, several=len(images) > 1)
     prompt = encode_prompt(vlm, messages, processed.placeholders)
-    said = begun_tokens(vlm, begun, texts) if begun else []
-    responses = [encode_response(vlm, begun + text)[len(said) :] for text in texts]
-    tree = response_tree([*prompt, *said], responses, range(len(images)))
+    said = begun_tokens(vlm, begun, [text for text, _ in texts]) if begun else []
+    answers = [encode_response(vlm, begun + text, eos=not cut)[len(said) :] for text, cut in texts]
+    tree = response_tree([*prompt, *said], answers, range(len(images)))
     features = encode_images(vlm, processed.tensors, frozen=True)
     if vlm.family.sharing:
         use_tree_attention(vlm.base)
     lay_out = shared_row if vlm.family.sharing else plain_rows
     layout = lay_out(vlm, [tree], processed.tensors)
     logps = segment_logps(vlm, layout.to(vlm.device), features).logps
-    return [part.sum().item() for part in logps.split(layout.lengths)]
+    return [(part.sum().item(), len(part)) for part in logps.split(layout.lengths)]

@@ -1,0 +1,103 @@
+"""The settings and the result of a build of candidates. No torch here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, Field
+
+from mmpo.data_builders.from_candidates.settings import AnyMaker, PairsMade
+from mmpo.data_builders.hallucination.settings import DESCRIPTION_PROMPTS
+from mmpo.evidence.settings import EvidenceSettings
+from mmpo.settings import MODEL, PATH, VOCABULARY
+
+
+class CandidateSettings(EvidenceSettings):
+    """Candidates about photos that nobody annotated: what the model says, judged by evidence; and pairs of them."""
+
+    FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
+
+    builder: Literal["candidates"] = Field(description="Which pairs to build.")
+    model: Annotated[str, MODEL] = Field(
+        description="Folder or hub name of the model that will be trained; it writes the candidates."
+    )
+    images: Annotated[Path, PATH] = Field(
+        description='A folder of photos, or a list of them (.jsonl): {"image": PATH, "prompt"?: TEXT, "answer"?: TEXT}.'
+    )
+    allow_links: bool = Field(False, description="Follow links out of the folder of photos (hub caches, DVC).")
+    vocabulary: Annotated[str, VOCABULARY] = Field(
+        "coco",
+        description="Object classes and their synonyms whose presence is checked: `coco`, or a file (CHAIR's synonym "
+        "format, JSON or YAML).",
+    )
+    limit: int | None = Field(default=None, ge=1, description="Use only this many photos, the first ones.")
+    not_in: Annotated[list[Path], PATH] = Field(
+        [],
+        description="Photos that must not be among those used, nor copies of them: folders of photos, or lists of "
+        "hashes (images.sha256 of a run). Name test photos and benchmarks here.",
+    )
+    near_duplicates: bool = Field(
+        True, description="Use one photo of each group that look alike (at most 10 of 256 bits of dHash differ)."
+    )
+
+    prompts: list[str] = Field(
+        list(DESCRIPTION_PROMPTS),
+        min_length=1,
+        description="Requests for a description; one is drawn for each photo that the list has no prompt for.",
+    )
+    samples: int = Field(
+        default=9, ge=0, description="Sampled responses to each prompt, besides the greedy one, from one prefill."
+    )
+    temperature: float = Field(default=0.7, gt=0, description="Temperature of the sampled responses.")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="Nucleus of the sampled responses.")
+    max_new_tokens: int = Field(default=256, ge=1, description="Longest response, in tokens.")
+    log_probs: bool = Field(True, description="Keep the log-prob of each response.")
+    log_probs_blind: bool = Field(False, description="Also without the photo: how much the response needs it.")
+    probe_absent: int = Field(
+        default=2,
+        ge=0,
+        description="Classes that no response names, but that usually come with those that are named, to ask the "
+        "evidence about: decoys for detectors, and questions whose answer is no.",
+    )
+    pairs: AnyMaker | None = Field(
+        None,
+        description="Make pairs at once: a maker by name, or {maker: NAME, …} with its settings. Left out: candidates "
+        "alone, for the builder `pairs_from_candidates`.",
+    )
+    drawn: int = Field(default=8, ge=0, description="Photos to draw with their verdicts and boxes for the page.")
+
+    seed: int = Field(default=0, ge=0, description="Decides prompts and samples.")
+    shard_size: int = Field(default=64, ge=1, description="Photos in a unit of work: what a killed build does again.")
+    dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="Number format of the model.")
+    allow_network: bool = Field(False, description="Fetch the model from the hub if it is not on this machine.")
+    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
+
+
+class CandidatesMade(BaseModel):
+    """The result of a build of candidates. Folders are relative to the run folder; without a maker there are no
+    `pairs`."""
+
+    builder: str = "candidates"
+    candidates: str = "candidates"
+    pairs: str | None = None
+    images: int
+    images_used: int = Field(
+        description="Photos that gave a pair; where no pairs were asked for, those with a candidate that is kept."
+    )
+    candidates_made: int
+    claims: int = Field(description="Classes in photos that were asked about.")
+    counts: dict[str, dict[str, int]] = Field(
+        description="For photos, candidates, claims and each source: how many came in, and where each went; each table "
+        "adds up."
+    )
+    absent_share: float = Field(description="Share of the greedy responses that name an absent class.")
+    absent_per_response: float = Field(description="Absent classes in a greedy response, in the mean.")
+    recall_pool: float | None = Field(
+        default=None, description="Share of what is known to be there that a greedy response names, in the mean."
+    )
+    words: float = Field(description="Words of a greedy response, in the mean.")
+    calibrated: bool = Field(description="Whether controls calibrated the sources.")
+    sources: dict[str, Any] = Field(default={}, description="Each source's cuts and, with controls, how good it is.")
+    warnings: list[str] = Field(default=[], description="What to know before using them.")
+    made: PairsMade | None = Field(default=None, description="The result of making pairs.")
