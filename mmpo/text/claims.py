@@ -9,6 +9,7 @@ from mmpo.text.function_words import FUNCTION_WORDS, STATES
 from mmpo.text.vocabulary import Mention, ObjectVocabulary
 
 _END = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|\n\s*\n")
+_STOP = re.compile(r"[.!?]+[\"'”’)\]]*(?=\s|$)|\n")
 _ABBREVIATION = re.compile(r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|prof|vs|etc|e\.g|i\.e|approx|no|jr|sr|[a-z])\.$", re.I)
 _NEGATION = re.compile(
     r"(?:\b(?:no|without|neither|nor)|n't|\bnot)(?:\s+(?:an?|any|the|other|visible|\w+ed))*\s+(?:\w+\s+)?$", re.I
@@ -45,6 +46,21 @@ def split_sentences(text: str) -> list[SplitSentence]:
     if text[start:].strip():
         found.append(_split(text, start, len(text.rstrip())))
     return found
+
+
+def first_sentence_end(text: str) -> int | None:
+    """The place behind the first sentence of a text that is still being written, its mark included; a line that ends
+    counts as one. None while it may go on: after `3.` or `Mr.` the next characters decide."""
+    for match in _STOP.finditer(text):
+        start, end = match.span()
+        if not re.search(r"\w", text[:start]):
+            continue
+        if match.group()[0] != ".":
+            return end
+        may_go_on = text[start - 1].isdigit() or _ABBREVIATION.search(text[:end]) is not None
+        if not (may_go_on if end == len(text) else _inside_sentence(text, 0, end)):
+            return end
+    return None
 
 
 def _inside_sentence(text: str, start: int, end: int) -> bool:

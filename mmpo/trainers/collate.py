@@ -26,7 +26,7 @@ from mmpo.data.pair import PreferencePair, join_text
 from mmpo.data.reader import PairDataset
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.families.loading import VLM
-from mmpo.models.families.prompts import encode_response, prompt_words, response_tokens
+from mmpo.models.families.prompts import begun_tokens, prompt_words
 from mmpo.models.scoring.pairs import PairBatch, score_tensors
 from mmpo.trainers.changes import changed_weights
 from mmpo.trainers.encoded import EncodedPair, EncodedPairs
@@ -142,13 +142,13 @@ class _Encoder:
         if pair.rejected_images is not None and pair.rejected_images != pair.images:
             rejected_images = stored("rejected_images", pair.rejected_images)
             rejected_prompt = self._prompt(pair, rejected_images)
-        shared = self._shared(context, pair)
-        if shared:
-            said = _ids(encode_response(self.vlm, context + join_text(pair.chosen[:1]))[:shared])
+        begun_ids = begun_tokens(self.vlm, context, [join_text(side[:1]) for side in (pair.chosen, pair.rejected)])
+        if begun_ids:
+            said = _ids(begun_ids)
             prompt = torch.cat([prompt, said])
             rejected_prompt = None if rejected_prompt is None else torch.cat([rejected_prompt, said])
         own = prompt if rejected_prompt is None else rejected_prompt
-        begun = (context, shared)
+        begun = (context, len(begun_ids))
         ours = encode_side(self.vlm, pair, "chosen", begun, self._room(prompt))
         theirs = encode_side(self.vlm, pair, "rejected", begun, self._room(own))
         self.truncated += ours.cut + theirs.cut
@@ -203,18 +203,6 @@ class _Encoder:
             except UserError as error:
                 raise UserError(f"pair {pair.id}: {error.message}", hint=error.hint) from error
         return self.prompts[key]
-
-    def _shared(self, context: str, pair: PreferencePair) -> int:
-        """The number of context tokens that all responses share: with a response after it, the last may differ."""
-        if not context:
-            return 0
-        rows = []
-        for response in (pair.chosen, pair.rejected):
-            ids, offsets = response_tokens(self.vlm, context + join_text(response[:1]))
-            rows.append([token for token, (_, end) in zip(ids, offsets, strict=True) if end <= len(context)])
-        return next(
-            (k for k, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1), min(map(len, rows))
-        )
 
     def _room(self, prompt: Tensor) -> int | None:
         """The number of tokens that a response to this prompt may have, None without a limit."""

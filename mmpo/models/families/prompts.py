@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from mmpo.chat.chat_template import render
@@ -30,12 +31,14 @@ from mmpo.models.families.processing import (
 
 __all__ = [
     "ProcessedImages",
+    "begun_tokens",
     "encode_prompt",
     "encode_response",
     "placeholders_for",
     "process_images",
     "prompt_words",
     "response_offsets",
+    "split_begun",
     "token_weights",
 ]
 
@@ -59,8 +62,42 @@ def encode_prompt(
     `images` is the number of images (families with a fixed image size) or `ProcessedImages.placeholders` of the images
     and videos in the order in which the messages show them; the token row has the same. Raises `UserError` if the
     messages show another number of images, or images that were prepared for a prompt with several alone, or the other
-    way round."""
-    return _encode_conversation(vlm, messages, images, add_generation_prompt).ids
+    way round.
+
+    With `add_generation_prompt`, an assistant message at the end is an answer begun: the model continues it. Its tokens
+    are those that training finds in the prompt of a pair whose responses continue it (`begun_tokens`)."""
+    begun = ""
+    if add_generation_prompt:
+        messages, begun = split_begun(messages)
+    ids = _encode_conversation(vlm, messages, images, add_generation_prompt).ids
+    return [*ids, *begun_tokens(vlm, begun)] if begun else ids
+
+
+def split_begun(messages: Sequence[PromptMessage]) -> tuple[Sequence[PromptMessage], str]:
+    """A conversation without the assistant message at its end, and the text of that: an answer begun, else empty."""
+    if len(messages) < 2 or messages[-1]["role"] != "assistant":
+        return messages, ""
+    parts = _structured(messages[-1])["content"]
+    if other := next((part["type"] for part in parts if part["type"] != "text"), ""):
+        raise UserError(f"the answer begun shows a part of type {other!r}", hint="an answer is text alone")
+    return messages[:-1], "".join(part["text"] for part in parts)
+
+
+def begun_tokens(vlm: VLM, begun: str, following: Sequence[str] = ()) -> list[int]:
+    """The tokens of the beginning of an answer that it has whatever of `following` comes behind it: with a word joined
+    to it, its last may differ. With nothing given the beginning itself is encoded, but for spaces at its end, which
+    belong to the token of the next word."""
+    rows = []
+    begun = begun if following else begun.rstrip(" \t")
+    if not begun:
+        return []
+    for text in following or [""]:
+        ids, offsets = response_tokens(vlm, begun + text, eos=False)
+        rows.append(
+            [token for token, (a, end) in zip(ids, offsets, strict=True) if end <= len(begun) and a < len(begun)]
+        )
+    equal = (len(set(tokens)) == 1 for tokens in zip(*rows, strict=False))
+    return rows[0][: sum(takewhile(bool, equal))]
 
 
 def prompt_words(

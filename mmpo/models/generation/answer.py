@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import tee
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from peft import PeftModel
 
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.families.loading import VLM
+from mmpo.models.families.prompts import begun_tokens
 from mmpo.models.generation.asking import (
     Asked,
     ImageCache,
@@ -32,6 +34,7 @@ from mmpo.models.generation.asking import (
     Prompt,
     Question,
     ShownImages,
+    begun_of,
     flat,
     group_by_image,
     text_key,
@@ -41,6 +44,8 @@ from mmpo.models.generation.continuing import Bounds, Continuer, PromptRow, Shar
 from mmpo.models.generation.generate import Continuation
 from mmpo.models.generation.probe import ProbeSpec
 from mmpo.models.generation.self_check import SelfCheck
+from mmpo.models.generation.stopping import SentenceStop, Stop
+from mmpo.text.claims import first_sentence_end
 
 __all__ = [
     "Answer",
@@ -58,7 +63,9 @@ __all__ = [
 @dataclass(frozen=True)
 class Answer:
     """The model's answer to one question. `token_ids` are the new tokens, with the end token unless `truncated`
-    (stopped by the limit).
+    (stopped by the limit) or `stopped` (behind the first sentence, where that was asked for; the tokens go to the one
+    that showed its end, `text` to its mark). Where the prompt ends with an answer begun, `text` is what follows that,
+    with the space before it.
 
     `p_yes` is the first step's probability of yes against no over all single-token spellings, `yes_logit` and
     `no_logit` the log-sum-exps in it; None where the vocabulary has no such tokens. `margin` is the smallest lead
@@ -74,6 +81,7 @@ class Answer:
     p_yes: float | None = None
     yes_logit: float | None = None
     no_logit: float | None = None
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -137,8 +145,9 @@ class AnswerEngine:
         max_new_tokens: int | None = None,
         on_quarantine: Callable[[str, Quarantined], None] | None = None,
         known: Callable[[str], bool] | None = None,
+        stop: Stop | None = None,
     ) -> Iterator[Answer]:
-        """Greedy answers, in the order of the questions.
+        """Greedy answers, in the order of the questions. `stop="sentence"` ends each behind its first sentence.
 
         `asked` holds `Question`s, or `(image, questions)` groups whose questions may be plain texts (their ids are "0",
         "1", … in order). Bring the questions about one image together (`group_by_image`): they are then answered
@@ -149,7 +158,8 @@ class AnswerEngine:
         questions and only left out where every answer is known, so that the others are computed in the same batch,
         and are the same to the last digit, as if all were asked.
         """
-        return self._answers(asked, max_new_tokens or self.max_new_tokens, on_quarantine, self._off, known)
+        bounds = self._bounds(max_new_tokens, stop=stop)
+        return self._answers(asked, bounds, on_quarantine, self._off, known)
 
     def before_after(
         self,
@@ -178,10 +188,9 @@ class AnswerEngine:
 
         For the `truncated` flag or for quarantine use `answer` with one question an image; the texts are the same.
         """
-        rows = (
-            PromptRow(shown, self._gallery.encode(prompt, shown), None) for shown in map(self._gallery.show, images)
-        )
-        return (self._text(c) for _, c in self._stream(rows, _greedy, max_new_tokens, self._off, batch_size))
+        rows = (self._row(prompt, shown, None) for shown in map(self._gallery.show, images))
+        stream = self._continuer.stream(rows, _greedy, self._bounds(max_new_tokens, batch_size), self._off)
+        return (self._text(c, row.begun) for row, c in stream)
 
     def samples(
         self,
@@ -193,10 +202,17 @@ class AnswerEngine:
         top_p: float = 1.0,
         seed: int = 0,
         max_new_tokens: int | None = None,
+        stop: Stop | None = None,
     ) -> list[str]:
         """`k` sampled responses from one prefill. See `sample_many`."""
         many = self.sample_many(
-            [(image, prompt)], k, temperature=temperature, top_p=top_p, seed=seed, max_new_tokens=max_new_tokens
+            [(image, prompt)],
+            k,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            max_new_tokens=max_new_tokens,
+            stop=stop,
         )
         return [answer.text for answer in next(many)]
 
@@ -210,8 +226,10 @@ class AnswerEngine:
         seed: int = 0,
         max_new_tokens: int | None = None,
         greedy_first: bool = False,
+        stop: Stop | None = None,
     ) -> Iterator[list[Answer]]:
-        """`k` sampled responses for each (image, prompt), batched over prompts.
+        """`k` sampled responses for each (image, prompt), batched over prompts. `stop="sentence"` ends each behind its
+        first sentence.
 
         Sample j is a function of (seed, pixels, prompt, j): it stays the same whatever `k`, the batch and the other
         prompts are. The model's full vocabulary is sampled from, cut by nothing but `top_p`. With `greedy_first` the
@@ -220,7 +238,8 @@ class AnswerEngine:
         if k < (0 if greedy_first else 1):
             raise UserError(f"k must be at least 1, not {k}")
         TokenSampler([], temperature=temperature, top_p=top_p)  # complain about settings now, not at the first batch
-        return self._samples(prompts, k, temperature, top_p, seed, max_new_tokens, self._off, greedy_first)
+        bounds = self._bounds(max_new_tokens, stop=stop)
+        return self._samples(prompts, k, temperature, top_p, seed, bounds, self._off, greedy_first)
 
     def watched(
         self, prompts: Iterable[tuple[Images, Prompt]], probe: ProbeSpec, *, max_new_tokens: int | None = None
@@ -229,12 +248,12 @@ class AnswerEngine:
         (images, prompt), in order; an image that can't be used raises `Quarantined`."""
         probe = probe.resolved(self.vlm)
         rows = (
-            PromptRow(shown, self._gallery.encode(prompt, shown), str(number))
+            self._row(prompt, shown, str(number))
             for number, (images, prompt) in enumerate(prompts)
             for shown in [self._gallery.show(images)]
         )
-        for row, c in self._stream(rows, _greedy, max_new_tokens, self._off, probe=probe):
-            yield AnswerWithAttention(self._answer(str(row.tag), c), c.attention, tuple(c.top), row.shown)
+        for row, c in self._continuer.stream(rows, _greedy, self._bounds(max_new_tokens), self._off, probe):
+            yield AnswerWithAttention(self._answer(str(row.tag), c, row.begun), c.attention, tuple(c.top), row.shown)
 
     @contextmanager
     def adapter_off(self) -> Iterator[None]:
@@ -250,12 +269,12 @@ class AnswerEngine:
     def _answers(
         self,
         asked: Asked,
-        limit: int,
+        bounds: Bounds,
         on_quarantine: Callable[[str, Quarantined], None] | None,
         off: bool,
         known: Callable[[str], bool] | None = None,
     ) -> Iterator[Answer]:
-        made: dict[Hashable, Continuation] = {}
+        made: dict[Hashable, tuple[Continuation, str]] = {}
         queued: set[Hashable] = set()
         wanted: set[Hashable] = set()  # tags of which an answer is not known
         left_out: set[Hashable] = set()
@@ -279,7 +298,7 @@ class AnswerEngine:
                         queued.discard(tag)
                 if tag not in queued:
                     queued.add(tag)
-                    yield PromptRow(shown, self._gallery.encode(question.text, shown), tag)
+                    yield self._row(question.text, shown, tag)
 
         def left(batch: Sequence[PromptRow]) -> bool:
             if any(row.tag in wanted for row in batch):
@@ -287,13 +306,13 @@ class AnswerEngine:
             left_out.update(row.tag for row in batch)
             return True
 
-        for row, continuation in self._stream(rows(), _greedy, limit, off, leave=left if known else None):
-            made[row.tag] = continuation
+        for row, continuation in self._continuer.stream(rows(), _greedy, bounds, off, None, left if known else None):
+            made[row.tag] = continuation, row.begun
             while waiting and waiting[0][1] in made:
                 id, tag = waiting.popleft()
-                yield self._answer(id, made[tag])
+                yield self._answer(id, *made[tag])
         for id, tag in waiting:
-            yield self._answer(id, made[tag])
+            yield self._answer(id, *made[tag])
 
     def _samples(
         self,
@@ -302,51 +321,57 @@ class AnswerEngine:
         temperature: float,
         top_p: float,
         seed: int,
-        limit: int | None,
+        bounds: Bounds,
         off: bool,
         greedy_first: bool,
     ) -> Iterator[list[Answer]]:
         def rows() -> Iterator[PromptRow]:
             for images, prompt in prompts:
                 shown = self._gallery.show(images)
-                ids = self._gallery.encode(prompt, shown)
+                row = self._row(prompt, shown, "greedy")
                 if greedy_first:
-                    yield PromptRow(shown, ids, "greedy", None)
+                    yield row
                 for j in range(k):
-                    yield PromptRow(shown, ids, j, stream_seed(seed, shown.digest, ids, j))
+                    yield replace(row, tag=j, seed=stream_seed(seed, shown.digest, row.prompt, j))
 
         def chooser(batch: Sequence[PromptRow]) -> Chooser:
             return TokenSampler([row.seed for row in batch], temperature=temperature, top_p=top_p)
 
         done: list[Answer] = []
-        for row, continuation in self._stream(rows(), chooser, limit, off):
-            done.append(self._answer(str(row.tag), continuation))
+        for row, continuation in self._continuer.stream(rows(), chooser, bounds, off):
+            done.append(self._answer(str(row.tag), continuation, row.begun))
             if len(done) == k + greedy_first:
                 yield done
                 done = []
 
-    def _stream(
-        self,
-        rows: Iterable[PromptRow],
-        chooser: Callable[[Sequence[PromptRow]], Chooser],
-        limit: int | None,
-        off: bool,
-        max_rows: int | None = None,
-        probe: ProbeSpec | None = None,
-        leave: Callable[[Sequence[PromptRow]], bool] | None = None,
-    ) -> Iterator[tuple[PromptRow, Continuation]]:
-        bounds = Bounds(limit or self.max_new_tokens, self.token_budget, max_rows)
-        return self._continuer.stream(rows, chooser, bounds, off, probe, leave)
+    def _row(self, prompt: Prompt, shown: ShownImages, tag: Hashable) -> PromptRow:
+        return PromptRow(shown, self._gallery.encode(prompt, shown), tag, None, begun_of(prompt))
 
-    def _text(self, continuation: Continuation) -> str:
-        text: str = self.vlm.tokenizer.decode(continuation.token_ids, skip_special_tokens=True)
-        return text.strip()
+    def _bounds(self, limit: int | None, rows: int | None = None, stop: Stop | None = None) -> Bounds:
+        if stop not in (None, "sentence"):
+            raise UserError(f"stop={stop!r}", hint='"sentence", or nothing')
+        return Bounds(limit or self.max_new_tokens, self.token_budget, rows, SentenceStop(self.vlm) if stop else None)
 
-    def _answer(self, id: str, continuation: Continuation) -> Answer:
+    def _text(self, continuation: Continuation, begun: str = "") -> str:
+        """The text of the new tokens; behind an answer begun, what to append to that for the whole answer."""
+        new = continuation.token_ids
+        decode = partial(self.vlm.tokenizer.decode, skip_special_tokens=True)
+        text: str = decode(new)
+        if begun:
+            own = begun_tokens(self.vlm, begun)
+            head, whole = (decode(ids, clean_up_tokenization_spaces=False) for ids in (own, [*own, *new]))
+            text = whole[len(head) :] if whole.startswith(head) else text
+            text = text.lstrip(" \t") if begun[-1] in " \t" else text
+        if continuation.stopped:
+            text = text[: first_sentence_end(text)]
+        return text.rstrip() if begun else text.strip()
+
+    def _answer(self, id: str, continuation: Continuation, begun: str = "") -> Answer:
         c = continuation
         yes, no = c.first if c.first is not None else (None, None)
         p_yes = None if yes is None or no is None else float(torch.sigmoid(torch.tensor(yes - no, dtype=torch.float64)))
-        return Answer(id, self._text(c), tuple(c.token_ids), c.truncated, c.margin, p_yes, yes, no)
+        ids, text = tuple(c.token_ids), self._text(c, begun)
+        return Answer(id, text, ids, c.truncated, c.margin, p_yes, yes, no, c.stopped)
 
 
 def _greedy(batch: Sequence[PromptRow]) -> Chooser:

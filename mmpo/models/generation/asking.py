@@ -17,12 +17,13 @@ from mmpo.errors import Quarantined, UserError
 from mmpo.files.images import load_image
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import join_images, process_video
-from mmpo.models.families.prompts import ProcessedImages, encode_prompt, process_images
+from mmpo.models.families.prompts import ProcessedImages, encode_prompt, process_images, split_begun
 from mmpo.video.clip import Clip
 
 ImageSource: TypeAlias = Image.Image | bytes | str | Path | Clip
 Images: TypeAlias = ImageSource | Sequence[ImageSource]
-# A user's text, shown after the images; or whole messages whose image and video parts show them in order.
+# A user's text, shown after the images; or whole messages whose image and video parts show them in order. An assistant
+# message at the end is an answer begun, which the model continues.
 Prompt: TypeAlias = str | Sequence[Mapping[str, Any]]
 
 
@@ -161,6 +162,11 @@ def flat(asked: Asked) -> Iterator[tuple[Question, PromptImages]]:
                 )
             number += 1
             yield question, pictures
+
+
+def begun_of(prompt: Prompt) -> str:
+    """The answer begun at the end of a prompt, empty without one."""
+    return "" if isinstance(prompt, str) else split_begun(prompt)[1]
 
 
 def as_list(images: Images) -> list[ImageSource]:

@@ -26,26 +26,31 @@ from mmpo.models.generation.generate import (
 from mmpo.models.generation.probe import ProbeSpec
 from mmpo.models.generation.self_check import SelfCheck, plain_decoding
 from mmpo.models.generation.shared_cache import SharingUnsupported
+from mmpo.models.generation.stopping import SentenceStop
 from mmpo.models.tree.sharing import Sharing
 
 
 @dataclass(frozen=True)
 class PromptRow:
-    """One prompt to continue. Rows with the same `shown` share their prefix; `tag` is the caller's."""
+    """One prompt to continue. Rows with the same `shown` share their prefix; `tag` is the caller's. `begun` is the text
+    at the end of the prompt that the answer continues."""
 
     shown: ShownImages
     prompt: list[int]
     tag: Hashable
     seed: int | None = 0
+    begun: str = ""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Of a batch: at most so many `new_tokens` a row, `tokens` in memory together, and `rows` (None: any number)."""
+    """Of a batch: at most so many `new_tokens` a row, `tokens` in memory together, and `rows` (None: any number). Each
+    row also ends where `stop` says."""
 
     new_tokens: int
     tokens: int
     rows: int | None = None
+    stop: SentenceStop | None = None
 
 
 class Continuer:
@@ -94,19 +99,19 @@ class Continuer:
             more = own + (0 if row.shown.digest in digests else image_tokens)
             if batch and (cost + more > bounds.tokens or len(batch) == bounds.rows):
                 if leave is None or not leave(batch):
-                    yield from zip(batch, self._run(batch, chooser, limit, off, probe), strict=True)
+                    yield from zip(batch, self._run(batch, chooser, bounds, off, probe), strict=True)
                 batch, digests, cost, more = [], set(), 0, own + image_tokens
             batch.append(row)
             digests.add(row.shown.digest)
             cost += more
         if batch and (leave is None or not leave(batch)):
-            yield from zip(batch, self._run(batch, chooser, limit, off, probe), strict=True)
+            yield from zip(batch, self._run(batch, chooser, bounds, off, probe), strict=True)
 
     def _run(
         self,
         batch: Sequence[PromptRow],
         chooser: Callable[[Sequence[PromptRow]], Chooser],
-        limit: int,
+        bounds: Bounds,
         off: bool,
         probe: ProbeSpec | None = None,
     ) -> list[Continuation]:
@@ -121,17 +126,18 @@ class Continuer:
             groups.append(PromptGroup([batch[place].prompt for place in members], processed.tensors, len(processed)))
         pick = chooser([batch[place] for place in order])
         with answering(self.vlm.model), self.vlm.adapter_off() if off else nullcontext():
-            results = self._continue(groups, pick, limit, off, probe)
+            results = self._continue(groups, pick, bounds, off, probe)
         ordered: list[Continuation] = [Continuation()] * len(batch)
         for place, result in zip(order, results, strict=True):
             ordered[place] = result
         return ordered
 
     def _continue(
-        self, groups: list[PromptGroup], pick: Chooser, limit: int, off: bool, probe: ProbeSpec | None = None
+        self, groups: list[PromptGroup], pick: Chooser, bounds: Bounds, off: bool, probe: ProbeSpec | None = None
     ) -> list[Continuation]:
         """Continue the prompts of every group; results in their order."""
         reader = self._yes_no.read if self._yes_no else None
+        limit, stop = bounds.new_tokens, bounds.stop
         flat = [(group, index) for group in groups for index in range(len(group.prompts))]
 
         def alone(row: int, past: Any | None = None) -> tuple[Continuation, list[torch.Tensor]]:
@@ -145,12 +151,13 @@ class Continuer:
                 reader=reader,
                 probe=probe,
                 past=past,
+                stop=stop,
             )
 
         if not self.unshared_reason:
             try:
                 shared = generate_shared(
-                    self.vlm, groups, max_new_tokens=limit, chooser=pick, reader=reader, probe=probe
+                    self.vlm, groups, max_new_tokens=limit, chooser=pick, reader=reader, probe=probe, stop=stop
                 )
             except SharingUnsupported as reason:
                 self._cannot_share(str(reason))

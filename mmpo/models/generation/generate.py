@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessorList
+from transformers import LogitsProcessorList, StoppingCriteriaList
 
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import join_images, model_tensors, processor_facts
@@ -26,6 +26,7 @@ from mmpo.models.families.vision import encode_images, select_images
 from mmpo.models.generation.choosing import Chooser, ChooserProcessor, FirstReader, Greedy, RepetitionPenalty
 from mmpo.models.generation.probe import AttentionSums, Confidence, ProbeSpec, image_columns, query_rows, watching
 from mmpo.models.generation.shared_cache import PrefixStored, SharedCache, SharingUnsupported, shared_attention
+from mmpo.models.generation.stopping import SentenceStop, StopInGenerate
 from mmpo.models.tree.layout import Segment
 from mmpo.models.tree.positions import positions_of, token_types_of
 
@@ -42,14 +43,16 @@ class PromptGroup:
 
 @dataclass
 class Continuation:
-    """The generation for one prompt. `token_ids` ends with the end token unless `truncated`; `margin` is the
-    smallest lead of a chosen token over the runner-up; `first` is what the reader took from the first step's logits.
+    """The generation for one prompt. `token_ids` ends with the end token unless `truncated` by the limit, or `stopped`
+    behind its first sentence; `margin` is the smallest lead of a chosen token over the runner-up; `first` is what the
+    reader took from the first step's logits.
 
     Where generation is watched (`probe.py`): `attention` [layers, image tokens], the mean over the response's rows
     (None without a row), and `top`, the largest log-prob of each step."""
 
     token_ids: list[int] = field(default_factory=list)
     truncated: bool = False
+    stopped: bool = False
     margin: float = float("inf")
     first: tuple[float, ...] | None = None
     attention: Tensor | None = None
@@ -84,9 +87,10 @@ def generate_shared(
     chooser: Chooser | None = None,
     reader: FirstReader | None = None,
     probe: ProbeSpec | None = None,
+    stop: SentenceStop | None = None,
 ) -> list[list[Continuation]]:
     """Continue all prompts of all groups together; one list per group, in order. Call inside `answering`. `probe`
-    watches the attention on the way.
+    watches the attention on the way, `stop` ends rows early.
 
     Raises `SharingUnsupported` where the model can't share prefixes.
     """
@@ -104,7 +108,7 @@ def generate_shared(
         _prefill_prefixes(vlm, plan, cache)
         logits, positions = _prefill_rows(vlm, plan, cache)
         penalty = RepetitionPenalty.of(vlm, prompts)
-        rows = _decode(vlm, logits, positions, cache, chooser, penalty, reader, max_new_tokens)
+        rows = _decode(vlm, logits, positions, cache, chooser, penalty, reader, max_new_tokens, stop)
     if sums is not None and isinstance(chooser, Confidence):
         for number, row in enumerate(rows):
             _note(row, sums, number, chooser.top[number])
@@ -140,6 +144,7 @@ def generate_alone(
     reader: FirstReader | None = None,
     probe: ProbeSpec | None = None,
     past: Any | None = None,
+    stop: SentenceStop | None = None,
 ) -> tuple[Continuation, list[Tensor]]:
     """The same through `model.generate`, for one prompt and with nothing shared. `chooser` is asked for row 0. `past`,
     from `prefill_images`, is copied and continued instead of computing the images again.
@@ -165,6 +170,7 @@ def generate_alone(
             num_beams=1,
             max_new_tokens=max_new_tokens,
             logits_processor=processors,
+            stopping_criteria=StoppingCriteriaList([StopInGenerate(stop, prompt.shape[1])] if stop else []),
             return_dict_in_generate=True,
             output_scores=True,
             output_logits=True,
@@ -172,9 +178,12 @@ def generate_alone(
     token_ids = out.sequences[0, prompt.shape[1] :].tolist()
     scores = [step[0].float() for step in out.scores]
     leads = [torch.topk(step, 2).values for step in scores]
+    ended = token_ids[-1] in vlm.end_ids
+    stopped = stop is not None and not ended and stop.ended(token_ids)
     row = Continuation(
         token_ids=token_ids,
-        truncated=token_ids[-1] not in vlm.end_ids,
+        truncated=not ended and not stopped,
+        stopped=stopped,
         margin=min(float(top[0] - top[1]) for top in leads),
         first=tuple(reader(out.logits[0].float())[0].tolist()) if reader is not None else None,
     )
@@ -287,6 +296,7 @@ def _decode(
     penalty: RepetitionPenalty | None,
     reader: FirstReader | None,
     max_new_tokens: int,
+    stop: SentenceStop | None,
 ) -> list[Continuation]:
     """Choose a token for every row, feed it, and so on. Finished rows leave once they are an eighth of the batch."""
     rows = [Continuation() for _ in range(len(logits))]
@@ -306,6 +316,9 @@ def _decode(
             rows[number].token_ids.append(token)
             rows[number].margin = min(rows[number].margin, lead)
             if token in ends:
+                done.add(number)
+            elif stop is not None and stop.ended(rows[number].token_ids):
+                rows[number].stopped = True
                 done.add(number)
         if len(done) == len(rows) or step + 1 == max_new_tokens:
             break

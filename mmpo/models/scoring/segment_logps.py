@@ -15,7 +15,13 @@ from torch import Tensor
 
 from mmpo.models.families import unknown
 from mmpo.models.families.loading import VLM
-from mmpo.models.families.prompts import encode_prompt, encode_response, process_images
+from mmpo.models.families.prompts import (
+    begun_tokens,
+    encode_prompt,
+    encode_response,
+    process_images,
+    split_begun,
+)
 from mmpo.models.families.vision import encode_images, select_images
 from mmpo.models.scoring.hidden import capture
 from mmpo.models.scoring.lean import recomputing
@@ -90,7 +96,8 @@ def rules_of(vlm: VLM) -> AttentionRules:
 def score_responses(
     vlm: VLM, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image], texts: Sequence[str]
 ) -> list[float]:
-    """Summed log-prob of each text as the answer to one conversation. The conversation is computed once."""
+    """Summed log-prob of each text as the answer to one conversation, or as what follows the answer begun at its end.
+    The conversation is computed once."""
     return [logp for logp, _ in response_logps(vlm, messages, images, [(text, False) for text in texts])]
 
 
@@ -98,14 +105,17 @@ def score_responses(
 def response_logps(
     vlm: VLM, messages: Sequence[Mapping[str, Any]], images: Sequence[Image.Image], texts: Sequence[tuple[str, bool]]
 ) -> list[tuple[float, int]]:
-    """Summed log-prob in nats, and number of tokens, of each text as the answer to one conversation, which is computed
-    once. Texts come as (text, cut off): the end token is scored of those that are not cut off."""
+    """Summed log-prob in nats, and number of tokens, of each text as the answer to one conversation, or as what follows
+    the answer begun at its end. Texts come as (text, cut off): the end token is scored of those that are not cut off.
+    """
     if not texts:
         return []
+    messages, begun = split_begun(messages)
     processed = process_images(vlm, images, several=len(images) > 1)
     prompt = encode_prompt(vlm, messages, processed.placeholders)
-    answers = [encode_response(vlm, text, eos=not cut) for text, cut in texts]
-    tree = response_tree(prompt, answers, range(len(images)))
+    said = begun_tokens(vlm, begun, [text for text, _ in texts]) if begun else []
+    answers = [encode_response(vlm, begun + text, eos=not cut)[len(said) :] for text, cut in texts]
+    tree = response_tree([*prompt, *said], answers, range(len(images)))
     features = encode_images(vlm, processed.tensors, frozen=True)
     if vlm.family.sharing:
         use_tree_attention(vlm.base)
