@@ -6,7 +6,7 @@ from __future__ import annotations
 import bisect
 import shlex
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -87,18 +87,20 @@ def read_pairs(folder: str | Path, split: str = "train") -> Iterator[PreferenceP
 
     A row counts from 0 within its file. Shards that others wrote with the same columns are read too.
     """
-    for cells, where in _cells(Path(folder), split, PAIRS):
+    for cells, where in read_cells(Path(folder), split):
         yield validate(from_row(cells, where), where)
 
 
 def read_groups(folder: str | Path, split: str = "train") -> Iterator[ResponseGroup]:
     """Every group of responses of a split, as `read_pairs` reads pairs."""
-    for cells, where in _cells(Path(folder), split, RESPONSES):
+    for cells, where in read_cells(Path(folder), split, RESPONSES):
         yield validate_group(group_from_row(cells, where), where)
 
 
-def _cells(folder: Path, split: str, format: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every row of a split, with its file and number."""
+def read_cells(
+    folder: Path, split: str = "train", format: str = PAIRS, columns: Collection[str] | None = None
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every row of a split as it is stored, with its file and number; of the `columns` named those that are there."""
     written = _digests(folder)
     for path in _existing_shards(folder, split, format):
         with open_shard(path) as file:
@@ -107,7 +109,8 @@ def _cells(folder: Path, split: str, format: str) -> Iterator[tuple[dict[str, An
                     f"{path}: damaged or changed: its content is another one than card.json says",
                     hint=f"delete {path} and build again; if you changed it yourself, delete card.json",
                 )
-            batches = file.iter_batches(batch_size=ROW_GROUP)
+            names = None if columns is None else [one for one in file.schema_arrow.names if one in columns]
+            batches = file.iter_batches(batch_size=ROW_GROUP, columns=names)
             row = 0
             while (batch := _read(lambda: next(batches, None), path)) is not None:  # noqa: B023 - called at once
                 for cells in batch.to_pylist():

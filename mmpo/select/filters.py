@@ -108,7 +108,7 @@ class Consensus(SelectorSettings):
 
 
 @selector("bootstrap")
-class Bootstrap(SelectorSettings):
+class ImplicitChoice(SelectorSettings):
     """Of several pairs of a prompt the one of which a tuned model's implicit reward is surest, debiased by length:
     DICE (arXiv 2406.09760).
 

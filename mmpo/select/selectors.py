@@ -1,18 +1,20 @@
-"""All of mmpo's selectors, registered by being imported."""
+"""Mmpo's own selectors by name; importing this registers them."""
 
 from mmpo.select.curricula import Curry, RankDifference
-from mmpo.select.filters import Bootstrap, Consensus, LengthBalance, MinimalEdit
+from mmpo.select.filters import ImplicitChoice, Consensus, LengthBalance, MinimalEdit
 from mmpo.select.ranking import BetaDraw, DualMargin, MarginWeight, OnPolicy, ReferenceGap
-from mmpo.select.registry import SELECTORS, SelectorSettings
+from mmpo.select.registry import SelectorSettings
 
-__all__ = [
-    "BetaDraw", "Bootstrap", "Consensus", "Curry", "DualMargin", "LengthBalance", "MarginWeight", "MinimalEdit",
-    "OnPolicy", "RankDifference", "ReferenceGap", "own",
-]  # fmt: skip
-
-_OWN = dict(SELECTORS)
-
-
-def own() -> dict[str, type[SelectorSettings]]:
-    """Mmpo's own selectors, without asking for plug-ins."""
-    return dict(_OWN)
+OWN: dict[str, type[SelectorSettings]] = {
+    "dual_margin": DualMargin,
+    "reference_gap": ReferenceGap,
+    "beta_dpo": BetaDraw,
+    "wpo": OnPolicy,
+    "madpo": MarginWeight,
+    "length_balance": LengthBalance,
+    "minimal_edit": MinimalEdit,
+    "consensus": Consensus,
+    "bootstrap": ImplicitChoice,
+    "curry": Curry,
+    "rank_difference": RankDifference,
+}
