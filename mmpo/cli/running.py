@@ -50,7 +50,8 @@ def run_recipe(
 ) -> None:
     """Run one section of a recipe (all, where None), print what each made, and end with what to do next.
 
-    `source` is the recipe itself where it is not to be read. `typed` is the command without `--out`, for a stopped run to name; left out, it is `mmpo SECTION|run RECIPE …`.
+    `source` is the recipe itself where it is not to be read.
+    `typed` is the command without `--out`, for a stopped run to name; left out, it is `mmpo SECTION|run RECIPE …`.
     """
     settings = settings or ()
     demo = demo or DemoWorld()
@@ -63,7 +64,7 @@ def run_recipe(
     recipe, warnings = examine(source, run=run.path, inputs=given, sections=wanted, finished=finished)
     chosen = (section,) if section else recipe.sections()
     if not chosen:
-        raise UserError(f"the recipe {recipe.name} has no build, select, train or eval section, so there is nothing to run")
+        raise UserError(f"the recipe {recipe.name} has no section such as train, so there is nothing to run")
     for number, name in enumerate(chosen):
         check_section(run, recipe, name, coming=(WORLD, *chosen[:number]))
     if is_main_process():

@@ -1,8 +1,8 @@
 """Recipes: one YAML file that describes a build, a selection, a training run, an evaluation, or all of them.
 
 `load` takes the name of a shipped recipe or a file, applies overrides, fills in what follows from the earlier sections
-(`train.pairs` from the selection or the build, `eval.adapter` from the training), resolves `${...}` and validates. The YAML files in
-this folder are the shipped recipes.
+(`train.pairs` from the selection or the build, `eval.adapter` from the training), resolves `${...}` and validates. The
+YAML files in this folder are the shipped recipes.
 """
 
 from __future__ import annotations

@@ -55,8 +55,13 @@ def with_logps(table: PairTable, folder: Path, path: Path, names: Sequence[str])
     """The table of the pairs in `folder` with the columns `names` of the files at `path`, by the pairs' ids. A pair
     that they lack, or that was not scored, has NaN and a reason. UserError for a lacking column, or an id twice."""
     if lacking := missing_in(path, names):
-        raise UserError(f"{path}: no column {lacking[0]!r}", hint="score the pairs again: leave logps out, give a model")
+        raise UserError(f"{path}: no column {lacking[0]!r}", hint="score again: leave logps out, give a model")
     keys, columns, codes, reasons = _read(path, names)
+    if empty := [name for name in names if len(keys) and not np.isfinite(columns[name]).any()]:
+        raise UserError(
+            f"{path}: the column {empty[0]!r} is empty",
+            hint="a model scored without an adapter has no reference: mmpo.load(MODEL, adapter=…).score(…)",
+        )
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     twice = np.flatnonzero(keys[1:] == keys[:-1])

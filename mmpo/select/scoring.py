@@ -1,6 +1,6 @@
 """The stage that scores pairs: log-probs of chosen and rejected under a model with and without its adapter.
 
-    select/logps/00000.parquet …    UNIT pairs each (`logps.py`); whole or not there, so that a killed stage goes on
+select/logps/00000.parquet …    UNIT pairs each (`logps.py`); whole or not there, so that a killed stage goes on
 """
 
 from __future__ import annotations

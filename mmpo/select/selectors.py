@@ -1,7 +1,7 @@
 """Mmpo's own selectors by name; importing this registers them."""
 
 from mmpo.select.curricula import Curry, RankDifference
-from mmpo.select.filters import ImplicitChoice, Consensus, LengthBalance, MinimalEdit
+from mmpo.select.filters import Consensus, ImplicitChoice, LengthBalance, MinimalEdit
 from mmpo.select.ranking import BetaDraw, DualMargin, MarginWeight, OnPolicy, ReferenceGap
 from mmpo.select.registry import SelectorSettings
 

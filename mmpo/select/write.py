@@ -23,7 +23,9 @@ STAGE = "stage"
 """The score of a new pair that is its stage in a curriculum."""
 
 
-def open_writer(out: Path, source: Path, scores: Sequence[str], decision: Decision, recipe: Mapping[str, Any]) -> PairWriter:
+def open_writer(
+    out: Path, source: Path, scores: Sequence[str], decision: Decision, recipe: Mapping[str, Any]
+) -> PairWriter:
     """The writer of the new folder, behind what an earlier run wrote. The new scores are columns beside the old."""
     added = [*decision.columns, *([STAGE] if decision.stage is not None else [])]
     return PairWriter(out, recipe=recipe, scores=list(dict.fromkeys([*scores, *added])), images=source)

@@ -56,10 +56,10 @@ class PreferenceTrainer(RegularizedTrainer):
     """Trains the adapter of a `PairScorer` on encoded pairs.
 
     `args` are ordinary `TrainingArguments`; `per_device_train_batch_size` counts pairs. The steps of the run are laid
-    out by `Schedule`, so `args.num_train_epochs` may be a fraction and a token budget may vary the number of pairs
-    per step; `group_images` keeps pairs about the same images together, `in_order` all as they are. Auxiliary `samples` and `groups` of responses
-    go with the pairs of a training step, as many as their settings say; evaluation is on pairs alone. `facts` are
-    written into each checkpoint's completeness marker, and `keep_checkpoints` of them stay.
+    out by `Schedule`, so `args.num_train_epochs` may be a fraction and a token budget may vary the number of pairs per
+    step; `group_images` keeps pairs about the same images together, `in_order` all as they are. Auxiliary `samples` and
+    `groups` of responses go with the pairs of a training step, as many as their settings say; evaluation is on pairs
+    alone. `facts` are written into each checkpoint's completeness marker, and `keep_checkpoints` of them stay.
     """
 
     def __init__(

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import count
 from dataclasses import dataclass
+from itertools import count
 
 from mmpo.errors import UserError
 

@@ -195,8 +195,8 @@ class TrainSettings(Settings):
     order: Literal["shuffled", "given"] | None = Field(
         default=None,
         description=(
-            "shuffled: a new random order in every pass; given: as the pairs stand in their folder. Left out: given for "
-            "pairs that a curriculum of `mmpo select` put in order, else shuffled."
+            "shuffled: a new random order in every pass; given: as the pairs stand in their folder. Left out: given "
+            "for pairs that a curriculum of `mmpo select` put in order, else shuffled."
         ),
     )
     accumulation: int = Field(

@@ -63,7 +63,8 @@ def test_the_tail_of_few_margins_is_the_greatest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "keep", "kept"), [(1000, 0.1, 100), (10, 0.25, 2), (3, 0.1, 1), (0, 0.5, 0), (7, 1.0, 7), (10, 4, 4), (3, 9, 3)]
+    ("n", "keep", "kept"),
+    [(1000, 0.1, 100), (10, 0.25, 2), (3, 0.1, 1), (0, 0.5, 0), (7, 1.0, 7), (10, 4, 4), (3, 9, 3)],
 )
 def test_a_share_or_a_number_is_kept(n: int, keep: float, kept: int) -> None:
     assert kept_number(n, keep) == kept

@@ -219,7 +219,8 @@ def test_buckets_join_as_time_goes_on() -> None:
 
 
 def test_a_filter_behind_a_curriculum_keeps_its_order() -> None:
-    of = table(scores_chosen=[1, 3, 2, 9], scores_rejected=[0] * 4, chosen_words=[10, 10, 10, 99], rejected_words=[10] * 4)
+    words: dict[str, list[float]] = {"chosen_words": [10, 10, 10, 99], "rejected_words": [10] * 4}
+    of = table(scores_chosen=[1, 3, 2, 9], scores_rejected=[0] * 4, **words)
     found = chosen([{"rank_difference": {"add": False}}, "length_balance"], of)
     assert found.kept.tolist() == [1, 2, 0]
     assert why(found)[3] == "length_balance/chosen_longer"
