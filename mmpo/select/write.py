@@ -51,7 +51,7 @@ def write_selected(writer: PairWriter, source: Path, decision: Decision) -> None
 def _outcomes(source: Path, decision: Decision, done: int) -> Iterator[tuple[str, PreferencePair | Quarantined]]:
     """Id and outcome of every pair behind the first `done`: the kept ones in their order, then the others as they
     stand in the folder."""
-    dataset = PairDataset(source)
+    dataset = PairDataset(source, keep_open=True)
     labels = [f"select/{report.step}" for report in decision.reports]
     for place in decision.kept[done:].tolist():
         pair = _with_notes(dataset[place], place, labels, decision)
