@@ -73,7 +73,7 @@ def select(settings: CommonSelectSettings, run_dir: Path) -> SelectResult:
     run_dir = Path(run_dir)
     check_pairs(settings.pairs)
     origin = origin_of(settings, score_names(settings.pairs))
-    check_source(run_dir, _source(settings, origin))
+    check_source(run_dir, _source(settings, origin), {"rows": "content of the pairs"})
     if (run_dir / RESULT).exists():
         return SelectResult.model_validate(read_json(run_dir / RESULT))
     if not count_pairs(settings.pairs):

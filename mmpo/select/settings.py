@@ -81,6 +81,12 @@ class CommonSelectSettings(Settings):
     seed: int = Field(default=0, ge=0, description="Decides what is drawn, and the order within a stage.")
 
     @model_validator(mode="after")
+    def _adapter_has_its_model(self) -> CommonSelectSettings:
+        if self.adapter is not None and self.model is None:
+            raise ValueError("adapter: of which model? say `model`")
+        return self
+
+    @model_validator(mode="after")
     def _keep_has_its_step(self) -> CommonSelectSettings:
         ranking = [step for step in self.steps() if step.selector.ranks]
         if self.keep is not None and len(ranking) != 1:

@@ -357,7 +357,7 @@ def test_pairs_that_a_model_cannot_score_say_why(tmp_path: Path, tiny_llava_fold
         writer.add(replace(make(2), chosen=[{"role": "assistant", "content": [{"type": "text", "text": "a " * 5000}]}]))
     result = done(tmp_path / "pairs", tmp_path / "out", ["reference_gap"], model=str(tiny_llava_folder))
     assert result.pairs_kept == 1
-    assert result.steps[0].dropped == {"undecodable": 1, "too_long": 1}
+    assert result.steps[0].dropped == {"not_an_image": 1, "too_long": 1}
 
 
 def test_another_source_is_refused(folder: Path, tmp_path: Path) -> None:
@@ -367,5 +367,5 @@ def test_another_source_is_refused(folder: Path, tmp_path: Path) -> None:
     shutil.rmtree(folder)
     with PairWriter(folder, recipe={"test": 1}) as writer:
         writer.add(make(0))
-    with pytest.raises(UserError, match="another `rows`"):
+    with pytest.raises(UserError, match="another `content of the pairs`"):
         select(settings(folder, by), tmp_path / "out")

@@ -249,6 +249,7 @@ def test_no_pairs_are_no_error(name: str) -> None:
         ({"by": ["length_balance"], "keep": 0.5}, "none of the selectors ranks"),
         ({"by": ["wpo", "beta_dpo"], "keep": 0.5}, "2 of the selectors rank"),
         ({"by": [{"wpo": {"keep": 0.1}}], "keep": 0.5}, "stands here and in wpo"),
+        ({"by": ["wpo"], "adapter": "folder"}, "of which model"),
         ({"by": ["wpo"], "keep": 2.5}, "a whole number of them"),
         ({"by": ["wpo"], "keep": 0}, "greater than 0"),
         ({"by": ["curry", "rank_difference"]}, "curry and rank_difference both order"),
