@@ -19,6 +19,7 @@ from mmpo.runs import RunFolder, process_count
 
 STAGES = {
     "build": "mmpo.data_builders.builders:build",
+    "select": "mmpo.select.run:select",
     "train": "mmpo.trainers.train:train",
     "eval": "mmpo.eval.harness:evaluate",
 }

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("losses",),
     ("evidence",),
     ("data_builders", "trainers", "eval"),
+    ("select",),
     ("report",),
     ("demo",),
     ("recipes",),

@@ -27,7 +27,7 @@ from mmpo.storage import storage_error
 DEFAULT = "default"
 """Name of the command that a group runs when the first word is none of its own, as in `mmpo eval demo`."""
 
-ORDER = ("demo", "run", "build", "train", "eval", "recipe")
+ORDER = ("demo", "run", "build", "select", "train", "eval", "recipe")
 """Commands in the order of the help; others follow by name."""
 
 

@@ -62,13 +62,14 @@ def inspect_folder(path: Path, *, as_json: bool, frames: str | None, out: Path |
 def run_folder(path: Path) -> dict[str, Any]:
     """The steps of a run, and where their results are."""
     from mmpo.recipes import OUTPUTS
+    from mmpo.recipes.schema import SECTIONS
     from mmpo.recipes.source import parse
     from mmpo.runs import RunFolder
 
     recipe = parse((path / "recipe.yaml").read_text(encoding="utf-8"), str(path / "recipe.yaml")).data
     run = RunFolder(path)
     shown: dict[str, Any] = {"run of": recipe.get("name")}
-    for section in ("build", "train", "eval"):
+    for section in SECTIONS:
         if recipe.get(section) is None:
             continue
         step = run.step(section)

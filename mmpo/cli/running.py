@@ -21,12 +21,19 @@ from mmpo.pipeline import check_section, open_run, run_section, starts_over
 from mmpo.preflight import examine
 from mmpo.progress_display import duration
 from mmpo.recipes import OUTPUTS, Recipe, override, read
+from mmpo.recipes.schema import SECTIONS
+from mmpo.recipes.source import RecipeSource
 from mmpo.run_log import RUN
 from mmpo.runs import RunFolder, choose_folder, is_main_process
 from mmpo.storage import storage_error
 
-TITLES = {"build": "building pairs", "train": "training", "eval": "evaluating"}
-NEXT = {"build": "build the pairs", "train": "train on the pairs", "eval": "measure what changed"}
+TITLES = {"build": "building pairs", "select": "selecting pairs", "train": "training", "eval": "evaluating"}
+NEXT = {
+    "build": "build the pairs",
+    "select": "choose among the pairs",
+    "train": "train on the pairs",
+    "eval": "measure what changed",
+}
 logger = logging.getLogger(RUN)
 
 
@@ -39,23 +46,25 @@ def run_recipe(
     resume: bool = False,
     demo: DemoWorld | None = None,
     typed: Sequence[str] | None = None,
+    source: RecipeSource | None = None,
 ) -> None:
     """Run one section of a recipe (all, where None), print what each made, and end with what to do next.
 
+    `source` is the recipe itself where it is not to be read.
     `typed` is the command without `--out`, for a stopped run to name; left out, it is `mmpo SECTION|run RECIPE …`.
     """
     settings = settings or ()
     demo = demo or DemoWorld()
-    source = read(recipe_name)
+    source = source or read(recipe_name)
     override(source, settings)
     run = RunFolder(choose_folder(str(source.data["name"]), out=out, resume=resume))
     given = demo.names(run.path)
-    wanted = (section,) if section else ("build", "train", "eval")
+    wanted = (section,) if section else tuple(SECTIONS)
     finished = [name for name in wanted if run.step(name).state == "complete"]
     recipe, warnings = examine(source, run=run.path, inputs=given, sections=wanted, finished=finished)
     chosen = (section,) if section else recipe.sections()
     if not chosen:
-        raise UserError(f"the recipe {recipe.name} has no build, train or eval section, so there is nothing to run")
+        raise UserError(f"the recipe {recipe.name} has no section such as train, so there is nothing to run")
     for number, name in enumerate(chosen):
         check_section(run, recipe, name, coming=(WORLD, *chosen[:number]))
     if is_main_process():
@@ -101,6 +110,11 @@ def _run_one(run: RunFolder, recipe: Recipe, section: str) -> None:
         raise UserError(
             "the build made no pairs, so there is nothing to train on",
             hint=f"the reasons are above, and for each image in {run.path / OUTPUTS['build.pairs'] / 'rejects.jsonl'}",
+        )
+    if section == "select" and not result["pairs_kept"]:
+        raise UserError(
+            "the selection kept no pairs, so there is nothing to train on",
+            hint=f"the reasons are above, and for each pair in {run.path / OUTPUTS['select.pairs'] / 'rejects.jsonl'}",
         )
 
 

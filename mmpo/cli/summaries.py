@@ -12,7 +12,7 @@ from mmpo.runs import RunFolder
 
 def print_summary(run: RunFolder, section: str, result: Mapping[str, Any]) -> None:
     """Print the result of a step, in a few lines or a table."""
-    {"build": _build, "train": _train, "eval": _eval}[section](run, result)
+    {"build": _build, "select": _select, "train": _train, "eval": _eval}[section](run, result)
 
 
 def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
@@ -143,6 +143,29 @@ def _mia_build(result: Mapping[str, Any]) -> str:
             f"{row['threshold']:.2f}); {kept:,} of {row['answers']:,.0f} answers kept"
         )
     return _pairs_made(result, "prompts")
+
+
+def _select(run: RunFolder, result: Mapping[str, Any]) -> None:
+    for step in result["steps"]:
+        lost = ", ".join(f"{count:,} {reason}" for reason, count in step["dropped"].items())
+        console.line(f"{step['step']}: {step['kept']:,} of {step['pairs_in']:,}" + (f" ({lost})" if lost else ""))
+        if step["figures"]:
+            console.line("  " + ", ".join(f"{name} {value:.4g}" for name, value in step["figures"].items()))
+    before, after = result["before"], result["after"]
+    if before["length_difference"] is not None and after["length_difference"] is not None:
+        console.line(
+            f"chosen minus rejected in words: {before['length_difference']:+.1f} -> {after['length_difference']:+.1f}"
+        )
+    for name, mean in before["margins"].items():
+        if mean is not None and after["margins"].get(name) is not None:
+            console.line(f"mean margin {name}: {mean:.3f} -> {after['margins'][name]:.3f}")
+    if result["ordered"]:
+        stages = ", ".join(f"{count:,}" for count in result["stages"].values())
+        console.line(f"ordered for training, in stages of {stages} pairs")
+    pairs = run.path / OUTPUTS["select.pairs"]
+    if result["pairs_kept"] < result["pairs_in"]:
+        console.line(f"why each other pair was dropped: {pairs / 'rejects.jsonl'}")
+    console.line(f"pairs: {pairs}")
 
 
 def _train(run: RunFolder, result: Mapping[str, Any]) -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 import bisect
 import shlex
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -32,13 +33,15 @@ class PairDataset(Sequence[PreferencePair]):
     """The pairs of a folder by number, in any order, without holding them in memory.
 
     Rows are decoded a row group at a time and the last few groups are kept. Not for several threads at once; a worker
-    process that gets a copy opens the files for itself.
+    process that gets a copy opens the files for itself. `keep_open` leaves the last file open, which is quicker where
+    rows are read in order, and not for worker processes.
     """
 
     KEPT_GROUPS = 8
 
-    def __init__(self, folder: str | Path, split: str = "train") -> None:
-        self.folder, self.split = Path(folder), split
+    def __init__(self, folder: str | Path, split: str = "train", *, keep_open: bool = False) -> None:
+        self.folder, self.split, self._keep_open = Path(folder), split, keep_open
+        self._opened: tuple[Path, pq.ParquetFile] | None = None
         self._groups: list[tuple[Path, int, int]] = []  # file, number of the group, its first row in the file
         self._ends: list[int] = []
         total = 0
@@ -74,12 +77,21 @@ class PairDataset(Sequence[PreferencePair]):
     def _rows(self, group: int) -> list[dict[str, Any]]:
         if group not in self._cache:
             path, number, _ = self._groups[group]
-            with open_shard(path) as file:
+            with self._file(path) as file:
                 self._cache[group] = _read(lambda: file.read_row_group(number).to_pylist(), path)
             if len(self._cache) > self.KEPT_GROUPS:
                 self._cache.popitem(last=False)
         self._cache.move_to_end(group)
         return self._cache[group]
+
+    def _file(self, path: Path) -> AbstractContextManager[pq.ParquetFile]:
+        if not self._keep_open:
+            return open_shard(path)
+        if self._opened is None or self._opened[0] != path:
+            if self._opened is not None:
+                self._opened[1].close()
+            self._opened = path, open_shard(path)
+        return nullcontext(self._opened[1])
 
 
 def read_pairs(folder: str | Path, split: str = "train") -> Iterator[PreferencePair]:
@@ -87,18 +99,20 @@ def read_pairs(folder: str | Path, split: str = "train") -> Iterator[PreferenceP
 
     A row counts from 0 within its file. Shards that others wrote with the same columns are read too.
     """
-    for cells, where in _cells(Path(folder), split, PAIRS):
+    for cells, where in read_cells(Path(folder), split):
         yield validate(from_row(cells, where), where)
 
 
 def read_groups(folder: str | Path, split: str = "train") -> Iterator[ResponseGroup]:
     """Every group of responses of a split, as `read_pairs` reads pairs."""
-    for cells, where in _cells(Path(folder), split, RESPONSES):
+    for cells, where in read_cells(Path(folder), split, RESPONSES):
         yield validate_group(group_from_row(cells, where), where)
 
 
-def _cells(folder: Path, split: str, format: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every row of a split, with its file and number."""
+def read_cells(
+    folder: Path, split: str = "train", format: str = PAIRS, columns: Collection[str] | None = None
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every row of a split as it is stored, with its file and number; of the `columns` named those that are there."""
     written = _digests(folder)
     for path in _existing_shards(folder, split, format):
         with open_shard(path) as file:
@@ -107,7 +121,8 @@ def _cells(folder: Path, split: str, format: str) -> Iterator[tuple[dict[str, An
                     f"{path}: damaged or changed: its content is another one than card.json says",
                     hint=f"delete {path} and build again; if you changed it yourself, delete card.json",
                 )
-            batches = file.iter_batches(batch_size=ROW_GROUP)
+            names = None if columns is None else [one for one in file.schema_arrow.names if one in columns]
+            batches = file.iter_batches(batch_size=ROW_GROUP, columns=names)
             row = 0
             while (batch := _read(lambda: next(batches, None), path)) is not None:  # noqa: B023 - called at once
                 for cells in batch.to_pylist():

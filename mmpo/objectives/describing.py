@@ -178,7 +178,7 @@ def _of_tokens(entry: Registered, swapped: bool) -> torch.Tensor:
         short,
         dict.fromkeys(objective.views, short),
         auxiliary=long,
-        scores={"chosen": score, "rejected": score / 3, "similarity": score},
+        scores={"chosen": score, "rejected": score / 3, "similarity": score, "weight": score},
         samples=long,
         samples_of=torch.zeros(1, dtype=torch.long),
     )

@@ -55,3 +55,9 @@ def on_policy_weight(pairs: PairLogps) -> Tensor:
         return unlike.detach()
 
     return bounded_exp(alignment(pairs.chosen) + alignment(pairs.rejected))
+
+
+@pair_weight("given", reads=("scores",))
+def given_weight(pairs: PairLogps) -> Tensor:
+    """The score `weight` of each pair, 0 or more: one that `mmpo select` wrote, or any other."""
+    return scored(pairs, "given", "weight", 0.0)

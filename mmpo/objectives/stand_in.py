@@ -85,7 +85,7 @@ def stand_in(objective: Objective) -> PairLogps:
         side,
         dict.fromkeys(objective.views, side),
         auxiliary=side,
-        scores={"chosen": score, "rejected": score / 2, "similarity": score},
+        scores={"chosen": score, "rejected": score / 2, "similarity": score, "weight": score},
         groups=ResponseGroups(side, torch.zeros(1, dtype=torch.long), score),
         samples=side,
         samples_of=torch.zeros(1, dtype=torch.long),

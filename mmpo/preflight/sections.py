@@ -1,4 +1,4 @@
-"""Checks of build, train and eval as a whole, beyond what single fields name."""
+"""Checks of build, select, train and eval as a whole, beyond what single fields name."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.data.annotations.records import AnnotatedImage
+from mmpo.data.reader import shard_paths
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.paths import inside
 from mmpo.models.folder import Tensor, find_model, weights
@@ -118,6 +119,39 @@ def _picture_hint(error: Quarantined, root: Path) -> str:
     if error.reason == "path_escape":
         return "pictures lie below the folder of images; links out of it need allow_links: true"
     return f"paths start in {root}: is that the folder of the pictures?"
+
+
+def check_select(context: PreflightContext) -> None:
+    """What the selectors read: the scores of the pairs, and log-probs from somewhere."""
+    from mmpo.select.logps import missing_in
+    from mmpo.select.run import origin_of
+    from mmpo.select.scan import score_names, stored_as
+    from mmpo.select.table import SCORES
+
+    settings = context.settings("select")
+    check_things(context, "select", without=() if settings.logps_read() and settings.logps is None else ("model",))
+    check_dtype(context, ("select", "dtype"), settings.dtype)
+    if context.has_error(("select", "pairs")):
+        return
+    comes = context.comes(settings.pairs)
+    scores = None if comes else score_names(settings.pairs)
+    with context.noting(("select", "by")):
+        origin_of(settings, scores)
+    if settings.logps is not None and not context.has_error(("select", "logps")) and not context.comes(settings.logps):
+        with context.noting(("select", "logps")):
+            if lacking := missing_in(settings.logps, settings.logps_read()):
+                raise UserError(f"{settings.logps} has no column {lacking[0]!r}, which select.by reads")
+    for number, step in enumerate(settings.steps()):
+        for column in dict.fromkeys(step.selector.reads()):
+            if scores is not None and column.startswith(SCORES) and stored_as(column, scores) is None:
+                context.error(
+                    ("select", "by", str(number), step.name),
+                    f"the pairs have no score {column.removeprefix(SCORES)!r}",
+                    f"they have {', '.join(scores)}" if scores else "they have no scores at all",
+                )
+    if not comes:
+        stored = sum(path.stat().st_size for path in shard_paths(settings.pairs, "train"))
+        context.bytes["select"] = (0, stored)
 
 
 def check_train(context: PreflightContext) -> None:
@@ -325,7 +359,12 @@ def _check_benchmark(
         _check_pictures(context, ("eval", name), pictures, links, films=found.films)
 
 
-CHECKS: dict[str, Callable[[PreflightContext], None]] = {"build": check_build, "train": check_train, "eval": check_eval}
+CHECKS: dict[str, Callable[[PreflightContext], None]] = {
+    "build": check_build,
+    "select": check_select,
+    "train": check_train,
+    "eval": check_eval,
+}
 
 
 def summary(context_sections: Iterable[str], recipe: Any) -> list[str]:
@@ -339,6 +378,10 @@ def summary(context_sections: Iterable[str], recipe: Any) -> list[str]:
             limit = f", the first {settings.limit}" if getattr(settings, "limit", None) else ""
             model = f"; model {settings.model}" if getattr(settings, "model", None) else ""
             lines.append(f"build  {settings.builder}{given}{limit}{model}")
+        elif name == "select":
+            steps = ", ".join(step.name for step in settings.steps())
+            model = f"; scored by {settings.model}" if settings.logps_read() and settings.logps is None else ""
+            lines.append(f"select {steps} among {settings.pairs}{model}")
         elif name == "train":
             terms = ", ".join(
                 f"{term} {json.dumps(given)}" if given else term for term, given in settings.objective.items()

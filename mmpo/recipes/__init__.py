@@ -1,8 +1,8 @@
-"""Recipes: one YAML file that describes a build, a training run, an evaluation, or all three.
+"""Recipes: one YAML file that describes a build, a selection, a training run, an evaluation, or all of them.
 
 `load` takes the name of a shipped recipe or a file, applies overrides, fills in what follows from the earlier sections
-(`train.pairs` from the build, `eval.adapter` from the training), resolves `${...}` and validates. The YAML files in
-this folder are the shipped recipes.
+(`train.pairs` from the selection or the build, `eval.adapter` from the training), resolves `${...}` and validates. The
+YAML files in this folder are the shipped recipes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from mmpo.recipes.source import RecipeSource, dump, get, nearest, override, pars
 
 FOLDER = Path(__file__).parent
 
-OUTPUTS = {"build.pairs": "build/pairs", "train.adapter": "train/adapter"}
+OUTPUTS = {"build.pairs": "build/pairs", "select.pairs": "select/pairs", "train.adapter": "train/adapter"}
 """Outputs of a step that later ones read: reference name, and place in the run folder."""
 
 _TOP = {name: f"${{{name}}}" for name in ("model", "seed", "video_input")}
 
-FOLLOWS = {
+FOLLOWS: dict[str, dict[str, str]] = {
     "build": _TOP,
-    "train": {**_TOP, "pairs": "${build.pairs}"},
+    "select": {**_TOP, "pairs": "${build.pairs}"},
+    "train": {**_TOP, "pairs": "${select.pairs} ${build.pairs}"},
     "eval": {
         **_TOP,
         "adapter": "${train.adapter}",
@@ -33,7 +34,8 @@ FOLLOWS = {
         "trust_remote_code": "${train.trust_remote_code}",
     },
 }
-"""Defaults that a section takes over from the recipe's top and from the sections before it."""
+"""Defaults that a section takes over from the recipe's top and from the sections before it; of several references the
+first that there is."""
 
 
 def shipped() -> dict[str, Path]:
@@ -106,13 +108,14 @@ def _fill_in(source: RecipeSource) -> None:
         data = source.data.get(section)
         if not isinstance(data, dict):
             continue
-        for key, reference in defaults.items():
-            name = reference.strip("${}")
-            above: Any = source.data
-            for part in (name.partition(".")[0],) if name in OUTPUTS else name.split("."):
-                above = above.get(part) if isinstance(above, dict) else None
-            if key in keys_of(section, data) and key not in data and above is not None:
-                data[key] = reference
+        for key, references in defaults.items():
+            for reference in references.split():
+                name = reference.strip("${}")
+                above: Any = source.data
+                for part in (name.partition(".")[0],) if name in OUTPUTS else name.split("."):
+                    above = above.get(part) if isinstance(above, dict) else None
+                if key in keys_of(section, data) and key not in data and above is not None:
+                    data[key] = reference
 
 
 __all__ = ["Recipe", "complete", "dump", "get", "load", "override", "prepare", "read", "read_text", "shipped"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from difflib import get_close_matches
 from functools import cache
@@ -18,11 +19,12 @@ from mmpo.eval.settings import EvalSettings, eval_settings
 from mmpo.recipes.other_names import ours
 from mmpo.recipes.problems import Problem, refusal
 from mmpo.recipes.source import KeyPath, RecipeSource, get, nearest
+from mmpo.select.settings import SelectSettings, select_settings
 from mmpo.trainers.settings import TrainSettings
 
 
 class Recipe(BaseModel):
-    """One file for a build, a training run, an evaluation, or all three in this order."""
+    """One file for a build, a selection, a training run, an evaluation, or all of them in this order."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,6 +39,7 @@ class Recipe(BaseModel):
         [], description="Modules that are imported first; they register objectives, benchmarks, builders or families."
     )
     build: AnyBuildSettings | None = None
+    select: SelectSettings | None = None
     train: TrainSettings | None = None
     eval: EvalSettings | None = None
 
@@ -45,25 +48,35 @@ class Recipe(BaseModel):
         return tuple(name for name in SECTIONS if getattr(self, name) is not None)
 
 
-SECTIONS: dict[str, type[BaseModel]] = {"build": BuildSettings, "train": TrainSettings, "eval": EvalSettings}
+SECTIONS: dict[str, type[BaseModel]] = {
+    "build": BuildSettings,
+    "select": SelectSettings,
+    "train": TrainSettings,
+    "eval": EvalSettings,
+}
 
 
 def recipe_class() -> type[Recipe]:
-    """The recipe with every builder and benchmark that is registered by now."""
-    build, evaluation = any_settings(), eval_settings()
-    if build is AnyBuildSettings and evaluation is EvalSettings:
+    """The recipe with every builder, selector and benchmark that is registered by now."""
+    build, selection, evaluation = any_settings(), select_settings(), eval_settings()
+    if build is AnyBuildSettings and selection is SelectSettings and evaluation is EvalSettings:
         return Recipe
-    return _recipe_class(build, evaluation)
+    return _recipe_class(build, selection, evaluation)
 
 
 @cache
-def _recipe_class(build: Any, evaluation: Any) -> type[Recipe]:
-    return create_model("Recipe", __base__=Recipe, build=(build | None, None), eval=(evaluation | None, None))
+def _recipe_class(build: Any, selection: Any, evaluation: Any) -> type[Recipe]:
+    sections = {"build": build, "select": selection, "eval": evaluation}
+    fields: dict[str, Any] = {name: (kind | None, None) for name, kind in sections.items()}
+    return create_model("Recipe", __base__=Recipe, **fields)
 
 
 def keys_of(section: str, data: Any) -> set[str]:
     """The keys that a section may have; a build's depend on its builder."""
-    found = {"build": lambda: settings_class(data), "eval": eval_settings}.get(section, lambda: SECTIONS[section])()
+    known: dict[str, Callable[[], type[BaseModel]]] = {
+        "build": lambda: settings_class(data), "select": select_settings, "eval": eval_settings
+    }  # fmt: skip
+    found = known.get(section, lambda: SECTIONS[section])()
     return set(found.model_fields)
 
 
@@ -159,6 +172,7 @@ def _example(path: KeyPath, models: list[Any]) -> str:
 _WANTED: dict[KeyPath, str] = {
     ("train", "pairs"): "a folder that `mmpo build` or `mmpo convert` made; with a build: section they are its own",
     ("train", "model"): "model: NAME at the top serves every section",
+    ("select", "pairs"): "a folder that `mmpo build` or `mmpo convert` made; with a build: section they are its own",
     ("build", "model"): "model: NAME at the top serves every section",
     ("eval", "model"): "model: NAME at the top serves every section",
 }

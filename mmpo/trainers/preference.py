@@ -56,10 +56,10 @@ class PreferenceTrainer(RegularizedTrainer):
     """Trains the adapter of a `PairScorer` on encoded pairs.
 
     `args` are ordinary `TrainingArguments`; `per_device_train_batch_size` counts pairs. The steps of the run are laid
-    out by `Schedule`, so `args.num_train_epochs` may be a fraction and a token budget may vary the number of pairs
-    per step; `group_images` keeps pairs about the same images together. Auxiliary `samples` and `groups` of responses
-    go with the pairs of a training step, as many as their settings say; evaluation is on pairs alone. `facts` are
-    written into each checkpoint's completeness marker, and `keep_checkpoints` of them stay.
+    out by `Schedule`, so `args.num_train_epochs` may be a fraction and a token budget may vary the number of pairs per
+    step; `group_images` keeps pairs about the same images together, `in_order` all as they are. Auxiliary `samples` and
+    `groups` of responses go with the pairs of a training step, as many as their settings say; evaluation is on pairs
+    alone. `facts` are written into each checkpoint's completeness marker, and `keep_checkpoints` of them stay.
     """
 
     def __init__(
@@ -73,6 +73,7 @@ class PreferenceTrainer(RegularizedTrainer):
         eval_dataset: EncodedPairs | None = None,
         tokens_per_batch: int | None = None,
         group_images: bool = False,
+        in_order: bool = False,
         keep_checkpoints: int = 2,
         samples: Samples | None = None,
         groups: Groups | None = None,
@@ -94,6 +95,7 @@ class PreferenceTrainer(RegularizedTrainer):
             max_steps=args.max_steps if args.max_steps > 0 else None,
             groups=train_dataset.image_groups if group_images else None,
             parts=train_dataset.parts(model._vlm) if model.shared else None,
+            in_order=in_order,
         )
         args.max_steps, args.num_train_epochs = len(self.schedule), 1  # to `Trainer` the schedule is one long epoch
         args.remove_unused_columns = False

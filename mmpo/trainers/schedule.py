@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 from mmpo.errors import UserError
 
@@ -47,7 +48,8 @@ class Schedule:
 
     `lengths` are the tokens of each pair. The tokens of a batch are the distinct ones where `parts` say what each pair
     is made of, else pairs times the longest, padding included. Pairs of one of the `groups` (a number for each pair)
-    stay together, in one batch as far as its size allows; without groups all are mixed. Give `epochs` or `max_steps`.
+    stay together, in one batch as far as its size allows; without groups all are mixed. Pairs that are `in_order` come
+    as they are numbered, pass after pass, whatever their lengths. Give `epochs` or `max_steps`.
     Raises `UserError` where no step can be formed.
     """
 
@@ -61,6 +63,7 @@ class Schedule:
         max_steps: int | None = None,
         groups: Sequence[int] | None = None,
         parts: Sequence[Sequence[PairPart]] | None = None,
+        in_order: bool = False,
     ) -> None:
         if len(lengths) < shape.processes:
             raise UserError(
@@ -78,7 +81,8 @@ class Schedule:
         self.steps: list[list[list[int]]] = []
         wanted = None if max_steps is not None else max(1, round(len(lengths) * epochs))
         groups = range(len(lengths)) if groups is None else groups
-        for step in _steps(_Pairs(self._budget, groups), shape, random.Random(seed), wanted):
+        shuffled = _steps(_Pairs(self._budget, groups), shape, random.Random(seed), wanted)
+        for step in _steps_in_order(self._budget, shape, wanted) if in_order else shuffled:
             self.steps.append(step)
             if max_steps is not None and len(self.steps) == max_steps:
                 break
@@ -216,6 +220,23 @@ def _steps(pairs: _Pairs, shape: Shape, rng: random.Random, wanted: int | None) 
         full, rest = _full_steps(pairs.cut(pool, shape), shape)
         rng.shuffle(full)
         yield from full
+
+
+def _steps_in_order(budget: Budget, shape: Shape, wanted: int | None) -> Iterator[list[list[int]]]:
+    """Steps of pairs that follow one another, `wanted` of them (endless where None); the last step may be shorter."""
+    step: list[list[int]] = []
+    batch: list[int] = []
+    for number in count() if wanted is None else range(wanted):
+        index = number % len(budget.lengths)
+        over = shape.tokens is not None and batch and budget.tokens([*batch, index]) > shape.tokens
+        if over or len(batch) == shape.batch_size:
+            step, batch = [*step, batch], []
+            if len(step) == shape.micro_batches:
+                yield step
+                step = []
+        batch.append(index)
+    if last := _even([*step, batch] if batch else step, shape.processes):
+        yield last
 
 
 def _last_steps(pool: list[int], pairs: _Pairs, shape: Shape, rng: random.Random) -> Iterator[list[list[int]]]:

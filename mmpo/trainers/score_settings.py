@@ -19,3 +19,8 @@ class ScoreSettings(Settings):
     similarity: str | None = Field(
         default=None, min_length=1, description="Of the chosen response with prompt or image. Left out: `similarity`."
     )
+    weight: str | None = Field(
+        default=None,
+        min_length=1,
+        description="What the losses of a pair count, with `times: given`, such as `madpo_weight`. Left out: `weight`.",
+    )

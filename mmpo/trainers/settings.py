@@ -192,6 +192,13 @@ class TrainSettings(Settings):
             "pairs times the longest pair, padding included. Left out: no budget."
         ),
     )
+    order: Literal["shuffled", "given"] | None = Field(
+        default=None,
+        description=(
+            "shuffled: a new random order in every pass; given: as the pairs stand in their folder. Left out: given "
+            "for pairs that a curriculum of `mmpo select` put in order, else shuffled."
+        ),
+    )
     accumulation: int = Field(
         default=1, ge=1, description="Forward passes per optimizer step. The loss is exact whatever the split."
     )
@@ -305,6 +312,12 @@ class TrainSettings(Settings):
     )
     trust_remote_code: bool = Field(default=False, description="Let the model folder run its own Python code.")
     allow_network: bool = Field(default=False, description="Let the model be downloaded from the hub.")
+
+    @model_validator(mode="after")
+    def _one_order(self) -> TrainSettings:
+        if self.order == "given" and self.group_images:
+            raise ValueError("order: given and group_images are two orders; one can be")
+        return self
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainSettings:

@@ -48,6 +48,7 @@ from mmpo.trainers.groups import EncodedGroup, Groups, group_batch, group_digest
 from mmpo.trainers.lora import add_lora
 from mmpo.trainers.memory import MemoryEstimate, check_memory
 from mmpo.trainers.moving import Moves
+from mmpo.trainers.order import in_order
 from mmpo.trainers.preference import PreferenceTrainer
 from mmpo.trainers.ranks import Pulse, ending_with_launcher
 from mmpo.trainers.references import References, open_references
@@ -160,6 +161,7 @@ def _trainer(
         eval_dataset=data.eval_pairs if len(data.eval_pairs) else None,
         tokens_per_batch=settings.tokens_per_batch,
         group_images=settings.group_images,
+        in_order=in_order(settings),
         keep_checkpoints=settings.keep_checkpoints,
         samples=data.samples,
         groups=data.groups,

@@ -108,3 +108,26 @@ def test_groups_come_in_random_order() -> None:
         for s in range(5)
     }
     assert len(set(first)) == 1 and len(orders) == 5
+
+
+@pytest.mark.parametrize("shape", [Shape(8), Shape(2, 2, 2), Shape(1, 8), Shape(4, 1, 2)])
+def test_pairs_in_order_stay_so(shape: Shape) -> None:
+    schedule = Schedule(LENGTHS, shape, seed=3, epochs=1.5, in_order=True)
+    flat = [index for step in schedule.steps for batch in step for index in batch]
+    total = round(1.5 * 137)
+    assert flat == [number % 137 for number in range(total - total % shape.processes)]
+    assert all(len(step) == shape.micro_batches for step in schedule.steps[:-1])
+    assert len(schedule.steps[-1]) % shape.processes == 0
+
+
+def test_pairs_in_order_keep_to_the_token_budget() -> None:
+    schedule = Schedule(LENGTHS, Shape(16, accumulation=2, tokens=400), seed=0, epochs=2, in_order=True)
+    batches = [batch for step in schedule.steps for batch in step]
+    assert [index for batch in batches for index in batch] == [*range(137), *range(137)]
+    assert max(len(batch) * max(LENGTHS[i] for i in batch) for batch in batches) <= 400
+    assert min(map(len, batches[:-1])) >= 400 // 90
+
+
+def test_few_pairs_in_order_are_repeated() -> None:
+    schedule = Schedule(LENGTHS[:3], Shape(2), seed=0, max_steps=4, in_order=True)
+    assert schedule.steps == [[[0, 1]], [[2, 0]], [[1, 2]], [[0, 1]]]

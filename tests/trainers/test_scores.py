@@ -20,6 +20,7 @@ from mmpo.trainers.fitting import objective_problems
 from mmpo.trainers.score_settings import ScoreSettings
 from mmpo.trainers.scores import with_scores
 from mmpo.trainers.train import train
+from mmpo.types import PairLogps, ResponseLogps
 from tests.trainers.material import make_pairs, settings_for
 
 
@@ -53,6 +54,21 @@ def test_scores_go_by_their_usual_names_or_by_those_given() -> None:
     assert named({"dpo": {}}, data) == [None, None], "what nothing reads is not kept"
     both = pairs({"chosen": 1.0, "chosen_reward": 7.0, "rejected": 0.5})
     assert named({"odpo": {}}, both) == [{"chosen": 1.0, "rejected": 0.5}]
+
+
+def test_a_weight_that_was_selected_by_multiplies_the_loss() -> None:
+    objective = {"dpo": {"times": "given"}}
+    assert scores_read(build_objective(objective)) == {"weight": True}
+    assert named(objective, pairs({"madpo_weight": 1.5}), weight="madpo_weight") == [{"weight": 1.5}]
+    one = torch.ones(2, 1)
+    side = ResponseLogps(-one, -one, one.bool())
+    weighed = PairLogps(side, side, scores={"weight": torch.tensor([1.5, 0.0])})
+    (_, term), *_ = build_objective(objective).terms(weighed).values()
+    assert term.values.tolist() == pytest.approx([1.5 * math.log(2), 0.0])
+    with pytest.raises(UserError, match="every pair, and they have"):
+        named(objective, pairs({"chosen": 1.0}))
+    with pytest.raises(UserError, match="pair p0: given"):
+        named(objective, pairs({"weight": -1.0}))
 
 
 def test_pairs_without_a_score_that_need_none_are_nan() -> None:
