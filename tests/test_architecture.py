@@ -38,6 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recipes",),
     ("preflight",),
     ("pipeline",),
+    ("rounds",),
     ("api",),
     ("cli",),
     ("__init__", "__main__"),

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmpo.cli import console
 from mmpo.recipes import OUTPUTS, Recipe
+from mmpo.rounds import last_round
 from mmpo.runs import RunFolder
 
-
-def print_summary(run: RunFolder, section: str, result: Mapping[str, Any]) -> None:
-    """Print the result of a step, in a few lines or a table."""
-    {"build": _build, "train": _train, "eval": _eval}[section](run, result)
+if TYPE_CHECKING:
+    from mmpo.eval.statistics.rounds import RoundsTable
 
 
-def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
-    pairs = run.path / OUTPUTS["build.pairs"]
+def print_summary(folder: Path, section: str, result: Mapping[str, Any]) -> None:
+    """Print the result of a step in `folder`, in a few lines or a table."""
+    {"build": _build, "train": _train, "eval": _eval, "merge": _merge}[section](folder, result)
+
+
+def _build(folder: Path, result: Mapping[str, Any]) -> None:
+    pairs = folder / "pairs"
     if not result["images_used"]:
         for kind, table in result["counts"].items():
             lost = _losses(table)
@@ -109,7 +114,7 @@ def _mia_build(result: Mapping[str, Any]) -> str:
     return _pairs_made(result, "prompts")
 
 
-def _train(run: RunFolder, result: Mapping[str, Any]) -> None:
+def _train(folder: Path, result: Mapping[str, Any]) -> None:
     console.line(
         f"{result['pairs']:,} pairs, {result['steps']:,} steps, {result['trainable_parameters']:,} trainable parameters"
     )
@@ -124,22 +129,43 @@ def _train(run: RunFolder, result: Mapping[str, Any]) -> None:
     dropped = {reason: count for reason, count in result["dropped"].items() if count}
     if dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        console.line(f"pairs not used: {reasons}; see {run.path / 'train' / 'rejects.jsonl'}")
-    console.line(f"adapter: {run.path / OUTPUTS['train.adapter']}")
+        console.line(f"pairs not used: {reasons}; see {folder / 'rejects.jsonl'}")
+    console.line(f"adapter: {folder / 'adapter'}")
 
 
-def _eval(run: RunFolder, result: Mapping[str, Any]) -> None:
+def _merge(folder: Path, result: Mapping[str, Any]) -> None:
+    console.line(
+        f"read back: at most {result['difference']:.1g} nats per token from model and adapter, whose own effect is "
+        f"{result['effect']:.2g}"
+    )
+    console.line(f"model: {folder / result['model']}")
+
+
+def _eval(folder: Path, result: Mapping[str, Any]) -> None:
     from mmpo.eval.statistics.scorecard import Scorecard
 
     console.out.print()
     console.out.print(Scorecard.model_validate(result))
-    console.line(f"scorecard: {run.path / 'eval' / 'scorecard.md'}")
+    console.line(f"scorecard: {folder / 'scorecard.md'}")
+
+
+def print_rounds(run: RunFolder, table: RoundsTable) -> None:
+    """Print the rounds side by side, and why they ended early if they did."""
+    console.heading("rounds")
+    console.out.print(table)
+    if table.stopped:
+        console.line(f"no further round: {table.stopped}")
+    console.line(f"rounds: {run.path / 'rounds.md'}")
 
 
 def after_everything(run: RunFolder, recipe: Recipe) -> list[tuple[str, str]]:
     """`(why, command)` pairs for a run with nothing left to do."""
     steps = []
-    if recipe.train is not None:
+    if recipe.train is not None and recipe.rounds is not None:
+        last = last_round(recipe, run)
+        whole = console.command_line("mmpo", "export", run.path, "my-model", "--merge")
+        steps.append((f"write the model of round {last} into a folder of its own", whole))
+    elif recipe.train is not None:
         load = f'PeftModel.from_pretrained(model, "{run.path / OUTPUTS["train.adapter"]}")'
         steps.append((f"use the adapter in Python, with peft, on {recipe.train.model}", load))
     if recipe.name == "demo":

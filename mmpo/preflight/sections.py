@@ -334,5 +334,12 @@ def summary(context_sections: Iterable[str], recipe: Any) -> list[str]:
             )
         else:
             adapter = "with and without the adapter" if settings.adapter else "the model alone"
+            if settings.before and settings.compare:
+                adapter = f"{'with the adapter' if settings.adapter else 'the model'}, and {settings.before} before"
             lines.append(f"eval   {', '.join(settings.benchmarks)}; {adapter}")
+    if recipe.rounds is not None:
+        rounds = recipe.rounds
+        start = "the model of the round before" if rounds.train_from == "previous" else "the recipe's model"
+        fixed = "the recipe's model" if rounds.reference == "fixed" else "the model of the round before"
+        lines.append(f"rounds {rounds.number}, each trained from {start}; reference {fixed}")
     return lines
