@@ -4,10 +4,9 @@ builders and benchmarks need, packages, judges, disk and device. All mistakes ar
     recipe, warnings = examine(source, run=Path("runs/mine"), inputs={})
 
 `sections.py` checks build, train and eval as a whole, `rounds.py` their rounds, `things.py` the things that a field
-names (`mmpo.settings.Need`),
-`machine.py` what this machine must have, `commands.py` the same look for commands without a recipe. Requirements
-are kept with their owner: in the annotations of settings and of losses, in every builder's `entry.py`, in the
-benchmarks' own constructors, in `mmpo.models.folder` and `mmpo.packages`.
+names (`mmpo.settings.Need`), `machine.py` what this machine must have, `commands.py` the same look for commands without
+a recipe. Requirements are kept with their owner: in the annotations of settings and of losses, in every builder's
+`entry.py`, in the benchmarks' own constructors, in `mmpo.models.folder` and `mmpo.packages`.
 """
 
 from __future__ import annotations

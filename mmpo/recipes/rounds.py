@@ -35,4 +35,4 @@ def _short_form(value: Any) -> Any:
     return {"number": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Rounds = Annotated[RoundsSettings, BeforeValidator(_short_form)]
+SeveralRounds = Annotated[RoundsSettings, BeforeValidator(_short_form)]

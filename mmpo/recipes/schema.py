@@ -17,7 +17,7 @@ from mmpo.errors import UserError
 from mmpo.eval.settings import EvalSettings, eval_settings
 from mmpo.recipes.other_names import ours
 from mmpo.recipes.problems import Problem, refusal
-from mmpo.recipes.rounds import Rounds
+from mmpo.recipes.rounds import SeveralRounds
 from mmpo.recipes.source import KeyPath, RecipeSource, get, nearest
 from mmpo.trainers.settings import TrainSettings
 
@@ -37,7 +37,7 @@ class Recipe(BaseModel):
     plugins: list[str] = Field(
         [], description="Modules that are imported first; they register objectives, benchmarks, builders or families."
     )
-    rounds: Rounds | None = Field(
+    rounds: SeveralRounds | None = Field(
         None, description="Build, train and evaluate several times, each time with the model of the time before."
     )
     build: AnyBuildSettings | None = None
