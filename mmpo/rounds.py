@@ -30,7 +30,8 @@ MERGE = "merge"
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step of a run: a `section` of `recipe`, or `merge`. `name` is its folder, `number` its round (0: none)."""
+    """One step of a run: a `section` of `recipe`, or `merge`, with which a round begins: it makes the model of the round
+    before whole, of which it has the `recipe`. `name` is its folder, `number` its round (0: none)."""
 
     run: RunFolder
     recipe: Recipe
@@ -39,7 +40,13 @@ class PlannedStep:
 
     @property
     def name(self) -> str:
+        if self.section == MERGE:
+            return folder_of(MERGE, self._before)
         return folder_of(self.section, self.number) if self.number else self.section
+
+    @property
+    def _before(self) -> int:
+        return self.number - 1
 
     @property
     def path(self) -> Path:
@@ -58,7 +65,7 @@ class PlannedStep:
         """Raises UserError if it was begun otherwise, or if what it needs is neither there nor among `coming`."""
         if self.section != MERGE:
             return check_section(self.run, self.recipe, self.section, name=self.name, coming=coming)
-        step, trained = self.run.step(self.name), folder_of("train", self.number)
+        step, trained = self.run.step(self.name), folder_of("train", self._before)
         step.check(self._merged())
         if trained not in coming and self.run.step(trained).state != "complete":
             raise UserError(
@@ -79,15 +86,15 @@ class PlannedStep:
     def _merged(self) -> dict[str, Any]:
         """What the whole model is made of, as settings of its step."""
         settings = section_settings(self.recipe, "train")
-        adapter = self.run.step(folder_of("train", self.number)).path / "adapter"
+        adapter = self.run.step(folder_of("train", self._before)).path / "adapter"
         return {"model": settings["model"], "adapter": str(adapter), "plugins": settings.get("plugins", {})}
 
     def _merge(self) -> Mapping[str, Any]:
         from mmpo.trainers.export import export
 
-        out = model_after(self.run.path, self.number)
+        out = model_after(self.run.path, self._before)
         shutil.rmtree(out, ignore_errors=True)  # of a try that was stopped behind its last file
-        done = export(self.run.step(folder_of("train", self.number)).path, out, merge=True)
+        done = export(self.run.step(folder_of("train", self._before)).path, out, merge=True)
         return {"model": out.name, "difference": done.difference, "effect": done.effect}
 
 
@@ -110,8 +117,7 @@ def planned(recipe: Recipe, run: RunFolder, section: str | None = None) -> list[
 
 
 def _round(recipe: Recipe, run: RunFolder, number: int) -> list[PlannedStep]:
-    """The steps of a round: first the merge of the round before."""
-    merge = [PlannedStep(run, in_round(recipe, run.path, number - 1), MERGE, number - 1)] if number > 1 else []
+    merge = [PlannedStep(run, in_round(recipe, run.path, number - 1), MERGE, number)] if number > 1 else []
     now = in_round(recipe, run.path, number)
     return [*merge, *(PlannedStep(run, now, section, number) for section in recipe.sections())]
 

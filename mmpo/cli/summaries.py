@@ -153,8 +153,6 @@ def print_rounds(run: RunFolder, table: RoundsTable) -> None:
     """Print the rounds side by side, and why they ended early if they did."""
     console.heading("rounds")
     console.out.print(table)
-    if table.stopped:
-        console.line(f"no further round: {table.stopped}")
     console.line(f"rounds: {run.path / 'rounds.md'}")
 
 

@@ -67,7 +67,7 @@ class RoundsTable(FrozenRecord):
         reason: str | None = None
         for column in range(1 if compared else 0, len(models)):
             said, reason = _judged(watched, stop, column)
-            findings.append(f"{models[column]}: {'; '.join(said)}" + (f". Stop: {reason}" if reason else ""))
+            findings.append(f"{models[column]}: {'; '.join(said)}")
         return cls(models=models, rows=rows, findings=findings, stopped=reason)
 
     def to_markdown(self) -> str:
@@ -78,6 +78,8 @@ class RoundsTable(FrozenRecord):
             lines.append(f"| {' | '.join([self._name(row), *self._cells(row, changes=True)])} |")
         if self.findings:
             lines += ["", *(f"- {finding}" for finding in self.findings)]
+        if self.stopped:
+            lines += ["", f"No further round: {self.stopped}."]
         lines += [
             "",
             "All on the same pictures. After a semicolon: difference from the first model, paired by image, with p. "
@@ -94,7 +96,9 @@ class RoundsTable(FrozenRecord):
             table.add_row(Text(self._name(row)), *(Text(cell.replace(" [", "\n[")) for cell in self._cells(row)))
         yield table
         for finding in self.findings:
-            yield Text(finding, overflow="fold")
+            yield Text(f"  {finding}", overflow="fold")
+        if self.stopped:
+            yield Text(f"  no further round: {self.stopped}", style="bold", overflow="fold")
 
     @staticmethod
     def _name(row: MetricInRounds) -> str:
