@@ -30,8 +30,8 @@ MERGE = "merge"
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step of a run: a `section` of `recipe`, or `merge`, with which a round begins: it makes the model of the round
-    before whole, of which it has the `recipe`. `name` is its folder, `number` its round (0: none)."""
+    """One step of a run: a `section` of `recipe`, or `merge`, with which a round begins: it makes the model of the
+    round before whole, and has the recipe of that one. `name` is its folder, `number` its round (0: none)."""
 
     run: RunFolder
     recipe: Recipe

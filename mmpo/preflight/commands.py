@@ -118,6 +118,10 @@ def examine_export(run: Path, out: Path, *, merge: bool) -> list[str]:
             found.warn((), f"{settings.model} is not on this machine and will be fetched from the hub")
         elif merge:
             raise no_such_model(settings.model)
+        elif Path(settings.model).absolute().is_relative_to(training.folder.parent.absolute()):
+            found.warn(
+                (), f"the adapter belongs on {settings.model}, the model of the round before; --merge joins them"
+            )
         check_room(found, out, {"weights": (written, written)}, what="OUT", otherwise="OUT")
     return _told(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typer.testing import CliRunner, Result
 
 from tests.faults.commands import World, artefacts
 
-Mmpo = Callable[..., Result]
+RunIn = Callable[..., Result]
+OUT = Path("out")
 ON = ("--set", "rounds.number=2", "--set", "rounds.stop=null")
 SMALL = (
     "--set", "train.max_steps=4", "--set", "eval.benchmarks=[chair]", "--set", "train.save_steps=2",
@@ -20,39 +22,39 @@ SMALL = (
 
 
 @pytest.fixture(scope="session")
-def mmpo_here() -> Mmpo:
-    """`mmpo_here("run", …)` runs the command in this process."""
-    from mmpo.cli.app import load_commands
-
-    app = load_commands()
-
-    def invoke(*words: object) -> Result:
-        return CliRunner().invoke(app, [str(word) for word in words], prog_name="mmpo")
-
-    return invoke
-
-
-@pytest.fixture(scope="session")
 def rounds_world(parrot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     return World.make(tmp_path_factory.mktemp("rounds"), parrot_folder, 6)
 
 
 @pytest.fixture(scope="session")
-def words(rounds_world: World) -> Callable[..., list[object]]:
-    """The command line of a small run in a folder of that name."""
+def run_in(rounds_world: World) -> RunIn:
+    """`run_in("mine", "run", …)` runs the command of the small recipe in this process, in `out` of a folder of that
+    name: in all folders the run is called the same, so that all files can be compared."""
+    from mmpo.cli.app import load_commands
 
-    def of(command: str, name: str, *more: object) -> list[object]:
-        return [command, rounds_world.folder / "all.yaml", "--out", rounds_world.folder / name / "out", *SMALL, *more]
+    app = load_commands()
 
-    return of
+    def invoke(name: str, command: str, *more: object) -> Result:
+        folder = rounds_world.folder / name
+        folder.mkdir(exist_ok=True)
+        own = command in ("build", "train", "eval", "run")
+        words = [command, rounds_world.folder / "all.yaml", "--out", OUT, *SMALL] if own else [command]
+        before = os.getcwd()
+        os.chdir(folder)
+        try:
+            return CliRunner().invoke(app, [str(word) for word in (*words, *more)], prog_name="mmpo")
+        finally:
+            os.chdir(before)
+
+    return invoke
 
 
 @pytest.fixture(scope="session")
-def two_rounds(mmpo_here: Mmpo, words: Callable[..., list[object]], rounds_world: World) -> tuple[Path, Result]:
+def two_rounds(run_in: RunIn, rounds_world: World) -> tuple[Path, Result]:
     """A run of two rounds that nothing disturbed, and what it printed."""
-    result = mmpo_here(*words("run", "whole", *ON))
+    result = run_in("whole", "run", *ON)
     assert result.exit_code == 0, result.output
-    return rounds_world.folder / "whole" / "out", result
+    return rounds_world.folder / "whole" / OUT, result
 
 
 def made(out: Path) -> dict[str, Any]:

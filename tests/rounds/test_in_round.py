@@ -111,7 +111,7 @@ class Judging(Settings):
 
     model: str
     seed: int = 0
-    evidence: list[dict[str, Any]] = []
+    evidence: list[dict[str, Any]]
 
 
 def test_evidence_from_the_model_itself_stays_with_the_first_model() -> None:
