@@ -3,6 +3,8 @@ and room for the whole models between them."""
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,9 @@ def _check_stop(context: PreflightContext, rounds: RoundsSettings) -> None:
             context.error(
                 ("rounds", "stop", kind), f"{name}: {benchmark} is not among eval.benchmarks", nearest(benchmark, asked)
             )
+        elif name is not None and (known_here := _measured(context, benchmark)) and name not in known_here:
+            hint = nearest(name, known_here)
+            context.error(("rounds", "stop", kind), f"{benchmark} does not measure {name.partition('.')[2]}", hint)
         elif name is None and not any(metric_key(one)[0] in asked for one in known):
             context.warn(
                 ("rounds", "stop"),
@@ -117,6 +122,28 @@ def _check_stop(context: PreflightContext, rounds: RoundsSettings) -> None:
                 f"name a metric (rounds.stop.{kind}: BENCHMARK.METRIC), or add one of "
                 + ", ".join(dict.fromkeys(metric_key(one)[0] for one in known)),
             )
+
+
+def _measured(context: PreflightContext, benchmark: str) -> list[str]:
+    """The metrics of a benchmark, as it counts them where every answer is empty; none where that cannot be known
+    before: its pictures are still to come, or a text model judges."""
+    from mmpo.eval.context import context_of
+    from mmpo.eval.protocol import Response
+    from mmpo.eval.task import JudgedTask, named
+    from mmpo.preflight.sections import annotated_images
+
+    settings = context.settings("eval")
+    annotations = settings.annotations
+    if context.has_error(("eval",)) or (annotations is not None and context.comes(annotations)):
+        return []
+    with tempfile.TemporaryDirectory(prefix="mmpo-") as scratch, suppress(Exception):
+        shared = context_of(settings, annotated_images(context), scratch, look=True)
+        task = named(benchmark).ready(settings.of(benchmark), shared)
+        if not isinstance(task, JudgedTask):
+            parts = task.score({request: Response("", False) for request in task.requests()})
+            names = [(benchmark, part.split, metric.name) for part in parts for metric in part.tally.metrics]
+            return [".".join(filter(None, name)) for name in names]
+    return []  # a benchmark may refuse answers that are none
 
 
 def _check_merge(context: PreflightContext, rounds: RoundsSettings, train: TrainSettings) -> None:

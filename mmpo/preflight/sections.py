@@ -255,7 +255,7 @@ def check_eval(context: PreflightContext) -> None:
     if any(_path_to_come(context, value) for value in (settings.annotations, settings.of(VOCABULARY).vocabulary)):
         annotated, ready = None, False
     else:
-        annotated, ready = _annotated(context), True
+        annotated, ready = annotated_images(context), True
     with tempfile.TemporaryDirectory(prefix="mmpo-") as scratch:
         for name in settings.benchmarks:
             if ready and not context.has_error(("eval", name)):
@@ -263,7 +263,8 @@ def check_eval(context: PreflightContext) -> None:
     context.bytes["eval"] = (0, 5 * MEGABYTE)
 
 
-def _annotated(context: PreflightContext) -> Sequence[AnnotatedImage] | None:
+def annotated_images(context: PreflightContext) -> Sequence[AnnotatedImage] | None:
+    """The annotated images of the evaluation, with a look at their pictures."""
     from mmpo.data.annotations.read import read_annotations
 
     settings = context.settings("eval")
