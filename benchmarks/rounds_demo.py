@@ -14,8 +14,8 @@ Cells, each with the same total of steps, batch, learning rate and size of adapt
 Three times the pairs come from three times the scenes, so `once` sees scenes that no round sees: whatever rounds win is
 not won by more pictures. Nothing stops the rounds early here. Measured on held-out scenes against the untuned model:
 wrong claims by kind, CHAIR with recall and length, POPE (adversarial). Killed and run again it goes on, inside a
-training as well. Writes results.json and table.md: per seed the scorecards' values with their intervals, over seeds mean
-and standard deviation; the pairs of each build.
+training as well. Writes results.json and table.md: per seed the scorecards' values with their intervals, over seeds
+mean and standard deviation; the pairs of each training.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def recipe_data(args: argparse.Namespace, folder: Path, cell: str, seed: int) ->
     train = cells.equal_training(args, Path(), seed) | {
         "objective": {"dpo": {"beta": args.beta}, "sft": {"weight": args.sft_weight}},
         "max_steps": args.steps if in_rounds else args.steps * NUMBER,
+        "eval_fraction": 0,
     }
     evaluation = cells.held_out(args, folder, seed, "", ["claims", "chair", "pope"])
     evaluation["pope"] = {"splits": ["adversarial"]}

@@ -80,7 +80,7 @@ def test_what_ends_no_round_is_said(rounds_world: World) -> None:
     assert [kind for kind in ("wrong", "recall", "words") if f"measure {kind}" in "".join(pope)] == [
         "wrong", "recall", "words",
     ]  # fmt: skip
-    assert examined(rounds_world, "eval.benchmarks=[pope]", "rounds.stop=null", "rounds.number=2")[1] == []
+    assert examined(rounds_world, "eval.benchmarks=[pope]", "rounds={number: 2, stop: null}")[1] == []
 
 
 class Disk(NamedTuple):
