@@ -27,7 +27,7 @@ def check_rounds(context: PreflightContext) -> None:
         return
     if recipe.build is None or train is None:
         missing = "build" if recipe.build is None else "train"
-        if not context.has_error((missing,)):
+        if context.source.data.get(missing) is None:  # else it is wrong, which is told
             context.error(("rounds",), f"rounds build pairs and train on them, and there is no `{missing}:` section")
         return
     _check_models(context, train)
@@ -103,7 +103,8 @@ def _check_stop(context: PreflightContext, rounds: RoundsSettings) -> None:
     if stop is None:
         return
     if recipe.eval is None:
-        context.warn(("rounds",), "without an `eval:` section nothing ends the rounds early, and none is measured")
+        if context.source.data.get("eval") is None:
+            context.warn(("rounds",), "without an `eval:` section nothing ends the rounds early, and none is measured")
         return
     asked = recipe.eval.benchmarks
     for kind, known in WATCHED.items():
