@@ -191,6 +191,19 @@ def test_export_takes_the_last_round(run_in: RunIn, two_rounds: tuple[Path, Resu
     assert adapter.exit_code == 0 and "belongs on out/merge-1/model" in adapter.stderr
 
 
+def test_another_model_stands_before_though_no_cache_has_its_answers(
+    run_in: RunIn, rounds_world: World, two_rounds: tuple[Path, Result]
+) -> None:
+    whole, _ = two_rounds
+    base = read_json(whole / "eval-1/scorecard.json")["model"]
+    changes = {"model": whole / "merge-1/model", "adapter": whole / "train-2/adapter", "before": base}
+    result = run_in("before", "eval", *(w for key, value in changes.items() for w in ("--set", f"eval.{key}={value}")))
+    assert result.exit_code == 0, result.output
+    out = rounds_world.folder / "before" / OUT / "eval"
+    assert read_json(out / "scorecard.json")["rows"] == read_json(whole / "eval-2/scorecard.json")["rows"]
+    assert {*read_json(out / "engine.json")} == {"before", "after"}
+
+
 @pytest.mark.usefixtures("two_rounds")
 def test_a_run_folder_shows_its_rounds(run_in: RunIn) -> None:
     shown = run_in("whole", "inspect", OUT).stdout
