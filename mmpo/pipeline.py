@@ -31,30 +31,33 @@ def open_run(run: RunFolder, recipe: Recipe) -> None:
     run.open(dump(recipe.model_dump(mode="json", exclude_none=True, exclude_unset=True)))
 
 
-def check_section(run: RunFolder, recipe: Recipe, section: str, *, coming: Collection[str] = ()) -> None:
+def check_section(
+    run: RunFolder, recipe: Recipe, section: str, *, name: str | None = None, coming: Collection[str] = ()
+) -> None:
     """Raises UserError if the recipe has no `section`, or it was begun otherwise, or what it needs is not there.
 
-    `coming` are steps that will be done before it.
+    `name` is its step (and folder) where that is not called as the section, `coming` are steps that will be done
+    before it.
     """
     settings = section_settings(recipe, section)
-    step = run.step(section)
+    step = run.step(name or section)
     if not starts_over(recipe, section):
         step.check(settings)
     for needed in step.needs(settings):
         if needed not in coming and run.step(needed).state != "complete":
             raise UserError(
-                f"{section} uses what {needed} makes, and {needed} is not complete in {run.path}",
-                hint=f"run {needed} there first, or everything in order with `mmpo run`",
+                f"{step.name} uses what {needed} makes, and {needed} is not complete in {run.path}",
+                hint=f"run {needed.partition('-')[0]} there first, or everything in order with `mmpo run`",
             )
 
 
-def run_section(run: RunFolder, recipe: Recipe, section: str) -> dict[str, Any]:
-    """Do one section (or take it as it is, if it is complete) and return its result."""
-    check_section(run, recipe, section)
+def run_section(run: RunFolder, recipe: Recipe, section: str, *, name: str | None = None) -> dict[str, Any]:
+    """Do one section (or take it as it is, if it is complete) in the step `name` and return its result."""
+    check_section(run, recipe, section, name=name)
     if section != "train" and process_count() > 1:
         raise UserError(f"{section} runs in one process", hint="use `accelerate launch` for `mmpo train` alone")
     settings = getattr(recipe, section)
-    step = run.step(section)
+    step = run.step(name or section)
 
     def work() -> Mapping[str, Any]:
         module, _, function = STAGES[section].partition(":")

@@ -18,7 +18,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from importlib import metadata
 from pathlib import Path
@@ -190,10 +190,10 @@ class RunFolder:
     def step(self, name: str) -> Step:
         return Step(self, name)
 
-    def write_results(self, names: tuple[str, ...]) -> dict[str, Any]:
-        """`results.json`: the results of the complete steps among `names`."""
+    def write_results(self, names: Sequence[str], more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """`results.json`: the results of the complete steps among `names`, and `more`."""
         steps = [self.step(name) for name in names]
-        results = {step.name: step.result for step in steps if step.state == "complete"}
+        results = {step.name: step.result for step in steps if step.state == "complete"} | dict(more or {})
         if is_main_process():
             write_json(self.path / "results.json", results)
         return results

@@ -39,6 +39,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recipes",),
     ("preflight",),
     ("pipeline",),
+    ("rounds",),
     ("api",),
     ("cli",),
     ("__init__", "__main__"),

@@ -61,6 +61,7 @@ def inspect_folder(path: Path, *, as_json: bool, frames: str | None, out: Path |
 
 def run_folder(path: Path) -> dict[str, Any]:
     """The steps of a run, and where their results are."""
+    from mmpo.eval.statistics.rounds import RoundsTable
     from mmpo.recipes import OUTPUTS
     from mmpo.recipes.schema import SECTIONS
     from mmpo.recipes.source import parse
@@ -69,19 +70,29 @@ def run_folder(path: Path) -> dict[str, Any]:
     recipe = parse((path / "recipe.yaml").read_text(encoding="utf-8"), str(path / "recipe.yaml")).data
     run = RunFolder(path)
     shown: dict[str, Any] = {"run of": recipe.get("name")}
-    for section in SECTIONS:
-        if recipe.get(section) is None:
-            continue
-        step = run.step(section)
+    sections = [section for section in SECTIONS if recipe.get(section) is not None]
+    for name in _in_rounds(path) if recipe.get("rounds") is not None else sections:
+        step = run.step(name)
         record = step.record()
         took = f", took {duration(record['seconds'])}" if "seconds" in record else ""
-        shown[section] = {"absent": "not begun", "started": "begun, not complete"}.get(step.state, step.state) + took
+        shown[name] = {"absent": "not begun", "started": "begun, not complete"}.get(step.state, step.state) + took
     for name, place in OUTPUTS.items():
         if (path / place).exists():
             shown[name.partition(".")[2]] = f"{path / place} (mmpo inspect {path / place})"
     if (path / "eval" / "scorecard.md").exists():
         shown["scorecard"] = f"{path / 'eval' / 'scorecard.md'} (mmpo inspect {path / 'eval'})"
+    if (path / "rounds.md").exists():
+        shown["rounds"] = path / "rounds.md"
+        shown["text"] = RoundsTable.model_validate(read_json(path / "rounds.json"))
     return shown
+
+
+def _in_rounds(path: Path) -> list[str]:
+    """The steps of rounds that a run folder has, in the order in which they are done."""
+    order = ["build", "select", "train", "eval", "merge"]
+    found = [file.parent.name.partition("-") for file in path.glob("*-*/step.json")]
+    known = [(int(number), order.index(section)) for section, _, number in found if section in order]
+    return [f"{order[section]}-{number}" for number, section in sorted(known)]
 
 
 def scorecard(path: Path) -> dict[str, Any]:

@@ -14,20 +14,27 @@ from mmpo.cli import console
 from mmpo.cli.app import Failed, Interrupted, debugging
 from mmpo.cli.demo_world import WORLD, DemoWorld
 from mmpo.cli.logs import logging_to, quiet_libraries
-from mmpo.cli.summaries import after_everything, print_summary
+from mmpo.cli.summaries import after_everything, print_rounds, print_summary
 from mmpo.errors import UserError
 from mmpo.locks import announce, locked, private_files
-from mmpo.pipeline import check_section, open_run, run_section, starts_over
+from mmpo.pipeline import open_run
 from mmpo.preflight import examine
 from mmpo.progress_display import duration
-from mmpo.recipes import OUTPUTS, Recipe, override, read
+from mmpo.recipes import Recipe, override, read
 from mmpo.recipes.schema import SECTIONS
 from mmpo.recipes.source import RecipeSource
+from mmpo.rounds import MERGE, PlannedStep, finished_sections, last_round, planned, write_rounds
 from mmpo.run_log import RUN
 from mmpo.runs import RunFolder, choose_folder, is_main_process
 from mmpo.storage import storage_error
 
-TITLES = {"build": "building pairs", "select": "selecting pairs", "train": "training", "eval": "evaluating"}
+TITLES = {
+    "build": "building pairs",
+    "select": "selecting pairs",
+    "train": "training",
+    "eval": "evaluating",
+    MERGE: "the model with its adapter, whole, for the next round",
+}
 NEXT = {
     "build": "build the pairs",
     "select": "choose among the pairs",
@@ -60,13 +67,13 @@ def run_recipe(
     run = RunFolder(choose_folder(str(source.data["name"]), out=out, resume=resume))
     given = demo.names(run.path)
     wanted = (section,) if section else tuple(SECTIONS)
-    finished = [name for name in wanted if run.step(name).state == "complete"]
+    finished = finished_sections(run, source.data.get("rounds"), wanted)
     recipe, warnings = examine(source, run=run.path, inputs=given, sections=wanted, finished=finished)
-    chosen = (section,) if section else recipe.sections()
+    chosen = planned(recipe, run, section)
     if not chosen:
         raise UserError(f"the recipe {recipe.name} has no section such as train, so there is nothing to run")
-    for number, name in enumerate(chosen):
-        check_section(run, recipe, name, coming=(WORLD, *chosen[:number]))
+    for number, step in enumerate(chosen):
+        step.check((WORLD, *(before.name for before in chosen[:number])))
     if is_main_process():
         for warning in warnings:
             console.warn(warning)
@@ -75,13 +82,19 @@ def run_recipe(
     with private_files(), locked(run.path) as before, _session(run, recipe, again, before):
         if is_main_process():
             demo.draw(run, recipe)
-        for name in chosen:
-            _run_one(run, recipe, name)
-        run.write_results(recipe.sections())
-    waiting = [name for name in recipe.sections() if run.step(name).state != "complete"]
+        table = None
+        for step in chosen:
+            if not section and recipe.rounds is not None and step.number > last_round(recipe, run):
+                break  # what the rounds before brought is known by now
+            _run_one(step, recipe)
+            table = write_rounds(recipe, run)
+        if table is not None:
+            print_rounds(run, table)
+    waiting = [step for step in planned(recipe, run) if step.state != "complete" and step.section != MERGE]
     if waiting:
-        command = console.command_line("mmpo", waiting[0], recipe_name, *_as_options(settings), "--out", run.path)
-        console.next_steps([(NEXT[waiting[0]], command)])
+        coming = waiting[0].section
+        command = console.command_line("mmpo", coming, recipe_name, *_as_options(settings), "--out", run.path)
+        console.next_steps([(NEXT[coming], command)])
     else:
         console.next_steps(after_everything(run, recipe))
 
@@ -90,31 +103,33 @@ def _as_options(settings: Sequence[str]) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
-def _run_one(run: RunFolder, recipe: Recipe, section: str) -> None:
-    check_section(run, recipe, section)
-    title = f"{section}: {TITLES[section]}"
-    if run.step(section).state == "complete" and not starts_over(recipe, section):
-        console.heading(f"{title} (done before, in {run.step(section).path})")
-        result = run_section(run, recipe, section)
+def _run_one(step: PlannedStep, recipe: Recipe) -> None:
+    step.check()
+    title = f"{step.section}: {TITLES[step.section]}"
+    if recipe.rounds is not None:
+        title = f"round {step.number} of {recipe.rounds.number}, {title}"
+    if step.state == "complete" and not step.again:
+        console.heading(f"{title} (done before, in {step.path})")
+        result = step.do()
     else:
-        resumed = run.step(section).state == "started" and not starts_over(recipe, section)
+        resumed = step.state == "started" and not step.again
         console.heading(f"{title}{', continuing' if resumed else ''}")
         started = time.monotonic()
-        logger.info("%s starts", section)
+        logger.info("%s starts", step.name)
         quiet_libraries()
-        result = run_section(run, recipe, section)
-        logger.info("%s is complete", section)
+        result = step.do()
+        logger.info("%s is complete", step.name)
         console.line(f"took {duration(time.monotonic() - started)}")
-    print_summary(run, section, result)
-    if section == "build" and not result["images_used"]:
+    print_summary(step.path, step.section, result)
+    if step.section == "build" and not result["images_used"]:
         raise UserError(
             "the build made no pairs, so there is nothing to train on",
-            hint=f"the reasons are above, and for each image in {run.path / OUTPUTS['build.pairs'] / 'rejects.jsonl'}",
+            hint=f"the reasons are above, and for each image in {step.path / 'pairs' / 'rejects.jsonl'}",
         )
-    if section == "select" and not result["pairs_kept"]:
+    if step.section == "select" and not result["pairs_kept"]:
         raise UserError(
             "the selection kept no pairs, so there is nothing to train on",
-            hint=f"the reasons are above, and for each pair in {run.path / OUTPUTS['select.pairs'] / 'rejects.jsonl'}",
+            hint=f"the reasons are above, and for each pair in {step.path / 'pairs' / 'rejects.jsonl'}",
         )
 
 

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmpo.cli import console
 from mmpo.recipes import OUTPUTS, Recipe
+from mmpo.rounds import last_round
 from mmpo.runs import RunFolder
 
-
-def print_summary(run: RunFolder, section: str, result: Mapping[str, Any]) -> None:
-    """Print the result of a step, in a few lines or a table."""
-    {"build": _build, "select": _select, "train": _train, "eval": _eval}[section](run, result)
+if TYPE_CHECKING:
+    from mmpo.eval.statistics.rounds import RoundsTable
 
 
-def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
-    pairs = run.path / OUTPUTS["build.pairs"]
+
+def print_summary(folder: Path, section: str, result: Mapping[str, Any]) -> None:
+    """Print the result of a step in `folder`, in a few lines or a table."""
+    {"build": _build, "select": _select, "train": _train, "eval": _eval, "merge": _merge}[section](folder, result)
+
+
+def _build(folder: Path, result: Mapping[str, Any]) -> None:
+    pairs = folder / "pairs"
     if not result["images_used"]:
         for kind, table in result["counts"].items():
             lost = _losses(table)
@@ -38,9 +44,9 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
     left_out = result["images"] - result["images_used"]
     reasons = str(pairs / "rejects.jsonl")
     if result.get("candidates"):
-        folder = run.path / "build" / result["candidates"]
-        console.line(f"candidates, claims and verdicts: {folder} (mmpo inspect {folder})")
-        reasons = f"{folder / 'rejects.jsonl'}" + (f" and {reasons}" if result.get("pairs") else "")
+        told = folder / result["candidates"]
+        console.line(f"candidates, claims and verdicts: {told} (mmpo inspect {told})")
+        reasons = f"{told / 'rejects.jsonl'}" + (f" and {reasons}" if result.get("pairs") else "")
     made = "pairs" not in result or result["pairs"] is not None
     if left_out:
         what = "pair" if made else "candidate of use"
@@ -145,7 +151,7 @@ def _mia_build(result: Mapping[str, Any]) -> str:
     return _pairs_made(result, "prompts")
 
 
-def _select(run: RunFolder, result: Mapping[str, Any]) -> None:
+def _select(folder: Path, result: Mapping[str, Any]) -> None:
     for step in result["steps"]:
         lost = ", ".join(f"{count:,} {reason}" for reason, count in step["dropped"].items())
         console.line(f"{step['step']}: {step['kept']:,} of {step['pairs_in']:,}" + (f" ({lost})" if lost else ""))
@@ -162,13 +168,13 @@ def _select(run: RunFolder, result: Mapping[str, Any]) -> None:
     if result["ordered"]:
         stages = ", ".join(f"{count:,}" for count in result["stages"].values())
         console.line(f"ordered for training, in stages of {stages} pairs")
-    pairs = run.path / OUTPUTS["select.pairs"]
+    pairs = folder / "pairs"
     if result["pairs_kept"] < result["pairs_in"]:
         console.line(f"why each other pair was dropped: {pairs / 'rejects.jsonl'}")
     console.line(f"pairs: {pairs}")
 
 
-def _train(run: RunFolder, result: Mapping[str, Any]) -> None:
+def _train(folder: Path, result: Mapping[str, Any]) -> None:
     console.line(
         f"{result['pairs']:,} pairs, {result['steps']:,} steps, {result['trainable_parameters']:,} trainable parameters"
     )
@@ -183,22 +189,41 @@ def _train(run: RunFolder, result: Mapping[str, Any]) -> None:
     dropped = {reason: count for reason, count in result["dropped"].items() if count}
     if dropped:
         reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        console.line(f"pairs not used: {reasons}; see {run.path / 'train' / 'rejects.jsonl'}")
-    console.line(f"adapter: {run.path / OUTPUTS['train.adapter']}")
+        console.line(f"pairs not used: {reasons}; see {folder / 'rejects.jsonl'}")
+    console.line(f"adapter: {folder / 'adapter'}")
 
 
-def _eval(run: RunFolder, result: Mapping[str, Any]) -> None:
+def _merge(folder: Path, result: Mapping[str, Any]) -> None:
+    console.line(
+        f"read back: at most {result['difference']:.1g} nats per token from model and adapter, whose own effect is "
+        f"{result['effect']:.2g}"
+    )
+    console.line(f"model: {folder / result['model']}")
+
+
+def _eval(folder: Path, result: Mapping[str, Any]) -> None:
     from mmpo.eval.statistics.scorecard import Scorecard
 
     console.out.print()
     console.out.print(Scorecard.model_validate(result))
-    console.line(f"scorecard: {run.path / 'eval' / 'scorecard.md'}")
+    console.line(f"scorecard: {folder / 'scorecard.md'}")
+
+
+def print_rounds(run: RunFolder, table: RoundsTable) -> None:
+    """Print the rounds side by side, and why they ended early if they did."""
+    console.heading("rounds")
+    console.out.print(table)
+    console.line(f"rounds: {run.path / 'rounds.md'}")
 
 
 def after_everything(run: RunFolder, recipe: Recipe) -> list[tuple[str, str]]:
     """`(why, command)` pairs for a run with nothing left to do."""
     steps = []
-    if recipe.train is not None:
+    if recipe.train is not None and recipe.rounds is not None:
+        last = last_round(recipe, run)
+        whole = console.command_line("mmpo", "export", run.path, "my-model", "--merge")
+        steps.append((f"write the model of round {last} into a folder of its own", whole))
+    elif recipe.train is not None:
         load = f'PeftModel.from_pretrained(model, "{run.path / OUTPUTS["train.adapter"]}")'
         steps.append((f"use the adapter in Python, with peft, on {recipe.train.model}", load))
     if recipe.name == "demo":

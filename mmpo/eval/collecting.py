@@ -41,15 +41,16 @@ def collect_responses(
     if settings.adapter:
         check_adapter(settings.adapter)
         adapter = folder_fingerprint(Path(settings.adapter))
-    states: dict[ModelState, str | None] = (
-        {"before": None, "after": adapter} if adapter and settings.compare else {"after": adapter}
-    )
+    states: dict[ModelState, tuple[str, str | None]] = {"after": (model, adapter)}
+    if settings.compare and (adapter or settings.before):
+        first = folder_fingerprint(model_folder(settings.before)) if settings.before else model
+        states = {"before": (first, None), **states}
     weights = settings.dtype if settings.quantize == "none" else f"{settings.dtype} {settings.quantize}"
     keys = {
         (state, request): answer_key(
-            model, with_adapter, weights, pictures.fingerprint(request), request.prompt, request.max_new_tokens
+            *asked, weights, pictures.fingerprint(request), request.prompt, request.max_new_tokens
         )
-        for state, with_adapter in states.items()
+        for state, asked in states.items()
         for request in requests
     }
     with ExitStack() as stack:
@@ -113,42 +114,67 @@ def _ask_model(
     cache: AnswerCache | None,
     record: Path,
 ) -> None:
+    opened: dict[tuple[str, str | None], AnswerEngine] = {}
+    for state, requests in every.items():
+        known = {request for request in requests if keys[state, request] in answers}
+        if len(known) == len(requests):
+            continue
+        other = settings.before if state == "before" else None
+        weights = (other, None) if other else (settings.model, settings.adapter)
+        if weights not in opened:
+            opened.clear()  # two models are never in memory together
+            opened[weights] = _engine(*weights, settings)
+        off = state == "before" and other is None
+        with opened[weights].adapter_off() if off else nullcontext():
+            _ask_state(opened[weights], state, every, known, keys, pictures, answers, cache, record)
+
+
+def _ask_state(
+    engine: AnswerEngine,
+    state: ModelState,
+    every: Mapping[ModelState, Sequence[Request]],
+    known: Collection[Request],
+    keys: Keys,
+    pictures: Pictures,
+    answers: AnswerLog,
+    cache: AnswerCache | None,
+    record: Path,
+) -> None:
+    missing = len(every[state]) - len(known)
+    label = f"asking, {state}" if len(every) > 1 else "asking"
+    started, checked = time.monotonic(), len(engine.checks)
+    with task(label, missing) as running:
+        for number, (request, answer) in enumerate(_answers(engine, every[state], known, pictures)):
+            row = {
+                "key": keys[state, request],
+                **_names(state, request),
+                "answer": answer.text,
+                "truncated": answer.truncated,
+                "p_yes": answer.p_yes,
+                "margin": answer.margin if math.isfinite(answer.margin) else None,
+            }
+            answers.add(row)
+            if cache is not None:
+                cache.add(row)
+            running.advance()
+            if number == 0:
+                _record(record, state, engine, checked, 0, 0.0)
+    _record(record, state, engine, checked, missing, time.monotonic() - started)
+
+
+def _engine(model: str, adapter: str | None, settings: EvalSettings) -> AnswerEngine:
     from mmpo.models.generation.answer import AnswerEngine
     from mmpo.models.live import loaded
 
     vlm = loaded(
-        settings.model,
-        adapter=settings.adapter,
+        model,
+        adapter=adapter,
         dtype=settings.dtype,
         quantize=settings.quantize,
         video_input=settings.video_input,
         trust_remote_code=settings.trust_remote_code,
     )
-    engine = AnswerEngine(vlm, token_budget=settings.tokens_per_batch)
-    for state, requests in every.items():
-        known = {request for request in requests if keys[state, request] in answers}
-        missing = len(requests) - len(known)
-        if not missing:
-            continue
-        label = f"asking, {state}" if len(every) > 1 else "asking"
-        started, checked = time.monotonic(), len(engine.checks)
-        with engine.adapter_off() if state == "before" else nullcontext(), task(label, missing) as running:
-            for number, (request, answer) in enumerate(_answers(engine, requests, known, pictures)):
-                row = {
-                    "key": keys[state, request],
-                    **_names(state, request),
-                    "answer": answer.text,
-                    "truncated": answer.truncated,
-                    "p_yes": answer.p_yes,
-                    "margin": answer.margin if math.isfinite(answer.margin) else None,
-                }
-                answers.add(row)
-                if cache is not None:
-                    cache.add(row)
-                running.advance()
-                if number == 0:
-                    _record(record, state, engine, checked, 0, 0.0)
-        _record(record, state, engine, checked, missing, time.monotonic() - started)
+    return AnswerEngine(vlm, token_budget=settings.tokens_per_batch)
 
 
 def _record(path: Path, state: ModelState, engine: AnswerEngine, checked: int, asked: int, seconds: float) -> None:

@@ -80,7 +80,7 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
 
 def _overlap(settings: EvalSettings, run_dir: Path, pictures: Pictures, requests: Sequence[Request]) -> Overlap | None:
     """The images that the evaluation shares with the pairs of its adapter, and with those built in the same run."""
-    places = [run_dir.parent / "build" / "pairs"]
+    places = [run_dir.parent / "build" / "pairs", *sorted(run_dir.parent.glob("build-*/pairs"))]
     if settings.adapter is not None:
         adapter = Path(settings.adapter)
         places += [adapter, adapter.parent.parent / "build" / "pairs"]
@@ -179,6 +179,7 @@ def _score(
     return Scorecard(
         model=settings.model,
         adapter=settings.adapter,
+        before=settings.before if "before" in responses else None,
         rows=rows,
         counts=counts,
         categories=categories,

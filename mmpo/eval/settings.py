@@ -41,6 +41,11 @@ class CommonSettings(Section):
         default="base",
         description="`base`: also without the adapter, for a before/after table. `none`: with the adapter only.",
     )
+    before: Annotated[str | None, MODEL] = Field(
+        default=None,
+        description="Another model that stands before, such as the one that several trainings began with. Left out: "
+        "`model` without the adapter.",
+    )
     images: Annotated[str | None, FOLDER] = Field(
         default=None, description="Folder that holds the annotated images. Empty: the annotation file's folder."
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,14 @@ class Tensor:
 
     shape: tuple[int, ...]
     dtype: str
+
+
+_WIDTH = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}
+
+
+def stored_bytes(tensors: Mapping[str, Tensor]) -> int:
+    """The bytes that tensors take on the disk."""
+    return sum(_WIDTH.get(tensor.dtype, 1) * prod(tensor.shape) for tensor in tensors.values())
 
 
 def find_model(source: str) -> Path | None:

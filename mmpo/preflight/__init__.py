@@ -3,10 +3,10 @@ builders and benchmarks need, packages, judges, disk and device. All mistakes ar
 
     recipe, warnings = examine(source, run=Path("runs/mine"), inputs={})
 
-`sections.py` checks build, train and eval as a whole, `things.py` the things that a field names (`mmpo.settings.Need`),
-`machine.py` what this machine must have, `commands.py` the same look for commands without a recipe. Requirements
-are kept with their owner: in the annotations of settings and of losses, in every builder's `entry.py`, in the
-benchmarks' own constructors, in `mmpo.models.folder` and `mmpo.packages`.
+`sections.py` checks build, train and eval as a whole, `rounds.py` their rounds, `things.py` the things that a field
+names (`mmpo.settings.Need`), `machine.py` what this machine must have, `commands.py` the same look for commands without
+a recipe. Requirements are kept with their owner: in the annotations of settings and of losses, in every builder's
+`entry.py`, in the benchmarks' own constructors, in `mmpo.models.folder` and `mmpo.packages`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mmpo.preflight.context import PreflightContext
 from mmpo.preflight.machine import check_room
+from mmpo.preflight.rounds import check_rounds
 from mmpo.preflight.sections import CHECKS
 from mmpo.recipes import Recipe, prepare
 from mmpo.recipes.problems import Problem, in_order, refusal
@@ -44,6 +45,7 @@ def examine(
         context = PreflightContext(source=source, recipe=recipe, run=run, sections=left)
         for name in context.sections:
             CHECKS[name](context)
+        check_rounds(context)
         check_room(context, run, context.bytes)
         problems = [*problems, *context.problems]
     mistakes = [problem for problem in problems if problem.error]

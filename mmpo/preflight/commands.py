@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpo.data.convert.rows import row_files
 from mmpo.errors import UserError
-from mmpo.models.folder import Tensor, check_adapter, check_fit, find_model, header, no_such_model, weights
+from mmpo.models.folder import check_adapter, check_fit, find_model, header, no_such_model, stored_bytes, weights
 from mmpo.preflight.context import Findings
 from mmpo.preflight.machine import check_chat, check_room
 from mmpo.preflight.things import check_path, check_vision_model, check_writable
@@ -107,27 +106,24 @@ def examine_export(run: Path, out: Path, *, merge: bool) -> list[str]:
     with found.noting(()):
         training = finished(run)
         check_adapter(training.adapter)
-        written = _bytes(header(training.adapter / "adapter_model.safetensors"))
+        written = stored_bytes(header(training.adapter / "adapter_model.safetensors"))
         settings = training.settings
         if merge:
             import_plugins(training)
         if merge and (folder := find_model(settings.model)) is not None:
             check_vision_model(folder, settings.model, trust_remote_code=settings.trust_remote_code)
             check_fit(training.adapter, folder, settings.model)
-            written = _bytes(weights(folder, settings.model))
+            written = stored_bytes(weights(folder, settings.model))
         elif merge and settings.allow_network:
             found.warn((), f"{settings.model} is not on this machine and will be fetched from the hub")
         elif merge:
             raise no_such_model(settings.model)
+        elif Path(settings.model).absolute().is_relative_to(training.folder.parent.absolute()):
+            found.warn(
+                (), f"the adapter belongs on {settings.model}, the model of the round before; --merge joins them"
+            )
         check_room(found, out, {"weights": (written, written)}, what="OUT", otherwise="OUT")
     return _told(found)
-
-
-_WIDTH = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}
-
-
-def _bytes(tensors: Mapping[str, Tensor]) -> int:
-    return sum(_WIDTH.get(tensor.dtype, 1) * prod(tensor.shape) for tensor in tensors.values())
 
 
 def examine_score(

@@ -305,7 +305,7 @@ def check_eval(context: PreflightContext) -> None:
     if any(_path_to_come(context, value) for value in (settings.annotations, settings.of(VOCABULARY).vocabulary)):
         annotated, ready = None, False
     else:
-        annotated, ready = _annotated(context), True
+        annotated, ready = annotated_images(context), True
     with tempfile.TemporaryDirectory(prefix="mmpo-") as scratch:
         for name in settings.benchmarks:
             if ready and not context.has_error(("eval", name)):
@@ -313,7 +313,8 @@ def check_eval(context: PreflightContext) -> None:
     context.bytes["eval"] = (0, 5 * MEGABYTE)
 
 
-def _annotated(context: PreflightContext) -> Sequence[AnnotatedImage] | None:
+def annotated_images(context: PreflightContext) -> Sequence[AnnotatedImage] | None:
+    """The annotated images of the evaluation, with a look at their pictures."""
     from mmpo.data.annotations.read import read_annotations
 
     settings = context.settings("eval")
@@ -393,5 +394,12 @@ def summary(context_sections: Iterable[str], recipe: Any) -> list[str]:
             )
         else:
             adapter = "with and without the adapter" if settings.adapter else "the model alone"
+            if settings.before and settings.compare:
+                adapter = f"{'with the adapter' if settings.adapter else 'the model'}, and {settings.before} before"
             lines.append(f"eval   {', '.join(settings.benchmarks)}; {adapter}")
+    if recipe.rounds is not None:
+        rounds = recipe.rounds
+        start = "the model of the round before" if rounds.train_from == "previous" else "the recipe's model"
+        fixed = "the recipe's model" if rounds.reference == "fixed" else "the model of the round before"
+        lines.append(f"rounds {rounds.number}, each trained from {start}; reference {fixed}")
     return lines

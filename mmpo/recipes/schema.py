@@ -18,6 +18,7 @@ from mmpo.errors import UserError
 from mmpo.eval.settings import EvalSettings, eval_settings
 from mmpo.recipes.other_names import ours
 from mmpo.recipes.problems import Problem, refusal
+from mmpo.recipes.rounds import SeveralRounds
 from mmpo.recipes.source import KeyPath, RecipeSource, get, nearest
 from mmpo.select.settings import SelectSettings, select_settings
 from mmpo.trainers.settings import TrainSettings
@@ -37,6 +38,9 @@ class Recipe(BaseModel):
     video_input: VideoInput | None = Field(None, description=VIDEO_INPUT)
     plugins: list[str] = Field(
         [], description="Modules that are imported first; they register objectives, benchmarks, builders or families."
+    )
+    rounds: SeveralRounds | None = Field(
+        None, description="Build, train and evaluate several times, each time with the model of the time before."
     )
     build: AnyBuildSettings | None = None
     select: SelectSettings | None = None

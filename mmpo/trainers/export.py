@@ -75,8 +75,11 @@ class Finished:
 
 
 def finished(run: Path) -> Finished:
-    """The training in a run folder (or in its `train` folder). Raises `UserError` where there is no finished one."""
-    train = run / "train" if (run / "train" / "train_result.json").is_file() else run
+    """The training in a run folder (or in its `train` folder), of several rounds the last that is finished. Raises
+    `UserError` where there is none."""
+    rounds = sorted((len(path.name), path.name, path) for path in run.glob("train-*"))
+    found = [run / "train", *(path for *_, path in rounds), run]
+    train = next((path for path in reversed(found[:-1]) if (path / "train_result.json").is_file()), run)
     if not (train / "train_result.json").is_file():
         raise UserError(f"{run}: no finished training in it", hint="give the run folder of `mmpo train` or `mmpo run`")
     settings = TrainSettings.model_validate(read_json(train / "settings.json"))
@@ -247,7 +250,7 @@ def _results(train: Path, result: TrainResult) -> list[str]:
     if rows:
         lines += ["", "| held-out pairs | before | after |", "| --- | ---: | ---: |"]
         lines += [f"| {name} | {'' if a is None else f'{a:.3f}'} | {b:.3f} |" for name, a, b in rows]
-    scorecard = train.parent / "eval" / "scorecard.md"
+    scorecard = train.parent / train.name.replace("train", "eval", 1) / "scorecard.md"
     if scorecard.is_file():
         lines += ["", scorecard.read_text(encoding="utf-8").strip()]
     return lines

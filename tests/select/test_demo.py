@@ -26,7 +26,7 @@ def test_demo_pairs_by_the_demo_model(mmpo: Invoke) -> None:  # noqa: F811
     gap, weight, _ = result["steps"]
     assert gap["kept"] == table["in"] // 2 and not set(gap["dropped"]) - {"below"}
     assert weight["kept"] == int(gap["kept"] * 0.9 + 1e-9)
-    assert all(0 < pair.scores["wpo_weight"] for pair in read_pairs("run/select/pairs") if pair.scores)
+    assert all(pair.scores["wpo_weight"] > 0 for pair in read_pairs("run/select/pairs") if pair.scores)
     assert abs(result["after"]["length_difference"]) <= 0.02 * result["after"]["rejected_words"] + 1e-9
     recipe = Path("run/recipe.yaml").read_text()
     assert "select:" in recipe

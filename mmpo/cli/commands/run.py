@@ -11,13 +11,15 @@ def run(recipe: RecipeArgument, set_: SetOption = None, out: OutOption = None, r
 
     Steps that are complete in the run folder are not done again, and a
     stopped step continues where it was: to resume, run the same command on
-    the same folder.
+    the same folder. With `rounds: 3` the sections run three times, each time
+    with the model of the time before.
 
     [bold]Examples[/bold]
 
       mmpo recipe show own-images > my.yaml    # then edit the paths in it
       mmpo run my.yaml --out runs/mine
       mmpo run my.yaml --resume                # continue its latest run
+      mmpo run my.yaml --set rounds=3          # docs/rounds.md
     """
     from mmpo.cli.running import run_recipe
 

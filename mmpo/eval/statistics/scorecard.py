@@ -25,6 +25,7 @@ class Scorecard(FrozenRecord):
 
     model: str
     adapter: str | None
+    before: str | None = Field(default=None, description="The model before, where it is another than `model`.")
     rows: list[MetricRow]
     counts: list[MetricCounts]
     categories: list[Category] = Field(default_factory=list)
@@ -138,7 +139,8 @@ class Scorecard(FrozenRecord):
 
     def _title(self) -> list[str]:
         what = f"{self.adapter} on {self.model}" if self.adapter else self.model
-        return [f"{what}: before is the model without the adapter" if self.compared else what]
+        first = self.before or "the model without the adapter"
+        return [f"{what}: before is {first}" if self.compared else what]
 
     def _header(self) -> list[str]:
         return (
@@ -155,13 +157,13 @@ class Scorecard(FrozenRecord):
     def _cells(self, row: MetricRow) -> list[str]:
         name = row.shown + ARROWS[row.better]
         if not self.compared:
-            return [name, _estimate(row.after, row.percent)]
+            return [name, shown_estimate(row.after, row.percent)]
         known = row.change is not None and row.defined
         change = _signed(row.change, row.percent) if row.change is not None and known else ""
         return [
             name,
-            "" if row.before is None else _estimate(row.before, row.percent),
-            _estimate(row.after, row.percent),
+            "" if row.before is None else shown_estimate(row.before, row.percent),
+            shown_estimate(row.after, row.percent),
             change,
             _test(row, row.change) if row.change is not None and known else "",
         ]
@@ -179,11 +181,11 @@ class Scorecard(FrozenRecord):
         keep = range(len(header)) if self.compared else (0, 1, 3)
         table = [header, ["---"] * len(header)]
         for c in sorted(self.categories, key=lambda c: (c.q if c.q is not None else 1.0, -c.questions)):
-            before = "" if c.before is None else _estimate(c.before, True)
+            before = "" if c.before is None else shown_estimate(c.before, True)
             tests = ["" if value is None else _p(value) for value in (c.p, c.q)]
             changed = ["" if value is None else f"{value}" for value in (c.fixed, c.broken)]
             name = f"{c.benchmark.upper()} {c.name}"
-            table.append([name, f"{c.questions:,}", before, _estimate(c.after, True), *changed, *tests])
+            table.append([name, f"{c.questions:,}", before, shown_estimate(c.after, True), *changed, *tests])
         rows = ["| " + " | ".join(row[column] for column in keep) + " |" for row in table]
         return ["", "## By category", "", *rows]
 
@@ -212,7 +214,8 @@ def table_width(table: Table) -> int:
     return wanted
 
 
-def _estimate(estimate: Estimate, percent: bool) -> str:
+def shown_estimate(estimate: Estimate, percent: bool) -> str:
+    """A value with its interval, or `undefined`."""
     if not estimate.defined:
         return "undefined"
     return f"{number(estimate.value, percent)} [{number(estimate.low, percent)}, {number(estimate.high, percent)}]"
