@@ -225,7 +225,7 @@ def test_mistakes_of_a_build_name_no_inner_parts() -> None:
     text = mistake(TRAIN_AND_EVAL + build, "build.pairs_per_image=3")
     assert "r.yaml:11: build: pairs_per_image can be 1 with `variants: 1`\n" in text + "\n"
     text = mistake(TRAIN_AND_EVAL + build, "build.builder=foo")
-    assert "build.builder: should be one of hallucination_pairs, " in text and "(it is 'foo')" in text
+    assert "build.builder: should be one of candidates, " in text and "(it is 'foo')" in text
 
 
 def test_nested_keys_name_the_nearest_at_their_own_level() -> None:

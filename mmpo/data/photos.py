@@ -168,8 +168,8 @@ class OtherPhotos:
             raise UserError(f"{path}: no hashes are in it")
 
     def match(self, photo: SeenPhoto) -> tuple[str, int | None] | None:
-        """The name of a photo of the same pixels (without a distance), or of the nearest one within `NEAR` bits with the
-        number of those that differ; None if there is none."""
+        """The name of a photo of the same pixels (without a distance), or of the nearest one within `NEAR` bits and the
+        number of bits that differ; None if there is none."""
         if (name := self._same.get(photo.key)) is not None:
             return name, None
         return self._near.nearest(photo.dhash)

@@ -143,6 +143,8 @@ def test_a_function_that_writes_pairs_is_a_builder_too(tmp_path: Path) -> None:
 
 
 def test_every_folder_with_an_entry_is_a_builder() -> None:
-    assert set(builders.BUILDERS) == {"hallucination_pairs", "mia", "radiology", "video_rewards"}
+    assert set(builders.BUILDERS) == {
+        "candidates", "hallucination_pairs", "mia", "pairs_from_candidates", "radiology", "video_rewards",
+    }  # fmt: skip
     for name, entry in builders.BUILDERS.items():
         assert entry.settings.model_fields["builder"].annotation == Literal[name]

@@ -25,7 +25,7 @@ from mmpo.text.vocabulary import ObjectVocabulary
 if TYPE_CHECKING:
     from mmpo.models.generation.answer import AnswerEngine
 
-Judge = Callable[[Sequence[JudgedPicture], Sequence[Sequence[str]]], list[dict[str, CombinedOpinion]]]
+ClaimJudge = Callable[[Sequence[JudgedPicture], Sequence[Sequence[str]]], list[dict[str, CombinedOpinion]]]
 
 
 def claims_of(candidates: Iterable[Candidate]) -> frozenset[str]:
@@ -96,7 +96,7 @@ def fitted_of(data: Mapping[str, Any]) -> FittedEvidence:
     return _FITTED.validate_python({**data, "by": data["sources"]})
 
 
-def judge_with(evidence: Evidence, fitted: FittedEvidence, root: Path) -> Judge:
+def judge_with(evidence: Evidence, fitted: FittedEvidence, root: Path) -> ClaimJudge:
     """A function that asks about further classes of pictures, and judges them by the same cuts."""
 
     def judge(pictures: Sequence[JudgedPicture], names: Sequence[Sequence[str]]) -> list[dict[str, CombinedOpinion]]:
@@ -116,11 +116,11 @@ def later_judging(
     root: Path,
     stack: ExitStack,
     engine: Callable[[], AnswerEngine],
-) -> Judge:
+) -> ClaimJudge:
     """The judging of a finished folder of candidates, for further classes; sources are opened when it is first used."""
 
     @cache
-    def opened() -> Judge:
+    def opened() -> ClaimJudge:
         settings = CandidateSettings.model_validate(tables.card["settings"])
         model = model_contents(settings.model, settings, run_dir, "asked") or ""
         evidence = Evidence.open(settings, vocabulary, run_dir / "evidence", stack, engine=engine, model=model)

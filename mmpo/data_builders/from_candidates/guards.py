@@ -81,7 +81,7 @@ class PairFacts:
         return self.words[0] - self.words[1]
 
 
-Rule: TypeAlias = Callable[[Sequence[PairFacts]], set[str]]
+GuardRule: TypeAlias = Callable[[Sequence[PairFacts]], set[str]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class GuardOutcome:
 
 def guarded(pairs: Sequence[PairFacts], settings: GuardSettings) -> GuardOutcome:
     """Apply all guards until none takes anything more."""
-    rules: list[tuple[str, Rule]] = []
+    rules: list[tuple[str, GuardRule]] = []
     if settings.object_cap is not None:
         rules.append(("object_cap", partial(over_object_cap, share=settings.object_cap, least=settings.least)))
     if settings.polarity is not None:

@@ -27,7 +27,7 @@ Engine = Callable[[], AnswerEngine]
 """Opens the model when it is first needed."""
 
 
-class AnswerCache:
+class KeptAnswers:
     """Asks the model of a build. `model` is the fingerprint of its files, `dtype` its number format, `folder` where its
     texts are kept."""
 
@@ -68,7 +68,7 @@ class AnswerCache:
         return texts
 
 
-class GenerationCache(AnswerCache):
+class GenerationCache(KeptAnswers):
     """Also asks for descriptions."""
 
     def __init__(self, settings: BuildSettings, engine: Engine, model: str, folder: Path) -> None:

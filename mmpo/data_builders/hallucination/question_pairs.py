@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from mmpo.data.pair import placeholder_in
 from mmpo.data.truth import Truth
 from mmpo.data_builders.hallucination.affirmed import EvidenceReader
-from mmpo.data_builders.hallucination.generations import AnswerCache, Generation
+from mmpo.data_builders.hallucination.generations import Generation, KeptAnswers
 from mmpo.data_builders.hallucination.judges import QuestionMaker
 from mmpo.data_builders.hallucination.questions import CoOccurrence, ObjectQuestion, choose_questions, judge, select
 from mmpo.data_builders.hallucination.settings import QuestionSettings
@@ -66,7 +66,7 @@ class Interviewer:
         self,
         settings: QuestionSettings,
         seed: int,
-        listener: AnswerCache,
+        listener: KeptAnswers,
         vocabulary: ObjectVocabulary,
         common: CoOccurrence,
         maker: QuestionMaker | None = None,

@@ -11,7 +11,7 @@ import pytest
 from mmpo.data.truth import decide
 from mmpo.data_builders.candidates.records import Candidate
 from mmpo.data_builders.from_candidates.maker import MadePair
-from mmpo.data_builders.from_candidates.makers.edited import Edited, EditedSettings
+from mmpo.data_builders.from_candidates.makers.edited import EditedCandidates, EditedSettings
 from mmpo.data_builders.from_candidates.truths import truth_of_picture
 from mmpo.data_builders.hallucination.detect import Detector
 from mmpo.data_builders.hallucination.questions import CoOccurrence, choose_questions
@@ -28,7 +28,7 @@ VERDICTS: dict[str, Presence] = {
 def make(
     folder: Path, texts: Sequence[str | Candidate], verdicts: dict[str, Presence] = VERDICTS, **settings: Any
 ) -> list[MadePair]:
-    maker = Edited(EditedSettings(**settings), context(folder))
+    maker = EditedCandidates(EditedSettings(**settings), context(folder))
     (found,) = maker.make(0, [judged("a.png", texts, verdicts)], lambda: None)
     if isinstance(found, Quarantined):
         raise found

@@ -24,7 +24,7 @@ from mmpo.data_builders.from_candidates.guards import GuardSettings, PairFacts, 
 from mmpo.data_builders.from_candidates.maker import MadePair, MakerSettings, PairMaker, PairSide, pair_maker
 from mmpo.errors import Quarantined
 
-Sides = tuple[Candidate, Candidate]
+ChosenRejected = tuple[Candidate, Candidate]
 """Chosen, rejected."""
 
 
@@ -78,7 +78,7 @@ class BestWorst(PairMaker[BestWorstSettings]):
             return {}
         return dict.fromkeys(sorted(rlaif_v_length(pairs)[1]), "rlaif_v_length")
 
-    def _sides(self, picture: JudgedPicture, number: int, group: Sequence[Candidate]) -> list[Sides]:
+    def _sides(self, picture: JudgedPicture, number: int, group: Sequence[Candidate]) -> list[ChosenRejected]:
         if self.settings.official == "chair_dpo":
             return chair_dpo_sides(group)
         if self.settings.official == "rlaif_v":
@@ -105,7 +105,7 @@ RULES = ("length", "recall", "uncertain", "truncated", "chosen_absent", "gap")
 """What may be against a pair, the last rule to be passed first."""
 
 
-def unfit(sides: Sides, settings: BestWorstSettings) -> str:
+def unfit(sides: ChosenRejected, settings: BestWorstSettings) -> str:
     """The first of rules (a) to (f) that (chosen, rejected) breaks, as a word of `RULES`; empty for an admissible
     pair."""
     chosen, rejected = sides
@@ -127,16 +127,16 @@ def unfit(sides: Sides, settings: BestWorstSettings) -> str:
     return ""
 
 
-def chosen_sides(admissible: Sequence[Sides], settings: BestWorstSettings) -> list[Sides]:
+def chosen_sides(admissible: Sequence[ChosenRejected], settings: BestWorstSettings) -> list[ChosenRejected]:
     """Up to `pairs_per_prompt` admissible pairs, the widest gap first, then the least difference in words; a candidate
     at most once on each side."""
 
-    def order(both: Sides) -> tuple[int, int, int, int]:
+    def order(both: ChosenRejected) -> tuple[int, int, int, int]:
         chosen, rejected = both
         gap = len(rejected.absent) - len(chosen.absent)
         return -gap, abs(chosen.words - rejected.words), chosen.sample, rejected.sample
 
-    found: list[Sides] = []
+    found: list[ChosenRejected] = []
     for chosen, rejected in sorted(admissible, key=order):
         free = all(chosen is not one and rejected is not other for one, other in found)
         if free and len(found) < settings.pairs_per_prompt:
@@ -144,7 +144,7 @@ def chosen_sides(admissible: Sequence[Sides], settings: BestWorstSettings) -> li
     return found
 
 
-def rlaif_v_sides(group: Sequence[Candidate], draw: random.Random) -> list[Sides]:
+def rlaif_v_sides(group: Sequence[Candidate], draw: random.Random) -> list[ChosenRejected]:
     """RLAIF-V: of all combinations that differ in the number of wrong claims, two at random, the fewer wrong ones
     chosen."""
     differing = [both for both in combinations(group, 2) if len(both[0].absent) != len(both[1].absent)]
@@ -152,7 +152,7 @@ def rlaif_v_sides(group: Sequence[Candidate], draw: random.Random) -> list[Sides
     return [both if len(both[0].absent) < len(both[1].absent) else (both[1], both[0]) for both in drawn]
 
 
-def chair_dpo_sides(group: Sequence[Candidate]) -> list[Sides]:
+def chair_dpo_sides(group: Sequence[Candidate]) -> list[ChosenRejected]:
     """CHAIR-DPO: of samples 1 and 2 the one with the lower CHAIR_i, 0 where nothing judged is named; none for a tie."""
     two = [candidate for candidate in group if candidate.sample in (1, 2)]
     if len(two) < 2 or (first := two[0].chair_i or 0.0) == (second := two[1].chair_i or 0.0):

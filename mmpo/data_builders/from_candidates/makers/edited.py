@@ -78,7 +78,7 @@ class EditOptions:
 
 
 @pair_maker("edited", settings=EditedSettings)
-class Edited(PairMaker[EditedSettings]):
+class EditedCandidates(PairMaker[EditedSettings]):
     """Pairs of candidates and their corrected selves, and of right descriptions and the same with something left out.
     How the model words things is learnt from all candidates of a unit."""
 

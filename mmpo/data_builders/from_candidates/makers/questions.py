@@ -57,7 +57,7 @@ class YesNoQuestions(PairMaker[YesNoSettings]):
 
     @cached_property
     def interviewer(self) -> Interviewer:
-        from mmpo.data_builders.hallucination.generations import AnswerCache
+        from mmpo.data_builders.hallucination.generations import KeptAnswers
         from mmpo.data_builders.hallucination.question_pairs import Interviewer
         from mmpo.data_builders.hallucination.questions import CoOccurrence
 
@@ -72,7 +72,7 @@ class YesNoQuestions(PairMaker[YesNoSettings]):
             places_per_image=0,
         )
         model = folder_fingerprint(model_folder(self.context.model))
-        listener = AnswerCache(settings.dtype, self.context.engine, model, self.context.folder)
+        listener = KeptAnswers(settings.dtype, self.context.engine, model, self.context.folder)
         return Interviewer(asked, self.context.seed, listener, self.context.vocabulary, CoOccurrence(()))
 
     def make(self, number: int, pictures: Sequence[JudgedPicture], advance: Callable[[], None]) -> list[Made]:
