@@ -36,14 +36,17 @@ def _build(run: RunFolder, result: Mapping[str, Any]) -> None:
     for warning in result.get("warnings", ()):
         console.line(f"warning: {warning}")
     left_out = result["images"] - result["images_used"]
+    reasons = str(pairs / "rejects.jsonl")
     if result.get("candidates"):
         folder = run.path / "build" / result["candidates"]
         console.line(f"candidates, claims and verdicts: {folder} (mmpo inspect {folder})")
-        if result.get("pairs") is None:
-            return
+        reasons = f"{folder / 'rejects.jsonl'}" + (f" and {reasons}" if result.get("pairs") else "")
+    made = "pairs" not in result or result["pairs"] is not None
     if left_out:
-        console.line(f"{left_out:,} {sources} gave no pair; the reasons are in {pairs / 'rejects.jsonl'}")
-    console.line(f"pairs: {pairs}")
+        what = "pair" if made else "candidate of use"
+        console.line(f"{left_out:,} {sources} gave no {what}; the reasons are in {reasons}")
+    if made:
+        console.line(f"pairs: {pairs}")
 
 
 def _hallucination_build(result: Mapping[str, Any]) -> str:

@@ -167,10 +167,11 @@ class OtherPhotos:
         if not len(self):
             raise UserError(f"{path}: no hashes are in it")
 
-    def match(self, photo: SeenPhoto) -> tuple[str, int] | None:
-        """The name of an equal photo (distance 0) or of the nearest one within `NEAR` bits; None if there is none."""
+    def match(self, photo: SeenPhoto) -> tuple[str, int | None] | None:
+        """The name of a photo of the same pixels (without a distance), or of the nearest one within `NEAR` bits with the
+        number of those that differ; None if there is none."""
         if (name := self._same.get(photo.key)) is not None:
-            return name, 0
+            return name, None
         return self._near.nearest(photo.dhash)
 
 

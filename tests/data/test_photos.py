@@ -111,14 +111,14 @@ def test_photos_of_others_are_found_by_pixels_or_likeness(tmp_path: Path) -> Non
         for one, seen in zip(list_photos(tmp_path / "own"), look_at(list_photos(tmp_path / "own")), strict=True)
     }
     matches = {path: theirs.match(seen) for path, seen in own.items() if isinstance(seen, SeenPhoto)}
-    assert matches["same.png"] == ("x.png", 0) and matches["other.png"] is None
+    assert matches["same.png"] == ("x.png", None) and matches["other.png"] is None
     assert matches["alike.jpg"] is not None and matches["alike.jpg"][0] == "y.png"
     hashes = tmp_path / "hashes.txt"
     keys = [seen for seen in own.values() if isinstance(seen, SeenPhoto)]
     hashes.write_text(f"{keys[0].dhash}\n\n{own['same.png'].key}\n")  # type: ignore[union-attr]
     listed_hashes = OtherPhotos()
     listed_hashes.add_hashes(hashes)
-    assert listed_hashes.match(own["same.png"]) == ("hashes.txt", 0)  # type: ignore[arg-type]
+    assert listed_hashes.match(own["same.png"]) == ("hashes.txt", None)  # type: ignore[arg-type]
     hashes.write_text("deadbeef\n")
     with pytest.raises(UserError, match=r"hashes.txt:1: 'deadbeef' is no hash"):
         OtherPhotos().add_hashes(hashes)

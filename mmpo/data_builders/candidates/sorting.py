@@ -54,7 +54,7 @@ def sort_photos(
             found.left_out.append((photo, one))
         elif (match := others.match(one)) is not None:
             name, distance = match
-            detail = f"{name}: " + (f"{distance} of 256 bits differ" if distance else "the same pixels")
+            detail = f"{name}: " + ("the same pixels" if distance is None else f"{distance} of 256 bits differ")
             found.left_out.append((photo, Quarantined("filter", "benchmark", detail)))
         elif first != photo.path:
             found.left_out.append((photo, Quarantined("filter", "duplicate_of", str(first))))

@@ -194,7 +194,7 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
         if missing := table["in"] - gone:
             table["decode: picture_gone"] = missing
         facts = [facts_of(row) for row in kept]
-        told = [one for one in facts if not one.free_length]
+        told = [one for one in facts if not one.free_length] or facts
         punished = Counter(name for one in facts for name in one.punished)
         recalls = [one.recall for one in told if None not in one.recall]
         result = PairsMade(
