@@ -13,25 +13,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-Numbers = np.ndarray
-
 
 @dataclass(frozen=True)
 class Ches:
     """CHES scores [n]: `raw`, `normalized` by length, and that `relative` to the chosen side's own |mean h_w|^2, which
     does not depend on the scale of a model's states: 0 where both sides have the same mean state."""
 
-    raw: Numbers
-    normalized: Numbers
-    relative: Numbers
+    raw: np.ndarray
+    normalized: np.ndarray
+    relative: np.ndarray
 
 
-def summed(states: Numbers, mask: Numbers) -> Numbers:
+def summed(states: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """[n, h] the sums of states [n, t, h] where `mask` [n, t] is True: padding never counts."""
     return np.asarray(np.where(mask[..., None], states, 0.0).sum(axis=1))
 
 
-def ches(chosen: Numbers, rejected: Numbers, chosen_tokens: Numbers, rejected_tokens: Numbers) -> Ches:
+def ches(chosen: np.ndarray, rejected: np.ndarray, chosen_tokens: np.ndarray, rejected_tokens: np.ndarray) -> Ches:
     """The centred hidden embedding similarity of responses, from their summed states [n, h]: those of the last layer
     that predict a token, from the last of the prompt to the last but one of the response.
 
@@ -46,13 +44,13 @@ def ches(chosen: Numbers, rejected: Numbers, chosen_tokens: Numbers, rejected_to
     return Ches(both - own, normalized, relative)
 
 
-def log_gradient_ratio(chosen: Numbers, rejected: Numbers) -> Numbers:
+def log_gradient_ratio(chosen: np.ndarray, rejected: np.ndarray) -> np.ndarray:
     """[n] log of |dl/dpi_l| / |dl/dpi_w| of the DPO loss by the two probabilities, which is pi_w / pi_l: far above 0
     the step takes from the rejected response far more than it gives to the chosen one."""
     return np.asarray(chosen - rejected)
 
 
-def log_field_ratio(chosen_ratio: Numbers, rejected_ratio: Numbers) -> Numbers:
+def log_field_ratio(chosen_ratio: np.ndarray, rejected_ratio: np.ndarray) -> np.ndarray:
     """[n] log of |dl/dx_w| / |dl/dx_l|, which is x_l / x_w, for the likelihood ratios x = pi / pi_ref; the arguments
     are their logarithms (Feng et al. 2024, arXiv:2404.04626)."""
     return np.asarray(rejected_ratio - chosen_ratio)

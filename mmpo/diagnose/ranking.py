@@ -10,22 +10,20 @@ from __future__ import annotations
 
 import numpy as np
 
-Numbers = np.ndarray
-
 CLIP = 1e-3
 """A share of raters is kept this far from 0 and 1, where its logit is infinite."""
 
 
 def right(
-    chosen: Numbers, rejected: Numbers, chosen_tokens: Numbers | None = None, rejected_tokens: Numbers | None = None
-) -> Numbers:
+    chosen: np.ndarray, rejected: np.ndarray, chosen_tokens: np.ndarray | None = None, rejected_tokens: np.ndarray | None = None
+) -> np.ndarray:
     """[n] bool: the chosen response is at least as probable, or with the numbers of tokens, is so per token."""
     if chosen_tokens is not None and rejected_tokens is not None:
         chosen, rejected = chosen / chosen_tokens, rejected / rejected_tokens
     return np.asarray(chosen >= rejected)
 
 
-def idealized_right(reference_gap: Numbers, beta: float, share: Numbers | float) -> Numbers:
+def idealized_right(reference_gap: np.ndarray, beta: float, share: np.ndarray | float) -> np.ndarray:
     """[n] bool: a policy at the very minimum of the DPO loss ranks the pair as the `share` of raters who prefer the
     chosen response does. Its gap is the reference's plus logit(share) / beta."""
     kept = np.clip(share, CLIP, 1 - CLIP)
@@ -33,7 +31,7 @@ def idealized_right(reference_gap: Numbers, beta: float, share: Numbers | float)
     return np.asarray((gap > 0) == (np.asarray(share) > 0.5))
 
 
-def flip_distance(policy_gap: Numbers, reference_gap: Numbers, beta: float) -> Numbers:
+def flip_distance(policy_gap: np.ndarray, reference_gap: np.ndarray, beta: float) -> np.ndarray:
     """[n] the DPO loss of a pair minus the loss below which the policy ranks it right, softplus(beta reference_gap).
     Below 0 where it does: how far the loss is beyond the threshold; above 0 what it still has to fall."""
     loss = np.logaddexp(0.0, -beta * (policy_gap - reference_gap))

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-Numbers = np.ndarray
-
 SMALLEST, LARGEST, BINS = 0.01, 1e6, 900
 """A histogram's bins are about as wide as `SMALLEST` near 0, and grow with the value up to `LARGEST`, by 4 %."""
 
@@ -25,7 +23,7 @@ class Moments:
     _mean: float = 0.0
     _squares: float = 0.0
 
-    def add(self, values: Numbers) -> None:
+    def add(self, values: np.ndarray) -> None:
         values = np.asarray(values, dtype=np.float64)
         values = values[~np.isnan(values)]
         if not len(values):
@@ -57,7 +55,7 @@ class Correlation:
     _y: Moments = field(default_factory=Moments)
     _together: float = 0.0
 
-    def add(self, x: Numbers, y: Numbers) -> None:
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
         x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
         there = ~(np.isnan(x) | np.isnan(y))
         x, y = x[there], y[there]
@@ -79,7 +77,7 @@ class Correlation:
         return self._together / ((self._x.count - 1) * self._x.deviation * self._y.deviation)
 
 
-def _edges() -> Numbers:
+def _edges() -> np.ndarray:
     # sinh is a line near 0 and an exponential far from it, on both sides
     reach = math.asinh(LARGEST / SMALLEST)
     return SMALLEST * np.sinh(np.linspace(-reach, reach, BINS + 1))
@@ -89,11 +87,11 @@ def _edges() -> Numbers:
 class Histogram:
     """Counts in fixed bins; what lies outside is in the outermost."""
 
-    counts: Numbers = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
 
     EDGES = _edges()
 
-    def add(self, values: Numbers) -> None:
+    def add(self, values: np.ndarray) -> None:
         values = np.asarray(values, dtype=np.float64)
         values = values[~np.isnan(values)]
         places = np.clip(np.searchsorted(self.EDGES, values, side="right") - 1, 0, BINS - 1)
