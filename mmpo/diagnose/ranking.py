@@ -15,7 +15,10 @@ CLIP = 1e-3
 
 
 def right(
-    chosen: np.ndarray, rejected: np.ndarray, chosen_tokens: np.ndarray | None = None, rejected_tokens: np.ndarray | None = None
+    chosen: np.ndarray,
+    rejected: np.ndarray,
+    chosen_tokens: np.ndarray | None = None,
+    rejected_tokens: np.ndarray | None = None,
 ) -> np.ndarray:
     """[n] bool: the chosen response is at least as probable, or with the numbers of tokens, is so per token."""
     if chosen_tokens is not None and rejected_tokens is not None:

@@ -114,7 +114,9 @@ class Sampler:
         scored = self._scorer(collate(made)["batch"].to(self._vlm.device))
         said = {pair.chosen_text.strip(), pair.rejected_text.strip()}
         for k, answers in enumerate(both):
-            for by, answer, side in zip(("policy", "reference"), answers, (scored.chosen, scored.rejected), strict=True):
+            for by, answer, side in zip(
+                ("policy", "reference"), answers, (scored.chosen, scored.rejected), strict=True
+            ):
                 sums = (float(values[k].double().sum()) for values in (side.policy, side.reference))
                 yield WrittenAnswer(
                     row_of(row), by, answer.text, len(answer.token_ids), *sums, answer.truncated, answer.text in said

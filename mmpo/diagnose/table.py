@@ -129,4 +129,3 @@ def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
 
 
 _AGAIN = "delete {path} and run the same command again: only these pairs are scored again"
-
