@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("evidence",),
     ("data_builders", "trainers", "eval"),
     ("report",),
+    ("diagnose",),
     ("demo",),
     ("recipes",),
     ("preflight",),

@@ -83,7 +83,7 @@ def _ranking(found: Measured) -> Iterator[Reading]:
         behind = who == "policy" and (main.reference_right.value or 0) > raw.value
         yield _share(
             "ranking", f"ranking accuracy, {who}", raw,
-            f"{_model(who, found)} gives the chosen response at least as much probability in {_percent(raw)} of the pairs",
+            f"{_model(who, found)} finds the chosen response at least as probable in {_percent(raw)} of the pairs",
             "warning" if behind else "fine",
             "training made the ranking worse: fewer epochs, a larger beta, or an objective with a term for the chosen "
             "response (dpop, irpo)" if behind else "",
@@ -134,7 +134,8 @@ def _displacement(found: Measured) -> Iterator[Reading]:
     advice += "learning rate, or pairs of low CHES"
     yield _share(
         "displacement", "chosen fell", fell,
-        f"{_percent(fell)} of the chosen responses are less probable than before", grave, "" if grave == "fine" else advice,
+        f"{_percent(fell)} of the chosen responses are less probable than before", grave,
+        "" if grave == "fine" else advice,
     )  # fmt: skip
     yield _share("displacement", "both fell", both, f"in {_percent(both)} of the pairs both responses are")
     for name, spread, per_token in (
@@ -220,9 +221,11 @@ def _generalization(found: Measured) -> Iterator[Reading]:
         grave: Grave = "warning" if drop > DROP_WARN else "look" if drop > DROP_LOOK else "fine"
         yield _share(
             "implicit reward", f"accuracy, {name}", share,
-            f"it does in {_percent(share)} of the pairs {name!r}" + (f", {100 * drop:.1f} points fewer" if drop > 0 else ""),
+            f"it does in {_percent(share)} of the pairs {name!r}"
+            + (f", {100 * drop:.1f} points fewer" if drop > 0 else ""),
             grave,
-            "the preference does not carry over: fewer epochs, more varied prompts and pictures" if grave != "fine" else "",
+            "the preference does not carry over: fewer epochs, more varied prompts and pictures"
+            if grave != "fine" else "",
         )  # fmt: skip
 
 
@@ -230,8 +233,12 @@ def _separability(found: Measured) -> Iterator[Reading]:
     if found.separability is None:
         return
     one = found.separability
-    kinds = (("states", "the model's mean hidden states"), ("surface", "length, punctuation and n-grams"), ("length", "the number of words alone"))  # fmt: skip
-    for name, words in kinds:
+    kinds = {
+        "states": "the model's mean hidden states",
+        "surface": "length, punctuation and n-grams",
+        "length": "the number of words alone",
+    }
+    for name, words in kinds.items():
         value = getattr(one, name)
         low = value.auroc_low
         grave: Grave = "warning" if low > SEPARABLE_WARN else "look" if low > SEPARABLE_LOOK else "fine"

@@ -1,5 +1,5 @@
-"""Answers that policy and reference write to a few prompts of the pairs, scored under both: how far the policy has gone,
-how long it has become, and whether answers grow that are neither the chosen nor the rejected one."""
+"""Answers that policy and reference write to a few prompts of the pairs, scored under both: how far the policy has
+gone, how long it has become, and whether answers grow that are neither the chosen nor the rejected one."""
 
 from __future__ import annotations
 

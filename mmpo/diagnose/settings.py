@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mmpo.data.video_input import VideoInput
 from mmpo.settings import ADAPTER, MODEL, PAIRS, Settings
@@ -58,7 +58,7 @@ class DiagnoseSettings(Settings):
     agreement: float = Field(
         default=0.75, ge=0, le=1, description="The share of raters who would prefer the chosen response."
     )
-    without: frozenset[Costly] = Field(default=frozenset(), description="What to leave out.")
+    without: tuple[Costly, ...] = Field(default=(), description="What to leave out.")
     limit: int | None = Field(default=None, ge=1, description="At most so many pairs of each folder, drawn by `seed`.")
     batch_size: int = Field(default=8, ge=1, description="Pairs computed together.")
     masked: float = Field(default=0.6, gt=0, le=1, description="The share of a masked picture that is hidden.")
@@ -67,3 +67,8 @@ class DiagnoseSettings(Settings):
     max_new_tokens: int = Field(default=64, ge=1, description="The longest of these, in tokens.")
     probe_pairs: int = Field(default=1000, ge=5, description="Pairs that the test of separability is made on.")
     seed: int = Field(default=0, description="Decides what is drawn.")
+
+    @field_validator("without")
+    @classmethod
+    def _in_one_order(cls, value: tuple[Costly, ...]) -> tuple[Costly, ...]:
+        return tuple(name for name in COSTLY if name in value)

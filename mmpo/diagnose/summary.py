@@ -60,14 +60,6 @@ class Distribution:
         return self.histogram.quantile(0.5)
 
 
-def _shares() -> Share:
-    return field(default_factory=Share)  # type: ignore[return-value]
-
-
-def _distribution() -> Distribution:
-    return field(default_factory=Distribution)  # type: ignore[return-value]
-
-
 @dataclass
 class SetSummary:
     """The sums of one set. Shares and spreads without numbers were not asked for, or need an adapter."""
@@ -79,33 +71,33 @@ class SetSummary:
     """Of how many rows one is kept as a point of a chart."""
     left_out: Counter[str] = field(default_factory=Counter)
     pairs: int = 0
-    policy_right: Share = _shares()
-    policy_right_by_length: Share = _shares()
-    reference_right: Share = _shares()
-    reference_right_by_length: Share = _shares()
+    policy_right: Share = field(default_factory=Share)
+    policy_right_by_length: Share = field(default_factory=Share)
+    reference_right: Share = field(default_factory=Share)
+    reference_right_by_length: Share = field(default_factory=Share)
     idealized: dict[float, Share] = field(default_factory=dict)
-    implicit_right: Share = _shares()
-    trained_right: Share = _shares()
-    held_out_right: Share = _shares()
-    flip_above: Distribution = _distribution()
+    implicit_right: Share = field(default_factory=Share)
+    trained_right: Share = field(default_factory=Share)
+    held_out_right: Share = field(default_factory=Share)
+    flip_above: Distribution = field(default_factory=Distribution)
     """Distances of the pairs that are not yet ranked right."""
-    flip: Distribution = _distribution()
-    chosen_fell: Share = _shares()
-    both_fell: Share = _shares()
-    chosen_change: Distribution = _distribution()
-    rejected_change: Distribution = _distribution()
+    flip: Distribution = field(default_factory=Distribution)
+    chosen_fell: Share = field(default_factory=Share)
+    both_fell: Share = field(default_factory=Share)
+    chosen_change: Distribution = field(default_factory=Distribution)
+    rejected_change: Distribution = field(default_factory=Distribution)
     chosen_change_per_token: Moments = field(default_factory=Moments)
     rejected_change_per_token: Moments = field(default_factory=Moments)
-    margin: Distribution = _distribution()
-    gradient_ratio: Distribution = _distribution()
-    field_ratio: Distribution = _distribution()
-    ches: Distribution = _distribution()
-    ches_normalized: Distribution = _distribution()
-    ches_relative: Distribution = _distribution()
-    perception_chosen: Distribution = _distribution()
-    perception_rejected: Distribution = _distribution()
-    chosen_tokens: Distribution = _distribution()
-    rejected_tokens: Distribution = _distribution()
+    margin: Distribution = field(default_factory=Distribution)
+    gradient_ratio: Distribution = field(default_factory=Distribution)
+    field_ratio: Distribution = field(default_factory=Distribution)
+    ches: Distribution = field(default_factory=Distribution)
+    ches_normalized: Distribution = field(default_factory=Distribution)
+    ches_relative: Distribution = field(default_factory=Distribution)
+    perception_chosen: Distribution = field(default_factory=Distribution)
+    perception_rejected: Distribution = field(default_factory=Distribution)
+    chosen_tokens: Distribution = field(default_factory=Distribution)
+    rejected_tokens: Distribution = field(default_factory=Distribution)
     reward_length: Correlation = field(default_factory=Correlation)
     margin_length: Correlation = field(default_factory=Correlation)
     points: list[tuple[float, float]] = field(default_factory=list)

@@ -116,8 +116,8 @@ def histogram(
         if count > 0:
             left, right, top = canvas.across(low + k * step), canvas.across(low + (k + 1) * step), canvas.up(count)
             canvas.parts.append(
-                f'<rect class="bar" fill="var(--c0)" x="{_n(left)}" y="{_n(top)}" width="{_n(max(right - left - 1, 0.5))}" '
-                f'height="{_n(HEIGHT - BOTTOM - top)}"/>'
+                f'<rect class="bar" fill="var(--c0)" x="{_n(left)}" y="{_n(top)}" '
+                f'width="{_n(max(right - left - 1, 0.5))}" height="{_n(HEIGHT - BOTTOM - top)}"/>'
             )
     for value, words in marks:
         canvas.mark(value, words)
