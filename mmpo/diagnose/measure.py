@@ -114,8 +114,9 @@ class PairMeasurer:
                 sums[f"perception_{name}"] = [
                     gap if keys else NAN for gap, keys in zip(gaps.tolist(), shown, strict=True)
                 ]
+        blank = PairNumbers(0, "")
         return [
-            (row, PairNumbers(0, "", **{name: values[k] for name, values in sums.items()}), means[k])
+            (row, replace(blank, **{name: values[k] for name, values in sums.items()}), means[k])
             for k, row in enumerate(rows)
         ]
 
@@ -175,7 +176,7 @@ def _sums(pairs: PairLogps, *, policy: bool) -> dict[str, list[float]]:
         found: list[float] = values.double().sum(dim=-1).tolist()
         return found
 
-    found = {}
+    found: dict[str, list[float]] = {}
     for name in ("chosen", "rejected"):
         side: ResponseLogps = getattr(pairs, name)
         if policy:

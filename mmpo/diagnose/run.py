@@ -168,7 +168,7 @@ def _sets(settings: DiagnoseSettings) -> list[PairSet]:
 
 def _left_out(settings: DiagnoseSettings) -> dict[str, str]:
     """What is not measured, and why."""
-    found = {name: "left out as asked" for name in COSTLY if name in settings.without}
+    found: dict[str, str] = {name: "left out as asked" for name in COSTLY if name in settings.without}
     if settings.adapter is None:
         found.setdefault("samples", NO_ADAPTER)
         found["policy, displacement, implicit reward"] = NO_ADAPTER
@@ -177,7 +177,7 @@ def _left_out(settings: DiagnoseSettings) -> dict[str, str]:
 
 def _check_source(settings: DiagnoseSettings, sets: Sequence[PairSet], run_dir: Path) -> None:
     """Write what this is made from, or compare with what is there."""
-    source = {
+    source: dict[str, Any] = {
         "settings": deciding(settings),
         "mmpo": mmpo.__version__,
         "model": folder_fingerprint(model_folder(settings.model)),

@@ -108,18 +108,18 @@ class Sampler:
         collate: PairCollator,
     ) -> Iterator[WrittenAnswer]:
         both = list(zip(ours, theirs, strict=True))
-        made = [
-            EncodedPair(row.id, row.prompt, *(_ids(one) for one in answers), None, None, row.images) for answers in both
-        ]
+        made = [EncodedPair(row.id, row.prompt, _ids(our), _ids(their), None, None, row.images) for our, their in both]
         scored = self._scorer(collate(made)["batch"].to(self._vlm.device))
         said = {pair.chosen_text.strip(), pair.rejected_text.strip()}
         for k, answers in enumerate(both):
             for by, answer, side in zip(
                 ("policy", "reference"), answers, (scored.chosen, scored.rejected), strict=True
             ):
-                sums = (float(values[k].double().sum()) for values in (side.policy, side.reference))
+                assert side.reference is not None
+                policy, reference = float(side.policy[k].double().sum()), float(side.reference[k].double().sum())
+                known = answer.text in said
                 yield WrittenAnswer(
-                    row_of(row), by, answer.text, len(answer.token_ids), *sums, answer.truncated, answer.text in said
+                    row_of(row), by, answer.text, len(answer.token_ids), policy, reference, answer.truncated, known
                 )
 
 

@@ -1,5 +1,5 @@
-"""What a diagnosis is of: a run that trained, which knows its pairs, its model and its adapter; or a folder of pairs with
-a model that is named. Mistakes are found before anything is loaded."""
+"""What a diagnosis is of: a run that trained, which knows its pairs, its model and its adapter; or a folder of pairs
+with a model that is named. Mistakes are found before anything is loaded."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ from mmpo.models.folder import check_adapter, check_fit, find_model, no_such_mod
 FOLDER = "diagnose"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 TAKEN = ("pairs", "held_out")
+_AS_TRAINED = (
+    "dtype", "quantize", "video_input", "trust_remote_code", "allow_network", "max_response_tokens", "max_tokens",
+    "max_pixels", "max_pixels_per_pair",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,7 @@ def _of_run(
     training = finished(path)
     import_plugins(training)
     own, result = training.settings, training.result
-    same = ("dtype", "quantize", "video_input", "trust_remote_code", "allow_network", "max_response_tokens")
-    same += ("max_tokens", "max_pixels", "max_pixels_per_pair")
-    values: dict[str, Any] = {name: getattr(own, name) for name in same}
+    values: dict[str, Any] = {name: getattr(own, name) for name in _AS_TRAINED}
     values |= {"eval_pairs": own.eval_pairs, "metrics": training.folder / "metrics.jsonl"}
     if own.eval_pairs is None and own.eval_fraction > 0 and result.eval_pairs:
         rejects = training.folder / "rejects.jsonl"

@@ -68,7 +68,8 @@ class PairScorer(nn.Module):
     `attention`: how trees are attended to (`mmpo.models.tree.backends`). `chunk`: scored tokens per head call, by
     default chosen by memory. `hidden`: which states to return as well. `reads`: what the losses read, names of
     `mmpo.objectives.reads`; what of it is made of hidden states is computed (`mmpo.models.scoring.statistics`), with
-    the numbers of `options`, and so are `further` statistics. While `other_weights` is set, the policy also runs at these, on pairs alone."""
+    the numbers of `options`, and so are `further` statistics. While `other_weights` is set, the policy also runs at
+    these, on pairs alone."""
 
     other_weights: OtherWeights | None = None
 
