@@ -282,7 +282,7 @@ def _answers(main: PairSet, settings: DiagnoseSettings, run_dir: Path, model: _M
                 write_sealed(path, {"answers": [asdict(one) for one in model.sampler(main.dataset, rows)]})
                 running.advance(len(rows))
     found = [WrittenAnswer(**row) for path, _ in parts for row in read_sealed(path)["answers"]]
-    return summarize_answers(found)
+    return summarize_answers(found, 2 * settings.samples * len(prompts))
 
 
 def _explain(found: Measured, asked: Sequence[Costly], left_out: dict[str, str]) -> None:
@@ -290,7 +290,7 @@ def _explain(found: Measured, asked: Sequence[Costly], left_out: dict[str, str])
     if "separability" in asked and found.separability is None:
         left_out["separability"] = "the pairs are about fewer than five pictures"
     if "samples" in asked and found.answers is None:
-        left_out["samples"] = "no pair is a user's question about a picture"
+        left_out["samples"] = "no prompt about a picture that both models answered"
     if "perception" in asked and found.main.perception_chosen.mean is None:
         left_out["perception"] = "no pair shows a picture"
 

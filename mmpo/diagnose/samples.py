@@ -40,11 +40,13 @@ class WrittenAnswer:
 
 @dataclass(frozen=True)
 class OwnAnswers:
-    """What the sampled answers say: the divergence on the policy's own, mean numbers of tokens before and after, shares
+    """What the sampled answers say (`unscored` ones hold a picture's placeholder, or belong to pairs that can't be used):
+    the divergence on the policy's own, mean numbers of tokens before and after, shares
     cut at the limit, and the mean growth of what is neither (nats; None where every answer was one of the pair's)."""
 
     prompts: int
     answers: int
+    unscored: int
     divergence: SampledDivergence
     tokens_before: float
     tokens_after: float
@@ -107,31 +109,30 @@ class Sampler:
         theirs: Sequence[Answer],
         collate: PairCollator,
     ) -> Iterator[WrittenAnswer]:
-        both = list(zip(ours, theirs, strict=True))
-        made = [EncodedPair(row.id, row.prompt, _ids(our), _ids(their), None, None, row.images) for our, their in both]
-        scored = self._scorer(collate(made)["batch"].to(self._vlm.device))
+        visual = set(self._vlm.visual_token_ids)
+        written = [("policy", one) for one in ours] + [("reference", one) for one in theirs]
+        # a placeholder in an answer stands for a picture that is not there
+        usable = [(by, one) for by, one in written if one.token_ids and not visual & set(one.token_ids)]
+        if not usable:
+            return
+        ids = [torch.tensor(one.token_ids, dtype=torch.int32) for _, one in usable]
+        # each on both sides of a pair of its own: equal paths are computed once
+        made = [EncodedPair(row.id, row.prompt, own, own, None, None, row.images) for own in ids]
+        side = self._scorer(collate(made)["batch"].to(self._vlm.device)).chosen
+        assert side.reference is not None
+        policy, reference = (values.double().sum(dim=-1).tolist() for values in (side.policy, side.reference))
         said = {pair.chosen_text.strip(), pair.rejected_text.strip()}
-        for k, answers in enumerate(both):
-            for by, answer, side in zip(
-                ("policy", "reference"), answers, (scored.chosen, scored.rejected), strict=True
-            ):
-                assert side.reference is not None
-                policy, reference = float(side.policy[k].double().sum()), float(side.reference[k].double().sum())
-                known = answer.text in said
-                yield WrittenAnswer(
-                    row_of(row), by, answer.text, len(answer.token_ids), policy, reference, answer.truncated, known
-                )
+        for k, (by, one) in enumerate(usable):
+            yield WrittenAnswer(
+                row_of(row), by, one.text, len(one.token_ids), policy[k], reference[k], one.truncated, one.text in said
+            )
 
 
-def _ids(answer: Answer) -> torch.Tensor:
-    return torch.tensor(answer.token_ids, dtype=torch.int32)
-
-
-def summarize(answers: Sequence[WrittenAnswer]) -> OwnAnswers | None:
-    """None without answers."""
-    if not answers:
-        return None
+def summarize(answers: Sequence[WrittenAnswer], asked: int) -> OwnAnswers | None:
+    """Of the answers that could be scored, of the `asked` ones; None where one of the models has none."""
     own = {by: [one for one in answers if one.by == by] for by in ("policy", "reference")}
+    if not all(own.values()):
+        return None
     prompts: dict[int, dict[str, WrittenAnswer]] = {}
     for one in answers:
         prompts.setdefault(one.row, {})
@@ -149,6 +150,7 @@ def summarize(answers: Sequence[WrittenAnswer]) -> OwnAnswers | None:
     return OwnAnswers(
         len(prompts),
         len(answers),
+        asked - len(answers),
         divergence([ScoredSample(one.policy, one.reference, one.tokens) for one in own["policy"]]),
         mean("reference", "tokens"),
         mean("policy", "tokens"),
