@@ -40,9 +40,9 @@ class WrittenAnswer:
 
 @dataclass(frozen=True)
 class OwnAnswers:
-    """What the sampled answers say (`unscored` ones hold a picture's placeholder, or belong to pairs that can't be used):
-    the divergence on the policy's own, mean numbers of tokens before and after, shares
-    cut at the limit, and the mean growth of what is neither (nats; None where every answer was one of the pair's)."""
+    """What the sampled answers say: the divergence on the policy's own, mean numbers of tokens before and after, shares
+    cut at the limit, and the mean growth of what is neither (nats; None where every answer was one of the pair's). Those
+    `unscored` hold a picture's placeholder, or are about pairs that can't be used."""
 
     prompts: int
     answers: int

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mmpo.data_builders.hallucination.style_probe import Sides, separation, probe, without_edits, without_objects
+from mmpo.data_builders.hallucination.style_probe import Sides, probe, separation, without_edits, without_objects
 from mmpo.text.vocabulary import ObjectVocabulary
 
 WORDS = ObjectVocabulary({name: [] for name in ("dog", "cat", "cup", "car", "bird", "horse", "wine glass")})
