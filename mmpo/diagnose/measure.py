@@ -17,7 +17,7 @@ from mmpo.data.pair import PreferencePair
 from mmpo.diagnose.displacement import Ches, ches, summed
 from mmpo.diagnose.perception import MaskedPictures, perception_gap
 from mmpo.diagnose.settings import Costly, DiagnoseSettings
-from mmpo.diagnose.table import NAN, MeanStates, PairNumbers
+from mmpo.diagnose.table import NAN, MeanStates, PairNumbers, with_numbers
 from mmpo.errors import Quarantined
 from mmpo.models.families.loading import VLM
 from mmpo.models.scoring.score import PairScorer
@@ -116,7 +116,7 @@ class PairMeasurer:
                 ]
         blank = PairNumbers(0, "")
         return [
-            (row, replace(blank, **{name: values[k] for name, values in sums.items()}), means[k])
+            (row, with_numbers(blank, {name: values[k] for name, values in sums.items()}), means[k])
             for k, row in enumerate(rows)
         ]
 

@@ -41,8 +41,8 @@ class WrittenAnswer:
 @dataclass(frozen=True)
 class OwnAnswers:
     """What the sampled answers say: the divergence on the policy's own, mean numbers of tokens before and after, shares
-    cut at the limit, and the mean growth of what is neither (nats; None where every answer was one of the pair's). Those
-    `unscored` hold a picture's placeholder, or are about pairs that can't be used."""
+    cut at the limit, and the mean growth of what is neither (nats; None where every answer was one of the pair's).
+    Those `unscored` hold a picture's placeholder, or are about pairs that can't be used."""
 
     prompts: int
     answers: int

@@ -4,8 +4,8 @@ not there."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,11 @@ class PairNumbers:
     ches_relative: float = NAN
     perception_chosen: float = NAN
     perception_rejected: float = NAN
+
+
+def with_numbers(row: PairNumbers, numbers: Mapping[str, float]) -> PairNumbers:
+    """The row with these of `NUMBERS`."""
+    return replace(row, **{name: numbers[name] for name in NUMBERS if name in numbers})  # type: ignore[arg-type]
 
 
 NUMBERS = tuple(field.name for field in fields(PairNumbers) if field.type == "float")
