@@ -12,7 +12,7 @@ from mmpo.diagnose.settings import DiagnoseSettings
 from mmpo.diagnose.summary import Distribution
 from mmpo.errors import UserError
 from mmpo.files.atomic import read_jsonl, write_text
-from mmpo.report.svg import Line, histogram, lines, scatter
+from mmpo.report.svg import Series, histogram, lines, scatter
 from mmpo.visible import visible
 
 BARS = 40
@@ -112,10 +112,10 @@ def charts(found: Measured, settings: DiagnoseSettings) -> Iterator[tuple[str, s
         (math.log10(beta), share.value) for beta, share in sorted(main.idealized.items()) if share.value is not None
     ]
     if len(ceiling) > 1:
-        series = [Line("idealized", ceiling)]
+        series = [Series("idealized", ceiling)]
         for name, share in (("reference", main.reference_right), ("policy", main.policy_right)):
             if share.value is not None:
-                series.append(Line(name, [(ceiling[0][0], share.value), (ceiling[-1][0], share.value)]))
+                series.append(Series(name, [(ceiling[0][0], share.value), (ceiling[-1][0], share.value)]))
         yield (
             "idealized",
             lines("Ranking accuracy that this reference allows", "log10 of beta", "share of pairs", series),
@@ -142,7 +142,7 @@ def _histogram(title: str, label: str, spread: Distribution) -> str:
     return histogram(title, label, spread.histogram.bars(low, high, BARS), low, high, marks=[(0.0, "")])
 
 
-def _course(metrics: Path | None) -> list[Line]:
+def _course(metrics: Path | None) -> list[Series]:
     """The log-probs of the training's windows; empty where there is no record of them."""
     if metrics is None or not metrics.is_file():
         return []
@@ -155,7 +155,7 @@ def _course(metrics: Path | None) -> list[Line]:
                     own.append((float(step), float(value)))
     except UserError:  # a record that is damaged is no reason to have no diagnosis
         return []
-    return [Line(name, own) for name, own in points.items() if len(own) > 1]
+    return [Series(name, own) for name, own in points.items() if len(own) > 1]
 
 
 def number(value: float | None) -> str:

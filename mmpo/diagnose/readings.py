@@ -12,7 +12,7 @@ from typing import Literal
 
 from mmpo.diagnose.samples import OwnAnswers
 from mmpo.diagnose.separability import Separability
-from mmpo.diagnose.summary import SetSummary, Share
+from mmpo.diagnose.summary import Proportion, SetSummary
 from mmpo.eval.statistics.statistics import wilson
 
 Grave = Literal["fine", "look", "warning"]
@@ -111,7 +111,7 @@ def _flip(found: Measured) -> Iterator[Reading]:
     main = found.main
     if not main.policy_right.total:
         return
-    below = Share(main.policy_right.total - main.flip_above.moments.count, main.policy_right.total)
+    below = Proportion(main.policy_right.total - main.flip_above.moments.count, main.policy_right.total)
     yield _share(
         "flip", f"past the flip threshold, beta {main.beta:g}", below,
         f"the loss of {_percent(below)} of the pairs is low enough for the policy to rank them right",
@@ -322,13 +322,13 @@ def _perception(found: Measured) -> Iterator[Reading]:
 
 
 def _share(
-    subject: str, name: str, share: Share, sentence: str, grave: Grave = "fine", advice: str = ""
+    subject: str, name: str, share: Proportion, sentence: str, grave: Grave = "fine", advice: str = ""
 ) -> Reading:  # fmt: skip
     interval = wilson(share.hits, share.total)
     return Reading(subject, name, share.value, grave, sentence, advice, (interval.low, interval.high))
 
 
-def _percent(share: Share) -> str:
+def _percent(share: Proportion) -> str:
     return f"{100 * (share.value or 0.0):.1f} %"
 
 

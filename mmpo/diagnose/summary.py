@@ -24,7 +24,7 @@ HIGHEST = 20
 
 
 @dataclass
-class Share:
+class Proportion:
     """`hits` of `total`."""
 
     hits: int = 0
@@ -71,19 +71,19 @@ class SetSummary:
     """Of how many rows one is kept as a point of a chart."""
     left_out: Counter[str] = field(default_factory=Counter)
     pairs: int = 0
-    policy_right: Share = field(default_factory=Share)
-    policy_right_by_length: Share = field(default_factory=Share)
-    reference_right: Share = field(default_factory=Share)
-    reference_right_by_length: Share = field(default_factory=Share)
-    idealized: dict[float, Share] = field(default_factory=dict)
-    implicit_right: Share = field(default_factory=Share)
-    trained_right: Share = field(default_factory=Share)
-    held_out_right: Share = field(default_factory=Share)
+    policy_right: Proportion = field(default_factory=Proportion)
+    policy_right_by_length: Proportion = field(default_factory=Proportion)
+    reference_right: Proportion = field(default_factory=Proportion)
+    reference_right_by_length: Proportion = field(default_factory=Proportion)
+    idealized: dict[float, Proportion] = field(default_factory=dict)
+    implicit_right: Proportion = field(default_factory=Proportion)
+    trained_right: Proportion = field(default_factory=Proportion)
+    held_out_right: Proportion = field(default_factory=Proportion)
     flip_above: Distribution = field(default_factory=Distribution)
     """Distances of the pairs that are not yet ranked right."""
     flip: Distribution = field(default_factory=Distribution)
-    chosen_fell: Share = field(default_factory=Share)
-    both_fell: Share = field(default_factory=Share)
+    chosen_fell: Proportion = field(default_factory=Proportion)
+    both_fell: Proportion = field(default_factory=Proportion)
     chosen_change: Distribution = field(default_factory=Distribution)
     rejected_change: Distribution = field(default_factory=Distribution)
     chosen_change_per_token: Moments = field(default_factory=Moments)
@@ -126,7 +126,7 @@ class SetSummary:
         self.reference_right.add(right(chosen, rejected), everyone)
         self.reference_right_by_length.add(right(chosen, rejected, *tokens), everyone)
         for beta in self.betas:
-            share = self.idealized.setdefault(beta, Share())
+            share = self.idealized.setdefault(beta, Proportion())
             share.add(idealized_right(chosen - rejected, beta, self.agreement), everyone)
         self.chosen_tokens.add(tokens[0])
         self.rejected_tokens.add(tokens[1])

@@ -24,7 +24,7 @@ _AS_TRAINED = (
 
 
 @dataclass(frozen=True)
-class Target:
+class DiagnoseTarget:
     """The settings of a diagnosis, and the folder that it goes into unless another is named."""
 
     settings: DiagnoseSettings
@@ -38,7 +38,7 @@ def target(
     adapter: str | None = None,
     also: Mapping[str, Path] | None = None,
     **options: Any,
-) -> Target:
+) -> DiagnoseTarget:
     """The target that `path` is. `options` are further `DiagnoseSettings`; those that are None are left out.
 
     Raises `UserError` for a path that is neither, for a run without a finished training, for a model, an adapter or
@@ -64,7 +64,7 @@ def target(
                 hint="--model MODEL, with --adapter ADAPTER for one that was trained on them",
             )
         settings = DiagnoseSettings(pairs=path, model=model, adapter=adapter, also=also, **chosen)
-        found = Target(settings, path / FOLDER)
+        found = DiagnoseTarget(settings, path / FOLDER)
     else:
         found = _of_run(path, model, adapter, also, chosen)
     _check(found.settings)
@@ -82,7 +82,7 @@ def without(words: Sequence[str]) -> tuple[str, ...]:
 
 def _of_run(
     path: Path, model: str | None, adapter: str | None, also: Mapping[str, Path], chosen: Mapping[str, Any]
-) -> Target:
+) -> DiagnoseTarget:
     trained = next((one for one in (path / "train", path) if (one / "train_result.json").is_file()), None)
     if trained is None:
         if (path / "recipe.yaml").is_file() or (path / "settings.json").is_file():
@@ -114,7 +114,7 @@ def _of_run(
     settings = DiagnoseSettings(
         pairs=own.pairs, model=own.model, adapter=str(training.adapter), also=dict(also), **{**values, **chosen}
     )
-    return Target(settings, (path if trained != path else path.parent) / FOLDER)
+    return DiagnoseTarget(settings, (path if trained != path else path.parent) / FOLDER)
 
 
 def _beta(objective: Mapping[str, Mapping[str, Any]]) -> float | None:

@@ -34,7 +34,7 @@ _STYLE = (
 
 
 @dataclass(frozen=True)
-class Line:
+class Series:
     """A named series of points (x, y)."""
 
     name: str
@@ -140,10 +140,10 @@ def scatter(title: str, x_label: str, y_label: str, points: Iterable[tuple[float
     return canvas.svg()
 
 
-def lines(title: str, x_label: str, y_label: str, series: Iterable[Line]) -> str:
+def lines(title: str, x_label: str, y_label: str, series: Iterable[Series]) -> str:
     """A line for each series, with a legend where there are several."""
     kept = [
-        Line(one.name, [(_bounded(x), _bounded(y)) for x, y in one.points if math.isfinite(x) and math.isfinite(y)])
+        Series(one.name, [(_bounded(x), _bounded(y)) for x, y in one.points if math.isfinite(x) and math.isfinite(y)])
         for one in series
     ]
     xs, ys = ([point[axis] for one in kept for point in one.points] for axis in (0, 1))

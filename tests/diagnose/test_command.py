@@ -120,22 +120,30 @@ def test_the_run_names_its_model_itself(mmpo: Invoke, here: Path, tiny_llava_fol
     assert shown.exit_code == 2 and "a run names its model and adapter itself" in shown.stderr
 
 
+PROGRAM = """
+import sys
+from mmpo.cli import main
+from mmpo.diagnose import run
+run.UNIT, run.PROMPTS = 8, 4
+sys.exit(main())
+"""
+
+
 @pytest.mark.slow
 def test_killed_for_good_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    """SIGKILL right after files appear, again and again on what the one before left."""
     model, adapter = save_tiny_llava(tmp_path / "model"), save_adapter(tmp_path / "adapter")
-    pairs = write_pairs(tmp_path / "pairs", 600)
-    words = [sys.executable, "-m", "mmpo", "diagnose", pairs, "--model", model, "--adapter", adapter, *map(str, QUICK)]
+    pairs = write_pairs(tmp_path / "pairs", 24)
+    words = [sys.executable, "-c", PROGRAM, "diagnose", pairs, "--model", model, "--adapter", adapter, *map(str, QUICK)]
     subprocess.run([*words, "--out", tmp_path / "whole"], check=True, capture_output=True)
-    kills = 0
-    for seconds in (8, 10, 12, 14, 18, 25):
-        process = subprocess.Popen(
-            [*words, "--out", tmp_path / "killed"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        time.sleep(seconds)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
+    killed = tmp_path / "killed"
+    for file in ("numbers/pairs/00000.parquet", "numbers/pairs/00002.parquet", "samples/00003.json"):
+        process = subprocess.Popen([*words, "--out", killed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not (killed / file).exists() and process.poll() is None:
+            time.sleep(0.005)
+        assert process.poll() is None, "it came to its end before it was killed"
+        os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    subprocess.run([*words, "--out", tmp_path / "killed"], check=True, capture_output=True)
-    assert kills
-    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+        assert not (killed / "diagnose.json").exists()
+    subprocess.run([*words, "--out", killed], check=True, capture_output=True)
+    assert contents(killed) == contents(tmp_path / "whole")

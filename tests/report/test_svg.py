@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mmpo.report.svg import Line, histogram, lines, scatter, ticks
+from mmpo.report.svg import Series, histogram, lines, scatter, ticks
 
 SPACE = "{http://www.w3.org/2000/svg}"
 
@@ -62,7 +62,9 @@ def test_points_lie_where_their_numbers_are() -> None:
 
 
 def test_lines_of_several_series_have_a_legend() -> None:
-    root = parsed(lines("t", "step", "nats", [Line("chosen", [(0, 1), (1, 2)]), Line("rejected", [(0, 1), (1, 0)])]))
+    root = parsed(
+        lines("t", "step", "nats", [Series("chosen", [(0, 1), (1, 2)]), Series("rejected", [(0, 1), (1, 0)])])
+    )
     assert len(list(root.iter(f"{SPACE}polyline"))) == 2
     said = [one.text for one in root.iter(f"{SPACE}text")]
     assert "chosen" in said and "rejected" in said
@@ -76,7 +78,7 @@ HOSTILE = '</text><script>alert("1")</script> & \x00\x1b[31m \ud800 \u202e'
     [
         histogram(HOSTILE, HOSTILE, [1, 2], 0, 1, marks=[(0.5, HOSTILE)]),
         scatter(HOSTILE, HOSTILE, HOSTILE, [(0, 1)]),
-        lines(HOSTILE, HOSTILE, HOSTILE, [Line(HOSTILE, [(0, 1), (1, 2)])]),
+        lines(HOSTILE, HOSTILE, HOSTILE, [Series(HOSTILE, [(0, 1), (1, 2)])]),
     ],
 )
 def test_hostile_words_stay_words(svg: str) -> None:
@@ -93,7 +95,7 @@ def test_hostile_words_stay_words(svg: str) -> None:
         scatter("t", "x", "y", [(math.nan, 1), (math.inf, 2)]),
         scatter("t", "x", "y", [(1e300, -1e300), (-1e300, 1e300)]),
         lines("t", "x", "y", []),
-        lines("t", "x", "y", [Line("a", [(0, 5)])]),
+        lines("t", "x", "y", [Series("a", [(0, 5)])]),
     ],
 )
 def test_nothing_and_too_much(svg: str) -> None:
