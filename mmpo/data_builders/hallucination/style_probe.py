@@ -30,6 +30,9 @@ from mmpo.text.described import COLORS
 from mmpo.text.vocabulary import ObjectVocabulary
 
 FOLDS = 5
+Features = Callable[[np.ndarray], Callable[[np.ndarray], Any]]
+"""Of the rows that a classifier is fitted on: a function that gives the features of any rows."""
+
 MAX_PAIRS = 3000
 RESAMPLES = 1000
 SEPARABLE = 0.6
@@ -113,17 +116,17 @@ def probe(pairs: Iterable[Sides], vocabulary: ObjectVocabulary, *, seed: int = 0
     words = np.array([len(text.split()) for text in texts], dtype=float)
     blank = [without_objects(text, vocabulary) for text in texts]
     alike = [text for sides in zip(blank[0::2], blank[1::2], strict=True) for text in without_edits(*sides)]
-    weights = _resamples(len(images), seed)[:, groups]
-    columns = _Columns(words[:, None])
-    features: list[Callable[[np.ndarray], Callable[[np.ndarray], Any]]] = [
-        partial(_surface, texts=blank),
-        partial(_surface, texts=blank, counted=False),
-        partial(_surface, texts=alike, counted=False),
-        partial(_surface, texts=texts),
+    weights = resample_weights(len(images), seed)[:, groups]
+    columns = FixedFeatures(words[:, None])
+    features: list[Features] = [
+        partial(surface_features, texts=blank),
+        partial(surface_features, texts=blank, counted=False),
+        partial(surface_features, texts=alike, counted=False),
+        partial(surface_features, texts=texts),
         lambda fitted: columns,
     ]
     style, wording, beyond, everything, length = (
-        _separation(_out_of_fold(kind, labels, groups), labels, weights) for kind in features
+        separation(out_of_fold(kind, labels, groups), labels, weights) for kind in features
     )
     longer = words[0::2] - words[1::2]
     shares = weights[:, 0::2]
@@ -170,7 +173,7 @@ def _blank_description(match: re.Match[str]) -> str:
 
 
 @dataclass
-class _Columns:
+class FixedFeatures:
     """Features that need no fitting."""
 
     values: np.ndarray
@@ -179,7 +182,7 @@ class _Columns:
         return self.values[rows]
 
 
-def _surface(fitted: np.ndarray, texts: Sequence[str], counted: bool = True) -> Callable[[np.ndarray], Any]:
+def surface_features(fitted: np.ndarray, texts: Sequence[str], counted: bool = True) -> Callable[[np.ndarray], Any]:
     """Counts, and n-grams whose vocabulary comes from the rows `fitted` alone; without `counted` only whether an n-gram
     occurs.
     """
@@ -210,8 +213,8 @@ def _counts(text: str) -> list[float]:
     return [len(words), len(text), len(sentences), len(words) / max(len(sentences), 1), mean_word, *marks]
 
 
-def _out_of_fold(
-    features: Callable[[np.ndarray], Callable[[np.ndarray], Any]],
+def out_of_fold(
+    features: Features,
     labels: np.ndarray,
     groups: np.ndarray,
 ) -> np.ndarray:
@@ -230,14 +233,14 @@ def _out_of_fold(
     return scores
 
 
-def _resamples(images: int, seed: int) -> np.ndarray:
+def resample_weights(images: int, seed: int) -> np.ndarray:
     """Counts of each image in each of `RESAMPLES` draws with replacement, after one row of ones."""
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(images, np.full(images, 1 / images), size=RESAMPLES)
     return np.concatenate([np.ones((1, images), dtype=int), drawn])
 
 
-def _separation(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Separation:
+def separation(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> Separation:
     """Weighted AUROC (ties count half) and accuracy of all resamples; the first row of `weights` is the plain one."""
     scores = np.round(scores, 9)
     order = np.argsort(scores, kind="stable")

@@ -34,7 +34,7 @@ from mmpo.models.scoring.pairs import AnswerBatch, PairBatch, ViewResponses, wit
 from mmpo.models.scoring.references import FrozenAdapter, ReferenceNetwork
 from mmpo.models.scoring.segment_logps import SegmentLogps, plain_rows, segment_logps, shared_row
 from mmpo.models.scoring.sides import pair_logps, path_slices, with_cached_reference, with_cached_second_reference
-from mmpo.models.scoring.statistics import TokenStatistics, with_statistics
+from mmpo.models.scoring.statistics import ReadStatistic, TokenStatistics, with_statistics
 from mmpo.models.tree.attention import use_tree_attention
 from mmpo.models.tree.backends import Attention, choose_attention
 from mmpo.models.tree.layout import AttentionBackend, Tree, TreeBatch
@@ -68,7 +68,8 @@ class PairScorer(nn.Module):
     `attention`: how trees are attended to (`mmpo.models.tree.backends`). `chunk`: scored tokens per head call, by
     default chosen by memory. `hidden`: which states to return as well. `reads`: what the losses read, names of
     `mmpo.objectives.reads`; what of it is made of hidden states is computed (`mmpo.models.scoring.statistics`), with
-    the numbers of `options`. While `other_weights` is set, the policy also runs at these, on pairs alone."""
+    the numbers of `options`, and so are `further` statistics. While `other_weights` is set, the policy also runs at
+    these, on pairs alone."""
 
     other_weights: OtherWeights | None = None
 
@@ -84,6 +85,7 @@ class PairScorer(nn.Module):
         hidden: Hidden | None = None,
         reads: Collection[str] = (),
         options: ScoringOptions | None = None,
+        further: Sequence[ReadStatistic] = (),
     ) -> None:
         super().__init__()
         if sharing not in ("auto", "on", "off"):
@@ -111,7 +113,7 @@ class PairScorer(nn.Module):
         self.cached, self.cached_second = reference == "cached", second == "cached"
         self.chunk = chunk
         self.hidden = hidden
-        self.statistics = TokenStatistics(reads, vlm, self._reference, options or ScoringOptions(), chunk)
+        self.statistics = TokenStatistics(reads, vlm, self._reference, options or ScoringOptions(), chunk, further)
         self.shared = shared
         self.backend: AttentionBackend = choose_attention(attention, vlm) if shared else "plain"
         self._vlm = vlm

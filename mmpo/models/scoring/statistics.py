@@ -119,6 +119,16 @@ def token_logits(hidden: Tensor, head: nn.Module, targets: Tensor, softcap: floa
     return logits if softcap is None else (logits / softcap).tanh() * softcap
 
 
+def _predictor_states(states: TokenStates) -> dict[str, Tensor]:
+    found = {"predictor_states": states.policy}
+    if states.reference is not None:
+        found["reference_predictor_states"] = states.reference
+    return found
+
+
+PREDICTOR_STATES = ReadStatistic("predictor_states", _predictor_states, reference=False)
+"""The last hidden states themselves, [m, h], of both models: no objective reads them, a diagnosis does."""
+
 STATISTICS: Mapping[str, ReadStatistic] = {
     one.read: one
     for one in (
@@ -132,7 +142,8 @@ STATISTICS: Mapping[str, ReadStatistic] = {
 
 
 class TokenStatistics:
-    """The statistics that are read in a run, `asked`, and how to compute them."""
+    """The statistics that are read in a run, `asked` (those of `reads`, and `further` ones), and how to compute
+    them."""
 
     def __init__(
         self,
@@ -141,8 +152,9 @@ class TokenStatistics:
         reference: ReferenceNetwork | None,
         options: ScoringOptions,
         chunk: int | None,
+        further: Sequence[ReadStatistic] = (),
     ) -> None:
-        self.asked = tuple(one for name, one in STATISTICS.items() if name in reads)
+        self.asked = (*(one for name, one in STATISTICS.items() if name in reads), *further)
         self.of_answers = tuple(one for one in self.asked if one.auxiliary)
         self._vlm, self._reference_vlm = vlm, reference.vlm if reference is not None else vlm
         self._options, self._chunk = options, chunk
@@ -181,7 +193,7 @@ class TokenStatistics:
             states = self._states(layout, policy, reference, own)
             for one in asked:
                 for name, values in one.compute(states).items():
-                    flat = values.new_zeros(len(policy.logps)).index_copy(0, own, values)
+                    flat = values.new_zeros(len(policy.logps), *values.shape[1:]).index_copy(0, own, values)
                     for side, parts in where.items():
                         found[side] |= {name + ending: _padded(spread, flat, part) for part, ending in parts}
         return replace(

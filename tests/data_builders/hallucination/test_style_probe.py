@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mmpo.data_builders.hallucination.style_probe import Sides, _separation, probe, without_edits, without_objects
+from mmpo.data_builders.hallucination.style_probe import Sides, probe, separation, without_edits, without_objects
 from mmpo.text.vocabulary import ObjectVocabulary
 
 WORDS = ObjectVocabulary({name: [] for name in ("dog", "cat", "cup", "car", "bird", "horse", "wine glass")})
@@ -28,7 +28,7 @@ def pairs(chosen: str, rejected: str, *, images: int = 40, true: str = "", thing
     return made
 
 
-def test_no_style_no_separation() -> None:
+def test_no_style_noseparation() -> None:
     same = "There is a {} on the left and a {}."
     report = probe(pairs(same, same), WORDS)
     assert report is not None and report.pairs == 80 and report.images == 40
@@ -79,7 +79,7 @@ def test_weighted_auroc_is_the_usual_one() -> None:
     labels = np.tile([1, 0], 30)
     scores = np.round(rng.normal(size=60) + labels, 1)  # with ties
     weights = np.concatenate([np.ones((1, 60), dtype=int), rng.integers(0, 3, (50, 60))])
-    found = _separation(scores, labels, weights)
+    found = separation(scores, labels, weights)
     assert found.auroc == pytest.approx(roc_auc_score(labels, scores), abs=1e-4)
     again = [roc_auc_score(labels, scores, sample_weight=row) for row in weights[1:]]
     assert found.auroc_low == pytest.approx(np.percentile(again, 2.5), abs=1e-4)
