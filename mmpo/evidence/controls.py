@@ -47,7 +47,7 @@ def open_picture(data: bytes, path: str) -> tuple[EvidencePicture, str]:
 
 
 def read_controls(settings: ControlSettings, vocabulary: ObjectVocabulary) -> list[ControlPicture]:
-    """The control pictures that can be opened. UserError where there are none, or no class of the vocabulary in them."""
+    """The control pictures that can be opened. UserError where there are none, or none of a known class."""
     listed = list(islice(read_annotations(settings.annotations, settings.images), settings.limit))
     found: list[ControlPicture] = []
     lost: list[Quarantined] = []

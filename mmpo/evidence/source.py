@@ -35,8 +35,9 @@ class SourceContext:
 class EvidenceSource(ABC, Generic[S]):
     """One source. Making it reads settings and fingerprints; what takes long is loaded by the first `find`.
 
-    `calibrated` False: its numbers mean the same everywhere and are not fitted on controls. `finds_classes`: `find`
-    also reports classes nobody asked for, and the other sources are asked about those that `assumed_cuts` calls present. `decides`: it decides alone where it doesn't abstain.
+    `calibrated` False: its numbers mean the same everywhere and are not fitted on controls. `decides`: it decides alone
+    where it doesn't abstain. `finds_classes`: `find` also reports classes that nobody asked for; the other sources are
+    asked about those that `assumed_cuts` calls present.
     """
 
     calibrated: ClassVar[bool] = True
