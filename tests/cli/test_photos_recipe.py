@@ -22,7 +22,8 @@ def place(talker: Path, photos: Path, tmp_path: Path) -> dict[str, str]:
     (tmp_path / "test").mkdir()
     world.picture(50).save(tmp_path / "test" / "t.png")
     (tmp_path / "words.json").write_text(json.dumps({name: [] for name in world.THINGS}))
-    (tmp_path / "seen.json").write_text(json.dumps(world.truth()))
+    seen = world.truth()
+    (tmp_path / "seen.json").write_text(json.dumps({**seen, "t.png": seen["p0.png"]}))
     source = f"{{source: scripted, path: {tmp_path / 'seen.json'}}}"
     return {
         "model": str(talker),
@@ -40,6 +41,12 @@ def place(talker: Path, photos: Path, tmp_path: Path) -> dict[str, str]:
         "train.max_steps": "2",
         "train.lora.rank": "4",
         "train.gradient_checkpointing": "false",
+        "eval.evidence.images": str(tmp_path / "test"),
+        "eval.evidence.vocabulary": str(tmp_path / "words.json"),
+        "eval.evidence.prompt": world.DESCRIBE,
+        "eval.evidence.max_new_tokens": "40",
+        "eval.evidence.sources": f"[{source}, {source}]",
+        "eval.bootstrap.samples": "100",
     }
 
 
@@ -54,6 +61,7 @@ def test_a_folder_of_photos_becomes_an_adapter(mmpo: Invoke, place: dict[str, st
     assert "responses about 10 photos" in done.output and f"candidates, claims and verdicts: {run}" in done.output
     assert list(read_pairs(run / "build" / "pairs"))
     assert (run / "train" / "adapter" / "adapter_config.json").is_file()
+    assert (run / "eval" / "scorecard.json").is_file()  # by the same evidence, on other photos
     shown = mmpo("inspect", str(run / "build" / "candidates"))
     assert shown.exit_code == 0 and "claims: in" in shown.output and "verdicts drawn" in shown.output
     assert mmpo("inspect", str(run / "build" / "candidates"), "--json").exit_code == 0

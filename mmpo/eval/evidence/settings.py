@@ -41,7 +41,7 @@ class EvidenceBenchmarkSettings(Section):
     def evidence(self) -> EvidenceSettings:
         """These sources and controls as a build has them. Raises ValueError where no source is named."""
         return EvidenceSettings(
-            evidence=self.sources,
+            evidence=[one.model_dump() for one in self.sources],  # as a recipe says it: plug-ins are read anew
             controls=self.controls,
             agree=AgreementSettings(least=self.least, dissent="uncertain"),
             precision=self.precision,
