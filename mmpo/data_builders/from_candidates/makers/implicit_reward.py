@@ -57,7 +57,7 @@ class ImplicitRewardSettings(MakerSettings):
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredAnswers:
     """The usable answers to one prompt of the picture `number` of a unit, and the implicit reward of each."""
 
     number: int
@@ -78,7 +78,7 @@ class ImplicitReward(PairMaker[ImplicitRewardSettings]):
     scores: ClassVar[tuple[str, ...]] = ("reward_chosen", "reward_rejected")
 
     def make(self, number: int, pictures: Sequence[JudgedPicture], advance: Callable[[], None]) -> list[Made]:
-        scored: list[Scored] = []
+        scored: list[ScoredAnswers] = []
         lost: dict[int, Quarantined] = {}
         for place, picture in enumerate(pictures):
             try:
@@ -95,7 +95,7 @@ class ImplicitReward(PairMaker[ImplicitRewardSettings]):
         equal = Quarantined("filter", "equal_rewards", "no answer has a better reward than another")
         return [lost.get(place) or pairs or equal for place, pairs in enumerate(made)]
 
-    def _scored(self, place: int, picture: JudgedPicture) -> list[Scored]:
+    def _scored(self, place: int, picture: JudgedPicture) -> list[ScoredAnswers]:
         """The rewards of a picture's answers; raises `Quarantined` where no prompt has enough of them."""
         usable = {
             number: tuple(c for c in group if not c.truncated and CHARACTERS[0] < len(c.text) < CHARACTERS[1])
@@ -114,7 +114,7 @@ class ImplicitReward(PairMaker[ImplicitRewardSettings]):
             with self._reference.adapter_off() if self.settings.reference is None else nullcontext():
                 reference = answer_logps(self._reference, data, group[0].prompt, texts)
             rewards = implicit_rewards([float(logp or 0.0) for logp in policy], reference, self.settings.beta)
-            found.append(Scored(place, number, group, rewards))
+            found.append(ScoredAnswers(place, number, group, rewards))
         return found
 
     @cached_property
@@ -135,7 +135,7 @@ class ImplicitReward(PairMaker[ImplicitRewardSettings]):
         vlm.model.eval()
         return vlm
 
-    def _pair(self, one: Scored, alpha: float) -> list[MadePair]:
+    def _pair(self, one: ScoredAnswers, alpha: float) -> list[MadePair]:
         best, worst = best_and_worst(one.rewards, one.characters, alpha)
         chosen, rejected = one.candidates[best], one.candidates[worst]
         if best == worst or chosen.text == rejected.text or not separable(one.rewards, self.settings.beta):

@@ -79,7 +79,7 @@ VERDICTS: tuple[Presence, ...] = ("present", "absent", "uncertain")
 
 
 @dataclass
-class Description:
+class FollowedDescription:
     """One description that is being followed. `named` are the classes of the beginning `begun`; `ended` says why it
     is over."""
 
@@ -120,7 +120,7 @@ class Sentences(PairMaker[SentencesSettings]):
         ]
 
     def _step(
-        self, step: int, active: Sequence[Description], shown: dict[str, bytes], opinions: dict[str, Opinions]
+        self, step: int, active: Sequence[FollowedDescription], shown: dict[str, bytes], opinions: dict[str, Opinions]
     ) -> None:
         """Sample the next sentence of every description, ask about new classes, make pairs, and go on."""
         said = [
@@ -140,7 +140,7 @@ class Sentences(PairMaker[SentencesSettings]):
             if not one.ended:
                 self._go_on(one, step, sentences)
 
-    def _sampled(self, active: Sequence[Description], shown: dict[str, bytes]) -> Iterator[list[Answer]]:
+    def _sampled(self, active: Sequence[FollowedDescription], shown: dict[str, bytes]) -> Iterator[list[Answer]]:
         settings = self.settings
         return self.context.engine().sample_many(
             [(shown[one.picture.id], messages_of(one.prompt, one.begun)) for one in active],
@@ -166,7 +166,9 @@ class Sentences(PairMaker[SentencesSettings]):
         for (picture, _), judged in zip(new.values(), found, strict=True):
             opinions[picture.id] |= judged
 
-    def _pairs(self, one: Description, step: int, sentences: Sequence[NextSentence], known: Opinions) -> list[MadePair]:
+    def _pairs(
+        self, one: FollowedDescription, step: int, sentences: Sequence[NextSentence], known: Opinions
+    ) -> list[MadePair]:
         coherent = [s for s in sentences if s.factual and (not one.named or s.verdicts.keys() & one.named)]
         hallucinated = [s for s in sentences if s.hallucinated]
         settings = self.settings
@@ -190,7 +192,7 @@ class Sentences(PairMaker[SentencesSettings]):
             pairs.append(pair)
         return pairs[: settings.pairs_per_step]
 
-    def _go_on(self, one: Description, step: int, sentences: Sequence[NextSentence]) -> None:
+    def _go_on(self, one: FollowedDescription, step: int, sentences: Sequence[NextSentence]) -> None:
         """Put a factual sentence behind the beginning, one that names nothing of it where there is one; else one that
         names nothing at all."""
         factual = [s for s in sentences if s.factual]
@@ -207,10 +209,10 @@ class Sentences(PairMaker[SentencesSettings]):
             one.ended = "description_ended"
 
 
-def descriptions_of(picture: JudgedPicture) -> list[Description]:
+def descriptions_of(picture: JudgedPicture) -> list[FollowedDescription]:
     """A description for each prompt that a candidate answers, none begun."""
     prompts = {candidate.prompt_number: candidate.prompt for candidate in picture.candidates}
-    return [Description(picture, number, prompts[number]) for number in sorted(prompts)]
+    return [FollowedDescription(picture, number, prompts[number]) for number in sorted(prompts)]
 
 
 def messages_of(prompt: str, begun: str) -> list[dict[str, Any]]:
@@ -219,7 +221,7 @@ def messages_of(prompt: str, begun: str) -> list[dict[str, Any]]:
     return [user, {"role": "assistant", "content": [{"type": "text", "text": begun}]}] if begun else [user]
 
 
-def read_samples(one: Description, answers: Sequence[Answer]) -> list[tuple[str, tuple[int, bool]]]:
+def read_samples(one: FollowedDescription, answers: Sequence[Answer]) -> list[tuple[str, tuple[int, bool]]]:
     """The texts that can be sides, each once, with the number of its first sample and whether it ended the description.
     More empty samples than others end the description: the model has said all. The others are counted in `seen`."""
     found: dict[str, tuple[int, bool]] = {}
@@ -258,7 +260,7 @@ def matched(
                 break
 
 
-def outcome(descriptions: Sequence[Description]) -> Made:
+def outcome(descriptions: Sequence[FollowedDescription]) -> Made:
     """The pairs of a picture's descriptions, else why there are none."""
     pairs = [pair for one in descriptions for pair in one.pairs]
     if pairs:
