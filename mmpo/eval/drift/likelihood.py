@@ -1,0 +1,29 @@
+"""Numbers made of log-probs: perplexity, bits a byte, divergences. Pure functions; logarithms are natural."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def perplexity(logp: float, tokens: float) -> float:
+    """exp(-logp / tokens) of the summed log-prob of so many tokens."""
+    return math.exp(-logp / tokens)
+
+
+def bits_a_byte(logp: float, text_bytes: float) -> float:
+    """-logp / (ln 2 * bytes) of texts of so many UTF-8 bytes: comparable where tokenizers differ."""
+    return -logp / (math.log(2) * text_bytes)
+
+
+def kl(p: Sequence[float], q: Sequence[float]) -> float:
+    """KL(p || q) in nats of two distributions over the same values."""
+    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a)
+
+
+def k3(base_logp: float, tuned_logp: float) -> float:
+    """r - 1 - ln r with r = p_base / p_tuned of a token that the tuned model drew: its mean estimates KL(tuned || base)
+    without the whole vocabulary, never below 0 (Schulman 2020, "Approximating KL divergence").
+    """
+    difference = base_logp - tuned_logp
+    return math.expm1(difference) - difference
