@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ from mmpo.models.folder import check_adapter
 from mmpo.progress import task
 
 if TYPE_CHECKING:
+    from mmpo.models.families.loading import VLM
     from mmpo.models.generation.answer import Answer, AnswerEngine
 
 ModelState = Literal["before", "after"]
@@ -27,27 +29,68 @@ Keys = Mapping[tuple[ModelState, Request], str]
 ENGINE = "engine.json"
 
 
-def collect_responses(
-    requests: Sequence[Request], pictures: Pictures, settings: EvalSettings, run_dir: Path
-) -> Responses:
+class AskedModel:
+    """The model of an evaluation, known by its files and loaded when it is first asked."""
+
+    def __init__(self, settings: EvalSettings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the contents of the model's files."""
+        return folder_fingerprint(model_folder(self.settings.model))
+
+    @cached_property
+    def adapter(self) -> str | None:
+        """The fingerprint of the adapter's files, None without one. Raises UserError where it is no adapter."""
+        if not self.settings.adapter:
+            return None
+        check_adapter(self.settings.adapter)
+        return folder_fingerprint(Path(self.settings.adapter))
+
+    @property
+    def weights(self) -> str:
+        """The number format of the weights."""
+        dtype, quantize = self.settings.dtype, self.settings.quantize
+        return dtype if quantize == "none" else f"{dtype} {quantize}"
+
+    @property
+    def states(self) -> dict[ModelState, str | None]:
+        """The states that are asked, with the adapter's fingerprint where it is on."""
+        adapter = self.adapter
+        return {"before": None, "after": adapter} if adapter and self.settings.compare else {"after": adapter}
+
+    @cached_property
+    def vlm(self) -> VLM:
+        """The model with its adapter, in memory."""
+        from mmpo.models.live import loaded
+
+        return loaded(
+            self.settings.model,
+            adapter=self.settings.adapter,
+            dtype=self.settings.dtype,
+            quantize=self.settings.quantize,
+            video_input=self.settings.video_input,
+            trust_remote_code=self.settings.trust_remote_code,
+        )
+
+
+def collect_responses(requests: Sequence[Request], pictures: Pictures, model: AskedModel, run_dir: Path) -> Responses:
     """The responses to all requests, by model state; the model is asked what is not answered yet. Two requests with the
     same picture and words are asked once, whatever the picture is called.
 
-    Every answer is in `run_dir/answers.jsonl` in the end; `settings.cache` names a folder where other runs find them
+    Every answer is in `run_dir/answers.jsonl` in the end; the setting `cache` names a folder where other runs find them
     too.
     """
-    model = folder_fingerprint(model_folder(settings.model))
-    adapter = None
-    if settings.adapter:
-        check_adapter(settings.adapter)
-        adapter = folder_fingerprint(Path(settings.adapter))
-    states: dict[ModelState, str | None] = (
-        {"before": None, "after": adapter} if adapter and settings.compare else {"after": adapter}
-    )
-    weights = settings.dtype if settings.quantize == "none" else f"{settings.dtype} {settings.quantize}"
+    settings, fingerprint, states = model.settings, model.fingerprint, model.states
     keys = {
         (state, request): answer_key(
-            model, with_adapter, weights, pictures.fingerprint(request), request.prompt, request.max_new_tokens
+            fingerprint,
+            with_adapter,
+            model.weights,
+            pictures.fingerprint(request),
+            request.prompt,
+            request.max_new_tokens,
         )
         for state, with_adapter in states.items()
         for request in requests
@@ -65,7 +108,7 @@ def collect_responses(
                     answers.add({**cache[key], **_names(state, request)})
             every[state] = list(wanted.values())
         if any(keys[state, request] not in answers for state, requests in every.items() for request in requests):
-            _ask_model(every, keys, pictures, settings, answers, cache, run_dir / ENGINE)
+            _ask_model(every, keys, pictures, model, answers, cache, run_dir / ENGINE)
         return {state: {request: _response(answers[keys[state, request]]) for request in requests} for state in states}
 
 
@@ -108,23 +151,14 @@ def _ask_model(
     every: Mapping[ModelState, Sequence[Request]],
     keys: Keys,
     pictures: Pictures,
-    settings: EvalSettings,
+    model: AskedModel,
     answers: AnswerLog,
     cache: AnswerCache | None,
     record: Path,
 ) -> None:
     from mmpo.models.generation.answer import AnswerEngine
-    from mmpo.models.live import loaded
 
-    vlm = loaded(
-        settings.model,
-        adapter=settings.adapter,
-        dtype=settings.dtype,
-        quantize=settings.quantize,
-        video_input=settings.video_input,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    engine = AnswerEngine(vlm, token_budget=settings.tokens_per_batch)
+    engine = AnswerEngine(model.vlm, token_budget=model.settings.tokens_per_batch)
     for state, requests in every.items():
         known = {request for request in requests if keys[state, request] in answers}
         missing = len(requests) - len(known)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar, cast
+
+import numpy as np
+
+from mmpo.eval.statistics.statistics import Array
+
+N = TypeVar("N", float, Array)
 
 
-def perplexity(logp: float, tokens: float) -> float:
+def perplexity(logp: N, tokens: N) -> N:
     """exp(-logp / tokens) of the summed log-prob of so many tokens."""
-    return math.exp(-logp / tokens)
+    return cast(N, np.exp(-logp / tokens))
 
 
-def bits_a_byte(logp: float, text_bytes: float) -> float:
+def bits_a_byte(logp: N, text_bytes: N) -> N:
     """-logp / (ln 2 * bytes) of texts of so many UTF-8 bytes: comparable where tokenizers differ."""
-    return -logp / (math.log(2) * text_bytes)
+    return cast(N, -logp / (math.log(2) * text_bytes))
 
 
 def kl(p: Sequence[float], q: Sequence[float]) -> float:
