@@ -35,12 +35,9 @@ class TokenReader:
     vocabulary: int
 
 
-Given = Mapping[Request, Response]
-
-
 def answer_rows(
     benchmark: str,
-    given: Mapping[str, Given],
+    given: Mapping[str, Mapping[Request, Response]],
     settings: DriftSettings,
     tokens: TokenReader | None,
     bootstrap: Bootstrap,
@@ -145,13 +142,14 @@ def _tally(units: Sequence[str], answers: Sequence[_Answer], settings: DriftSett
             2 * place,
             2 * place + 1,
             "neither",
-            f"of the runs of {n} {what} of an answer, the share that was there before; mean over answers of {n} or more",
+            f"of the {what if n == 1 else f'runs of {n} {what}'} in an answer, the share that repeats an earlier one; "
+            f"mean over answers of {n} or more",
         )
         for place, n in enumerate(GRAMS)
     ]
-    looping = (
-        "VLMEvalKit calls it a repetition" if settings.loops == "vlmevalkit" else "three or more copies of a block"
-    )
+    looping = "three or more copies of a block, twelve words or more"
+    if settings.loops == "vlmevalkit":
+        looping = "what VLMEvalKit calls a repetition"
     metrics += [
         share("loop", _LOOP, _ALL, "neither", f"share of answers whose end is a loop: {looping}", label="loops"),
         share(
@@ -293,7 +291,9 @@ def _reading(estimate: Estimate) -> Reading:
     return Reading(value=estimate.value, low=estimate.low, high=estimate.high)
 
 
-def requests_in(requests: Iterable[Request], responses: Mapping[str, Given]) -> dict[str, dict[Request, Response]]:
+def requests_in(
+    requests: Iterable[Request], responses: Mapping[str, Mapping[Request, Response]]
+) -> dict[str, dict[Request, Response]]:
     """Of each state's responses those to these requests, each once."""
     wanted = [request for request in dict.fromkeys(requests) if all(request in own for own in responses.values())]
     return {state: {request: own[request] for request in wanted} for state, own in responses.items()}

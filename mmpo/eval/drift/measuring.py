@@ -4,8 +4,8 @@
     neutral prompts ─▶ base's answers, tuned samples    ─▶ KL(base || tuned), KL(tuned || base)
 
 A row is written as soon as it is known, under a key of everything that decides it; a run that was killed goes on, and
-one that knows all loads no model. The answers to the prompts come from one batch, so all are asked again where one is
-missing: a stopped evaluation ends with the same digits.
+one that knows all loads no model. What is computed in one batch (the answers to the prompts, the texts after one
+prompt) is computed again whole where a row is missing: a stopped evaluation ends with the same digits.
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ VERSION = 1
 """Part of each key: raise it with a change of the shipped prompts or of what is computed."""
 TEXTS, KL = "perplexity of ordinary texts", "KL to base"
 
-Row = dict[str, Any]
-
 
 @dataclass(frozen=True)
 class FixedText:
@@ -64,7 +62,7 @@ class TextRow:
 
 @dataclass(frozen=True)
 class KLRow:
-    """One answer to a neutral prompt: divergence and k3 estimate (None: not sampled) summed over its tokens, in nats."""
+    """One answer to a neutral prompt: divergence and k3 estimate (None: no sample), nats, summed over its tokens."""
 
     id: str
     kl: float
@@ -119,16 +117,26 @@ def _texts(log: _Log, pictures: Pictures, found: Measured) -> None:
         for state, adapter in log.model.states.items()
         for one in fixed
     }
-    missing = [(state, one) for state in log.model.states for one in fixed if keys[state, one.id] not in log]
+    together: dict[Request, list[FixedText]] = {}
+    for one in fixed:
+        together.setdefault(one.request, []).append(one)
+    missing = [
+        (state, request, texts)
+        for state in log.model.states
+        for request, texts in together.items()
+        if any(keys[state, one.id] not in log for one in texts)
+    ]
     if missing:
-        with task("drift: ordinary texts", len(missing)) as running:
-            for state, one in missing:
-                shown = log.shown(one.request, pictures)
-                (scored,) = log.scorer.texts([(shown, one.text)], base=state == "before")
-                row: Row = {"state": state, "id": one.id, "prompt": one.request.prompt, "answer": one.text}
-                row |= {"logp": scored.logp, "tokens": scored.tokens}
-                log.add(keys[state, one.id], row, plain=not shown.images)
-                running.advance()
+        with task("drift: ordinary texts", sum(len(texts) for *_, texts in missing)) as running:
+            for state, request, texts in missing:
+                shown = log.shown(request, pictures)
+                scored = log.scorer.texts(shown, [one.text for one in texts], base=state == "before")
+                for one, found_here in zip(texts, scored, strict=True):
+                    row: dict[str, Any] = {"state": state, "id": one.id, "prompt": request.prompt, "answer": one.text}
+                    row |= {"logp": found_here.logp, "tokens": found_here.tokens}
+                    if keys[state, one.id] not in log:
+                        log.add(keys[state, one.id], row, plain=not shown.images)
+                    running.advance()
     for one in fixed:
         before, after = (log[keys[state, one.id]] for state in ("before", "after"))
         size = len(one.text.encode())
@@ -181,7 +189,12 @@ def _kl(log: _Log, pictures: Pictures, requests: Sequence[Request], found: Measu
                 for key, (prompt, request), one, said in zip(
                     keys, asked, shown, _diverged(log.scorer, shown, settings, forward), strict=True
                 ):
-                    row: Row = {"id": prompt.id, "image": request.image, "prompt": prompt.text, "answer": said.text}
+                    row: dict[str, Any] = {
+                        "id": prompt.id,
+                        "image": request.image,
+                        "prompt": prompt.text,
+                        "answer": said.text,
+                    }
                     row |= {"way": kind[0], "kl": said.kl, "k3": said.k3, "tokens": said.tokens}
                     if key not in log:
                         log.add(key, row, plain=not one.images)
@@ -192,8 +205,9 @@ def _kl(log: _Log, pictures: Pictures, requests: Sequence[Request], found: Measu
         (found.forward if forward else found.reverse).extend(rows)
     found.prompts = [prompt.id + (f" ({request.image})" if request.image else "") for prompt, request in asked]
     found.notes.append(
-        f"KL to base: nats a token over the full vocabulary on {len(asked)} shipped prompts: forward on the base's greedy "
-        f"answers, reverse on samples of the tuned model (seed {settings.seed}), at most {settings.max_new_tokens} tokens"
+        f"KL to base: nats a token over the full vocabulary, on answers of at most {settings.max_new_tokens} tokens to "
+        f"{len(asked)} shipped prompts: forward on the base's greedy ones, reverse on samples of the tuned model (seed "
+        f"{settings.seed})"
     )
     if plain:
         why = "the evaluation shows no single pictures"
@@ -265,7 +279,7 @@ class _Log:
         self.grey = self.grey or bool(row["grey"])
         return row
 
-    def add(self, key: str, row: Row, *, plain: bool) -> None:
+    def add(self, key: str, row: Mapping[str, Any], *, plain: bool) -> None:
         whole = {"key": key, **row, "grey": plain and self.scorer.grey}
         self._rows.add(whole)
         if self._cache is not None:

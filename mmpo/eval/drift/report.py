@@ -108,7 +108,7 @@ def text_rows(texts: Sequence[TextRow], ending: str, label: str, bootstrap: Boot
             f"perplexity{ending}",
             lambda c: perplexity(c[..., _LOGP], c[..., _TOKENS]),
             "neither",
-            "exp(−log-prob / tokens) of texts that nobody trained on; it rises where the model forgets ordinary language",
+            "exp(−log-prob / tokens) of texts that nobody trained on; it rises where ordinary language is forgotten",
             percent=False,
             label=f"perplexity of {label}",
         ),

@@ -1,7 +1,6 @@
-"""What one loaded model says of fixed texts, and how far it is from itself without its adapter, over the full vocabulary.
+"""What a model thinks of fixed texts, and how far it is from itself without its adapter, over the full vocabulary.
 
-Every text is a row of its own: nothing of the model is changed, and what it says of one does not depend on which others
-are asked for.
+Texts and answers are plain rows, so nothing of the model is changed.
 
 Shapes: n tokens of an answer, h hidden.
 """
@@ -30,6 +29,8 @@ from mmpo.models.tree.layout import response_tree
 
 GREY = Image.new("RGB", (224, 224), (128, 128, 128))
 """Shown where a family takes no prompt without a picture."""
+TOGETHER = 10
+"""Texts after one prompt that are a batch."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,16 @@ class DriftScorer:
         self._gallery = ImageCache(vlm, None)
         self.grey = not self._takes_plain_prompts()
 
-    def texts(self, asks: Sequence[tuple[ShownPrompt, str]], *, base: bool) -> list[TextLogp]:
-        """Of each text as the answer to its prompt, with the adapter off (`base`) or on."""
-        found = []
+    def texts(self, ask: ShownPrompt, texts: Sequence[str], *, base: bool) -> list[TextLogp]:
+        """Of each text as the answer to the prompt, with the adapter off (`base`) or on."""
+        found: list[TextLogp] = []
+        ids = [encode_response(self.vlm, text, eos=False) for text in texts]
         with self._as(base):
-            for ask, text in asks:
-                ids = encode_response(self.vlm, text, eos=False)
-                logps = self._run(self._shown(ask), ask.prompt, ids).logps
-                found.append(TextLogp(float(logps.double().sum()), len(ids)))
+            for start in range(0, len(ids), TOGETHER):
+                batch = ids[start : start + TOGETHER]
+                logps = self._run(self._shown(ask), ask.prompt, batch).logps.double()
+                parts = logps.split([len(own) for own in batch])
+                found += [TextLogp(float(part.sum()), len(part)) for part in parts]
         return found
 
     def forward_kl(self, asks: Sequence[ShownPrompt], *, max_new_tokens: int) -> list[AnswerDivergence]:
@@ -105,9 +108,9 @@ class DriftScorer:
             return AnswerDivergence(answer.text, 0.0, None if forward else 0.0, 0)
         shown = self._shown(ask)
         with self._as(True):
-            base = self._run(shown, ask.prompt, ids, states=True)
+            base = self._run(shown, ask.prompt, [ids], states=True)
         with self._as(False):
-            tuned = self._run(shown, ask.prompt, ids, states=True)
+            tuned = self._run(shown, ask.prompt, [ids], states=True)
         before, after = base.states, tuned.states
         assert before is not None and after is not None
         ours, theirs = (after, before) if forward else (before, after)  # KL(theirs || ours)
@@ -116,9 +119,11 @@ class DriftScorer:
         estimates = [k3(b, t) for b, t in zip(base.logps.tolist(), tuned.logps.tolist(), strict=True)]
         return AnswerDivergence(answer.text, float(kl.double().sum()), None if forward else sum(estimates), len(ids))
 
-    def _run(self, shown: ShownImages, prompt: str, ids: Sequence[int], *, states: bool = False) -> SegmentLogps:
+    def _run(
+        self, shown: ShownImages, prompt: str, answers: Sequence[list[int]], *, states: bool = False
+    ) -> SegmentLogps:
         tensors = shown.processed.tensors
-        tree = response_tree(self._gallery.encode(prompt, shown), [list(ids)], range(len(shown.kinds)))
+        tree = response_tree(self._gallery.encode(prompt, shown), answers, range(len(shown.kinds)))
         with torch.no_grad():
             features = encode_images(self.vlm, tensors, frozen=True)
             layout = plain_rows(self.vlm, [tree], tensors).to(self.vlm.device)
@@ -139,7 +144,7 @@ class DriftScorer:
         self.grey = False
         try:
             with self._as(True):
-                self._run(self._shown(ShownPrompt("Hello!")), "Hello!", encode_response(self.vlm, "Hello.", eos=False))
+                self._run(self._shown(ShownPrompt("Hello!")), "Hello!", [encode_response(self.vlm, "Hi.", eos=False)])
         except (UserError, ValueError, TypeError, AttributeError, RuntimeError):  # however a family's code says no
             return False
         return True

@@ -1,5 +1,5 @@
-"""The texts and prompts that every evaluation is given beside its benchmarks. Original; changing one changes numbers, so
-its id must change too.
+"""The texts and prompts that every evaluation is given beside its benchmarks. Changing one changes numbers, so its id
+must change too.
 """
 
 from __future__ import annotations

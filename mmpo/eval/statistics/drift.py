@@ -1,4 +1,4 @@
-"""Drift and ability in a scorecard: what the benchmarks do not ask for, and what of it looks as if the model got worse."""
+"""Drift and ability in a scorecard: what no benchmark asks for, and what of it looks as if the model got worse."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Reading(FrozenRecord):
 
 
 class DriftRow(FrozenRecord):
-    """One check. `of` is the benchmark whose answers it is about, None for the shipped prompts and texts. `before` is None
-    where there is one number for both models (a divergence), or where one model alone was asked; `ratio` is after /
-    before where that is what is judged. `sign` says in words what is wrong, empty within the `limit` (None: not judged).
-    `brief` rows are on the screen, the others in the file.
+    """One check. `of` is the benchmark whose answers it is about, None for the shipped prompts and texts. `before` is
+    None where there is one number for both models (a divergence), or where one model alone was asked; `ratio` is after
+    / before where that is what is judged. `sign` says in words what is wrong, empty within the `limit` (None: not
+    judged). `brief` rows are on the screen, the others in the file.
     """
 
     metric: str
@@ -83,8 +83,8 @@ class Unmeasured(FrozenRecord):
 
 
 class Drift(FrozenRecord):
-    """All that was looked at beside the benchmarks. `prompts` are the ids of the shipped prompts with the pictures shown,
-    `texts` those of the fixed texts; `notes` say how the numbers were made.
+    """All that was looked at beside the benchmarks. `prompts` are the ids of the shipped prompts with the pictures
+    shown, `texts` those of the fixed texts; `notes` say how the numbers were made.
     """
 
     rows: list[DriftRow] = Field(default_factory=list)

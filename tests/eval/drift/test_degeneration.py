@@ -63,7 +63,7 @@ def test_a_loop_of_the_longest_block_and_one_word_more() -> None:
 
 
 def test_a_loop_that_is_cut_in_its_block_or_follows_a_good_start() -> None:
-    assert loop("a man stands here and then the man the man the man the man the man the man the".split()) == Loop(6, 2)
+    assert loop(words("a man stands here and then " + "the man " * 6 + "the")) == Loop(6, 2)
     assert loop(["no"] * 11) is None and loop(["no"] * 12) == Loop(12, 1)
     assert loop([*["no"] * 12, "yes"]) is None, "it went on"
 
