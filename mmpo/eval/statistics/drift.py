@@ -12,6 +12,7 @@ from rich.text import Text
 from mmpo.eval.statistics.rows import FrozenRecord, number
 
 TITLE = "Drift and ability"
+SIGNIFICANT = 0.05
 MOST_SIGNS = 4
 """Signs that the sentence on top names; the table has all."""
 
@@ -113,7 +114,7 @@ class Drift(FrozenRecord):
             return f"Other abilities: not looked at{lacking}"
         if not self.signs:
             return f"Other abilities: no sign of harm in {judged} checks{lacking}"
-        told = [f"{row.sign} ({row.shown} {row.moved})" for row in self.signs[:MOST_SIGNS]]
+        told = [f"{row.sign} ({row.shown} {row.moved}{_doubt(row)})" for row in self.signs[:MOST_SIGNS]]
         more = f"; and {len(self.signs) - MOST_SIGNS} more" if len(self.signs) > MOST_SIGNS else ""
         return f"Other abilities: {len(self.signs)} of {judged} checks warn: {'; '.join(told)}{more}{lacking}"
 
@@ -174,6 +175,10 @@ class Drift(FrozenRecord):
     def _of(self, row: DriftRow, intervals: bool) -> list[str]:
         cells = row.cells(intervals=intervals)
         return cells if self._compared else [cells[0], cells[2]]
+
+
+def _doubt(row: DriftRow) -> str:
+    return f", p = {row.p:.2f}" if row.p is not None and row.p >= SIGNIFICANT else ""
 
 
 def _interval(reading: Reading, form: str) -> str:

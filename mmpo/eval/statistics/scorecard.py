@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mmpo.errors import UserError
-from mmpo.eval.statistics.drift import Drift
+from mmpo.eval.statistics.drift import SIGNIFICANT, Drift
 from mmpo.eval.statistics.rows import Category, Change, Estimate, FrozenRecord, MetricCounts, MetricRow, Overlap, number
-from mmpo.eval.statistics.verdict import SIGNIFICANT, verdict
+from mmpo.eval.statistics.verdict import verdict
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from mmpo.eval.statistics.drift import SIGNIFICANT
 from mmpo.eval.statistics.rows import MetricRow, number
 
 if TYPE_CHECKING:
     from mmpo.eval.statistics.scorecard import Scorecard
-
-SIGNIFICANT = 0.05
 
 
 def headline_rows(rows: Sequence[MetricRow]) -> Iterator[MetricRow]:
