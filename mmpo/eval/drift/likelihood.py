@@ -1,9 +1,8 @@
-"""Numbers made of log-probs: perplexity, bits a byte, divergences. Pure functions; logarithms are natural."""
+"""Numbers made of log-probs: perplexity, bits a byte, an estimate of a divergence. Pure functions; logarithms are natural."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TypeVar, cast
 
 import numpy as np
@@ -21,11 +20,6 @@ def perplexity(logp: N, tokens: N) -> N:
 def bits_a_byte(logp: N, text_bytes: N) -> N:
     """-logp / (ln 2 * bytes) of texts of so many UTF-8 bytes: comparable where tokenizers differ."""
     return cast(N, -logp / (math.log(2) * text_bytes))
-
-
-def kl(p: Sequence[float], q: Sequence[float]) -> float:
-    """KL(p || q) in nats of two distributions over the same values."""
-    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a)
 
 
 def k3(base_logp: float, tuned_logp: float) -> float:

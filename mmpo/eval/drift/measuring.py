@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from mmpo.errors import UserError
 from mmpo.eval.answers import AnswerCache, AnswerLog
 from mmpo.eval.collecting import AskedModel
+from mmpo.eval.drift.settings import DriftSettings
 from mmpo.eval.drift.texts import CAPTION_PROMPT, NEUTRAL_PROMPTS, SENTENCES, TEXT_PROMPT, NeutralPrompt, sentence_id
 from mmpo.eval.drift.training_texts import pair_folders, seen
 from mmpo.eval.pictures import Pictures
@@ -173,8 +174,7 @@ def _fixed_texts(log: _Log, pictures: Pictures) -> tuple[list[FixedText], list[s
 
 def _kl(log: _Log, pictures: Pictures, requests: Sequence[Request], found: Measured) -> None:
     settings = log.model.settings.drift
-    asked = _neutral(pictures, requests)
-    plain = len(asked) < len(NEUTRAL_PROMPTS)
+    asked = neutral(pictures, requests)
     adapter = log.model.states["after"]
     for forward in (True, False):
         kind: list[Any] = ["forward"] if forward else ["reverse", settings.seed]
@@ -186,16 +186,11 @@ def _kl(log: _Log, pictures: Pictures, requests: Sequence[Request], found: Measu
             label = "drift: KL to base" + ("" if forward else ", samples")
             with task(label):
                 shown = [log.shown(request, pictures) for _, request in asked]
-                for key, (prompt, request), one, said in zip(
-                    keys, asked, shown, _diverged(log.scorer, shown, settings, forward), strict=True
-                ):
-                    row: dict[str, Any] = {
-                        "id": prompt.id,
-                        "image": request.image,
-                        "prompt": prompt.text,
-                        "answer": said.text,
-                    }
-                    row |= {"way": kind[0], "kl": said.kl, "k3": said.k3, "tokens": said.tokens}
+                answers = _diverged(log.scorer, shown, settings, forward)
+                for key, (prompt, request), one, said in zip(keys, asked, shown, answers, strict=True):
+                    row: dict[str, Any] = {"way": kind[0], "id": prompt.id, "image": request.image}
+                    row |= {"prompt": prompt.text, "answer": said.text}
+                    row |= {"kl": said.kl, "k3": said.k3, "tokens": said.tokens}
                     if key not in log:
                         log.add(key, row, plain=not one.images)
         rows = [
@@ -209,20 +204,20 @@ def _kl(log: _Log, pictures: Pictures, requests: Sequence[Request], found: Measu
         f"{len(asked)} shipped prompts: forward on the base's greedy ones, reverse on samples of the tuned model (seed "
         f"{settings.seed})"
     )
-    if plain:
+    if len(asked) < len(NEUTRAL_PROMPTS):
         why = "the evaluation shows no single pictures"
         found.unmeasured.append(Unmeasured(what=f"{KL} on prompts with a picture", why=why))
 
 
 def _diverged(
-    scorer: DriftScorer, shown: Sequence[ShownPrompt], settings: Any, forward: bool
+    scorer: DriftScorer, shown: Sequence[ShownPrompt], settings: DriftSettings, forward: bool
 ) -> list[AnswerDivergence]:
     if forward:
         return scorer.forward_kl(shown, max_new_tokens=settings.max_new_tokens)
     return scorer.reverse_kl(shown, max_new_tokens=settings.max_new_tokens, seed=settings.seed)
 
 
-def _neutral(pictures: Pictures, requests: Sequence[Request]) -> list[tuple[NeutralPrompt, Request]]:
+def neutral(pictures: Pictures, requests: Sequence[Request]) -> list[tuple[NeutralPrompt, Request]]:
     """The shipped prompts, those about a picture with the first pictures of the evaluation (again from the first where
     there are fewer), or without these prompts where it shows none."""
     places = [Request(image.path, "", 1) for image in pictures.annotated or ()]

@@ -47,7 +47,8 @@ class DriftReport:
         try:
             self._tokens = token_reader(settings)
         except UserError as error:
-            self._unmeasured.append(Unmeasured(what="lengths in tokens", why=error.message))
+            instead = "; words are counted instead" if settings.drift.units == "tokens" else ""
+            self._unmeasured.append(Unmeasured(what="lengths in tokens", why=error.message + instead))
 
     def add(
         self,

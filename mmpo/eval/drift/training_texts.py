@@ -49,12 +49,13 @@ def _digest(text: str) -> bytes:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in a row's cells."""
+    """Every text in a row's cells, without the words that say what a part is."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        for inner in value.values():
-            yield from _texts(inner)
+        for key, inner in value.items():
+            if key not in ("role", "type"):
+                yield from _texts(inner)
     elif isinstance(value, list):
         for inner in value:
             yield from _texts(inner)

@@ -248,3 +248,37 @@ def test_a_family_that_takes_no_plain_prompt_is_shown_grey(model: Any) -> None:
         assert scorer.texts(ShownPrompt("Hello!"), ["A dog."], base=True) == grey_before
     finally:
         handle.remove()
+
+
+def test_an_evaluation_without_single_pictures_is_asked_the_plain_prompts(world: Path) -> None:
+    from mmpo.eval.drift.measuring import neutral
+    from mmpo.eval.pictures import Pictures
+    from mmpo.eval.protocol import FrameChoice, Request
+
+    pictures = Pictures(asked(world, annotations=None, images=None))
+    film = Request("film.mp4", "What happens?", 8, root=str(world), frames=FrameChoice())
+    found = neutral(pictures, [Request(None, "Hello?", 8), film])
+    assert [prompt for prompt, _ in found] == [prompt for prompt in NEUTRAL_PROMPTS if not prompt.image]
+    assert {request.image for _, request in found} == {None}
+    pictured = Pictures(asked(world))
+    request = Request("7.png", "Is there a dog?", 8)
+    pictured.look_at([request])
+    shown = [one.image for prompt, one in neutral(pictured, [request]) if prompt.image]
+    assert shown == [f"{number}.png" for number in (0, 1, 2, 3, 4, 7, 0, 1, 2, 3)]
+
+
+def test_the_pairs_of_an_adapters_run_are_found(tmp_path: Path) -> None:
+    from mmpo.eval.drift.training_texts import pair_folders, seen
+    from mmpo.files.atomic import write_sealed
+
+    for number, place in enumerate(("run/build/pairs", "elsewhere")):
+        with PairWriter(tmp_path / place, recipe={}) as writer:
+            writer.add(PreferencePair.simple(id="1", image="0.png", question="?", chosen=f"A {number}.", rejected="B"))
+    adapter = tmp_path / "run" / "train" / "adapter"
+    assert pair_folders(tmp_path / "eval", adapter) == [tmp_path / "run" / "build" / "pairs"]
+    adapter.mkdir(parents=True)
+    write_sealed(adapter.parent / "step.json", {"settings": {"pairs": "${run}/../elsewhere"}})
+    folders = pair_folders(tmp_path / "eval", adapter)
+    assert folders == [tmp_path / "run" / "build" / "pairs", tmp_path / "elsewhere"]
+    assert seen(["a 0.", "A  1.", "A 2.", "?", "user"], folders) == {"a 0.", "A  1.", "?"}
+    assert pair_folders(tmp_path / "eval", tmp_path / "nowhere" / "adapter") == []
