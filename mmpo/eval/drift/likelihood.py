@@ -1,4 +1,4 @@
-"""Numbers made of log-probs: perplexity, bits a byte, an estimate of a divergence. Pure functions; logarithms are natural."""
+"""Numbers made of log-probs: perplexity, bits a byte, an estimated divergence. Pure; logarithms are natural."""
 
 from __future__ import annotations
 

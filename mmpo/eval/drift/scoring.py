@@ -14,6 +14,7 @@ from itertools import takewhile
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from mmpo.errors import UserError
 from mmpo.eval.drift.likelihood import k3
@@ -63,8 +64,8 @@ class ShownPrompt:
 
 
 class DriftScorer:
-    """Scores texts and answers by `vlm`, a model with an adapter. `without_image` says how prompts that show none are
-    given: as they are, or with a grey picture, where the family takes none without (`grey` is then True)."""
+    """Scores texts and answers by `vlm`, a model with an adapter. Where the family takes no prompt without a picture
+    `grey` is True, and such prompts are shown with a grey one. UserError where a log-prob is no finite number."""
 
     def __init__(self, vlm: VLM, *, token_budget: int) -> None:
         self.vlm = vlm
@@ -79,7 +80,7 @@ class DriftScorer:
         with self._as(base):
             for start in range(0, len(ids), TOGETHER):
                 batch = ids[start : start + TOGETHER]
-                logps = self._run(self._shown(ask), ask.prompt, batch).logps.double()
+                logps = _finite(self._run(self._shown(ask), ask.prompt, batch).logps)
                 parts = logps.split([len(own) for own in batch])
                 found += [TextLogp(float(part.sum()), len(part)) for part in parts]
         return found
@@ -116,8 +117,9 @@ class DriftScorer:
         ours, theirs = (after, before) if forward else (before, after)  # KL(theirs || ours)
         with torch.no_grad():
             kl = token_kl(ours, theirs, self.vlm.head, softcap=self.vlm.softcap)
-        estimates = [k3(b, t) for b, t in zip(base.logps.tolist(), tuned.logps.tolist(), strict=True)]
-        return AnswerDivergence(answer.text, float(kl.double().sum()), None if forward else sum(estimates), len(ids))
+        logps = zip(_finite(base.logps).tolist(), _finite(tuned.logps).tolist(), strict=True)
+        estimate = None if forward else sum(k3(b, t) for b, t in logps)
+        return AnswerDivergence(answer.text, float(_finite(kl).sum()), estimate, len(ids))
 
     def _run(
         self, shown: ShownImages, prompt: str, answers: Sequence[list[int]], *, states: bool = False
@@ -148,3 +150,9 @@ class DriftScorer:
         except (UserError, ValueError, TypeError, AttributeError, RuntimeError):  # however a family's code says no
             return False
         return True
+
+
+def _finite(numbers: Tensor) -> Tensor:
+    if not bool(numbers.isfinite().all()):
+        raise UserError("the model's log-probs are not finite", hint="are there NaN weights in the adapter?")
+    return numbers.double()

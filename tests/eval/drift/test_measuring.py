@@ -282,3 +282,13 @@ def test_the_pairs_of_an_adapters_run_are_found(tmp_path: Path) -> None:
     assert folders == [tmp_path / "run" / "build" / "pairs", tmp_path / "elsewhere"]
     assert seen(["a 0.", "A  1.", "A 2.", "?", "user"], folders) == {"a 0.", "A  1.", "?"}
     assert pair_folders(tmp_path / "eval", tmp_path / "nowhere" / "adapter") == []
+
+
+def test_a_model_of_broken_numbers_is_told(model: Any) -> None:
+    from mmpo.eval.drift.scoring import DriftScorer, ShownPrompt
+
+    scorer = DriftScorer(model, token_budget=4096)
+    next(p for name, p in model.model.named_parameters() if "lora_B" in name).data.fill_(math.nan)
+    with pytest.raises(UserError, match="log-probs are not finite"):
+        scorer.texts(ShownPrompt("Hello!"), ["A dog."], base=False)
+    assert scorer.texts(ShownPrompt("Hello!"), ["A dog."], base=True)[0].tokens > 1
