@@ -73,6 +73,8 @@ class DriftRow(FrozenRecord):
     def _text(self, reading: Reading) -> str:
         if not self.percent and 0 < abs(reading.value) < 0.1:
             return f"{reading.value:.4f}"
+        if abs(reading.value) >= 10_000:  # a model of a small world, asked about ours
+            return f"{reading.value:.3g}"
         return number(reading.value, self.percent)
 
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from mmpo.eval.drift.answers import TokenReader, answer_rows, brief, requests_in, yes_rows
-from mmpo.eval.drift.degeneration import expectation_adjusted_distinct, words
+from mmpo.eval.drift.degeneration import expectation_adjusted_distinct
 from mmpo.eval.drift.limits import LIMITS, judged
 from mmpo.eval.drift.settings import DriftSettings
 from mmpo.eval.pope import metrics as pope
@@ -188,5 +188,10 @@ def test_a_page_of_one_model_has_no_columns_to_compare() -> None:
     assert "| check | value |" in page and "warns" not in page and "Other abilities" not in page
 
 
-def test_words_are_what_is_counted() -> None:
-    assert words("A dog.") == ["a", "dog"]
+def test_numbers_of_every_size_can_be_read() -> None:
+    row = DriftRow(
+        metric="perplexity", label="perplexity", before=Reading(value=1993590.01), after=Reading(value=0.012345)
+    )
+    assert row.moved == "1.99e+06 → 0.0123"
+    changed = row.model_copy(update={"change": Reading(value=-1993589.99)})
+    assert changed.cells(intervals=True)[3] == "−1.99e+06"
