@@ -116,8 +116,11 @@ class Drift(FrozenRecord):
             return f"Other abilities: not looked at{lacking}"
         if not self.signs:
             return f"Other abilities: no sign of harm in {judged} checks{lacking}"
-        told = [f"{row.sign} ({row.shown} {row.moved}{_doubt(row)})" for row in self.signs[:MOST_SIGNS]]
-        more = f"; and {len(self.signs) - MOST_SIGNS} more" if len(self.signs) > MOST_SIGNS else ""
+        shown: dict[str, list[str]] = {}
+        for row in self.signs:
+            shown.setdefault(row.sign, []).append(f"{row.shown} {row.moved}{_doubt(row)}")
+        told = [f"{sign} ({'; '.join(rows)})" for sign, rows in list(shown.items())[:MOST_SIGNS]]
+        more = f"; and {len(shown) - MOST_SIGNS} more" if len(shown) > MOST_SIGNS else ""
         return f"Other abilities: {len(self.signs)} of {judged} checks warn: {'; '.join(told)}{more}{lacking}"
 
     def screen_rows(self) -> list[DriftRow]:

@@ -170,6 +170,14 @@ def test_the_sentence_and_the_block() -> None:
         "different words (CHAIR distinct-1 0.80 → 0.20); answers use fewer different word pairs (CHAIR distinct-2 1.00 "
         "→ 0.25); not measured: KL to base"
     )
+    far = [
+        judged(DriftRow(metric=f"kl-{way}", label=f"KL to base, {way}", after=Reading(value=value)))
+        for way, value in (("forward", 0.33), ("reverse", 0.31))
+    ]
+    assert Drift(rows=far).sentence() == (
+        "Other abilities: 2 of 2 checks warn: the model moved far from its base where nobody trained it to (KL to base, "
+        "forward 0.33; KL to base, reverse 0.31)"
+    )
     page = "\n".join(drift.to_markdown())
     assert "| **CHAIR rep-4** | **0.0** | **50.0** | **+50.0 [+50.0, +50.0]** | **+5.0** |" in page
     assert "- not measured: KL to base: no adapter" in page and "- prompts: talk-1" in page
