@@ -175,8 +175,8 @@ def test_the_sentence_and_the_block() -> None:
         for way, value in (("forward", 0.33), ("reverse", 0.31))
     ]
     assert Drift(rows=far).sentence() == (
-        "Other abilities: 2 of 2 checks warn: the model moved far from its base where nobody trained it to (KL to base, "
-        "forward 0.33; KL to base, reverse 0.31)"
+        "Other abilities: 2 of 2 checks warn: the model moved far from its base where nobody trained it to (KL to "
+        "base, forward 0.33; KL to base, reverse 0.31)"
     )
     page = "\n".join(drift.to_markdown())
     assert "| **CHAIR rep-4** | **0.0** | **50.0** | **+50.0 [+50.0, +50.0]** | **+5.0** |" in page
