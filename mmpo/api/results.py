@@ -97,7 +97,8 @@ class Evaluated(_Shown):
     def to_pandas(self) -> pandas.DataFrame:
         """A row a metric: `benchmark`, `split`, `metric`, `better` (higher, lower, neither), `before` and `after` with
         their 95% intervals (`…_low`, `…_high`), `change` with its own, `p`, and `q`: p corrected for the splits.
-        Shares are fractions, not percentages. What was not compared, or is undefined, is empty."""
+        Shares are fractions, not percentages. What was not compared, or is undefined, is empty. The rows of `drift` are
+        last: their `split` is the benchmark whose answers they are about, empty for the shipped prompts and texts."""
         import pandas
 
         columns = ["benchmark", "split", "metric", "better", *(
@@ -112,6 +113,13 @@ class Evaluated(_Shown):
                     cells |= {state: found.value, f"{state}_low": found.low, f"{state}_high": found.high}
             if change is not None:
                 cells |= {"p": change.p, "q": change.q}
+            rows.append(cells)
+        drift = self.scorecard.drift
+        for check in drift.rows if drift is not None else ():
+            cells = {"benchmark": "drift", "split": check.of, "metric": check.metric, "better": "neither", "p": check.p}
+            for state in ("before", "after", "change"):
+                if (reading := getattr(check, state)) is not None:
+                    cells |= {state: reading.value, f"{state}_low": reading.low, f"{state}_high": reading.high}
             rows.append(cells)
         return pandas.DataFrame(rows, columns=columns)
 

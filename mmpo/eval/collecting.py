@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +19,7 @@ from mmpo.models.folder import check_adapter
 from mmpo.progress import task
 
 if TYPE_CHECKING:
+    from mmpo.models.families.loading import VLM
     from mmpo.models.generation.answer import Answer, AnswerEngine
 
 ModelState = Literal["before", "after"]
@@ -27,28 +29,89 @@ Keys = Mapping[tuple[ModelState, Request], str]
 ENGINE = "engine.json"
 
 
-def collect_responses(
-    requests: Sequence[Request], pictures: Pictures, settings: EvalSettings, run_dir: Path
-) -> Responses:
+class AskedModel:
+    """The model of an evaluation, known by its files and loaded when it is first asked."""
+
+    def __init__(self, settings: EvalSettings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the contents of the model's files."""
+        return folder_fingerprint(model_folder(self.settings.model))
+
+    @cached_property
+    def adapter(self) -> str | None:
+        """The fingerprint of the adapter's files, None without one. Raises UserError where it is no adapter."""
+        if not self.settings.adapter:
+            return None
+        check_adapter(self.settings.adapter)
+        return folder_fingerprint(Path(self.settings.adapter))
+
+    @property
+    def weights(self) -> str:
+        """The number format of the weights."""
+        dtype, quantize = self.settings.dtype, self.settings.quantize
+        return dtype if quantize == "none" else f"{dtype} {quantize}"
+
+    @property
+    def states(self) -> dict[ModelState, tuple[str, str | None]]:
+        """The states that are asked: fingerprints of the model's files and, where it is on, of the adapter's."""
+        states: dict[ModelState, tuple[str, str | None]] = {"after": (self.fingerprint, self.adapter)}
+        if not self.settings.compare or not (self.adapter or self.settings.before):
+            return states
+        other = self.settings.before
+        first = folder_fingerprint(model_folder(other)) if other else self.fingerprint
+        return {"before": (first, None), **states}
+
+    @cached_property
+    def vlm(self) -> VLM:
+        """The model with its adapter, in memory."""
+        return self._loaded(self.settings.model, self.settings.adapter)
+
+    @contextmanager
+    def answering(self, state: ModelState) -> Iterator[AnswerEngine]:
+        """What answers in this state: the model with its adapter off or on, or the other one that stands before, which
+        is gone again behind the block, so that two are never in memory together."""
+        if state == "before" and self.settings.before:
+            yield self._engine(self._loaded(self.settings.before, None))
+            return
+        with self._own.adapter_off() if state == "before" else nullcontext():
+            yield self._own
+
+    @cached_property
+    def _own(self) -> AnswerEngine:
+        return self._engine(self.vlm)
+
+    def _engine(self, vlm: VLM) -> AnswerEngine:
+        from mmpo.models.generation.answer import AnswerEngine
+
+        return AnswerEngine(vlm, token_budget=self.settings.tokens_per_batch)
+
+    def _loaded(self, model: str, adapter: str | None) -> VLM:
+        from mmpo.models.live import loaded
+
+        return loaded(
+            model,
+            adapter=adapter,
+            dtype=self.settings.dtype,
+            quantize=self.settings.quantize,
+            video_input=self.settings.video_input,
+            trust_remote_code=self.settings.trust_remote_code,
+        )
+
+
+def collect_responses(requests: Sequence[Request], pictures: Pictures, model: AskedModel, run_dir: Path) -> Responses:
     """The responses to all requests, by model state; the model is asked what is not answered yet. Two requests with the
     same picture and words are asked once, whatever the picture is called.
 
-    Every answer is in `run_dir/answers.jsonl` in the end; `settings.cache` names a folder where other runs find them
+    Every answer is in `run_dir/answers.jsonl` in the end; the setting `cache` names a folder where other runs find them
     too.
     """
-    model = folder_fingerprint(model_folder(settings.model))
-    adapter = None
-    if settings.adapter:
-        check_adapter(settings.adapter)
-        adapter = folder_fingerprint(Path(settings.adapter))
-    states: dict[ModelState, tuple[str, str | None]] = {"after": (model, adapter)}
-    if settings.compare and (adapter or settings.before):
-        first = folder_fingerprint(model_folder(settings.before)) if settings.before else model
-        states = {"before": (first, None), **states}
-    weights = settings.dtype if settings.quantize == "none" else f"{settings.dtype} {settings.quantize}"
+    settings, states = model.settings, model.states
     keys = {
         (state, request): answer_key(
-            *asked, weights, pictures.fingerprint(request), request.prompt, request.max_new_tokens
+            *asked, model.weights, pictures.fingerprint(request), request.prompt, request.max_new_tokens
         )
         for state, asked in states.items()
         for request in requests
@@ -66,7 +129,7 @@ def collect_responses(
                     answers.add({**cache[key], **_names(state, request)})
             every[state] = list(wanted.values())
         if any(keys[state, request] not in answers for state, requests in every.items() for request in requests):
-            _ask_model(every, keys, pictures, settings, answers, cache, run_dir / ENGINE)
+            _ask_model(every, keys, pictures, model, answers, cache, run_dir / ENGINE)
         return {state: {request: _response(answers[keys[state, request]]) for request in requests} for state in states}
 
 
@@ -109,24 +172,16 @@ def _ask_model(
     every: Mapping[ModelState, Sequence[Request]],
     keys: Keys,
     pictures: Pictures,
-    settings: EvalSettings,
+    model: AskedModel,
     answers: AnswerLog,
     cache: AnswerCache | None,
     record: Path,
 ) -> None:
-    opened: dict[tuple[str, str | None], AnswerEngine] = {}
     for state, requests in every.items():
         known = {request for request in requests if keys[state, request] in answers}
-        if len(known) == len(requests):
-            continue
-        other = settings.before if state == "before" else None
-        weights = (other, None) if other else (settings.model, settings.adapter)
-        if weights not in opened:
-            opened.clear()  # two models are never in memory together
-            opened[weights] = _engine(*weights, settings)
-        off = state == "before" and other is None
-        with opened[weights].adapter_off() if off else nullcontext():
-            _ask_state(opened[weights], state, every, known, keys, pictures, answers, cache, record)
+        if len(known) < len(requests):
+            with model.answering(state) as engine:
+                _ask_state(engine, state, every, known, keys, pictures, answers, cache, record)
 
 
 def _ask_state(
@@ -160,21 +215,6 @@ def _ask_state(
             if number == 0:
                 _record(record, state, engine, checked, 0, 0.0)
     _record(record, state, engine, checked, missing, time.monotonic() - started)
-
-
-def _engine(model: str, adapter: str | None, settings: EvalSettings) -> AnswerEngine:
-    from mmpo.models.generation.answer import AnswerEngine
-    from mmpo.models.live import loaded
-
-    vlm = loaded(
-        model,
-        adapter=adapter,
-        dtype=settings.dtype,
-        quantize=settings.quantize,
-        video_input=settings.video_input,
-        trust_remote_code=settings.trust_remote_code,
-    )
-    return AnswerEngine(vlm, token_budget=settings.tokens_per_batch)
 
 
 def _record(path: Path, state: ModelState, engine: AnswerEngine, checked: int, asked: int, seconds: float) -> None:

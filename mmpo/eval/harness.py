@@ -2,6 +2,7 @@
 write the scorecard.
 
     usable images ─▶ benchmarks' requests ─▶ AnswerEngine ─▶ answers.jsonl ─▶ scorecard.json, scorecard.md
+    shipped texts and prompts ───────────────────────────▶ drift.jsonl ───────────────┘
 
 The model gets only requests that neither `answers.jsonl` nor the cache answers; where none are left, it is not even
 loaded.
@@ -18,8 +19,10 @@ from typing import Any
 from mmpo.data.image_digests import read_digests
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
-from mmpo.eval.collecting import Responses, collect_responses, engine_notes
+from mmpo.eval.collecting import AskedModel, Responses, collect_responses, engine_notes
 from mmpo.eval.context import context_of
+from mmpo.eval.drift.measuring import Measured, measure
+from mmpo.eval.drift.report import DriftReport
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import NothingToAsk, Part, Request, Response
 from mmpo.eval.settings import EvalSettings
@@ -59,13 +62,11 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
         note for name, benchmark in benchmarks.items() if (note := _left_out(name, benchmark, pictures))
     ]
 
-    responses = collect_responses(
-        [request for request in requests if not pictures.problem(request)], pictures, settings, run_dir
-    )
+    responses, measured = _asked([one for one in requests if not pictures.problem(one)], pictures, settings, run_dir)
     for name, benchmark in benchmarks.items():
         benchmark.write(run_dir / name, responses)  # type: ignore[arg-type]
     loud = [overlap.warning()] if overlap is not None and overlap.shared else []
-    card = _score(settings, benchmarks, responses, pictures, [*loud, *left_out], run_dir)
+    card = _score(settings, benchmarks, responses, measured, pictures, [*loud, *left_out], run_dir)
     card = card.model_copy(update={"overlap": overlap})
     rejects = [
         {"id": image.id, "path": image.path, "stage": image.reason.stage, "reason": image.reason.reason,
@@ -76,6 +77,15 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
     write_text(run_dir / "scorecard.md", card.to_markdown())
     write_json(run_dir / "scorecard.json", card.model_dump(mode="json"))
     return card
+
+
+def _asked(
+    requests: Sequence[Request], pictures: Pictures, settings: EvalSettings, run_dir: Path
+) -> tuple[Responses, Measured]:
+    """What the model says, to the benchmarks and beside them; it is in memory no longer than this takes."""
+    model = AskedModel(settings)
+    responses = collect_responses(requests, pictures, model, run_dir)
+    return responses, measure(model, pictures, requests, run_dir)
 
 
 def _overlap(settings: EvalSettings, run_dir: Path, pictures: Pictures, requests: Sequence[Request]) -> Overlap | None:
@@ -130,11 +140,13 @@ def _score(
     settings: EvalSettings,
     benchmarks: Mapping[str, Task[Any]],
     responses: Responses,
+    measured: Measured,
     pictures: Pictures,
     left_out: Sequence[str],
     run_dir: Path,
 ) -> Scorecard:
     bootstrap = Bootstrap(settings.bootstrap.samples, settings.bootstrap.seed)
+    drift = DriftReport(settings, measured, bootstrap)
     rows: list[MetricRow] = []
     counts: list[MetricCounts] = []
     categories: list[Category] = []
@@ -159,6 +171,7 @@ def _score(
                 unread += [w for state, parts in scored.items() for w in _unread(name, state, parts[number])]
             categories += compare_categories(name, before, after.tally)
         rows += adjusted(own, [part.split for part in scored["after"] if part.total])
+        drift.add(name, benchmark.requests(), responses, scored)
         for state, given in responses.items():
             near_ties += _near_ties(name, state, scored[state], given)
         conventions += benchmark.conventions
@@ -186,6 +199,7 @@ def _score(
         conventions=conventions + how,
         warnings=[*left_out, *engine_warnings, *unread, *_warnings(rows, counts, metrics)],
         quarantined=dict(sorted(Counter(image.reason.reason for image in pictures.rejected).items())),
+        drift=drift.done(),
     )
 
 

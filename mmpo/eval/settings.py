@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, create_model, field_validator
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
+from mmpo.eval.drift.settings import DriftSettings
 from mmpo.eval.section import Section, distinct, own_sections, sections
 from mmpo.settings import ADAPTER, ANNOTATIONS, FOLDER, MODEL, OUTPUT
 
@@ -64,6 +65,7 @@ class CommonSettings(Section):
         default=None, description="The text model that judges answers, for the benchmarks that need one."
     )
     bootstrap: BootstrapSettings = Field(default_factory=BootstrapSettings, description="Intervals and tests.")
+    drift: DriftSettings = Field(default_factory=DriftSettings, description=DriftSettings.about())
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
         default="auto", description="Number format of the model; auto is the model's own."
     )

@@ -47,6 +47,7 @@ def settings(world: Path, **changes: object) -> EvalSettings:
         "chair": {"max_new_tokens": 8, "prompt": "Describe the image."},
         "bootstrap": {"samples": 200},
         "dtype": "float32",
+        "drift": {"texts": False, "kl": False},  # tests/eval/drift asks for these
     }
     return EvalSettings(**(values | changes))
 

@@ -14,8 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mmpo.errors import UserError
+from mmpo.eval.statistics.drift import SIGNIFICANT, Drift
 from mmpo.eval.statistics.rows import Category, Change, Estimate, FrozenRecord, MetricCounts, MetricRow, Overlap, number
-from mmpo.eval.statistics.verdict import SIGNIFICANT, verdict
+from mmpo.eval.statistics.verdict import verdict
 
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 
@@ -34,6 +35,10 @@ class Scorecard(FrozenRecord):
     quarantined: dict[str, int] = Field(description="Images that could not be used, by reason.")
     overlap: Overlap | None = Field(
         default=None, description="Images shared with the pairs trained on; None where these are not known."
+    )
+
+    drift: Drift | None = Field(
+        default=None, description="What got worse beside the benchmarks; None in a scorecard of mmpo 0.1."
     )
 
     def row(self, benchmark: str, metric: str, split: str | None = None) -> MetricRow:
@@ -75,6 +80,8 @@ class Scorecard(FrozenRecord):
         for heading, rows in self._sections():
             lines.append("| " + " | ".join([f"**{heading}**"] + [""] * (len(header) - 1)) + " |")
             lines += ["| " + " | ".join(self._cells(row)) + " |" for row in rows]
+        if self.drift is not None:
+            lines += self.drift.to_markdown()
         lines += self._category_lines()
         for title, notes in (
             ("Warnings", self.warnings),
@@ -93,6 +100,12 @@ class Scorecard(FrozenRecord):
         yield Text()
         forms = (self._table(narrow) for narrow in (False, True))
         yield next((table for table in forms if table_width(table) <= options.max_width), None) or self._list()
+        if self.drift is not None:
+            if self.drift.screen_rows():
+                table = self.drift.table()
+                yield table if table_width(table) <= options.max_width else Text("\n".join(self.drift.lines()))
+            for lacking in self.drift.lacking():
+                yield Text(f"  {lacking}", style="dim", overflow="fold")
         for warning in self.warnings:
             loud = self.overlap is not None and warning == self.overlap.warning()
             yield Text(f"! {warning}", style="bold red" if loud else "yellow", overflow="fold")

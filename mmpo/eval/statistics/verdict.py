@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from mmpo.eval.statistics.drift import SIGNIFICANT
 from mmpo.eval.statistics.rows import MetricRow, number
 
 if TYPE_CHECKING:
     from mmpo.eval.statistics.scorecard import Scorecard
-
-SIGNIFICANT = 0.05
 
 
 def headline_rows(rows: Sequence[MetricRow]) -> Iterator[MetricRow]:
@@ -28,7 +27,7 @@ def verdict(card: Scorecard) -> list[str]:
     """First a line about each metric that has a sentence, with the parts that got worse. Then three lines. With a
     before and an after: headline numbers that are clearly better, clearly worse (p below 0.05), and neither, and what
     else got clearly worse: an improvement has its price told beside it. Of one model: the numbers, what they rest on,
-    and how many warnings there are.
+    and how many warnings there are. Last, of two, whether the model got worse at what no benchmark asks.
     """
     told = dict.fromkeys((row.benchmark, row.sentence) for row in card.rows if row.sentence)
     lines = [_told([row for row in card.rows if (row.benchmark, row.sentence) == one], one[1]) for one in told]
@@ -38,6 +37,7 @@ def verdict(card: Scorecard) -> list[str]:
     return [
         *filter(None, lines),
         *(_compared(card, others, heads) if card.compared else _measured(card, others, heads)),
+        *([card.drift.sentence()] if card.compared and card.drift is not None else []),
     ]
 
 
