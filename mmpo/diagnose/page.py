@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from mmpo.diagnose.readings import Grave, Measured, Reading, gravest
+from mmpo.diagnose.readings import Grave, Measured, Reading, in_short
 from mmpo.diagnose.settings import DiagnoseSettings
 from mmpo.diagnose.summary import Distribution
 from mmpo.errors import UserError
@@ -61,8 +61,7 @@ def page(
     about = f"`{_cell(str(settings.pairs))}` under `{_cell(settings.model)}`"
     if settings.adapter is not None:
         about += f" with `{_cell(settings.adapter)}`"
-    numbers = gravest(read)
-    rows = ["# Diagnosis", "", about, "", f"{numbers['warning']} warnings, {numbers['look']} to look at.", ""]
+    rows = ["# Diagnosis", "", about, "", f"{in_short(read)}.", ""]
     if advice := list(dict.fromkeys(one.advice for one in read if one.advice)):
         rows += ["## What to do", "", *(f"- {_cell(one)}" for one in advice), ""]
     for subject, heading in HEADINGS.items():

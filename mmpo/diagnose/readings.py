@@ -336,6 +336,7 @@ def _model(who: str, found: Measured) -> str:
     return "the policy" if who == "policy" else "the reference" if found.adapter else "the model"
 
 
-def gravest(found: Sequence[Reading]) -> dict[str, int]:
-    """The number of readings of each kind, the gravest first."""
-    return {kind: sum(one.grave == kind for one in found) for kind in ("warning", "look", "fine")}
+def in_short(found: Sequence[Reading]) -> str:
+    """`1 warning, 4 to look at`."""
+    warnings, looks = (sum(one.grave == kind for one in found) for kind in ("warning", "look"))
+    return f"{warnings} warning{'' if warnings == 1 else 's'}, {looks} to look at"

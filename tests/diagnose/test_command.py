@@ -44,7 +44,13 @@ def test_a_run_knows_its_pairs_its_model_and_what_it_held_out(
     assert len(held) == result["eval_pairs"] > 0
     assert result["last_eval"]["eval_rewards/accuracies"] == pytest.approx(named["accuracy, held out"]["value"])
     assert "course" in {path.stem for path in folder.glob("*.svg")}
-    for words in ("Ranking accuracy", "Perception gap", "12 in, 12 diagnosed", str(folder / "diagnose.md"), "warnings"):
+    for words in (
+        "Ranking accuracy",
+        "Perception gap",
+        "12 in, 12 diagnosed",
+        str(folder / "diagnose.md"),
+        "to look at",
+    ):
         assert words in shown.stdout, words
     before = contents(folder)
     again = mmpo("diagnose", run, "--also", f"other={other}", "--json", *QUICK)

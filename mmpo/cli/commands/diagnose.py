@@ -129,7 +129,7 @@ def show(diagnosis: Diagnosis) -> None:
 
     from mmpo.cli import console
     from mmpo.diagnose.page import HEADINGS, interval, number
-    from mmpo.diagnose.readings import gravest
+    from mmpo.diagnose.readings import in_short
 
     styles = {"warning": "bold red", "look": "yellow", "fine": ""}
     for subject, heading in HEADINGS.items():
@@ -143,8 +143,7 @@ def show(diagnosis: Diagnosis) -> None:
             level = Text("" if one.grave == "fine" else one.grave, style=styles[one.grave])
             table.add_row(Text(one.name), number(one.value), interval(one), level, Text(one.sentence))
         console.out.print(table)
-    told = gravest(diagnosis.readings)
-    console.heading(f"{told['warning']} warnings, {told['look']} to look at")
+    console.heading(in_short(diagnosis.readings))
     for advice in dict.fromkeys(one.advice for one in diagnosis.readings if one.advice):
         console.line(f"- {advice}")
     for name, counts in diagnosis.counts.items():
