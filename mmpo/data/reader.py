@@ -97,6 +97,18 @@ def read_groups(folder: str | Path, split: str = "train") -> Iterator[ResponseGr
         yield validate_group(group_from_row(cells, where), where)
 
 
+def read_scores(folder: str | Path, split: str = "train") -> Iterator[tuple[str, dict[str, float] | None]]:
+    """Id and scores of every pair of a split, in order; nothing else of the files is read."""
+    for path in _existing_shards(Path(folder), split):
+        with open_shard(path) as file:
+            columns = [name for name in ("id", "scores") if name in file.schema_arrow.names]
+            table = _read(lambda: file.read(columns=columns), path)  # noqa: B023 - called at once
+            for row, cells in enumerate(table.to_pylist() or [{}] * file.metadata.num_rows):
+                scores = cells.get("scores")
+                found = None if scores is None else {k: v for k, v in scores.items() if v is not None}
+                yield cells.get("id") or f"{path.name}:{row}", found
+
+
 def _cells(folder: Path, split: str, format: str) -> Iterator[tuple[dict[str, Any], str]]:
     """Every row of a split, with its file and number."""
     written = _digests(folder)

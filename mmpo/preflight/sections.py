@@ -148,6 +148,58 @@ def check_train(context: PreflightContext) -> None:
         and not context.has_error(context.given(("train", "model")))
     ):
         check_weights(context, settings, weights(folder, settings.model))
+        if not settings.trust_remote_code and not context.has_error(("train", "lora")):
+            _check_adapted(context, settings)
+
+
+def _check_adapted(context: PreflightContext, settings: Any) -> None:
+    """The layers that get an adapter, and those of them that a regularizer reads, by the names of the model's modules.
+    A model whose modules can't be made without its weights is left to the run."""
+    from mmpo.models.families.loading import modules_alone
+    from mmpo.trainers.lora import adapted_layers
+    from mmpo.trainers.regularizers.pego import check_targets
+
+    try:
+        vlm = modules_alone(settings.model)
+    except Exception:
+        return
+    try:
+        names = adapted_layers(vlm, settings.lora)
+    except UserError as error:
+        context.error(("train", "lora", "targets"), error.message.removeprefix("lora.targets: "), error.hint)
+        return
+    if settings.regularizers is not None and settings.regularizers.pego is not None:
+        try:
+            check_targets(settings.regularizers.pego, names)
+        except UserError as error:
+            told = error.message.removeprefix("regularizers.pego: ")
+            context.error(("train", "regularizers", "pego", "targets"), told, error.hint)
+
+
+def _check_scores(context: PreflightContext) -> None:
+    """The scores of the pairs that are there already, against what the objective reads."""
+    from mmpo.data.reader import read_scores
+    from mmpo.objectives.build import build_objective
+    from mmpo.trainers.scores import PairScores, check_scores
+
+    settings = context.settings("train")
+    objective = build_objective(settings.objective)
+    folders = {"pairs": settings.pairs, "eval_pairs": settings.eval_pairs}
+    there = {key: folder for key, folder in folders.items() if folder is not None}
+    if "scores" not in objective.reads or any(
+        context.comes(folder) or context.has_error(("train", key)) for key, folder in there.items()
+    ):
+        return
+    at = ("train", "objective") if settings.scores is None else ("train", "scores")
+    with context.noting(at):
+        rows = [PairScores(*row) for folder in there.values() for row in read_scores(folder)]
+        try:
+            check_scores(settings.scores, objective, rows)
+        except UserError as error:
+            key, named, told = error.message.partition(": ")
+            if not key.startswith("scores."):
+                raise
+            context.error(("train", *key.split(".")), told, error.hint)
 
 
 def _check_auxiliary(context: PreflightContext, settings: Any) -> None:
@@ -202,6 +254,8 @@ def _check_objective(context: PreflightContext) -> None:
             values = given if isinstance(given, Mapping) else {}
             if doubt := warning(OBJECTIVES[name], values):
                 context.warn(("train", "objective", name, "beta"), doubt)
+        if not context.has_error(("train", "objective")) and not context.has_error(("train", "scores")):
+            _check_scores(context)
 
 
 def check_weights(context: PreflightContext, settings: Any, stored: dict[str, Tensor]) -> None:
