@@ -180,7 +180,7 @@ def _check_scores(context: PreflightContext) -> None:
     """The scores of the pairs that are there already, against what the objective reads."""
     from mmpo.data.reader import read_scores
     from mmpo.objectives.build import build_objective
-    from mmpo.trainers.scores import PairScores, check_scores
+    from mmpo.trainers.scores import ScoresAlone, check_scores
 
     settings = context.settings("train")
     objective = build_objective(settings.objective)
@@ -192,11 +192,11 @@ def _check_scores(context: PreflightContext) -> None:
         return
     at = ("train", "objective") if settings.scores is None else ("train", "scores")
     with context.noting(at):
-        rows = [PairScores(*row) for folder in there.values() for row in read_scores(folder)]
+        rows = [ScoresAlone(*row) for folder in there.values() for row in read_scores(folder)]
         try:
             check_scores(settings.scores, objective, rows)
         except UserError as error:
-            key, named, told = error.message.partition(": ")
+            key, _, told = error.message.partition(": ")
             if not key.startswith("scores."):
                 raise
             context.error(("train", *key.split(".")), told, error.hint)

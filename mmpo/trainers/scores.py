@@ -23,7 +23,7 @@ _TOKEN = torch.zeros(1, dtype=torch.int32)
 """Stands for a response: which one it is does not matter to a score."""
 
 
-class Scored(Protocol):
+class HasScores(Protocol):
     """A pair as far as its scores go."""
 
     @property
@@ -32,7 +32,7 @@ class Scored(Protocol):
     def scores(self) -> Mapping[str, float] | None: ...
 
 
-class PairScores(NamedTuple):
+class ScoresAlone(NamedTuple):
     """A pair's id and its scores alone."""
 
     id: str
@@ -50,7 +50,7 @@ def with_scores(settings: ScoreSettings | None, objective: Objective, *data: Enc
 
 
 def check_scores(
-    settings: ScoreSettings | None, objective: Objective, rows: Sequence[Scored]
+    settings: ScoreSettings | None, objective: Objective, rows: Sequence[HasScores]
 ) -> Mapping[str, str | None]:
     """The score of the data that is meant by each name that the objective reads, None where pairs have none and need
     none. Raises `UserError` as `with_scores` does; needs no model, so that preflight can ask."""
@@ -70,11 +70,11 @@ def check_scores(
                 hint=_HINT,
             )
     if read:
-        _check(of_scores(objective), [PairScores(row.id, _named(row, columns)) for row in rows])
+        _check(of_scores(objective), [ScoresAlone(row.id, _named(row, columns)) for row in rows])
     return columns
 
 
-def _named(row: Scored, columns: Mapping[str, str | None]) -> dict[str, float]:
+def _named(row: HasScores, columns: Mapping[str, str | None]) -> dict[str, float]:
     own = row.scores or {}
     return {name: own.get(column, math.nan) if column else math.nan for name, column in columns.items()}
 
@@ -82,11 +82,11 @@ def _named(row: Scored, columns: Mapping[str, str | None]) -> dict[str, float]:
 _HINT = "name the scores of your pairs: scores: {chosen: …, rejected: …, similarity: …}"
 
 
-def _names(rows: Sequence[Scored]) -> list[str]:
+def _names(rows: Sequence[HasScores]) -> list[str]:
     return sorted({name for row in rows for name in row.scores or {}})
 
 
-def _column(name: str, settings: ScoreSettings | None, rows: Sequence[Scored]) -> str | None:
+def _column(name: str, settings: ScoreSettings | None, rows: Sequence[HasScores]) -> str | None:
     """The score of the data that is read as `name`; None where there is none."""
     there = _names(rows)
     given: str | None = getattr(settings, name, None)
@@ -100,7 +100,7 @@ def _column(name: str, settings: ScoreSettings | None, rows: Sequence[Scored]) -
     return given
 
 
-def _check(objective: Objective, rows: Sequence[Scored]) -> None:
+def _check(objective: Objective, rows: Sequence[HasScores]) -> None:
     """Run all pairs through the losses, before a model has seen them. Raises `UserError` that names the pair."""
     for start in range(0, len(rows), _AT_ONCE):
         some = rows[start : start + _AT_ONCE]
@@ -115,7 +115,7 @@ def _check(objective: Objective, rows: Sequence[Scored]) -> None:
             raise
 
 
-def _try(objective: Objective, rows: Sequence[Scored]) -> None:
+def _try(objective: Objective, rows: Sequence[HasScores]) -> None:
     batch = PairBatch(
         ids=[row.id for row in rows],
         prompt_ids=[],

@@ -88,18 +88,16 @@ ODPO: dict[str, Any] = {"objective": {"odpo": {}}}
 VISION = r".*vision_tower.*\.q_proj"
 
 UNFIT: list[tuple[dict[str, Any], str, str]] = [
-    ({**ODPO, "scores": {"chosen": "nosuch"}}, "train.scores.chosen: no pair has a score 'nosuch'",
-     "they have judge, low"),
-    (ODPO, "train.objective: the objective reads the scores chosen, rejected of pairs, and they have judge, low", "name"),
+    ({**ODPO, "scores": {"chosen": "nosuch"}}, "scores.chosen: no pair has a score 'nosuch'", "they have judge, low"),
+    (ODPO, "train.objective: the objective reads the scores chosen, rejected of pairs, and they have judge, low", "na"),
     ({**ODPO, "scores": {"chosen": "low", "rejected": "judge"}}, "train.scores: pair pair-0: odpo needs", "drop such"),
-    ({"objective": {"dpo": {"times": {"sem_dpo": {"alpha": 1}}}}}, "reads the scores similarity of pairs, and they have",
-     "name the"),
-    ({"lora": {"targets": r".*\.q_prj"}}, r"train.lora.targets: '.*\\.q_prj' matches no linear layer", "names look like"),
+    ({"objective": {"dpo": {"times": {"sem_dpo": {"alpha": 1}}}}}, "reads the scores similarity of pairs, and", "name"),
+    ({"lora": {"targets": r".*\.q_prj"}}, r"lora.targets: '.*\\.q_prj' matches no linear layer", "names look like"),
     ({"lora": {"targets": r".*language_model.*"}}, "which is no linear layer", "let it end with"),
-    ({"lora": {"targets": ".*lm_head"}}, "train.lora.targets: the language-model head can't be adapted", "leave lm_head"),
+    ({"lora": {"targets": ".*lm_head"}}, "train.lora.targets: the language-model head can't be adapted", "leave lm_"),
     ({"regularizers": {"pego": {"targets": ["qq", "q_proj"]}}}, "pego.targets: no adapted layer is called qq",
      "targets: those of down_proj, gate_proj, k_proj"),
-    ({**PEGO, "lora": {"targets": VISION}}, "pego.targets: no adapted layer is called v_proj", "targets: those of q_proj"),
+    ({**PEGO, "lora": {"targets": VISION}}, "pego.targets: no adapted layer is called v_proj", "targets: those of q_"),
 ]  # fmt: skip
 
 
