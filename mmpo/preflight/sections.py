@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -122,7 +123,7 @@ def check_train(context: PreflightContext) -> None:
         if not context.comes(settings.samples_from.data):
             with context.noting(("train", "samples_from", "data")):
                 read_bank(settings.samples_from.data)
-    if settings.groups is not None and not context.has_error(("train", "groups")):
+    if settings.groups is not None and not any(context.has_error(("train", key)) for key in ("groups", "objective")):
         _check_groups(context, settings.groups)
     if settings.quantize == "nf4":
         with context.noting(("train", "quantize")):
@@ -222,15 +223,27 @@ def _check_auxiliary(context: PreflightContext, settings: Any) -> None:
 def _check_groups(context: PreflightContext, settings: Any) -> None:
     """The first groups of responses, and their pictures."""
     from mmpo.data.responses import ResponseGroup
-    from mmpo.trainers.groups import read_scored
+    from mmpo.objectives.build import build_objective
+    from mmpo.trainers.groups import GroupNeeds, check_group_scores, read_scored
 
     if context.comes(settings.data):
         return
     at = ("train", "groups", "data")
     with context.noting(at):
         groups = [one for one in islice(read_scored(settings), LOOKED_AT) if isinstance(one, ResponseGroup)]
-        if groups and not any(len(group.responses) > 1 and not group.unscored for group in groups):
-            raise UserError(f"none of the {len(groups)} groups looked at has a score of each of several responses")
+        objective = build_objective(context.settings("train").objective)
+        needs, fit, first = GroupNeeds.of(objective, 0), [], None
+        for group in groups:
+            try:
+                needs.check(group)
+                fit.append(group)
+            except Quarantined as error:
+                first = first or error
+        if groups and not fit and first is not None:
+            raise UserError(f"none of the {len(groups)} groups looked at can be learnt: {first.detail or first.reason}")
+        check_group_scores(
+            objective, ((one.id, [math.nan if r.score is None else r.score for r in one.responses]) for one in fit)
+        )
         pictures = [(settings.data, image) for group in groups for image in group.images if isinstance(image, str)]
         _check_pictures(context, at, pictures, False)
 
