@@ -58,7 +58,7 @@ def inspect(
 
     Pairs: their number and scores; with --id one pair as PNG and HTML: its
     pictures, their regions, where the model looked, the ratio and the
-    threshold.
+    threshold. Groups of responses: their numbers, sizes and scores.
 
     Run folders, scorecards, photos, adapters and model folders: what they
     hold, from their files alone.
