@@ -75,8 +75,8 @@ def _not_shown(results: Mapping[str, Any]) -> str:
     return (
         f"other models than {given['model']}, which is small; other data than one drawn world; other parameters than "
         f"the defaults; {rate}; {given['steps']} steps of {given['batch_size']} pairs, in which a loss that is slow to "
-        "start looks weak. Seeds differ in scenes and pairs at once, an interval is over scenes alone, and among so many "
-        "objectives some differ by chance."
+        "start looks weak. Seeds differ in scenes and pairs at once, an interval is over scenes alone, and among so "
+        "many objectives some differ by chance."
     )
 
 
