@@ -12,11 +12,12 @@ import pytest
 
 from benchmarks import objectives_table as comparison
 from benchmarks.objectives_rows import METRICS, UNTUNED, balance, pooled, pooled_rows, ranks, table, with_seconds
-from benchmarks.objectives_seconds import alone, file_of
+from benchmarks.objectives_seconds import alone, file_of, timed
 from benchmarks.objectives_summary import summary
 from mmpo.objectives import OBJECTIVES, build_objective
 from mmpo.trainers.fitting import check_objective
 from mmpo.trainers.settings import TrainSettings
+from tests.trainers.material import settings_for, write_pairs
 
 NAMES = [name for names in comparison.FAMILIES.values() for name in names]
 
@@ -91,6 +92,15 @@ def test_seconds_that_were_taken_alone_stand_in_the_table(tmp_path: Path) -> Non
     rows = with_seconds(pooled_rows(seeds, ["dpo", "orpo"]), found)
     shown = table({"rows": rows, "ranks": ranks(rows), "seeds": seeds, "rates": {}})
     assert "| 0.25 |" in shown and "| ~0.50 |" in shown and "Seconds with a ~ were taken beside other cells" in shown
+
+
+def test_a_step_is_timed_alone_and_only_the_number_stays(tmp_path: Path, tiny_llava_folder: Path) -> None:
+    train = settings_for(tiny_llava_folder, write_pairs(tmp_path / "pairs", 8), batch_size=2).model_dump(mode="json")
+    file = file_of(tmp_path / "out", 0, "dpo")
+    found = timed(file, "dpo", train, quick=True)
+    assert len(found["steps"]) == 3 and found["seconds_a_step"] == pytest.approx(sum(found["steps"][-2:]) / 2, abs=1e-3)
+    assert alone(tmp_path / "out", 0, ["dpo"]) == {"dpo": found["seconds_a_step"]}
+    assert [path.name for path in file.parent.rglob("*") if path.is_file()] == ["dpo.json"]
 
 
 def test_the_summary_names_best_and_worst_and_who_differs_from_dpo() -> None:
