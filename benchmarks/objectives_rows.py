@@ -77,6 +77,14 @@ def pooled_rows(seeds: Mapping[str, Mapping[str, Any]], names: Sequence[str]) ->
     return rows
 
 
+def with_seconds(rows: dict[str, dict[str, Any]], alone: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    """The rows with the seconds of those that were timed `alone` in the place of what cells took beside one another."""
+    for name, row in rows.items():
+        if name != UNTUNED:
+            row |= {"seconds_a_step": alone.get(name, row["seconds_a_step"]), "timed_alone": name in alone}
+    return rows
+
+
 def table(results: Mapping[str, Any]) -> str:
     """Markdown: the objectives in the order of their ranks, then the sweep of rates, then what is not shown."""
     rows, place = results["rows"], results["ranks"]
@@ -94,7 +102,10 @@ def table(results: Mapping[str, Any]) -> str:
             lines.append(f"| {' | '.join(_columns(name, rows[name], place))} |")
     seeds = ", ".join(results["seeds"])
     head = f"Seeds {seeds}; [95% intervals] over scenes, (ranges) over seeds. "
-    head += "Balance: the harmonic mean of 1 - CHAIR_i and recall.\n"
+    head += "Balance: the harmonic mean of 1 - CHAIR_i and recall."
+    if any(not row.get("timed_alone") for name, row in rows.items() if name != UNTUNED):
+        head += " Seconds with a ~ were taken beside other cells: read them as a bound."
+    head += "\n"
     return "\n".join([head, *lines, "", *_rates(results["rates"]), "", NOT_SHOWN])
 
 
@@ -111,7 +122,7 @@ def _columns(name: str, row: Mapping[str, Any], place: Mapping[str, int]) -> Ite
         moved = row["drift"][side]
         yield f"{statistics.mean(moved):+.1f} ({min(moved):+.1f} to {max(moved):+.1f})"
     yield f"{row['learning_rate']:g}"
-    yield f"{row['seconds_a_step']:.2f}"
+    yield f"{'' if row.get('timed_alone') else '~'}{row['seconds_a_step']:.2f}"
 
 
 def _rates(rates: Mapping[str, Any]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Objectives side by side on the demo world: equal pairs, steps, batch and adapter, three seeds.
 
     python benchmarks/objectives_table.py --out runs/objectives [--only simpo orpo] [--seeds 0 1 2] [--jobs 2] [--quick]
+    python benchmarks/objectives_table.py --out runs/objectives --time       # then, on an idle machine
 
 Each objective has the parameters that it has by default and is trained alone, without an SFT term beside it; `--only`
 selects, `--list` names all. Every seed draws its scenes, builds its pairs once (those of the recipe `demo`: the model's
@@ -17,12 +18,14 @@ stops naming things nor one that goes on inventing wins. The whole sweep stands 
 Measured on held-out scenes: CHAIR_i, object recall, tokens a description, POPE adversarial F1, each with its 95%
 interval over scenes (the adapters as they are; seeds hold out different scenes, so variances add); on held-out pairs
 how far the log-probs of chosen and rejected responses moved (displacement), with the range over seeds; seconds a step,
-evaluations left out. Ranks go by that harmonic mean (`balance`), and an objective shares the rank of the best one whose
-interval it overlaps.
+evaluations left out. Those of a run are wall time of cells that ran beside one another, and marked so; `--time` does no
+cell, but trains every objective for 12 steps on the first seed's pairs, one after another on one core, and keeps the
+median of the last 8 in seed-S/seconds/NAME.json, where the table then takes it from. Ranks go by that harmonic mean
+(`balance`), and an objective shares the rank of the best one whose interval it overlaps.
 
 One file a cell: killed and run again it goes on, and no finished cell is done again; with other arguments it refuses.
-Cells that fail are named, nothing stands in the table for them, and the command ends with 1. Writes results.json and
-table.md.
+Cells that fail are named, nothing stands in the table for them, and the command ends with 1. Writes results.json,
+table.md and summary.md.
 """
 
 from __future__ import annotations
@@ -44,7 +47,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import cells
-from benchmarks.objectives_rows import METRICS, UNTUNED, balance, pooled_rows, ranks, table
+from benchmarks.objectives_rows import METRICS, UNTUNED, balance, pooled_rows, ranks, table, with_seconds
+from benchmarks.objectives_seconds import alone, file_of, timed
+from benchmarks.objectives_summary import summary
 from mmpo.cli.logs import silence_libraries
 from mmpo.data_builders.hallucination.build import build
 from mmpo.data_builders.hallucination.settings import BuildSettings
@@ -209,6 +214,33 @@ def run_all(args: argparse.Namespace, works: Sequence[Work]) -> list[str]:
     return failed
 
 
+def time_one(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """The seconds a step of one objective on the first seed's pairs; its rate changes nothing about them."""
+    seed = args.seeds[0]
+    pairs = args.out / f"seed-{seed}" / "build" / "pairs"
+    settings = {**cells.equal_training(args, pairs, seed), "learning_rate": 1e-4, **train_settings(name)}
+    return timed(file_of(args.out, seed, name), name, settings, quick=args.quick)
+
+
+def time_all(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """Time what is not timed yet, one after another; what failed, in one line each."""
+    left = [name for name in names if not file_of(args.out, args.seeds[0], name).exists()]
+    failed = []
+    with ProcessPoolExecutor(1, get_context("spawn"), _start_process) as pool:
+        if left:
+            pool.submit(prepare, args, args.seeds[0]).result()
+        for number, name in enumerate(left, 1):
+            try:
+                found = pool.submit(time_one, args, name).result()
+            except Exception as error:
+                failed.append(f"{name}: {type(error).__name__}: {error}".splitlines()[0])
+                print(f"FAILED  {failed[-1]}", flush=True)
+                continue
+            told = f"{found['seconds_a_step']:.3f} s a step, load {found['load']}"
+            print(f"{number} of {len(left)}, {name}: {told}", flush=True)
+    return failed
+
+
 def sweep(args: argparse.Namespace, families: Iterable[str]) -> dict[str, list[Work]]:
     """The trainings that choose the rate of each family."""
     return {
@@ -234,6 +266,7 @@ def parser() -> argparse.ArgumentParser:
     known = cells.command_line(__doc__)
     known.add_argument("--only", nargs="+", metavar="NAME", help="these objectives; default: all of --list")
     known.add_argument("--list", action="store_true", help="name the objectives by family, and end")
+    known.add_argument("--time", action="store_true", help="only time the steps, each objective alone on one core")
     known.add_argument("--jobs", type=int, default=2, help="cells at a time, on one core each")
     known.add_argument("--images", type=int, default=200, help="scenes that pairs are built from")
     known.add_argument("--test", type=int, default=100, help="held-out scenes")
@@ -249,7 +282,7 @@ def parser() -> argparse.ArgumentParser:
     return known
 
 
-FREE = ("out", "seeds", "only", "list", "jobs")
+FREE = ("out", "seeds", "only", "list", "jobs", "time")
 """Arguments that may change from call to call."""
 
 
@@ -284,7 +317,7 @@ def main() -> None:
     given["model"] = "the demo model" if args.model == model_path() else args.model.name  # no folder of this machine
     names = [name for name in everything if not args.only or name in args.only]
     swept = {} if args.rate else sweep(args, dict.fromkeys(family_of(name) for name in names))
-    failed = run_all(args, [work for works in swept.values() for work in works])
+    failed = time_all(args, names) if args.time else run_all(args, [one for works in swept.values() for one in works])
     rates = chosen_rates(args, swept)
     works = [
         Work(seed, name, args.rate or rates[family_of(name)]["rate"])
@@ -292,13 +325,14 @@ def main() -> None:
         for name in names
         if args.rate or family_of(name) in rates
     ]
-    failed += run_all(args, works)
+    failed += [] if args.time else run_all(args, works)
     seeds = gather(args, works)
-    rows = pooled_rows(seeds, names)
+    rows = with_seconds(pooled_rows(seeds, names), alone(args.out, args.seeds[0], names))
     results = {"arguments": given, "rates": rates, "seeds": seeds, "rows": rows, "ranks": ranks(rows)}
     write_json(args.out / "results.json", results)
-    write_text(args.out / "table.md", table(results))
-    print(table(results))
+    for file, text in (("table.md", table(results)), ("summary.md", summary(results))):
+        write_text(args.out / file, text)
+        print(text)
     if failed:
         print("\n".join(["failed:", *failed]), file=sys.stderr)
         raise SystemExit(1)

@@ -155,11 +155,13 @@ class StepStatistics:
 @dataclass
 class ResponseGroups:
     """Responses in groups: `responses` has a row for each, `group` [r] its group's number (from 0, rising), `scores`
-    [r] its score, higher is better."""
+    [r] its score, higher is better, NaN where it has none. `mismatched` are, where a loss reads them, the answers of
+    other groups behind these groups' questions and images."""
 
     responses: ResponseLogps
     group: Tensor
     scores: Tensor
+    mismatched: ResponseLogps | None = None
 
     def __len__(self) -> int:
         """The number of groups."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from mmpo.cli import console
@@ -24,12 +26,19 @@ def inspect_pairs(
     backend: str,
     ids: Sequence[str] | None = None,
 ) -> None:
-    """Print what a folder of pairs holds, or draw single pairs of it."""
+    """Print what a folder of pairs, or of groups of responses, holds, or draw single pairs of it."""
+    from mmpo.data.reader import holds_groups
+
     if frames is not None or backend != "auto":
         raise UserError("--frames and --backend belong to videos", hint="mmpo inspect PAIRS --id ID --out DIR")
+    grouped = holds_groups(folder)
+    if grouped and (ids or out is not None):
+        raise UserError(
+            f"{folder}: holds groups of responses; --id and --out draw pairs", hint=f"mmpo inspect {folder}"
+        )
     if bool(ids) != (out is not None):
         raise UserError("--id and --out belong together", hint="mmpo inspect PAIRS --id ID --out DIR")
-    shown = draw_pairs(folder, ids, out) if ids and out is not None else summary(folder)
+    shown = draw_pairs(folder, ids, out) if ids and out is not None else (groups if grouped else summary)(folder)
     if as_json:
         echo(json.dumps(shown, indent=2, ensure_ascii=False))
         return
@@ -59,6 +68,40 @@ def summary(folder: Path) -> dict[str, Any]:
         **dict(kinds),
         **{f"mean {name}": sums[name] / count for name, count in held.items()},
         "first ids": ", ".join(first),
+    }
+
+
+def groups(folder: Path) -> dict[str, Any]:
+    """Counts of groups, responses and scores, and the first group's responses from the best to the worst."""
+    from mmpo.data.reader import read_groups
+
+    sizes: Counter[int] = Counter()
+    scores: list[float] = []
+    unscored = videos = 0
+    first: dict[str, str] = {}
+    names: list[str] = []
+    for group in read_groups(folder):
+        sizes[len(group.responses)] += 1
+        scores += [one.score for one in group.responses if one.score is not None]
+        unscored += group.unscored
+        videos += bool(group.videos)
+        names += [group.id][: 5 - len(names)]
+        if not first:
+            ordered = sorted(group.responses, key=lambda one: -math.inf if one.score is None else one.score)
+            for place, one in enumerate(ordered[:-6:-1], 1):
+                score = "no score" if one.score is None else f"{one.score:.4g}"
+                first[f"{group.id}, response {place}"] = f"{score}: {' '.join(one.text.split())[:100]}"
+    responses = sum(size * count for size, count in sizes.items())
+    return {
+        "groups": sum(sizes.values()),
+        "responses": responses,
+        "responses a group": ", ".join(f"{size} in {count:,}" for size, count in sorted(sizes.items())),
+        **({"about videos": videos} if videos else {}),
+        **({"scores": f"{min(scores):.4g} to {max(scores):.4g}", "mean score": fmean(scores)} if scores else {}),
+        **({"without score": unscored} if unscored else {}),
+        "first ids": ", ".join(names),
+        **first,
+        "learnt by": "train.groups.data (nca, infonca; kto, una_mse, uft with rows: responses)",
     }
 
 

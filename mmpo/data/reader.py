@@ -109,6 +109,14 @@ def read_groups(folder: str | Path, split: str = "train") -> Iterator[ResponseGr
         yield validate_group(group_from_row(cells, where), where)
 
 
+def read_scores(folder: str | Path, split: str = "train") -> Iterator[tuple[str, dict[str, float] | None]]:
+    """Id and scores of every pair of a split, in order; nothing else of the files is read."""
+    for cells, where in read_cells(Path(folder), split, columns=("id", "scores")):
+        scores = cells.get("scores")
+        found = None if scores is None else {name: value for name, value in scores.items() if value is not None}
+        yield cells.get("id") or where, found
+
+
 def read_cells(
     folder: Path, split: str = "train", format: str = PAIRS, columns: Collection[str] | None = None
 ) -> Iterator[tuple[dict[str, Any], str]]:

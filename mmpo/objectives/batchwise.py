@@ -16,6 +16,7 @@ from torch.nn.functional import softplus
 from mmpo.errors import UserError
 from mmpo.objectives.parameters import FlipRate, NonNegative, Positive
 from mmpo.objectives.registry import Values, objective
+from mmpo.objectives.single import POINT_OF_ROWS, Rows, reads_of_rows, unit_of, values_of_good_and_bad
 from mmpo.objectives.step_rule import Draw, Looked, State, StepRule, found
 from mmpo.objectives.term import Term, log_ratio, log_ratios, per_pair
 from mmpo.types import PairLogps, ViewSpec
@@ -80,6 +81,12 @@ def _point_of_reference(values: Mapping[str, Tensor], state: State, given: Mappi
     return Looked({"z0": (values["mismatched"].sum() / rows).clamp_min(0)}, {})
 
 
+def _kto_rule(values: Values) -> StepRule | None:
+    if values["z0"] != "estimated":
+        return None
+    return _KTO if values["rows"] == "pairs" else POINT_OF_ROWS
+
+
 def _known_point(values: Values) -> str:
     estimated = values["z0"] == "estimated"
     return "weighs chosen and rejected, and z0 is estimated from other rows: give z0 as a number" if estimated else ""
@@ -90,8 +97,10 @@ _KTO = StepRule(_mismatched, _point_of_reference)
 
 @objective(
     "kto",
-    views=lambda values: (MISMATCHED,) if values["z0"] == "estimated" else (),
-    step=lambda values: _KTO if values["z0"] == "estimated" else None,
+    of=unit_of,
+    reads=reads_of_rows("reference"),
+    views=lambda values: (MISMATCHED,) if (values["z0"], values["rows"]) == ("estimated", "pairs") else (),
+    step=_kto_rule,
     paper="arXiv 2402.01306",
     spec="5",
     link=_known_point,
@@ -103,6 +112,8 @@ def kto(
     desirable: NonNegative = 1.0,
     undesirable: NonNegative = 1.0,
     z0: float | Literal["estimated"] = "estimated",
+    rows: Rows = "pairs",
+    threshold: float = 0.5,
 ) -> Term:
     """desirable sigmoid(-beta (a - z0)) of chosen and undesirable sigmoid(-beta (z0 - b)) of rejected responses, mean
     over all of them. Ethayarajh et al. 2024 (arXiv 2402.01306). At policy = reference and both weights 1: 1/2.
@@ -111,8 +122,16 @@ def kto(
     and image with the answer of another), over the whole step and without gradient. The other is drawn from all of the
     data, not shifted within the batch as in the paper (`mmpo.trainers.views.others`). A number is taken as it is, and
     no row is scored for it.
+
+    `rows: responses` learns unpaired data, the responses of `groups.data` each for itself: desirable are those whose
+    score is above `threshold`. z0 is then estimated from their own questions with answers of other groups, and
+    evaluation, which is on pairs, reads that of the last step.
     """
     point = found(pairs, "kto", "z0") if isinstance(z0, str) else z0
+    if rows == "responses":
+        return values_of_good_and_bad(
+            pairs, "kto", beta=beta, threshold=threshold, desirable=desirable, undesirable=undesirable, point=point
+        )
     a, b = log_ratios(pairs)
     up, down = torch.sigmoid(-beta * (a - point)), torch.sigmoid(-beta * (point - b))
     return per_pair((desirable * up + undesirable * down) / 2)

@@ -13,7 +13,7 @@ from mmpo.errors import UserError
 from mmpo.objectives.combinations import combination_mistakes
 from mmpo.objectives.names import AMBIGUOUS, OTHER_NAMES
 from mmpo.objectives.parameters import is_schedule, mistakes, nearest, parameters_of, resolved
-from mmpo.objectives.registry import OBJECTIVES, Registered
+from mmpo.objectives.registry import OBJECTIVES, Registered, Unit
 from mmpo.objectives.stand_in import stand_in
 from mmpo.objectives.step_rule import State, Statistics
 from mmpo.objectives.term import Term
@@ -48,18 +48,35 @@ class Objective:
 
     def without(self, *of: str) -> Objective:
         """Without the terms of auxiliary answers, say."""
-        weights = {name: weight for name, weight in self.weights.items() if OBJECTIVES[name].of not in of}
+        weights = {name: weight for name, weight in self.weights.items() if self.unit(name) not in of}
         return replace(self, weights=weights)
+
+    def unit(self, name: str) -> Unit:
+        """What a value of that term belongs to."""
+        return OBJECTIVES[name].unit_of(self.parameters.get(name, {}))
 
     def on_pairs_alone(self) -> Objective:
         """What can be evaluated on pairs: without the terms of auxiliary answers and of groups of responses. Where all
         are of groups they stay, for pairs can be groups (`mmpo.objectives.groups.with_own_groups`)."""
-        return self if self.of_groups_alone else self.without("auxiliary", "groups")
+        return self if self.of_groups_alone else self.without("auxiliary", "groups", "responses")
 
     @property
     def of_groups_alone(self) -> bool:
-        """True if all its terms are of groups of responses."""
-        return all(OBJECTIVES[name].of == "groups" for name in self.weights)
+        """True if all its terms are of groups of responses, or of single ones in them."""
+        return all(self.unit(name) in ("groups", "responses") for name in self.weights)
+
+    @property
+    def compares_responses(self) -> bool:
+        """True if a term compares the responses of a group: it says nothing about a group of one."""
+        return any(self.unit(name) == "groups" for name in self.weights)
+
+    @property
+    def reads_mismatched(self) -> bool:
+        """True if a term of single responses reads answers of others behind a group's question."""
+        return any(
+            entry.unit_of(given) == "responses" and entry.rule_of(given) is not None
+            for entry, given in self._at_both_ends()
+        )
 
     @property
     def views(self) -> tuple[ViewSpec, ...]:

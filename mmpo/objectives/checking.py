@@ -168,7 +168,7 @@ def _run(case: Case, spec: Mapping[str, Any], name: str) -> tuple[CaseRecord, _R
     terms = objective.terms(pairs)
     term = terms[name][1]
     if not len(term.values):
-        raise UserError(f"the inputs hold no {entry.of}")
+        raise UserError(f"the inputs hold no {entry.unit_of(given)}")
     loss = torch.stack([w * one.mean for w, one in terms.values()]).sum()
     run = _Run(
         loss,
@@ -244,7 +244,7 @@ def _rewards(objective: Objective, entry: Registered, given: Mapping[str, Any], 
     reward = entry.rewards_of(given)
     if reward is None:
         return {}
-    if entry.of == "groups" and pairs.groups is not None:
+    if entry.unit_of(given) in ("groups", "responses") and pairs.groups is not None:
         flat = reward(pairs.groups.responses, float(entry.values(given).get(entry.scale, 1.0))).tolist()
         number = pairs.groups.group.tolist()
         nested = [[x for x, k in zip(flat, number, strict=True) if k == group] for group in range(len(pairs.groups))]

@@ -71,15 +71,15 @@ Refusal = tuple[str, str | None] | None
 
 def _no_ratio(entry: Registered, given: Values) -> Refusal:
     """Why a loss has no place for a ratio."""
-    link = entry.link
+    link, unit = entry.link, entry.unit_of(given)
+    links = "put it on a function of two log-ratios, e.g. dpo: {ratio: …}"
+    if unit != "pairs":
+        return f"weighs tokens of pairs, and the term is one of {_others(unit)}", links
     if callable(link):
         return (wrong, None) if (wrong := link(entry.values(given))) else None
     if link:
         return None
     reads = entry.reads_of({**given, "ratio": None, "times": None})
-    links = "put it on a function of two log-ratios, e.g. dpo: {ratio: …}"
-    if entry.of != "pairs":
-        return f"weighs tokens of pairs, and the term is one of {_others(entry)}", links
     if entry.views_of(given):
         return "weighs the tokens of chosen and rejected, and this loss compares further renderings of them", links
     if "reference" not in reads:
@@ -99,8 +99,8 @@ def _no_ratio(entry: Registered, given: Values) -> Refusal:
 
 def _no_times(entry: Registered, given: Values) -> Refusal:
     """Why weights of pairs must not multiply the values of a loss."""
-    if entry.of != "pairs":
-        return f"multiplies the losses of pairs, and the term is one of {_others(entry)}", None
+    if (unit := entry.unit_of(given)) != "pairs":
+        return f"multiplies the losses of pairs, and the term is one of {_others(unit)}", None
     if entry.supervised:
         return (
             "multiplies terms of preference only, and this one is or contains a term that compares nothing",
@@ -111,8 +111,9 @@ def _no_times(entry: Registered, given: Values) -> Refusal:
     return None
 
 
-def _others(entry: Registered) -> str:
-    return "other answers" if entry.of == "auxiliary" else "groups of responses"
+def _others(unit: str) -> str:
+    names = {"auxiliary": "other answers", "groups": "groups of responses", "responses": "single responses"}
+    return names[unit]
 
 
 _REFUSALS = {"ratio": _no_ratio, "times": _no_times}

@@ -182,7 +182,9 @@ def _of_tokens(entry: Registered, swapped: bool) -> torch.Tensor:
         samples=long,
         samples_of=torch.zeros(1, dtype=torch.long),
     )
-    return entry(pairs, given).values.detach() if entry.of != "groups" else torch.zeros(1)
+    return (
+        entry(pairs, given).values.detach() if entry.unit_of(given) not in ("groups", "responses") else torch.zeros(1)
+    )
 
 
 def description(entry: Registered) -> dict[str, Any]:

@@ -45,6 +45,10 @@ HiddenOf = Callable[[Values], Hidden]
 """The hidden states that a loss reads, from its parameters."""
 Rules = StepRule | Callable[[Values], StepRule | None] | None
 """The step rule of a loss, or a function from its parameters to it."""
+Unit = Literal["pairs", "auxiliary", "groups", "responses"]
+Of = Unit | Callable[[Values], Unit]
+"""What a value of a loss belongs to: a pair, another answer, a group of responses, a single response of the groups; or
+a function from its parameters to it."""
 Links = bool | Callable[[Values], str]
 """Whether a loss is a link, or a function from its parameters to what is against it (empty: nothing)."""
 
@@ -79,7 +83,7 @@ class Registered:
     corruption: str | None = None
     hidden: HiddenOf | None = None
     step: Rules = field(default=None, hash=False)
-    of: Literal["pairs", "auxiliary", "groups"] = "pairs"
+    of: Of = "pairs"
     averages: bool | Callable[[Values], bool] = False
     paper: str = ""
     spec: str = ""
@@ -128,6 +132,10 @@ class Registered:
 
     def views_of(self, given: Values) -> tuple[ViewSpec, ...]:
         return self.views(self.values(given)) if callable(self.views) else self.views
+
+    def unit_of(self, given: Values) -> Unit:
+        """What a value of its term belongs to with these parameters."""
+        return self.of(self.values(given)) if callable(self.of) else self.of
 
     def rewards_of(self, given: Values) -> Rewards | None:
         """The reward that is logged with these parameters."""
@@ -248,7 +256,7 @@ def objective(
     corruption: str | None = None,
     hidden: HiddenOf | None = None,
     step: Rules = None,
-    of: Literal["pairs", "auxiliary", "groups"] = "pairs",
+    of: Of = "pairs",
     averages: bool | Callable[[Values], bool] = False,
     paper: str = "",
     spec: str = "",

@@ -20,6 +20,7 @@ from mmpo.objectives.parameters import AboveOne, NonNegative, OpenShare, Positiv
 from mmpo.objectives.ratios import by_difficulty, by_score_gap
 from mmpo.objectives.registry import Identity, objective
 from mmpo.objectives.scored import check_range, must_have, of_pairs, scored
+from mmpo.objectives.single import Rows, reads_of_rows, squared_errors, unit_of
 from mmpo.objectives.term import Term, log_ratios, per_pair
 from mmpo.objectives.weighing import reweighed
 from mmpo.types import PairLogps
@@ -141,11 +142,23 @@ def sppo(pairs: PairLogps, *, beta: Positive = 0.001) -> Term:
     return per_pair((a - wins / beta) ** 2 + (b - losses / beta) ** 2)
 
 
-@objective("una_mse", reads=("reference", "scores"), paper="arXiv 2408.15339", spec="5", link=True)
-def una_mse(pairs: PairLogps, *, beta: Positive = 0.01) -> Term:
+@objective(
+    "una_mse",
+    of=unit_of,
+    reads=reads_of_rows("reference", "scores"),
+    paper="arXiv 2408.15339",
+    spec="5",
+    link=True,
+)
+def una_mse(pairs: PairLogps, *, beta: Positive = 0.01, rows: Rows = "pairs") -> Term:
     """[(sigmoid(r_w) - s_w)^2 + (sigmoid(r_l) - s_l)^2]/2 for scores in [0, 1]: the implicit reward learns the score
     itself. UNA, Wang et al. 2024 (arXiv 2408.15339). It saturates: beta 0.01 was best.
+
+    `rows: responses` learns the responses of `groups.data` each for itself, however many a group has, and each must
+    have a score.
     """
+    if rows == "responses":
+        return squared_errors(pairs, "una_mse", beta=beta, unscored=None)
     a, b = log_ratios(pairs)
     chosen, rejected = (scored(pairs, "una_mse", name, 0, 1) for name in ("chosen", "rejected"))
     return per_pair(((torch.sigmoid(beta * a) - chosen) ** 2 + (torch.sigmoid(beta * b) - rejected) ** 2) / 2)
@@ -153,19 +166,25 @@ def una_mse(pairs: PairLogps, *, beta: Positive = 0.01) -> Term:
 
 @objective(
     "uft",
-    reads=("reference", "scores"),
+    of=unit_of,
+    reads=reads_of_rows("reference", "scores"),
     paper="arXiv 2410.21438",
     spec="5",
     identities=(Identity({}, "una_mse"),),
     link=True,
 )
-def uft(pairs: PairLogps, *, beta: Positive = 0.01) -> Term:
+def uft(pairs: PairLogps, *, beta: Positive = 0.01, rows: Rows = "pairs") -> Term:
     """Mean of (sigmoid(r) - s)^2 over the responses of the pair that have a score in [0, 1]: scored and supervised rows
     in one run. UFT, Wang et al. 2024 (arXiv 2410.21438).
 
     A chosen response without score (NaN) is a supervised row, s = 1; a rejected one without score drops out. Where all
     are scored it is una_mse.
+
+    `rows: responses` learns the responses of `groups.data` each for itself: one without score, in a group in which none
+    has one, is a supervised row, s = 1.
     """
+    if rows == "responses":
+        return squared_errors(pairs, "uft", beta=beta, unscored=1.0)
     if not {"chosen", "rejected"} & set(pairs.scores):
         must_have(pairs, "uft", "chosen")
     a, b = log_ratios(pairs)

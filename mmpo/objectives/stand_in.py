@@ -60,6 +60,10 @@ def filled(pairs: PairLogps) -> PairLogps:
     def side(response: ResponseLogps) -> ResponseLogps:
         return replace(with_blanks(response), weights=response.weights)
 
+    def of_groups(groups: ResponseGroups) -> ResponseGroups:
+        other = groups.mismatched
+        return replace(groups, responses=side(groups.responses), mismatched=None if other is None else side(other))
+
     chosen, auxiliary, groups = side(pairs.chosen), pairs.auxiliary, pairs.groups
     return replace(
         pairs,
@@ -67,7 +71,7 @@ def filled(pairs: PairLogps) -> PairLogps:
         rejected=side(pairs.rejected),
         views={spec: side(view) for spec, view in pairs.views.items()},
         auxiliary=None if auxiliary is None else side(auxiliary),
-        groups=None if groups is None else replace(groups, responses=side(groups.responses)),
+        groups=None if groups is None else of_groups(groups),
         samples=chosen if pairs.samples is None else side(pairs.samples),
         samples_of=torch.arange(len(pairs)) if pairs.samples_of is None else pairs.samples_of,
     )
@@ -86,10 +90,22 @@ def stand_in(objective: Objective) -> PairLogps:
         dict.fromkeys(objective.views, side),
         auxiliary=side,
         scores={"chosen": score, "rejected": score / 2, "similarity": score, "weight": score},
-        groups=ResponseGroups(side, torch.zeros(1, dtype=torch.long), score),
+        groups=ResponseGroups(side, torch.zeros(1, dtype=torch.long), score, mismatched=side),
         samples=side,
         samples_of=torch.zeros(1, dtype=torch.long),
     )
+
+
+def takes_unscored(objective: Objective) -> bool:
+    """True if its terms of groups and of single responses take a response without a score."""
+    pairs = stand_in(objective)
+    assert pairs.groups is not None
+    unscored = replace(pairs.groups, scores=torch.full_like(pairs.groups.scores, math.nan))
+    try:
+        objective.without("pairs", "auxiliary").terms(replace(pairs, groups=unscored))
+    except UserError:
+        return False
+    return True
 
 
 # ---- which scores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -172,7 +173,7 @@ def check_train(context: PreflightContext) -> None:
         if not context.comes(settings.samples_from.data):
             with context.noting(("train", "samples_from", "data")):
                 read_bank(settings.samples_from.data)
-    if settings.groups is not None and not context.has_error(("train", "groups")):
+    if settings.groups is not None and not any(context.has_error(("train", key)) for key in ("groups", "objective")):
         _check_groups(context, settings.groups)
     if settings.quantize == "nf4":
         with context.noting(("train", "quantize")):
@@ -198,6 +199,58 @@ def check_train(context: PreflightContext) -> None:
         and not context.has_error(context.given(("train", "model")))
     ):
         check_weights(context, settings, weights(folder, settings.model))
+        if not settings.trust_remote_code and not context.has_error(("train", "lora")):
+            _check_adapted(context, settings)
+
+
+def _check_adapted(context: PreflightContext, settings: Any) -> None:
+    """The layers that get an adapter, and those of them that a regularizer reads, by the names of the model's modules.
+    A model whose modules can't be made without its weights is left to the run."""
+    from mmpo.models.families.loading import modules_alone
+    from mmpo.trainers.lora import adapted_layers
+    from mmpo.trainers.regularizers.pego import check_targets
+
+    try:
+        vlm = modules_alone(settings.model)
+    except Exception:
+        return
+    try:
+        names = adapted_layers(vlm, settings.lora)
+    except UserError as error:
+        context.error(("train", "lora", "targets"), error.message.removeprefix("lora.targets: "), error.hint)
+        return
+    if settings.regularizers is not None and settings.regularizers.pego is not None:
+        try:
+            check_targets(settings.regularizers.pego, names)
+        except UserError as error:
+            told = error.message.removeprefix("regularizers.pego: ")
+            context.error(("train", "regularizers", "pego", "targets"), told, error.hint)
+
+
+def _check_scores(context: PreflightContext) -> None:
+    """The scores of the pairs that are there already, against what the objective reads."""
+    from mmpo.data.reader import read_scores
+    from mmpo.objectives.build import build_objective
+    from mmpo.trainers.scores import ScoresAlone, check_scores
+
+    settings = context.settings("train")
+    objective = build_objective(settings.objective)
+    folders = {"pairs": settings.pairs, "eval_pairs": settings.eval_pairs}
+    there = {key: folder for key, folder in folders.items() if folder is not None}
+    if "scores" not in objective.reads or any(
+        context.comes(folder) or context.has_error(("train", key)) for key, folder in there.items()
+    ):
+        return
+    at = ("train", "objective") if settings.scores is None else ("train", "scores")
+    with context.noting(at):
+        rows = [ScoresAlone(*row) for folder in there.values() for row in read_scores(folder)]
+        try:
+            check_scores(settings.scores, objective, rows)
+        except UserError as error:
+            key, _, told = error.message.partition(": ")
+            if not key.startswith("scores."):
+                raise
+            context.error(("train", *key.split(".")), told, error.hint)
 
 
 def _check_auxiliary(context: PreflightContext, settings: Any) -> None:
@@ -220,15 +273,27 @@ def _check_auxiliary(context: PreflightContext, settings: Any) -> None:
 def _check_groups(context: PreflightContext, settings: Any) -> None:
     """The first groups of responses, and their pictures."""
     from mmpo.data.responses import ResponseGroup
-    from mmpo.trainers.groups import read_scored
+    from mmpo.objectives.build import build_objective
+    from mmpo.trainers.groups import GroupNeeds, check_group_scores, read_scored
 
     if context.comes(settings.data):
         return
     at = ("train", "groups", "data")
     with context.noting(at):
         groups = [one for one in islice(read_scored(settings), LOOKED_AT) if isinstance(one, ResponseGroup)]
-        if groups and not any(len(group.responses) > 1 and not group.unscored for group in groups):
-            raise UserError(f"none of the {len(groups)} groups looked at has a score of each of several responses")
+        objective = build_objective(context.settings("train").objective)
+        needs, fit, first = GroupNeeds.of(objective, 0), [], None
+        for group in groups:
+            try:
+                needs.check(group)
+                fit.append(group)
+            except Quarantined as error:
+                first = first or error
+        if groups and not fit and first is not None:
+            raise UserError(f"none of the {len(groups)} groups looked at can be learnt: {first.detail or first.reason}")
+        check_group_scores(
+            objective, ((one.id, [math.nan if r.score is None else r.score for r in one.responses]) for one in fit)
+        )
         pictures = [(settings.data, image) for group in groups for image in group.images if isinstance(image, str)]
         _check_pictures(context, at, pictures, False)
 
@@ -252,6 +317,8 @@ def _check_objective(context: PreflightContext) -> None:
             values = given if isinstance(given, Mapping) else {}
             if doubt := warning(OBJECTIVES[name], values):
                 context.warn(("train", "objective", name, "beta"), doubt)
+        if not context.has_error(("train", "objective")) and not context.has_error(("train", "scores")):
+            _check_scores(context)
 
 
 def check_weights(context: PreflightContext, settings: Any, stored: dict[str, Tensor]) -> None:

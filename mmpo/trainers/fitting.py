@@ -33,7 +33,13 @@ def objective_problems(settings: TrainSettings, objective: Objective) -> list[Fi
             )
         )
     if settings.groups is not None and "groups" not in objective.reads:
-        found.append(("groups", "groups of responses have no effect on this objective", "use nca or infonca"))
+        found.append(
+            (
+                "groups",
+                "groups of responses have no effect on this objective",
+                "use nca or infonca, or kto, una_mse or uft with rows: responses",
+            )
+        )
     if not objective.on_pairs_alone().weights:
         found.append(
             ("objective", "auxiliary goes with a loss on the pairs", "to learn answers alone, use sft on pairs")

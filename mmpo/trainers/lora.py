@@ -74,6 +74,13 @@ def target_pattern(vlm: VLM, targets: str | list[str]) -> str:
     return rf".*{re.escape(language.rpartition('.')[2])}\..*\.({'|'.join(wanted)})"
 
 
+def adapted_layers(vlm: VLM, settings: LoraSettings) -> list[str]:
+    """The full names of the layers that `add_lora` would put an adapter on. Raises `UserError` as `target_pattern`."""
+    pattern = re.compile(target_pattern(vlm, settings.targets))
+    linear = (name for name, module in vlm.base.named_modules() if isinstance(module, nn.Linear))
+    return [name for name in linear if pattern.fullmatch(name)]
+
+
 def _language_model_name(vlm: VLM) -> str:
     decoder = vlm.base.get_decoder()
     return next(name for name, module in vlm.base.named_modules() if module is decoder)

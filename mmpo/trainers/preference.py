@@ -29,7 +29,7 @@ from transformers import TrainerCallback, TrainingArguments
 from mmpo.errors import UserError
 from mmpo.models.scoring.pairs import blank_logps
 from mmpo.models.scoring.score import PairBatch, PairScorer
-from mmpo.objectives import OBJECTIVES, Objective
+from mmpo.objectives import Objective
 from mmpo.objectives.groups import with_own_groups
 from mmpo.objectives.stand_in import filled
 from mmpo.progress import track
@@ -195,7 +195,7 @@ class PreferenceTrainer(RegularizedTrainer):
             step = sample["step"].to("cpu") if "step" in sample else None
             blank = replace(filled(blank_logps(batch)), step=step, progress=self._progress)
             for name, (_, term) in self.objective.terms(blank).items():
-                weight = len(batch) if OBJECTIVES[name].of == "auxiliary" else float(term.weights.sum())
+                weight = len(batch) if self.objective.unit(name) == "auxiliary" else float(term.weights.sum())
                 totals[name] = totals.get(name, 0.0) + weight
         # A step may have nothing for a term (no phrase to contrast): the term is then 0, not 0 / 0.
         if self.accelerator.num_processes == 1:
@@ -240,7 +240,9 @@ class PreferenceTrainer(RegularizedTrainer):
                 self._window.add_terms({f"loss/{name}": term})
         loss = self._regularized(loss, logps, values)
         self._window.add_terms(self.objective.metrics(logps))
-        own = {name: value for name, value in values.items() if name not in terms or OBJECTIVES[name].of == "pairs"}
+        own = {
+            name: value for name, value in values.items() if name not in terms or self.objective.unit(name) == "pairs"
+        }
         self._step_losses.append(BatchLoss(batch.ids, own, loss.detach()))
         loss = loss * self.accelerator.num_processes
         return (loss, logps) if return_outputs else loss

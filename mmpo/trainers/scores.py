@@ -4,8 +4,9 @@ any work starts."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -13,19 +14,47 @@ from mmpo.errors import UserError
 from mmpo.models.scoring.pairs import PairBatch, blank_logps, score_tensors
 from mmpo.objectives import Objective
 from mmpo.objectives.stand_in import filled, of_scores, scores_read
-from mmpo.trainers.collate import EncodedPair, EncodedPairs
+from mmpo.trainers.collate import EncodedPairs
 from mmpo.trainers.score_settings import ScoreSettings
 
 _AT_ONCE = 256
 """Pairs that are looked at together."""
+_TOKEN = torch.zeros(1, dtype=torch.int32)
+"""Stands for a response: which one it is does not matter to a score."""
+
+
+class HasScores(Protocol):
+    """A pair as far as its scores go."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def scores(self) -> Mapping[str, float] | None: ...
+
+
+class ScoresAlone(NamedTuple):
+    """A pair's id and its scores alone."""
+
+    id: str
+    scores: Mapping[str, float] | None
 
 
 def with_scores(settings: ScoreSettings | None, objective: Objective, *data: EncodedPairs) -> tuple[EncodedPairs, ...]:
     """The data with the scores that the objective reads, under the names that it reads them by and NaN where a pair has
     none; without scores where it reads none. Raises `UserError` for a score that a pair lacks, or with which a loss is
     undefined."""
+    columns = check_scores(settings, objective, [row for some in data for row in some.rows])
+    return tuple(
+        replace(some, rows=[replace(row, scores=_named(row, columns) or None) for row in some.rows]) for some in data
+    )
+
+
+def check_scores(
+    settings: ScoreSettings | None, objective: Objective, rows: Sequence[HasScores]
+) -> Mapping[str, str | None]:
+    """The score of the data that is meant by each name that the objective reads, None where pairs have none and need
+    none. Raises `UserError` as `with_scores` does; needs no model, so that preflight can ask."""
     read = scores_read(objective)
-    rows = [row for some in data for row in some.rows]
     columns = {name: _column(name, settings, rows) for name in read}
     there = f"they have {', '.join(_names(rows))}" if _names(rows) else "they have no scores"
     if read and not any(columns.values()):
@@ -40,26 +69,24 @@ def with_scores(settings: ScoreSettings | None, objective: Objective, *data: Enc
                 f"the first is {lack[0].id}, with {', '.join(sorted(lack[0].scores or {})) or 'no scores'}",
                 hint=_HINT,
             )
-
-    def named(row: EncodedPair) -> EncodedPair:
-        own = row.scores or {}
-        found = {name: own.get(column, math.nan) if column else math.nan for name, column in columns.items()}
-        return replace(row, scores=found or None)
-
-    scored = tuple(replace(some, rows=[named(row) for row in some.rows]) for some in data)
     if read:
-        _check(of_scores(objective), [row for some in scored for row in some.rows])
-    return scored
+        _check(of_scores(objective), [ScoresAlone(row.id, _named(row, columns)) for row in rows])
+    return columns
+
+
+def _named(row: HasScores, columns: Mapping[str, str | None]) -> dict[str, float]:
+    own = row.scores or {}
+    return {name: own.get(column, math.nan) if column else math.nan for name, column in columns.items()}
 
 
 _HINT = "name the scores of your pairs: scores: {chosen: …, rejected: …, similarity: …}"
 
 
-def _names(rows: Sequence[EncodedPair]) -> list[str]:
+def _names(rows: Sequence[HasScores]) -> list[str]:
     return sorted({name for row in rows for name in row.scores or {}})
 
 
-def _column(name: str, settings: ScoreSettings | None, rows: Sequence[EncodedPair]) -> str | None:
+def _column(name: str, settings: ScoreSettings | None, rows: Sequence[HasScores]) -> str | None:
     """The score of the data that is read as `name`; None where there is none."""
     there = _names(rows)
     given: str | None = getattr(settings, name, None)
@@ -73,7 +100,7 @@ def _column(name: str, settings: ScoreSettings | None, rows: Sequence[EncodedPai
     return given
 
 
-def _check(objective: Objective, rows: Sequence[EncodedPair]) -> None:
+def _check(objective: Objective, rows: Sequence[HasScores]) -> None:
     """Run all pairs through the losses, before a model has seen them. Raises `UserError` that names the pair."""
     for start in range(0, len(rows), _AT_ONCE):
         some = rows[start : start + _AT_ONCE]
@@ -88,12 +115,12 @@ def _check(objective: Objective, rows: Sequence[EncodedPair]) -> None:
             raise
 
 
-def _try(objective: Objective, rows: Sequence[EncodedPair]) -> None:
+def _try(objective: Objective, rows: Sequence[HasScores]) -> None:
     batch = PairBatch(
         ids=[row.id for row in rows],
         prompt_ids=[],
-        chosen_ids=[row.chosen for row in rows],
-        rejected_ids=[row.rejected for row in rows],
+        chosen_ids=[_TOKEN] * len(rows),
+        rejected_ids=[_TOKEN] * len(rows),
         image_inputs={},
         image_index=[],
         scores=score_tensors([row.scores for row in rows]),

@@ -197,7 +197,7 @@ def _memory(vlm: VLM, trainer: PreferenceTrainer, groups: Groups | None, state: 
     def batch(indices: list[int]) -> PairBatch:
         made: PairBatch = collate([pairs[i] for i in indices])["batch"]
         if groups is not None:
-            made = replace(made, groups=group_batch(beside(indices), groups.store))
+            made = replace(made, groups=group_batch(beside(indices), groups.store, groups.others))
         return made.to(vlm.device)
 
     def tokens(indices: list[int]) -> int:

@@ -19,7 +19,7 @@ from mmpo.objectives import Objective
 from mmpo.progress import track
 from mmpo.trainers.auxiliary import Samples, encode_samples
 from mmpo.trainers.collate import EncodedPair, EncodedPairs, OnReject, encode_pairs
-from mmpo.trainers.groups import Groups, encode_groups
+from mmpo.trainers.groups import GroupNeeds, Groups, check_group_scores, encode_groups
 from mmpo.trainers.holdout import hold_out
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.reference import ReferenceLogps, cached_reference, with_reference
@@ -116,8 +116,14 @@ def read_training_data(
         groups = None
         if settings.groups is not None:
             groups = encode_groups(
-                vlm, settings.groups, store, max_response_tokens=settings.max_response_tokens, on_reject=on_reject
+                vlm,
+                settings.groups,
+                store,
+                needs=GroupNeeds.of(objective, settings.seed),
+                max_response_tokens=settings.max_response_tokens,
+                on_reject=on_reject,
             )
+            check_group_scores(objective, ((row.id, row.scores) for row in groups.rows))
     truncated = pairs.truncated + eval_pairs.truncated
     rows = [*pairs.rows, *eval_pairs.rows]
     maker = view_maker(settings, objective, vlm, store, rows, (row.id for row in eval_pairs.rows))

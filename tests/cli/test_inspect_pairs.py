@@ -93,3 +93,23 @@ def test_pairs_of_other_builders_are_drawn_too(pairs: Path) -> None:
     png = draw(next(iter(read_pairs(pairs))))
     with Image.open(io.BytesIO(png)) as picture:
         assert picture.format == "PNG"
+
+
+def test_groups_of_responses(mmpo: Invoke, tmp_path: Path) -> None:
+    from mmpo.data.responses import ResponseGroup, ScoredResponse
+    from mmpo.data.shards import ResponseWriter
+
+    prompt = [{"role": "user", "content": [{"type": "text", "text": "What?"}]}]
+    rows = {"a": [1.0, 0.5, None], "b": [0.0], "c": [0.25, 2.0]}
+    with ResponseWriter(tmp_path / "groups") as writer:
+        for name, scores in rows.items():
+            writer.add(ResponseGroup(name, prompt, [ScoredResponse(f"It is {k}.", s) for k, s in enumerate(scores)]))
+    shown = json.loads(mmpo("inspect", tmp_path / "groups", "--json").stdout)
+    assert (shown["groups"], shown["responses"], shown["without score"]) == (3, 6, 1)
+    assert shown["responses a group"] == "1 in 1, 2 in 1, 3 in 1" and shown["scores"] == "0 to 2"
+    assert shown["mean score"] == 0.75 and shown["first ids"] == "a, b, c"
+    assert [shown[f"a, response {k}"] for k in (1, 2, 3)] == ["1: It is 0.", "0.5: It is 1.", "no score: It is 2."]
+    told = mmpo("inspect", tmp_path / "groups")
+    assert "groups: 3" in told.stdout and "train.groups.data" in told.stdout
+    refused = mmpo("inspect", tmp_path / "groups", "--id", "a", "--out", tmp_path / "x")
+    assert refused.exit_code == 2 and "holds groups of responses" in refused.output

@@ -16,7 +16,7 @@ from torch import Tensor
 from mmpo.errors import UserError
 from mmpo.objectives import OBJECTIVES
 from mmpo.objectives.registry import Identity
-from mmpo.types import PairLogps, ResponseGroups, ResponseLogps, StepStatistics
+from mmpo.types import PairLogps, ResponseLogps, StepStatistics
 from tests.objectives.making import (
     EVERY_SETTING,
     one_objective,
@@ -272,6 +272,7 @@ def only(pairs: PairLogps, reads: set[str], hidden: bool) -> PairLogps:
         )
 
     groups = pairs.groups
+    mismatched = groups and groups.mismatched
     return replace(
         pairs,
         chosen=side(pairs.chosen),
@@ -279,7 +280,7 @@ def only(pairs: PairLogps, reads: set[str], hidden: bool) -> PairLogps:
         views={view: side(one) for view, one in pairs.views.items()},
         auxiliary=side(pairs.auxiliary) if "auxiliary" in reads and pairs.auxiliary is not None else None,
         scores=pairs.scores if "scores" in reads else {},
-        groups=ResponseGroups(side(groups.responses), groups.group, groups.scores)
+        groups=replace(groups, responses=side(groups.responses), mismatched=mismatched and side(mismatched))
         if "groups" in reads and groups is not None
         else None,
         samples=side(pairs.samples) if "samples" in reads and pairs.samples is not None else None,

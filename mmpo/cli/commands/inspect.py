@@ -58,7 +58,7 @@ def inspect(
 
     Pairs: their number and scores; with --id one pair as PNG and HTML: its
     pictures, their regions, where the model looked, the ratio and the
-    threshold.
+    threshold. Groups of responses: their numbers, sizes and scores.
 
     Candidates: counts, verdicts by source, and the first responses.
 

@@ -240,6 +240,18 @@ def takes_videos(family: Family, video_input: VideoInput) -> bool:
     return bool(family.video_keys) and video_input != "frames"
 
 
+def modules_alone(source: str) -> VLM:
+    """The modules of a model on this machine by its configuration alone, on the meta device and without a processor: to
+    look up their names and shapes. Raises `UserError` where transformers can't make them."""
+    config, family = open_config(source)
+    try:
+        with torch.device("meta"):
+            model: Any = AutoModelForImageTextToText.from_config(config)
+    except LOADING as error:
+        raise unopened(source, error, False) from error
+    return VLM(model=model, processor=None, family=family, source=source)
+
+
 def attach_adapter(model: PreTrainedModel, adapter: str | Path) -> PeftModel:
     """Put a saved LoRA adapter on a model. Raises `UserError` if the folder isn't an adapter or is stored as a
     pickle.

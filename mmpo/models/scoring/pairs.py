@@ -8,7 +8,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,7 +45,8 @@ class ViewResponses:
 class AnswerBatch:
     """Answers beside the pairs. Answer k follows `prompt_ids[k]` and belongs to sample `owner[k]`: the turns of one
     conversation are one sample, and samples count from 0. Images as in `PairBatch`, but of their own. Of answers in
-    groups, `group[k]` is the number of sample k's group, from 0 and rising, and `scores` [samples] are their scores."""
+    groups, `group[k]` is the number of sample k's group, from 0 and rising, and `scores` are their scores. Behind them
+    come, with -1 and without scores, answers of others to the questions of some groups."""
 
     prompt_ids: list[Tensor]
     response_ids: list[Tensor]
@@ -67,8 +69,11 @@ class AnswerBatch:
         """The log-probs of these answers with their groups and scores."""
         assert self.scores is not None
         device = responses.mask.device
-        group = torch.tensor(self.group, dtype=torch.long, device=device)
-        return ResponseGroups(responses, group, self.scores.to(device))
+        group, scores = torch.tensor(self.group, dtype=torch.long, device=device), self.scores.to(device)
+        own = group >= 0
+        if bool(own.all()):
+            return ResponseGroups(responses, group, scores)
+        return ResponseGroups(_rows(responses, own), group[own], scores, mismatched=_rows(responses, ~own))
 
     def shared(self, image_token_id: TokenIds, *, whole_prompts: bool = False) -> Shared:
         """The answers laid out as trees: the turns of a conversation share what they have in common."""
@@ -185,6 +190,16 @@ def score_tensors(scores: Sequence[Mapping[str, float] | None]) -> dict[str, Ten
 
 def _moved(kept: list[tuple[Tensor, Tensor]] | None, device: torch.device | str) -> list[tuple[Tensor, Tensor]] | None:
     return None if kept is None else [(chosen.to(device), rejected.to(device)) for chosen, rejected in kept]
+
+
+def _rows(responses: ResponseLogps, which: Tensor) -> ResponseLogps:
+    """Some of the responses, all with the padding of the longest."""
+
+    def own(value: Any) -> Any:
+        return value[which] if isinstance(value, Tensor) else value
+
+    found = {field.name: own(getattr(responses, field.name)) for field in fields(responses)}
+    return ResponseLogps(**{**found, "more": {name: own(value) for name, value in responses.more.items()}})
 
 
 def blank_logps(batch: PairBatch) -> PairLogps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,14 +40,19 @@ class _AbsoluteSum(torch.autograd.Function):
         return slope * left, slope * right
 
 
-def pego_matrices(settings: PegoSettings, matrices: list[LoraMatrix]) -> list[LoraMatrix]:
-    """Those that the settings name. Raises `UserError` for a name that is none, and for quantized weights."""
-    leaves = {matrix.name.rpartition(".")[2] for matrix in matrices}
+def check_targets(settings: PegoSettings, adapted: Sequence[str]) -> None:
+    """Raises `UserError` for a target that no adapted layer, by its full name, is called."""
+    leaves = {name.rpartition(".")[2] for name in adapted}
     if unknown := sorted(set(settings.targets) - leaves):
         raise UserError(
             f"regularizers.pego: no adapted layer is called {', '.join(unknown)}",
             hint=f"targets: those of {', '.join(sorted(leaves))}",
         )
+
+
+def pego_matrices(settings: PegoSettings, matrices: list[LoraMatrix]) -> list[LoraMatrix]:
+    """Those that the settings name. Raises `UserError` for a name that is none, and for quantized weights."""
+    check_targets(settings, [matrix.name for matrix in matrices])
     return [matrix for matrix in matrices if matrix.name.rpartition(".")[2] in settings.targets]
 
 
