@@ -117,6 +117,7 @@ def planned(recipe: Recipe, run: RunFolder, section: str | None = None) -> list[
 
 
 def _round(recipe: Recipe, run: RunFolder, number: int) -> list[PlannedStep]:
+    """The steps of a round: first the merge of the one before."""
     merge = [PlannedStep(run, in_round(recipe, run.path, number - 1), MERGE, number)] if number > 1 else []
     now = in_round(recipe, run.path, number)
     return [*merge, *(PlannedStep(run, now, section, number) for section in recipe.sections())]
