@@ -120,7 +120,8 @@ def read_scores(folder: str | Path, split: str = "train") -> Iterator[tuple[str,
 def read_cells(
     folder: Path, split: str = "train", format: str = PAIRS, columns: Collection[str] | None = None
 ) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every row of a split as it is stored, with its file and number; of the `columns` named those that are there."""
+    """Every row of a split as it is stored, with its file and number; of the `columns` named those that are there,
+    all where a file has none of them."""
     written = _digests(folder)
     for path in _existing_shards(folder, split, format):
         with open_shard(path) as file:
@@ -130,7 +131,7 @@ def read_cells(
                     hint=f"delete {path} and build again; if you changed it yourself, delete card.json",
                 )
             names = None if columns is None else [one for one in file.schema_arrow.names if one in columns]
-            batches = file.iter_batches(batch_size=ROW_GROUP, columns=names)
+            batches = file.iter_batches(batch_size=ROW_GROUP, columns=names or None)
             row = 0
             while (batch := _read(lambda: next(batches, None), path)) is not None:  # noqa: B023 - called at once
                 for cells in batch.to_pylist():

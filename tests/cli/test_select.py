@@ -181,3 +181,26 @@ def test_order_is_what_is_said_else_what_the_card_says(scored: Path, caplog: pyt
         assert of() and not of(order="shuffled") and not of(group_images=True)
     with pytest.raises(ValueError, match="two orders"):
         of(order="given", group_images=True)
+
+
+# ---- the demo
+
+BY = "[{reference_gap: {keep: 0.5}}, {wpo: {keep: 0.9}}, length_balance]"
+
+
+@pytest.mark.slow
+def test_demo_pairs_by_the_demo_model(mmpo: Invoke) -> None:
+    """Real pairs of the demo world, scored by the demo's model."""
+    few = ["--set", "build.limit=12", "--set", f"select={{by: {BY}}}", "--out", "run"]
+    for section in ("build", "select"):
+        done = mmpo(section, "demo", *few)
+        assert done.exit_code == 0, done.output
+    result = json.loads(Path("run/select/select_result.json").read_text())
+    table = result["counts"]["pairs"]
+    assert table["in"] == sum(1 for _ in read_pairs("run/build/pairs")) == sum(table.values()) - table["in"]
+    assert table["kept"] == sum(1 for _ in read_pairs("run/select/pairs")) > 0
+    gap, weight, _ = result["steps"]
+    assert gap["kept"] == table["in"] // 2 and not set(gap["dropped"]) - {"below"}
+    assert weight["kept"] == int(gap["kept"] * 0.9 + 1e-9)
+    assert all(pair.scores["wpo_weight"] > 0 for pair in read_pairs("run/select/pairs") if pair.scores)
+    assert abs(result["after"]["length_difference"]) <= 0.02 * result["after"]["rejected_words"] + 1e-9

@@ -149,6 +149,16 @@ def test_videos_come_along(tmp_path: Path) -> None:
     assert (tmp_path / "out/pairs/v/a.mp4").read_bytes() == b"film"
 
 
+def test_pairs_without_ids_are_called_by_their_rows(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain/data").mkdir(parents=True)
+    table = pq.read_table(folder / "data/train-00000.parquet").drop_columns(["id"])
+    pq.write_table(table, tmp_path / "plain/data/train-00000.parquet")
+    done(tmp_path / "plain", tmp_path / "out", [{"dual_margin": {"implicit": False, "fusion": "sum", "keep": 2}}])
+    assert ids(tmp_path / "out/pairs") == ["train-00000.parquet:5", "train-00000.parquet:6"]
+    (first, *_) = (tmp_path / "out/pairs/rejects.jsonl").read_text().splitlines()
+    assert json.loads(first)["id"] == "train-00000.parquet:0"
+
+
 # ---- mistakes
 
 
