@@ -7,9 +7,9 @@ from pydantic import Field, field_validator
 from mmpo.settings import Settings
 
 WATCHED = {
-    "wrong": ("claims.wrong", "chair.CHAIRs", "object_halbench.CHAIRs"),
-    "recall": ("chair.Recall", "object_halbench.obj_rec"),
-    "words": ("chair.Len", "object_halbench.avg_word_len"),
+    "wrong": ("claims.wrong", "chair.CHAIRs", "object_halbench.CHAIRs", "evidence.absent_share"),
+    "recall": ("chair.Recall", "object_halbench.obj_rec", "evidence.recall_pool"),
+    "words": ("chair.Len", "object_halbench.avg_word_len", "evidence.words"),
 }
 """The metrics that are watched where a recipe names none: of each row the first that is measured."""
 
