@@ -36,7 +36,9 @@ def check_range(score: Tensor, objective: str, name: str, lowest: float | None, 
     low, high = -math.inf if lowest is None else lowest, math.inf if highest is None else highest
     wrong = score[~score.isfinite() | (score < low) | (score > high)]
     if len(wrong):
-        expected = "be a finite number" if lowest is None else f"be from {round(low)} to {round(high)}"
+        expected = "be a finite number" if lowest is None else f"be at least {lowest:g}"
+        if None not in (lowest, highest):
+            expected = f"be from {low:g} to {high:g}"
         raise UserError(
             f"{objective} reads scores.{name}, which must {expected} (it is {wrong[0].item():g})",
             hint="rescale the scores" if lowest is not None else None,

@@ -82,7 +82,7 @@ def test_a_folder_of_photos_becomes_an_adapter(mmpo: Invoke, place: dict[str, st
         ("build.evidence", "[{source: detector, model: nowhere}]", "build.evidence.0.model: nowhere: no such folder"),
         ("build.evidence", "[{source: oracle}]", "build.evidence"),
         ("build.evidence", "[]", "build.evidence"),
-        ("build.pairs", "{maker: best_wurst}", "should be one of best_worst, edited"),
+        ("build.pairs", "{maker: best_wurst}", "should be one of best_worst, "),
         ("build.pairs", "{maker: best_worst, gab: 2}", "build.pairs.gab: unknown key"),
         ("build.pairs", "null", "build.pairs: missing: the build makes candidates alone"),
         ("build.controls", "{annotations: nowhere.jsonl}", "build.controls.annotations: nowhere.jsonl"),

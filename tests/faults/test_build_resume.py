@@ -69,7 +69,9 @@ def run_killed(
     return child.exitcode != 0
 
 
-@pytest.mark.parametrize("renames", [1, pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize(
+    "renames", [pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), 3]
+)
 def test_killed_at_every_commitment(
     renames: int, settings: BuildSettings, whole: tuple[dict[str, bytes], float], tmp_path: Path
 ) -> None:

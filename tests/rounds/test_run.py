@@ -70,6 +70,7 @@ def test_what_is_done_is_not_done_again_and_more_rounds_can_follow(
     assert made(out) == before
 
 
+@pytest.mark.slow
 def test_one_round_is_a_run_without_rounds(run_in: RunIn, rounds_world: World) -> None:
     for name, number in (("none", "null"), ("one", "1")):
         result = run_in(name, "run", "--set", f"rounds={number}")
@@ -144,6 +145,7 @@ def test_killed_inside_every_step_it_goes_on_to_the_same_bytes(
     assert [name for name in killed if killed[name] != untouched[name]] == []
 
 
+@pytest.mark.slow
 def test_single_sections_follow_the_rounds_and_say_what_is_missing(
     run_in: RunIn, rounds_world: World, two_rounds: tuple[Path, Result]
 ) -> None:

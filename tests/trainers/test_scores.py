@@ -65,7 +65,7 @@ def test_a_weight_that_was_selected_by_multiplies_the_loss() -> None:
     weighed = PairLogps(side, side, scores={"weight": torch.tensor([1.5, 0.0])})
     (_, term), *_ = build_objective(objective).terms(weighed).values()
     assert term.values.tolist() == pytest.approx([1.5 * math.log(2), 0.0])
-    with pytest.raises(UserError, match="every pair, and they have"):
+    with pytest.raises(UserError, match="scores weight of pairs, and they have chosen"):
         named(objective, pairs({"chosen": 1.0}))
     with pytest.raises(UserError, match="pair p0: given"):
         named(objective, pairs({"weight": -1.0}))

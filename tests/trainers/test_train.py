@@ -95,6 +95,7 @@ def test_other_settings_in_the_same_folder_are_refused(run: tuple[Path, TrainSet
     assert train(settings.model_copy(update={"keep_checkpoints": 1}), folder) == result  # changes no result
 
 
+@pytest.mark.slow
 def test_starting_over_and_other_pairs(tiny_llava_folder: Path, tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs", 8)
     settings = settings_for(tiny_llava_folder, pairs, max_steps=2, eval_fraction=0, save_steps=1)
@@ -160,6 +161,7 @@ def test_gradient_checkpointing_gives_the_same_run(tiny_llava_folder: Path, pair
         assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_attention_is_a_setting(tiny_llava_folder: Path, pairs_folder: Path, tmp_path: Path) -> None:
     """Every back end trains alike; one that can't run here is refused before anything is computed."""
     runs = {}

@@ -193,7 +193,9 @@ def test_too_little_left(tmp_path: Path, front: Path) -> None:
         read_frames(path, indices=[last], on_error="skip")
 
 
-@pytest.mark.parametrize("name", ["bitflips.mp4", "hole.mp4", "trunc_faststart.mp4"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("bitflips.mp4", marks=pytest.mark.slow), "hole.mp4", "trunc_faststart.mp4"]
+)
 def test_shared_damaged_clips(shared_clips: Path, name: str) -> None:
     path = shared_clips / name
     n = probe(path).n_frames

@@ -37,11 +37,12 @@ def select(
 
     [bold]Examples[/bold]
 
-      mmpo select my.yaml --out runs/mine        # after mmpo build on the same folder
+      mmpo select my.yaml --out runs/mine    # after mmpo build there
       mmpo select runs/mine/build/pairs --by length_balance
       mmpo select pairs --by 'dual_margin: {keep: 0.25}' --by length_balance \\
           --set select.model=MODEL --set select.adapter=runs/first/train/adapter
-      mmpo select pairs --by 'reference_gap: {keep: 0.4}' --set select.logps=runs/other/select/logps
+      mmpo select pairs --by 'reference_gap: {keep: 0.4}' \\
+          --set select.logps=runs/other/select/logps
     """
     from mmpo.cli.running import run_recipe
     from mmpo.errors import UserError

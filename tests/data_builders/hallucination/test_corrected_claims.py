@@ -193,6 +193,7 @@ def test_the_judge_of_this_test_knows_right_from_wrong() -> None:
     assert faults((*right, group), scene)
 
 
+@pytest.mark.slow
 def test_every_claim_that_is_chosen_is_true_and_in_english(drafter: Drafter) -> None:
     """400 scenes: a corrupted description gives a chosen side that is true throughout and well said; the rejected side
     is what was said; and what was put right once is right."""

@@ -176,6 +176,7 @@ def sampled(vlm: VLM, prompts: Any, k: int, *, sharing: Any = "on", budget: int 
     return [[(a.token_ids, a.text, a.stopped, a.truncated) for a in own] for own in many]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llava", "qwen2_5_vl"])
 def test_samples_end_behind_their_first_sentence(name: str) -> None:
     vlm = TINY[name]()
@@ -198,6 +199,7 @@ def test_samples_end_behind_their_first_sentence(name: str) -> None:
     assert [own[:2] for own in short] == sampled(vlm, prompts, 2, stop="sentence")
 
 
+@pytest.mark.slow
 def test_greedy_answers_stop_and_check_themselves() -> None:
     stopped = 0
     for seed in range(5):
