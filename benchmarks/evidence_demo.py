@@ -7,7 +7,7 @@ The model describes 200 scenes a seed, greedily and by 9 samples, and each class
     self raw                  yes against no in the mean of the wordings that ask for presence: no cut is learnt
     self unlabelled           the cut found in the numbers of all claims (Otsu)
     self calibrated           wordings and cuts from the claims on 100 other scenes with truth (the controls)
-    noisy oracle assumed      NOT a detector: the true boxes, missed and made up at the rates --miss and --false, with the
+    noisy oracle assumed      NOT a detector: true boxes, missed and made up at the rates --miss and --false, with the
                               cuts that detectors have without controls (benchmarks/noisy_oracle.py)
     noisy oracle calibrated   the same, with cuts from the controls
     agreement unlabelled      both without controls; what they do not agree about is uncertain
@@ -20,7 +20,7 @@ and P(no); sources without controls have none). All claims, and those of classes
 of other classes of the same place, and of classes from elsewhere. 95% intervals are over resamples of whole scenes of
 all seeds; cuts and bins are kept, so what another set of controls would change is seen between seeds only.
 
-A seed takes about ten minutes of one core (an estimate: 300 scenes are described ten times each). One file a seed: killed
+A seed takes about ten minutes of one core (an estimate: 300 scenes, ten descriptions each). One file a seed: killed
 and run again it goes on, with other arguments it refuses. Writes results.json and table.md.
 """
 

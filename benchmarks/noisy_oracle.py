@@ -61,8 +61,8 @@ class NoisyOracle(EvidenceSource[NoisyOracleSettings]):
             for image in read_annotations(path):
                 own = found.setdefault(pixel_digest(load_image(read_image(image.path, root=image.root))), {})
                 for item in image.objects:
-                    if item.bbox is not None:
-                        x, y, width, height = item.bbox
+                    if item.bbox_xywh is not None:
+                        x, y, width, height = item.bbox_xywh
                         own.setdefault(item.name, []).append([x, y, x + width, y + height])
         return found
 
