@@ -6,19 +6,19 @@ The model describes 400 scenes a seed, greedily and by 9 samples. Its claims are
 
     truth       the exact annotation of the scenes, complete
     self        the model's own answers, calibrated on 100 other scenes with truth
-    oracle      NOT a detector: the true boxes with errors at the rates --miss and --false, calibrated on the same scenes
+    oracle      NOT a detector: true boxes with errors at the rates --miss and --false, calibrated on the same scenes
                 (benchmarks/noisy_oracle.py)
     agreement   `self` and the oracle; what they do not agree about is uncertain
 
-and pairs are made of them: the cells edited_truth, edited_self, edited_oracle, edited_agreement (false claims edited out
-of a description) and best_worst_truth, best_worst_agreement (two of the model's own), with the makers' default guards;
-only the refusal of pairs whose style is plain is off, since a refused cell would have no row. Each cell trains on as
-many pairs as the cell of its seed with the fewest has, drawn by seed: 120 steps of 16 by DPO, beta 0.1, LoRA of rank 16.
-A cell with fewer than --least pairs is named, left out, and does not lower the others; so is one that gives none.
+and pairs are made of them: the cells edited_truth, edited_self, edited_oracle, edited_agreement (false claims edited
+out of a description) and best_worst_truth, best_worst_agreement (two of the model's own), with the makers' default
+guards; only the refusal of pairs whose style is plain is off, since a refused cell would have no row. Each cell trains
+on as many pairs as the cell of its seed with the fewest has, drawn by seed: 120 steps of 16 by DPO, beta 0.1, LoRA of
+rank 16. A cell with fewer than --least pairs is named, left out, and does not lower the others.
 
 On 150 `test` and 150 `test_unusual` scenes, where what usually stands together is broken: CHAIR_i, CHAIR_s, recall,
-words, POPE (adversarial) F1 and share of yes, untuned and of every cell, with 95% intervals over scenes; over seeds mean
-and standard deviation. Also the pairs that a maker gave, by 1,000 scenes, and the number trained on.
+words, POPE (adversarial) F1 and share of yes, untuned and of every cell, with 95% intervals over scenes; over seeds
+mean and standard deviation. Also the pairs that a maker gave, by 1,000 scenes, and the number trained on.
 
 A seed takes about an hour of one core (an estimate: four times 400 scenes with ten descriptions, six trainings). Killed
 and run again it goes on, with other arguments it refuses. Another choice of --cells changes the equal number of pairs:
