@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mmpo.eval.statistics.rounds import RoundsTable
 
 
-
 def print_summary(folder: Path, section: str, result: Mapping[str, Any]) -> None:
     """Print the result of a step in `folder`, in a few lines or a table."""
     {"build": _build, "select": _select, "train": _train, "eval": _eval, "merge": _merge}[section](folder, result)

@@ -32,7 +32,7 @@ IMAGE_CACHE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
-class Unit:
+class DiagnosedUnit:
     """The numbers of a unit's pairs, in order, and the mean states of those that have some."""
 
     numbers: list[PairNumbers]
@@ -62,7 +62,7 @@ class PairMeasurer:
         probed: Collection[int] = (),
         held_out: Collection[str] = (),
         running: ProgressTask | None = None,
-    ) -> Unit:
+    ) -> DiagnosedUnit:
         """The numbers of `pairs`, which are these rows of the folder `root`; `asked` names the costly ones. `probed`
         rows get their mean states, pairs of the ids `held_out` are marked."""
         store = ImageStore(self.vlm, IMAGE_CACHE_BYTES, self.settings.max_pixels)
@@ -85,7 +85,7 @@ class PairMeasurer:
             if running is not None:
                 running.advance(len(batch))
         ordered = [found[row] for row in rows]
-        return Unit([numbers for numbers, _ in ordered], [states for _, states in ordered])
+        return DiagnosedUnit([numbers for numbers, _ in ordered], [states for _, states in ordered])
 
     def _batch(
         self, rows: Sequence[EncodedPair], collate: PairCollator, mask: MaskedPictures, asked: Collection[Costly]

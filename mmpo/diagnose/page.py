@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from mmpo.diagnose.readings import Grave, Measured, Reading, in_short
+from mmpo.diagnose.readings import DiagnosisNumbers, DiagnosisReading, Grave, in_short
 from mmpo.diagnose.settings import DiagnoseSettings
 from mmpo.diagnose.summary import Distribution
 from mmpo.errors import UserError
@@ -34,8 +34,8 @@ HEADINGS = {
 def write_page(
     folder: Path,
     settings: DiagnoseSettings,
-    found: Measured,
-    read: Sequence[Reading],
+    found: DiagnosisNumbers,
+    read: Sequence[DiagnosisReading],
     counts: Mapping[str, Mapping[str, int]],
     left_out: Mapping[str, str],
 ) -> None:
@@ -51,8 +51,8 @@ def write_page(
 
 def page(
     settings: DiagnoseSettings,
-    found: Measured,
-    read: Sequence[Reading],
+    found: DiagnosisNumbers,
+    read: Sequence[DiagnosisReading],
     counts: Mapping[str, Mapping[str, int]],
     left_out: Mapping[str, str],
     drawn: Sequence[str],
@@ -104,7 +104,7 @@ CHARTS = {
 """The charts by name, with the subject each belongs to."""
 
 
-def charts(found: Measured, settings: DiagnoseSettings) -> Iterator[tuple[str, str]]:
+def charts(found: DiagnosisNumbers, settings: DiagnoseSettings) -> Iterator[tuple[str, str]]:
     """(name, SVG) of each chart that there are numbers for."""
     main = found.main
     ceiling = [
@@ -162,7 +162,7 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
 
 
-def interval(one: Reading) -> str:
+def interval(one: DiagnosisReading) -> str:
     return "" if one.interval is None else f"{one.interval[0]:.3g} – {one.interval[1]:.3g}"
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mmpo.diagnose.samples import OwnAnswers
+from mmpo.diagnose.samples import SampledAnswers
 from mmpo.diagnose.separability import Separability
 from mmpo.diagnose.summary import Proportion, SetSummary
-from mmpo.eval.statistics.statistics import wilson
+from mmpo.statistics import wilson
 
 Grave = Literal["fine", "look", "warning"]
 """A number as it should be; one worth a look; one that something should be done about."""
@@ -43,7 +43,7 @@ UNSEEN = 1.0
 
 
 @dataclass(frozen=True)
-class Reading:
+class DiagnosisReading:
     """A number with its sentence. `interval` is 95 %, where there is one; `advice` what to do where it is not fine."""
 
     subject: str
@@ -56,23 +56,23 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Measured:
+class DiagnosisNumbers:
     """All that was measured: the pairs themselves, further sets by name, and what was asked for beside them."""
 
     main: SetSummary
     others: Mapping[str, SetSummary]
     separability: Separability | None
-    answers: OwnAnswers | None
+    answers: SampledAnswers | None
     adapter: bool
 
 
-def readings(found: Measured) -> list[Reading]:
+def readings(found: DiagnosisNumbers) -> list[DiagnosisReading]:
     """The numbers that are there, in the order of the page."""
     parts = (_ranking, _flip, _displacement, _ches, _properties, _generalization, _separability, _length, _answers)
     return [one for part in (*parts, _perception) for one in part(found)]
 
 
-def _ranking(found: Measured) -> Iterator[Reading]:
+def _ranking(found: DiagnosisNumbers) -> Iterator[DiagnosisReading]:
     main = found.main
     for who, raw, by_length in (
         ("policy", main.policy_right, main.policy_right_by_length),
@@ -107,7 +107,7 @@ def _ranking(found: Measured) -> Iterator[Reading]:
         )  # fmt: skip
 
 
-def _flip(found: Measured) -> Iterator[Reading]:
+def _flip(found: DiagnosisNumbers) -> Iterator[DiagnosisReading]:
     main = found.main
     if not main.policy_right.total:
         return
@@ -117,13 +117,13 @@ def _flip(found: Measured) -> Iterator[Reading]:
         f"the loss of {_percent(below)} of the pairs is low enough for the policy to rank them right",
     )  # fmt: skip
     if (distance := main.flip_above.median) is not None:
-        yield Reading(
+        yield DiagnosisReading(
             "flip", "distance to the threshold", distance, "fine",
             f"the loss of the others has to fall by {distance:.3g} more, in the median",
         )  # fmt: skip
 
 
-def _displacement(found: Measured) -> Iterator[Reading]:
+def _displacement(found: DiagnosisNumbers) -> Iterator[DiagnosisReading]:
     main = found.main
     fell, both = main.chosen_fell, main.both_fell
     if fell.value is None:
@@ -143,23 +143,23 @@ def _displacement(found: Measured) -> Iterator[Reading]:
         ("rejected", main.rejected_change, main.rejected_change_per_token),
     ):
         if spread.mean is not None and per_token.mean is not None:
-            yield Reading(
+            yield DiagnosisReading(
                 "displacement", f"change of {name}", spread.mean, "fine",
                 f"the {name} response's log-prob changed by {spread.mean:+.3g} nats in the mean, {per_token.mean:+.3g} "
                 "per token",
             )  # fmt: skip
 
 
-def _ches(found: Measured) -> Iterator[Reading]:
+def _ches(found: DiagnosisNumbers) -> Iterator[DiagnosisReading]:
     main = found.main
     for name, spread in (("CHES", main.ches), ("CHES by length", main.ches_normalized)):
         if spread.mean is not None:
-            yield Reading("ches", name, spread.mean, "fine", f"{name} is {spread.mean:.4g} in the mean")
+            yield DiagnosisReading("ches", name, spread.mean, "fine", f"{name} is {spread.mean:.4g} in the mean")
     value = main.ches_relative.median
     if value is None:
         return
     near = value > ALIKE
-    yield Reading(
+    yield DiagnosisReading(
         "ches", "relative CHES", value, "look" if near else "fine",
         f"relative to the chosen side's own size it is {value:+.3g} in the median"
         + (": to the model the sides look almost the same" if near else ""),
@@ -168,12 +168,12 @@ def _ches(found: Measured) -> Iterator[Reading]:
     )  # fmt: skip
 
 
-def _properties(found: Measured) -> Iterator[Reading]:
+def _properties(found: DiagnosisNumbers) -> Iterator[DiagnosisReading]:
     main = found.main
     a, b = main.chosen_change_per_token.mean, main.rejected_change_per_token.mean
     if a is not None and b is not None:
         steep = -b > STEEP and a < 0
-        yield Reading(
+        yield DiagnosisReading(
             "properties", "drop of rejected", -b, "look" if steep else "fine",
             f"the rejected responses fell by {-b:.3g} nats per token while the chosen ones changed by {a:+.3g}",
             "training pushes down more than it pulls up: flex_dpo or dpo_shift weigh the rejected side less"
@@ -182,7 +182,7 @@ def _properties(found: Measured) -> Iterator[Reading]:
     ratio = main.gradient_ratio.median
     if ratio is not None:
         lopsided = ratio > LOPSIDED
-        yield Reading(
+        yield DiagnosisReading(
             "properties", "gradient ratio", ratio, "look" if lopsided else "fine",
             f"a step takes from the rejected response e^{ratio:.3g} times what it gives to the chosen one (by "
             "probability, in the median)",
@@ -191,14 +191,14 @@ def _properties(found: Measured) -> Iterator[Reading]:
         )  # fmt: skip
     field = main.field_ratio.median
     if field is not None:
-        yield Reading(
+        yield DiagnosisReading(
             "properties", "gradient field", field, "fine",
             f"by likelihood ratios the gradient on the chosen side is e^{field:.3g} times that on the rejected side, "
             "in the median",
         )  # fmt: skip
 
 
-def _generalization(found: Measured) -> Iterator[Reading]:
+def _generalization(found: DiagnosisNumbers) -> Iterator[DiagnosisReading]:
     main = found.main
     if main.implicit_right.value is None:
         return
@@ -229,7 +229,7 @@ def _generalization(found: Measured) -> Iterator[Reading]:
         )  # fmt: skip
 
 
-def _separability(found: Measured) -> Iterator[Reading]:
+def _separability(found: DiagnosisNumbers) -> Iterator[DiagnosisReading]:
     if found.separability is None:
         return
     one = found.separability
@@ -244,7 +244,7 @@ def _separability(found: Measured) -> Iterator[Reading]:
         grave: Grave = "warning" if low > SEPARABLE_WARN else "look" if low > SEPARABLE_LOOK else "fine"
         if name == "states" and grave == "warning":
             grave = "look"  # states know what the texts say, which is what the pairs are about
-        yield Reading(
+        yield DiagnosisReading(
             "separability", f"separable by {name}", value.auroc, grave,
             f"a linear classifier tells the sides apart by {words} with AUROC {value.auroc:.2f} (accuracy "
             f"{100 * value.accuracy:.1f} %)",
@@ -254,13 +254,13 @@ def _separability(found: Measured) -> Iterator[Reading]:
         )  # fmt: skip
 
 
-def _length(found: Measured) -> Iterator[Reading]:
+def _length(found: DiagnosisNumbers) -> Iterator[DiagnosisReading]:
     main = found.main
     chosen, rejected = main.chosen_tokens.mean, main.rejected_tokens.mean
     if chosen is None or rejected is None:
         return
     apart = chosen / rejected - 1 if rejected else 0.0
-    yield Reading(
+    yield DiagnosisReading(
         "length", "chosen longer by", apart, "look" if abs(apart) > LONGER else "fine",
         f"chosen responses have {chosen:.1f} tokens in the mean, rejected ones {rejected:.1f}",
         "length tells the sides apart: match lengths, or use rdpo, ln_dpo or simpo" if abs(apart) > LONGER else "",
@@ -269,7 +269,7 @@ def _length(found: Measured) -> Iterator[Reading]:
         if value is None:
             continue
         bound = abs(value) > CORRELATED
-        yield Reading(
+        yield DiagnosisReading(
             "length", f"correlation of {name} and length", value, "look" if bound else "fine",
             f"the implicit {name} goes with {'the length' if name == 'reward' else 'the difference in length'} by "
             f"{value:+.2f}",
@@ -277,19 +277,19 @@ def _length(found: Measured) -> Iterator[Reading]:
         )  # fmt: skip
 
 
-def _answers(found: Measured) -> Iterator[Reading]:
+def _answers(found: DiagnosisNumbers) -> Iterator[DiagnosisReading]:
     one = found.answers
     if one is None:
         return
     change = one.tokens_after / one.tokens_before - 1 if one.tokens_before else 0.0
-    yield Reading(
+    yield DiagnosisReading(
         "drift", "length of answers", change, "look" if abs(change) > LONGER else "fine",
         f"its own answers have {one.tokens_after:.1f} tokens, before training {one.tokens_before:.1f} ("
         f"{100 * one.truncated_after:.0f} % cut at the limit, before {100 * one.truncated_before:.0f} %)",
         "training changed how long it talks: match the lengths of the sides" if abs(change) > LONGER else "",
     )  # fmt: skip
     far = one.divergence.nats_per_token > FAR
-    yield Reading(
+    yield DiagnosisReading(
         "drift", "divergence", one.divergence.nats, "look" if far else "fine",
         f"KL(policy || reference) is {one.divergence.nats:.3g} nats for an answer, {one.divergence.nats_per_token:.3g} "
         "for a token",
@@ -297,7 +297,7 @@ def _answers(found: Measured) -> Iterator[Reading]:
     )  # fmt: skip
     if one.growth is not None:
         grown = one.growth > UNSEEN
-        yield Reading(
+        yield DiagnosisReading(
             "properties", "growth of unseen", one.growth, "look" if grown else "fine",
             f"answers that are neither chosen nor rejected grew by {one.growth:+.3g} nats (over {one.growth_prompts} "
             "prompts)",
@@ -306,13 +306,13 @@ def _answers(found: Measured) -> Iterator[Reading]:
         )  # fmt: skip
 
 
-def _perception(found: Measured) -> Iterator[Reading]:
+def _perception(found: DiagnosisNumbers) -> Iterator[DiagnosisReading]:
     for side, spread in (("chosen", found.main.perception_chosen), ("rejected", found.main.perception_rejected)):
         value = spread.mean
         if value is None:
             continue
         grave: Grave = "warning" if value < BLIND_WARN else "look" if value < BLIND_LOOK else "fine"
-        yield Reading(
+        yield DiagnosisReading(
             "perception", f"perception gap, {side}", value, grave,
             f"hiding the picture changes the distribution of each token of the {side} response by {value:.3g} nats in "
             "the mean",
@@ -323,20 +323,20 @@ def _perception(found: Measured) -> Iterator[Reading]:
 
 def _share(
     subject: str, name: str, share: Proportion, sentence: str, grave: Grave = "fine", advice: str = ""
-) -> Reading:  # fmt: skip
+) -> DiagnosisReading:  # fmt: skip
     interval = wilson(share.hits, share.total)
-    return Reading(subject, name, share.value, grave, sentence, advice, (interval.low, interval.high))
+    return DiagnosisReading(subject, name, share.value, grave, sentence, advice, (interval.low, interval.high))
 
 
 def _percent(share: Proportion) -> str:
     return f"{100 * (share.value or 0.0):.1f} %"
 
 
-def _model(who: str, found: Measured) -> str:
+def _model(who: str, found: DiagnosisNumbers) -> str:
     return "the policy" if who == "policy" else "the reference" if found.adapter else "the model"
 
 
-def in_short(found: Sequence[Reading]) -> str:
+def in_short(found: Sequence[DiagnosisReading]) -> str:
     """`1 warning, 4 to look at`."""
     warnings, looks = (sum(one.grave == kind for one in found) for kind in ("warning", "look"))
     return f"{warnings} warning{'' if warnings == 1 else 's'}, {looks} to look at"

@@ -24,8 +24,8 @@ from mmpo.data.reader import PairDataset, check_pairs, shard_paths
 from mmpo.diagnose.held_out import held_out_ids
 from mmpo.diagnose.measure import PairMeasurer
 from mmpo.diagnose.page import write_page
-from mmpo.diagnose.readings import Measured, Reading, readings
-from mmpo.diagnose.samples import OwnAnswers, Sampler, WrittenAnswer, drawn_prompts
+from mmpo.diagnose.readings import DiagnosisNumbers, DiagnosisReading, readings
+from mmpo.diagnose.samples import SampledAnswers, Sampler, WrittenAnswer, drawn_prompts
 from mmpo.diagnose.samples import summarize as summarize_answers
 from mmpo.diagnose.separability import Separability, separability
 from mmpo.diagnose.settings import COSTLY, Costly, DiagnoseSettings
@@ -54,7 +54,7 @@ class Diagnosis:
 
     folder: Path
     counts: Mapping[str, Mapping[str, int]]
-    readings: Sequence[Reading]
+    readings: Sequence[DiagnosisReading]
     left_out: Mapping[str, str]
     most_alike: Sequence[tuple[str, float]]
 
@@ -136,7 +136,7 @@ def diagnose(settings: DiagnoseSettings, run_dir: Path) -> Diagnosis:
         raise UserError(
             f"{settings.pairs}: no pair can be scored: {reasons}", hint="mmpo inspect PAIRS shows what they hold"
         )
-    found = Measured(
+    found = DiagnosisNumbers(
         main,
         summaries,
         _separability(sets[0], numbers, settings, run_dir) if "separability" in asked else None,
@@ -268,7 +268,7 @@ def _separability(
     return None if kept is None else Separability.model_validate(kept)
 
 
-def _answers(main: PairSet, settings: DiagnoseSettings, run_dir: Path, model: _Model) -> OwnAnswers | None:
+def _answers(main: PairSet, settings: DiagnoseSettings, run_dir: Path, model: _Model) -> SampledAnswers | None:
     prompts = drawn_prompts(main.dataset, main.rows, settings)
     parts = [
         (run_dir / "samples" / f"{number:05d}.json", prompts[start : start + PROMPTS])
@@ -285,7 +285,7 @@ def _answers(main: PairSet, settings: DiagnoseSettings, run_dir: Path, model: _M
     return summarize_answers(found, 2 * settings.samples * len(prompts))
 
 
-def _explain(found: Measured, asked: Sequence[Costly], left_out: dict[str, str]) -> None:
+def _explain(found: DiagnosisNumbers, asked: Sequence[Costly], left_out: dict[str, str]) -> None:
     """Add what was asked for and could not be had."""
     if "separability" in asked and found.separability is None:
         left_out["separability"] = "the pairs are about fewer than five pictures"
@@ -296,7 +296,7 @@ def _explain(found: Measured, asked: Sequence[Costly], left_out: dict[str, str])
 
 
 def _written(
-    settings: DiagnoseSettings, run_dir: Path, found: Measured, left_out: Mapping[str, str]
+    settings: DiagnoseSettings, run_dir: Path, found: DiagnosisNumbers, left_out: Mapping[str, str]
 ) -> Diagnosis:  # fmt: skip
     read = readings(found)
     counts = {name: one.counts for name, one in {MAIN: found.main, **found.others}.items()}
@@ -306,7 +306,7 @@ def _written(
     return diagnosis
 
 
-def as_json(diagnosis: Diagnosis, settings: DiagnoseSettings, found: Measured) -> dict[str, Any]:
+def as_json(diagnosis: Diagnosis, settings: DiagnoseSettings, found: DiagnosisNumbers) -> dict[str, Any]:
     """The content of `diagnose.json`."""
     return {
         "format": "mmpo-diagnosis/1",

@@ -39,7 +39,7 @@ class WrittenAnswer:
 
 
 @dataclass(frozen=True)
-class OwnAnswers:
+class SampledAnswers:
     """What the sampled answers say: the divergence on the policy's own, mean numbers of tokens before and after, shares
     cut at the limit, and the mean growth of what is neither (nats; None where every answer was one of the pair's).
     Those `unscored` hold a picture's placeholder, or are about pairs that can't be used."""
@@ -128,7 +128,7 @@ class Sampler:
             )
 
 
-def summarize(answers: Sequence[WrittenAnswer], asked: int) -> OwnAnswers | None:
+def summarize(answers: Sequence[WrittenAnswer], asked: int) -> SampledAnswers | None:
     """Of the answers that could be scored, of the `asked` ones; None where one of the models has none."""
     own = {by: [one for one in answers if one.by == by] for by in ("policy", "reference")}
     if not all(own.values()):
@@ -147,7 +147,7 @@ def summarize(answers: Sequence[WrittenAnswer], asked: int) -> OwnAnswers | None
     def mean(by: str, field: str) -> float:
         return math.fsum(float(getattr(one, field)) for one in own[by]) / len(own[by])
 
-    return OwnAnswers(
+    return SampledAnswers(
         len(prompts),
         len(answers),
         asked - len(answers),

@@ -12,7 +12,7 @@ from mmpo.errors import UserError
 from mmpo.evidence.cuts import VerdictCuts
 from mmpo.evidence.records import EvidencePicture, SourceFinding
 from mmpo.evidence.settings import AnnotationsSource
-from mmpo.evidence.source import EvidenceSource, SourceContext
+from mmpo.evidence.source import EvidenceContext, EvidenceSource
 from mmpo.files.atomic import file_digest
 
 
@@ -22,7 +22,7 @@ class MarkedObjects(EvidenceSource[AnnotationsSource]):
 
     calibrated: ClassVar[bool] = False
 
-    def __init__(self, settings: AnnotationsSource, context: SourceContext) -> None:
+    def __init__(self, settings: AnnotationsSource, context: EvidenceContext) -> None:
         super().__init__(settings, context)
         self.decides = settings.complete
         if not settings.path.is_file():

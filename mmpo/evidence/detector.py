@@ -24,7 +24,7 @@ from mmpo.errors import Quarantined, UserError
 from mmpo.evidence.cuts import VerdictCuts
 from mmpo.evidence.records import EvidencePicture, SourceFinding
 from mmpo.evidence.settings import DetectorSource
-from mmpo.evidence.source import EvidenceSource, SourceContext
+from mmpo.evidence.source import EvidenceContext, EvidenceSource
 from mmpo.files.fingerprints import folder_fingerprint, model_folder
 from mmpo.files.images import load_image
 from mmpo.models.folder import check_model
@@ -78,7 +78,7 @@ class ObjectDetector(EvidenceSource[DetectorSource]):
     have (`unknown_class`), queries that the text limit cuts off (`query_cut_off`), and pictures on which the model
     fails (`detector_failed`). `detail.boxes` has the best boxes, `detail.decoy` the best score of a decoy."""
 
-    def __init__(self, settings: DetectorSource, context: SourceContext) -> None:
+    def __init__(self, settings: DetectorSource, context: EvidenceContext) -> None:
         super().__init__(settings, context)
         self._folder = model_folder(settings.model)
         self.kind = detector_kind(self._folder, settings.model)

@@ -46,7 +46,7 @@ from mmpo.evidence.kept import FindingStore
 from mmpo.evidence.records import CombinedOpinion, EvidencePicture, Opinion, SourceFinding, SourceFindings
 from mmpo.evidence.registry import EVIDENCE_SOURCES
 from mmpo.evidence.settings import EvidenceSettings
-from mmpo.evidence.source import EvidenceSource, SourceContext
+from mmpo.evidence.source import EvidenceContext, EvidenceSource
 from mmpo.files.atomic import write_json
 from mmpo.progress import task
 from mmpo.text.vocabulary import ObjectVocabulary
@@ -91,7 +91,7 @@ class Evidence:
         settings: EvidenceSettings,
         sources: Mapping[str, EvidenceSource[Any]],
         folder: Path,
-        context: SourceContext,
+        context: EvidenceContext,
     ) -> None:
         self.settings, self.sources, self._folder, self._context = settings, dict(sources), folder, context
         self.identity = {label: source.identity for label, source in self.sources.items()}
@@ -113,9 +113,9 @@ class Evidence:
         folder = Path(folder)
         sources: dict[str, EvidenceSource[Any]] = {}
         for label, one in zip(settings.source_labels(), settings.evidence, strict=True):
-            context = SourceContext(vocabulary, stack, engine, model, folder / label / "replies.jsonl")
+            context = EvidenceContext(vocabulary, stack, engine, model, folder / label / "replies.jsonl")
             sources[label] = EVIDENCE_SOURCES[one.source].load()(one, context)
-        return cls(settings, sources, folder, SourceContext(vocabulary, stack, engine, model))
+        return cls(settings, sources, folder, EvidenceContext(vocabulary, stack, engine, model))
 
     @cached_property
     def controls(self) -> list[ControlPicture]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mmpo.errors import Quarantined, UserError
 from mmpo.evidence.records import EvidencePicture, SourceFinding
 from mmpo.evidence.settings import SelfSource, asked_about
-from mmpo.evidence.source import EvidenceSource, SourceContext
+from mmpo.evidence.source import EvidenceContext, EvidenceSource
 from mmpo.files.fingerprints import folder_fingerprint, model_folder
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class OwnAnswers(EvidenceSource[SelfSource]):
     """z is the mean log odds over the wordings; without controls over those to which yes means present, since a model
     that does not read the negation can't be told. `detail.wordings` has each wording's log odds of yes."""
 
-    def __init__(self, settings: SelfSource, context: SourceContext) -> None:
+    def __init__(self, settings: SelfSource, context: EvidenceContext) -> None:
         super().__init__(settings, context)
         if settings.model is None and context.engine is None:
             raise UserError("evidence `self` needs a model to ask", hint="set `model` of the source `self`")

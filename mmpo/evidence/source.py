@@ -21,7 +21,7 @@ S = TypeVar("S", bound=SourceSettings)
 
 
 @dataclass(frozen=True)
-class SourceContext:
+class EvidenceContext:
     """What sources may use: the classes, the builder's model without adapter (`engine` loads it, `model` is the
     fingerprint of its files), the file for replies of chats, and the stack that closes what they open."""
 
@@ -44,7 +44,7 @@ class EvidenceSource(ABC, Generic[S]):
     finds_classes: bool = False
     decides: bool = False
 
-    def __init__(self, settings: S, context: SourceContext) -> None:
+    def __init__(self, settings: S, context: EvidenceContext) -> None:
         self.settings, self.context = settings, context
 
     @property

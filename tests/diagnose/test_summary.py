@@ -13,8 +13,8 @@ import pytest
 
 from mmpo.diagnose.drift import SampledDivergence
 from mmpo.diagnose.page import charts, page
-from mmpo.diagnose.readings import Measured, Reading, readings
-from mmpo.diagnose.samples import OwnAnswers, WrittenAnswer
+from mmpo.diagnose.readings import DiagnosisNumbers, DiagnosisReading, readings
+from mmpo.diagnose.samples import SampledAnswers, WrittenAnswer
 from mmpo.diagnose.samples import summarize as summarize_answers
 from mmpo.diagnose.separability import separability
 from mmpo.diagnose.summary import SetSummary, summarize
@@ -38,12 +38,12 @@ ROWS = [
 ]
 
 
-def measured(rows: list[PairNumbers], tmp_path: Path, **beside: object) -> Measured:
+def measured(rows: list[PairNumbers], tmp_path: Path, **beside: object) -> DiagnosisNumbers:
     write_unit(tmp_path / "0.parquet", rows)
     found = summarize(
         read_columns([tmp_path / "0.parquet"]), beta=0.1, betas=(0.1, 1.0), agreement=0.75, pairs=len(rows)
     )
-    return Measured(found, {}, None, None, True, **beside)  # type: ignore[arg-type]
+    return DiagnosisNumbers(found, {}, None, None, True, **beside)  # type: ignore[arg-type]
 
 
 def test_sums_by_hand(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_another_table_is_told(tmp_path: Path) -> None:
         list(read_columns([tmp_path / "1.parquet"]))
 
 
-def grave(found: list[Reading]) -> dict[str, str]:
+def grave(found: list[DiagnosisReading]) -> dict[str, str]:
     return {one.name: one.grave for one in found if one.grave != "fine"}
 
 
@@ -178,7 +178,7 @@ def test_own_answers_by_hand() -> None:
 def test_sentences_about_answers(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    own = OwnAnswers(4, 8, 0, SampledDivergence(30.0, 1.5), 20.0, 30.0, 0.0, 0.5, 2.0, 4)
+    own = SampledAnswers(4, 8, 0, SampledDivergence(30.0, 1.5), 20.0, 30.0, 0.0, 0.5, 2.0, 4)
     found = readings(replace(measured(ROWS, tmp_path), answers=own))
     kinds = grave(found)
     assert kinds["length of answers"] == kinds["divergence"] == kinds["growth of unseen"] == "look"
@@ -254,4 +254,4 @@ def test_a_million_rows_in_constant_memory(tmp_path: Path) -> None:
 
 def test_an_empty_summary_says_nothing() -> None:
     empty = SetSummary(0.1, (0.1,), 0.75)
-    assert readings(Measured(empty, {}, None, None, True)) == []
+    assert readings(DiagnosisNumbers(empty, {}, None, None, True)) == []

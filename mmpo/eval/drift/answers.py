@@ -18,8 +18,8 @@ from mmpo.eval.protocol import Part, Request, Response
 from mmpo.eval.statistics.compare import Bootstrap, compare
 from mmpo.eval.statistics.drift import DriftRow, Reading
 from mmpo.eval.statistics.rows import Estimate, MetricRow
-from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally, aligned, share
+from mmpo.statistics import Array, ratio
 
 GRAMS = (1, 2, 3, 4)
 _ALL, _LOOP, _CUT, _EMPTY, _WORDS, _TOKENS = 8, 9, 10, 11, 12, 13

@@ -7,7 +7,7 @@ from typing import TypeVar, cast
 
 import numpy as np
 
-from mmpo.eval.statistics.statistics import Array
+from mmpo.statistics import Array
 
 N = TypeVar("N", float, Array)
 

@@ -26,8 +26,8 @@ from mmpo.eval.protocol import Part, Request, Response
 from mmpo.eval.settings import EvalSettings
 from mmpo.eval.statistics.compare import Bootstrap, compare
 from mmpo.eval.statistics.drift import Drift, DriftRow, Reading, Unmeasured
-from mmpo.eval.statistics.statistics import Array, ratio
 from mmpo.eval.statistics.tally import Metric, Tally, share
+from mmpo.statistics import Array, ratio
 
 _LOGP, _TOKENS, _BYTES = range(3)
 ANSWERS = "repetition and length of answers"

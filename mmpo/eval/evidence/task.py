@@ -29,7 +29,7 @@ from mmpo.resuming import deciding
 from mmpo.text.claims import claimed
 from mmpo.text.vocabulary import ObjectVocabulary, coco
 
-Responses = Mapping[Request, Response]
+StateResponses = Mapping[Request, Response]
 PHOTOS_AT_ONCE = 64
 """Photos whose files are in memory together."""
 
@@ -109,7 +109,7 @@ class EvidenceBenchmark(QuestionTask[EvidenceBenchmarkSettings, ListedPhoto]):
 
     # ---- verdicts
 
-    def score(self, responses: Responses) -> list[Part]:
+    def score(self, responses: StateResponses) -> list[Part]:
         self._judge([responses])
         return super().score(responses)
 
@@ -117,7 +117,7 @@ class EvidenceBenchmark(QuestionTask[EvidenceBenchmarkSettings, ListedPhoto]):
         rows = self._rows(given)
         return [Part(None, tally(rows), len(rows), cut_off(given))]
 
-    def write(self, folder: Path, responses: Mapping[str, Responses]) -> None:
+    def write(self, folder: Path, responses: Mapping[str, StateResponses]) -> None:
         """`verdicts_before.jsonl` and `verdicts_after.jsonl`: each description with its claims and who says what; and
         `cuts.json`."""
         self._judge(list(responses.values()))
@@ -134,7 +134,7 @@ class EvidenceBenchmark(QuestionTask[EvidenceBenchmarkSettings, ListedPhoto]):
     def _names(self, text: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(mention.name for mention in claimed(text, self.vocabulary)))
 
-    def _judge(self, states: Sequence[Responses]) -> None:
+    def _judge(self, states: Sequence[StateResponses]) -> None:
         """Verdicts about all that these states claim, and what was judged before. Nothing is asked twice."""
         grown = False
         for given in states:
