@@ -18,8 +18,7 @@ def world(parrot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Worl
 
 
 COMMANDS = [
-    pytest.param(name, marks=[] if name == "convert" else pytest.mark.slow)
-    for name in ("convert", *RUN_COMMANDS)
+    pytest.param(name, marks=[] if name == "convert" else pytest.mark.slow) for name in ("convert", *RUN_COMMANDS)
 ]
 
 
