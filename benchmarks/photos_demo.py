@@ -17,8 +17,8 @@ on as many pairs as the cell of its seed with the fewest has, drawn by seed: 120
 rank 16. A cell with fewer than --least pairs is named, left out, and does not lower the others.
 
 On 150 `test` and 150 `test_unusual` scenes, where what usually stands together is broken: CHAIR_i, CHAIR_s, recall,
-Len (in tokens), POPE (adversarial) F1 and share of yes, untuned and of each cell, with 95% intervals over scenes; by seeds
-mean and standard deviation. Also the pairs that a maker gave, by 1,000 scenes, and the number trained on.
+Len (in tokens), POPE (adversarial) F1 and share of yes, untuned and of each cell, with 95% intervals over scenes; by
+seeds mean and standard deviation. Also the pairs that a maker gave, by 1,000 scenes, and the number trained on.
 
 A seed takes about an hour of one core (an estimate: four times 400 scenes with ten descriptions, six trainings). Killed
 and run again it goes on, with other arguments it refuses. Another choice of --cells changes the equal number of pairs:
