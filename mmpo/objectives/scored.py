@@ -38,7 +38,7 @@ def check_range(score: Tensor, objective: str, name: str, lowest: float | None, 
     if len(wrong):
         expected = "be a finite number" if lowest is None else f"be at least {lowest:g}"
         if None not in (lowest, highest):
-            expected = f"be from {low:g} to {high:g}"
+            expected = f"be from {round(low)} to {round(high)}"  # (bounds have room for half precision)
         raise UserError(
             f"{objective} reads scores.{name}, which must {expected} (it is {wrong[0].item():g})",
             hint="rescale the scores" if lowest is not None else None,

@@ -14,13 +14,13 @@ from mmpo.demo.world import write_split
 from mmpo.errors import UserError
 from mmpo.evidence.controls import open_picture
 from mmpo.evidence.records import EvidencePicture
-from mmpo.evidence.source import SourceContext
+from mmpo.evidence.source import EvidenceContext
 from mmpo.text.vocabulary import ObjectVocabulary
 
 
 def oracle(world: Path, **rates: Any) -> noisy_oracle.NoisyOracle:
     settings = noisy_oracle.NoisyOracleSettings(source="noisy_oracle", truth=[world / "annotations.jsonl"], **rates)
-    return noisy_oracle.NoisyOracle(settings, SourceContext(ObjectVocabulary.from_file(world / "vocabulary.json")))
+    return noisy_oracle.NoisyOracle(settings, EvidenceContext(ObjectVocabulary.from_file(world / "vocabulary.json")))
 
 
 @pytest.fixture(scope="module")
