@@ -76,6 +76,8 @@ def test_mistakes_are_told_before_anything_is_written(
 def test_by_belongs_to_pairs(mmpo: Invoke, recipe: Path) -> None:
     done = mmpo("select", recipe, "--by", "wpo")
     assert done.exit_code == 2 and "--by belongs to a folder of pairs" in done.stderr
+    done = mmpo("select", "nowhere", "--by", "wpo")
+    assert done.exit_code == 2 and "nowhere: no such folder" in done.stderr
 
 
 def test_a_selection_that_keeps_nothing_says_so(mmpo: Invoke, scored: Path) -> None:

@@ -49,6 +49,8 @@ def select(
 
     folder = Path(recipe)
     if not folder.is_dir():
+        if by and not folder.exists():
+            raise UserError(f"{recipe}: no such folder", hint="--by chooses among the pairs of a folder")
         if by:
             raise UserError(f"--by belongs to a folder of pairs, and {recipe} is none", hint="edit the recipe's `by:`")
         run_recipe(recipe, section="select", settings=set_, out=out, resume=resume)
