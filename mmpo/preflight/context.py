@@ -16,6 +16,8 @@ from mmpo.recipes.problems import Problem
 from mmpo.recipes.source import KeyPath as Keys
 from mmpo.recipes.source import RecipeSource
 
+MEGABYTE = 1_000_000
+
 
 @dataclass
 class Findings:

@@ -11,7 +11,7 @@ import pytest
 
 from mmpo.errors import UserError
 from mmpo.preflight import examine
-from mmpo.preflight.sections import summary
+from mmpo.preflight.summary import summary
 from mmpo.recipes import Recipe, override
 from mmpo.recipes.source import RecipeSource
 from tests.faults.commands import World

@@ -13,7 +13,7 @@ from torch import nn
 from mmpo.errors import UserError
 from mmpo.models.families.loading import VLM, load_vlm
 from mmpo.models.folder import weights
-from mmpo.preflight.sections import check_weights
+from mmpo.preflight.training import check_weights
 from mmpo.trainers.lora import add_lora
 from mmpo.trainers.settings import LoraSettings, TrainSettings
 from tests.tiny import save_tiny_llava, tiny_llava

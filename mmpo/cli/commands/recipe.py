@@ -74,7 +74,7 @@ def check(
     from mmpo.cli import console
     from mmpo.cli.demo_world import DemoWorld
     from mmpo.preflight import examine
-    from mmpo.preflight.sections import summary
+    from mmpo.preflight.summary import summary
     from mmpo.recipes import dump, override, read
 
     source = read(recipe)
