@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from mmpo.data_builders.from_candidates.settings import AnyMaker, PairsMade
 from mmpo.data_builders.hallucination.settings import DESCRIPTION_PROMPTS
+from mmpo.data_builders.model_settings import ModelLoading
 from mmpo.evidence.settings import EvidenceSettings
 from mmpo.settings import MODEL, PATH, VOCABULARY
 
 
-class CandidateSettings(EvidenceSettings):
+class CandidateSettings(EvidenceSettings, ModelLoading):
     """Candidates about photos that nobody annotated: what the model says, judged by evidence; and pairs of them."""
-
-    FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["candidates"] = Field(description="Which pairs to build.")
     model: Annotated[str, MODEL] = Field(
@@ -69,9 +68,6 @@ class CandidateSettings(EvidenceSettings):
 
     seed: int = Field(default=0, ge=0, description="Decides prompts and samples.")
     shard_size: int = Field(default=64, ge=1, description="Photos in a unit of work: what a killed build does again.")
-    dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="Number format of the model.")
-    allow_network: bool = Field(False, description="Fetch the model from the hub if it is not on this machine.")
-    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
 
 
 class CandidatesMade(BaseModel):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, SerializeAsAny
 
 from mmpo.data_builders.from_candidates.maker import MakerSettings, load_makers
 from mmpo.data_builders.hallucination.style_probe import StyleReport
-from mmpo.settings import FOLDER, MODEL, Settings
+from mmpo.data_builders.model_settings import ModelLoading
+from mmpo.settings import FOLDER, MODEL
 
 
 def read_maker(value: Any) -> Any:
@@ -28,10 +29,8 @@ def read_maker(value: Any) -> Any:
 AnyMaker = Annotated[SerializeAsAny[MakerSettings], BeforeValidator(read_maker)]
 
 
-class PairsFromCandidatesSettings(Settings):
+class PairsFromCandidatesSettings(ModelLoading):
     """Pairs from candidates that an earlier build made and judged; nothing is generated or judged again."""
-
-    FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["pairs_from_candidates"] = Field(description="Which pairs to build.")
     candidates: Annotated[Path, FOLDER] = Field(
@@ -47,9 +46,6 @@ class PairsFromCandidatesSettings(Settings):
     )
     max_new_tokens: int = Field(default=256, ge=1, description="Longest text that a maker asks for, in tokens.")
     seed: int = Field(default=0, ge=0, description="Decides what makers draw.")
-    dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="Number format of the model.")
-    allow_network: bool = Field(False, description="Fetch the model from the hub if it is not on this machine.")
-    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
 
 
 class PairsMade(BaseModel):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidatorFunctionWrapHandler, field_validator, model_validator
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.data_builders.hallucination.style_probe import StyleReport
+from mmpo.data_builders.model_settings import ModelLoading
 from mmpo.settings import ANNOTATIONS, FILE, FOLDER, MODEL, TEMPLATE, VOCABULARY, Settings
 from mmpo.text.scene_claims import KINDS, ClaimKind
 
@@ -137,10 +138,8 @@ class TemplateSettings(Settings):
     )
 
 
-class BuildSettings(Settings):
+class BuildSettings(ModelLoading):
     """Preference pairs from annotated images: the model's own text against its corrected text (after HA-DPO)."""
-
-    FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["hallucination_pairs"] = Field("hallucination_pairs", description="Which pairs to build.")
     model: Annotated[str, MODEL] = Field(
@@ -280,9 +279,6 @@ class BuildSettings(Settings):
             "the model's way of naming things is learnt."
         ),
     )
-    dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="Number format of the model.")
-    allow_network: bool = Field(False, description="Fetch the model from the hub if it is not on this machine.")
-    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
 
     @model_validator(mode="after")
     def _fitting(self) -> BuildSettings:

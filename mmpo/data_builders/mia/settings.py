@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
 from mmpo.data.layouts.geometry import GRIDS
 from mmpo.data.layouts.mixing import COLLAGE_MIX, COLLAGE_TARGETS, SEQUENCE_MIX
 from mmpo.data.layouts.noise import CELL_SIGMA, WHOLE_SIGMA
+from mmpo.data_builders.model_settings import ModelLoading
 from mmpo.settings import FILE, FOLDER, MODEL, Settings
 
 CODE_SEQUENCE = {2: 0.8, 3: 0.7, 4: 0.6, 5: 0.6}
@@ -135,10 +136,8 @@ class SelectionSettings(Settings):
         return CODE_INNER if self.pic_in_pic is None else self.pic_in_pic
 
 
-class MiaSettings(Settings):
+class MiaSettings(ModelLoading):
     """Multi-image pairs from single-image records, selected by attention (MIA-DPO, Liu et al. 2024)."""
-
-    FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["mia"] = Field(description="Which pairs to build.")
     model: Annotated[str, MODEL] = Field(
@@ -177,9 +176,6 @@ class MiaSettings(Settings):
 
     seed: int = Field(0, ge=0, description="Decides companions, places, phrases and noise.")
     shard_size: int = Field(32, ge=1, description="Prompts in a unit of work: what a killed build does again.")
-    dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="Number format of the model.")
-    allow_network: bool = Field(False, description="Fetch the model from the hub if it is not on this machine.")
-    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
 
     @model_validator(mode="after")
     def _something(self) -> MiaSettings:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from mmpo.chat.settings import ChatSettings
+from mmpo.data_builders.model_settings import ModelLoading
 from mmpo.settings import FOLDER, LEXICON, MODEL, PATH, TEMPLATE, Settings
 
 REPORT_PROMPTS = ("Write a radiology report for this chest radiograph.",)
@@ -34,11 +35,9 @@ class EditorSettings(Settings):
         return self
 
 
-class RadiologySettings(Settings):
+class RadiologySettings(ModelLoading):
     """Preference pairs against references to earlier exams (after Banerjee et al. 2024, arXiv 2406.06496). The paper's
     own filters and settings are not available to us: the defaults here are ours."""
-
-    FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["radiology"] = Field(description="Which pairs to build.")
     reports: Annotated[Path, PATH] = Field(
@@ -94,9 +93,6 @@ class RadiologySettings(Settings):
 
     seed: int = Field(0, ge=0, description="Decides prompts, samples, injections and the held-out patients.")
     shard_size: int = Field(64, ge=1, description="Reports in a unit of work: what a killed build does again.")
-    dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="Number format of the model.")
-    allow_network: bool = Field(False, description="Fetch the model from the hub if it is not on this machine.")
-    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
 
     @model_validator(mode="after")
     def _model_given(self) -> RadiologySettings:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
 from mmpo.chat import ChatSettings
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
+from mmpo.data_builders.model_settings import ModelLoading
 from mmpo.settings import FILE, FOLDER, MODEL, SAMPLING, TEMPLATE, Settings
 
 
@@ -53,10 +54,8 @@ class JudgeSettings(Settings):
         return self
 
 
-class VideoRewardSettings(Settings):
+class VideoRewardSettings(ModelLoading):
     """Preference pairs about videos from rewards of sampled answers (after LLaVA-Hound-DPO, arXiv 2404.01258)."""
-
-    FREE: ClassVar[frozenset[str]] = frozenset({"allow_network"})
 
     builder: Literal["video_rewards"] = Field(description="Which pairs to build.")
     model: Annotated[str, MODEL] = Field(
@@ -101,9 +100,6 @@ class VideoRewardSettings(Settings):
 
     seed: int = Field(0, ge=0, description="Decides samples and picks.")
     shard_size: int = Field(16, ge=1, description="Videos in a unit of work: what a killed build does again.")
-    dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="Number format of the model.")
-    allow_network: bool = Field(False, description="Fetch the model from the hub if it is not on this machine.")
-    trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
 
 
 class VideoBuildResult(BaseModel):
