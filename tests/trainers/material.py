@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,22 @@ def settings_for(model: Path, pairs: Path, **values: Any) -> Any:
         "lora": {"rank": 4},
     }
     return TrainSettings(model=str(model), pairs=pairs, **(defaults | values))
+
+
+def resumed_alike(settings: Any, run: Path) -> Any:
+    """The result of a copy of a finished run of four steps that goes on from its second: it must end with the same
+    weights."""
+    import torch
+    from safetensors.torch import load_file
+
+    from mmpo.trainers.train import train
+
+    stopped = Path(shutil.copytree(run, run.parent / "stopped"))
+    for name in ("train_result.json", "adapter", "checkpoints/checkpoint-4"):
+        path = stopped / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    resumed = train(settings, stopped)
+    assert resumed.resumed_from == 2
+    ours, theirs = (load_file(one / "adapter" / "adapter_model.safetensors") for one in (run, stopped))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+    return resumed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from fractions import Fraction
@@ -27,7 +26,7 @@ from mmpo.trainers.schedule import Schedule, Shape
 from mmpo.trainers.settings import AuxiliarySettings
 from mmpo.trainers.train import train
 from tests.tiny import add_lora, tiny_image, tiny_llava
-from tests.trainers.material import make_pairs, settings_for, write_conversations, write_pairs
+from tests.trainers.material import make_pairs, resumed_alike, settings_for, write_conversations, write_pairs
 from tests.trainers.test_preference import first_step
 
 LAMBDA = {"dpo": {"beta": 0.2}, "auxiliary": {"weight": 0.5}}
@@ -241,14 +240,7 @@ def test_a_run_that_resumes_ends_with_the_same_weights(tiny_llava_folder: Path, 
     assert evals[0]["eval_loss"] == pytest.approx(0.693147, abs=1e-4), "evaluation is on pairs alone"
     assert steps[-1]["loss/auxiliary"] < steps[0]["loss/auxiliary"]
 
-    shutil.copytree(tmp_path / "run", tmp_path / "stopped")
-    for name in ("train_result.json", "adapter", "checkpoints/checkpoint-4"):
-        path = tmp_path / "stopped" / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    resumed = train(settings, tmp_path / "stopped")
-    assert resumed.resumed_from == 2
-    ours, theirs = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("run", "stopped"))
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    resumed_alike(settings, tmp_path / "run")
 
 
 def test_worker_processes_prepare_the_same_batches(tiny_llava_folder: Path, tmp_path: Path) -> None:

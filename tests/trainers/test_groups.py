@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from safetensors.torch import load_file
 
 from mmpo.data.image_digests import FILE
 from mmpo.data.responses import ResponseGroup, ScoredResponse
@@ -33,7 +32,7 @@ from mmpo.trainers.images import ImageStore
 from mmpo.trainers.schedule import Schedule, Shape
 from mmpo.trainers.train import train
 from tests.tiny import add_lora, tiny_image, tiny_llava
-from tests.trainers.material import make_pairs, settings_for, write_conversations, write_pairs
+from tests.trainers.material import make_pairs, resumed_alike, settings_for, write_conversations, write_pairs
 from tests.trainers.test_auxiliary import the_same_however_cut
 from tests.trainers.test_preference import first_step
 
@@ -218,14 +217,7 @@ def test_a_run_that_resumes_ends_with_the_same_weights(
     assert losses[-1] < losses[0]
     assert len((tmp_path / "run" / "adapter" / FILE).read_text().split()) == 5 + 3, "pictures of pairs and of groups"
 
-    shutil.copytree(tmp_path / "run", tmp_path / "stopped")
-    for name in ("train_result.json", "adapter", "checkpoints/checkpoint-4"):
-        path = tmp_path / "stopped" / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    resumed = train(settings, tmp_path / "stopped")
-    assert resumed.resumed_from == 2
-    ours, theirs = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("run", "stopped"))
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    resumed_alike(settings, tmp_path / "run")
 
 
 def test_beside_auxiliary_samples_and_not_resumed_on_others(tiny_llava_folder: Path, tmp_path: Path) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from mmpo.data.responses import ResponseGroup, ScoredResponse
 from mmpo.data.shards import ResponseWriter
@@ -26,7 +24,7 @@ from mmpo.trainers.groups import GroupCollator, GroupNeeds, Groups, check_group_
 from mmpo.trainers.images import ImageStore
 from mmpo.trainers.train import train
 from tests.tiny import add_lora, tiny_image, tiny_llava
-from tests.trainers.material import make_pairs, settings_for, write_pairs
+from tests.trainers.material import make_pairs, resumed_alike, settings_for, write_pairs
 from tests.trainers.test_auxiliary import the_same_however_cut
 from tests.trainers.test_groups import TEXTS, make_groups
 from tests.trainers.test_preference import first_step
@@ -127,14 +125,7 @@ def test_a_run_on_rows_alone_resumes_to_the_same_weights(
     whole = train(settings, tmp_path / "run")
     assert whole.first_eval is not None
     assert whole.first_eval["eval_loss"] == pytest.approx(at_first, abs=1e-5), "pairs are groups scored 1 and 0"
-    shutil.copytree(tmp_path / "run", tmp_path / "stopped")
-    for name in ("train_result.json", "adapter", "checkpoints/checkpoint-4"):
-        path = tmp_path / "stopped" / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    resumed = train(settings, tmp_path / "stopped")
-    assert resumed.resumed_from == 2
-    ours, theirs = (load_file(tmp_path / name / "adapter" / "adapter_model.safetensors") for name in ("run", "stopped"))
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    resumed = resumed_alike(settings, tmp_path / "run")
     assert resumed.last_eval is not None and whole.last_eval is not None
     assert resumed.last_eval["eval_loss"] == whole.last_eval["eval_loss"]
 
