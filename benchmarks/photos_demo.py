@@ -20,7 +20,7 @@ On 150 `test` and 150 `test_unusual` scenes, where what usually stands together 
 Len (in tokens), POPE (adversarial) F1 and share of yes, untuned and of each cell, with 95% intervals over scenes; by
 seeds mean and standard deviation. Also the pairs that a maker gave, by 1,000 scenes, and the number trained on.
 
-A seed takes about an hour of one core (an estimate: four times 400 scenes with ten descriptions, six trainings). Killed
+A seed describes 400 scenes six times (each cell is a build) and trains six adapters; its time was not measured. Killed
 and run again it goes on, with other arguments it refuses. Another choice of --cells changes the equal number of pairs:
 that is refused where a cell is trained already. Writes results.json and table.md.
 """

@@ -26,11 +26,6 @@ def difference_hash(image: Image.Image) -> str:
     return np.packbits(grey[:, 1:] > grey[:, :-1]).tobytes().hex()
 
 
-def hash_distance(one: str, other: str) -> int:
-    """The number of bits in which two hashes differ (Hamming)."""
-    return (int(one, 16) ^ int(other, 16)).bit_count()
-
-
 class NearDuplicates:
     """Pictures by hash, to find those near another one. Exact: at most `NEAR` changed bits leave one of `NEAR` + 1
     bands as it was, so only pictures with an equal band are compared.

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmpo.data.near_duplicates import NEAR, NearDuplicates, difference_hash, hash_distance
+from mmpo.data.near_duplicates import NEAR, NearDuplicates, difference_hash
+
+
+def hash_distance(one: str, other: str) -> int:
+    return bin(int(one, 16) ^ int(other, 16)).count("1")
 
 
 def picture(seed: int, size: tuple[int, int] = (200, 150)) -> Image.Image:

@@ -38,6 +38,17 @@ def test_every_round_is_made_from_the_one_before(two_rounds: tuple[Path, Result]
     assert result.stdout.rstrip().splitlines()[-1].split() == ["mmpo", "export", "out", "my-model", "--merge"]
 
 
+def test_a_selection_is_made_in_every_round(run_in: RunIn, rounds_world: World) -> None:
+    result = run_in("selecting", "run", *ON, "--set", "select={by: [length_balance]}", "--set", "eval=null")
+    assert result.exit_code == 0, result.output
+    out = rounds_world.folder / "selecting" / OUT
+    for number in (1, 2):
+        assert step(out, f"select-{number}")["settings"]["pairs"] == f"${{run}}/build-{number}/pairs"
+        assert step(out, f"train-{number}")["settings"]["pairs"] == f"${{run}}/select-{number}/pairs"
+    assert {*step(out, "train-2")["inputs"]} == {"merge-1", "select-2"}
+    assert f"pairs: {OUT / 'select-2' / 'pairs'}" in result.stdout
+
+
 def test_all_rounds_are_measured_on_the_same_pictures_and_the_first_model_once(
     two_rounds: tuple[Path, Result],
 ) -> None:
