@@ -138,6 +138,18 @@ def test_what_went_wrong_is_told_with_advice(tmp_path: Path) -> None:
     assert all(one.interval is None or one.interval[0] <= (one.value or 0) <= one.interval[1] for one in found)
 
 
+def test_a_drop_on_a_few_pairs_is_no_warning(tmp_path: Path) -> None:
+    def accuracy(pairs: int) -> DiagnosisReading:  # of the trained pairs 95 % are right, of those held out 75 %
+        wrong = {k for k in range(pairs) if k % 20 == 1} | {pairs + k for k in range(pairs // 10) if k % 4 == 1}
+        rows = [row(k, -5 if k in wrong else -2, -6, -3, -6, 5, 5, held=k >= pairs) for k in range(pairs + pairs // 10)]
+        return next(one for one in readings(measured(rows, tmp_path)) if one.name == "accuracy, held out")
+
+    few, many = accuracy(80), accuracy(2000)
+    assert few.value == many.value == 0.75 and few.interval is not None and few.interval[1] > 0.9
+    assert few.grave == "look" and few.sentence.endswith("20.0 points fewer, which 8 pairs leave open")
+    assert many.grave == "warning" and many.sentence.endswith("20.0 points fewer")
+
+
 def test_a_page_of_hostile_names(tmp_path: Path, twelve: Path) -> None:
     from dataclasses import replace
 
