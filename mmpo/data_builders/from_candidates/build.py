@@ -129,16 +129,13 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
         models = self._models(stack)
         folder = self.run_dir / "maker"
 
-        @cache
-        def chat(key: str) -> ChatModel:
-            return stack.enter_context(open_chat(opened[key], folder / f"{key}.jsonl"))
+        chats: dict[str, ChatModel] = {}
 
-        opened: dict[str, ChatSettings] = {}
-
-        def chat_of(wanted: ChatSettings) -> ChatModel:
+        def chat(wanted: ChatSettings) -> ChatModel:
             key = digest(json.dumps(deciding(wanted), sort_keys=True).encode())
-            opened[key] = wanted
-            return chat(key)
+            if key not in chats:
+                chats[key] = stack.enter_context(open_chat(wanted, folder / f"{key}.jsonl"))
+            return chats[key]
 
         context = MakerContext(
             vocabulary=self.vocabulary,
@@ -148,7 +145,7 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
             engine=models.engine,
             evidence=models.evidence,
             picture=self.picture,
-            chat=chat_of,
+            chat=chat,
         )
         return self.entry.maker(self.settings.pairs, context)
 
