@@ -3,11 +3,16 @@
 The whole run is laid out before it starts. That makes three things simple. Resuming is skipping. A token budget,
 which gives every step another number of pairs, still has a known number of steps. And a step holds the same pairs
 however it is cut into processes and accumulation: only `batch_size * accumulation * processes` matters.
+
+In every pass over the pairs each comes once. No step holds a pair twice, unless there are fewer pairs than it takes: it
+then holds all about as often, and so do its micro-batches. Where a pool of steps reaches into the next pass, the pairs
+of that pass that are in the pool already wait for the next one.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -187,9 +192,23 @@ class _Pairs:
         longest = {group: max(lengths[i] for i in members) for group, members in self.members.items()}
         self._key = [(longest[group], group, lengths[i], i) for i, group in enumerate(groups)]
 
+    def __len__(self) -> int:
+        return len(self._key)
+
     def cut(self, pool: list[int], shape: Shape) -> list[list[int]]:
         pool.sort(key=self._key.__getitem__)
-        return self.budget.cut(pool, shape.batch_size, shape.tokens)
+        batches = self.budget.cut(pool, shape.batch_size, shape.tokens)
+        if len(set(pool)) == len(pool):
+            return batches
+        if shape.tokens is not None:  # fewer pairs than micro-batches
+            return [[index] for index in pool]
+        # A step of more pairs than there are: pass by pass, or where a batch then has one too often, dealt out.
+        copy = [place - pool.index(index) for place, index in enumerate(pool)]
+        passes = [pool[place] for place in sorted(range(len(pool)), key=lambda place: (copy[place], place))]
+        whole = self.budget.cut(passes, shape.batch_size, None)
+        if all(_most(batch) <= -(-len(batch) // len(self)) for batch in whole):
+            return whole
+        return [pool[start :: len(batches)] for start in range(len(batches))]
 
     def stream(self, rng: random.Random, wanted: int | None) -> Iterator[int]:
         """Indices group by group, in a new random order each pass."""
@@ -204,20 +223,33 @@ class _Pairs:
             yield from order
 
 
+def _most(batch: Sequence[int]) -> int:
+    """How often the pair that a batch holds most often is in it."""
+    return max(Counter(batch).values())
+
+
 def _steps(pairs: _Pairs, shape: Shape, rng: random.Random, wanted: int | None) -> Iterator[list[list[int]]]:
     """Full steps from one endless shuffled stream, or from its first `wanted` pairs and then a shorter last step."""
-    stream = pairs.stream(rng, wanted)
+    # Without a token budget pools are full steps, and the last one is cut off. With one, batches that fill no step are
+    # carried on, so that of the last pass every pair must come in.
+    counted = shape.tokens is None
+    stream = pairs.stream(rng, None if counted else wanted)
+    left = wanted if counted else None
+    size = _pool_size(len(pairs), shape, one_pass=wanted is not None and wanted <= len(pairs))
     rest: list[int] = []  # pairs of a pool that did not fill a step open the next pool
+    waiting: list[int] = []  # what the stream gave of pairs that were in the pool already
     while True:
-        pool = rest
-        for index in stream:
-            pool.append(index)
-            if len(pool) >= POOL_STEPS * shape.pairs:
-                break
-        else:
+        room = size if left is None else min(size, len(rest) + left)
+        pool, waiting = _pool(rest, waiting, stream, room, len(pairs))
+        left = None if left is None else left - (len(pool) - len(rest))
+        batches = pairs.cut(pool, shape)
+        if len(pool) < size and (counted or not waiting or len(pool) < shape.micro_batches):
+            # What waits now is, under a token budget, less than a step and of the last step's pairs: it is left out.
             yield from _last_steps(pool, pairs, shape, rng)
             return
-        full, rest = _full_steps(pairs.cut(pool, shape), shape)
+        if len(batches) < shape.micro_batches:  # they fill no step: make as many as it needs
+            batches = _even(batches, shape.micro_batches)
+        full, rest = _full_steps(_left_over_last(batches, shape, set(waiting)), shape)
         rng.shuffle(full)
         yield from full
 
@@ -237,6 +269,48 @@ def _steps_in_order(budget: Budget, shape: Shape, wanted: int | None) -> Iterato
         batch.append(index)
     if last := _even([*step, batch] if batch else step, shape.processes):
         yield last
+
+
+def _pool_size(n: int, shape: Shape, *, one_pass: bool) -> int:
+    """The pairs that are sorted together: of fewer pairs than pools are large, as many as make full steps, so that a
+    pool holds none twice. A token budget makes its own steps of whatever the pool is."""
+    largest = POOL_STEPS * shape.pairs
+    if n >= largest or one_pass:
+        return largest
+    if shape.tokens is None:
+        return max(1, n // shape.pairs) * shape.pairs
+    return max(n, shape.micro_batches)
+
+
+def _pool(rest: list[int], waiting: list[int], stream: Iterator[int], size: int, n: int) -> tuple[list[int], list[int]]:
+    """(`rest` with the next indices of what waits and of the stream, up to `size`; what waits now.) An index comes in
+    again only after all `n` did: till then it waits."""
+    pool, held = list(rest), Counter(rest)
+    coming, later = deque(waiting), list[int]()
+    while len(pool) < size:
+        index = coming.popleft() if coming else next(stream, None)
+        if index is None:
+            break
+        if held[index] > len(pool) // n:
+            later.append(index)
+            continue
+        pool.append(index)
+        held[index] += 1
+        if len(pool) % n == 0:
+            coming.extendleft(reversed(later))
+            later = []
+    return pool, [*later, *coming]
+
+
+def _left_over_last(batches: list[list[int]], shape: Shape, waiting: set[int]) -> list[list[int]]:
+    """The batches with those behind that fill no step: the last ones, but none with a pair that is waited for, as long
+    as there are others. So long pairs, which a token budget leaves over again and again, are trained in every pass."""
+    left = len(batches) % shape.micro_batches
+    if not left or not waiting or shape.tokens is None:
+        return batches
+    awaited = [not waiting.isdisjoint(batch) for batch in batches]
+    behind = sorted(sorted(range(len(batches)), key=lambda i: (awaited[i], -i))[:left])
+    return [batch for i, batch in enumerate(batches) if i not in behind] + [batches[i] for i in behind]
 
 
 def _last_steps(pool: list[int], pairs: _Pairs, shape: Shape, rng: random.Random) -> Iterator[list[list[int]]]:

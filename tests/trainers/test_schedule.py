@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -131,3 +133,66 @@ def test_pairs_in_order_keep_to_the_token_budget() -> None:
 def test_few_pairs_in_order_are_repeated() -> None:
     schedule = Schedule(LENGTHS[:3], Shape(2), seed=0, max_steps=4, in_order=True)
     assert schedule.steps == [[[0, 1]], [[2, 0]], [[1, 2]], [[0, 1]]]
+
+
+# ---- passes over data that are smaller than a pool, or than a step
+
+
+def test_a_pass_over_few_pairs_has_each_once() -> None:
+    lengths = [10, 20, 30, 40, 50, 60]
+    schedule = Schedule(lengths, Shape(3), seed=0, max_steps=4)
+    assert sorted(map(sorted, (step[0] for step in schedule.steps[:2]))) == [[0, 1, 2], [3, 4, 5]]
+    assert sorted(map(sorted, (step[0] for step in schedule.steps[2:]))) == [[0, 1, 2], [3, 4, 5]]
+    assert all(sorted(step[0]) == list(range(8)) for step in Schedule([9] * 8, Shape(8), seed=0, max_steps=5).steps)
+
+
+def test_the_steps_of_the_demo_are_what_they_were() -> None:
+    rng = random.Random(7)
+    lengths = [rng.randint(200, 700) for _ in range(7476)]
+    schedule = Schedule(lengths, Shape(16), seed=0, max_steps=220)
+    assert hashlib.sha256(repr(schedule.steps).encode()).hexdigest()[:16] == "0c0162b0cd1b3bba"
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_no_step_holds_a_pair_twice(seed: int) -> None:
+    rng = random.Random(seed)
+    n = rng.choice([rng.randint(1, 12), rng.randint(1, 60), rng.randint(60, 200)])
+    lengths = [rng.randint(20, 90) for _ in range(n)]
+    shape = Shape(
+        rng.choice([1, 2, 3, 8]), rng.choice([1, 1, 2, 4]), rng.choice([1, 1, 2, 3]), rng.choice([None, None, 100, 300])
+    )
+    groups = [rng.randrange(1 + n // 3) for _ in range(n)] if rng.random() < 0.4 else None
+    passes = rng.choice([1, 2, 3])
+    length: dict[str, Any] = {"epochs": passes} if rng.random() < 0.5 else {"max_steps": rng.randint(1, 30)}
+    if n < shape.processes:
+        return
+    schedule = Schedule(lengths, shape, seed=seed, groups=groups, **length)
+    visits = Counter[int]()
+    for step in schedule.steps:
+        held = Counter(index for batch in step for index in batch)
+        counts = [held[index] for index in range(n)]
+        assert max(counts) <= 1 or (sum(counts) > n and max(counts) - min(counts) <= 1)
+        assert all(max(Counter(batch).values()) <= -(-len(batch) // n) for batch in step)
+        visits.update(held)
+        assert max(visits.values()) - min(visits[index] for index in range(n)) <= (2 if shape.tokens is None else 3)
+    for step in schedule.steps[:-1]:
+        assert len(step) == shape.micro_batches
+        assert shape.tokens is not None or sum(map(len, step)) == shape.pairs
+    if "epochs" in length:
+        left_out = n * passes - visits.total()
+        assert 0 <= left_out < shape.micro_batches and set(visits.values()) <= (
+            {passes, passes - 1} if left_out else {passes}
+        )
+
+
+def test_groups_stay_together_over_several_passes_of_few() -> None:
+    groups = [index // 4 for index in range(16)]
+    schedule = Schedule([30] * 16, Shape(4, accumulation=8), seed=1, max_steps=3, groups=groups)
+    assert all(len({groups[i] for i in batch}) == 1 for step in schedule.steps for batch in step)
+
+
+def test_no_pair_is_left_over_pass_after_pass() -> None:
+    lengths = [20] * 12 + [90] * 3
+    schedule = Schedule(lengths, Shape(4, accumulation=2, tokens=180), seed=0, max_steps=30)
+    visits = Counter(index for step in members(schedule) for index in step)
+    assert max(visits.values()) - min(visits.values()) <= 2 and len(visits) == 15
