@@ -20,8 +20,7 @@ On 150 `test` and 150 `test_unusual` scenes, where what usually stands together 
 Len (in tokens), POPE (adversarial) F1 and share of yes, untuned and of each cell, with 95% intervals over scenes; by
 seeds mean and standard deviation. Also the pairs that a maker gave, by 1,000 scenes, and the number trained on.
 
-A seed describes 400 scenes six times (each cell is a build) and trains six adapters; its time was not measured. Killed
-and run again it goes on, with other arguments it refuses. Another choice of --cells changes the equal number of pairs:
+A seed describes its scenes once and trains six adapters. Killed and run again it goes on, with other arguments it refuses. Another choice of --cells changes the equal number of pairs:
 that is refused where a cell is trained already. Writes results.json and table.md.
 """
 
@@ -39,8 +38,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import cells, noisy_oracle
 from mmpo.data.shards import PairWriter, read_pairs
-from mmpo.data_builders.candidates.build import build
+from mmpo.data_builders.builders import build
 from mmpo.data_builders.candidates.settings import CandidateSettings
+from mmpo.data_builders.from_candidates.settings import PairsFromCandidatesSettings, PairsMade
 from mmpo.demo import model_path
 from mmpo.demo.things import THINGS
 from mmpo.errors import in_one_line
@@ -62,26 +62,15 @@ METRICS: tuple[cells.Metric, ...] = (
 SPLITS = ("test", "test_unusual")
 
 
-def evidence_of(args: argparse.Namespace, folder: Path, name: str, seed: int) -> dict[str, Any]:
-    """The settings of one kind of evidence."""
+SOURCES = {"truth": ["annotations"], "self": ["self"], "oracle": ["noisy_oracle"], "agreement": ["self", "noisy_oracle"]}
+"""The labels of the sources that each kind of evidence believes."""
+
+
+def candidates_of(args: argparse.Namespace, folder: Path, seed: int) -> Path:
+    """The folder of the candidates of a seed, which all sources have judged; made once."""
     scenes, controls = cells.draw(folder, "train", args.images, seed), cells.draw(folder, "dev", args.controls, seed)
     files = [scenes / "annotations.jsonl", controls / "annotations.jsonl"]
-    own = {"source": "self"}
-    oracle = {"source": noisy_oracle.NAME, "truth": files, "miss": args.miss, "false": args.false, "seed": seed}
-    sources: dict[str, list[dict[str, Any]]] = {
-        "truth": [{"source": "annotations", "path": files[0], "complete": True, "classes": list(THINGS)}],
-        "self": [own],
-        "oracle": [oracle],
-        "agreement": [own, oracle],
-    }
-    found: dict[str, Any] = {"evidence": sources[name]}
-    return found if name == "truth" else found | {"controls": {"annotations": files[1]}}
-
-
-def build_settings(args: argparse.Namespace, folder: Path, cell: str, seed: int) -> CandidateSettings:
-    maker, evidence = CELLS[cell]
-    scenes = cells.draw(folder, "train", args.images, seed)
-    return CandidateSettings.model_validate({
+    settings = CandidateSettings.model_validate({
         "builder": "candidates",
         "model": str(args.model),
         "images": scenes,
@@ -91,16 +80,31 @@ def build_settings(args: argparse.Namespace, folder: Path, cell: str, seed: int)
         "near_duplicates": False,
         "log_probs": False,
         "drawn": 0,
-        "pairs": {"maker": maker, "guards": {"refuse_style": None}},
         "seed": seed,
-        **evidence_of(args, folder, evidence, seed),
+        "evidence": [
+            {"source": "annotations", "path": files[0], "complete": True, "classes": list(THINGS)},
+            {"source": "self"},
+            {"source": noisy_oracle.NAME, "truth": files, "miss": args.miss, "false": args.false, "seed": seed},
+        ],
+        "controls": {"annotations": files[1]},
     })  # fmt: skip
+    build(settings, folder / "candidates")
+    return folder / "candidates" / "candidates"
 
 
 def pairs_of(args: argparse.Namespace, folder: Path, cell: str, seed: int) -> int:
     """Make the pairs of a cell, once; how many there are."""
-    made = build(build_settings(args, folder, cell, seed), folder / "build" / cell).made
-    return made.pairs_made if made is not None else 0
+    maker, evidence = CELLS[cell]
+    settings = PairsFromCandidatesSettings.model_validate({
+        "builder": "pairs_from_candidates",
+        "candidates": candidates_of(args, folder, seed),
+        "pairs": {"maker": maker, "guards": {"refuse_style": None}},
+        "sources": SOURCES[evidence],
+        "seed": seed,
+    })  # fmt: skip
+    made = build(settings, folder / "build" / cell)
+    assert isinstance(made, PairsMade)
+    return made.pairs_made
 
 
 def drawn(folder: Path, cell: str, number: int, seed: int) -> Path:

@@ -24,7 +24,6 @@ class MarkedObjects(EvidenceSource[AnnotationsSource]):
 
     def __init__(self, settings: AnnotationsSource, context: EvidenceContext) -> None:
         super().__init__(settings, context)
-        self.decides = settings.complete
         if not settings.path.is_file():
             raise UserError(f"{settings.path}: no such annotation file")
 

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from mmpo.errors import UserError
-from mmpo.evidence.agreement import SourceOverlap, combine, overlap
+from mmpo.evidence.agreement import SourceOverlap, overlap
 from mmpo.evidence.controls import (
     ControlPicture,
     SeenPicture,
@@ -286,16 +286,10 @@ class Evidence:
 
     def judged(self, findings: PictureFindings, fitted: FittedEvidence) -> dict[str, CombinedOpinion]:
         """The verdict about each class of one picture, by name."""
-        agree = self.settings.agree
-        decides = [label for label, source in self.sources.items() if source.decides]
         names = sorted(set().union(*findings.values()))
         return {
-            name: combine(
-                name,
-                {label: self._opinion(label, fitted.by[label], own[name]) for label, own in findings.items()},
-                least=agree.least,
-                dissent=agree.dissent,
-                decides=decides,
+            name: self.settings.combined(
+                name, {label: self._opinion(label, fitted.by[label], own[name]) for label, own in findings.items()}
             )
             for name in names
         }

@@ -22,6 +22,8 @@ from pydantic import (
 )
 
 from mmpo.chat.settings import ChatSettings
+from mmpo.evidence.agreement import combine
+from mmpo.evidence.records import CombinedOpinion, Opinion
 from mmpo.registry import Registry
 from mmpo.settings import ANNOTATIONS, DETECTOR, FOLDER, MODEL, Settings
 from mmpo.text.words import article
@@ -45,6 +47,11 @@ class SourceSettings(Settings):
 
     source: str
 
+    @property
+    def decides(self) -> bool:
+        """Does it decide alone where it doesn't abstain?"""
+        return False
+
 
 class AnnotationsSource(SourceSettings):
     """What people marked or wrote about the pictures."""
@@ -61,6 +68,10 @@ class AnnotationsSource(SourceSettings):
     classes: list[str] = Field(
         [], description="The classes that were looked for. Left out: a COCO file's categories, else all marked names."
     )
+
+    @property
+    def decides(self) -> bool:
+        return self.complete
 
 
 class DetectorSource(SourceSettings):
@@ -227,3 +238,8 @@ class EvidenceSettings(Settings):
             kind if (number := kinds[: place + 1].count(kind)) == 1 else f"{kind}-{number}"
             for place, kind in enumerate(kinds)
         ]
+
+    def combined(self, name: str, by: Mapping[str, Opinion]) -> CombinedOpinion:
+        """The verdict about a class from the opinions of these sources, or of some of them, by label."""
+        decides = [label for label, one in zip(self.source_labels(), self.evidence, strict=True) if one.decides]
+        return combine(name, by, least=self.agree.least, dissent=self.agree.dissent, decides=decides)

@@ -35,14 +35,13 @@ class EvidenceContext:
 class EvidenceSource(ABC, Generic[S]):
     """One source. Making it reads settings and fingerprints; what takes long is loaded by the first `find`.
 
-    `calibrated` False: its numbers mean the same everywhere and are not fitted on controls. `decides`: it decides alone
-    where it doesn't abstain. `finds_classes`: `find` also reports classes that nobody asked for; the other sources are
-    asked about those that `assumed_cuts` calls present.
+    `calibrated` False: its numbers mean the same everywhere and are not fitted on controls. `finds_classes`:
+    `find` also reports classes that nobody asked for; the other sources are asked about those that `assumed_cuts` calls
+    present. Whether it decides alone is a property of its settings, `decides`.
     """
 
     calibrated: ClassVar[bool] = True
     finds_classes: bool = False
-    decides: bool = False
 
     def __init__(self, settings: S, context: EvidenceContext) -> None:
         self.settings, self.context = settings, context

@@ -21,8 +21,11 @@ import mmpo
 from mmpo.chat import ChatModel, ChatSettings, open_chat
 from mmpo.data.image_digests import pixel_digest
 from mmpo.data.pair import PreferencePair, text_message
+from mmpo.data_builders.candidates.judging import judged_by, later_judging
 from mmpo.data_builders.candidates.records import JudgedPicture
+from mmpo.data_builders.candidates.settings import CandidateSettings
 from mmpo.data_builders.candidates.tables import CandidateTables
+from mmpo.data_builders.from_candidates.entry import checked_photos
 from mmpo.data_builders.from_candidates.guards import GuardOutcome, PairFacts, guarded
 from mmpo.data_builders.from_candidates.maker import (
     Made,
@@ -102,11 +105,8 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
         return self.settings.model or str(self.tables.card["settings"]["model"])
 
     def plan(self) -> Sequence[PictureRef]:
-        if not self.tables.images:
-            raise UserError(f"{self.settings.candidates}: no picture has candidates")
-        if not self.root.is_dir():
-            raise UserError(f"{self.root}: no such folder of photos", hint="name it with `images`")
-        return [PictureRef(path) for path in self.tables.images]
+        _, paths = checked_photos(self.settings, self.tables)
+        return [PictureRef(path) for path in paths]
 
     def source(self) -> dict[str, Any]:
         asked = model_contents(self.model, self.settings, self.run_dir, "asked") if self.entry.maker.asks else None
@@ -116,13 +116,20 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
         maker = self.maker(stack)
 
         def work(number: int, part: Sequence[PictureRef], advance: Advance) -> dict[str, Any]:
-            pictures = self.tables.pictures(number)
+            pictures = self._pictures(number)
             assert [picture.id for picture in pictures] == [ref.id for ref in part]
             found: list[Made] = maker.make(number, pictures, advance)
             made = [_outcome(self, picture, one) for picture, one in zip(pictures, found, strict=True)]
             return {"outcomes": made}
 
         return work
+
+    def _pictures(self, number: int) -> list[JudgedPicture]:
+        pictures = self.tables.pictures(number)
+        if self.settings.sources is None:
+            return pictures
+        evidence = CandidateSettings.model_validate(self.tables.card["settings"])
+        return [judged_by(picture, evidence, self.settings.sources) for picture in pictures]
 
     def maker(self, stack: ExitStack) -> PairMaker[Any]:
         """The maker, with what it may ask."""
@@ -154,10 +161,8 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
         return unchanged_picture(picture.image, picture.key, self.root)
 
     def _own_models(self, stack: ExitStack) -> MakerModels:
-        from mmpo.data_builders.candidates.judging import later_judging
-
         engine = cache(partial(open_engine, self.model, self.settings))
-        judging = later_judging(self.tables, self.vocabulary, self.run_dir, self.root, stack, engine)
+        judging = later_judging(self.tables, self.vocabulary, self.run_dir, self.root, stack, engine, self.settings.sources)
         return MakerModels(self.model, engine, judging)
 
     # ---- assembling

@@ -37,6 +37,12 @@ class PairsFromCandidatesSettings(ModelLoading):
         description="A folder of candidates: RUN/build/candidates of a build with `builder: candidates`."
     )
     pairs: AnyMaker = Field(description="How pairs are made: a maker by name, or {maker: NAME, …} with its settings.")
+    sources: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Believe these of the candidates' sources alone (`self`, `detector`, `detector-2`, …): their "
+        "verdicts are combined anew. Left out: all of them.",
+    )
     images: Annotated[Path | None, FOLDER] = Field(
         None, description="Folder that the photos' paths start in. Left out: as in the build of the candidates."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,13 @@ from PIL import Image
 
 from mmpo.data.shards import read_pairs
 from mmpo.data_builders import builders
+from mmpo.data_builders.candidates.judging import judged_by
 from mmpo.data_builders.candidates.records import JudgedPicture
 from mmpo.data_builders.candidates.settings import CandidatesMade
 from mmpo.data_builders.candidates.tables import CandidateTables
 from mmpo.data_builders.from_candidates.settings import PairsFromCandidatesSettings, PairsMade
 from mmpo.errors import UserError
+from mmpo.evidence.records import Opinion
 from tests.data_builders.candidates import world
 from tests.tiny import contents
 
@@ -133,6 +136,30 @@ def test_pairs_are_made_again_without_asking_anything(
     other = wanted.model_copy(update={"seed": 3})
     with pytest.raises(UserError, match="another `seed`"):
         builders.build(other, tmp_path)
+
+
+def test_some_of_the_sources_alone_can_be_believed(
+    built: tuple[Path, CandidatesMade], talker: Path, photos: Path, tmp_path: Path
+) -> None:
+    pictures, settings = tables(built[0]), world.settings(talker, photos, built[0].parent)
+    assert [judged_by(one, settings, ["scripted", "scripted-2"]) for one in pictures] == pictures
+    for picture in pictures:
+        by = {name: {**one.by, "scripted-2": Opinion("present", 1.0)} for name, one in picture.opinions.items()}
+        torn = replace(picture, opinions={name: settings.combined(name, one) for name, one in by.items()})
+        assert torn.names("uncertain") >= picture.names("absent")  # the two contradict each other
+        yes, first = judged_by(torn, settings, ["scripted-2"]), judged_by(torn, settings, ["scripted"])
+        assert yes.names("present") == set(picture.opinions) and not any(one.absent for one in yes.candidates)
+        assert all(first.names(verdict) == picture.names(verdict) for verdict in ("present", "absent"))
+        assert [one.chair_i for one in first.candidates] == [one.chair_i for one in picture.candidates]
+        assert all(list(one.by) == ["scripted"] for one in first.opinions.values())
+
+    values = {"builder": "pairs_from_candidates", "candidates": built[0] / "candidates", "pairs": BEST_WORST}
+    builders.build(PairsFromCandidatesSettings.model_validate({**values, "sources": ["scripted-2"]}), tmp_path / "2")
+    found = list(read_pairs(tmp_path / "2" / "pairs"))
+    assert found and all(set(one["by"]) == {"scripted-2"} for pair in found for one in pair.provenance["claims"])
+    with pytest.raises(UserError, match="sources: 'self' judged none of") as caught:
+        builders.build(PairsFromCandidatesSettings.model_validate({**values, "sources": ["self"]}), tmp_path / "3")
+    assert caught.value.hint == "there are: scripted, scripted-2"
 
 
 def test_a_photo_that_changed_since_is_not_paired(
