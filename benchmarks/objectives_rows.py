@@ -22,8 +22,8 @@ NOT_SHOWN = """\
 Not in this table: other models, other pairs and longer training, in which objectives may change places; other
 parameters than the defaults, which their papers chose for other models; sums with an SFT term, which most real runs
 have; objectives that read what these pairs lack (scores, turns, steps, segments, groups, samples, a second reference,
-twins). An interval is over scenes, with the adapters as they are. Objectives whose intervals overlap are not told
-apart, and among so many some look good by chance.
+twins). Where the best rate is the largest one, a still larger might be better. An interval is over scenes, with the
+adapters as they are. Objectives whose intervals overlap are not told apart, and among so many some look good by chance.
 """
 
 
@@ -120,7 +120,10 @@ def _columns(name: str, row: Mapping[str, Any], place: Mapping[str, int]) -> Ite
         return
     for side in ("chosen", "rejected"):
         moved = row["drift"][side]
-        yield f"{statistics.mean(moved):+.1f} ({min(moved):+.1f} to {max(moved):+.1f})"
+        mean, low, high = (
+            f"{round(value, 1) + 0.0:+.1f}" for value in (statistics.mean(moved), min(moved), max(moved))
+        )
+        yield f"{mean} ({low} to {high})"
     yield f"{row['learning_rate']:g}"
     yield f"{'' if row.get('timed_alone') else '~'}{row['seconds_a_step']:.2f}"
 

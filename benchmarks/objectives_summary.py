@@ -73,8 +73,8 @@ def _not_shown(results: Mapping[str, Any]) -> str:
     given = results["arguments"]
     rate = f"the rate {given['rate']}" if given["rate"] != "None" else "one rate a family, chosen with its first"
     return (
-        f"other models than {given['model']}, which is small; other data than one drawn world; other parameters than "
-        f"the defaults; {rate}; {given['steps']} steps of {given['batch_size']} pairs, in which a loss that is slow to "
+        "other models than this one; other data than one drawn world; other parameters than the defaults; "
+        f"{rate}; {given['steps']} steps of {given['batch_size']} pairs, in which a loss that is slow to "
         "start looks weak. Seeds differ in scenes and pairs at once, an interval is over scenes alone, and among so "
         "many objectives some differ by chance."
     )

@@ -20,8 +20,9 @@ On 150 `test` and 150 `test_unusual` scenes, where what usually stands together 
 Len (in tokens), POPE (adversarial) F1 and share of yes, untuned and of each cell, with 95% intervals over scenes; by
 seeds mean and standard deviation. Also the pairs that a maker gave, by 1,000 scenes, and the number trained on.
 
-A seed describes its scenes once and trains six adapters. Killed and run again it goes on, with other arguments it refuses. Another choice of --cells changes the equal number of pairs:
-that is refused where a cell is trained already. Writes results.json and table.md.
+A seed describes its scenes once and trains six adapters. Killed and run again it goes on, with other arguments it
+refuses. Another choice of --cells changes the equal number of pairs: that is refused where a cell is trained already.
+Writes results.json and table.md.
 """
 
 from __future__ import annotations
@@ -62,7 +63,12 @@ METRICS: tuple[cells.Metric, ...] = (
 SPLITS = ("test", "test_unusual")
 
 
-SOURCES = {"truth": ["annotations"], "self": ["self"], "oracle": ["noisy_oracle"], "agreement": ["self", "noisy_oracle"]}
+SOURCES = {
+    "truth": ["annotations"],
+    "self": ["self"],
+    "oracle": ["noisy_oracle"],
+    "agreement": ["self", "noisy_oracle"],
+}
 """The labels of the sources that each kind of evidence believes."""
 
 
