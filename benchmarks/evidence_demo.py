@@ -20,7 +20,7 @@ and P(no); sources without controls have none). All claims, and those of classes
 of other classes of the same place, and of classes from elsewhere. 95% intervals are over resamples of whole scenes of
 all seeds; cuts and bins are kept, so what another set of controls would change is seen between seeds only.
 
-A seed takes about ten minutes of one core (an estimate: 300 scenes, ten descriptions each). One file a seed: killed
+A seed takes about two minutes of one core. One file a seed: killed
 and run again it goes on, with other arguments it refuses. Writes results.json and table.md.
 """
 

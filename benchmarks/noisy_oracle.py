@@ -2,13 +2,15 @@
 scenes and errs at stated rates, so it shows what a source of that quality is worth and nothing about real detectors.
 
 Each true box is missed with probability `miss`; each class that is not there gets a false box with probability `false`.
-A box scores uniformly between 0.35 and 1, the best of what is not found uniformly below 0.35; the cuts are those of a
-detector without controls. Errors are drawn from the seed, the picture and the class: independent of any model.
+As with real detectors, scores say more than found or not: those of true boxes lie between 0.35 and 1 with a density that
+rises to 1, those of false ones with one that falls; below 0.35, what is missed lies high and what is not there low (all
+densities linear). The cuts are those of a detector without controls. Errors are drawn from the seed, the picture and the class: independent of any model.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -79,12 +81,15 @@ class NoisyOracle(EvidenceSource[NoisyOracleSettings]):
 
     def _finding(self, key: str, name: str, true: Sequence[Sequence[float]]) -> SourceFinding:
         draw = random.Random(f"{self.settings.seed}/{key}/{name}")
-        boxes = [
-            [*box, THRESHOLD + (1 - THRESHOLD) * draw.random()] for box in true if draw.random() >= self.settings.miss
-        ]
+
+        def score() -> float:
+            rising = math.sqrt(draw.random())
+            return rising if true else 1 - rising
+
+        boxes = [[*box, THRESHOLD + (1 - THRESHOLD) * score()] for box in true if draw.random() >= self.settings.miss]
         if not true and draw.random() < self.settings.false:
-            boxes = [[0.0, 0.0, 16.0, 16.0, THRESHOLD + (1 - THRESHOLD) * draw.random()]]
-        z = max((box[-1] for box in boxes), default=THRESHOLD * draw.random())
+            boxes = [[0.0, 0.0, 16.0, 16.0, THRESHOLD + (1 - THRESHOLD) * score()]]
+        z = max((box[-1] for box in boxes), default=THRESHOLD * score())
         return SourceFinding(z, "", {"boxes": boxes})
 
     def assumed_cuts(self, z: Sequence[float]) -> VerdictCuts:
