@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,8 +13,7 @@ from mmpo.files.atomic import JsonLines, read_jsonl
 from mmpo.progress import ProgressTask, task
 from mmpo.trainers.samples import SampleQuestions
 from mmpo.trainers.schedule import Schedule
-
-logger = logging.getLogger(__name__)
+from mmpo.trainers.sharding import gathered_root
 
 
 class AlignedLogs(TrainerCallback):
@@ -124,14 +122,12 @@ class EpochClock(TrainerCallback):
 
 
 class SamplesFile(TrainerCallback):
-    """`samples.jsonl`: at every evaluation, what policy and base model answer to the same few questions.
-
-    One process writes them, which can't be where the weights are sharded over processes: each use of them waits for
-    all. There are no samples then, and a line says so."""
+    """`samples.jsonl`: at every evaluation, what policy and base model answer to the same few questions. One process
+    answers; where the weights are sharded over processes, each use of them waits for all, so that all answer the same
+    and one writes."""
 
     def __init__(self, path: Path, sampler: SampleQuestions) -> None:
         self.path = path
-        self._told = False
         self.sampler = sampler
 
     def on_train_begin(
@@ -141,19 +137,14 @@ class SamplesFile(TrainerCallback):
             reopened(self.path, state.global_step).close()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
+        if not (state.is_world_process_zero or self.sampler.sharded):
             return
-        if self.sampler.sharded:
-            if not self._told:
-                logger.warning(
-                    "no sample answers: the weights are cut up between processes (FSDP, ZeRO-3), and one process alone "
-                    "can't generate; samples: {n: 0} leaves this line out"
-                )
-            self._told = True
-            return
-        with JsonLines(self.path) as log:
-            for row in self.sampler():
-                log.append({"step": state.global_step, **row})
+        with gathered_root(kwargs["model"]):
+            rows = self.sampler()
+        if state.is_world_process_zero:
+            with JsonLines(self.path) as log:
+                for row in rows:
+                    log.append({"step": state.global_step, **row})
 
 
 def reopened(path: Path, step: int) -> JsonLines:

@@ -1,0 +1,125 @@
+"""The whole of a training run in two CPU processes whose weights are cut up: losses, samples, checkpoints, a rank that
+is killed, resuming, the adapter."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmpo.errors import UserError
+from mmpo.trainers.ranks import naming_a_lost_process
+from mmpo.trainers.sharding import join_processes
+from mmpo.trainers.train import train
+from tests.trainers.material import settings_for, write_pairs
+from tests.trainers.two_processes import HANGS
+
+ROOT = Path(__file__).parents[2]
+FSDP = (
+    *("--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
+    *("--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer", "--fsdp_cpu_ram_efficient_loading", "false"),
+)
+
+
+def zero(stage: int) -> tuple[str, ...]:
+    return (
+        *("--use_deepspeed", "--zero_stage", str(stage), "--zero3_init_flag", "false"),
+        *("--gradient_accumulation_steps", "1", "--gradient_clipping", "1.0"),
+    )
+
+
+def launch(how: tuple[str, ...], file: Path, run_dir: Path, *more: str) -> tuple[int, str, float]:
+    """Exit status, what was printed, and the seconds it took."""
+    command = [
+        *(sys.executable, "-m", "accelerate.commands.launch", *how, "--num_processes", "2", "--num_machines", "1"),
+        *("--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),
+        *("-m", "tests.faults.run_train", str(file), str(run_dir), *more),
+    ]
+    env = os.environ | {
+        **{"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"},
+        **{"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+    }
+    began = time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=HANGS)
+    return done.returncode, done.stderr, time.monotonic() - began
+
+
+def rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.open()]
+
+
+NEEDS_DEEPSPEED = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed (pip install deepspeed ninja)"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "how",
+    [
+        pytest.param((*FSDP, "--fsdp_state_dict_type", "FULL_STATE_DICT"), id="fsdp"),
+        pytest.param((*FSDP, "--fsdp_state_dict_type", "SHARDED_STATE_DICT"), id="fsdp-sharded-files"),
+        pytest.param(zero(2), id="zero-2", marks=NEEDS_DEEPSPEED),
+        pytest.param(zero(3), id="zero-3", marks=NEEDS_DEEPSPEED),
+    ],
+)
+def test_a_whole_run(tiny_llava_folder: Path, tmp_path: Path, how: tuple[str, ...]) -> None:
+    settings = settings_for(
+        tiny_llava_folder,
+        write_pairs(tmp_path / "pairs", 22),
+        **{"batch_size": 2, "max_steps": 4, "logging_steps": 1, "eval_steps": 2, "save_steps": 2},
+        objective={"dpo": {"beta": 0.2}, "sft": {"weight": 0.5, "per": "token"}},
+        samples={"n": 1, "max_new_tokens": 3},
+    )
+    file = tmp_path / "settings.json"
+    file.write_text(settings.model_dump_json())
+    train(settings.model_copy(update={"batch_size": 4}), tmp_path / "one")
+
+    two = tmp_path / "two"
+    code, said, seconds = launch(how, file, two, "step", "3")  # the process that reports kills itself
+    assert code and seconds < HANGS / 2
+    assert "Run the same command again" in said, said[-3000:]
+    assert not (two / "adapter").exists()
+    code, said, _ = launch(how, file, two)
+    assert code == 0, said[-3000:]
+    assert json.loads((two / "train_result.json").read_text())["resumed_from"] == 2
+
+    ones, twos = rows(tmp_path / "one" / "metrics.jsonl"), rows(two / "metrics.jsonl")
+    assert [row["step"] for row in ones] == [row["step"] for row in twos]
+    for a, b in zip(ones, twos, strict=True):
+        for name in {"loss", "eval_loss", "grad_norm", "rewards/margins"} & set(a):
+            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-4), (a["step"], name)
+    assert [row["policy"] for row in rows(two / "samples.jsonl")] == [
+        row["policy"] for row in rows(tmp_path / "one" / "samples.jsonl")
+    ]
+    expected, found = (load_file(run / "adapter" / "adapter_model.safetensors") for run in (tmp_path / "one", two))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-3)
+
+
+def test_fsdp_of_the_first_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(UserError, match="fsdp_version: 2"):
+        join_processes()
+
+
+@pytest.mark.parametrize(("message", "named"), [("[gloo] Connection closed by peer", True), ("out of memory", False)])
+def test_the_error_of_a_lost_process_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, message: str, named: bool
+) -> None:
+    for name, value in {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError if named else RuntimeError) as caught, naming_a_lost_process():
+        raise RuntimeError(message)
+    assert ("Run the same command again" in str(caught.value)) is named
