@@ -19,8 +19,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 def save_adapter(model: PeftModel, folder: Path, state_dict: Mapping[str, Tensor]) -> None:
-    """Write the adapter in use. `state_dict` holds the trained weights of a scorer, gathered where they are sharded: its
-    names start at the scorer, peft's at the scorer's model."""
+    """Write the adapter in use. `state_dict` holds the trained weights of a scorer, gathered where they are sharded:
+    its names start at the scorer, peft's at the scorer's model."""
     state_dict = {k.removeprefix("model."): v for k, v in state_dict.items() if k.startswith("model.")}
     own = [model.active_adapters[0]]
     model.save_pretrained(str(folder), state_dict=state_dict, save_embedding_layers=False, selected_adapters=own)

@@ -26,12 +26,23 @@ def is_cut() -> bool:
     return is_asked("FSDP") or is_asked("DEEPSPEED")
 
 
+def check_launch() -> None:
+    """Raises `UserError` for ways to cut weights up that can't work here, or would not cut them up."""
+    if not is_asked("FSDP"):
+        return
+    for name, wanted, why in (
+        ("VERSION", "2", "FSDP of the first kind is not supported"),
+        ("AUTO_WRAP_POLICY", "TRANSFORMER_BASED_WRAP", "without it every process would gather the whole model at once"),
+        ("CPU_RAM_EFFICIENT_LOADING", "false", "every process scores with weights of its own before training"),
+    ):
+        default = {"VERSION": "1", "CPU_RAM_EFFICIENT_LOADING": "false"}.get(name, "none")
+        if os.environ.get(f"FSDP_{name}", default).lower() != wanted.lower():
+            raise UserError(f"accelerate's FSDP: {why}", hint=f"fsdp_{name.lower()}: {wanted}")
+
+
 def join_processes() -> PartialState:
-    """This process among those of its launcher. Raises `UserError` for ways to cut up weights that can't work here."""
-    if is_asked("FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
-        raise UserError(
-            "FSDP of the first kind does not take an adapter's weights beside frozen ones", hint="fsdp_version: 2"
-        )
+    """This process among those of its launcher. Raises `UserError` as `check_launch` does."""
+    check_launch()
     cpu = not torch.cuda.is_available()
     # Said outright, or processes without a GPU never join the group. DeepSpeed sets its own group up.
     state = PartialState(cpu=cpu and not is_asked("DEEPSPEED"))

@@ -43,7 +43,7 @@ from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import sample_digests
 from mmpo.trainers.callbacks import MetricsFile, Progress, SamplesFile
 from mmpo.trainers.collate import PairCollator
-from mmpo.trainers.fitting import check_objective
+from mmpo.trainers.fitting import check_objective, check_sharding
 from mmpo.trainers.groups import EncodedGroup, Groups, group_batch, group_digests
 from mmpo.trainers.lora import add_lora
 from mmpo.trainers.memory import MemoryEstimate, check_memory
@@ -53,8 +53,8 @@ from mmpo.trainers.preference import PreferenceTrainer
 from mmpo.trainers.ranks import Pulse, ending_with_launcher, naming_a_lost_process
 from mmpo.trainers.references import References, open_references
 from mmpo.trainers.samples import SampleQuestions
-from mmpo.trainers.sharding import is_asked, is_cut, join_processes, loading_device, size
 from mmpo.trainers.settings import TrainResult, TrainSettings
+from mmpo.trainers.sharding import is_asked, is_cut, join_processes, loading_device, size
 from mmpo.trainers.training_data import TrainingData, read_training_data
 
 logger = logging.getLogger(__name__)
@@ -74,6 +74,7 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
         state = join_processes()
         objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
         check_objective(settings, objective)
+        check_sharding(settings)
         scoring_options(objective)
         if state.is_main_process:
             _open_folder(settings, Path(run_dir))

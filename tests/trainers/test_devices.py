@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from mmpo.errors import UserError
+from mmpo.trainers.fitting import check_sharding
 from mmpo.trainers.ranks import naming_a_lost_process
-from mmpo.trainers.sharding import join_processes
+from mmpo.trainers.sharding import check_launch
 from mmpo.trainers.train import train
 from tests.trainers.material import settings_for, write_pairs
 from tests.trainers.two_processes import HANGS
@@ -26,7 +27,7 @@ from tests.trainers.two_processes import HANGS
 ROOT = Path(__file__).parents[2]
 FSDP = (
     *("--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"),
-    *("--fsdp_transformer_layer_cls_to_wrap", "LlamaDecoderLayer", "--fsdp_cpu_ram_efficient_loading", "false"),
+    *("--fsdp_cpu_ram_efficient_loading", "false"),
 )
 
 
@@ -107,11 +108,37 @@ def test_a_whole_run(tiny_llava_folder: Path, tmp_path: Path, how: tuple[str, ..
         torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-3)
 
 
-def test_fsdp_of_the_first_kind_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+WORKS = {"VERSION": "2", "AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "CPU_RAM_EFFICIENT_LOADING": "false"}
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_fsdp_that_could_not_work_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_VERSION", "1")
-    with pytest.raises(UserError, match="fsdp_version: 2"):
-        join_processes()
+    for other, value in WORKS.items():
+        monkeypatch.setenv(f"FSDP_{other}", value)
+    check_launch()
+    monkeypatch.setenv(f"FSDP_{name}", {"VERSION": "1"}.get(name, "true"))
+    with pytest.raises(UserError, match=f"hint: fsdp_{name.lower()}: {WORKS[name]}"):
+        check_launch()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"regularizers": {"sam": {}}}, r"regularizers \(sam\) need whole weights"),
+        ({"reference": {"moving": {}}}, "a moving reference needs whole weights"),
+        ({"quantize": "nf4"}, "quantize: nf4 is not supported"),
+    ],
+)
+@pytest.mark.parametrize("how", ["FSDP", "DEEPSPEED"])
+def test_what_needs_whole_weights_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str, values: dict[str, Any], message: str
+) -> None:
+    settings = settings_for(tmp_path, tmp_path, **values)
+    check_sharding(settings)
+    monkeypatch.setenv(f"ACCELERATE_USE_{how}", "true")
+    with pytest.raises(UserError, match=message):
+        check_sharding(settings)
 
 
 @pytest.mark.parametrize(("message", "named"), [("[gloo] Connection closed by peer", True), ("out of memory", False)])
