@@ -23,14 +23,6 @@ class AdapterTrainer(RegularizedTrainer):
 
     moving: MovingReference | None
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if self.is_deepspeed_enabled:
-            # accelerate fills it in for one pair a process before `Trainer` says how many there are.
-            config = self.accelerator.state.deepspeed_plugin.deepspeed_config
-            pairs = self.args.per_device_train_batch_size * self.args.world_size
-            config["train_batch_size"] = pairs * int(config["gradient_accumulation_steps"])
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the adapter. Every process calls this, for where weights are sharded each holds a part."""
         weights = whole_trained_weights(self.scorer)

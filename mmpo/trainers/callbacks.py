@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmpo.files.atomic import JsonLines, read_jsonl
@@ -14,6 +16,8 @@ from mmpo.progress import ProgressTask, task
 from mmpo.trainers.samples import SampleQuestions
 from mmpo.trainers.schedule import Schedule
 from mmpo.trainers.sharding import gathered_root
+
+logger = logging.getLogger(__name__)
 
 
 class AlignedLogs(TrainerCallback):
@@ -123,8 +127,8 @@ class EpochClock(TrainerCallback):
 
 class SamplesFile(TrainerCallback):
     """`samples.jsonl`: at every evaluation, what policy and base model answer to the same few questions. One process
-    answers; where the weights are sharded over processes, each use of them waits for all, so that all answer the same
-    and one writes."""
+    answers; where FSDP cuts the weights up, each use of them waits for all, so that all answer the same and one writes.
+    That was not tried with ZeRO-3: there are no samples then, and a line says so."""
 
     def __init__(self, path: Path, sampler: SampleQuestions) -> None:
         self.path = path
@@ -138,6 +142,10 @@ class SamplesFile(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if not (state.is_world_process_zero or self.sampler.sharded):
+            return
+        if self.sampler.sharded and not isinstance(kwargs["model"], FSDPModule):
+            if state.is_world_process_zero:
+                logger.warning("no sample answers under ZeRO-3; samples: {n: 0} leaves this line out")
             return
         with gathered_root(kwargs["model"]):
             rows = self.sampler()

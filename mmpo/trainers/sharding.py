@@ -28,6 +28,8 @@ def is_cut() -> bool:
 
 def check_launch() -> None:
     """Raises `UserError` for ways to cut weights up that can't work here, or would not cut them up."""
+    if is_asked("DEEPSPEED") and not torch.cuda.is_available():
+        raise UserError("DeepSpeed through accelerate does not start on CPUs", hint="use FSDP, or machines with GPUs")
     if not is_asked("FSDP"):
         return
     for name, wanted, why in (
@@ -43,9 +45,8 @@ def check_launch() -> None:
 def join_processes() -> PartialState:
     """This process among those of its launcher. Raises `UserError` as `check_launch` does."""
     check_launch()
-    cpu = not torch.cuda.is_available()
-    # Said outright, or processes without a GPU never join the group. DeepSpeed sets its own group up.
-    state = PartialState(cpu=cpu and not is_asked("DEEPSPEED"))
+    # Said outright, or processes without a GPU never join the group.
+    state = PartialState(cpu=not torch.cuda.is_available())
     if is_asked("FSDP") and state.distributed_type is DistributedType.MULTI_CPU:
         state.distributed_type = DistributedType.MULTI_GPU  # accelerate overlooks FSDP where there are CPUs alone
     return state

@@ -232,8 +232,8 @@ def training_arguments(settings: TrainSettings, run_dir: Path, *, evaluate: bool
         max_grad_norm=settings.max_grad_norm,
         seed=settings.seed,
         bf16=cuda and settings.dtype == "bfloat16",
-        use_cpu=not cuda and not is_asked("DEEPSPEED"),
-        accelerator_config={"use_configured_state": is_cut()},  # else `Trainer` would join the processes anew
+        use_cpu=not cuda,
+        accelerator_config={"use_configured_state": is_asked("FSDP")},  # else `Trainer` would join the processes anew
         logging_steps=settings.logging_steps,
         eval_strategy="steps" if evaluate else "no",
         eval_on_start=evaluate,
