@@ -323,7 +323,10 @@ def _warnings(fitted: FittedEvidence) -> Iterator[str]:
             yield f"evidence {label} is off: {_OFF[one.cuts.off]}"
         elif fitted.calibrated and None in (one.cuts.present_at, one.cuts.absent_below):
             side = "present" if one.cuts.present_at is None else "absent"
-            yield f"evidence {label} never says {side}: the controls show no number at which that is right often enough"
+            yield (
+                f"evidence {label} never says {side}: the controls show no number at which that is right often enough; "
+                "more controls may, or a lower `precision`"
+            )
         for name, value, low in one.parts:
             if one.kept is not None and name not in one.kept:
                 yield f"evidence {label}: the wording {name!r} is left out (AUROC {value:.2f}, at least {low:.2f})"
