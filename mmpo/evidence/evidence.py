@@ -107,15 +107,19 @@ class Evidence:
         *,
         engine: Callable[[], AnswerEngine] | None = None,
         model: str = "",
+        questions: bool = False,
     ) -> Evidence:
         """Quick: models are loaded, and servers asked, by the first `find`. `engine` loads the model that `self` asks
-        (without adapter), `model` is the fingerprint of its files. UserError for a source that can't be used."""
+        (without adapter), `model` is the fingerprint of its files. `questions`: claims are yes/no questions about a
+        picture, in place of classes; sources that know only classes abstain. UserError for a source that can't be
+        used."""
         folder = Path(folder)
         sources: dict[str, EvidenceSource[Any]] = {}
         for label, one in zip(settings.source_labels(), settings.evidence, strict=True):
-            context = EvidenceContext(vocabulary, stack, engine, model, folder / label / "replies.jsonl")
+            replies = folder / label / "replies.jsonl"
+            context = EvidenceContext(vocabulary, stack, engine, model, replies, questions)
             sources[label] = EVIDENCE_SOURCES[one.source].load()(one, context)
-        return cls(settings, sources, folder, EvidenceContext(vocabulary, stack, engine, model))
+        return cls(settings, sources, folder, EvidenceContext(vocabulary, stack, engine, model, questions=questions))
 
     @cached_property
     def controls(self) -> list[ControlPicture]:
@@ -145,7 +149,9 @@ class Evidence:
         asked: dict[str, set[str]] = defaultdict(set)
         first: dict[str, EvidencePicture] = {}
         for picture, own in zip(pictures, names, strict=True):
-            if unknown := [name for name in own if name not in self._context.vocabulary.synonyms]:
+            if not self._context.questions and (
+                unknown := [name for name in own if name not in self._context.vocabulary.synonyms]
+            ):
                 raise ValueError(f"{unknown[0]!r} is no class of the vocabulary")
             asked[picture.key].update(own)
             first.setdefault(picture.key, picture)
@@ -162,7 +168,7 @@ class Evidence:
     def _block(self, pictures: Sequence[EvidencePicture], names: Sequence[set[str]]) -> list[PictureFindings]:
         wanted = [set(own) for own in names]
         for label, source in self.sources.items():
-            if source.finds_classes:
+            if source.finds_classes and not self._context.questions:
                 seen = source.assumed_cuts([])
                 for own, found in zip(wanted, self._known(label, pictures, names), strict=True):
                     own.update(
@@ -178,6 +184,8 @@ class Evidence:
         self, label: str, pictures: Sequence[EvidencePicture], names: Sequence[Collection[str]]
     ) -> list[dict[str, SourceFinding]]:
         """What a source says of these classes, from the disk or asked now; and what it found besides."""
+        if self._context.questions and not self.sources[label].settings.answers_questions:
+            return [{name: SourceFinding(None, "knows_classes_only") for name in own} for own in names]
         store = self._stores[label]
         known = [store.get(picture.key) for picture in pictures]
         missing = [sorted(set(own) - had.keys()) for own, had in zip(names, known, strict=True)]

@@ -20,9 +20,11 @@ from typing import Any
 import pyarrow as pa
 
 import mmpo
+from mmpo.chat.settings import RECORDED
 from mmpo.data.reader import open_shard, shard_path, shard_paths
 from mmpo.data.shards import parquet_bytes
 from mmpo.data_builders.candidates.records import Candidate, ClaimMention, JudgedPicture
+from mmpo.data_builders.candidates.settings import CandidateSettings
 from mmpo.errors import UserError
 from mmpo.evidence.records import claim_row, opinion_of
 from mmpo.files.atomic import file_digest, read_json, remove_leftovers, write_bytes, write_json, write_text
@@ -168,6 +170,11 @@ class CandidateTables:
         self.card: dict[str, Any] = read_json(folder / CARD)
         if not isinstance(self.card, dict) or self.card.get("format") != FORMAT:
             raise UserError(f"{folder}: not a folder of candidates", hint="`builder: candidates` makes one")
+
+    @cached_property
+    def settings(self) -> CandidateSettings:
+        """The settings of the build, without those that decide nothing, as addresses of servers."""
+        return CandidateSettings.model_validate(self.card["settings"], context=RECORDED)
 
     @property
     def pictures_per_shard(self) -> int:

@@ -23,7 +23,6 @@ from mmpo.data.image_digests import pixel_digest
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data_builders.candidates.judging import judged_by, later_judging
 from mmpo.data_builders.candidates.records import JudgedPicture
-from mmpo.data_builders.candidates.settings import CandidateSettings
 from mmpo.data_builders.candidates.tables import CandidateTables
 from mmpo.data_builders.from_candidates.entry import checked_photos
 from mmpo.data_builders.from_candidates.guards import GuardOutcome, PairFacts, guarded
@@ -129,8 +128,7 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
         pictures = self.tables.pictures(number)
         if self.settings.sources is None:
             return pictures
-        evidence = CandidateSettings.model_validate(self.tables.card["settings"])
-        return [judged_by(picture, evidence, self.settings.sources) for picture in pictures]
+        return [judged_by(picture, self.tables.settings, self.settings.sources) for picture in pictures]
 
     def maker(self, stack: ExitStack) -> PairMaker[Any]:
         """The maker, with what it may ask."""

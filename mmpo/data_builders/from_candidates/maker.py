@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 
 class MakerSettings(Settings):
-    """The settings of a maker. Each has `maker: Literal[NAME]`, its name."""
+    """The settings of a maker. Each has `maker: Literal[NAME]`, its name. `needs_classes`: it reads or writes classes
+    of the vocabulary, so it has no use for claims in words."""
+
+    needs_classes: ClassVar[bool] = False
 
     maker: str
     guards: GuardSettings = Field(
