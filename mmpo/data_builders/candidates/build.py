@@ -134,6 +134,7 @@ class CandidateBuild:
             engine=self.engine,
             model=self.model,
             questions=self.settings.claims == "text",
+            cache=self.settings.evidence_cache,
         )
 
     @cached_property

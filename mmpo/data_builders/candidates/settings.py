@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -12,7 +12,7 @@ from mmpo.data_builders.from_candidates.settings import AnyMaker, PairsMade, nee
 from mmpo.data_builders.hallucination.settings import DESCRIPTION_PROMPTS
 from mmpo.data_builders.model_settings import ModelLoading
 from mmpo.evidence.settings import EvidenceSettings
-from mmpo.settings import MODEL, PATH, TEMPLATE, VOCABULARY, Settings
+from mmpo.settings import MODEL, OUTPUT, PATH, TEMPLATE, VOCABULARY, Settings
 
 
 class ClaimWriter(Settings):
@@ -28,6 +28,8 @@ class ClaimWriter(Settings):
 
 class CandidateSettings(EvidenceSettings, ModelLoading):
     """Candidates about photos that nobody annotated: what the model says, judged by evidence; and pairs of them."""
+
+    FREE: ClassVar[frozenset[str]] = ModelLoading.FREE | {"evidence_cache"}
 
     builder: Literal["candidates"] = Field(description="Which pairs to build.")
     model: Annotated[str, MODEL] = Field(
@@ -81,6 +83,11 @@ class CandidateSettings(EvidenceSettings, ModelLoading):
         None,
         description="Make pairs at once: a maker by name, or {maker: NAME, …} with its settings. Left out: candidates "
         "alone, for the builder `pairs_from_candidates`.",
+    )
+    evidence_cache: Annotated[Path | None, OUTPUT] = Field(
+        None,
+        description="Folder for what sources found, so that other builds that name it ask nothing about the same photo "
+        "and class again. Left out: in the build's own folder; in a run with rounds, one for all of them.",
     )
     drawn: int = Field(default=8, ge=0, description="Photos to draw with their verdicts and boxes for the page.")
 

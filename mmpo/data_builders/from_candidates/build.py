@@ -114,6 +114,7 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
 
     def open(self, stack: ExitStack) -> Work[PictureRef]:
         maker = self.maker(stack)
+        maker.prepare(len(self.tables), self._pictures)
 
         def work(number: int, part: Sequence[PictureRef], advance: Advance) -> dict[str, Any]:
             pictures = self._pictures(number)
