@@ -91,10 +91,7 @@ def request_key(identity: str, request: ChatRequest) -> str:
     """The key of a reply: a hash of everything that decides it."""
     parts: list[Any] = [
         identity,
-        [
-            [role, content if isinstance(content, str) else [*map(_named, content)]]
-            for role, content in request.messages
-        ],
+        [[role, text if isinstance(text, str) else [*map(_named, text)]] for role, text in request.messages],
         [*map(_digest, request.images)],
         request.max_tokens,
         float(request.temperature),

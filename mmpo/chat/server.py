@@ -12,11 +12,11 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future
 from contextlib import nullcontext
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
@@ -30,9 +30,11 @@ from mmpo.chat.settings import ChatSettings
 from mmpo.chat.transport import LARGEST_REPLY, Oversized, UnreadableReply, client
 from mmpo.chat.wire import STAGE, UNOFFICIAL, Passing, ReplyReader, body_of
 from mmpo.errors import Quarantined, UserError
+from mmpo.outside import json_of
 from mmpo.progress import task
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 RETRIED_STATUS = (408, 409, 429)
 READ_AHEAD = 8
@@ -42,6 +44,9 @@ LARGEST_LEAD = 64
 
 _CONTENT_REASONS = ("bad_request", "refused", "empty_reply", "not_an_image")
 """Failures that lie in one request. All others count towards giving up."""
+
+_LASTING = ("id", "root", "parent", "owned_by", "max_model_len")
+"""Fields of a server's list of models that tell models apart; times and permissions are new with each request."""
 
 _OVERLOADED = ("timeout", "rate_limited")
 
@@ -100,12 +105,11 @@ class ServerChat:
         under_way: dict[str, Future[ChatReply]] = {}
         total = len(requests) if isinstance(requests, Sized) else None
         cached = failed = 0
+        lead = min(READ_AHEAD * self.settings.concurrency, self.settings.concurrency + LARGEST_LEAD)
         try:
             with task(label, total) if label else nullcontext() as running:
                 while True:
-                    while len(due) < min(
-                        READ_AHEAD * self.settings.concurrency, self.settings.concurrency + LARGEST_LEAD
-                    ):
+                    while len(due) < lead:
                         request = next(source, None)
                         if request is None:
                             break
@@ -124,6 +128,31 @@ class ServerChat:
         finally:
             for future in due:
                 future.cancel()
+
+    def listed(self) -> list[dict[str, Any]]:
+        """The models that the server says it has; empty where it has no such list. Raises `UserError` where it can't be
+        asked."""
+        send = self._client.models.with_raw_response.list
+        once = lambda: self._text(send)  # noqa: E731
+        try:
+            text = asyncio.run_coroutine_threadsafe(self._patiently(once), self._loop).result()
+            rows = json_of(text, halves=True)["data"]
+            return [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+        except Quarantined as failure:
+            if failure.reason in ("not_found", "bad_request"):
+                return []
+            self._failed_in_a_row = 1
+            raise self._unavailable(failure) from None
+        except (ValueError, TypeError, KeyError):
+            return []
+
+    def pin(self) -> None:
+        """Make what the server says of the model part of the identity: another one may come to stand behind the same
+        name and address."""
+        rows = [row for row in self.listed() if row["id"] == self.settings.model]
+        said = [{name: row[name] for name in _LASTING if isinstance(row.get(name), str | int)} for row in rows]
+        pinned = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+        self._identity += f"={pinned}"
 
     def close(self) -> None:
         """End what is under way and hang up."""
@@ -162,7 +191,7 @@ class ServerChat:
             if self._broken is not None:
                 raise self._broken
             try:
-                reply, usage = await self._with_retries(body_of(request, self.settings.model), request.n)
+                reply, usage = await self._reply(request)
                 failure = None
             except Quarantined as found:
                 failure = found
@@ -175,7 +204,7 @@ class ServerChat:
             self._cache.put(key, self._identity, reply, usage)
             return reply
 
-    async def _with_retries(self, body: dict[str, Any], n: int) -> tuple[ChatReply, dict[str, int]]:
+    async def _patiently(self, once: Callable[[], Awaitable[T]]) -> T:
         tries = AsyncRetrying(
             retry=retry_if_exception_type(Passing),
             stop=stop_after_attempt(self.settings.retries + 1),
@@ -183,7 +212,7 @@ class ServerChat:
             reraise=True,
         )
         try:
-            return await tries(self._once, body, n)
+            return await tries(once)
         except Passing as last:
             fault = last
         raise Quarantined(STAGE, fault.reason, f"{fault.detail}; {self.settings.retries + 1} tries")
@@ -194,15 +223,31 @@ class ServerChat:
         asked = fault.wait if isinstance(fault, Passing) and fault.wait is not None else 0.0
         return max(asked, float(self._back_off(state)))
 
-    async def _once(self, body: dict[str, Any], n: int) -> tuple[ChatReply, dict[str, int]]:
+    async def _reply(self, request: ChatRequest) -> tuple[ChatReply, dict[str, int]]:
+        body = body_of(request, self.settings.model)
+        sent = {name: value for name, value in body.items() if name not in self._dropped}
+        extra = {**{name: sent.pop(name) for name in UNOFFICIAL if name in sent}, **self._extra}
+        create = self._client.chat.completions.with_raw_response.create
+
+        async def once() -> tuple[ChatReply, dict[str, int]]:
+            number = self.pace.sent()
+            try:
+                text = await self._text(lambda: create(**sent, extra_body=extra or None))
+            except Passing as fault:
+                if fault.reason in _OVERLOADED or "HTTP 503" in fault.detail:
+                    self.pace.slow_down(number)
+                raise
+            self.pace.replied()
+            return self._reader.read(text, request.n)
+
+        return await self._patiently(once)
+
+    async def _text(self, send: Callable[[], Awaitable[Any]]) -> str:
+        """What the server sends back, after one try. Raises `Passing` where another try may help, else `Quarantined`."""
         import openai
 
-        number = self.pace.sent()
-        sent = {name: value for name, value in body.items() if name not in self._dropped}
-        create = self._client.chat.completions.with_raw_response.create
-        extra = {**{name: sent.pop(name) for name in UNOFFICIAL if name in sent}, **self._extra}
         try:
-            raw = await asyncio.wait_for(create(**sent, extra_body=extra or None), self.settings.timeout)
+            raw = await asyncio.wait_for(send(), self.settings.timeout)
         except (asyncio.TimeoutError, openai.APITimeoutError):
             failure: Exception = Passing("timeout", f"no reply within {self.settings.timeout:g} s")
         except (
@@ -216,11 +261,7 @@ class ServerChat:
         except (UnicodeError, TypeError, ValueError) as error:  # half a surrogate pair, for one, which UTF-8 can't hold
             failure = Quarantined(STAGE, "bad_request", f"can't be sent: {self._reader.line(error)}")
         else:
-            reply = self._reader.read(raw.http_response.content.decode(errors="replace"), n)
-            self.pace.replied()
-            return reply
-        if isinstance(failure, Passing) and (failure.reason in _OVERLOADED or "HTTP 503" in failure.detail):
-            self.pace.slow_down(number)
+            return str(raw.http_response.content.decode(errors="replace"))
         raise failure  # out here: it must not drag the request along, whose headers hold the key
 
     def _broken_off(self, error: BaseException) -> Exception:

@@ -92,9 +92,7 @@ class ChatSettings(ServerAccess):
 class SamplerSettings(ServerAccess):
     """The server that answers in place of the model in this process: any OpenAI-compatible one that sees pictures."""
 
-    backend: Literal["server"] = Field(
-        "server", description="`server`: vLLM, SGLang, `transformers serve` or the like."
-    )
+    backend: Literal["server"] = Field("server", description="vLLM, SGLang, `transformers serve` or the like.")
     url: str = Field(min_length=1, description="Its address, e.g. http://127.0.0.1:8000/v1.")
     model: str = Field(min_length=1, description="The name that the server gives the model without adapter.")
     adapter: str | None = Field(
@@ -113,6 +111,11 @@ class SamplerSettings(ServerAccess):
         description="Share of the questions that may stay without a reply after all tries (they are in errors.jsonl); "
         "more ends the build. An evaluation needs them all.",
     )
+
+    @property
+    def names(self) -> list[str]:
+        """The models that are asked, as the server calls them."""
+        return list(dict.fromkeys(filter(None, (self.model, self.adapter))))
 
     def chat(self, name: str) -> ChatSettings:
         """The settings of a chat with the model that the server calls `name`."""

@@ -81,7 +81,7 @@ class ReplyReader:
         return self._redact.message(lines[0][:2000])[:200] if lines else type(value).__name__
 
     def read(self, text: str, n: int = 1) -> tuple[ChatReply, dict[str, int]]:
-        """The reply with its `n` samples, and the numbers of tokens. Raises `Quarantined`, or `Passing` for what is no
+        """The reply with its `n` samples (or fewer, where the server gives no more), and the numbers of tokens. Raises `Quarantined`, or `Passing` for what is no
         chat completion."""
         try:
             data = json_of(text, halves=True)
@@ -103,11 +103,9 @@ class ReplyReader:
         for _, refusal, choice in found:
             if refusal or choice.get("finish_reason") == "content_filter":
                 raise Quarantined(STAGE, "refused", self.line(refusal or "content filter"))
-        if len(found) < n:
-            raise Passing("bad_reply", f"{len(found)} of {n} samples")
-        if n == 1 and (not isinstance(found[0][0], str) or not found[0][0].strip()):
-            raise Quarantined(STAGE, "empty_reply", f"finish_reason {self.line(repr(first))}")
         replies = [self._choice(content, choice, model) for content, _, choice in found]
+        if n == 1 and not replies[0].text.strip() and replies[0].tokens is None:
+            raise Quarantined(STAGE, "empty_reply", f"finish_reason {self.line(repr(first))}")
         names = ("prompt_tokens", "completion_tokens")
         usage = {name: counts[name] for name in names if isinstance(counts, dict) and isinstance(counts.get(name), int)}
         head = replies[0]

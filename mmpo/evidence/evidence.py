@@ -52,7 +52,7 @@ from mmpo.progress import task
 from mmpo.text.vocabulary import ObjectVocabulary
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 __all__ = ["Evidence", "FittedEvidence", "PictureFindings", "SeenPicture", "open_picture"]
 
@@ -105,7 +105,7 @@ class Evidence:
         folder: str | Path,
         stack: ExitStack,
         *,
-        engine: Callable[[], AnswerEngine] | None = None,
+        engine: Callable[[], Answerer] | None = None,
         model: str = "",
     ) -> Evidence:
         """Quick: models are loaded, and servers asked, by the first `find`. `engine` loads the model that `self` asks
