@@ -243,7 +243,7 @@ class ServerChat:
         return await self._patiently(once)
 
     async def _text(self, send: Callable[[], Awaitable[Any]]) -> str:
-        """What the server sends back, after one try. Raises `Passing` where another try may help, else `Quarantined`."""
+        """What the server sends back, after one try. Raises `Passing` where another may help, else `Quarantined`."""
         import openai
 
         try:

@@ -81,8 +81,8 @@ class ReplyReader:
         return self._redact.message(lines[0][:2000])[:200] if lines else type(value).__name__
 
     def read(self, text: str, n: int = 1) -> tuple[ChatReply, dict[str, int]]:
-        """The reply with its `n` samples (or fewer, where the server gives no more), and the numbers of tokens. Raises `Quarantined`, or `Passing` for what is no
-        chat completion."""
+        """The reply with its `n` samples (or fewer, where the server gives no more), and the numbers of tokens. Raises
+        `Quarantined`, or `Passing` for what is no chat completion."""
         try:
             data = json_of(text, halves=True)
             choices = list(data["choices"])

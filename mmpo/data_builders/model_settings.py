@@ -20,5 +20,5 @@ class ModelLoading(Settings):
     trust_remote_code: bool = Field(False, description="Run code that comes with the model.")
     sampler: SamplerSettings | None = Field(
         None,
-        description="The server that writes what the model says (docs/servers.md). Left out: the model in this process.",
+        description="The server that answers for the model (docs/servers.md). Left out: the model in this process.",
     )

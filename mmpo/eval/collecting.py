@@ -89,9 +89,11 @@ class AskedModel:
             from mmpo.models.generation.served import open_served
 
             wanted = sampler.model_copy(update={"max_failed": 1.0})  # all are asked first; then none may be missing
-            with open_served(wanted, run_dir, load=lambda: self.vlm) as served:
-                with served.adapter_off() if state == "before" else nullcontext():
-                    yield served
+            with (
+                open_served(wanted, run_dir, load=lambda: self.vlm) as served,
+                served.adapter_off() if state == "before" and sampler.adapter else nullcontext(),
+            ):
+                yield served
             return
         if state == "before" and self.settings.before:
             yield self._engine(self._loaded(self.settings.before, None))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from mmpo.chat.settings import ChatSettings, SamplerSettings
 from mmpo.models.folder import check_model, find_model, no_such_model
-from mmpo.preflight.context import Findings
+from mmpo.preflight.context import Findings, PreflightContext
 from mmpo.recipes.source import KeyPath as Keys
 from mmpo.runs import is_main_process
 
@@ -47,7 +47,7 @@ def check_chat(found: Findings, path: Keys, settings: ChatSettings) -> None:
             )
 
 
-def check_sampler(found: Findings, path: Keys, settings: SamplerSettings) -> None:
+def check_sampler(found: PreflightContext, path: Keys, settings: SamplerSettings) -> None:
     """The server that answers: it must be there, and know the models by their names."""
     check_chat(found, path, settings.chat(settings.model))
     if is_main_process() and not found.has_error(path):

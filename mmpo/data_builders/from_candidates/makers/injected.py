@@ -29,7 +29,7 @@ from mmpo.data_builders.from_candidates.maker import (
 )
 from mmpo.data_builders.from_candidates.texts import claim_rows, names_in, recall_in, side_of
 from mmpo.data_builders.hallucination.questions import CoOccurrence
-from mmpo.errors import Quarantined
+from mmpo.errors import Quarantined, UserError
 from mmpo.text.claims import split_sentences
 from mmpo.text.words import with_article
 
