@@ -132,19 +132,22 @@ class ServerChat:
     def listed(self) -> list[dict[str, Any]]:
         """The models that the server says it has; empty where it has no such list. Raises `UserError` where it can't be
         asked."""
-        send = self._client.models.with_raw_response.list
-        once = lambda: self._text(send)  # noqa: E731
+
+        async def once() -> str:
+            return await self._text(self._client.models.with_raw_response.list)
+
         try:
             text = asyncio.run_coroutine_threadsafe(self._patiently(once), self._loop).result()
-            rows = json_of(text, halves=True)["data"]
-            return [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
         except Quarantined as failure:
             if failure.reason in ("not_found", "bad_request"):
                 return []
             self._failed_in_a_row = 1
             raise self._unavailable(failure) from None
-        except (ValueError, TypeError, KeyError):
+        try:
+            rows = list(json_of(text, halves=True)["data"])
+        except (ValueError, TypeError, KeyError, RecursionError):
             return []
+        return [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
 
     def pin(self) -> None:
         """Make what the server says of the model part of the identity: another one may come to stand behind the same

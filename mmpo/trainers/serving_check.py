@@ -14,8 +14,8 @@ from typing import Literal
 from PIL import Image
 
 from mmpo.chat import ChatReply, ChatRequest
-from mmpo.chat.server import ServerChat
 from mmpo.chat.served_models import gives_log_probs, open_models
+from mmpo.chat.server import ServerChat
 from mmpo.chat.settings import SamplerSettings
 from mmpo.errors import UserError
 from mmpo.files.images import encode_image
@@ -70,12 +70,14 @@ class ServedCheck:
             "unclear": "the adapter changes too little of these texts to tell whether it is served",
         }[self.verdict]
         return (
-            f"{said} ({self.ours:.3f} nats per token from model and adapter here, {self.base:.3f} from the model alone; "
-            f"between these {self.effect:.3f})"
+            f"{said} ({self.ours:.3f} nats per token from model and adapter here, {self.base:.3f} from the model "
+            f"alone; between these {self.effect:.3f})"
         )
 
 
-def check_server(training: Finished, url: str, name: str | None = None, *, api_key_env: str | None = None) -> ServedCheck:
+def check_server(
+    training: Finished, url: str, name: str | None = None, *, api_key_env: str | None = None
+) -> ServedCheck:
     """Compare what the server at `url` answers as `name` (by default the one adapter that it lists) with the result of
     a training. Raises `UserError` where the server does not answer, does not know the name, or gives no log-probs."""
     with ExitStack() as stack:
@@ -131,7 +133,9 @@ def _answers(chat: ServerChat, picture: bytes) -> list[tuple[str, ChatReply]]:
     replies = zip(QUESTIONS, chat.replies(requests), strict=True)
     found = [(asked, reply) for asked, reply in replies if isinstance(reply, ChatReply) and reply.text and reply.tokens]
     if not found:
-        raise UserError(f"{chat.identity}: no answer to a question about a picture", hint="does the model take pictures?")
+        raise UserError(
+            f"{chat.identity}: no answer to a question about a picture", hint="is it a model that takes pictures?"
+        )
     return found
 
 

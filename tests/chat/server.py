@@ -224,7 +224,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b'["this is not a completion"]')
             return
         if script.complete is not None:
-            data = script.complete(body)
+            try:
+                data = script.complete(body)
+            except LookupError as error:
+                self._send(404, json.dumps({"error": {"message": f"no model {error}"}}).encode())
+                return
         else:
             data = completion(script.model, script.answer if isinstance(script.answer, str) else script.answer(prompt))
         if fault == "wrong_model":

@@ -50,7 +50,7 @@ def test_the_scorecard_of_a_server_is_that_of_the_model(world: Path, tmp_path: P
 
 def test_an_adapter_that_the_server_does_not_serve_is_refused(world: Path) -> None:
     sampler = {"url": "http://127.0.0.1:9/v1", "model": "base"}
-    with pytest.raises(ValidationError, match="sampler.adapter"):
+    with pytest.raises(ValidationError, match=r"sampler\.adapter"):
         settings(world, sampler=sampler)
     with pytest.raises(ValidationError, match="leave `before` out"):
         settings(world, adapter=None, before="x", sampler=sampler)

@@ -59,9 +59,11 @@ def test_the_demo_model_answers_the_same_on_a_server_and_here(tmp_path: Path) ->
     groups = [(tiny_image(number), QUESTIONS) for number in range(2)]
     engine = AnswerEngine(load_vlm(DEMO, dtype="float32"), max_new_tokens=24)
     here = list(engine.answer(groups))
-    with serving_model(DEMO, {"base": None}) as running:
-        with open_served(sampler(running), tmp_path, load=refuse, max_new_tokens=24) as served:
-            there = list(served.answer(groups))
+    with (
+        serving_model(DEMO, {"base": None}) as running,
+        open_served(sampler(running), tmp_path, load=refuse, max_new_tokens=24) as served,
+    ):
+        there = list(served.answer(groups))
     assert [(one.id, one.text, one.truncated) for one in there] == [(one.id, one.text, one.truncated) for one in here]
     for mine, other in zip(here, there, strict=True):
         assert other.margin == pytest.approx(mine.margin, abs=1e-3)
@@ -182,7 +184,7 @@ def test_a_server_without_log_probs_is_found_out(tiny: Path, tmp_path: Path) -> 
 
 def test_a_wrong_name_or_address_is_told_before_work(server: ChatServer) -> None:
     assert check_served(sampler(server)) is True
-    with pytest.raises(UserError, match="not_found|server_error|disconnected|unreachable") as error:
+    with pytest.raises(UserError, match="gives no answer for this name") as error:
         check_served(sampler(server, adapter="tunde", retries=0))
     assert "tunde" in error.value.message
     with pytest.raises(UserError, match="unreachable"):
