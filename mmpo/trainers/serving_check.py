@@ -115,15 +115,23 @@ def compare(vlm: VLM, picture: Image.Image, replies: list[tuple[str, ChatReply]]
         with vlm.adapter_off():
             ((alone, _),) = response_logps(vlm, messages, [picture], texts)
         said = [token.logp for token in reply.tokens or ()]
+        if len(said) not in (tokens, tokens + 1):  # the text is spelled in other tokens than it was written in
+            continue
         lengths.append(tokens)
         served.append(sum(said[:tokens]) / tokens)  # an end token may follow those of the text
         ours.append(logp / tokens)
         base.append(alone / tokens)
 
+    if not lengths:
+        raise UserError(
+            f"{name}: the texts of the server have other numbers of tokens here, so nothing can be compared",
+            hint="is it the same model? One that writes gibberish is also found like this",
+        )
+
     def apart(one: list[float], other: list[float]) -> float:
         return sum(abs(a - b) for a, b in zip(one, other, strict=True)) / len(one)
 
-    return ServedCheck(name, len(replies), sum(lengths), apart(served, ours), apart(served, base), apart(ours, base))
+    return ServedCheck(name, len(lengths), sum(lengths), apart(served, ours), apart(served, base), apart(ours, base))
 
 
 def _answers(chat: ServerChat, picture: bytes) -> list[tuple[str, ChatReply]]:

@@ -40,9 +40,12 @@ def test_the_scorecard_of_a_server_is_that_of_the_model(world: Path, tmp_path: P
         card = evaluate(served(world, server, retries=0), tmp_path / "there")
         assert before and len(answers_in(tmp_path / "there")) == len(answers_in(tmp_path / "here"))
     assert said(tmp_path / "there") == said(tmp_path / "here")
-    values = lambda made: [(row.metric, row.split, row.before and row.before.value, row.after.value)  # noqa: E731
-                           for row in made.rows]  # fmt: skip
-    assert values(card) == values(here)
+    numbers = [
+        {(row.metric, row.split): (row.before and row.before.value, row.after.value) for row in made.rows}
+        for made in (card, here)
+    ]
+    assert {name for name, _ in numbers[1].keys() - numbers[0].keys()} <= {"AUROC"}, "yes is no likely word of this model"
+    assert len(numbers[0]) > 10 and all(numbers[1][name] == value for name, value in numbers[0].items())
     assert card.adapter == "tuned" and any("from a server" in line for line in card.conventions)
     p_yes = [row["p_yes"] for row in answers_in(tmp_path / "there") if row["p_yes"] is not None]
     assert Scorecard.read(tmp_path / "there" / "scorecard.json").compared and all(0 <= p <= 1 for p in p_yes)
