@@ -45,7 +45,7 @@ def check_served(sampler: SamplerSettings) -> bool:
 def gives_log_probs(chat: ServerChat) -> bool:
     """Ask for a word; True if log-probs come with it. Raises `UserError` where none comes."""
     for top in (TOP, 0):
-        (reply,) = chat.replies([ChatRequest.ask(_PROBE, max_tokens=4, top_logprobs=top)])
+        reply = next(chat.replies([ChatRequest.ask(_PROBE, max_tokens=4, top_logprobs=top)]))
         if isinstance(reply, ChatReply):
             return bool(reply.tokens and reply.tokens[0].top)
         if reply.reason == "empty_reply":

@@ -188,7 +188,7 @@ class ServedAnswerer:
         """The answers of one request. What failed for a reason that may pass is asked once more, with all its tries."""
         self._asked += 1
         if isinstance(reply, Quarantined) and reply.reason not in LASTING:
-            (reply,) = chat.replies([request])
+            reply = next(chat.replies([request]))
         key = request_key(chat.identity, request)
         if isinstance(reply, Quarantined) and reply.reason != "empty_reply":
             self._failed += 1
