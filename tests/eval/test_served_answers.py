@@ -44,7 +44,7 @@ def test_the_scorecard_of_a_server_is_that_of_the_model(world: Path, tmp_path: P
         {(row.metric, row.split): (row.before and row.before.value, row.after.value) for row in made.rows}
         for made in (card, here)
     ]
-    assert {name for name, _ in numbers[1].keys() - numbers[0].keys()} <= {"AUROC"}, "yes is no likely word of this model"
+    assert {name for name, _ in numbers[1].keys() - numbers[0].keys()} <= {"AUROC"}, "yes is no likely word here"
     assert len(numbers[0]) > 10 and all(numbers[1][name] == value for name, value in numbers[0].items())
     assert card.adapter == "tuned" and any("from a server" in line for line in card.conventions)
     p_yes = [row["p_yes"] for row in answers_in(tmp_path / "there") if row["p_yes"] is not None]
