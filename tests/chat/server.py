@@ -26,8 +26,9 @@ from typing import Any
 
 from mmpo.chat import ChatSettings
 
-FAULTS = ("429", "500", "hang", "truncated_json", "cut_body", "nonsense", "disconnect", "reset", "drip")
-"""Faults that pass: a patient client gets its reply at a later attempt. There are also `400`, `401`, `404`,
+FAULTS = ("429", "500", "hang", "truncated_json", "cut_body", "nonsense", "disconnect")
+"""Faults that pass: a patient client gets its reply at a later attempt. So do `reset` (a connection that is torn down)
+and `drip` (a body that never ends). There are also `400`, `401`, `404`,
 `wrong_model`, `empty`, `filtered` and `length`, which don't.
 """
 
