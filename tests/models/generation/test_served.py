@@ -125,7 +125,7 @@ def test_samples_of_one_request_or_of_many(tiny: Path, tmp_path: Path, several: 
     assert len(set(seeds)) == len(seeds)
 
 
-def test_every_fault_that_passes_loses_no_row(tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+def test_every_fault_that_passes_loses_no_row(tmp_path: Path, caplog: pytest.LogCaptureFixture,
                                                monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
     monkeypatch.setenv("SAMPLER_KEY", KEY)
     caplog.set_level(logging.DEBUG)
@@ -138,13 +138,14 @@ def test_every_fault_that_passes_loses_no_row(tiny: Path, tmp_path: Path, caplog
         number = int(prompt.split()[1].rstrip("?"))
         return faults[number % len(faults)] if attempt <= 1 + number % 2 else None
 
-    with serving_model(tiny / "model", {"base": None}, fault=fault) as running:
+    with ChatServer(lambda prompt: f"{prompt} Yes.", fault, model="base") as running:
         patient = sampler(running, timeout=3.0, api_key_env="SAMPLER_KEY", retries=4)
         with open_served(patient, tmp_path, load=refuse, max_new_tokens=4) as served:
             answers = list(served.answer([(tiny_image(0), questions)]))
         assert running.most_at_once <= 64
         assert max(running.attempts.values()) <= 3
     assert [one.id for one in answers] == [str(number) for number in range(24)]
+    assert [one.text for one in answers] == [f"{question} Yes." for question in questions]
     assert not any(one.failed for one in answers) and not (tmp_path / "errors.jsonl").exists()
     assert {header["authorization"] for header in running.headers} == {f"Bearer {KEY}"}
     left = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file()) + caplog.text
