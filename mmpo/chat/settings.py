@@ -6,7 +6,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from mmpo.errors import UserError
 from mmpo.settings import Settings
+
+RECORDED = "recorded"
+"""The context in which settings are read back from a record (`deciding`), which keeps no address of a server."""
 
 
 class ServerAccess(Settings):
@@ -82,7 +86,7 @@ class ChatSettings(ServerAccess):
     @classmethod
     def _address(cls, value: str | None, info: ValidationInfo) -> str | None:
         backend = info.data.get("backend")
-        if backend == "server" and value is None:
+        if backend == "server" and value is None and info.context != RECORDED:
             raise ValueError("a server needs an address, for example http://127.0.0.1:8000/v1")
         if backend == "local" and value is not None:
             raise ValueError("a local model has no address; leave it out, or set `backend: server`")
@@ -93,7 +97,7 @@ class SamplerSettings(ServerAccess):
     """The server that answers in place of the model in this process: any OpenAI-compatible one that sees pictures."""
 
     backend: Literal["server"] = Field("server", description="vLLM, SGLang, `transformers serve` or the like.")
-    url: str = Field(min_length=1, description="Its address, e.g. http://127.0.0.1:8000/v1.")
+    url: str | None = Field(None, validate_default=True, description="Its address, e.g. http://127.0.0.1:8000/v1.")
     model: str = Field(min_length=1, description="The name that the server gives the model without adapter.")
     adapter: str | None = Field(
         None, min_length=1, description="The name that the server gives the adapter; evaluations ask it for `after`."
@@ -112,6 +116,13 @@ class SamplerSettings(ServerAccess):
         "more ends the build. An evaluation needs them all.",
     )
 
+    @field_validator("url")
+    @classmethod
+    def _has_address(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.context != RECORDED:
+            raise ValueError("a server needs an address, for example http://127.0.0.1:8000/v1")
+        return value
+
     @property
     def names(self) -> list[str]:
         """The models that are asked, as the server calls them."""
@@ -119,6 +130,8 @@ class SamplerSettings(ServerAccess):
 
     def chat(self, name: str) -> ChatSettings:
         """The settings of a chat with the model that the server calls `name`."""
+        if self.url is None:
+            raise UserError(f"{name}: the address of its server is not in the record of an earlier build")
         shared = {key: getattr(self, key) for key in ServerAccess.model_fields}
         shared["accept_models"] = [*self.accept_models, f"{name}@main"]  # as `transformers serve` writes it
         return ChatSettings(backend="server", base_url=self.url, model=name, **shared)
