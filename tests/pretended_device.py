@@ -17,8 +17,10 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -66,23 +68,24 @@ class PretendedDevice(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
-        self._functions = _Functions()
 
     @property
     def total(self) -> int:
         return sum(self.waits.values())
 
     def __enter__(self) -> PretendedDevice:
-        # Views of tensors that are older than the block can't be wrapped in inference mode.
-        self._inference, torch.inference_mode = torch.inference_mode, torch.no_grad  # type: ignore[misc,assignment]
-        self._functions.__enter__()
-        super().__enter__()
+        with ExitStack() as stack:
+            # Views of tensors that are older than the block can't be wrapped in inference mode.
+            stack.enter_context(patch.object(torch, "inference_mode", torch.no_grad))
+            stack.enter_context(patch.object(torch, "is_autocast_enabled", _autocast))  # knows real devices alone
+            stack.enter_context(_Functions())
+            super().__enter__()
+            self._around = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> None:
-        torch.inference_mode = self._inference  # type: ignore[misc]
         super().__exit__(*error)
-        self._functions.__exit__(*error)
+        self._around.close()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _computed(func, args, kwargs or {}, self)
@@ -128,6 +131,13 @@ class _Functions(TorchFunctionMode):
         if isinstance(index, tuple):
             return tuple(self._index(one) for one in index)
         return torch.tensor(index).to(DEVICE) if isinstance(index, list) else index
+
+
+_is_autocast_enabled = torch.is_autocast_enabled
+
+
+def _autocast(kind: str = "cpu") -> bool:
+    return kind != DEVICE.type and _is_autocast_enabled(kind)
 
 
 def _is_there(value: Any) -> bool:
