@@ -3,7 +3,7 @@
     python benchmarks/gpu.py [--sizes 1b 7b] [--json OUT]
     python benchmarks/gpu.py --quick --device cpu       # a toy size, to see that it runs
 
-1. Exactness. Every way to attend to a tree (plain, dense, flex, varlen) against ordinary rows: the mean difference of a
+1. Exactness. Every way to attend to a tree (plain, flex, varlen) against ordinary rows: the mean difference of a
    token's log-prob; a way that this machine can't do says why. Shared answers against `generate`, one by one; and
    whether a sample is the same alone as in a batch.
 2. Speed, models of random weights. Answers: 36 questions about two images, the engine beside `generate` one by one.
@@ -40,7 +40,7 @@ from mmpo.models.families.prompts import process_images
 from mmpo.models.families.vision import encode_images
 from mmpo.models.generation.answer import AnswerEngine
 from mmpo.models.scoring.score import PairScorer
-from mmpo.models.tree.layout import AttentionBackend
+from mmpo.models.tree.backends import Attention
 from tests.models.pairs import pair_batch
 from tests.tiny import tiny_image
 
@@ -55,7 +55,7 @@ def attention_differences(make: Callable[[], VLM]) -> dict[str, float | str]:
     with torch.no_grad():
         expected = PairScorer(vlm, sharing="off", reference="none")(batch).chosen
         found: dict[str, float | str] = {}
-        for name in get_args(AttentionBackend):
+        for name in get_args(Attention)[1:]:  # without "auto"
             try:
                 logps = PairScorer(vlm, sharing="on", reference="none", attention=name)(batch).chosen.policy
                 found[name] = ((logps - expected.policy).abs().sum() / expected.mask.sum()).item()

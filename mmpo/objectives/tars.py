@@ -88,10 +88,7 @@ def own_states(asked: Sequence[tuple[ResponseLogps, str]]) -> list[list[Tensor]]
         places = [row.nonzero().flatten() for row in flat.view(mask.shape)]
         whole = all(not len(own) or int(own[-1]) + 1 == len(own) for own in places)  # nothing but padding is left out
         found.append(
-            [
-                row[: len(own)] if whole else row[own.to(row.device)]
-                for row, own in zip(states, places, strict=True)
-            ]
+            [row[: len(own)] if whole else row[own.to(row.device)] for row, own in zip(states, places, strict=True)]
         )
     return found
 
