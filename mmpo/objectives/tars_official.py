@@ -89,7 +89,9 @@ def _hinge(pairs: PairLogps, margin: float, average: bool) -> Tensor:
     """L_f of each pair, [b]."""
 
     asked = [(pairs.view(CHOSEN), "policy"), (pairs.chosen, "reference"), (pairs.rejected, "reference")]
-    states = [(ours, w.detach(), l.detach()) for ours, w, l in zip(*own_states(asked), strict=True)]
+    states = [
+        (ours, chosen.detach(), rejected.detach()) for ours, chosen, rejected in zip(*own_states(asked), strict=True)
+    ]
     if average:
         return torch.stack([_trimmed(*of_pair, margin) for of_pair in states])
     longest = max(

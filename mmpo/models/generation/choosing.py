@@ -41,9 +41,9 @@ class Greedy:
 class TokenSampler:
     """Temperature and nucleus sampling by the Gumbel-max trick: argmax(log p + Gumbel noise) is a sample from p.
 
-    Noise is a function of the row's `seeds` entry, the step and the token: on a CPU from one generator per row, one draw
-    per step, elsewhere made on the device (`hashed_exponentials`). Rounding moves a
-    choice only where two perturbed scores are that close, not at every boundary of a cumulative sum. With `top_p` a
+    Noise is a function of the row's `seeds` entry, the step and the token: on a CPU from one generator per row, one
+    draw per step, elsewhere made on the device (`hashed_exponentials`). Rounding moves a choice only where two
+    perturbed scores are that close, not at every boundary of a cumulative sum. With `top_p` a
     token is kept while the likelier ones hold less than `top_p` of the mass (Holtzman et al. 2020, section 3.1).
     A row whose seed is None is not sampled: it takes the likeliest token, as `Greedy` does.
     """
