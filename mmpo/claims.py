@@ -49,9 +49,7 @@ def shared_out(
     if team is None:
         yield from left
         return
-    left = left[team.share :: team.shares] + [
-        number for place, number in enumerate(left) if place % team.shares != team.share
-    ]
+    left.sort(key=lambda number: (number - team.share) % team.shares)  # the own share, then the next one's
     while left:
         waiting = []
         for number in left:
