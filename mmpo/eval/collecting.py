@@ -15,7 +15,7 @@ from mmpo.eval.answers import AnswerCache, AnswerLog, answer_key, folder_fingerp
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Request, Response
 from mmpo.eval.settings import EvalSettings
-from mmpo.files.atomic import read_json, write_json
+from mmpo.files.atomic import read_json, write_json, write_text
 from mmpo.models.folder import check_adapter
 from mmpo.progress import task
 from mmpo.team import all_logs, current, own_log
@@ -30,6 +30,8 @@ Keys = Mapping[tuple[ModelState, Request], str]
 
 ENGINE = "engine.json"
 CLAIMS = "asking"
+ASKED = ".asked"
+"""In the folder of an evaluation: how many answers there will be."""
 BLOCK = 32
 """Pictures that are asked about together, by one member of a team; batches are formed within. It decides the last
 digits of probabilities, so that they don't depend on who asks."""
@@ -135,6 +137,7 @@ def collect_responses(requests: Sequence[Request], pictures: Pictures, model: As
                     answers.add({**cache[key], **_names(state, request)})
             every[state] = list(wanted.values())
         if any(keys[state, request] not in answers for state, requests in every.items() for request in requests):
+            write_text(run_dir / ASKED, f"{sum(map(len, every.values()))}\n")
             _ask_model(every, keys, pictures, model, answers, cache, own_log(run_dir / ENGINE))
         if current() is not None:
             remove_claims(run_dir / CLAIMS)
