@@ -75,5 +75,5 @@ def made_in(step: Path) -> dict[str, str]:
     return {
         str(path.relative_to(step)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(step.rglob("*"))
-        if path.is_file() and path.name not in ("step.json", "engine.json")
+        if path.is_file() and path.name != "step.json" and not path.name.startswith("engine.")
     }
