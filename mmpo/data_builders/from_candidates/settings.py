@@ -26,6 +26,12 @@ def read_maker(value: Any) -> Any:
     return makers[name].settings.model_validate(given)
 
 
+def needs_classes(maker: str) -> str:
+    """What is wrong with this maker and claims in words."""
+    able = ", ".join(sorted(name for name, one in load_makers().items() if not one.settings.needs_classes))
+    return f"the maker `{maker}` works with classes, and `claims: text` has none: take one of {able}"
+
+
 AnyMaker = Annotated[SerializeAsAny[MakerSettings], BeforeValidator(read_maker)]
 
 
@@ -38,7 +44,7 @@ class PairsFromCandidatesSettings(ModelLoading):
     )
     pairs: AnyMaker = Field(description="How pairs are made: a maker by name, or {maker: NAME, …} with its settings.")
     sources: list[str] | None = Field(
-        None,
+        default=None,
         min_length=1,
         description="Believe these of the candidates' sources alone (`self`, `detector`, `detector-2`, …): their "
         "verdicts are combined anew. Left out: all of them.",
