@@ -1,4 +1,4 @@
-"""One process at a time in a folder: a file in it (or beside it) that says who works there.
+"""One process at a time in a folder, or one team: a file in it (or beside it) that says who works there.
 
     runs/mine/.mmpo-lock      {"owner": …, "pid": …, "host": …, "since": …, "command": …}
 
@@ -6,7 +6,8 @@ The file is made with O_EXCL and never through a link. While it is held, a threa
 stale, and taken over, where its process is dead (by number *and* start, so that a reused number is not mistaken),
 or, for one of another machine, if it was not touched for `SILENT` seconds. Who takes over holds the kernel's lock
 on the file meanwhile and looks again first: of two that try, one gets it. Several ranks of one launch count as one:
-rank 0 holds the lock.
+rank 0 holds the lock. Members of one team (`mmpo.team`) hold it together: the others stand under `with`. Among
+themselves they claim pieces of work by files of the same kind (`claimed`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -31,6 +32,7 @@ from mmpo.errors import UserError
 from mmpo.files import owners
 from mmpo.files.atomic import remove_leftovers
 from mmpo.runs import is_main_process
+from mmpo.team import Team, current
 
 try:
     import fcntl
@@ -46,6 +48,7 @@ SILENT = 120.0
 """Seconds without a touch after which a lock of another machine is stale."""
 PATIENCE = 5.0
 """Seconds to wait for a process that is just now making or taking the lock."""
+CLAIM = ".claim"
 UMASK = "MMPO_UMASK"
 
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTSUP, errno.ENOSYS)
@@ -55,16 +58,20 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class _Held(UserError):
+    """Another living process has it."""
+
+
 @contextmanager
 def locked(folder: str | Path, *, beside: bool = False) -> Iterator[str | None]:
     """Hold `folder` for the length of the block; the lock is in it, or `beside` it where the folder is yet to be made.
     Yields who held it before and died, for `announce`, once what that one left half-written is removed.
 
-    Raises UserError where another living process holds it. A folder that can't be written into is not locked: nothing
-    can go wrong in it.
+    Raises UserError where another living process holds it that is not of this one's team. A folder that can't be
+    written into is not locked: nothing can go wrong in it.
     """
     folder = Path(folder)
-    mine = _ours()
+    mine = _ours(current())
     made = not beside and not folder.exists()
     path, before = None, None
     if is_main_process():
@@ -75,7 +82,7 @@ def locked(folder: str | Path, *, beside: bool = False) -> Iterator[str | None]:
     if before is not None:
         remove_leftovers(path.parent, folder.resolve().name if beside else None, deep=not beside)
     stop = threading.Event()
-    threading.Thread(target=_beat, args=(path, mine["owner"], stop), name="mmpo-lock", daemon=True).start()
+    threading.Thread(target=_beat, args=(path, mine, stop), name="mmpo-lock", daemon=True).start()
     try:
         yield before
     finally:
@@ -108,6 +115,28 @@ def in_own_folder(work: Callable[P, R]) -> Callable[P, R]:
 
 
 @contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """True if making `path` is up to this process for the length of the block; False if another one is at it. A claim
+    whose owner died, or fell silent on another machine, is taken over. Should the silent one still live, both make
+    `path`, so that has to be harmless."""
+    file = path.with_name(f".{path.name}{CLAIM}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    mine = _ours()
+    try:
+        _take(file, path, mine)
+    except _Held:
+        yield False
+        return
+    stop = threading.Event()
+    threading.Thread(target=_beat, args=(file, mine, stop, False), name="mmpo-claim", daemon=True).start()
+    try:
+        yield True
+    finally:
+        stop.set()
+        _give_back(file, mine["owner"])
+
+
+@contextmanager
 def private_files() -> Iterator[None]:
     """Inside the block, files are made for their owner alone (600, folders 700), by libraries too, for runs hold
     pictures, answers and reports. MMPO_UMASK=027, say, shares them with the group. Raises UserError where it is no
@@ -126,8 +155,9 @@ def private_files() -> Iterator[None]:
         os.umask(before)
 
 
-def _ours() -> dict[str, Any]:
+def _ours(team: Team | None = None) -> dict[str, Any]:
     return {
+        **({} if team is None else {"team": team.name}),
         "owner": owners.tag(),
         "pid": os.getpid(),
         "host": socket.gethostname(),
@@ -161,7 +191,7 @@ def _acquired(folder: Path, beside: bool, mine: dict[str, Any]) -> tuple[Path | 
 
 
 def _take(path: Path, folder: Path, mine: dict[str, Any]) -> str | None:
-    """Make the lock ours. Returns who had it, if it was stale. Raises UserError if it is held."""
+    """Make the lock ours, or ours too. Returns who had it, if it was stale. Raises UserError if it is held."""
     deadline = time.monotonic() + PATIENCE
     while True:
         handle, new = _open(path)
@@ -174,12 +204,11 @@ def _take(path: Path, folder: Path, mine: dict[str, Any]) -> str | None:
             if not new and before is None and time.monotonic() < deadline and _age(handle, path) < PATIENCE:
                 time.sleep(0.02)  # just made by someone who has not written yet
                 continue
-            if before is not None and _in_use(before, handle, path):
-                raise _held(folder, before)
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(mine).encode() + b"\n", 0)
-            os.fsync(handle)
-            return None if before is None else _who(before)
+            others = [] if before is None else _living(before, handle, path)
+            if others and not _together(mine, others[0]):
+                raise _held(folder, others[0])
+            _write(handle, [*others, mine])
+            return None if before is None or others else _who(before)
         finally:
             os.close(handle)
 
@@ -222,7 +251,7 @@ def _still_there(handle: int, path: Path) -> bool:
 
 def _read(handle: int) -> dict[str, Any] | None:
     """The record in the lock file; None if it is empty, {} if it is unreadable."""
-    text = os.pread(handle, 4096, 0)
+    text = os.pread(handle, 1 << 20, 0)
     if not text:
         return None
     try:
@@ -232,10 +261,39 @@ def _read(handle: int) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {}
 
 
-def _in_use(holder: dict[str, Any], handle: int, path: Path) -> bool:
-    owner = holder.get("owner")
-    alive = owners.lives(owner) if isinstance(owner, str) else None
-    return _age(handle, path) < SILENT if alive is None else alive
+def _write(handle: int, holders: Sequence[dict[str, Any]]) -> None:
+    """The first holder, and under `with` the other members of its team."""
+    first, *others = holders
+    record = {**first, "with": others} if others else first
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(record).encode() + b"\n", 0)
+    os.fsync(handle)
+
+
+def holders_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Everyone who holds the lock with this record."""
+    others = record.get("with")
+    first = {key: value for key, value in record.items() if key != "with"}
+    return [first, *(one for one in others if isinstance(one, dict))] if isinstance(others, list) else [first]
+
+
+def _together(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return one.get("team") is not None and one.get("team") == other.get("team")
+
+
+def _living(record: dict[str, Any], handle: int, path: Path) -> list[dict[str, Any]]:
+    """The holders that live, as far as can be known: those of other machines if any of them touched it lately."""
+    found = []
+    touched: bool | None = None
+    for holder in holders_of(record):
+        owner = holder.get("owner")
+        alive = owners.lives(owner) if isinstance(owner, str) else None
+        if alive is None:
+            touched = _age(handle, path) < SILENT if touched is None else touched
+            alive = touched
+        if alive:
+            found.append(holder)
+    return found
 
 
 def _age(handle: int, path: Path) -> float:
@@ -258,18 +316,22 @@ def _who(holder: dict[str, Any]) -> str:
         f"{plain('command', '?')})"  # fmt: skip
 
 
-def _held(folder: Path, holder: dict[str, Any] | None) -> UserError:
+def _held(folder: Path, holder: dict[str, Any] | None) -> _Held:
     who = _who(holder or {})
-    return UserError(f"{folder} is in use by {who}", hint="wait until it ends, or take another folder")
+    return _Held(f"{folder} is in use by {who}", hint="wait until it ends, or take another folder")
 
 
-def _beat(path: Path, owner: str, stop: threading.Event) -> None:
+def _beat(path: Path, mine: dict[str, Any], stop: threading.Event, ends: bool = True) -> None:
+    """Touch the lock until told to `stop`. Once another has taken it over, the process stops, if it `ends` with its
+    lock."""
     while not stop.wait(BEAT):
         with suppress(OSError):
             handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
             try:
                 holder = _read(handle)
-                if holder is not None and holder.get("owner") != owner:
+                if holder is not None and mine["owner"] not in _owners(holder) and not _together(mine, holder):
+                    if not ends:
+                        return
                     log.error("%s was taken over by %s while this one was silent; it stops", path, _who(holder))
                     caught = callable(signal.getsignal(signal.SIGINT))  # as Ctrl-C; not where that is ignored
                     signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT if caught else signal.SIGTERM)
@@ -279,12 +341,21 @@ def _beat(path: Path, owner: str, stop: threading.Event) -> None:
                 os.close(handle)
 
 
+def _owners(record: Mapping[str, Any]) -> list[Any]:
+    return [holder.get("owner") for holder in holders_of(record)]
+
+
 def _give_back(path: Path, owner: str) -> None:
     with suppress(OSError):
         handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
         try:
             _alone(handle, time.monotonic() + PATIENCE)
-            if (_read(handle) or {}).get("owner") == owner and _still_there(handle, path):
-                os.unlink(path)
+            holders = holders_of(_read(handle) or {})
+            others = [holder for holder in holders if holder.get("owner") != owner]
+            if len(others) < len(holders) and _still_there(handle, path):
+                if others:
+                    _write(handle, others)
+                else:
+                    os.unlink(path)
         finally:
             os.close(handle)

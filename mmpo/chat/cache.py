@@ -18,6 +18,7 @@ from typing import Any
 from mmpo.chat.protocol import ChatReply
 from mmpo.files.atomic import seal_row, sound
 from mmpo.outside import json_of
+from mmpo.team import all_logs, own_log
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +29,19 @@ class ReplyCache:
     """The replies in `path`; without a path nothing is kept. Only places are held in memory, not texts."""
 
     def __init__(self, path: str | Path | None) -> None:
-        self.path = None if path is None else Path(path)
+        shared = None if path is None else Path(path)
+        self.path = None if shared is None else own_log(shared)
         self.damaged = 0
-        self._places: dict[str, tuple[int, int]] = {}
+        self._places: dict[str, tuple[int, int, int]] = {}
         self._lock = threading.Lock()
         self._file: int | None = None
-        if self.path is not None:
+        self._files: list[int] = []
+        if shared is not None and self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, _FLAGS, 0o600)
-            self._index(self.path)
+            for one in all_logs(shared):
+                self._files.append(self._file if one == self.path else os.open(one, os.O_RDONLY))
+                self._index(one, self._files[-1])
 
     def __len__(self) -> int:
         return len(self._places)
@@ -47,8 +52,9 @@ class ReplyCache:
         if place is None or self._file is None:
             return None
         with self._lock:
-            os.lseek(self._file, place[0], os.SEEK_SET)
-            row = json_of(os.read(self._file, place[1]), halves=True)
+            file, start, length = place
+            os.lseek(file, start, os.SEEK_SET)
+            row = json_of(os.read(file, length), halves=True)
         return ChatReply(row["text"], row["truncated"], row["model"], cached=True)
 
     def put(self, key: str, identity: str, reply: ChatReply, usage: dict[str, int] | None = None) -> None:
@@ -69,25 +75,26 @@ class ReplyCache:
             _write(self._file, line)
             os.fsync(self._file)
             end = os.lseek(self._file, 0, os.SEEK_CUR)
-            self._places[key] = (end - len(line), len(line))
+            self._places[key] = (self._file, end - len(line), len(line))
 
     def close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
+        for file in self._files:
+            os.close(file)
+        self._file, self._files = None, []
 
-    def _index(self, path: Path) -> None:
+    def _index(self, path: Path, descriptor: int) -> None:
         start, last = 0, b"\n"
         with open(path, "rb") as file:
             for line in file:
                 key = _key_of(line)
                 if key is not None:
-                    self._places[key] = (start, len(line))
+                    self._places[key] = (descriptor, start, len(line))
                 elif line.strip():
                     self.damaged += 1
                 start, last = start + len(line), line
-        if not last.endswith(b"\n"):  # a killed process left half a line: the next reply begins on a line of its own
-            _write(self._file, b"\n")
+        if path == self.path and not last.endswith(b"\n"):
+            # a killed process left half a line: the next reply begins on a line of its own
+            _write(descriptor, b"\n")
         if self.damaged:
             log.warning("%s: %d damaged lines are skipped; what they held is asked again", path, self.damaged)
 

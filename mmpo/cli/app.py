@@ -180,3 +180,20 @@ ResumeOption = Annotated[
         help="Continue the latest runs/NAME-… of this recipe (or the one in --out) instead of a new one.",
     ),
 ]
+WorkersOption = Annotated[
+    int,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=1,
+        help="Share the work among N processes of this machine, a GPU each where there are GPUs.",
+    ),
+]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--shard",
+        metavar="I/N",
+        help="Work on one folder from N machines or jobs: start the same command with 1/N to N/N.",
+    ),
+]

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmpo import plugins, progress
+from mmpo.claims import alone
 from mmpo.cli import console
 from mmpo.cli.app import Failed, Interrupted, debugging
 from mmpo.cli.demo_world import WORLD, DemoWorld
 from mmpo.cli.logs import logging_to, quiet_libraries
 from mmpo.cli.summaries import after_everything, print_rounds, print_summary
+from mmpo.cli.workers import end_with_first_worker, helped, is_helper, team_for
 from mmpo.errors import UserError
 from mmpo.locks import announce, locked, private_files
 from mmpo.pipeline import open_run
@@ -27,6 +29,7 @@ from mmpo.rounds import MERGE, PlannedStep, finished_sections, last_round, plann
 from mmpo.run_log import RUN
 from mmpo.runs import RunFolder, choose_folder, is_main_process
 from mmpo.storage import storage_error
+from mmpo.team import Team, working_in
 
 TITLES = {
     "build": "building pairs",
@@ -41,6 +44,8 @@ NEXT = {
     "train": "train on the pairs",
     "eval": "measure what changed",
 }
+SHARED = ("build", "eval")
+"""Sections whose work the members of a team share out."""
 logger = logging.getLogger(RUN)
 
 
@@ -54,16 +59,22 @@ def run_recipe(
     demo: DemoWorld | None = None,
     typed: Sequence[str] | None = None,
     source: RecipeSource | None = None,
+    workers: int = 1,
+    shard: str | None = None,
 ) -> None:
     """Run one section of a recipe (all, where None), print what each made, and end with what to do next.
 
     `source` is the recipe itself where it is not to be read.
+    `workers` processes of this machine build and evaluate, `shard` (1/8) says that other commands do so as well.
     `typed` is the command without `--out`, for a stopped run to name; left out, it is `mmpo SECTION|run RECIPE …`.
     """
     settings = settings or ()
     demo = demo or DemoWorld()
     source = source or read(recipe_name)
     override(source, settings)
+    team = team_for(source, workers, shard)
+    if shard is not None and out is None:
+        raise UserError("--shard needs the folder that all share", hint="add --out DIR")
     run = RunFolder(choose_folder(str(source.data["name"]), out=out, resume=resume))
     given = demo.names(run.path)
     wanted = (section,) if section else tuple(SECTIONS)
@@ -78,15 +89,17 @@ def run_recipe(
         for warning in warnings:
             console.warn(warning)
     typed = typed or ["mmpo", section or "run", recipe_name, *_as_options(settings)]
-    again = console.command_line(*typed, "--out", run.path)
-    with private_files(), locked(run.path) as before, _session(run, recipe, again, before):
+    sharing = [*(["--workers", workers] if workers > 1 else []), *(["--shard", shard] if shard else [])]
+    again = console.command_line(*typed, "--out", run.path, *sharing)
+    with private_files(), working_in(team), locked(run.path) as before, _session(run, recipe, again, before):
         if is_main_process():
             demo.draw(run, recipe)
         table = None
         for step in chosen:
             if not section and recipe.rounds is not None and step.number > last_round(recipe, run):
                 break  # what the rounds before brought is known by now
-            _run_one(step, recipe)
+            with _sharing(step, team, workers, [recipe_name, *_as_options(settings), "--out", run.path]):
+                _run_one(step, recipe)
             table = write_rounds(recipe, run)
         if table is not None:
             print_rounds(run, table)
@@ -101,6 +114,22 @@ def run_recipe(
 
 def _as_options(settings: Sequence[str]) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
+
+
+@contextmanager
+def _sharing(step: PlannedStep, team: Team | None, workers: int, words: Sequence[object]) -> Iterator[None]:
+    """What a team shares out it does together; everything else is done by one member, while the others wait."""
+    if team is None:
+        yield
+    elif step.section not in SHARED:
+        with alone(step.run.path), working_in(None):
+            yield
+    elif workers == 1 or step.state == "complete":
+        yield
+    else:
+        step.check()
+        with helped(team, workers, [step.section, *words]) as helped_team, working_in(helped_team):
+            yield
 
 
 def _run_one(step: PlannedStep, recipe: Recipe) -> None:
@@ -137,9 +166,11 @@ def _run_one(step: PlannedStep, recipe: Recipe) -> None:
 def _session(run: RunFolder, recipe: Recipe, again: str, before: str | None) -> Iterator[None]:
     """Run folder, log and progress display around the steps; turns Ctrl-C and unforeseen errors into advice. `before`
     is the dead process that held the folder."""
-    if not is_main_process():
+    if is_helper() or not is_main_process():
         # One process of several prints and writes; the others work.
         console.out.quiet = True
+        if is_helper():
+            end_with_first_worker()
         run.path.mkdir(parents=True, exist_ok=True)
         with logging_to(run.path / "run.other-processes.log"):
             yield

@@ -7,7 +7,7 @@
       build_result.json    the result in numbers; written last
 
 Killed and restarted at any moment, a build continues behind its last unit and gives the same bytes. Nobody else works
-in its folder meanwhile.
+in its folder meanwhile but the members of its team (`mmpo.team`): they share the units out, and one writes the pairs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from pydantic import BaseModel
 
 import mmpo
+from mmpo.claims import alone
 from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairWriter
 from mmpo.data_builders.units import RESULT, Advance, Units, Work, check_source, check_sums, count_table, finish_units
@@ -142,14 +143,21 @@ def run(settings: S, run_dir: Path, kind: Callable[[S, Path], Builder[S, T, R]])
     sources = builder.plan()
     check_source(run_dir, builder.source(), builder.called)
     if (run_dir / RESULT).exists():
-        before: R = builder.result.model_validate(read_json(run_dir / RESULT))
-        return before
+        return _result(builder)
     size: int = builder.recipe["shard_size"]
     units = Units(sources, finish_units(run_dir / "units", sources, size, builder.label, builder.open))
-    result = assemble(builder, units, {name: run_dir / name for name in builder.folders})
-    write_json(run_dir / RESULT, result.model_dump(mode="json"))
+    with alone(run_dir):
+        if (run_dir / RESULT).exists():  # another member of the team was quicker
+            return _result(builder)
+        result = assemble(builder, units, {name: run_dir / name for name in builder.folders})
+        write_json(run_dir / RESULT, result.model_dump(mode="json"))
     logger.info("%s", count_table(result.counts))
     return result
+
+
+def _result(builder: Builder[S, T, R]) -> R:
+    found: R = builder.result.model_validate(read_json(builder.run_dir / RESULT))
+    return found
 
 
 def assemble(builder: Builder[S, T, R], units: Units[T], folders: Mapping[str, Path]) -> R:

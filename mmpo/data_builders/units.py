@@ -6,11 +6,12 @@ import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from mmpo.claims import remove_claims, shared_out
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import UserError
 from mmpo.files.atomic import read_json, read_sealed, remove_leftovers, write_json, write_sealed
@@ -41,25 +42,43 @@ def finish_units(
     folder: Path, items: Sequence[T], size: int, label: str, begin: Callable[[ExitStack], Work[T]]
 ) -> list[Path]:
     """Make the units of `items` that aren't there yet, `size` items in each; the files of all of them, in order. What
-    the work needs is opened by `begin`, once and only if there is work, and closed with its stack."""
+    the work needs is opened by `begin`, once and only if there is work, and closed with its stack.
+
+    A unit's file follows from the settings, the items and its number alone. In a team (`mmpo.team`) the members share
+    the units out by claims, and each goes on when all are there; a process anywhere that sees `folder` becomes one by
+    running the same build inside `mmpo.team.working_in`."""
     paths = unit_paths(folder, len(items), size)
     parts = [items[number * size : (number + 1) * size] for number in range(len(paths))]
-    todo = [number for number, path in enumerate(paths) if not path.exists()]
-    for path in set(paths) - {paths[number] for number in todo}:
-        read_unit(path)  # damage is found before hours of work
-    if todo:
-        remove_leftovers(folder)
-        with ExitStack() as stack, task(label, total=len(items)) as running:
-            work = begin(stack)
-            running.advance(len(items) - sum(len(parts[number]) for number in todo))
-            done = [path for number, path in enumerate(paths) if number not in set(todo)]
-            made = sum(len(outcome.get("pairs", ())) for outcome in read_outcomes(done))
-            for number in todo:
-                unit = work(number, parts[number], running.advance)
-                made += sum(len(outcome.get("pairs", ())) for outcome in unit["outcomes"])
-                running.advance(0, f"{made:,} pairs" if made else None)
-                write_sealed(paths[number], unit)
+    done = [number for number, path in enumerate(paths) if path.exists()]
+    pairs = sum(_pairs_in(paths[number]) for number in done)  # damage is found before hours of work
+    if len(done) == len(paths):
+        return paths
+    remove_leftovers(folder)
+    with ExitStack() as stack, task(label, total=len(items)) as running:
+        running.advance(sum(len(parts[number]) for number in done))
+
+        def count(more: int, steps: int = 0) -> None:
+            nonlocal pairs
+            pairs += more
+            running.advance(steps, f"{pairs:,} pairs" if pairs else None)
+
+        mine = shared_out(
+            paths,
+            lambda number: paths[number].exists(),
+            lambda number: count(_pairs_in(paths[number]), len(parts[number])),
+        )
+        work = None
+        for number in stack.enter_context(closing(mine)):
+            work = work or begin(stack)
+            unit = work(number, parts[number], running.advance)
+            count(sum(len(outcome.get("pairs", ())) for outcome in unit["outcomes"]))
+            write_sealed(paths[number], unit)
+    remove_claims(folder)
     return paths
+
+
+def _pairs_in(path: Path) -> int:
+    return sum(len(outcome.get("pairs", ())) for outcome in read_outcomes([path]))
 
 
 def read_unit(path: Path) -> dict[str, Any]:

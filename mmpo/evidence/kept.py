@@ -2,7 +2,8 @@
 
     folder/
       identity.json     what the source was; another one is refused
-      findings.jsonl    a line a block of pictures, written when all of them are done
+      findings.jsonl    a line a block of pictures, written when all of them are done; members of a team
+                        (`mmpo.team`) have each their own beside it
 
 A block is there whole or not at all, so what is computed again after a kill is computed in the same batches, and gives
 the same numbers to the last digit.
@@ -21,6 +22,7 @@ from mmpo.errors import UserError
 from mmpo.evidence.records import SourceFinding, SourceFindings
 from mmpo.files.atomic import JsonLines, read_json, seal_row, sound, write_json
 from mmpo.outside import json_of
+from mmpo.team import all_logs, own_log
 
 log = logging.getLogger(__name__)
 
@@ -30,23 +32,23 @@ class FindingStore:
 
     def __init__(self, folder: Path, identity: str, stack: ExitStack) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "findings.jsonl"
+        shared = folder / "findings.jsonl"
+        self._path = own_log(shared)
         _check_identity(folder / "identity.json", identity)
         self._log = stack.enter_context(JsonLines(self._path))
-        self._places: dict[str, list[int]] = {}
+        self._places: dict[str, list[tuple[Path, int]]] = {}
         self._end = 0
-        self._index()
+        for path in all_logs(shared):
+            self._index(path)
 
     def get(self, key: str) -> dict[str, SourceFinding]:
         """What is known about a picture, by class."""
         found: dict[str, SourceFinding] = {}
-        places = self._places.get(key, ())
-        if places:
-            with open(self._path, "rb") as file:
-                for place in places:
-                    file.seek(place)
-                    row = json_of(file.readline(), halves=True)
-                    found |= {name: SourceFinding(*one) for name, one in row["found"][key].items()}
+        for path, place in self._places.get(key, ()):
+            with open(path, "rb") as file:
+                file.seek(place)
+                row = json_of(file.readline(), halves=True)
+                found |= {name: SourceFinding(*one) for name, one in row["found"][key].items()}
         return found
 
     def add(self, block: Mapping[str, SourceFindings]) -> None:
@@ -61,23 +63,24 @@ class FindingStore:
         self._log.append(seal_row({"found": rows}))
         self._log.sync()
         for key in rows:
-            self._places.setdefault(key, []).append(self._end)
+            self._places.setdefault(key, []).append((self._path, self._end))
         self._end = self._path.stat().st_size
 
-    def _index(self) -> None:
-        damaged = 0
-        if self._path.exists():
-            with open(self._path, "rb") as file:
-                for line in file:
-                    row = _row(line)
-                    if row is None:
-                        damaged += 1
-                    else:
-                        for key in row["found"]:
-                            self._places.setdefault(key, []).append(self._end)
-                    self._end += len(line)
+    def _index(self, path: Path) -> None:
+        damaged = end = 0
+        with open(path, "rb") as file:
+            for line in file:
+                row = _row(line)
+                if row is not None:
+                    for key in row["found"]:
+                        self._places.setdefault(key, []).append((path, end))
+                elif path == self._path or line.endswith(b"\n"):  # else another one is writing it
+                    damaged += 1
+                end += len(line)
+        if path == self._path:
+            self._end = end
         if damaged:
-            log.warning("%s: %d damaged lines are skipped; what they held is looked for again", self._path, damaged)
+            log.warning("%s: %d damaged lines are skipped; what they held is looked for again", path, damaged)
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

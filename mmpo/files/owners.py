@@ -15,6 +15,8 @@ from functools import cache
 from pathlib import Path
 
 TAG = r"(?P<place>[0-9a-f]{8})-(?P<pid>\d+)-(?P<start>\d+)"
+TAGGED = re.compile(rf".+\.{TAG}", re.DOTALL)
+"""A name that ends in the tag of its owner."""
 
 
 @cache

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from mmpo.cli.app import DEFAULT, OutOption, RecipeArgument, ResumeOption, SetOption, group
+from mmpo.cli.app import DEFAULT, OutOption, RecipeArgument, ResumeOption, SetOption, ShardOption, WorkersOption, group
 
 
 @group("build").command(DEFAULT)
-def build(recipe: RecipeArgument, set_: SetOption = None, out: OutOption = None, resume: ResumeOption = False) -> None:
+def build(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+    workers: WorkersOption = 1,
+    shard: ShardOption = None,
+) -> None:
     """Make preference pairs: the `build:` section of a recipe.
 
     The pairs are Parquet files in DIR/build/pairs that
@@ -18,7 +25,8 @@ def build(recipe: RecipeArgument, set_: SetOption = None, out: OutOption = None,
 
       mmpo build my.yaml --out runs/mine
       mmpo build my.yaml --set build.limit=100      # try it on a part first
+      mmpo build my.yaml --out runs/mine --workers 8   # docs/scaling.md
     """
     from mmpo.cli.running import run_recipe
 
-    run_recipe(recipe, section="build", settings=set_, out=out, resume=resume)
+    run_recipe(recipe, section="build", settings=set_, out=out, resume=resume, workers=workers, shard=shard)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from mmpo.cli.app import DEFAULT, OutOption, RecipeArgument, ResumeOption, SetOption, group
+from mmpo.cli.app import DEFAULT, OutOption, RecipeArgument, ResumeOption, SetOption, ShardOption, WorkersOption, group
 
 
 @group("eval").command(DEFAULT)
 def evaluate(
-    recipe: RecipeArgument, set_: SetOption = None, out: OutOption = None, resume: ResumeOption = False
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+    workers: WorkersOption = 1,
+    shard: ShardOption = None,
 ) -> None:
     """Measure hallucination before and after: the `eval:` section of a recipe.
 
@@ -18,9 +23,10 @@ def evaluate(
     [bold]Examples[/bold]
 
       mmpo eval my.yaml --out runs/mine
+      mmpo eval my.yaml --out runs/mine --workers 8   # docs/scaling.md
       mmpo eval my.yaml --set eval.adapter=null      # the model alone
       mmpo eval my.yaml --set eval.adapter=runs/mine/train/adapter
     """
     from mmpo.cli.running import run_recipe
 
-    run_recipe(recipe, section="eval", settings=set_, out=out, resume=resume)
+    run_recipe(recipe, section="eval", settings=set_, out=out, resume=resume, workers=workers, shard=shard)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from mmpo.cli.app import OutOption, RecipeArgument, ResumeOption, SetOption, app
+from mmpo.cli.app import OutOption, RecipeArgument, ResumeOption, SetOption, WorkersOption, app
 
 
 @app.command()
-def run(recipe: RecipeArgument, set_: SetOption = None, out: OutOption = None, resume: ResumeOption = False) -> None:
+def run(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    out: OutOption = None,
+    resume: ResumeOption = False,
+    workers: WorkersOption = 1,
+) -> None:
     """Run every section of a recipe: build, train, eval.
 
     Steps that are complete in the run folder are not done again, and a
     stopped step continues where it was: to resume, run the same command on
     the same folder. With `rounds: 3` the sections run three times, each time
-    with the model of the time before.
+    with the model of the time before. With `--workers 8` the pairs are built
+    and the answers given by eight processes; training is one process.
 
     [bold]Examples[/bold]
 
@@ -23,4 +30,4 @@ def run(recipe: RecipeArgument, set_: SetOption = None, out: OutOption = None, r
     """
     from mmpo.cli.running import run_recipe
 
-    run_recipe(recipe, settings=set_, out=out, resume=resume)
+    run_recipe(recipe, settings=set_, out=out, resume=resume, workers=workers)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mmpo
+from mmpo.claims import alone
 from mmpo.data.photos import ListedPhoto, list_photos
 from mmpo.data_builders.candidates.judging import (
     claims_of,
@@ -163,7 +164,9 @@ class CandidateBuild:
         check_source(self.run_dir, self.source(), _CALLED)
         if self.finished:
             return CandidatesMade.model_validate(read_json(self.run_dir / RESULT))
-        if not self.used:
+        with alone(self.run_dir):
+            used = self.used  # the first writes photos.json, which saves the others of a team the looking
+        if not used:
             reasons = ", ".join(f"{count} {why}" for why, count in self.sorted.reasons().items())
             raise UserError(f"{self.settings.images}: no photo can be used ({reasons})")
         size = self.settings.shard_size
@@ -172,11 +175,14 @@ class CandidateBuild:
         found = finish_units(self.run_dir / "findings", self._questions(said), size, "checking claims", self._checking)
         if fitted is None:
             fitted = self.evidence.cuts(_claimed_findings(said, found))
-        result = self._tables(said, found, fitted)
-        if self.settings.pairs is not None:
-            result = self._with_pairs(result, fitted)
-        check_sums(result.counts)
-        write_json(self.run_dir / RESULT, result.model_dump(mode="json"))
+        with alone(self.run_dir):
+            if (self.run_dir / RESULT).exists():  # another member of the team was quicker
+                return CandidatesMade.model_validate(read_json(self.run_dir / RESULT))
+            result = self._tables(said, found, fitted)
+            if self.settings.pairs is not None:
+                result = self._with_pairs(result, fitted)
+            check_sums(result.counts)
+            write_json(self.run_dir / RESULT, result.model_dump(mode="json"))
         logger.info("%s", count_table(result.counts))
         return result
 
