@@ -4,7 +4,8 @@ after.
     python benchmarks/whole_run.py --out DIR [--quick] [--share 0.1] [--steps 22] [--threads N] [--json OUT]
 
 mmpo's side is the recipe of `mmpo demo`, section by section. (Some settings differ: the benchmarks are POPE and CHAIR,
-drift is not measured, and the SFT term is averaged over tokens, which TRL can do too.) The peers' side does the same work:
+drift is not measured, and the SFT term is averaged over tokens, which TRL can do too.)
+The peers' side does the same work:
 
 * building and evaluating: each distinct question by processor and `model.generate`, one by one as lmms-eval does; the
   samples of a picture by one `generate(num_return_sequences=…)`; the adapter merged into the model. Greedy answers must
@@ -18,6 +19,7 @@ its seconds are scaled up to all of them; `--share 1 --steps 220` leaves nothing
 process, with imports done. A finished phase is kept in DIR and not measured again; a stopped one starts over.
 """
 
+# ruff: noqa: E402  (the environment must be set before torch and transformers are imported)
 from __future__ import annotations
 
 import argparse
@@ -147,7 +149,13 @@ class Notes:
             yield made
 
     def _add(
-        self, engine: AnswerEngine, kind: str, source: Any, text: Any, options: dict[str, Any], made: Answer | None = None
+        self,
+        engine: AnswerEngine,
+        kind: str,
+        source: Any,
+        text: Any,
+        options: dict[str, Any],
+        made: Answer | None = None,
     ) -> None:
         state = "after" if hasattr(engine.vlm.model, "peft_config") and not engine._off else "before"
         picture = self.paths[hashlib.sha256(source).hexdigest()] if isinstance(source, bytes) else str(source)
