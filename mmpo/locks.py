@@ -277,6 +277,18 @@ def holders_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [first, *(one for one in others if isinstance(one, dict))] if isinstance(others, list) else [first]
 
 
+def holders_in(path: Path) -> list[dict[str, Any]]:
+    """Everyone who holds the lock or claim in the file `path`, living or dead. Reads only; a file that is gone or can't
+    be read has none."""
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        try:
+            return [one for one in holders_of(_read(handle) or {}) if one]
+        finally:
+            os.close(handle)
+    return []
+
+
 def _together(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return one.get("team") is not None and one.get("team") == other.get("team")
 

@@ -14,13 +14,15 @@ from typing import Any, Generic, Protocol, TypeVar
 from mmpo.claims import remove_claims, shared_out
 from mmpo.data.pair import PreferencePair
 from mmpo.errors import UserError
-from mmpo.files.atomic import read_json, read_sealed, remove_leftovers, write_json, write_sealed
+from mmpo.files.atomic import read_json, read_sealed, remove_leftovers, write_json, write_sealed, write_text
 from mmpo.progress import task
 from mmpo.resuming import has_work
 
 T = TypeVar("T")
 SOURCE = "source.json"
 RESULT = "build_result.json"
+TOTAL = ".total"
+"""In a folder of units: how many there will be."""
 
 
 class Advance(Protocol):
@@ -54,6 +56,7 @@ def finish_units(
     if len(done) == len(paths):
         return paths
     remove_leftovers(folder)
+    write_text(folder / TOTAL, f"{len(paths)}\n")
     with ExitStack() as stack, task(label, total=len(items)) as running:
         running.advance(sum(len(parts[number]) for number in done))
 

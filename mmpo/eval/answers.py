@@ -12,14 +12,16 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from mmpo.errors import UserError
-from mmpo.files.atomic import SEAL, JsonLines, read_jsonl, seal_row, sound
+from mmpo.files.atomic import SEAL, JsonLines, read_jsonl, replacing, seal_row, sound
 from mmpo.files.fingerprints import file_fingerprint, folder_fingerprint, model_folder
+from mmpo.team import all_logs, own_log
 
 __all__ = ["AnswerLog", "answer_key", "file_fingerprint", "folder_fingerprint", "model_folder"]
 
@@ -34,20 +36,43 @@ class AnswerLog:
     """`answers.jsonl`: one row an answer, appended as soon as it is there and flushed to the disk at least once a
     second.
 
-    Opening it reads what an earlier run left; a half-written last line is dropped.
+    Opening it reads what an earlier run left; a half-written last line is dropped. Members of a team (`mmpo.team`)
+    write each a file of their own beside it, until `merge`.
     """
 
     FLUSH_SECONDS = 1.0
 
     def __init__(self, path: Path) -> None:
-        self._log = JsonLines(path)
+        self._path = path
+        self._log = JsonLines(own_log(path))
         self._rows: dict[str, dict[str, Any]] = {}
+        self._sizes: dict[Path, int] = {}
         try:
-            self._rows.update({row["key"]: row for row in _answer_rows(path)})
+            self.look()
         except UserError:
             self._log.close()
             raise
         self._flushed = time.monotonic()
+
+    def look(self) -> None:
+        """Read what others of the team wrote meanwhile."""
+        for path in all_logs(self._path):
+            with suppress(FileNotFoundError):  # merged just now
+                size = path.stat().st_size
+                if size != self._sizes.get(path):
+                    self._rows.update({row["key"]: row for row in _answer_rows(path)})
+                    self._sizes[path] = size
+
+    def merge(self, keys: Iterable[str]) -> None:
+        """One file of those of all members: the answers under `keys` in this order, then any others."""
+        self._log.sync()
+        self.look()
+        with replacing(self._path) as beside, JsonLines(beside) as log:
+            for key in dict.fromkeys([*keys, *self._rows]):
+                log.append(seal_row(self._rows[key]))
+        for path in all_logs(self._path):
+            if path != self._path:
+                path.unlink(missing_ok=True)
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
@@ -60,8 +85,12 @@ class AnswerLog:
         self._rows[row["key"]] = row
         self._log.append(seal_row(row))
         if time.monotonic() - self._flushed > self.FLUSH_SECONDS:
-            self._log.sync()
-            self._flushed = time.monotonic()
+            self.sync()
+
+    def sync(self) -> None:
+        """Put the answers on the disk."""
+        self._log.sync()
+        self._flushed = time.monotonic()
 
     def __enter__(self) -> AnswerLog:
         return self

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmpo.claims import alone, remove_claims, shared_out
 from mmpo.eval.answers import AnswerCache, AnswerLog, answer_key, folder_fingerprint, model_folder
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Request, Response
 from mmpo.eval.settings import EvalSettings
-from mmpo.files.atomic import read_json, write_json
+from mmpo.files.atomic import read_json, write_json, write_text
 from mmpo.models.folder import check_adapter
 from mmpo.progress import task
+from mmpo.team import all_logs, current, own_log
 
 if TYPE_CHECKING:
     from mmpo.models.families.loading import VLM
@@ -27,6 +29,12 @@ Responses = dict[ModelState, dict[Request, Response]]
 Keys = Mapping[tuple[ModelState, Request], str]
 
 ENGINE = "engine.json"
+CLAIMS = "asking"
+ASKED = ".asked"
+"""In the folder of an evaluation: how many answers there will be."""
+BLOCK = 32
+"""Pictures that are asked about together, by one member of a team; batches are formed within. It decides the last
+digits of probabilities, so that they don't depend on who asks."""
 
 
 class AskedModel:
@@ -129,14 +137,22 @@ def collect_responses(requests: Sequence[Request], pictures: Pictures, model: As
                     answers.add({**cache[key], **_names(state, request)})
             every[state] = list(wanted.values())
         if any(keys[state, request] not in answers for state, requests in every.items() for request in requests):
-            _ask_model(every, keys, pictures, model, answers, cache, run_dir / ENGINE)
+            write_text(run_dir / ASKED, f"{sum(map(len, every.values()))}\n")
+            _ask_model(every, keys, pictures, model, answers, cache, own_log(run_dir / ENGINE))
+        if current() is not None:
+            remove_claims(run_dir / CLAIMS)
+            with alone(run_dir):
+                blocks = {state: _blocks(asked, pictures) for state, asked in every.items()}
+                answers.merge(keys[state, one] for state in states for block in blocks[state] for one in block)
         return {state: {request: _response(answers[keys[state, request]]) for request in requests} for state in states}
 
 
 def engine_notes(run_dir: Path) -> tuple[list[str], list[str]]:
     """Notes from `engine.json` on how the answers of a run were made: (conventions, warnings)."""
-    path = run_dir / ENGINE
-    states: dict[str, Any] = read_json(path) if path.exists() else {}
+    states: dict[str, Any] = {}
+    for path in all_logs(run_dir / ENGINE):
+        for state, made in read_json(path).items():
+            states[state] = _together(states[state], made) if state in states else made
     if not states:
         return [], []
     alone = {state: made["unshared_reason"] for state, made in states.items() if made["unshared_reason"]}
@@ -153,6 +169,13 @@ def engine_notes(run_dir: Path) -> tuple[list[str], list[str]]:
         "answers: questions about an image share its work; some were asked again with nothing shared and gave the "
         f"same ({ENGINE})"
     ], warnings
+
+
+def _together(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """What two members of a team noted about a state."""
+    sums = ("asked", "near_ties", "different", "answers", "seconds")
+    reason = one["unshared_reason"] or other["unshared_reason"]
+    return {**{name: one[name] + other[name] for name in sums}, "unshared_reason": reason}
 
 
 def _response(row: Mapping[str, Any]) -> Response:
@@ -198,23 +221,58 @@ def _ask_state(
     missing = len(every[state]) - len(known)
     label = f"asking, {state}" if len(every) > 1 else "asking"
     started, checked = time.monotonic(), len(engine.checks)
-    with task(label, missing) as running:
-        for number, (request, answer) in enumerate(_answers(engine, every[state], known, pictures)):
-            row = {
-                "key": keys[state, request],
-                **_names(state, request),
-                "answer": answer.text,
-                "truncated": answer.truncated,
-                "p_yes": answer.p_yes,
-                "margin": answer.margin if math.isfinite(answer.margin) else None,
-            }
-            answers.add(row)
-            if cache is not None:
-                cache.add(row)
-            running.advance()
-            if number == 0:
-                _record(record, state, engine, checked, 0, 0.0)
-    _record(record, state, engine, checked, missing, time.monotonic() - started)
+    blocks = _blocks(every[state], pictures)
+    new = [sum(request not in known for request in block) for block in blocks]
+    asked = 0
+
+    def made(number: int) -> bool:
+        return all(keys[state, request] in answers for request in blocks[number])
+
+    def made_by_now(number: int) -> bool:
+        if not made(number):
+            answers.look()
+        return made(number)
+
+    with task(label, missing) as running, ExitStack() as stack:
+        claims = [record.parent / CLAIMS / f"{state}-{number:05d}" for number in range(len(blocks))]
+        look = made if current() is None else made_by_now
+        mine = stack.enter_context(closing(shared_out(claims, look, lambda number: running.advance(new[number]))))
+        for number in mine:
+            had = {request for request in blocks[number] if keys[state, request] in answers}
+            for request, answer in _answers(engine, blocks[number], had, pictures):
+                row = {
+                    "key": keys[state, request],
+                    **_names(state, request),
+                    "answer": answer.text,
+                    "truncated": answer.truncated,
+                    "p_yes": answer.p_yes,
+                    "margin": answer.margin if math.isfinite(answer.margin) else None,
+                }
+                answers.add(row)
+                if cache is not None:
+                    cache.add(row)
+                running.advance()
+                if asked == 0:
+                    _record(record, state, engine, checked, 0, 0.0)
+                asked += 1
+            answers.sync()
+    _record(record, state, engine, checked, asked, time.monotonic() - started)
+
+
+def _blocks(requests: Sequence[Request], pictures: Pictures) -> list[list[Request]]:
+    """What is asked together: all about some pictures, of one length limit."""
+    found = []
+    for limit in sorted({request.max_new_tokens for request in requests}):
+        by_image: dict[str, list[Request]] = {}
+        for request in requests:
+            if request.max_new_tokens == limit:
+                by_image.setdefault(pictures.fingerprint(request), []).append(request)
+        groups = list(by_image.values())
+        found += [
+            [request for about in groups[start : start + BLOCK] for request in about]
+            for start in range(0, len(groups), BLOCK)
+        ]
+    return found
 
 
 def _record(path: Path, state: ModelState, engine: AnswerEngine, checked: int, asked: int, seconds: float) -> None:
@@ -233,10 +291,10 @@ def _record(path: Path, state: ModelState, engine: AnswerEngine, checked: int, a
 
 
 def _answers(
-    engine: AnswerEngine, requests: Sequence[Request], known: Collection[Request], pictures: Pictures
+    engine: AnswerEngine, block: Sequence[Request], known: Collection[Request], pictures: Pictures
 ) -> Iterator[tuple[Request, Answer]]:
-    """Ask what is not `known`, all that concerns a picture together, and answers of one length limit together. The
-    engine's batches are formed over all requests, so that a stopped evaluation ends with the same digits.
+    """Ask what is not `known` of a block. The engine's batches are formed over all of it, so that a stopped evaluation
+    ends with the same digits.
     """
     from mmpo.models.families.interleaved import TAG, interleaved
     from mmpo.models.generation.answer import Question
@@ -244,16 +302,13 @@ def _answers(
     def prompt(request: Request) -> Any:
         return interleaved(engine.vlm, request.prompt) if TAG in request.prompt else request.prompt
 
-    numbers = {request: str(number) for number, request in enumerate(requests)}
-    for limit in sorted({request.max_new_tokens for request in requests}):
-        by_image: dict[str, list[Request]] = {}
-        for request in requests:
-            if request.max_new_tokens == limit:
-                by_image.setdefault(pictures.fingerprint(request), []).append(request)
-        groups = (
-            (pictures.shown(about[0]),
-             [Question(numbers[request], None, prompt(request)) for request in about])
-            for about in by_image.values()
-        )  # fmt: skip
-        for answer in engine.answer(groups, max_new_tokens=limit, known=lambda id: requests[int(id)] in known):
-            yield requests[int(answer.id)], answer
+    by_image: dict[str, list[tuple[str, Request]]] = {}
+    for number, request in enumerate(block):
+        by_image.setdefault(pictures.fingerprint(request), []).append((str(number), request))
+    groups = (
+        (pictures.shown(about[0][1]), [Question(number, None, prompt(request)) for number, request in about])
+        for about in by_image.values()
+    )
+    limit = block[0].max_new_tokens
+    for answer in engine.answer(groups, max_new_tokens=limit, known=lambda id: block[int(id)] in known):
+        yield block[int(answer.id)], answer

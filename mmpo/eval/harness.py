@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmpo.claims import alone
 from mmpo.data.image_digests import read_digests
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
@@ -31,13 +32,15 @@ from mmpo.eval.statistics.rows import Category, Estimate, MetricCounts, MetricRo
 from mmpo.eval.statistics.scorecard import Scorecard
 from mmpo.eval.statistics.tally import Metric
 from mmpo.eval.task import Context, Task, named
-from mmpo.files.atomic import write_json, write_text
+from mmpo.files.atomic import read_json, write_json, write_text
 from mmpo.files.paths import follows_links
 from mmpo.locks import in_own_folder
+from mmpo.team import working_in
 
 log = logging.getLogger(__name__)
 
 UNREAD_SHARE = 0.05
+CARD = "scorecard.json"
 
 
 @follows_links
@@ -62,30 +65,34 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
         note for name, benchmark in benchmarks.items() if (note := _left_out(name, benchmark, pictures))
     ]
 
-    responses, measured = _asked([one for one in requests if not pictures.problem(one)], pictures, settings, run_dir)
-    for name, benchmark in benchmarks.items():
-        benchmark.write(run_dir / name, responses)  # type: ignore[arg-type]
-    loud = [overlap.warning()] if overlap is not None and overlap.shared else []
-    card = _score(settings, benchmarks, responses, measured, pictures, [*loud, *left_out], run_dir)
-    card = card.model_copy(update={"overlap": overlap})
-    rejects = [
-        {"id": image.id, "path": image.path, "stage": image.reason.stage, "reason": image.reason.reason,
-         "detail": image.reason.detail}
-        for image in pictures.rejected
-    ]  # fmt: skip
-    write_lines(run_dir / "rejects.jsonl", rejects)
-    write_text(run_dir / "scorecard.md", card.to_markdown())
-    write_json(run_dir / "scorecard.json", card.model_dump(mode="json"))
-    return card
+    model, asked = AskedModel(settings), [one for one in requests if not pictures.problem(one)]
+    earlier = _written(run_dir)
+    responses = collect_responses(asked, pictures, model, run_dir)
+    with alone(run_dir), working_in(None):
+        if _written(run_dir) != earlier:  # another member of the team was quicker
+            return Scorecard.model_validate(read_json(run_dir / CARD))
+        measured = measure(model, pictures, asked, run_dir)
+        del model  # its weights leave the memory before the scoring
+        for name, benchmark in benchmarks.items():
+            benchmark.write(run_dir / name, responses)  # type: ignore[arg-type]
+        loud = [overlap.warning()] if overlap is not None and overlap.shared else []
+        card = _score(settings, benchmarks, responses, measured, pictures, [*loud, *left_out], run_dir)
+        card = card.model_copy(update={"overlap": overlap})
+        rejects = [
+            {"id": image.id, "path": image.path, "stage": image.reason.stage, "reason": image.reason.reason,
+             "detail": image.reason.detail}
+            for image in pictures.rejected
+        ]  # fmt: skip
+        write_lines(run_dir / "rejects.jsonl", rejects)
+        write_text(run_dir / "scorecard.md", card.to_markdown())
+        write_json(run_dir / CARD, card.model_dump(mode="json"))
+        return card
 
 
-def _asked(
-    requests: Sequence[Request], pictures: Pictures, settings: EvalSettings, run_dir: Path
-) -> tuple[Responses, Measured]:
-    """What the model says, to the benchmarks and beside them; it is in memory no longer than this takes."""
-    model = AskedModel(settings)
-    responses = collect_responses(requests, pictures, model, run_dir)
-    return responses, measure(model, pictures, requests, run_dir)
+def _written(run_dir: Path) -> int | None:
+    """When the scorecard was written; None where there is none."""
+    path = run_dir / CARD
+    return path.stat().st_mtime_ns if path.exists() else None
 
 
 def _overlap(settings: EvalSettings, run_dir: Path, pictures: Pictures, requests: Sequence[Request]) -> Overlap | None:
