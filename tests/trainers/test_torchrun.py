@@ -11,18 +11,14 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from mmpo.data.shards import PairWriter
-from tests.trainers.material import make_pairs
+from tests.trainers.material import write_pairs
 
 
 @pytest.mark.slow
 def test_torchrun_trains_in_two_processes(tiny_llava_folder: Path, tmp_path: Path) -> None:
-    writer = PairWriter(tmp_path / "pairs")
-    writer.add(*make_pairs(8))
-    writer.close()
     section = {
-        "model": str(tiny_llava_folder), "pairs": str(tmp_path / "pairs"), "eval_fraction": 0, "batch_size": 2,
-        "max_steps": 2, "samples": {"n": 0},
+        "model": str(tiny_llava_folder), "pairs": str(write_pairs(tmp_path / "pairs", 8)), "eval_fraction": 0,
+        "batch_size": 2, "max_steps": 2, "samples": {"n": 0},
     }  # fmt: skip
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(json.dumps({"name": "two", "train": section}))

@@ -97,7 +97,7 @@ def test_ray_makes_the_same_bytes_though_an_actor_is_killed(start: Start, tmp_pa
     victim = actor_at_work(process.pid)
     assert victim is not None, process.communicate()
     os.kill(victim, signal.SIGKILL)
-    assert "Ray actor" in ends_well(process)
+    assert "was lost" not in ends_well(process)  # Ray started it again
     assert made_in(run / "build") == made_in(alone / "build")
     assert addresses and set(addresses) <= set(LOOPBACK)
 
