@@ -59,8 +59,9 @@ def main() -> None:
     median = {name: statistics.median(times) for name, times in seconds.items()}
     overhead = median["ray"] / median["processes"] - 1
     print(
-        f"{args.limit} pictures, {args.workers} workers: processes {median['processes']:.1f} s, Ray {median['ray']:.1f} s "
-        f"({overhead:+.1%}), of which starting and ending Ray {median['ray_alone']:.1f} s; the same bytes"
+        f"{args.limit} pictures, {args.workers} workers: processes {median['processes']:.1f} s, "
+        f"Ray {median['ray']:.1f} s ({overhead:+.1%}), of which starting and ending Ray "
+        f"{median['ray_alone']:.1f} s; the same bytes"
     )
     if args.json:
         write_json(args.json, {"seconds": seconds, "median": median, "overhead": overhead, "workers": args.workers})
