@@ -10,7 +10,7 @@ and then finds everything made.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,22 +53,20 @@ def cluster_of(executor: Executor, address: str | None, shard: str | None) -> Ra
 class _Worker:
     """The actor."""
 
-    def work(self, folder: str, command: Mapping[str, Any]) -> tuple[str, str | None] | None:
-        """`run_recipe(**command)` in `folder`. The message and hint of the user's mistake that it met, if any."""
-        from mmpo.cli.running import run_recipe
-
+    def work(self, folder: str, run: Callable[..., None], options: Mapping[str, Any]) -> tuple[str, str | None] | None:
+        """`run(**options)` in `folder`. The message and hint of the user's mistake that it met, if any."""
         if os.path.isdir(folder):  # what the command names may be relative to it
             os.chdir(folder)
         console.out.quiet = True
         try:
-            run_recipe(**command)
+            run(**options)
         except UserError as error:
             return error.message, error.hint
         return None
 
 
-def do_by_actors(cluster: RayCluster, workers: int, command: Mapping[str, Any]) -> None:
-    """Let `workers` actors do the `command` (see `_Worker.work`), each a share of it. Raises UserError for a mistake
+def do_by_actors(cluster: RayCluster, workers: int, run: Callable[..., None], options: Mapping[str, Any]) -> None:
+    """Let `workers` actors call `run(**options)`, each with its own `shard`. Raises UserError for a mistake
     that one of them met, for a cluster that is not there, and where all actors were lost."""
     ray = _connected(cluster.address)
     try:
@@ -79,8 +77,8 @@ def do_by_actors(cluster: RayCluster, workers: int, command: Mapping[str, Any]) 
             num_cpus=share, num_gpus=1 if gpus else 0, max_restarts=RESTARTS, max_task_retries=RESTARTS
         )
         started = [actor.remote() for _ in range(workers)]  # held: an actor that nobody holds is ended
-        shares = [{**command, "shard": f"{number}/{workers}"} for number in range(1, workers + 1)]
-        _wait(ray, [one.work.remote(os.getcwd(), own) for one, own in zip(started, shares, strict=True)])
+        shares = [{**options, "shard": f"{number}/{workers}"} for number in range(1, workers + 1)]
+        _wait(ray, [one.work.remote(os.getcwd(), run, own) for one, own in zip(started, shares, strict=True)])
     finally:
         ray.shutdown()
 

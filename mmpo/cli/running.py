@@ -108,7 +108,7 @@ def run_recipe(
             if ray is not None and step.state != "complete":
                 step.check()
                 work = {"recipe_name": recipe_name, "section": step.section, "settings": settings, "out": run.path}
-                do_by_actors(ray, workers, work)
+                do_by_actors(ray, workers, run_recipe, work)
             with _sharing(step, team, 1 if ray else workers, [recipe_name, *_as_options(settings), "--out", run.path]):
                 _run_one(step, recipe)
             table = write_rounds(recipe, run)
