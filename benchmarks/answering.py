@@ -12,6 +12,9 @@ takes all 8 tokens).
 
 The engine gets all images and their questions in one call, as `mmpo eval` does, and batches them by its default budget.
 
+Beside it stands the share of the bound: the seconds of a plain forward over the same distinct tokens, each once, and
+one tower pass an image (`benchmarks/speed/answers.py`), over the engine's seconds.
+
 Memory is the peak of a process that answers the same questions one way only, model and libraries included; freed blocks
 go back to the system at once on both sides, so that the peak is of what is in use.
 
@@ -35,6 +38,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.measuring import MEMORY_RETURNED, command_line, in_own_process, peak_mib
+from benchmarks.speed.answers import answers_bound
 from mmpo.errors import in_one_line
 from mmpo.files.atomic import read_json, write_json
 from mmpo.models.families.loading import VLM, load_vlm
@@ -111,6 +115,13 @@ def compare_answers(
         ]
     )
     fast, shared = timed(lambda: list(engine.answer(groups)))
+    made = [answer.token_ids for answer in shared]
+    least = [
+        answers_bound(vlm, image, texts, made[number * per_image : (number + 1) * per_image])
+        for number, (image, texts) in enumerate(groups)
+    ]
+    least[0]()  # a warm-up
+    bound, _ = timed(lambda: [once() for once in least])
     different = sum(list(answer.token_ids) != ids for answer, ids in zip(shared, alone, strict=True))
     return {
         "images": len(images),
@@ -118,6 +129,8 @@ def compare_answers(
         "one_by_one_s": slow,
         "shared_s": fast,
         "speedup": slow / fast,
+        "bound_s": bound,
+        "share_of_bound": bound / fast,
         "questions": len(shared),
         "distinct_answers": len({tuple(answer.token_ids) for answer in shared}),
         "mean_answer_tokens": sum(len(answer.token_ids) for answer in shared) / len(shared),
@@ -256,6 +269,7 @@ def compare(threads: int, quick: bool, per_image: list[int]) -> dict[str, Any]:
                 f"{numbers['questions']} in all, {numbers['distinct_answers']} distinct answers: "
                 f"one by one {numbers['one_by_one_s']:.2f} s, "
                 f"shared {numbers['shared_s']:.2f} s: {numbers['speedup']:.1f}x, "
+                f"{numbers['share_of_bound']:.2f} of the bound, "
                 f"{numbers['different_answers']} different answers (smallest margin {numbers['smallest_margin']:.1g})"
             )
         print(

@@ -7,6 +7,9 @@ answering.py. Three ways, each with preprocessing: K separate `generate` calls (
 `generate(num_return_sequences=K)` (batched, but the prompt's keys are copied K times), and the engine's one prefill,
 which gives the greedy description in the bargain. They take turns, after a warm-up that is not counted; the medians are
 compared. No end token is ever drawn, so every sample has all its tokens.
+
+The share of the bound is that of a plain forward over the same distinct tokens, each once, and one tower pass
+(`benchmarks/speed/answers.py`), which takes its turns with the others.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.answering import ask_one, ask_ordinarily, benchmark_model
 from benchmarks.measuring import command_line, seconds_in_turns
+from benchmarks.speed.answers import answers_bound
 from mmpo.errors import in_one_line
 from mmpo.files.atomic import write_json
 from mmpo.models.families.loading import VLM
@@ -49,8 +53,12 @@ def measure(vlm: VLM, k: int, tokens: int, images: int, rounds: int) -> dict[str
         "batched": lambda image: ask_ordinarily(vlm, image, PROMPT, **options, num_return_sequences=k),
         "shared": shared,
     }
+    warm = tiny_image(99, (448, 336))
     for way in ways.values():
-        way(tiny_image(99, (448, 336)))
+        way(warm)
+    (answers,) = engine.sample_many([(warm, PROMPT)], k, top_p=0.9, max_new_tokens=tokens, greedy_first=True)
+    least = answers_bound(vlm, warm, [PROMPT] * len(answers), [answer.token_ids for answer in answers])
+    least()
     made: dict[str, int] = dict.fromkeys(ways, 0)
     numbers = itertools.count()
 
@@ -58,7 +66,11 @@ def measure(vlm: VLM, k: int, tokens: int, images: int, rounds: int) -> dict[str
         for _ in range(images):
             made[name] += sum(map(len, ways[name](tiny_image(next(numbers), (448, 336)))))
 
-    seconds = seconds_in_turns({name: partial(sampled, name) for name in ways}, rounds)
+    def bound() -> None:
+        for _ in range(images):
+            least()
+
+    seconds = seconds_in_turns({**{name: partial(sampled, name) for name in ways}, "bound": bound}, rounds)
     median = {name: statistics.median(times) / images for name, times in seconds.items()}
     return {
         "k": k,
@@ -70,6 +82,7 @@ def measure(vlm: VLM, k: int, tokens: int, images: int, rounds: int) -> dict[str
         "tokens_made": made,
         "faster_than_separate": median["separate"] / median["shared"],
         "faster_than_batched": median["batched"] / median["shared"],
+        "share_of_bound": median["bound"] / median["shared"],
         "unshared_reason": engine.unshared_reason,
     }
 
@@ -89,7 +102,8 @@ def main() -> None:
     print(f"{results['k']} samples of {results['new_tokens']} tokens about an image of 576 tokens: {times}")
     print(
         f"one prefill is {results['faster_than_separate']:.1f}x as fast as separate calls, "
-        f"{results['faster_than_batched']:.1f}x as fast as num_return_sequences"
+        f"{results['faster_than_batched']:.1f}x as fast as num_return_sequences, "
+        f"and {results['share_of_bound']:.2f} of the arithmetic bound"
     )
     if args.json:
         write_json(args.json, results)

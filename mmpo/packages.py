@@ -25,6 +25,7 @@ PYDICOM = Package("pydicom", "pip install 'mmpo[radiology]'")
 SACREBLEU = Package("sacrebleu", "pip install 'mmpo[radiology]'")
 ROUGE_SCORE = Package("rouge_score", "pip install 'mmpo[radiology]'")
 BERT_SCORE = Package("bert_score", "pip install bert-score")
+RAY = Package("ray", "pip install 'mmpo[ray]'")
 RADGRAPH = Package("radgraph", "pip install radgraph, or give its annotations as JSON")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,13 @@ DEFAULT = "default"
 
 ORDER = ("demo", "run", "build", "select", "train", "eval", "recipe")
 """Commands in the order of the help; others follow by name."""
+
+
+class Executor(str, Enum):
+    """Who starts workers."""
+
+    processes = "processes"
+    ray = "ray"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -196,4 +204,12 @@ ShardOption = Annotated[
         metavar="I/N",
         help="Work on one folder from N machines or jobs: start the same command with 1/N to N/N.",
     ),
+]
+ExecutorOption = Annotated[
+    Executor,
+    typer.Option("--executor", help="Who starts the workers: this command, as processes, or Ray (docs/scaling.md)."),
+]
+RayAddressOption = Annotated[
+    str | None,
+    typer.Option("--ray-address", metavar="ADDRESS", help="The Ray cluster; left out, one is started on this machine."),
 ]

@@ -15,6 +15,7 @@ from mmpo.cli import console
 from mmpo.cli.app import Failed, Interrupted, debugging
 from mmpo.cli.demo_world import WORLD, DemoWorld
 from mmpo.cli.logs import logging_to, quiet_libraries
+from mmpo.cli.on_ray import RayCluster, do_by_actors
 from mmpo.cli.summaries import after_everything, print_rounds, print_summary
 from mmpo.cli.workers import end_with_first_worker, helped, is_helper, team_for
 from mmpo.errors import UserError
@@ -61,18 +62,20 @@ def run_recipe(
     source: RecipeSource | None = None,
     workers: int = 1,
     shard: str | None = None,
+    ray: RayCluster | None = None,
 ) -> None:
     """Run one section of a recipe (all, where None), print what each made, and end with what to do next.
 
     `source` is the recipe itself where it is not to be read.
-    `workers` processes of this machine build and evaluate, `shard` (1/8) says that other commands do so as well.
+    `workers` processes of this machine build and evaluate, `shard` (1/8) says that other commands do so as well; with
+    `ray` they are actors of a Ray cluster.
     `typed` is the command without `--out`, for a stopped run to name; left out, it is `mmpo SECTION|run RECIPE …`.
     """
     settings = settings or ()
     demo = demo or DemoWorld()
     source = source or read(recipe_name)
     override(source, settings)
-    team = team_for(source, workers, shard)
+    team = team_for(source, workers, "1/1" if ray is not None else shard)
     if shard is not None and out is None:
         raise UserError("--shard needs the folder that all share", hint="add --out DIR")
     run = RunFolder(choose_folder(str(source.data["name"]), out=out, resume=resume))
@@ -89,7 +92,11 @@ def run_recipe(
         for warning in warnings:
             console.warn(warning)
     typed = typed or ["mmpo", section or "run", recipe_name, *_as_options(settings)]
-    sharing = [*(["--workers", workers] if workers > 1 else []), *(["--shard", shard] if shard else [])]
+    sharing = [
+        *(["--workers", workers] if workers > 1 else []),
+        *(["--shard", shard] if shard else []),
+        *(ray.options if ray is not None else []),
+    ]
     again = console.command_line(*typed, "--out", run.path, *sharing)
     with private_files(), working_in(team), locked(run.path) as before, _session(run, recipe, again, before):
         if is_main_process():
@@ -98,7 +105,11 @@ def run_recipe(
         for step in chosen:
             if not section and recipe.rounds is not None and step.number > last_round(recipe, run):
                 break  # what the rounds before brought is known by now
-            with _sharing(step, team, workers, [recipe_name, *_as_options(settings), "--out", run.path]):
+            if ray is not None and step.state != "complete":
+                step.check()
+                work = {"recipe_name": recipe_name, "section": step.section, "settings": settings, "out": run.path}
+                do_by_actors(ray, workers, run_recipe, work)
+            with _sharing(step, team, 1 if ray else workers, [recipe_name, *_as_options(settings), "--out", run.path]):
                 _run_one(step, recipe)
             table = write_rounds(recipe, run)
         if table is not None:

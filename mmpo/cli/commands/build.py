@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from mmpo.cli.app import DEFAULT, OutOption, RecipeArgument, ResumeOption, SetOption, ShardOption, WorkersOption, group
+from mmpo.cli.app import (
+    DEFAULT,
+    Executor,
+    ExecutorOption,
+    OutOption,
+    RayAddressOption,
+    RecipeArgument,
+    ResumeOption,
+    SetOption,
+    ShardOption,
+    WorkersOption,
+    group,
+)
 
 
 @group("build").command(DEFAULT)
@@ -13,6 +25,8 @@ def build(
     resume: ResumeOption = False,
     workers: WorkersOption = 1,
     shard: ShardOption = None,
+    executor: ExecutorOption = Executor.processes,
+    ray_address: RayAddressOption = None,
 ) -> None:
     """Make preference pairs: the `build:` section of a recipe.
 
@@ -27,6 +41,8 @@ def build(
       mmpo build my.yaml --set build.limit=100      # try it on a part first
       mmpo build my.yaml --out runs/mine --workers 8   # docs/scaling.md
     """
+    from mmpo.cli.on_ray import cluster_of
     from mmpo.cli.running import run_recipe
 
-    run_recipe(recipe, section="build", settings=set_, out=out, resume=resume, workers=workers, shard=shard)
+    ray = cluster_of(executor, ray_address, shard)
+    run_recipe(recipe, section="build", settings=set_, out=out, resume=resume, workers=workers, shard=shard, ray=ray)

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from mmpo.cli.app import DEFAULT, OutOption, RecipeArgument, ResumeOption, SetOption, ShardOption, WorkersOption, group
+from mmpo.cli.app import (
+    DEFAULT,
+    Executor,
+    ExecutorOption,
+    OutOption,
+    RayAddressOption,
+    RecipeArgument,
+    ResumeOption,
+    SetOption,
+    ShardOption,
+    WorkersOption,
+    group,
+)
 
 
 @group("eval").command(DEFAULT)
@@ -13,6 +25,8 @@ def evaluate(
     resume: ResumeOption = False,
     workers: WorkersOption = 1,
     shard: ShardOption = None,
+    executor: ExecutorOption = Executor.processes,
+    ray_address: RayAddressOption = None,
 ) -> None:
     """Measure hallucination before and after: the `eval:` section of a recipe.
 
@@ -27,6 +41,8 @@ def evaluate(
       mmpo eval my.yaml --set eval.adapter=null      # the model alone
       mmpo eval my.yaml --set eval.adapter=runs/mine/train/adapter
     """
+    from mmpo.cli.on_ray import cluster_of
     from mmpo.cli.running import run_recipe
 
-    run_recipe(recipe, section="eval", settings=set_, out=out, resume=resume, workers=workers, shard=shard)
+    ray = cluster_of(executor, ray_address, shard)
+    run_recipe(recipe, section="eval", settings=set_, out=out, resume=resume, workers=workers, shard=shard, ray=ray)
