@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from itertools import pairwise
 from typing import Any, Literal
 
 from mmpo.data.pair import PreferencePair
@@ -141,7 +142,7 @@ def noted(pieces: Sequence[TextPiece], spans: Sequence[tuple[int, int, str]]) ->
     for piece in pieces:
         end = at + len(piece.text)
         edges = [at, *(cut for cut in cuts if at < cut < end), end]
-        for left, right in zip(edges, edges[1:], strict=False):
+        for left, right in pairwise(edges):
             note = next((told for start, stop, told in spans if start <= left and right <= stop), "")
             found.append(TextPiece(piece.text[left - at : right - at], piece.changed, note))
         at = end
@@ -173,7 +174,7 @@ def pair_card(pair: PreferencePair, show: Show, *, problems: Sequence[str] = ())
         kind=kind,
         prompt=pair.prompt_text,
         pictures=(*pictures, *_frames(pair, show)),
-        rejected_pictures=tuple(show(image, "Picture that the rejected side sees") for image in pair.rejected_images or ()),
+        rejected_pictures=tuple(show(image, "Picture of the rejected side") for image in pair.rejected_images or ()),
         chosen=chosen,
         rejected=noted(rejected, wrong),
         scores=scores,
@@ -181,8 +182,13 @@ def pair_card(pair: PreferencePair, show: Show, *, problems: Sequence[str] = ())
         facts=tuple((name, text) for name, text in facts if text),
         problems=tuple(problems),
         labels={"kind": kind, "source": str(source.get("builder") or "unknown")},
-        numbers={**dict(scores), "words chosen": words[0], "words rejected": words[1], "more words": words[0] - words[1]},
-    )  # fmt: skip
+        numbers={
+            **dict(scores),
+            "words chosen": words[0],
+            "words rejected": words[1],
+            "more words": words[0] - words[1],
+        },
+    )
 
 
 def _frames(pair: PreferencePair, show: Show) -> Iterator[ShownPicture]:
