@@ -16,7 +16,7 @@ from mmpo.data.pair import PreferencePair
 from mmpo.data.reader import read_pairs
 from mmpo.files.atomic import read_json
 from mmpo.report.album import Album
-from mmpo.report.cards import PairCard, ShownPicture, pair_card
+from mmpo.report.cards import PairCard, ShownPicture, labels_of, numbers_of, pair_card
 from mmpo.statistics import Interval, wilson
 
 CARDS = 400
@@ -100,11 +100,11 @@ def pairs_part(folder: Path, album: Album, *, cards: int = CARDS, rows: list[str
     for number, pair in enumerate(read_pairs(folder)):
         part.pairs += 1
         found = _problems(pair)
-        card = pair_card(pair, _unseen)
-        longer += card.numbers["more words"] > 0
-        for name, label in card.labels.items():
+        measured = numbers_of(pair)
+        longer += measured["more words"] > 0
+        for name, label in labels_of(pair).items():
             labels[name][label] += 1
-        for name, value in card.numbers.items():
+        for name, value in measured.items():
             numbers.setdefault(name, []).append(value)
         removed.update(_strings(pair.provenance.get("removed")))
         added.update([*_strings(pair.provenance.get("added")), *_strings([pair.provenance.get("omitted")])])
@@ -142,10 +142,6 @@ def pairs_part(folder: Path, album: Album, *, cards: int = CARDS, rows: list[str
 
 
 TINY = "among the smallest margins"
-
-
-def _unseen(source: bytes | str, alt: str) -> ShownPicture:
-    return ShownPicture("", 4, 3, alt)
 
 
 def _problems(pair: PreferencePair) -> dict[str, float]:
