@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmpo.demo import model_path
 from mmpo.demo.world import write_split
 from mmpo.files.atomic import read_json, write_json, write_text
 
@@ -57,13 +58,15 @@ def make_quick(args: argparse.Namespace) -> None:
 
 
 def open_comparison(out: Path, arguments: argparse.Namespace, free: Sequence[str]) -> dict[str, str]:
-    """The arguments as they are kept in the comparison's folder. Ends the program if it was begun with others; those
-    named in `free` (which cells, which seeds) may differ."""
+    """The arguments for the comparison's results, which name no folder of this machine. Ends the program if it was
+    begun with others; those named in `free` (which cells, which seeds) may differ."""
     given = {key: str(value) for key, value in vars(arguments).items() if key not in free}
     kept = out / "arguments.json"
     if kept.exists() and read_json(kept) != given:
         raise SystemExit(f"{out} was begun with other arguments: {kept}")
     write_json(kept, given)
+    if "model" in given:
+        given["model"] = "the demo model" if Path(arguments.model) == model_path() else Path(arguments.model).name
     return given
 
 

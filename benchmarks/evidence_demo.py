@@ -96,6 +96,7 @@ def settings_of(args: argparse.Namespace, folder: Path, seed: int) -> CandidateS
         "drawn": 0,
         "evidence": [{"source": "self"}, oracle],
         "controls": {"annotations": controls / "annotations.jsonl"},
+        "precision": args.precision,
         "seed": seed,
     })  # fmt: skip
 
@@ -308,6 +309,7 @@ def main() -> None:
     parser = cells.command_line(__doc__)
     parser.add_argument("--images", type=int, default=200, help="scenes whose claims are judged")
     parser.add_argument("--controls", type=int, default=100, help="other scenes, to calibrate on")
+    parser.add_argument("--precision", type=float, default=0.9, help="of verdicts, that controls must show")
     parser.add_argument("--samples", type=int, default=9, help="descriptions of a scene beside the greedy one")
     parser.add_argument("--miss", type=float, default=0.1, help="share of true boxes that the noisy oracle misses")
     parser.add_argument("--false", type=float, default=0.05, help="share of absent classes it has a false box of")

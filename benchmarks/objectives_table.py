@@ -314,7 +314,6 @@ def main() -> None:
         cells.make_quick(args)
         args.rate, args.held_out = args.rate or 1e-4, 0.3
     given = cells.open_comparison(args.out, args, FREE)
-    given["model"] = "the demo model" if args.model == model_path() else args.model.name  # no folder of this machine
     names = [name for name in everything if not args.only or name in args.only]
     swept = {} if args.rate else sweep(args, dict.fromkeys(family_of(name) for name in names))
     failed = time_all(args, names) if args.time else run_all(args, [one for works in swept.values() for one in works])

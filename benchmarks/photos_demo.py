@@ -93,6 +93,7 @@ def candidates_of(args: argparse.Namespace, folder: Path, seed: int) -> Path:
             {"source": noisy_oracle.NAME, "truth": files, "miss": args.miss, "false": args.false, "seed": seed},
         ],
         "controls": {"annotations": files[1]},
+        "precision": args.precision,
     })  # fmt: skip
     build(settings, folder / "candidates")
     return folder / "candidates" / "candidates"
@@ -180,6 +181,7 @@ def main() -> None:
     parser.set_defaults(batch_size=16)
     parser.add_argument("--cells", nargs="+", choices=list(CELLS), default=list(CELLS))
     parser.add_argument("--controls", type=int, default=100, help="other scenes with truth, to calibrate on")
+    parser.add_argument("--precision", type=float, default=0.9, help="of verdicts, that controls must show")
     parser.add_argument("--samples", type=int, default=9, help="descriptions of a scene beside the greedy one")
     parser.add_argument("--least", type=int, default=32, help="pairs that a cell must have to be trained")
     parser.add_argument("--miss", type=float, default=0.1, help="share of true boxes that the noisy oracle misses")

@@ -115,9 +115,17 @@ def separation(z: Array, truth: Array, picture_of: Array, *, seed: int = 0) -> t
     return float(auroc(z, truth)), percentile_interval(values, images=pictures)
 
 
-def calibrated_cuts(z: Array, truth: Array, picture_of: Array, *, precision: float = 0.95, seed: int = 0) -> SourceCuts:
+def calibrated_cuts(
+    z: Array,
+    truth: Array,
+    picture_of: Array,
+    *,
+    claimed: Array | None = None,
+    precision: float = 0.95,
+    seed: int = 0,
+) -> SourceCuts:
     """Cuts, probabilities and their quality from controls; `off` is `too_weak` where the lower end of the AUROC is
-    below 0.7, `no_controls` where one of the classes is missing."""
+    below 0.7, `no_controls` where one of the classes is missing. `claimed`: see `precise_cuts`."""
     z, truth, picture_of = np.asarray(z, float), np.asarray(truth, bool), np.asarray(picture_of, int)
     if truth.all() or not truth.any():
         return SourceCuts(VerdictCuts(off="no_controls"))
@@ -137,16 +145,30 @@ def calibrated_cuts(z: Array, truth: Array, picture_of: Array, *, precision: flo
     )
     if interval.low < LEAST_AUROC:
         return SourceCuts(VerdictCuts(off="too_weak"), platt, None, calibration)
-    return SourceCuts(precise_cuts(z, truth, picture_of, precision=precision, seed=seed), platt, None, calibration)
+    cuts = precise_cuts(z, truth, picture_of, claimed=claimed, precision=precision, seed=seed)
+    return SourceCuts(cuts, platt, None, calibration)
 
 
-def precise_cuts(z: Array, truth: Array, picture_of: Array, *, precision: float = 0.95, seed: int = 0) -> VerdictCuts:
+def precise_cuts(
+    z: Array,
+    truth: Array,
+    picture_of: Array,
+    *,
+    claimed: Array | None = None,
+    precision: float = 0.95,
+    seed: int = 0,
+) -> VerdictCuts:
     """t+: the smallest z at and above which at least `precision` of the claims are present; t-: the largest below which
     as many are absent. Both by lower bounds (Wilson's, and the bootstrap over pictures; the lower counts) over at least
-    30 claims. Where they overlap there is one cut, at the largest TPR - FPR between them."""
-    z, truth = np.asarray(z, float), np.asarray(truth, bool)
+    30 claims. Where they overlap there is one cut, at the largest TPR - FPR between them.
+
+    `claimed` [n] says which of them the model claims; the others are absent ones that were added. They would make
+    precision of `absent` look better than it is for claims, most of which are true, so t- rests on the claimed alone.
+    """
+    z, truth, picture_of = np.asarray(z, float), np.asarray(truth, bool), np.asarray(picture_of)
+    own = np.ones(len(z), bool) if claimed is None else np.asarray(claimed, bool)
     present_at = _lowest_cut(z, truth, picture_of, precision, seed)
-    mirrored = _lowest_cut(-z, ~truth, picture_of, precision, seed)
+    mirrored = _lowest_cut(-z[own], ~truth[own], picture_of[own], precision, seed)
     if mirrored is None:
         return VerdictCuts(present_at, None)
     above = z[z > -mirrored]  # the mirrored cut is at or below; the cut proper is the next number, or just beyond all

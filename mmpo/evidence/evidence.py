@@ -206,7 +206,8 @@ class Evidence:
             for number, one in enumerate(self.controls)
             for name in sorted(names[number])
         ]
-        by = {label: self._calibrated(label, source, found, claims) for label, source in self.sources.items()}
+        own = {(number, name) for number, said in enumerate(claimed) for name in said}
+        by = {label: self._calibrated(label, source, found, claims, own) for label, source in self.sources.items()}
         self._fitted = FittedEvidence(by, True, self._overlaps(by, found, claims))
         self._fitted = replace(self._fitted, warnings=tuple(_warnings(self._fitted)))
         write_json(self._folder / "controls.json", self._fitted.as_json())
@@ -220,14 +221,15 @@ class Evidence:
         source: EvidenceSource[Any],
         found: Sequence[PictureFindings],
         claims: Sequence[tuple[int, str, bool]],
+        claimed: Collection[tuple[int, str]],
     ) -> SourceCuts:
         if not source.calibrated:
             return SourceCuts(source.assumed_cuts([]), certain=True)
-        rows = [(found[number][label][name], number, true) for number, name, true in claims]
+        rows = [(found[number][label][name], number, true, (number, name) in claimed) for number, name, true in claims]
         rows = [row for row in rows if row[0].z is not None]
         if not rows:
             return SourceCuts(VerdictCuts(off="no_controls"))
-        truth, picture_of = np.array([true for *_, true in rows]), np.array([number for _, number, _ in rows])
+        truth, picture_of = np.array([row[2] for row in rows]), np.array([row[1] for row in rows])
         if truth.all() or not truth.any():
             return SourceCuts(VerdictCuts(off="no_controls"))
         place = np.unique(picture_of, return_inverse=True)[1]
@@ -242,7 +244,9 @@ class Evidence:
             if not kept:
                 return SourceCuts(VerdictCuts(off="too_weak"), kept=(), parts=tuple(told))
         z = np.array([_number(source, finding, kept) for finding, *_ in rows])
-        fitted = calibrated_cuts(z, truth, place, precision=self.settings.precision)
+        fitted = calibrated_cuts(
+            z, truth, place, claimed=np.array([row[3] for row in rows]), precision=self.settings.precision
+        )
         return replace(fitted, kept=kept, parts=tuple(told))
 
     def _overlaps(
@@ -319,7 +323,10 @@ def _warnings(fitted: FittedEvidence) -> Iterator[str]:
             yield f"evidence {label} is off: {_OFF[one.cuts.off]}"
         elif fitted.calibrated and None in (one.cuts.present_at, one.cuts.absent_below):
             side = "present" if one.cuts.present_at is None else "absent"
-            yield f"evidence {label} never says {side}: the controls show no number at which that is right often enough"
+            yield (
+                f"evidence {label} never says {side}: the controls show no number at which that is right often enough; "
+                "more controls may, or a lower `precision`"
+            )
         for name, value, low in one.parts:
             if one.kept is not None and name not in one.kept:
                 yield f"evidence {label}: the wording {name!r} is left out (AUROC {value:.2f}, at least {low:.2f})"

@@ -197,3 +197,15 @@ def test_what_is_not_above_its_decoy_is_not_present() -> None:
     assert cuts.opinion(0.1, decoy=0.5).verdict == A
     assert cuts.opinion(None, "unknown_class") == Opinion(None, None, None, "unknown_class")
     assert SourceCuts(VerdictCuts(0.0, 0.0), certain=True).opinion(-1.0) == Opinion(A, -1.0, 1.0)
+
+
+def test_absent_ones_that_nobody_claims_do_not_flatter_the_verdict_absent() -> None:
+    """Of 400 claims three quarters are true, a tenth of these with a low number: below the cut 100 of 130 are absent.
+    With 900 more absent classes beside them it would be 1,000 of 1,030."""
+    truth = np.r_[np.ones(300, bool), np.zeros(1000, bool)]
+    z = np.r_[np.ones(270), -np.ones(1030)]
+    claimed, pictures = np.arange(1300) < 400, np.arange(1300)
+    assert precise_cuts(z, truth, pictures) == VerdictCuts(1.0, 1.0)
+    assert precise_cuts(z, truth, pictures, claimed=claimed) == VerdictCuts(1.0, None)
+    z[270:298] = 1.0  # two low ones are left: 100 of 102
+    assert precise_cuts(z, truth, pictures, claimed=claimed, precision=0.9) == VerdictCuts(1.0, 1.0)

@@ -162,7 +162,9 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
 
     def _own_models(self, stack: ExitStack) -> MakerModels:
         engine = cache(partial(open_engine, self.model, self.settings))
-        judging = later_judging(self.tables, self.vocabulary, self.run_dir, self.root, stack, engine, self.settings.sources)
+        judging = later_judging(
+            self.tables, self.vocabulary, self.run_dir, self.root, stack, engine, self.settings.sources
+        )
         return MakerModels(self.model, engine, judging)
 
     # ---- assembling

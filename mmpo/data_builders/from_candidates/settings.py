@@ -38,7 +38,7 @@ class PairsFromCandidatesSettings(ModelLoading):
     )
     pairs: AnyMaker = Field(description="How pairs are made: a maker by name, or {maker: NAME, …} with its settings.")
     sources: list[str] | None = Field(
-        None,
+        default=None,
         min_length=1,
         description="Believe these of the candidates' sources alone (`self`, `detector`, `detector-2`, …): their "
         "verdicts are combined anew. Left out: all of them.",
