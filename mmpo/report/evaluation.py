@@ -203,17 +203,16 @@ def _captions(folder: Path) -> Iterator[AnswerCard]:
                 rows.setdefault(str(row.get("image_id")), {})[state] = row
         for image, states in rows.items():
             said, rights, missed = [], [], ""
-            for state, said_in in states.items():
+            for state, told in states.items():
                 wrong = [
                     (int(one["start"]), int(one["end"]), f"wrong: {one.get('kind', 'object')} {one.get('name', '')}")
-                    for one in said_in.get(spans) or ()
+                    for one in told.get(spans) or ()
                     if one.get("hallucinated") or one.get("right") is False
                 ]
                 rights.append(not wrong)
-                missed = ", ".join(said_in.get("missed") or ())
-                said.append(
-                    ModelAnswer(state, noted((TextPiece(str(said_in.get("caption", ""))),), wrong), "", not wrong)
-                )
+                missed = ", ".join(told.get("missed") or ())
+                pieces = noted((TextPiece(str(told.get("caption", ""))),), wrong)
+                said.append(ModelAnswer(state, pieces, "", not wrong))
             yield AnswerCard(
                 id=hashlib.sha256(f"{name} {image}".encode()).hexdigest()[:12],
                 benchmark=name,
