@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from mmpo.data.pair import PreferencePair
 
-Outcome = Literal["broken", "fixed", "wrong", "right"]
-OUTCOMES: dict[Outcome, str] = {
+AnswerChange = Literal["broken", "fixed", "wrong", "right"]
+OUTCOMES: dict[AnswerChange, str] = {
     "broken": "broken: right before, wrong after",
     "fixed": "fixed: wrong before, right after",
     "wrong": "wrong before and after",
@@ -111,7 +111,7 @@ class AnswerCard:
     expected: str
     pictures: tuple[ShownPicture, ...]
     answers: tuple[ModelAnswer, ...]
-    outcome: Outcome | None = None
+    outcome: AnswerChange | None = None
 
     @property
     def told(self) -> str:

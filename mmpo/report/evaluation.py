@@ -16,12 +16,12 @@ from mmpo.eval.statistics.scorecard import ARROWS, Scorecard, shown_estimate
 from mmpo.eval.statistics.verdict import headline_rows
 from mmpo.files.atomic import read_json, read_jsonl
 from mmpo.report.album import Album
-from mmpo.report.cards import AnswerCard, ModelAnswer, Outcome, ShownPicture, TextPiece, differences, noted
+from mmpo.report.cards import AnswerCard, AnswerChange, ModelAnswer, ShownPicture, TextPiece, differences, noted
 from mmpo.report.svg import Series, histogram, lines
 from mmpo.statistics import auroc
 
 CARDS = 400
-ORDER: tuple[Outcome, ...] = ("broken", "fixed", "wrong", "right")
+ORDER: tuple[AnswerChange, ...] = ("broken", "fixed", "wrong", "right")
 VIDEOS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v")
 FRAMES = 4
 
@@ -184,10 +184,10 @@ def _card(key: tuple[Any, ...], states: Mapping[str, Mapping[str, Any]]) -> Answ
     )  # fmt: skip
 
 
-def _outcome(right: Sequence[bool]) -> Outcome | None:
+def _outcome(right: Sequence[bool]) -> AnswerChange | None:
     if len(right) != 2:
         return None
-    outcomes: dict[tuple[bool, ...], Outcome] = {
+    outcomes: dict[tuple[bool, ...], AnswerChange] = {
         (True, False): "broken", (False, True): "fixed", (False, False): "wrong", (True, True): "right",
     }  # fmt: skip
     return outcomes[tuple(right)]
