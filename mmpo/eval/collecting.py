@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmpo.errors import UserError
 from mmpo.eval.answers import AnswerCache, AnswerLog, answer_key, folder_fingerprint, model_folder
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Request, Response
@@ -21,6 +22,7 @@ from mmpo.progress import task
 if TYPE_CHECKING:
     from mmpo.models.families.loading import VLM
     from mmpo.models.generation.answer import Answer, AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 ModelState = Literal["before", "after"]
 Responses = dict[ModelState, dict[Request, Response]]
@@ -37,12 +39,20 @@ class AskedModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the contents of the model's files."""
+        """Of the contents of the model's files; of a server its identity."""
+        if (sampler := self.settings.sampler) is not None:
+            from mmpo.chat.served_models import served_identity
+
+            return served_identity(sampler, sampler.model)
         return folder_fingerprint(model_folder(self.settings.model))
 
     @cached_property
     def adapter(self) -> str | None:
         """The fingerprint of the adapter's files, None without one. Raises UserError where it is no adapter."""
+        if (sampler := self.settings.sampler) is not None:
+            from mmpo.chat.served_models import served_identity
+
+            return sampler.adapter and served_identity(sampler, sampler.adapter)
         if not self.settings.adapter:
             return None
         check_adapter(self.settings.adapter)
@@ -50,7 +60,9 @@ class AskedModel:
 
     @property
     def weights(self) -> str:
-        """The number format of the weights."""
+        """The number format of the weights; a server has its own."""
+        if self.settings.sampler is not None:
+            return "served"
         dtype, quantize = self.settings.dtype, self.settings.quantize
         return dtype if quantize == "none" else f"{dtype} {quantize}"
 
@@ -70,9 +82,19 @@ class AskedModel:
         return self._loaded(self.settings.model, self.settings.adapter)
 
     @contextmanager
-    def answering(self, state: ModelState) -> Iterator[AnswerEngine]:
+    def answering(self, state: ModelState, run_dir: Path) -> Iterator[Answerer]:
         """What answers in this state: the model with its adapter off or on, or the other one that stands before, which
         is gone again behind the block, so that two are never in memory together."""
+        if (sampler := self.settings.sampler) is not None:
+            from mmpo.models.generation.served import open_served
+
+            wanted = sampler.model_copy(update={"max_failed": 1.0})  # all are asked first; then none may be missing
+            with (
+                open_served(wanted, run_dir, load=lambda: self.vlm) as served,
+                served.adapter_off() if state == "before" and sampler.adapter else nullcontext(),
+            ):
+                yield served
+            return
         if state == "before" and self.settings.before:
             yield self._engine(self._loaded(self.settings.before, None))
             return
@@ -185,12 +207,12 @@ def _ask_model(
     for state, requests in every.items():
         known = {request for request in requests if keys[state, request] in answers}
         if len(known) < len(requests):
-            with model.answering(state) as engine:
+            with model.answering(state, record.parent) as engine:
                 _ask_state(engine, state, every, known, keys, pictures, answers, cache, record)
 
 
 def _ask_state(
-    engine: AnswerEngine,
+    engine: Answerer,
     state: ModelState,
     every: Mapping[ModelState, Sequence[Request]],
     known: Collection[Request],
@@ -202,9 +224,12 @@ def _ask_state(
 ) -> None:
     missing = len(every[state]) - len(known)
     label = f"asking, {state}" if len(every) > 1 else "asking"
-    started, checked = time.monotonic(), len(engine.checks)
+    started, checked, failed = time.monotonic(), len(engine.checks), 0
     with task(label, missing) as running:
         for number, (request, answer) in enumerate(_answers(engine, every[state], known, pictures)):
+            if answer.failed:
+                failed += 1
+                continue
             row = {
                 "key": keys[state, request],
                 **_names(state, request),
@@ -219,10 +244,16 @@ def _ask_state(
             running.advance()
             if number == 0:
                 _record(record, state, engine, checked, 0, 0.0)
+    if failed:
+        raise UserError(
+            f"{failed} of {missing} questions got no reply from the server ({record.parent / 'errors.jsonl'} lists "
+            "them), and before and after must be measured on the same ones",
+            hint="mend the server and run again: the answers that came are kept",
+        )
     _record(record, state, engine, checked, missing, time.monotonic() - started)
 
 
-def _record(path: Path, state: ModelState, engine: AnswerEngine, checked: int, asked: int, seconds: float) -> None:
+def _record(path: Path, state: ModelState, engine: Answerer, checked: int, asked: int, seconds: float) -> None:
     """Add to `engine.json` what the self-check of this run found, and how fast it answered."""
     states: dict[str, Any] = read_json(path) if path.exists() else {}
     old = states.get(state, {"asked": 0, "near_ties": [], "different": [], "answers": 0, "seconds": 0.0})
@@ -238,16 +269,16 @@ def _record(path: Path, state: ModelState, engine: AnswerEngine, checked: int, a
 
 
 def _answers(
-    engine: AnswerEngine, requests: Sequence[Request], known: Collection[Request], pictures: Pictures
+    engine: Answerer, requests: Sequence[Request], known: Collection[Request], pictures: Pictures
 ) -> Iterator[tuple[Request, Answer]]:
     """Ask what is not `known`, all that concerns a picture together, and answers of one length limit together. The
     engine's batches are formed over all requests, so that a stopped evaluation ends with the same digits.
     """
-    from mmpo.models.families.interleaved import TAG, interleaved
+    from mmpo.models.families.interleaved import TAG
     from mmpo.models.generation.answer import Question
 
     def prompt(request: Request) -> Any:
-        return interleaved(engine.vlm, request.prompt) if TAG in request.prompt else request.prompt
+        return engine.prompt_of(request.prompt) if TAG in request.prompt else request.prompt
 
     numbers = {request: str(number) for number, request in enumerate(requests)}
     for limit in sorted({request.max_new_tokens for request in requests}):

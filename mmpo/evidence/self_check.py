@@ -13,13 +13,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mmpo.errors import Quarantined, UserError
+from mmpo.evidence.cuts import AFFIRMED, VerdictCuts
 from mmpo.evidence.records import EvidencePicture, SourceFinding
 from mmpo.evidence.settings import SelfSource, asked_about
 from mmpo.evidence.source import EvidenceContext, EvidenceSource
 from mmpo.files.fingerprints import folder_fingerprint, model_folder
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import Answer, AnswerEngine
+    from mmpo.models.generation.answer import Answer
+    from mmpo.models.generation.answerer import Answerer
 
 
 class OwnAnswers(EvidenceSource[SelfSource]):
@@ -33,15 +35,31 @@ class OwnAnswers(EvidenceSource[SelfSource]):
 
     @property
     def identity(self) -> str:
-        own, settings = self.settings.model, self.settings
-        files = self.context.model if own is None else f"{folder_fingerprint(model_folder(own))} {settings.dtype}"
-        return f"self {files} {json.dumps([settings.questions, settings.negated])}"
+        own = self.settings.model
+        files = self.context.model if own is None else f"{folder_fingerprint(model_folder(own))} {self.settings.dtype}"
+        return f"self {files} {json.dumps([self._asking, self._negated])}"
+
+    @property
+    def _asking(self) -> list[str]:
+        """The wordings to which yes means present."""
+        return self.settings.claim_questions if self.context.questions else self.settings.questions
+
+    @property
+    def _negated(self) -> list[str]:
+        return [] if self.context.questions else self.settings.negated
 
     @cached_property
-    def _engine(self) -> AnswerEngine:
+    def _engine(self) -> Answerer:
         if self.settings.model is None:
             assert self.context.engine is not None
-            return self.context.engine()
+            engine = self.context.engine()
+            if not engine.log_probs:
+                raise UserError(
+                    "the server gives no log-probs, and evidence `self` is P(yes)",
+                    hint="take a server that gives top_logprobs (vLLM, SGLang), or set `model` of the source `self`: "
+                    "that one answers in this process",
+                )
+            return engine
         from mmpo.models.families.loading import load_vlm
         from mmpo.models.generation.answer import AnswerEngine
 
@@ -52,7 +70,7 @@ class OwnAnswers(EvidenceSource[SelfSource]):
     ) -> list[Mapping[str, SourceFinding]]:
         from mmpo.models.generation.answer import Question
 
-        wordings = [*self.settings.questions, *self.settings.negated]
+        wordings = [*self._asking, *self._negated]
         ids = [
             [
                 (f"{number}/{name}/{place}", asked_about(text, name))
@@ -88,10 +106,13 @@ class OwnAnswers(EvidenceSource[SelfSource]):
             if answer is None or answer.yes_logit is None or answer.no_logit is None:
                 return SourceFinding(None, "no_yes_no_tokens")
             odds.append(answer.yes_logit - answer.no_logit)
-        wordings = dict(zip([*self.settings.questions, *self.settings.negated], odds, strict=True))
-        asking = odds[: len(self.settings.questions)]
+        wordings = dict(zip([*self._asking, *self._negated], odds, strict=True))
+        asking = odds[: len(self._asking)]
         return SourceFinding(sum(asking) / len(asking), "", {"wordings": wordings})
 
+    def assumed_cuts(self, z: Sequence[float]) -> VerdictCuts:
+        return AFFIRMED if self.context.questions else super().assumed_cuts(z)
+
     def parts(self, found: SourceFinding) -> Mapping[str, float]:
-        negated = set(self.settings.negated)
+        negated = set(self._negated)
         return {text: -value if text in negated else value for text, value in found.detail.get("wordings", {}).items()}

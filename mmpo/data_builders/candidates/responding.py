@@ -18,7 +18,8 @@ from mmpo.text.claims import claimed, split_sentences
 from mmpo.text.vocabulary import ObjectVocabulary
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import Answer, AnswerEngine
+    from mmpo.models.generation.answer import Answer
+    from mmpo.models.generation.answerer import Answerer
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,14 @@ def prompts_of(photo: ListedPhoto, settings: CandidateSettings) -> tuple[PhotoPr
 
 
 def respond(
-    engine: AnswerEngine,
+    engine: Answerer,
     photos: Sequence[AskedPhoto],
     settings: CandidateSettings,
-    vocabulary: ObjectVocabulary,
+    vocabulary: ObjectVocabulary | None,
     done: Callable[[], None],
 ) -> list[list[Candidate]]:
-    """The candidates of each photo, prompt after prompt, the greedy one first. `done` is called once for each photo."""
+    """The candidates of each photo, prompt after prompt, the greedy one first. `done` is called once for each photo.
+    Without a vocabulary no claims are read."""
     asked = [(photo.data, prompt.text) for photo in photos for prompt in photo.prompts]
     many = engine.sample_many(
         asked,
@@ -72,15 +74,17 @@ def read_responses(
     answers: Sequence[Answer],
     prompt: PhotoPrompt,
     number: int,
-    vocabulary: ObjectVocabulary,
+    vocabulary: ObjectVocabulary | None,
     scored: Mapping[int, Mapping[str, Any]],
 ) -> Iterator[Candidate]:
     """The answers to one prompt as candidates, with the reason of those that are of no use."""
     seen: set[str] = set()
     for sample, answer in enumerate(answers):
-        mentions = tuple(mentions_in(answer.text, vocabulary))
+        mentions = () if vocabulary is None else tuple(mentions_in(answer.text, vocabulary))
         why_not = ""
-        if not answer.text:
+        if answer.failed:
+            why_not = "no_reply"
+        elif not answer.text:
             why_not = "unfinished" if answer.truncated else "empty"
         elif placeholder_in(answer.text):
             why_not = "image_tag"
@@ -88,7 +92,7 @@ def read_responses(
             why_not = "unfinished"
         elif answer.text in seen:
             why_not = "duplicate"
-        elif not mentions and prompt.answer is None:
+        elif not mentions and vocabulary is not None and prompt.answer is None:
             why_not = "no_claim"
         seen.add(answer.text)
         yield Candidate(
@@ -97,7 +101,7 @@ def read_responses(
             sample,
             answer.text,
             answer.truncated,
-            len(answer.token_ids),
+            scored.get(sample, {}).get("logp_tokens", len(answer.token_ids)),
             mentions,
             answer=prompt.answer,
             why_not=why_not,
@@ -113,7 +117,7 @@ def mentions_in(text: str, vocabulary: ObjectVocabulary) -> Iterator[ClaimMentio
 
 
 def _log_probs(
-    engine: AnswerEngine, picture: bytes, prompt: str, answers: Sequence[Answer], settings: CandidateSettings
+    engine: Answerer, picture: bytes, prompt: str, answers: Sequence[Answer], settings: CandidateSettings
 ) -> dict[int, dict[str, Any]]:
     """The log-probs of the answers that have words, by their number; one prefill serves all."""
     if not settings.log_probs and not settings.log_probs_blind:

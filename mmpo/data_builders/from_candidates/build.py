@@ -23,7 +23,6 @@ from mmpo.data.image_digests import pixel_digest
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data_builders.candidates.judging import judged_by, later_judging
 from mmpo.data_builders.candidates.records import JudgedPicture
-from mmpo.data_builders.candidates.settings import CandidateSettings
 from mmpo.data_builders.candidates.tables import CandidateTables
 from mmpo.data_builders.from_candidates.entry import checked_photos
 from mmpo.data_builders.from_candidates.guards import GuardOutcome, PairFacts, guarded
@@ -36,8 +35,9 @@ from mmpo.data_builders.from_candidates.maker import (
     load_makers,
 )
 from mmpo.data_builders.from_candidates.settings import PairsFromCandidatesSettings, PairsMade
+from mmpo.data_builders.from_candidates.texts import claim_rows
 from mmpo.data_builders.hallucination.style_probe import SEPARABLE, Sides, probe
-from mmpo.data_builders.models import model_contents, open_engine
+from mmpo.data_builders.models import model_contents, open_answerer
 from mmpo.data_builders.run import Builder, Written
 from mmpo.data_builders.units import Advance, Units, Work, count_table, digest, file_digest, ordered
 from mmpo.errors import Quarantined, UserError
@@ -46,7 +46,7 @@ from mmpo.resuming import deciding
 from mmpo.text.vocabulary import ObjectVocabulary, coco
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 SCORES = ("chosen_absent", "rejected_absent", "chosen_recall", "rejected_recall", "chosen_words", "rejected_words")
 Judging = Callable[[Sequence[JudgedPicture], Sequence[Sequence[str]]], list[Opinions]]
@@ -64,7 +64,7 @@ class MakerModels:
     """What a maker may ask, each opened at its first use."""
 
     name: str
-    engine: Callable[[], AnswerEngine]
+    engine: Callable[[], Answerer]
     evidence: Judging
 
 
@@ -114,6 +114,7 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
 
     def open(self, stack: ExitStack) -> Work[PictureRef]:
         maker = self.maker(stack)
+        maker.prepare(len(self.tables), self._pictures)
 
         def work(number: int, part: Sequence[PictureRef], advance: Advance) -> dict[str, Any]:
             pictures = self._pictures(number)
@@ -128,8 +129,7 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
         pictures = self.tables.pictures(number)
         if self.settings.sources is None:
             return pictures
-        evidence = CandidateSettings.model_validate(self.tables.card["settings"])
-        return [judged_by(picture, evidence, self.settings.sources) for picture in pictures]
+        return [judged_by(picture, self.tables.settings, self.settings.sources) for picture in pictures]
 
     def maker(self, stack: ExitStack) -> PairMaker[Any]:
         """The maker, with what it may ask."""
@@ -161,7 +161,7 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
         return unchanged_picture(picture.image, picture.key, self.root)
 
     def _own_models(self, stack: ExitStack) -> MakerModels:
-        engine = cache(partial(open_engine, self.model, self.settings))
+        engine = cache(partial(open_answerer, self.model, self.settings, self.run_dir, stack))
         judging = later_judging(
             self.tables, self.vocabulary, self.run_dir, self.root, stack, engine, self.settings.sources
         )
@@ -307,8 +307,6 @@ def _row(builder: PairsFromCandidates, picture: JudgedPicture, made: MadePair) -
         "rejected_words": rejected.words,
         **made.scores,
     }
-    differing = sorted(chosen.names ^ rejected.names)
-    claims = [_claim(picture, name) for name in differing if name in picture.opinions]
     provenance = {
         "builder": "pairs_from_candidates",
         "version": mmpo.__version__,
@@ -319,7 +317,7 @@ def _row(builder: PairsFromCandidates, picture: JudgedPicture, made: MadePair) -
         "maker": settings.pairs.maker,
         "kind": made.kind,
         "samples": [chosen.sample, rejected.sample],
-        "claims": claims,
+        "claims": claim_rows(picture.opinions, chosen.names ^ rejected.names),
         **made.about,
     }
     return {
@@ -343,12 +341,6 @@ def _row(builder: PairsFromCandidates, picture: JudgedPicture, made: MadePair) -
         },
         "provenance": provenance,
     }
-
-
-def _claim(picture: JudgedPicture, name: str) -> dict[str, Any]:
-    found = picture.opinions[name]
-    by = {source: {"verdict": o.verdict, "z": o.z, "confidence": o.confidence} for source, o in found.by.items()}
-    return {"name": name, "verdict": found.verdict, "by": by}
 
 
 def _pair(row: Mapping[str, Any], picture: bytes) -> PreferencePair:
