@@ -2,6 +2,7 @@
 write the scorecard.
 
     usable images ─▶ benchmarks' requests ─▶ AnswerEngine ─▶ answers.jsonl ─▶ scorecard.json, scorecard.md
+                                        └▶ right or wrong ▶ answers.jsonl, flips.jsonl
     shipped texts and prompts ───────────────────────────▶ drift.jsonl ───────────────┘
 
 The model gets only requests that neither `answers.jsonl` nor the cache answers; where none are left, it is not even
@@ -20,10 +21,11 @@ from mmpo.claims import alone
 from mmpo.data.image_digests import read_digests
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
-from mmpo.eval.collecting import AskedModel, Responses, collect_responses, engine_notes
+from mmpo.eval.collecting import AskedModel, Responses, answer_keys, collect_responses, engine_notes
 from mmpo.eval.context import context_of
 from mmpo.eval.drift.measuring import Measured, measure
 from mmpo.eval.drift.report import DriftReport
+from mmpo.eval.grading import write_grades
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import NothingToAsk, Part, Request, Response
 from mmpo.eval.settings import EvalSettings
@@ -71,7 +73,7 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
     with alone(run_dir), working_in(None):
         if _written(run_dir) != earlier:  # another member of the team was quicker
             return Scorecard.model_validate(read_json(run_dir / CARD))
-        measured = measure(model, pictures, asked, run_dir)
+        keys, measured = answer_keys(asked, pictures, model), measure(model, pictures, asked, run_dir)
         del model  # its weights leave the memory before the scoring
         for name, benchmark in benchmarks.items():
             benchmark.write(run_dir / name, responses)  # type: ignore[arg-type]
@@ -84,6 +86,7 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
             for image in pictures.rejected
         ]  # fmt: skip
         write_lines(run_dir / "rejects.jsonl", rejects)
+        write_grades(run_dir, benchmarks, responses, keys)
         write_text(run_dir / "scorecard.md", card.to_markdown())
         write_json(run_dir / CARD, card.model_dump(mode="json"))
         return card
