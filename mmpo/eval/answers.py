@@ -12,11 +12,12 @@ import hashlib
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mmpo.data.records import write_lines
 from mmpo.errors import UserError
 from mmpo.files.atomic import SEAL, JsonLines, read_jsonl, seal_row, sound
 from mmpo.files.fingerprints import file_fingerprint, folder_fingerprint, model_folder
@@ -62,6 +63,11 @@ class AnswerLog:
         if time.monotonic() - self._flushed > self.FLUSH_SECONDS:
             self._log.sync()
             self._flushed = time.monotonic()
+
+    def note(self, notes: Mapping[str, Mapping[str, Any]], names: Collection[str]) -> None:
+        """Write the log again with `notes` by key; the columns `names` of earlier notes go. Whole or not at all."""
+        rows = ({name: value for name, value in row.items() if name not in names} for row in self._rows.values())
+        write_lines(self._log.path, (seal_row({**row, **notes.get(row["key"], {})}) for row in rows))
 
     def __enter__(self) -> AnswerLog:
         return self

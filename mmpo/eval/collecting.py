@@ -101,6 +101,17 @@ class AskedModel:
         )
 
 
+def answer_keys(requests: Sequence[Request], pictures: Pictures, model: AskedModel) -> Keys:
+    """The key in `answers.jsonl` of each request's answer in each state."""
+    return {
+        (state, request): answer_key(
+            *asked, model.weights, pictures.fingerprint(request), request.prompt, request.max_new_tokens
+        )
+        for state, asked in model.states.items()
+        for request in requests
+    }
+
+
 def collect_responses(requests: Sequence[Request], pictures: Pictures, model: AskedModel, run_dir: Path) -> Responses:
     """The responses to all requests, by model state; the model is asked what is not answered yet. Two requests with the
     same picture and words are asked once, whatever the picture is called.
@@ -109,13 +120,7 @@ def collect_responses(requests: Sequence[Request], pictures: Pictures, model: As
     too.
     """
     settings, states = model.settings, model.states
-    keys = {
-        (state, request): answer_key(
-            *asked, model.weights, pictures.fingerprint(request), request.prompt, request.max_new_tokens
-        )
-        for state, asked in states.items()
-        for request in requests
-    }
+    keys = answer_keys(requests, pictures, model)
     with ExitStack() as stack:
         answers = stack.enter_context(AnswerLog(run_dir / "answers.jsonl"))
         cache = stack.enter_context(AnswerCache(Path(settings.cache))) if settings.cache else None

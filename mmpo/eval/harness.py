@@ -2,6 +2,7 @@
 write the scorecard.
 
     usable images ─▶ benchmarks' requests ─▶ AnswerEngine ─▶ answers.jsonl ─▶ scorecard.json, scorecard.md
+                                        └▶ right or wrong ▶ answers.jsonl, flips.jsonl
     shipped texts and prompts ───────────────────────────▶ drift.jsonl ───────────────┘
 
 The model gets only requests that neither `answers.jsonl` nor the cache answers; where none are left, it is not even
@@ -19,10 +20,11 @@ from typing import Any
 from mmpo.data.image_digests import read_digests
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
-from mmpo.eval.collecting import AskedModel, Responses, collect_responses, engine_notes
+from mmpo.eval.collecting import AskedModel, Keys, Responses, answer_keys, collect_responses, engine_notes
 from mmpo.eval.context import context_of
 from mmpo.eval.drift.measuring import Measured, measure
 from mmpo.eval.drift.report import DriftReport
+from mmpo.eval.grading import write_grades
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import NothingToAsk, Part, Request, Response
 from mmpo.eval.settings import EvalSettings
@@ -62,7 +64,9 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
         note for name, benchmark in benchmarks.items() if (note := _left_out(name, benchmark, pictures))
     ]
 
-    responses, measured = _asked([one for one in requests if not pictures.problem(one)], pictures, settings, run_dir)
+    responses, keys, measured = _asked(
+        [one for one in requests if not pictures.problem(one)], pictures, settings, run_dir
+    )
     for name, benchmark in benchmarks.items():
         benchmark.write(run_dir / name, responses)  # type: ignore[arg-type]
     loud = [overlap.warning()] if overlap is not None and overlap.shared else []
@@ -74,6 +78,7 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
         for image in pictures.rejected
     ]  # fmt: skip
     write_lines(run_dir / "rejects.jsonl", rejects)
+    write_grades(run_dir, benchmarks, responses, keys)
     write_text(run_dir / "scorecard.md", card.to_markdown())
     write_json(run_dir / "scorecard.json", card.model_dump(mode="json"))
     return card
@@ -81,11 +86,12 @@ def evaluate(settings: EvalSettings, run_dir: str | Path) -> Scorecard:
 
 def _asked(
     requests: Sequence[Request], pictures: Pictures, settings: EvalSettings, run_dir: Path
-) -> tuple[Responses, Measured]:
-    """What the model says, to the benchmarks and beside them; it is in memory no longer than this takes."""
+) -> tuple[Responses, Keys, Measured]:
+    """What the model says, to the benchmarks and beside them; it is in memory no longer than this takes. And the keys
+    of its answers."""
     model = AskedModel(settings)
     responses = collect_responses(requests, pictures, model, run_dir)
-    return responses, measure(model, pictures, requests, run_dir)
+    return responses, answer_keys(requests, pictures, model), measure(model, pictures, requests, run_dir)
 
 
 def _overlap(settings: EvalSettings, run_dir: Path, pictures: Pictures, requests: Sequence[Request]) -> Overlap | None:

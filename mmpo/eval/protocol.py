@@ -60,6 +60,18 @@ class Response:
     margin: float | None = None
 
 
+@dataclass(frozen=True)
+class Grade:
+    """How a benchmark takes one answer: the `expected` answer, what its parser read (None: nothing), and whether that is
+    right (None: nobody can say). `split` is the part that it counts in.
+    """
+
+    expected: str
+    parsed: str | None
+    right: bool | None
+    split: str | None = None
+
+
 class NothingToAsk(UserError):
     """A benchmark cannot ask anything about these images; the others of the evaluation still can."""
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.errors import UserError
-from mmpo.eval.protocol import AnnotatedSet, Part, Request, Response
+from mmpo.eval.protocol import AnnotatedSet, Grade, Part, Request, Response
 from mmpo.eval.section import ADDED, Section, own_benchmarks, sections
 from mmpo.eval.settings import CommonSettings
 from mmpo.registry import Registry
@@ -90,6 +90,12 @@ class Task(ABC, Generic[S]):
     def score(self, responses: Mapping[Request, Response]) -> list[Part]:
         """Score the responses to all requests."""
 
+    def grades(self, responses: Mapping[Request, Response]) -> Iterable[tuple[Request, Grade]]:
+        """How each answer is taken, for `answers.jsonl`, `flips.jsonl` and reports; nothing where no single answer is
+        right or wrong.
+        """
+        return ()
+
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         """Write questions and responses of each state (`before`, `after`) in the benchmark's published formats, where
         it has any.
@@ -138,6 +144,15 @@ class QuestionTask(Task[S], Generic[S, Q]):
 
     def score(self, responses: Mapping[Request, Response]) -> list[Part]:
         return self.parts(self.answered(responses))
+
+    def grade(self, question: Q, response: Response) -> Grade | None:
+        """How an answer is taken, by itself; None where the benchmark doesn't say."""
+        return None
+
+    def grades(self, responses: Mapping[Request, Response]) -> Iterable[tuple[Request, Grade]]:
+        for question, response in self.answered(responses):
+            if (grade := self.grade(question, response)) is not None:
+                yield self.request(question), grade
 
     def near_ties(self, given: Iterable[tuple[Q, Response]]) -> list[Request] | None:
         """The yes/no requests whose yes and no are closer than `NEAR_TIE` logits, so that another number format or

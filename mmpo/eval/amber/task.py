@@ -13,7 +13,7 @@ from mmpo.eval.amber import metrics as amber
 from mmpo.eval.amber.files import AmberLabel, AmberObjects, Query
 from mmpo.eval.amber.settings import AmberSettings
 from mmpo.eval.amber.words import NounReader, Similarity, open_similarity
-from mmpo.eval.protocol import Part, Request, Response, cut_off
+from mmpo.eval.protocol import Grade, Part, Request, Response, cut_off
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.files.atomic import write_text
 
@@ -119,6 +119,13 @@ class Amber(QuestionTask[AmberSettings, Query]):
             count, cut = parts[0].questions + parts[1].questions, parts[0].truncated + parts[1].truncated
             parts.append(Part("both halves", both, count, cut, parts[1].unparsed, total=True))
         return parts
+
+    def grade(self, question: Query, response: Response) -> Grade | None:
+        item = self.annotations.items[question.id]
+        if not isinstance(item, AmberLabel):
+            return None  # a description: its words are counted, none is the right one
+        read = amber.read_answer(response.text, self.settings.parser)
+        return Grade(item.label, read, read == item.label, item.dimension)
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         """Response files for the published script; an answer that was read is written as the Yes or No it expects."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from mmpo.eval.hallusionbench import files
 from mmpo.eval.hallusionbench import judge as hbj
 from mmpo.eval.hallusionbench import metrics as hb
 from mmpo.eval.hallusionbench.settings import HallusionBenchSettings
-from mmpo.eval.protocol import Part, Request, Response, cut_off
+from mmpo.eval.protocol import Grade, Part, Request, Response, cut_off
 from mmpo.eval.task import Context, JudgedTask, benchmark
 
 
@@ -46,6 +46,13 @@ class HallusionBench(JudgedTask[HallusionBenchSettings, hb.HallusionQuestion, hb
         verdicts, same, unparsed = judged or self.judged(given)
         tally = hb.tally([question for question, _ in given], verdicts, same)
         return [Part(None, tally, len(given), cut_off(given), unparsed)]
+
+    def grades(self, responses: Mapping[Request, Response]) -> Iterable[tuple[Request, Grade]]:
+        given = self.answered(responses)
+        for (question, _), verdict in zip(given, self.judged(given)[0], strict=True):
+            read = {hb.RIGHT: "right", hb.UNCLEAR: "unclear"}.get(verdict, "wrong")
+            expected = question.answer or question.details
+            yield self.request(question), Grade(expected, read, hb.is_right(question, verdict), question.category)
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         for state, given in responses.items():

@@ -10,7 +10,7 @@ from mmpo.eval.mme import build as mme_pairs
 from mmpo.eval.mme import files as mme_files
 from mmpo.eval.mme import metrics as mme
 from mmpo.eval.mme.settings import MmeSettings
-from mmpo.eval.protocol import Part, Request, Response, cut_off, require_annotations
+from mmpo.eval.protocol import Grade, Part, Request, Response, cut_off, require_annotations
 from mmpo.eval.task import Context, QuestionTask, benchmark
 
 
@@ -71,6 +71,10 @@ class Mme(QuestionTask[MmeSettings, mme.MmeQuestion]):
             p_yes=[response.p_yes for _, response in given],
             positional=positional,
         )
+
+    def grade(self, question: mme.MmeQuestion, response: Response) -> Grade:
+        read = mme.PARSERS[self.settings.parser](response.text).label
+        return Grade(question.label, read, read == question.label, question.subtask)
 
     def parts(self, given: Sequence[tuple[mme.MmeQuestion, Response]]) -> list[Part]:
         results = self.results(given)

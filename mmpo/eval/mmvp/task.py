@@ -8,9 +8,9 @@ from typing import get_args
 
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
-from mmpo.eval.mmvp.metrics import MmvpQuestion, read_questions, score
+from mmpo.eval.mmvp.metrics import READERS, MmvpQuestion, read_questions, score
 from mmpo.eval.mmvp.settings import GoldName, MmvpSettings, ReaderName
-from mmpo.eval.protocol import Part, Request, Response, cut_off
+from mmpo.eval.protocol import Grade, Part, Request, Response, cut_off
 from mmpo.eval.scoring import Scored, ScoreRequest, answers_by_id, of_answers, scorer
 from mmpo.eval.statistics.compare import intervals
 from mmpo.eval.task import Context, QuestionTask, benchmark
@@ -39,6 +39,10 @@ class Mmvp(QuestionTask[MmvpSettings, MmvpQuestion]):
         texts = [response.text for _, response in given]
         tally, unread = score([question for question, _ in given], texts, self.settings.parser)
         return [Part(None, tally, len(given), cut_off(given), unread)]
+
+    def grade(self, question: MmvpQuestion, response: Response) -> Grade:
+        read = READERS[self.settings.parser](response.text, question.options)
+        return Grade(question.answer, read, read == question.answer)
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         """MMVP's own answer file, which its grader reads: `answers_before.jsonl` and `answers_after.jsonl`."""

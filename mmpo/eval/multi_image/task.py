@@ -11,9 +11,16 @@ from typing import get_args
 from mmpo.data.layouts import Composer
 from mmpo.data.layouts.compose import picture_in_picture
 from mmpo.data.records import write_lines
-from mmpo.eval.multi_image.metrics import MultiQuestion, build_questions, read_questions, score, write_questions
+from mmpo.eval.multi_image.metrics import (
+    MultiQuestion,
+    build_questions,
+    read_answer,
+    read_questions,
+    score,
+    write_questions,
+)
 from mmpo.eval.multi_image.settings import MultiImageSettings
-from mmpo.eval.protocol import Part, Request, Response, cut_off, require_annotations
+from mmpo.eval.protocol import Grade, Part, Request, Response, cut_off, require_annotations
 from mmpo.eval.scoring import Scored, ScoreRequest, answers_by_id, of_answers, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.eval.yes_no import ParserName
@@ -69,6 +76,10 @@ class MultiImage(QuestionTask[MultiImageSettings, MultiQuestion]):
             total=layout is None,
             near_ties=self.near_ties([one for one in given if one[0].kind != "which"]),
         )
+
+    def grade(self, question: MultiQuestion, response: Response) -> Grade:
+        read = read_answer(question, response.text, self.settings.parser).answer
+        return Grade(question.answer, read, read == question.answer, question.layout)
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         write_questions(folder / "questions.jsonl", self.questions)

@@ -8,9 +8,17 @@ from pathlib import Path
 
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
-from mmpo.eval.multiple_choice.metrics import ChoiceQuestion, by_category, read_choices, score
+from mmpo.eval.multiple_choice.metrics import (
+    LETTERS,
+    ChoiceQuestion,
+    by_category,
+    is_right,
+    read_choices,
+    read_option,
+    score,
+)
 from mmpo.eval.multiple_choice.settings import FormatName, MultipleChoiceSettings
-from mmpo.eval.protocol import FrameChoice, Part, Request, Response, cut_off
+from mmpo.eval.protocol import FrameChoice, Grade, Part, Request, Response, cut_off
 from mmpo.eval.scoring import Scored, ScoreRequest, answers_by_id, of_answers, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.files.atomic import write_bytes
@@ -42,6 +50,13 @@ class MultipleChoice(QuestionTask[MultipleChoiceSettings, ChoiceQuestion]):
     def parts(self, given: Sequence[tuple[ChoiceQuestion, Response]]) -> list[Part]:
         tally, unread = score([choice for choice, _ in given], [response.text for _, response in given])
         return [Part(None, tally, len(given), cut_off(given), unread)]
+
+    def grade(self, question: ChoiceQuestion, response: Response) -> Grade:
+        right, _ = is_right(question, response.text)
+        shown = [f"({letter}) {option}" for letter, option in zip(LETTERS, question.options, strict=False)]
+        read = read_option(response.text, question.options) if shown else None
+        expected = shown[question.answer] if isinstance(question.answer, int) else question.answer
+        return Grade(expected, None if read is None else shown[read], right, question.category or None)
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         for state, given in responses.items():

@@ -13,8 +13,9 @@ from mmpo.eval.pope import build as pope_builder
 from mmpo.eval.pope import judge as pope_judge
 from mmpo.eval.pope import metrics as pope
 from mmpo.eval.pope.settings import PopeSettings
-from mmpo.eval.protocol import AnnotatedSet, NothingToAsk, Part, Request, Response, cut_off, require_annotations
+from mmpo.eval.protocol import AnnotatedSet, Grade, NothingToAsk, Part, Request, Response, cut_off, require_annotations
 from mmpo.eval.task import Context, QuestionTask, benchmark
+from mmpo.eval.yes_no import parse
 from mmpo.files.atomic import write_json
 
 ENOUGH_IMAGES = 0.5
@@ -133,6 +134,13 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
             tally, close = pope.mean_over_splits(results), self.near_ties(given)
             parts.append(Part("all splits", tally, len(given), cut_off(given), unparsed, total=True, near_ties=close))
         return parts
+
+    def grade(self, question: tuple[str, pope.PopeQuestion], response: Response) -> Grade:
+        split, asked = question
+        read = parse(response.text, self.settings.parser)
+        if self.settings.judge and not read.found:  # the judge decided, about all of a split together
+            return Grade(asked.label, None, None, split)
+        return Grade(asked.label, read.label, read.label == asked.label, split)
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         for name, content in self.side_files.items():

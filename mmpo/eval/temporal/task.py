@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpo.errors import UserError
-from mmpo.eval.protocol import FrameChoice, Part, Request, Response, cut_off
+from mmpo.eval.protocol import FrameChoice, Grade, Part, Request, Response, cut_off
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.eval.temporal import tempcompass, videohallucer
 from mmpo.eval.temporal.metrics import PARSERS, TemporalBenchmark, TemporalQuestion, is_right, read, tally
@@ -63,6 +63,10 @@ class Temporal(QuestionTask[TemporalSettings, TemporalQuestion]):
         answered = _filled(given)
         unread = sum(is_right(self.kind, question, self.settings.parser) is None for question in answered)
         return [Part(None, tally(self.kind, answered, self.settings.parser), len(given), cut_off(given), unread)]
+
+    def grade(self, question: TemporalQuestion, response: Response) -> Grade:
+        right = is_right(self.kind, replace(question, prediction=response.text), self.settings.parser)
+        return Grade(question.answer, None, bool(right), question.side or question.category or None)
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         for state, given in responses.items():

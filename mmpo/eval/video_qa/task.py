@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mmpo.chat.judging import opened, require_all
@@ -10,7 +10,7 @@ from mmpo.chat.video_rules import IDENTITY, VideoRuleJudge
 from mmpo.data.records import read_records, write_lines
 from mmpo.data.video_lists import VideoItem, read_videos
 from mmpo.errors import UserError
-from mmpo.eval.protocol import FrameChoice, Part, Request, Response, cut_off
+from mmpo.eval.protocol import FrameChoice, Grade, Part, Request, Response, cut_off
 from mmpo.eval.task import Context, JudgedTask, benchmark
 from mmpo.eval.video_qa.judge import verdicts
 from mmpo.eval.video_qa.metrics import (
@@ -72,6 +72,12 @@ class VideoQa(JudgedTask[VideoQaSettings, VideoQuestion, list[JudgedAnswer]]):
                 for q, response in self.answered(given)
             ]
             write_lines(folder / f"answers_{state}.jsonl", rows)
+
+    def grades(self, responses: Mapping[Request, Response]) -> Iterable[tuple[Request, Grade]]:
+        given = self.answered(responses)
+        for (question, _), one in zip(given, self.judged(given), strict=True):
+            score = None if one.score is None else f"score {one.score:g}"
+            yield self.request(question), Grade(question.answer, score, one.right)
 
     def judge(self, given: Sequence[tuple[VideoQuestion, Response]]) -> list[JudgedAnswer]:
         if self.settings.judged_by == "rules":
