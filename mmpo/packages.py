@@ -24,6 +24,8 @@ BITSANDBYTES = Package("bitsandbytes", "pip install 'mmpo[qlora]'")
 PYDICOM = Package("pydicom", "pip install 'mmpo[radiology]'")
 SACREBLEU = Package("sacrebleu", "pip install 'mmpo[radiology]'")
 ROUGE_SCORE = Package("rouge_score", "pip install 'mmpo[radiology]'")
+STARLETTE = Package("starlette", "pip install 'mmpo[review]'")
+UVICORN = Package("uvicorn", "pip install 'mmpo[review]'")
 BERT_SCORE = Package("bert_score", "pip install bert-score")
 RADGRAPH = Package("radgraph", "pip install radgraph, or give its annotations as JSON")
 

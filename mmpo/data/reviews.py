@@ -198,9 +198,7 @@ def cohen_kappa(table: Array) -> Array:
     return np.where(chance < 1, ratio(observed - chance, 1 - chance), np.nan)
 
 
-def _agreement(
-    one: str, other: str, shared: Sequence[tuple[str, str]], samples: int, seed: int
-) -> ReviewerAgreement:
+def _agreement(one: str, other: str, shared: Sequence[tuple[str, str]], samples: int, seed: int) -> ReviewerAgreement:
     size = len(RULINGS)
     counts = np.zeros((len(shared), size * size))
     for row, (a, b) in enumerate(shared):

@@ -45,7 +45,9 @@ class GradedQuestion:
             return None
         if len(rights) == 1:
             return "right" if rights[0] else "wrong"
-        return {(True, False): "broken", (False, True): "fixed", (True, True): "right"}.get((rights[0], rights[1]), "wrong")
+        return {(True, False): "broken", (False, True): "fixed", (True, True): "right"}.get(
+            (rights[0], rights[1]), "wrong"
+        )
 
 
 def graded_questions(folder: Path) -> list[GradedQuestion]:
@@ -63,11 +65,11 @@ def graded_questions(folder: Path) -> list[GradedQuestion]:
             found.setdefault(key, {})[row.get("state", "after")] = graded
     if not found:
         raise UserError(
-            f"{folder}: its answers say nothing of right and wrong", hint="run mmpo eval on it again: no answer is asked twice"
+            f"{folder}: its answers say nothing of right and wrong",
+            hint="run mmpo eval on it again: no answer is asked twice",
         )
     return [
-        GradedQuestion(*key, {state: said[state] for state in STATES if state in said})
-        for key, said in found.items()
+        GradedQuestion(*key, {state: said[state] for state in STATES if state in said}) for key, said in found.items()
     ]
 
 

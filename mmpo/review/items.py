@@ -130,5 +130,3 @@ def plain(text: str) -> tuple[TextPiece, ...]:
 
 def _unmarked(pieces: tuple[TextPiece, ...]) -> tuple[TextPiece, ...]:
     return tuple(TextPiece(piece.text, piece.changed) for piece in pieces)
-
-

@@ -109,7 +109,9 @@ class PairSource:
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for path in shard_paths(self.folder, self.split):
             with open_shard(path) as file:
-                names = [one for one in ("chosen", "rejected", "scores", "unfinished") if one in file.schema_arrow.names]
+                names = [
+                    one for one in ("chosen", "rejected", "scores", "unfinished") if one in file.schema_arrow.names
+                ]
                 yield from file.iter_batches(batch_size=BATCH, columns=names)
 
 
