@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmpo.data.reader import shard_paths
@@ -84,4 +84,5 @@ def serve(session: ReviewSession, *, port: int, ready: Callable[[str], None]) ->
             timeout_graceful_shutdown=5,
         )  # fmt: skip
         ready(f"http://{LOOPBACK}:{number}/?token={token}")
-        uvicorn.Server(config).run(sockets=[listening])
+        with suppress(KeyboardInterrupt):  # uvicorn stops, then raises it again
+            uvicorn.Server(config).run(sockets=[listening])
