@@ -41,6 +41,8 @@ NEXT = {
     "train": "train on the pairs",
     "eval": "measure what changed",
 }
+CARDS = 200
+"""Pairs, and answers, in the report that a run writes by itself; `mmpo report` shows more."""
 logger = logging.getLogger(RUN)
 
 
@@ -90,6 +92,8 @@ def run_recipe(
             table = write_rounds(recipe, run)
         if table is not None:
             print_rounds(run, table)
+        if is_main_process():
+            _report(run, chosen)
     waiting = [step for step in planned(recipe, run) if step.state != "complete" and step.section != MERGE]
     if waiting:
         coming = waiting[0].section
@@ -97,6 +101,21 @@ def run_recipe(
         console.next_steps([(NEXT[coming], command)])
     else:
         console.next_steps(after_everything(run, recipe))
+
+
+def _report(run: RunFolder, steps: Sequence[PlannedStep]) -> None:
+    """Write the page about the run and say where it is. It is made of finished results: its failure fails no run."""
+    if not any(step.section in ("build", "select", "train", "eval") for step in steps):
+        return
+    try:
+        from mmpo.report.report import write_report
+
+        made = write_report([run.path], cards=CARDS)
+    except Exception as error:
+        logger.warning("no report: %s", error, exc_info=True)
+        console.warn(f"no report was written ({type(error).__name__}); the run is complete: mmpo report {run.path}")
+    else:
+        console.line(f"report: {made.path} ({made.size / 1e6:.1f} MB; open it in a browser)")
 
 
 def _as_options(settings: Sequence[str]) -> list[str]:

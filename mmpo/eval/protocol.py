@@ -62,7 +62,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Grade:
-    """How a benchmark takes one answer: the `expected` answer, what its parser read (None: nothing), and whether that is
+    """How a benchmark takes one answer: the `expected` one, what its parser read (None: nothing), and whether that is
     right (None: nobody can say). `split` is the part that it counts in.
     """
 

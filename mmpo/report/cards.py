@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from itertools import pairwise
 from typing import Any, Literal
 
 from mmpo.data.pair import PreferencePair
@@ -141,7 +142,7 @@ def noted(pieces: Sequence[TextPiece], spans: Sequence[tuple[int, int, str]]) ->
     for piece in pieces:
         end = at + len(piece.text)
         edges = [at, *(cut for cut in cuts if at < cut < end), end]
-        for left, right in zip(edges, edges[1:], strict=False):
+        for left, right in pairwise(edges):
             note = next((told for start, stop, told in spans if start <= left and right <= stop), "")
             found.append(TextPiece(piece.text[left - at : right - at], piece.changed, note))
         at = end
@@ -152,7 +153,6 @@ def pair_card(pair: PreferencePair, show: Show, *, problems: Sequence[str] = ())
     """A pair as a card. Its pictures are put on the page by `show`; whatever its builder noted may be missing."""
     source = pair.provenance
     chosen, rejected = differences(pair.chosen_text, pair.rejected_text)
-    kind = str(source.get("kind") or source.get("layout") or source.get("builder") or "pair")
     extra, removed = _names(source.get("added")), _names(source.get("removed"))
     wrong, reasons = _verdicts(source.get("verdicts"), pair.rejected_text)
     wrong += [(m.start(), m.end(), f"made up: {name}") for name in removed for m in _mentions(name, pair.rejected_text)]
@@ -166,23 +166,35 @@ def pair_card(pair: PreferencePair, show: Show, *, problems: Sequence[str] = ())
     pictures = [show(image, f"Picture {k} of the pair") for k, image in enumerate(pair.images, 1)]
     if (boxes := _regions(source)) and pictures:
         pictures[0] = _with_boxes(pictures[0], boxes)
-    words = [len(text.split()) for text in (pair.chosen_text, pair.rejected_text)]
     scores = tuple(sorted((pair.scores or {}).items()))
     return PairCard(
         id=pair.id,
-        kind=kind,
+        kind=labels_of(pair)["kind"],
         prompt=pair.prompt_text,
         pictures=(*pictures, *_frames(pair, show)),
-        rejected_pictures=tuple(show(image, "Picture that the rejected side sees") for image in pair.rejected_images or ()),
+        rejected_pictures=tuple(show(image, "Picture of the rejected side") for image in pair.rejected_images or ()),
         chosen=chosen,
         rejected=noted(rejected, wrong),
         scores=scores,
         reasons=tuple(reasons),
         facts=tuple((name, text) for name, text in facts if text),
         problems=tuple(problems),
-        labels={"kind": kind, "source": str(source.get("builder") or "unknown")},
-        numbers={**dict(scores), "words chosen": words[0], "words rejected": words[1], "more words": words[0] - words[1]},
-    )  # fmt: skip
+        labels=labels_of(pair),
+        numbers=numbers_of(pair),
+    )
+
+
+def labels_of(pair: PreferencePair) -> dict[str, str]:
+    """What a pair is filtered by: its kind, and the builder that it is from."""
+    source = pair.provenance
+    kind = source.get("kind") or source.get("layout") or source.get("builder") or "pair"
+    return {"kind": str(kind), "source": str(source.get("builder") or "unknown")}
+
+
+def numbers_of(pair: PreferencePair) -> dict[str, float]:
+    """What a pair is sorted by: its scores, and words of each side."""
+    chosen, rejected = (len(text.split()) for text in (pair.chosen_text, pair.rejected_text))
+    return {**(pair.scores or {}), "words chosen": chosen, "words rejected": rejected, "more words": chosen - rejected}
 
 
 def _frames(pair: PreferencePair, show: Show) -> Iterator[ShownPicture]:

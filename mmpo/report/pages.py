@@ -9,6 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from mmpo.report.svg import inline
 from mmpo.visible import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -16,12 +17,13 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @cache
 def environment() -> Environment:
-    """The templates. Filters: `shown` makes control characters visible, `slug` makes a name of an attribute."""
+    """The templates. Filters: `shown` makes control characters visible, `slug` makes a name of an attribute,
+    `inline` puts one of our charts on the page, whose texts are escaped."""
     made = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    made.filters |= {"shown": lambda text: visible(str(text)), "slug": slug}
+    made.filters |= {"shown": lambda text: visible(str(text)), "slug": slug, "inline": lambda svg: Markup(inline(svg))}
     return made
 
 

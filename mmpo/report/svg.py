@@ -22,15 +22,31 @@ LARGEST = 1e100
 COLOURS = ("#3268a8", "#c0532b", "#3b8c5a", "#8452a1", "#8a7a1d", "#b0396b")
 DARK = ("#7fb0ea", "#f0936b", "#7fcf9d", "#c49be0", "#d8c75a", "#ee86b2")
 
-_STYLE = (
-    "svg{font:12px system-ui,sans-serif;--ink:#222;--soft:#888;--grid:#ddd;"
-    + "".join(f"--c{k}:{colour};" for k, colour in enumerate(COLOURS))
-    + "}@media (prefers-color-scheme: dark){svg{--ink:#eee;--soft:#999;--grid:#444;"
-    + "".join(f"--c{k}:{colour};" for k, colour in enumerate(DARK))
-    + "}}text{fill:var(--ink)}.title{font-size:14px;font-weight:600}.grid{stroke:var(--grid)}.axis{stroke:var(--soft)}"
-    ".mark{stroke:var(--ink);stroke-dasharray:4 3}.dot{fill-opacity:.45}.line{fill:none;stroke-width:2}"
-    ".small{font-size:11px}"
+_MARKS = (
+    ".chart text{fill:var(--ink)}.chart .title{font-size:14px;font-weight:600}.chart .grid{stroke:var(--grid)}"
+    ".chart .axis{stroke:var(--soft)}.chart .mark{stroke:var(--ink);stroke-dasharray:4 3}.chart .dot{fill-opacity:.45}"
+    ".chart .line{fill:none;stroke-width:2}.chart .small{font-size:11px}"
 )
+
+
+def _colours(ink: str, soft: str, grid: str, colours: Iterable[str]) -> str:
+    return f"--ink:{ink};--soft:{soft};--grid:{grid};" + "".join(f"--c{k}:{one};" for k, one in enumerate(colours))
+
+
+LIGHT_COLOURS = _colours("#222", "#888", "#ddd", COLOURS)
+DARK_COLOURS = _colours("#eee", "#999", "#444", DARK)
+STYLE = (
+    f".chart{{font:12px system-ui,sans-serif;{LIGHT_COLOURS}}}"
+    f"@media (prefers-color-scheme: dark){{.chart{{{DARK_COLOURS}}}}}{_MARKS}"
+)
+"""The style inside each chart, which is a file of its own. It touches nothing but charts."""
+PAGE_STYLE = f".chart{{font:12px system-ui,sans-serif}}{_MARKS}"
+"""The style of the charts of a page, once, where the page itself has the colours; see `inline`."""
+
+
+def inline(svg: str) -> str:
+    """A chart to stand in a page that has `PAGE_STYLE`."""
+    return svg.replace(f"<style>{STYLE}</style>\n", "", 1)
 
 
 @dataclass(frozen=True)
@@ -93,8 +109,8 @@ class _Canvas:
         ]
         inside = "\n".join([*axes, *self.parts, *named])
         return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">\n'
-            f"<title>{_words(self.title)}</title>\n<style>{_STYLE}</style>\n{inside}\n</svg>\n"
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">\n'
+            f"<title>{_words(self.title)}</title>\n<style>{STYLE}</style>\n{inside}\n</svg>\n"
         )
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmpo.data.pair import PreferencePair, text_message
-from mmpo.data.reader import open_shard, read_pairs, shard_paths
+from mmpo.data.reader import count_pairs, open_shard, read_pairs, shard_paths
 from mmpo.data.records import write_lines
 from mmpo.data.reviews import (
     ReviewDecision,
@@ -29,9 +30,12 @@ from mmpo.errors import Quarantined, UserError
 from mmpo.files.atomic import file_digest, replacing_folder, write_json
 from mmpo.progress import task
 from mmpo.review.answers import GradedQuestion, graded_questions, question_digest
+from mmpo.review.claims import ClaimSource
 from mmpo.review.pairs import pair_digest, score_pairs
+from mmpo.select.write import bring_videos
 from mmpo.statistics import Interval, wilson
 
+CLAIM_CORRECTIONS = "claim_corrections.jsonl"
 CORRECTIONS = "label_corrections.jsonl"
 OPPOSITE = {"yes": "no", "no": "yes"}
 
@@ -53,8 +57,7 @@ def apply_to_pairs(
 
     UserError where a decision is about another content than the folder has, or about a pair that is not there.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty", hint="name a new folder")
+    _refuse_full(out)
     decisions, rulings = _rulings(files)
     notes = review_notes(decisions)
     counts: Counter[str] = Counter()
@@ -67,8 +70,9 @@ def apply_to_pairs(
     names = _score_names(folder)
     with replacing_folder(out) as beside:
         writer = PairWriter(beside, recipe=recipe, scores=names, images=folder)
-        with task("applying reviews", None) as running:
+        with closing(writer.rejects), task("applying reviews", count_pairs(folder)) as running:
             for pair in read_pairs(folder):
+                running.advance()
                 ruling = rulings.get(pair.id)
                 unseen.discard(pair.id)
                 if ruling is not None and pair_digest(pair) != ruling.decision.digest:
@@ -76,36 +80,27 @@ def apply_to_pairs(
                     continue
                 counts[ruling.verdict if ruling else "not reviewed"] += 1
                 try:
-                    writer.add(_applied(pair, ruling, reviewed_only, keep_unsure))
+                    kept = _applied(pair, ruling, reviewed_only, keep_unsure)
+                    bring_videos(kept, folder, beside)
+                    writer.add(kept)
                 except Quarantined as error:
                     writer.reject(pair.id, error)
-                running.advance()
-        stale += sorted(unseen)
-        if stale:
-            raise UserError(
-                f"{len(stale)} decisions are about pairs that have changed or are gone since (the first: {stale[0]})",
-                hint=f"review these again: mmpo review {folder}",
-            )
-        writer.close(title="Reviewed preference pairs", notes="\n".join(notes))
+            _refuse_stale(folder, "pairs", [*stale, *sorted(unseen)])
+            writer.close(title="Reviewed preference pairs", notes="\n".join(notes))
     return AppliedReviews(counts, notes, writer.counts.pairs)
 
 
 def apply_to_labels(folder: Path, files: Sequence[Path], out: Path) -> AppliedReviews:
     """Write `label_corrections.jsonl` (a row for each label that is wrong or ambiguous) and `label_metrics.json`: the
     share of right answers on both label sets. UserError for a decision about another label than there is now."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty", hint="name a new folder")
+    _refuse_full(out)
     decisions, rulings = _rulings(files)
     questions = {one.id: one for one in graded_questions(folder)}
     stale = [
         id for id, ruling in rulings.items()
         if id not in questions or question_digest(questions[id]) != ruling.decision.digest
     ]  # fmt: skip
-    if stale:
-        raise UserError(
-            f"{len(stale)} decisions are about questions that have changed or are gone since (the first: {stale[0]})",
-            hint=f"review these again: mmpo review {folder}",
-        )
+    _refuse_stale(folder, "questions", stale)
     corrected = {id: _label(questions[id], ruling) for id, ruling in rulings.items()}
     rows = [
         _correction(questions[id], rulings[id], label)
@@ -127,6 +122,41 @@ def apply_to_labels(folder: Path, files: Sequence[Path], out: Path) -> AppliedRe
         )
     told = tuple(str(one) for one in metrics)
     return AppliedReviews(Counter(one.verdict for one in rulings.values()), (*notes, *told), len(rows))
+
+
+def apply_to_claims(folder: Path, files: Sequence[Path], out: Path) -> AppliedReviews:
+    """Write `claim_corrections.jsonl`, a row for each verdict of the evidence that people call wrong. `notes` tell how
+    often each verdict holds, by all that was reviewed. UserError for a decision about another verdict than there is."""
+    _refuse_full(out)
+    decisions, rulings = _rulings(files)
+    source = ClaimSource(folder)
+    rows = source.rows_of(rulings)
+    stale = [id for id in rulings if id not in rows]
+    held: dict[str, Counter[str]] = {}
+    wrong = []
+    for id, row in rows.items():
+        claim, ruling = source.claim(row), rulings[id]
+        if claim.digest != ruling.decision.digest:
+            stale.append(id)
+            continue
+        held.setdefault(claim.verdict, Counter())[ruling.verdict] += 1
+        if ruling.verdict == "label_wrong":
+            wrong.append(
+                {
+                    "image": claim.image, "name": claim.name, "verdict": claim.verdict,
+                    "reviewers": list(ruling.reviewers), "note": ruling.decision.note,
+                }
+            )  # fmt: skip
+    _refuse_stale(folder, "claims", stale)
+    told = [
+        f"{verdict}: {_share(counts['accept'], decided, wilson(counts['accept'], decided))}"
+        for verdict, counts in sorted(held.items())
+        if (decided := counts["accept"] + counts["label_wrong"])
+    ]
+    with replacing_folder(out) as beside:
+        write_lines(beside / CLAIM_CORRECTIONS, wrong)
+    counts = Counter(one.verdict for one in rulings.values())
+    return AppliedReviews(counts, (*review_notes(decisions), *told), len(wrong))
 
 
 def review_notes(decisions: Sequence[ReviewDecision]) -> tuple[str, ...]:
@@ -179,6 +209,19 @@ def label_metrics(questions: Sequence[GradedQuestion], corrected: Mapping[str, s
         )  # fmt: skip
 
 
+def _refuse_full(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty", hint="name a new folder")
+
+
+def _refuse_stale(folder: Path, noun: str, stale: Sequence[str]) -> None:
+    if stale:
+        raise UserError(
+            f"{len(stale)} decisions are about {noun} that have changed or are gone since (the first: {stale[0]})",
+            hint=f"review these again: mmpo review {folder}",
+        )
+
+
 def _rulings(files: Sequence[Path]) -> tuple[list[ReviewDecision], dict[str, SettledRuling]]:
     decisions = read_reviews(*files)
     if not decisions:
@@ -214,8 +257,8 @@ def _applied(
 
 
 def _swapped(pair: PreferencePair) -> PreferencePair:
-    """Both sides in each other's place, with all that belongs to a side. Scores of the pair as a whole go: a margin, say,
-    was one of the other order."""
+    """Both sides in each other's place, with all that belongs to a side. Scores of the pair as a whole go: a margin was
+    one of the other order."""
     scores = pair.scores or {}
     both = {}
     for one, other in score_pairs(list(scores)):
@@ -237,10 +280,11 @@ def _swapped(pair: PreferencePair) -> PreferencePair:
 
 
 def _edited(pair: PreferencePair, decision: ReviewDecision) -> PreferencePair:
-    """The pair with the new texts. Weights and parts of an edited side go, and all scores: they were of other words."""
+    """The pair with the new texts. Weights of an edited side go, and all parts and scores: they were of other words."""
     changed: dict[str, Any] = {"scores": None}
     if decision.chosen is not None:
-        changed |= {"chosen": [text_message("assistant", decision.chosen)], "chosen_weights": None, "image_weights": None}
+        changed |= {"chosen": [text_message("assistant", decision.chosen)]}
+        changed |= {"chosen_weights": None, "image_weights": None}
     if decision.rejected is not None:
         changed |= {"rejected": [text_message("assistant", decision.rejected)], "rejected_weights": None}
     return replace(pair, chosen_parts=None, rejected_parts=None, **changed)
@@ -267,11 +311,10 @@ def _label(question: GradedQuestion, ruling: SettledRuling) -> str | None:
 def _correction(question: GradedQuestion, ruling: SettledRuling, label: str | None) -> dict[str, Any]:
     return {
         "benchmark": question.benchmark, "split": question.split, "image": question.image, "prompt": question.prompt,
-        "published": question.expected, "label": label, "reviewers": list(ruling.reviewers), "note": ruling.decision.note,
+        "published": question.expected, "label": label, "reviewers": list(ruling.reviewers),
+        "note": ruling.decision.note,
     }  # fmt: skip
 
 
 def _share(right: int, total: int, interval: Interval) -> str:
     return f"{right} of {total} right ({100 * interval.low:.0f}-{100 * interval.high:.0f} %)"
-
-

@@ -6,6 +6,7 @@ from __future__ import annotations
 import bisect
 import threading
 from collections.abc import Collection
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +20,16 @@ from mmpo.review.items import CLAIM_CHOICES, PictureList, ReviewItem, Rows, cont
 
 SHOWN = 3
 """Most responses that are shown with a claim."""
+
+
+@dataclass(frozen=True)
+class ReviewedClaim:
+    """That a class `name` is in a picture, and the evidence's verdict, which is what people decide about."""
+
+    image: str
+    name: str
+    verdict: str
+    digest: str
 
 
 class ClaimSource:
@@ -58,24 +69,30 @@ class ClaimSource:
                     found[id] = start + place
         return found
 
+    def claim(self, row: int) -> ReviewedClaim:
+        """What is decided about in a row."""
+        picture, name = self._at(row)
+        verdict = picture.opinions[name].verdict
+        return ReviewedClaim(picture.image, name, verdict, content_digest([picture.key, name, verdict]))
+
     def item(self, row: int) -> ReviewItem:
-        number = bisect.bisect_right(self._ends, row)
-        with self._reading:
-            claims = self._claims(number)
-        picture, name = claims[row - (self._ends[number - 1] if number else 0)]
-        opinion = picture.opinions[name]
+        claim, (picture, name) = self.claim(row), self._at(row)
         pictures = PictureList(row, self.root)
         shown = pictures.show(picture.image, f"Picture {picture.image}")
-        by = "; ".join(f"{source}: {one.verdict or 'abstains'}" for source, one in opinion.by.items())
+        by = "; ".join(f"{source}: {one.verdict or 'abstains'}" for source, one in picture.opinions[name].by.items())
         answers = tuple(
             ModelAnswer(f"response {number}", _marked(candidate.text, spans))
             for number, (candidate, spans) in enumerate(_mentioning(picture, name)[:SHOWN], start=1)
         )
-        card = AnswerCard(
-            _claim_id(picture, name), "evidence", by, f"Is there a {name} in the picture?", opinion.verdict, (shown,), answers
-        )  # fmt: skip
-        digest = content_digest([picture.key, name, opinion.verdict])
-        return ReviewItem(card.id, digest, card, pictures=tuple(pictures.pictures))
+        question = f"Is there a {name} in the picture?"
+        card = AnswerCard(_claim_id(picture, name), "evidence", by, question, claim.verdict, (shown,), answers)
+        return ReviewItem(card.id, claim.digest, card, pictures=tuple(pictures.pictures))
+
+    def _at(self, row: int) -> tuple[JudgedPicture, str]:
+        number = bisect.bisect_right(self._ends, row)
+        with self._reading:
+            claims = self._claims(number)
+        return claims[row - (self._ends[number - 1] if number else 0)]
 
     def _claims_of(self, number: int) -> list[tuple[JudgedPicture, str]]:
         return [(picture, name) for picture in self.tables.pictures(number) for name in picture.opinions]

@@ -80,8 +80,8 @@ def serve(session: ReviewSession, *, port: int, ready: Callable[[str], None]) ->
         token, number = secrets.token_urlsafe(24), listening.getsockname()[1]
         app = review_app(session, token=token, port=number)
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none", proxy_headers=False,
-            timeout_graceful_shutdown=5,
+            app, log_level="warning", access_log=False, server_header=False, lifespan="off", ws="none",
+            proxy_headers=False, timeout_graceful_shutdown=5,
         )  # fmt: skip
         ready(f"http://{LOOPBACK}:{number}/?token={token}")
         with suppress(KeyboardInterrupt):  # uvicorn stops, then raises it again

@@ -43,7 +43,7 @@ def serious_faults(page: Page, axe: str) -> list[str]:
     page.evaluate(axe)
     found: dict[str, Any] = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
     return [
-        f"{one['id']}: {one['nodes'][0]['html'][:200]} ({len(one['nodes'])}; {one['nodes'][0].get('failureSummary', '')})"
+        f"{one['id']} ({len(one['nodes'])}): {(node := one['nodes'][0])['html'][:200]} {node.get('failureSummary')}"
         for one in found["violations"]
         if one["impact"] in ("serious", "critical")
     ]

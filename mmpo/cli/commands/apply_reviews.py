@@ -15,7 +15,7 @@ from mmpo.cli.visible import echo
 
 @app.command("apply-reviews")
 def apply_reviews(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What was reviewed: pairs, or an eval folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="What was reviewed.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")],
     file: Annotated[
         list[Path] | None,
@@ -33,7 +33,8 @@ def apply_reviews(
 
     Of pairs: accepted, swapped and edited ones, with who decided in their
     provenance; what was dropped is in rejects.jsonl. Of an evaluation: a file
-    of corrected labels, and the share of right answers on both label sets.
+    of corrected labels, and the share of right answers on both label sets. Of
+    candidates: the verdicts that are wrong, and how often each holds.
     Decisions about content that has changed since are refused.
 
     [bold]Examples[/bold]
@@ -44,22 +45,27 @@ def apply_reviews(
     """
     from mmpo.cli import console
     from mmpo.data.reviews import FILE
+    from mmpo.data_builders.candidates.tables import is_candidates
     from mmpo.errors import UserError
     from mmpo.review.answers import ANSWERS
-    from mmpo.review.apply import apply_to_labels, apply_to_pairs
+    from mmpo.review.apply import apply_to_claims, apply_to_labels, apply_to_pairs
 
     files = file or [folder / FILE]
-    labels = (folder / ANSWERS).is_file()
-    if labels and (reviewed_only or keep_unsure):
-        raise UserError("--reviewed-only and --keep-unsure belong to pairs", hint=f"{folder} is an evaluation")
+    labels, claims = (folder / ANSWERS).is_file(), is_candidates(folder)
+    if (labels or claims) and (reviewed_only or keep_unsure):
+        raise UserError("--reviewed-only and --keep-unsure belong to pairs", hint=f"{folder} holds none")
     if labels:
         result = apply_to_labels(folder, files, out)
+    elif claims:
+        result = apply_to_claims(folder, files, out)
     else:
         result = apply_to_pairs(folder, files, out, reviewed_only=reviewed_only, keep_unsure=keep_unsure)
     if as_json:
         echo(json.dumps(asdict(result), indent=2, ensure_ascii=False))
         return
-    console.heading(f"{result.made:,} {'corrected labels' if labels else 'pairs'} in {out}")
+    console.heading(
+        f"{result.made:,} {'corrected labels' if labels else 'verdicts that are wrong' if claims else 'pairs'} in {out}"
+    )
     console.line(", ".join(f"{count:,} {verdict.replace('_', ' ')}" for verdict, count in result.counts.items()))
     for note in result.notes:
         console.line(note)
