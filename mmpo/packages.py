@@ -29,6 +29,9 @@ UVICORN = Package("uvicorn", "pip install 'mmpo[review]'")
 BERT_SCORE = Package("bert_score", "pip install bert-score")
 RADGRAPH = Package("radgraph", "pip install radgraph, or give its annotations as JSON")
 
+TRACKERS = {name: Package(name, f"pip install {name}") for name in ("tensorboard", "wandb", "trackio", "mlflow")}
+"""Services for the metrics of a training, by their names in `train.report_to`."""
+
 
 def require(what: str, *packages: Package) -> None:
     """Raises `UserError` for the first of the packages that is not installed; `what` is the thing that needs it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import math
 import re
@@ -46,6 +47,39 @@ def inspect_pairs(
     for row in shown["pairs"] if ids else [shown]:
         for name, value in row.items():
             console.line(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
+
+
+def show_random(folder: Path, count: int) -> None:
+    """Print pairs drawn by the lowest SHA-256 of their ids (the same ones each time), with the words that differ
+    marked: `[+ +]` only in chosen, `[- -]` only in rejected, `[! !]` made up."""
+    from rich.text import Text
+
+    from mmpo.data.shards import read_pairs
+    from mmpo.report.cards import ShownPicture, pair_card
+
+    if not any((folder / "data").glob("*.parquet")):
+        raise UserError(f"{folder}: --random shows pairs", hint="give a folder of pairs, as …/build/pairs")
+
+    def rank(id: str) -> bytes:
+        return hashlib.sha256(id.encode(errors="surrogatepass")).digest()
+
+    drawn = heapq.nsmallest(count, read_pairs(folder), key=lambda pair: rank(pair.id))
+    for pair in drawn:
+        card = pair_card(pair, lambda source, alt: ShownPicture("", 4, 3, alt))
+        console.heading(f"{card.id} ({card.kind}): {card.prompt}")
+        for side, pieces, sign in (("chosen", card.chosen, "+"), ("rejected", card.rejected, "-")):
+            told = Text(f"  {side}: ")
+            for piece in pieces:
+                if piece.note or piece.changed:
+                    mark, style = ("!", "bold red") if piece.note else (sign, "green" if sign == "+" else "red")
+                    told.append(f"[{mark}{piece.text}{mark}]", style=style)
+                else:
+                    told.append(piece.text)
+            console.out.print(told, soft_wrap=True)
+        if card.scores:
+            console.line(", ".join(f"{name} {value:.4g}" for name, value in card.scores))
+        for reason in card.reasons:
+            console.line(f"reason: {reason}")
 
 
 def summary(folder: Path) -> dict[str, Any]:

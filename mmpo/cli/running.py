@@ -109,7 +109,11 @@ def _report(run: RunFolder, steps: Sequence[PlannedStep]) -> None:
         return
     try:
         from mmpo.report.report import write_report
+        from mmpo.report.training import write_curves
 
+        for step in steps:
+            if step.section == "train" and (curves := write_curves(step.path)) is not None:
+                console.line(f"curves: {curves}")
         made = write_report([run.path], cards=CARDS)
     except Exception as error:
         logger.warning("no report: %s", error, exc_info=True)

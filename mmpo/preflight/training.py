@@ -10,7 +10,7 @@ from typing import Any
 
 from mmpo.errors import Quarantined, UserError
 from mmpo.models.folder import Tensor, find_model, weights
-from mmpo.packages import BITSANDBYTES, require
+from mmpo.packages import BITSANDBYTES, TRACKERS, require
 from mmpo.preflight.context import MEGABYTE, PreflightContext
 from mmpo.preflight.machine import check_dtype
 from mmpo.preflight.pictures import LOOKED_AT, check_pictures
@@ -41,6 +41,9 @@ def check_train(context: PreflightContext) -> None:
     if settings.quantize == "nf4":
         with context.noting(("train", "quantize")):
             require("nf4", BITSANDBYTES)
+    for name in settings.report_to:
+        with context.noting(("train", "report_to")):
+            require(f"train.report_to: {name}", TRACKERS[name])
     check_dtype(context, ("train", "dtype"), settings.dtype)
     if settings.max_steps is not None and settings.warmup >= settings.max_steps:
         context.warn(

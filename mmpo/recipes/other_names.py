@@ -48,7 +48,6 @@ OTHER_NAMES: dict[str, str] = {
     "max_completion_length": "max_response_tokens",
     "max_target_length": "max_response_tokens",
     "image_max_pixels": "max_pixels",
-    "report_to": "nothing: metrics are written to train/metrics.jsonl in the run folder",
     "logging_dir": "nothing: metrics are written to train/metrics.jsonl in the run folder",
     "output_dir": "--out DIR on the command line",
     "run_name": "name, at the top of the recipe",

@@ -216,7 +216,8 @@ def _mentions(name: str, text: str) -> Iterator[re.Match[str]]:
 
 
 def _verdicts(value: Any, text: str) -> tuple[list[tuple[int, int, str]], list[str]]:
-    """What a judge held against sentences of a text: spans of the text with the reason, and all reasons."""
+    """What a judge held against sentences of a text: spans of the text with the reason, and all reasons. The verdicts
+    may be about a text that was worded anew: spans outside of the sentence they belong to are of that one."""
     spans: list[tuple[int, int, str]] = []
     reasons: list[str] = []
     for one in value if isinstance(value, list) else ():
@@ -228,8 +229,8 @@ def _verdicts(value: Any, text: str) -> tuple[list[tuple[int, int, str]], list[s
         for span in one.get("spans") or ():
             if at >= 0 and isinstance(span, Mapping):
                 start, end = span.get("start"), span.get("end")
-                if isinstance(start, int) and isinstance(end, int) and 0 <= start < end <= len(sentence):
-                    spans.append((at + start, at + end, reason))
+                if isinstance(start, int) and isinstance(end, int) and at <= start < end <= at + len(sentence):
+                    spans.append((start, end, reason))
     return spans, list(dict.fromkeys(reasons))
 
 

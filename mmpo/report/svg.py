@@ -164,14 +164,17 @@ def lines(title: str, x_label: str, y_label: str, series: Iterable[Series]) -> s
     ]
     xs, ys = ([point[axis] for one in kept for point in one.points] for axis in (0, 1))
     canvas = _Canvas(title, x_label, y_label, _range(xs), _range(ys))
+    # the legend stands above the lines where it has room there, else over them
+    places_of_names = [LEFT + sum(32 + 6.5 * len(one.name) for one in kept[:k]) for k in range(len(kept) + 1)]
+    beside = places_of_names[-1] <= WIDTH - RIGHT
     for k, one in enumerate(kept):
         colour = f"var(--c{k % len(COLOURS)})"
         places = " ".join(f"{_n(canvas.across(x))},{_n(canvas.up(y))}" for x, y in one.points)
         canvas.parts.append(f'<polyline class="line" stroke="{colour}" points="{places}"/>')
         if len(kept) > 1:
-            y = TOP + 14 + 16 * k
-            canvas.parts.append(f'<rect fill="{colour}" x="{LEFT + 10}" y="{y - 8}" width="10" height="10"/>')
-            canvas.parts.append(canvas.text(LEFT + 26, y + 1, one.name, style="small", anchor="start"))
+            x, y = (places_of_names[k], TOP - 8) if beside else (LEFT + 10, TOP + 14 + 16 * k)
+            canvas.parts.append(f'<rect fill="{colour}" x="{_n(x)}" y="{y - 8}" width="10" height="10"/>')
+            canvas.parts.append(canvas.text(x + 16, y + 1, one.name, style="small", anchor="start"))
     return canvas.svg()
 
 

@@ -110,7 +110,7 @@ class TrainSettings(Settings):
     """One training run: which model, which pairs, which objective, and how."""
 
     FREE: ClassVar[frozenset[str]] = frozenset(
-        {"resume", "workers", "image_cache_mb", "keep_checkpoints", "allow_network"}
+        {"resume", "workers", "image_cache_mb", "keep_checkpoints", "allow_network", "report_to"}
     )
     """Settings that change neither the weights nor what is written; a run may be resumed with other values."""
 
@@ -282,6 +282,10 @@ class TrainSettings(Settings):
 
     logging_steps: int = Field(
         default=10, ge=1, description="Steps per line of `metrics.jsonl`; values are averages over them."
+    )
+    report_to: list[Literal["tensorboard", "wandb", "trackio", "mlflow"]] = Field(
+        default_factory=list,
+        description="Services that get the metrics as well, through transformers; each needs its package.",
     )
     eval_steps: int | None = Field(
         default=None, ge=1, description="Steps between evaluations. Left out: before the first step and at the end."

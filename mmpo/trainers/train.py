@@ -38,6 +38,7 @@ from mmpo.models.families.vision import vision_is_frozen
 from mmpo.models.scoring.score import PairBatch, PairScorer
 from mmpo.objectives import Objective, build_objective
 from mmpo.objectives.scoring import scoring_options
+from mmpo.packages import TRACKERS, require
 from mmpo.resuming import has_work
 from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import sample_digests
@@ -75,6 +76,7 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
         objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
         check_objective(settings, objective)
         scoring_options(objective)
+        require("train.report_to", *(TRACKERS[name] for name in settings.report_to))
         if state.is_main_process:
             _open_folder(settings, Path(run_dir))
         state.wait_for_everyone()
@@ -242,7 +244,7 @@ def training_arguments(settings: TrainSettings, run_dir: Path, *, evaluate: bool
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
         disable_tqdm=True,
-        report_to="none",
+        report_to=list(settings.report_to),
     )
 
 

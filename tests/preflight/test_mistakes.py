@@ -163,7 +163,6 @@ OTHERS = {
     "bf16": "dtype: bfloat16",
     "fp16": "dtype: bfloat16",
     "loss_type": "objective",
-    "report_to": "metrics.jsonl",
     "max_length": "max_tokens",
     "max_prompt_length": "max_tokens",
     "warmup_ratio": "warmup",

@@ -49,6 +49,9 @@ def inspect(
     id: Annotated[
         list[str] | None, typer.Option("--id", metavar="ID", help="Pairs: draw this one. Repeatable. Needs --out.")
     ] = None,
+    random: Annotated[
+        int | None, typer.Option(min=1, max=1000, metavar="N", help="Pairs: show so many, differences marked.")
+    ] = None,
 ) -> None:
     """Show what a file holds.
 
@@ -71,8 +74,13 @@ def inspect(
       mmpo inspect clip.mp4 --frames 0,10,299 --out frames
       mmpo inspect clip.mp4 --json
       mmpo inspect runs/mine
+      mmpo inspect runs/mine/build/pairs --random 20
       mmpo inspect runs/mia/build/pairs --id 000000123/sequence --out drawn
     """
+    if random is not None:
+        from mmpo.cli.inspect_pairs import show_random
+
+        return show_random(file, random)
     inspector(file)(file, as_json=as_json, frames=frames, out=out, backend=backend, ids=id)
 
 
