@@ -58,8 +58,8 @@ def make_quick(args: argparse.Namespace) -> None:
 
 
 def open_comparison(out: Path, arguments: argparse.Namespace, free: Sequence[str]) -> dict[str, str]:
-    """The arguments for the comparison's results, which name no folder of this machine. Ends the program if it was begun
-    with others; those named in `free` (which cells, which seeds) may differ."""
+    """The arguments for the comparison's results, which name no folder of this machine. Ends the program if it was
+    begun with others; those named in `free` (which cells, which seeds) may differ."""
     given = {key: str(value) for key, value in vars(arguments).items() if key not in free}
     kept = out / "arguments.json"
     if kept.exists() and read_json(kept) != given:

@@ -2,9 +2,10 @@
 scenes and errs at stated rates, so it shows what a source of that quality is worth and nothing about real detectors.
 
 Each true box is missed with probability `miss`; each class that is not there gets a false box with probability `false`.
-As with real detectors, scores say more than found or not: those of true boxes lie between 0.35 and 1 with a density that
-rises to 1, those of false ones with one that falls; below 0.35, what is missed lies high and what is not there low (all
-densities linear). The cuts are those of a detector without controls. Errors are drawn from the seed, the picture and the class: independent of any model.
+As with real detectors, scores say more than found or not: those of true boxes lie between 0.35 and 1 with a density
+that rises to 1, those of false ones with one that falls; below 0.35, what is missed lies high and what is not there low
+(all densities linear). The cuts are those of a detector without controls. Errors are drawn from the seed, the picture
+and the class: independent of any model.
 """
 
 from __future__ import annotations

@@ -3,19 +3,21 @@
 The rules disagree on the same text (`NO` is "yes" for the official POPE script and "no" for others), so a number is
 comparable only with numbers made by the same parser, and every result names its own. Sources: RUCAIBox/POPE
 evaluate.py, haotian-liu/LLaVA eval_pope.py, shikiw/OPERA pope_eval.py, open-compass/VLMEvalKit yorn.py,
-EvolvingLMMs-Lab/lmms-eval tasks/pope.
+EvolvingLMMs-Lab/lmms-eval tasks/pope, YanNeu/DASH-B eval_utils.py, DAMO-NLP-SG/VCD eval_pope.py,
+Baiqi-Li/NaturalBench naturalbench_vqa.py.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from mmpo.errors import UserError
 
-ParserName = Literal["official", "llava", "opera", "vlmevalkit", "lmms-eval"]
+T = TypeVar("T")
+ParserName = Literal["official", "llava", "opera", "vlmevalkit", "lmms-eval", "dash"]
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,35 @@ def _lmms_eval(text: str) -> YesNoVerdict:
     return YesNoVerdict("no", True) if answer == "no" else YesNoVerdict(None, False)
 
 
+def _dash(text: str) -> YesNoVerdict:
+    """yes where the lower-cased text holds the letters "yes", else no where it holds "no"; otherwise unknown."""
+    lowered = text.lower()
+    label: Literal["yes", "no"] | None = "yes" if "yes" in lowered else "no" if "no" in lowered else None
+    return YesNoVerdict(label, label is not None)
+
+
+def vcd(text: str, gold: Literal["yes", "no"]) -> YesNoVerdict:
+    """VCD's rule, which looks at the right answer first: it is given where its letters are anywhere in the lower-cased
+    text, else the other one."""
+    other: Literal["yes", "no"] = "no" if gold == "yes" else "yes"
+    lowered = text.lower()
+    return YesNoVerdict(gold if gold in lowered else other, gold in lowered or other in lowered)
+
+
+def first_word(text: str, words: Mapping[str, T]) -> T | None:
+    """NaturalBench's rule: the value of the first of `words` that stands alone in the text, in any case; None where
+    there is none ("the answer is a dog" is A)."""
+    found = re.search(rf"\b({'|'.join(map(re.escape, words))})\b", text, re.IGNORECASE)
+    return None if found is None else words[found.group(1).lower()]
+
+
 PARSERS: dict[str, Callable[[str], YesNoVerdict]] = {
     "official": _official,
     "llava": _official,
     "opera": _opera,
     "vlmevalkit": _vlmevalkit,
     "lmms-eval": _lmms_eval,
+    "dash": _dash,
 }
 
 

@@ -144,6 +144,30 @@ def test_another_run_finds_the_answers_in_the_cache(
         evaluate(chosen.model_copy(update={"cache": str(tmp_path / "empty")}), tmp_path / "other")
 
 
+def test_corrected_labels_stand_beside_the_published_ones(
+    world: Path, files: list[Path], finished: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(line) for line in files[0].read_text().splitlines()][1:]  # one is dropped, one relabelled
+    rows[3]["label"] = "yes" if rows[3]["label"] == "no" else "no"
+    corrected = tmp_path / "coco_repope_random.json"
+    corrected.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = {
+        "questions": [str(file) for file in files], "image_folder": str(world / "images"), "max_new_tokens": 4,
+    }  # fmt: skip
+    both = published(world, files, cache=str(finished / "cache"), pope={**asked, "corrected": [str(corrected)]})
+    evaluate(both, tmp_path / "run")
+    card = Scorecard.read(tmp_path / "run" / "scorecard.json")
+    after = {(r["image"], r["prompt"]): r["answer"] for r in answers_in(tmp_path / "run") if r["state"] == "after"}
+    for split, file, parser in (("random", files[0], "official"), ("random RePOPE", corrected, "dash")):
+        questions = pope.read_questions(file)
+        expected = pope.score(questions, [after[q.image, q.text] for q in questions], parser)
+        assert card.row("pope", "F1", split).after.value == pytest.approx(expected.metrics["F1"])
+    assert "RePOPE" in " ".join(card.conventions)
+    wrong = published(world, files[1:], pope={**asked, "questions": [str(files[1])], "corrected": [str(corrected)]})
+    with pytest.raises(UserError, match="has the split random, but `questions` have none"):
+        evaluate(wrong, tmp_path / "wrong")
+
+
 def test_a_cache_that_was_cut_off_is_completed(world: Path, files: list[Path], finished: Path, tmp_path: Path) -> None:
     (written,) = (finished / "cache").glob("answers-*.jsonl")
     (tmp_path / "cache").mkdir()

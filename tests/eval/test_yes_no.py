@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmpo.errors import UserError
-from mmpo.eval.yes_no import PARSERS, parse
+from mmpo.eval.yes_no import PARSERS, first_word, parse, vcd
 
 NO, YES = ("no", True), ("yes", True)
 DEFAULT_YES, UNKNOWN = ("yes", False), (None, False)
@@ -48,7 +48,7 @@ def test_rules(text: str, official: tuple, opera: tuple, vlmevalkit: tuple, lmms
         "vlmevalkit": vlmevalkit,
         "lmms-eval": lmms_eval,
     }
-    assert expected.keys() == PARSERS.keys()
+    assert {*expected, "dash"} == PARSERS.keys()
     for name, (label, found) in expected.items():
         verdict = parse(text, name)
         assert (verdict.label, verdict.found) == (label, found), name
@@ -58,3 +58,36 @@ def test_unknown_parser() -> None:
     with pytest.raises(UserError, match="'offical'") as caught:
         parse("Yes", "offical")
     assert "official, llava, opera, vlmevalkit, lmms-eval" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "dash", "vcd_right", "naturalbench"),
+    [
+        ("No, yes", "yes", (True, True), 0),
+        ("eyes", "yes", (True, False), None),
+        ("cannot tell", "no", (False, True), None),
+        ("maybe", None, (False, False), None),
+        ("", None, (False, False), None),
+        ("nope", "no", (False, True), None),
+        ("Not sure", "no", (False, True), None),
+        ("Yesterday", "yes", (True, False), None),
+        (" Yes", "yes", (True, False), 1),
+        ("**No**", "no", (False, True), 0),
+        ("not yes", "yes", (True, True), 1),
+        ("No, it is not. Yes.", "yes", (True, True), 0),
+        ("none", "no", (False, True), None),
+    ],
+)
+def test_rules_of_letters_and_words(
+    text: str, dash: str | None, vcd_right: tuple[bool, bool], naturalbench: int | None
+) -> None:
+    assert parse(text, "dash").label == dash
+    assert (vcd(text, "yes").label == "yes", vcd(text, "no").label == "no") == vcd_right
+    assert first_word(text, {"yes": 1, "no": 0}) == naturalbench
+
+
+@pytest.mark.parametrize(
+    ("text", "read"), [("The answer is a dog: B", 1), ("(b)", 0), ("Both", None), ("A", 1), ("", None)]
+)
+def test_naturalbench_reads_letters(text: str, read: int | None) -> None:
+    assert first_word(text, {"a": 1, "b": 0}) == read

@@ -13,20 +13,19 @@ Letters are read the same way in all of them (`read_option`); official scripts d
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from mmpo.data.layouts.prompts import TAG
-from mmpo.data.records import read_records, text_of
+from mmpo.data.records import text_of
 from mmpo.errors import UserError
+from mmpo.eval.embedded import picture_of, read_rows
 from mmpo.eval.multiple_choice.settings import FormatName
 from mmpo.eval.statistics.tally import Tally, by_image, share
-from mmpo.outside import naming
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -59,9 +58,8 @@ class ChoiceQuestion:
 def read_choices(format: FormatName, path: str | Path) -> list[ChoiceQuestion]:
     """The questions of a published file (JSON, JSON Lines or Parquet). Raises UserError naming a wrong row."""
     path = Path(path)
-    rows = _parquet(path) if path.suffix == ".parquet" else read_records(path)
     found: list[ChoiceQuestion] = []
-    for number, (where, row) in enumerate(rows):
+    for number, (where, row) in enumerate(read_rows(path)):
         choice = _READERS[format](row, where, path.stem)
         found.append(choice if choice.id else replace(choice, id=f"{path.stem}/{number}"))
     if not found:
@@ -70,17 +68,6 @@ def read_choices(format: FormatName, path: str | Path) -> list[ChoiceQuestion]:
     if twice := next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None:
         raise UserError(f"{path}: the id {twice!r} is there twice")
     return found
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist")
-    with naming(path, "Parquet"), pq.ParquetFile(path) as file:
-        number = 0
-        for batch in file.iter_batches(batch_size=16):
-            for row in batch.to_pylist():
-                yield f"{path}:{number}", row
-                number += 1
 
 
 def _nlvr2(row: Mapping[str, Any], where: str, _: str) -> ChoiceQuestion:
@@ -102,7 +89,7 @@ def _nlvr2(row: Mapping[str, Any], where: str, _: str) -> ChoiceQuestion:
 def _blink(row: Mapping[str, Any], where: str, stem: str) -> ChoiceQuestion:
     options = _options(row, ("choices", "options"), where)
     images = tuple(
-        _picture(row[key], where) for key in ("image_1", "image_2", "image_3", "image_4") if row.get(key) is not None
+        picture_of(row[key], where) for key in ("image_1", "image_2", "image_3", "image_4") if row.get(key) is not None
     )
     question = text_of(dict(row), ("question",), where)
     category = str(row.get("sub_task", stem))
@@ -117,7 +104,7 @@ def _mantis(row: Mapping[str, Any], where: str, _: str) -> ChoiceQuestion:
     shown_images = row.get("images") or ()
     if not isinstance(shown_images, list | tuple):
         raise UserError(f"{where}: `images` must be a list, found {type(shown_images).__name__}")
-    images = tuple(_picture(image, where) for image in shown_images)
+    images = tuple(picture_of(image, where) for image in shown_images)
     question = text_of(dict(row), ("question",), where)
     if (shown := question.count(TAG)) not in (0, len(images)):
         raise UserError(f"{where}: {shown} {TAG} tags for {len(images)} images")
@@ -161,14 +148,6 @@ def _letter(row: Mapping[str, Any], options: Sequence[str], where: str) -> int:
     if not 0 <= number < len(options):
         raise UserError(f"{where}: the answer {text!r} is none of {len(options)} options")
     return number
-
-
-def _picture(value: Any, where: str) -> str | bytes:
-    if isinstance(value, Mapping):  # as `datasets` stores images
-        value = value.get("bytes") or value.get("path")
-    if not isinstance(value, str | bytes) or not value:
-        raise UserError(f"{where}: an image must be a path or encoded bytes, found {type(value).__name__}")
-    return value
 
 
 def read_option(text: str, options: Sequence[str]) -> int | None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from mmpo.data.records import write_lines
 from mmpo.errors import UserError
+from mmpo.eval.embedded import PictureFolder
 from mmpo.eval.multiple_choice.metrics import (
     LETTERS,
     ChoiceQuestion,
@@ -21,7 +21,6 @@ from mmpo.eval.multiple_choice.settings import FormatName, MultipleChoiceSetting
 from mmpo.eval.protocol import FrameChoice, Grade, Part, Request, Response, cut_off
 from mmpo.eval.scoring import Scored, ScoreRequest, answers_by_id, of_answers, scorer
 from mmpo.eval.task import Context, QuestionTask, benchmark
-from mmpo.files.atomic import write_bytes
 
 
 @benchmark("multiple_choice", settings=MultipleChoiceSettings, needs="published questions and their images or videos")
@@ -35,8 +34,9 @@ class MultipleChoice(QuestionTask[MultipleChoiceSettings, ChoiceQuestion]):
         own = settings
         if not own.questions:
             raise UserError("multiple_choice needs its questions", hint="set eval.multiple_choice.questions")
-        self._root = own.images or str(Path(own.questions[0]).parent)
-        self._folder = Path(context.cache or ".") / "multiple_choice_pictures"
+        self._pictures = PictureFolder(
+            Path(context.cache or ".") / "multiple_choice_pictures", own.images or str(Path(own.questions[0]).parent)
+        )
         choices = [choice for path in own.questions for choice in read_choices(own.format, path)]
         self.questions = choices[: context.limit]
         self._requests = {choice.id: self._request_of(choice) for choice in self.questions}
@@ -70,18 +70,9 @@ class MultipleChoice(QuestionTask[MultipleChoiceSettings, ChoiceQuestion]):
         own = self.settings
         prompt = choice.prompt + (own.prompt_suffix if choice.options else "")
         if choice.video is not None:
-            return Request(choice.video, prompt, own.max_new_tokens, self._root, FrameChoice(own.frames))
-        embedded = any(isinstance(image, bytes) for image in choice.images)
-        names = [image if isinstance(image, str) else self._kept(image) for image in choice.images]
-        root = str(self._folder) if embedded else self._root
+            return Request(choice.video, prompt, own.max_new_tokens, self._pictures.root, FrameChoice(own.frames))
+        root, names = self._pictures.placed(choice.images)
         return Request(names[0] if names else None, prompt, own.max_new_tokens, root, more=tuple(names[1:]))
-
-    def _kept(self, data: bytes) -> str:
-        """The name of a file with a picture that came inside the question file."""
-        name = hashlib.sha256(data).hexdigest()[:24]
-        if not (self._folder / name).exists():
-            write_bytes(self._folder / name, data)
-        return name
 
 
 def _scored(format: FormatName, request: ScoreRequest) -> Scored:

@@ -34,7 +34,7 @@ from mmpo.eval.pope.files import (
     write_questions,
 )
 from mmpo.eval.statistics.tally import YES_RATIO, Metric, Tally, aligned, by_image, ranking, share
-from mmpo.eval.yes_no import YesNoVerdict, parse
+from mmpo.eval.yes_no import YesNoVerdict, parse, vcd
 from mmpo.statistics import Array, ratio
 
 __all__ = [
@@ -129,8 +129,9 @@ def score(
     Answers are joined to questions by `question_id` where both carry the same set of ids, else by position; an answer
     that quotes its question is checked against it. The parsers' conventions for text that says neither: official,
     llava and opera read "yes"; vlmevalkit counts it as wrong for accuracy and as "no" for the rest; lmms-eval counts
-    it as wrong and leaves it out of TP, FP, TN and FN. `yes_ratio` always counts the answers (lmms-eval's own counts
-    the labels). `p_yes`, where known, is each answer's probability of yes, in the order of the questions. `settle`
+    it as wrong and leaves it out of TP, FP, TN and FN; dash (RePOPE's) leaves it out of everything; vcd (which is no
+    rule for the text alone) counts it as the wrong one. `yes_ratio` counts the answers (lmms-eval's own counts the
+    labels). `p_yes`, where known, is each answer's probability of yes, in the order of the questions. `settle`
     goes before the parser.
 
     Raises UserError where the numbers of questions and answers differ (the official script silently drops the
@@ -141,7 +142,10 @@ def score(
     given, matched_by = match(questions, [PopeAnswer(a) if isinstance(a, str) else a for a in answers])
     answered = [(question.text, answer.text) for question, answer in zip(questions, given, strict=True)]
     settled = settle(answered) if settle is not None else {}
-    verdicts = tuple(settled.get(one) or parse(one[1], parser) for one in answered)
+    verdicts = tuple(
+        settled.get(one) or (vcd(one[1], question.label) if parser == "vcd" else parse(one[1], parser))
+        for one, question in zip(answered, questions, strict=True)
+    )
     rows = np.zeros((len(questions), 7), dtype=np.int64)
     outcomes: dict[tuple[str, str], bool] = {}
     for row, question, verdict in zip(rows, questions, verdicts, strict=True):
@@ -153,7 +157,7 @@ def score(
                     read_as, question.label
                 ]
             ] = 1
-        row[_CORRECT], row[_YES], row[_ALL] = right, read_as == "yes", 1
+        row[_CORRECT], row[_YES], row[_ALL] = right, read_as == "yes", read_as is not None or parser != "dash"
         outcomes[question.image, question.text] = right
     images, counts = by_image([question.image for question in questions], rows)
     return PopeResult(

@@ -86,7 +86,7 @@ def of_asked(
 
 @scorer(
     "pope",
-    parsers=tuple(PARSERS),
+    parsers=(*PARSERS, "vcd"),
     needs=("questions",),
     options={
         "asked": "the question file (or folder) that was asked, where --questions holds only a part of it (RePOPE)",
@@ -165,6 +165,8 @@ _DEFAULTS = {
     "opera": "text that says neither counts as yes",
     "vlmevalkit": "text that says neither is wrong in accuracy and a no in TP, FP, TN, FN",
     "lmms-eval": "text that is not exactly yes or no is wrong in accuracy and in none of TP, FP, TN, FN",
+    "dash": "text with neither yes nor no in it is left out of every number",
+    "vcd": "the right answer's letters anywhere make an answer right; text that says neither is wrong",
 }
 
 

@@ -11,6 +11,7 @@ from mmpo.eval.yes_no import ParserName
 from mmpo.settings import FILE, FOLDER, TEMPLATE
 
 SplitName = Literal["random", "popular", "adversarial"]
+PopeParser = Literal[ParserName, "vcd"]
 
 
 class PopeSettings(Section):
@@ -20,6 +21,10 @@ class PopeSettings(Section):
         default=[],
         description="Published question files, one a split, to be asked as they are. Empty: questions are built from "
         "the annotations by the official tool's algorithm.",
+    )
+    corrected: Annotated[list[str], FILE] = Field(
+        default=[],
+        description="RePOPE's files, one a split, with corrected labels of `questions`: both numbers are printed.",
     )
     image_folder: Annotated[str | None, FOLDER] = Field(
         default=None, description="Folder of the images that `questions` names. Empty: eval.images."
@@ -41,7 +46,7 @@ class PopeSettings(Section):
         default="fixed",
         description="a or an. `fixed`: by sound. `official`: by the first letter, as in the published texts.",
     )
-    parser: ParserName = Field(
+    parser: PopeParser = Field(
         default="official", description="The rule that reads yes or no from an answer; it stands in the result."
     )
     judge: bool = Field(
@@ -73,6 +78,8 @@ class PopeSettings(Section):
     def _judged(self) -> PopeSettings:
         if self.judge and self.parser != "vlmevalkit":
             raise ValueError("`judge` goes with `parser: vlmevalkit`: the other rules read every answer, or ask nobody")
+        if self.corrected and not self.questions:
+            raise ValueError("`corrected` are other labels of published `questions`; name these, too")
         return self
 
     _unique = field_validator("splits")(distinct)

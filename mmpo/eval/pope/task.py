@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,7 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
     """POPE's splits, each with its questions."""
 
     partial = True
+    corrected: Mapping[str, Sequence[pope.PopeQuestion]] = {}
 
     def __init__(self, settings: PopeSettings, context: Context) -> None:
         super().__init__(settings, context)
@@ -49,9 +50,25 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
             }
             files = ", ".join(Path(file).name for file in self.settings.questions)
             self.conventions = [f"POPE: questions of {files}; {self._asking()}"]
+            self._read_corrected()
         else:
             self._build(require_annotations(context.annotated, "pope", "eval.pope.questions"))
         self.questions = [(split, question) for split, questions in self.splits.items() for question in questions]
+
+    def _read_corrected(self) -> None:
+        """RePOPE's questions of each split: those asked, without the ambiguous ones, by their words and pictures."""
+        if not self.settings.corrected:
+            return
+        self.corrected = pope.read_splits(self.settings.corrected)
+        if unknown := sorted(self.corrected.keys() - self.splits.keys()):
+            raise UserError(
+                f"eval.pope.corrected has the split {unknown[0]}, but `questions` have none of that name",
+                hint="the names of files say their splits: random, popular or adversarial",
+            )
+        self.conventions.append(
+            "RePOPE (arXiv 2504.15707): the same answers against its corrected labels, ambiguous questions left out; "
+            "parser dash, as published"
+        )
 
     def _build(self, annotated: AnnotatedSet) -> None:
         candidates = [pope_builder.ImageObjects(image.path, annotated.truth[image.path]) for image in annotated.images]
@@ -129,6 +146,7 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
             parts.append(
                 Part(split, result.tally, len(own), cut_off(own), result.unparsed, near_ties=self.near_ties(own))
             )
+        parts += self._against_corrected(given)
         if len(results) > 1:
             unparsed = sum(result.unparsed for result in results.values())
             tally, close = pope.mean_over_splits(results), self.near_ties(given)
@@ -141,6 +159,19 @@ class Pope(QuestionTask[PopeSettings, tuple[str, pope.PopeQuestion]]):
         if self.settings.judge and not read.found:  # the judge decided, about all of a split together
             return Grade(asked.label, None, None, split)
         return Grade(asked.label, read.label, read.label == asked.label, split)
+
+    def _against_corrected(self, given: Sequence[tuple[tuple[str, pope.PopeQuestion], Response]]) -> Iterator[Part]:
+        """The same answers against RePOPE's labels."""
+        for split, corrected in self.corrected.items():
+            by_words = {(one.image, pope.spelled(one.text)): one for one in corrected}
+            own = [
+                (by_words[key], response)
+                for (of, question), response in given
+                if of == split and (key := (question.image, pope.spelled(question.text))) in by_words
+            ]
+            if own:
+                result = pope.score([one for one, _ in own], [response.text for _, response in own], "dash")
+                yield Part(f"{split} RePOPE", result.tally, len(own), cut_off(own), result.unparsed, view=True)
 
     def write(self, folder: Path, responses: Mapping[str, Mapping[Request, Response]]) -> None:
         for name, content in self.side_files.items():
