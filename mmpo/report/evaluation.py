@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -203,15 +203,16 @@ def _captions(folder: Path) -> Iterator[AnswerCard]:
                 rows.setdefault(str(row.get("image_id")), {})[state] = row
         for image, states in rows.items():
             said, rights, missed = [], [], ""
-            for state, row in states.items():
+            for state, told in states.items():
                 wrong = [
                     (int(one["start"]), int(one["end"]), f"wrong: {one.get('kind', 'object')} {one.get('name', '')}")
-                    for one in row.get(spans) or ()
+                    for one in told.get(spans) or ()
                     if one.get("hallucinated") or one.get("right") is False
                 ]
                 rights.append(not wrong)
-                missed = ", ".join(row.get("missed") or ())
-                said.append(ModelAnswer(state, noted((TextPiece(str(row.get("caption", ""))),), wrong), "", not wrong))
+                missed = ", ".join(told.get("missed") or ())
+                pieces = noted((TextPiece(str(told.get("caption", ""))),), wrong)
+                said.append(ModelAnswer(state, pieces, "", not wrong))
             yield AnswerCard(
                 id=hashlib.sha256(f"{name} {image}".encode()).hexdigest()[:12],
                 benchmark=name,
@@ -256,7 +257,7 @@ def _strip(path: str, root: Path, album: Album) -> Iterator[ShownPicture]:
         yield ShownPicture("", 4, 3, f"Video {path}", missing=str(error))
         return
     for frame, time in zip(clip.frames, clip.times, strict=False):
-        one = album.show(frame, f"Frame at {time:.2f} seconds", root)
+        one = album.show(cast(bytes, frame), f"Frame at {time:.2f} seconds", root)
         yield ShownPicture(one.href, one.width, one.height, one.alt, f"{time:.2f} s", (), one.missing)
 
 
