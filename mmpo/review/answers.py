@@ -13,7 +13,7 @@ import numpy as np
 from mmpo.errors import UserError
 from mmpo.files.atomic import read_json, read_jsonl
 from mmpo.report.cards import AnswerCard, ModelAnswer, Outcome
-from mmpo.review.items import LABEL_CHOICES, PictureList, ReviewItem, Rows, content_digest, plain
+from mmpo.review.items import LABEL_CHOICES, PictureList, QueueRows, ReviewItem, content_digest, plain
 
 ANSWERS = "answers.jsonl"
 WORST_FIRST: tuple[Outcome | None, ...] = ("broken", "fixed", "wrong", None, "right")
@@ -86,7 +86,7 @@ class AnswerSource:
     def __len__(self) -> int:
         return len(self.questions)
 
-    def order(self) -> Rows:
+    def order(self) -> QueueRows:
         ranks = [WORST_FIRST.index(question.outcome) for question in self.questions]
         return np.argsort(ranks, kind="stable")
 

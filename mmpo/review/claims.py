@@ -16,7 +16,7 @@ from mmpo.data.reader import open_shard, shard_path
 from mmpo.data_builders.candidates.records import Candidate, JudgedPicture
 from mmpo.data_builders.candidates.tables import CLAIMS, CandidateTables
 from mmpo.report.cards import AnswerCard, ModelAnswer, TextPiece
-from mmpo.review.items import CLAIM_CHOICES, PictureList, ReviewItem, Rows, content_digest
+from mmpo.review.items import CLAIM_CHOICES, PictureList, QueueRows, ReviewItem, content_digest
 
 SHOWN = 3
 """Most responses that are shown with a claim."""
@@ -56,7 +56,7 @@ class ClaimSource:
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
-    def order(self) -> Rows:
+    def order(self) -> QueueRows:
         """Decided claims, the least confident first; then those that the evidence left open."""
         return np.argsort(np.concatenate(self._doubt), kind="stable") if self._doubt else np.zeros(0, np.int64)
 

@@ -20,7 +20,7 @@ from mmpo.errors import Quarantined
 from mmpo.files.images import open_picture, read_image
 from mmpo.report.cards import AnswerCard, PairCard, ShownPicture, TextPiece
 
-Rows = NDArray[np.int64]
+QueueRows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class ReviewSource(Protocol):
     root: Path
 
     def __len__(self) -> int: ...
-    def order(self) -> Rows: ...
+    def order(self) -> QueueRows: ...
     def rows_of(self, ids: Collection[str]) -> dict[str, int]: ...
     def item(self, row: int) -> ReviewItem: ...
 

@@ -17,7 +17,7 @@ from mmpo.data.reader import PairDataset, check_pairs, open_shard, shard_paths
 from mmpo.data.rows import to_row
 from mmpo.progress import task
 from mmpo.report.cards import pair_card
-from mmpo.review.items import PAIR_CHOICES, PictureList, ReviewItem, Rows, content_digest
+from mmpo.review.items import PAIR_CHOICES, PictureList, QueueRows, ReviewItem, content_digest
 
 PROBLEMS = (
     ("alike", 8, "both sides say the same but for case and punctuation"),
@@ -57,7 +57,7 @@ class PairSource:
     def __len__(self) -> int:
         return len(self._dataset)
 
-    def order(self) -> Rows:
+    def order(self) -> QueueRows:
         """All pairs, worst problems first; pairs alike in that, the smallest margin first."""
         weights = sum((self._flags & BITS[name] > 0) * np.int16(weight) for name, weight, _ in PROBLEMS)
         return np.lexsort((np.nan_to_num(self._margins, nan=np.inf), -np.asarray(weights, np.int16)))

@@ -22,7 +22,7 @@ from mmpo.data.reviews import (
 )
 from mmpo.errors import UserError
 from mmpo.outside import Unreadable, json_of
-from mmpo.review.items import ReviewItem, ReviewSource, Rows
+from mmpo.review.items import QueueRows, ReviewItem, ReviewSource
 
 QueueKind = Literal["worst", "sample", "second"]
 LONGEST_NOTE = 4_000
@@ -156,7 +156,7 @@ class ReviewSession:
             **edits,
         )
 
-    def _queue(self, size: int, seed: int) -> Rows:
+    def _queue(self, size: int, seed: int) -> QueueRows:
         random = np.random.default_rng(seed)
         if self.kind == "worst":
             return self.source.order()
