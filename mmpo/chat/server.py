@@ -66,7 +66,12 @@ class ServerChat:
 
         self.settings = settings
         self._cache = cache
-        address = checked_address(settings.base_url or "")
+        if settings.base_url is None:
+            raise UserError(
+                f"{settings.model}: the address of its server is not in the record of an earlier build",
+                hint="do this in that build itself, whose recipe has the address (`pairs` of `builder: candidates`)",
+            )
+        address = checked_address(settings.base_url)
         self._names = {settings.model, *settings.accept_models}
         self._dropped = {name for name, value in settings.extra.items() if value is None}
         self._extra = {name: value for name, value in settings.extra.items() if value is not None}

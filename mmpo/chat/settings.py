@@ -8,6 +8,9 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from mmpo.settings import Settings
 
+RECORDED = "recorded"
+"""The context in which settings are read back from a record (`deciding`), which keeps no address of a server."""
+
 
 class ChatSettings(Settings):
     """A text model: on an OpenAI-compatible server, or loaded here."""
@@ -77,7 +80,7 @@ class ChatSettings(Settings):
     @classmethod
     def _address(cls, value: str | None, info: ValidationInfo) -> str | None:
         backend = info.data.get("backend")
-        if backend == "server" and value is None:
+        if backend == "server" and value is None and info.context != RECORDED:
             raise ValueError("a server needs an address, for example http://127.0.0.1:8000/v1")
         if backend == "local" and value is not None:
             raise ValueError("a local model has no address; leave it out, or set `backend: server`")

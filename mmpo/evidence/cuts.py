@@ -9,6 +9,7 @@ Shapes: n claims; `z` [n] numbers, `truth` [n] present or not, `picture_of` [n] 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,10 @@ class VerdictCuts:
         if self.present_at is not None and z >= self.present_at:
             return "present"
         return "absent" if self.absent_below is not None and z < self.absent_below else "uncertain"
+
+
+AFFIRMED = VerdictCuts(math.nextafter(0, 1), math.nextafter(0, 1))
+"""Yes likelier than no is present, all else absent, a tie too: RLAIF-V's rule for log odds."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ than were asked for: what a closed-set detector found too, which all other sourc
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -48,6 +49,7 @@ from mmpo.evidence.registry import EVIDENCE_SOURCES
 from mmpo.evidence.settings import EvidenceSettings
 from mmpo.evidence.source import EvidenceContext, EvidenceSource
 from mmpo.files.atomic import write_json
+from mmpo.locks import locked
 from mmpo.progress import task
 from mmpo.text.vocabulary import ObjectVocabulary
 
@@ -92,8 +94,10 @@ class Evidence:
         sources: Mapping[str, EvidenceSource[Any]],
         folder: Path,
         context: EvidenceContext,
+        cache: Path | None = None,
     ) -> None:
         self.settings, self.sources, self._folder, self._context = settings, dict(sources), folder, context
+        self._cache = cache
         self.identity = {label: source.identity for label, source in self.sources.items()}
         self._fitted: FittedEvidence | None = None
 
@@ -107,15 +111,23 @@ class Evidence:
         *,
         engine: Callable[[], AnswerEngine] | None = None,
         model: str = "",
+        questions: bool = False,
+        cache: Path | None = None,
     ) -> Evidence:
         """Quick: models are loaded, and servers asked, by the first `find`. `engine` loads the model that `self` asks
-        (without adapter), `model` is the fingerprint of its files. UserError for a source that can't be used."""
+        (without adapter), `model` is the fingerprint of its files. `questions`: claims are yes/no questions about a
+        picture, in place of classes; sources that know only classes abstain. `cache`: a folder that
+        others share, for what is found; it is kept apart by the identity of each source. UserError for a source that
+        can't be used."""
         folder = Path(folder)
         sources: dict[str, EvidenceSource[Any]] = {}
         for label, one in zip(settings.source_labels(), settings.evidence, strict=True):
-            context = EvidenceContext(vocabulary, stack, engine, model, folder / label / "replies.jsonl")
+            replies = (cache or folder) / label / "replies.jsonl"
+            context = EvidenceContext(vocabulary, stack, engine, model, replies, questions)
             sources[label] = EVIDENCE_SOURCES[one.source].load()(one, context)
-        return cls(settings, sources, folder, EvidenceContext(vocabulary, stack, engine, model))
+        return cls(
+            settings, sources, folder, EvidenceContext(vocabulary, stack, engine, model, questions=questions), cache
+        )
 
     @cached_property
     def controls(self) -> list[ControlPicture]:
@@ -133,9 +145,16 @@ class Evidence:
     @cached_property
     def _stores(self) -> dict[str, FindingStore]:
         return {
-            label: FindingStore(self._folder / label, self.identity[label], self._context.stack)
-            for label in self.sources
+            label: FindingStore(self._place(label), self.identity[label], self._context.stack) for label in self.sources
         }
+
+    def _place(self, label: str) -> Path:
+        """The folder of a source's findings; a shared one is held by one process at a time."""
+        if self._cache is None:
+            return self._folder / label
+        place = self._cache / f"{label}-{hashlib.sha256(self.identity[label].encode()).hexdigest()[:12]}"
+        self._context.stack.enter_context(locked(place))
+        return place
 
     def find(
         self, pictures: Sequence[EvidencePicture], names: Sequence[Collection[str]], *, label: str = ""
@@ -145,7 +164,9 @@ class Evidence:
         asked: dict[str, set[str]] = defaultdict(set)
         first: dict[str, EvidencePicture] = {}
         for picture, own in zip(pictures, names, strict=True):
-            if unknown := [name for name in own if name not in self._context.vocabulary.synonyms]:
+            if not self._context.questions and (
+                unknown := [name for name in own if name not in self._context.vocabulary.synonyms]
+            ):
                 raise ValueError(f"{unknown[0]!r} is no class of the vocabulary")
             asked[picture.key].update(own)
             first.setdefault(picture.key, picture)
@@ -162,7 +183,7 @@ class Evidence:
     def _block(self, pictures: Sequence[EvidencePicture], names: Sequence[set[str]]) -> list[PictureFindings]:
         wanted = [set(own) for own in names]
         for label, source in self.sources.items():
-            if source.finds_classes:
+            if source.finds_classes and not self._context.questions:
                 seen = source.assumed_cuts([])
                 for own, found in zip(wanted, self._known(label, pictures, names), strict=True):
                     own.update(
@@ -178,6 +199,8 @@ class Evidence:
         self, label: str, pictures: Sequence[EvidencePicture], names: Sequence[Collection[str]]
     ) -> list[dict[str, SourceFinding]]:
         """What a source says of these classes, from the disk or asked now; and what it found besides."""
+        if self._context.questions and not self.sources[label].settings.answers_questions:
+            return [{name: SourceFinding(None, "knows_classes_only") for name in own} for own in names]
         store = self._stores[label]
         known = [store.get(picture.key) for picture in pictures]
         missing = [sorted(set(own) - had.keys()) for own, had in zip(names, known, strict=True)]

@@ -39,9 +39,10 @@ class PictureJudge(EvidenceSource[JudgeSource]):
         self, pictures: Sequence[EvidencePicture], names: Sequence[Collection[str]]
     ) -> list[Mapping[str, SourceFinding]]:
         asked = [(number, name) for number, own in enumerate(names) for name in own]
+        template = self.settings.claim_question if self.context.questions else self.settings.question
         requests = [
             ChatRequest.ask(
-                asked_about(self.settings.question, name),
+                asked_about(template, name),
                 images=(pictures[number].data,),
                 max_tokens=self.settings.max_tokens,
             )

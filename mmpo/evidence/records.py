@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict
 
 Presence: TypeAlias = Literal["present", "absent", "uncertain"]
 
@@ -56,3 +56,37 @@ class CombinedOpinion:
 
 SourceFindings: TypeAlias = Mapping[str, SourceFinding]
 """By class name: what one source found in one picture."""
+
+
+class OpinionRow(TypedDict):
+    """An `Opinion` of one source as JSON or Parquet data."""
+
+    source: str
+    verdict: Presence | None
+    z: float | None
+    confidence: float | None
+    why: str
+
+
+class ClaimRow(TypedDict):
+    """A `CombinedOpinion` as JSON or Parquet data: wherever verdicts are written, they look like this."""
+
+    name: str
+    verdict: Presence
+    confidence: float | None
+    by: list[OpinionRow]
+
+
+def claim_row(found: CombinedOpinion) -> ClaimRow:
+    """An opinion with what each source said."""
+    by: list[OpinionRow] = [
+        {"source": source, "verdict": one.verdict, "z": one.z, "confidence": one.confidence, "why": one.why}
+        for source, one in found.by.items()
+    ]
+    return {"name": found.name, "verdict": found.verdict, "confidence": found.confidence, "by": by}
+
+
+def opinion_of(row: Mapping[str, Any]) -> CombinedOpinion:
+    """The opinion of a `ClaimRow`, which may have other columns too."""
+    by = {one["source"]: Opinion(one["verdict"], one["z"], one["confidence"], one["why"]) for one in row["by"]}
+    return CombinedOpinion(row["name"], row["verdict"], row["confidence"], by)

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mmpo.errors import Quarantined, UserError
+from mmpo.evidence.cuts import AFFIRMED, VerdictCuts
 from mmpo.evidence.records import EvidencePicture, SourceFinding
 from mmpo.evidence.settings import SelfSource, asked_about
 from mmpo.evidence.source import EvidenceContext, EvidenceSource
@@ -33,9 +34,18 @@ class OwnAnswers(EvidenceSource[SelfSource]):
 
     @property
     def identity(self) -> str:
-        own, settings = self.settings.model, self.settings
-        files = self.context.model if own is None else f"{folder_fingerprint(model_folder(own))} {settings.dtype}"
-        return f"self {files} {json.dumps([settings.questions, settings.negated])}"
+        own = self.settings.model
+        files = self.context.model if own is None else f"{folder_fingerprint(model_folder(own))} {self.settings.dtype}"
+        return f"self {files} {json.dumps([self._asking, self._negated])}"
+
+    @property
+    def _asking(self) -> list[str]:
+        """The wordings to which yes means present."""
+        return self.settings.claim_questions if self.context.questions else self.settings.questions
+
+    @property
+    def _negated(self) -> list[str]:
+        return [] if self.context.questions else self.settings.negated
 
     @cached_property
     def _engine(self) -> AnswerEngine:
@@ -52,7 +62,7 @@ class OwnAnswers(EvidenceSource[SelfSource]):
     ) -> list[Mapping[str, SourceFinding]]:
         from mmpo.models.generation.answer import Question
 
-        wordings = [*self.settings.questions, *self.settings.negated]
+        wordings = [*self._asking, *self._negated]
         ids = [
             [
                 (f"{number}/{name}/{place}", asked_about(text, name))
@@ -88,10 +98,13 @@ class OwnAnswers(EvidenceSource[SelfSource]):
             if answer is None or answer.yes_logit is None or answer.no_logit is None:
                 return SourceFinding(None, "no_yes_no_tokens")
             odds.append(answer.yes_logit - answer.no_logit)
-        wordings = dict(zip([*self.settings.questions, *self.settings.negated], odds, strict=True))
-        asking = odds[: len(self.settings.questions)]
+        wordings = dict(zip([*self._asking, *self._negated], odds, strict=True))
+        asking = odds[: len(self._asking)]
         return SourceFinding(sum(asking) / len(asking), "", {"wordings": wordings})
 
+    def assumed_cuts(self, z: Sequence[float]) -> VerdictCuts:
+        return AFFIRMED if self.context.questions else super().assumed_cuts(z)
+
     def parts(self, found: SourceFinding) -> Mapping[str, float]:
-        negated = set(self.settings.negated)
+        negated = set(self._negated)
         return {text: -value if text in negated else value for text, value in found.detail.get("wordings", {}).items()}

@@ -17,6 +17,7 @@ from pydantic import (
     SerializeAsAny,
     Tag,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -34,11 +35,15 @@ QUESTIONS = (
     "Is there {article} {object} in the picture? Answer yes or no.",
 )
 NEGATED = ("Is it true that there is no {object} in the image?",)
+CLAIM_QUESTIONS = ("{question}", "{question} Please answer yes or no.")
+JUDGE_CLAIM = "{question} Reply with one word: yes, no, or unsure."
 JUDGE_QUESTION = "Is there {article} {object} in the image? Reply with one word: yes, no, or unsure."
 
 
 def asked_about(template: str, name: str) -> str:
-    """A question's template, filled for a class."""
+    """A question's template, filled for a class; one with `{question}` for a question."""
+    if "{question}" in template:
+        return template.replace("{question}", name)
     return template.replace("{article}", article(name)).replace("{object}", name)
 
 
@@ -50,6 +55,11 @@ class SourceSettings(Settings):
     @property
     def decides(self) -> bool:
         """Does it decide alone where it doesn't abstain?"""
+        return False
+
+    @property
+    def answers_questions(self) -> bool:
+        """Can it answer any yes/no question about a picture? Others know classes alone, and abstain."""
         return False
 
 
@@ -110,19 +120,30 @@ class SelfSource(SourceSettings):
         list(NEGATED),
         description="Wordings to which yes means absent. They count only where controls show them to be read.",
     )
+    claim_questions: list[str] = Field(
+        list(CLAIM_QUESTIONS),
+        min_length=1,
+        description="With `claims: text`: wordings of a claim's question, which `{question}` stands for.",
+    )
     dtype: Literal["float32", "bfloat16", "auto"] = Field("float32", description="Number format, with `model`.")
 
-    @field_validator("questions", "negated")
+    @property
+    def answers_questions(self) -> bool:
+        return True
+
+    @field_validator("questions", "negated", "claim_questions")
     @classmethod
-    def _have_a_slot(cls, value: list[str]) -> list[str]:
+    def _have_a_slot(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        slot = "{question}" if info.field_name == "claim_questions" else "{object}"
         for text in value:
-            if "{object}" not in text:
-                raise ValueError(f"{text!r} has no {{object}}")
+            if slot not in text:
+                raise ValueError(f"{text!r} has no {slot}")
         return value
 
     @model_validator(mode="after")
     def _differ(self) -> SelfSource:
-        if len({*self.questions, *self.negated}) < len(self.questions) + len(self.negated):
+        asked = [*self.questions, *self.negated, *self.claim_questions]
+        if len(set(asked)) < len(asked):
             raise ValueError("each wording at most once")
         return self
 
@@ -133,7 +154,14 @@ class JudgeSource(SourceSettings):
     source: Literal["judge"]
     chat: ChatSettings = Field(description="An OpenAI-compatible server with a model that sees pictures.")
     question: str = Field(JUDGE_QUESTION, description="The question; `{object}` and `{article}` stand for the class.")
+    claim_question: str = Field(
+        JUDGE_CLAIM, description="The question with `claims: text`; `{question}` stands for that of a claim."
+    )
     max_tokens: int = Field(8, ge=1, description="Longest reply, in tokens.")
+
+    @property
+    def answers_questions(self) -> bool:
+        return True
 
     @field_validator("chat")
     @classmethod
@@ -142,11 +170,12 @@ class JudgeSource(SourceSettings):
             raise ValueError("a local text model sees no pictures; name a server with `backend: server`")
         return value
 
-    @field_validator("question")
+    @field_validator("question", "claim_question")
     @classmethod
-    def _has_a_slot(cls, value: str) -> str:
-        if "{object}" not in value:
-            raise ValueError("has no {object}")
+    def _has_a_slot(cls, value: str, info: ValidationInfo) -> str:
+        slot = "{question}" if info.field_name == "claim_question" else "{object}"
+        if slot not in value:
+            raise ValueError(f"has no {slot}")
         return value
 
 

@@ -23,13 +23,15 @@ S = TypeVar("S", bound=SourceSettings)
 @dataclass(frozen=True)
 class EvidenceContext:
     """What sources may use: the classes, the builder's model without adapter (`engine` loads it, `model` is the
-    fingerprint of its files), the file for replies of chats, and the stack that closes what they open."""
+    fingerprint of its files), the file for replies of chats, and the stack that closes what they open. `questions`:
+    they are asked yes/no questions in place of classes; only sources whose settings say `answers_questions` are."""
 
     vocabulary: ObjectVocabulary
     stack: ExitStack = field(default_factory=ExitStack)
     engine: Callable[[], AnswerEngine] | None = None
     model: str = ""
     replies: Path | None = None
+    questions: bool = False
 
 
 class EvidenceSource(ABC, Generic[S]):

@@ -20,6 +20,10 @@ SEED_STEP = 1000
 ANSWERS = "eval-answers"
 """The folder of a run where its evaluations share answers: the first model is asked once for all rounds."""
 
+FINDINGS = "evidence-findings"
+"""The folder of a run where its builds share what sources of evidence found: no detector is asked twice about a class
+in a photo."""
+
 
 def folder_of(section: str, number: int) -> str:
     """The name of a section's step in a round: `build-2`."""
@@ -41,6 +45,8 @@ def in_round(recipe: Recipe, run: Path, number: int) -> Recipe:
         data = _moved(settings.model_dump(exclude_unset=True), run, sections, number)
         if section == "eval" and settings.cache is None:
             data["cache"] = str(run / ANSWERS)
+        if section == "build" and getattr(settings, "evidence_cache", "") is None:
+            data["evidence_cache"] = str(run / FINDINGS)
         if number > 1:
             data = _pinned(data, recipe.train.model) if section != "train" else data
             if "seed" in type(settings).model_fields:

@@ -112,6 +112,7 @@ def test_a_cut_answer_file_is_completed(world: Path, finished: Path, tmp_path: P
     assert len(answers_in(run)) == len(answers_in(finished))
 
 
+@pytest.mark.slow  # the same in this process: a_cut_answer_file_is_completed, a_resumed_run_gives_the_same_…
 def test_a_killed_run_continues(world: Path, finished: Path, tmp_path: Path) -> None:
     script = (
         "import sys, pathlib\n"

@@ -17,12 +17,8 @@ def world(parrot_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Worl
     return World.make(tmp_path_factory.mktemp("world"), parrot_folder, 6)
 
 
-COMMANDS = [
-    pytest.param(name, marks=[] if name == "convert" else pytest.mark.slow) for name in ("convert", *RUN_COMMANDS)
-]
-
-
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.slow  # the lock itself, between processes too: tests/test_locks.py
+@pytest.mark.parametrize("command", ("convert", *RUN_COMMANDS))
 def test_the_second_command_names_the_first_and_leaves_it_alone(command: str, world: World, tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = world.words(command, out)

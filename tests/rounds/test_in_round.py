@@ -63,6 +63,13 @@ def test_the_first_round_is_the_recipe_itself_in_folders_of_its_own() -> None:
     assert first.eval == plain.eval.model_copy(update=moved)
 
 
+def test_all_rounds_keep_what_evidence_found_in_one_folder() -> None:
+    photos = {"builder": "candidates", "images": "photos", "evidence": [{"source": "self"}], "pairs": "best_worst"}
+    for given, place in ((None, RUN / "evidence-findings"), ("elsewhere", Path("elsewhere"))):
+        recipe = recipe_of(3, build={**photos, **({"evidence_cache": given} if given else {})})
+        assert {in_round(recipe, RUN, number).build.evidence_cache for number in (1, 2, 3)} == {place}  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("start", "reference", "model", "given"),
     [

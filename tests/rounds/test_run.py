@@ -135,6 +135,7 @@ def _die(monkeypatch: pytest.MonkeyPatch, where: str, name: str, when: int) -> N
     monkeypatch.setattr(owner, name, dying)
 
 
+@pytest.mark.slow  # each step's own tests kill it; this one shows that rounds add nothing to that
 def test_killed_inside_every_step_it_goes_on_to_the_same_bytes(
     run_in: RunIn, rounds_world: World, two_rounds: tuple[Path, Result]
 ) -> None:

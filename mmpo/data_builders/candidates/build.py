@@ -4,6 +4,7 @@
       source.json          what the build was started from; another source or other settings are refused
       photos.json          the pixels' digest, dHash and size of each photo
       units/ controls/     what the model said about the photos, and about the controls
+      claims/              the same with its claims, where a text model reads them (`claims: text`)
       evidence/SOURCE/     what each source found, kept so that nothing is asked twice; controls.json
       findings/            the findings of each unit
       candidates/          the tables: every response, every claim with its verdict, and the page
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mmpo
+from mmpo.chat import open_chat
 from mmpo.data.photos import ListedPhoto, list_photos
 from mmpo.data_builders.candidates.judging import (
     claims_of,
@@ -45,8 +47,9 @@ from mmpo.data_builders.candidates.responding import (
     prompts_of,
     respond,
 )
-from mmpo.data_builders.candidates.settings import CandidateSettings, CandidatesMade
+from mmpo.data_builders.candidates.settings import CandidateSettings, CandidatesMade, ClaimWriter
 from mmpo.data_builders.candidates.sorting import SortedPhotos, sort_photos
+from mmpo.data_builders.candidates.splitting import split_claims
 from mmpo.data_builders.candidates.tables import write_candidates_card, write_tables
 from mmpo.data_builders.candidates.tally import CandidateTally
 from mmpo.data_builders.from_candidates.build import MakerModels, PairsFromCandidates
@@ -123,7 +126,16 @@ class CandidateBuild:
     @cached_property
     def evidence(self) -> Evidence:
         folder = self.run_dir / "evidence"
-        return Evidence.open(self.settings, self.vocabulary, folder, self.stack, engine=self.engine, model=self.model)
+        return Evidence.open(
+            self.settings,
+            self.vocabulary,
+            folder,
+            self.stack,
+            engine=self.engine,
+            model=self.model,
+            questions=self.settings.claims == "text",
+            cache=self.settings.evidence_cache,
+        )
 
     @cached_property
     def sorted(self) -> SortedPhotos:
@@ -168,6 +180,8 @@ class CandidateBuild:
             raise UserError(f"{self.settings.images}: no photo can be used ({reasons})")
         size = self.settings.shard_size
         said = finish_units(self.run_dir / "units", self.used, size, "describing photos", self._describing)
+        if self.settings.writer is not None:
+            said = self._split(said, self.settings.writer)
         fitted = self._calibrated()
         found = finish_units(self.run_dir / "findings", self._questions(said), size, "checking claims", self._checking)
         if fitted is None:
@@ -191,8 +205,26 @@ class CandidateBuild:
         if blank:
             settings = settings.model_copy(update={"log_probs": False, "log_probs_blind": False})
         asked = [AskedPhoto(read_image(photo.path, root=photo.root), prompts_of(photo, settings)) for photo in part]
-        found = respond(self.engine(), asked, settings, self.vocabulary, advance)
+        vocabulary = self.vocabulary if settings.claims == "objects" else None
+        found = respond(self.engine(), asked, settings, vocabulary, advance)
         return {"outcomes": [{"candidates": [candidate_row(one) for one in own]} for own in found]}
+
+    def _split(self, said: Sequence[Path], writer: ClaimWriter) -> list[Path]:
+        """The units of `said` anew, their candidates with the claims that a text model reads in them."""
+        folder = self.run_dir / "claims"
+
+        def splitting(stack: ExitStack) -> Work[ListedPhoto]:
+            chat = stack.enter_context(open_chat(writer.chat, folder / "replies.jsonl"))
+
+            def split(number: int, part: Sequence[ListedPhoto], advance: Advance) -> dict[str, Any]:
+                own = list(_candidates([said[number]]))
+                found = iter(split_claims(chat, [one for photo in own for one in photo], writer))
+                advance(len(part))
+                return {"outcomes": [{"candidates": [candidate_row(next(found)) for _ in photo]} for photo in own]}
+
+            return split
+
+        return finish_units(folder, self.used, self.settings.shard_size, "reading claims", splitting)
 
     def _calibrated(self) -> FittedEvidence | None:
         """The cuts that the controls give; None without controls. The model describes them first: its own claims are
@@ -242,7 +274,9 @@ class CandidateBuild:
         sources = zip(self.used, self.sorted.seen, self.sorted.clusters, strict=True)
         findings = (findings_of(outcome["findings"]) for outcome in read_outcomes(found))
         for (photo, seen, cluster), own, one in zip(sources, _candidates(said), findings, strict=True):
-            yield judged_picture(photo.path, seen, cluster, own, self.evidence.judged(one, fitted))
+            opinions = self.evidence.judged(one, fitted)
+            pooled = self.settings.claims == "objects"
+            yield judged_picture(photo.path, seen, cluster, own, opinions, pooled=pooled)
 
     def _tables(self, said: Sequence[Path], found: Sequence[Path], fitted: FittedEvidence) -> CandidatesMade:
         folder = self.run_dir / FOLDER

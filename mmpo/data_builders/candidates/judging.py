@@ -19,7 +19,6 @@ from mmpo.data_builders.hallucination.questions import CoOccurrence
 from mmpo.data_builders.models import model_contents
 from mmpo.evidence.evidence import Evidence, FittedEvidence, PictureFindings
 from mmpo.evidence.records import CombinedOpinion, EvidencePicture, SourceFinding
-from mmpo.evidence.settings import EvidenceSettings
 from mmpo.files.images import read_image
 from mmpo.text.vocabulary import ObjectVocabulary
 
@@ -46,31 +45,34 @@ def judged_picture(
     cluster: str,
     candidates: Sequence[Candidate],
     opinions: Mapping[str, CombinedOpinion],
+    *,
+    pooled: bool = True,
 ) -> JudgedPicture:
     """The candidates with the verdicts about their claims, CHAIR_i, and recall of what is known to be there: what any
-    of them names rightly, and what a detector found besides and the others confirmed."""
+    of them names rightly, and what a detector found besides and the others confirmed. Not `pooled`: without recall, for
+    claims in words, of which two may say the same."""
     picture = JudgedPicture(path, seen.key, seen.dhash, cluster, seen.width, seen.height, tuple(candidates), {})
-    return _judged(picture, opinions)
+    return _judged(picture, opinions, pooled)
 
 
-def _judged(picture: JudgedPicture, opinions: Mapping[str, CombinedOpinion]) -> JudgedPicture:
+def _judged(picture: JudgedPicture, opinions: Mapping[str, CombinedOpinion], pooled: bool) -> JudgedPicture:
     with_verdicts = []
     for one in picture.candidates:
         own = replace(one, verdicts={name: opinions[name].verdict for name in sorted(one.claims)})
         with_verdicts.append(replace(own, chair_i=chair_i(own.mentioned("absent"), own.mentioned("present"))))
     detected = [name for name, opinion in opinions.items() if opinion.verdict == "present" and _detected(opinion)]
-    pool = pool_of(with_verdicts, detected)
+    pool = pool_of(with_verdicts, detected) if pooled else frozenset[str]()
     whole = tuple(replace(one, recall_pool=recall_pool(one.present, pool)) for one in with_verdicts)
     return replace(picture, candidates=whole, opinions=dict(opinions))
 
 
-def judged_by(picture: JudgedPicture, settings: EvidenceSettings, sources: Collection[str]) -> JudgedPicture:
+def judged_by(picture: JudgedPicture, settings: CandidateSettings, sources: Collection[str]) -> JudgedPicture:
     """The picture as if of the evidence of `settings` only `sources` (labels) had been asked; their cuts stay."""
     some = {
         name: settings.combined(name, {label: one for label, one in opinion.by.items() if label in sources})
         for name, opinion in picture.opinions.items()
     }
-    return _judged(picture, some)
+    return _judged(picture, some, settings.claims == "objects")
 
 
 def _detected(opinion: CombinedOpinion) -> bool:
@@ -138,7 +140,7 @@ def later_judging(
 
     @cache
     def opened() -> ClaimJudge:
-        settings = CandidateSettings.model_validate(tables.card["settings"])
+        settings = tables.settings
         model = model_contents(settings.model, settings, run_dir, "asked") or ""
         evidence = Evidence.open(settings, vocabulary, run_dir / "evidence", stack, engine=engine, model=model)
         for label in () if sources is None else set(evidence.sources).difference(sources):

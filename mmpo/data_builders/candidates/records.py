@@ -11,7 +11,8 @@ from mmpo.evidence.records import CombinedOpinion, Presence
 
 @dataclass(frozen=True)
 class ClaimMention:
-    """`text[start:end]` of a candidate is `word` and says that the class `name` is in the picture."""
+    """`text[start:end]` of a candidate is `word` and says that the class `name` is in the picture. Of a claim in words
+    `name` is its question, `word` the fact, and the place is the whole text."""
 
     name: str
     start: int

@@ -40,10 +40,11 @@ def respond(
     engine: AnswerEngine,
     photos: Sequence[AskedPhoto],
     settings: CandidateSettings,
-    vocabulary: ObjectVocabulary,
+    vocabulary: ObjectVocabulary | None,
     done: Callable[[], None],
 ) -> list[list[Candidate]]:
-    """The candidates of each photo, prompt after prompt, the greedy one first. `done` is called once for each photo."""
+    """The candidates of each photo, prompt after prompt, the greedy one first. `done` is called once for each photo.
+    Without a vocabulary no claims are read."""
     asked = [(photo.data, prompt.text) for photo in photos for prompt in photo.prompts]
     many = engine.sample_many(
         asked,
@@ -72,13 +73,13 @@ def read_responses(
     answers: Sequence[Answer],
     prompt: PhotoPrompt,
     number: int,
-    vocabulary: ObjectVocabulary,
+    vocabulary: ObjectVocabulary | None,
     scored: Mapping[int, Mapping[str, Any]],
 ) -> Iterator[Candidate]:
     """The answers to one prompt as candidates, with the reason of those that are of no use."""
     seen: set[str] = set()
     for sample, answer in enumerate(answers):
-        mentions = tuple(mentions_in(answer.text, vocabulary))
+        mentions = () if vocabulary is None else tuple(mentions_in(answer.text, vocabulary))
         why_not = ""
         if not answer.text:
             why_not = "unfinished" if answer.truncated else "empty"
@@ -88,7 +89,7 @@ def read_responses(
             why_not = "unfinished"
         elif answer.text in seen:
             why_not = "duplicate"
-        elif not mentions and prompt.answer is None:
+        elif not mentions and vocabulary is not None and prompt.answer is None:
             why_not = "no_claim"
         seen.add(answer.text)
         yield Candidate(

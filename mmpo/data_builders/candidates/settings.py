@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
-from mmpo.data_builders.from_candidates.settings import AnyMaker, PairsMade
+from mmpo.chat.settings import ChatSettings
+from mmpo.data_builders.from_candidates.settings import AnyMaker, PairsMade, needs_classes
 from mmpo.data_builders.hallucination.settings import DESCRIPTION_PROMPTS
 from mmpo.data_builders.model_settings import ModelLoading
 from mmpo.evidence.settings import EvidenceSettings
-from mmpo.settings import MODEL, PATH, VOCABULARY
+from mmpo.settings import MODEL, OUTPUT, PATH, TEMPLATE, VOCABULARY, Settings
+
+
+class ClaimWriter(Settings):
+    """The text model that splits responses into claims, with its prompts."""
+
+    chat: ChatSettings = Field(description="The model: on a server, or a local one. It sees no picture.")
+    split: Annotated[str, TEMPLATE] = Field("claims_split", description="The prompt that lists a response's facts.")
+    ask: Annotated[str, TEMPLATE] = Field("claims_ask", description="The prompt that makes a question of each fact.")
+    max_tokens: int = Field(
+        1024, ge=1, description="Longest list, in tokens; a response with a longer one is left out."
+    )
 
 
 class CandidateSettings(EvidenceSettings, ModelLoading):
     """Candidates about photos that nobody annotated: what the model says, judged by evidence; and pairs of them."""
+
+    FREE: ClassVar[frozenset[str]] = ModelLoading.FREE | {"evidence_cache"}
 
     builder: Literal["candidates"] = Field(description="Which pairs to build.")
     model: Annotated[str, MODEL] = Field(
@@ -30,6 +44,12 @@ class CandidateSettings(EvidenceSettings, ModelLoading):
         description="Object classes and their synonyms whose presence is checked: `coco`, or a file (CHAIR's synonym "
         "format, JSON or YAML).",
     )
+    claims: Literal["objects", "text"] = Field(
+        "objects",
+        description="What is checked of a response. `objects`: the classes of the vocabulary that it names. `text`: "
+        "every fact that it states, as `writer` lists them (RLAIF-V); only `self` and `judge` can check these.",
+    )
+    writer: ClaimWriter | None = Field(None, description="With `claims: text`: who splits responses into claims.")
     limit: int | None = Field(default=None, ge=1, description="Use only this many photos, the first ones.")
     not_in: Annotated[list[Path], PATH] = Field(
         [],
@@ -64,10 +84,42 @@ class CandidateSettings(EvidenceSettings, ModelLoading):
         description="Make pairs at once: a maker by name, or {maker: NAME, …} with its settings. Left out: candidates "
         "alone, for the builder `pairs_from_candidates`.",
     )
+    evidence_cache: Annotated[Path | None, OUTPUT] = Field(
+        None,
+        description="Folder for what sources found, so that other builds that name it ask nothing about the same photo "
+        "and class again. Left out: in the build's own folder; in a run with rounds, one for all of them.",
+    )
     drawn: int = Field(default=8, ge=0, description="Photos to draw with their verdicts and boxes for the page.")
 
     seed: int = Field(default=0, ge=0, description="Decides prompts and samples.")
     shard_size: int = Field(default=64, ge=1, description="Photos in a unit of work: what a killed build does again.")
+
+    @model_validator(mode="after")
+    def _claims_fit(self) -> CandidateSettings:
+        if (self.claims == "text") != (self.writer is not None):
+            told = "needs `writer`, the text model that splits responses" if self.writer is None else "has no `writer`"
+            raise ValueError(f"`claims: {self.claims}` {told}")
+        if self.claims == "text":
+            self._of_text()
+        return self
+
+    def _of_text(self) -> None:
+        """ValueError for what can't be had of claims in words."""
+        if self.controls is not None:
+            raise ValueError("`controls` know classes, and `claims: text` has none: leave them out")
+        if "probe_absent" in self.model_fields_set and self.probe_absent:
+            raise ValueError("`probe_absent` are classes, and `claims: text` has none: leave it out")
+        self.probe_absent = 0
+        able = [one.source for one in self.evidence if one.answers_questions]
+        if not able:
+            raise ValueError("of the sources only `self` and `judge` can check `claims: text`; `evidence` has neither")
+        if len(able) < (needed := min(self.agree.least, len(self.evidence))):
+            raise ValueError(
+                f"only {', '.join(able)} can check `claims: text`, and `agree.least` wants {needed} sources: leave the "
+                "others out, or set `agree: {least: 1}`"
+            )
+        if self.pairs is not None and self.pairs.needs_classes:
+            raise ValueError(needs_classes(self.pairs.maker))
 
 
 class CandidatesMade(BaseModel):

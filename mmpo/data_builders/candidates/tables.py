@@ -20,11 +20,13 @@ from typing import Any
 import pyarrow as pa
 
 import mmpo
+from mmpo.chat.settings import RECORDED
 from mmpo.data.reader import open_shard, shard_path, shard_paths
 from mmpo.data.shards import parquet_bytes
 from mmpo.data_builders.candidates.records import Candidate, ClaimMention, JudgedPicture
+from mmpo.data_builders.candidates.settings import CandidateSettings
 from mmpo.errors import UserError
-from mmpo.evidence.records import CombinedOpinion, Opinion
+from mmpo.evidence.records import claim_row, opinion_of
 from mmpo.files.atomic import file_digest, read_json, remove_leftovers, write_bytes, write_json, write_text
 from mmpo.outside.failures import FAILURES
 
@@ -121,18 +123,7 @@ def claim_rows(picture: JudgedPicture) -> Iterator[dict[str, Any]]:
             place = {"prompt_number": one.prompt_number, "sample": one.sample}
             mentions.setdefault(m.name, []).append({**place, "start": m.start, "end": m.end, "word": m.word})
     for name, found in picture.opinions.items():
-        by = [
-            {"source": source, "verdict": o.verdict, "z": o.z, "confidence": o.confidence, "why": o.why}
-            for source, o in found.by.items()
-        ]
-        yield {
-            "image": picture.image,
-            "name": name,
-            "verdict": found.verdict,
-            "confidence": found.confidence,
-            "by": by,
-            "mentions": mentions.get(name, []),
-        }
+        yield {"image": picture.image, **claim_row(found), "mentions": mentions.get(name, [])}
 
 
 def write_tables(folder: Path, pictures: Iterable[JudgedPicture], per_shard: int) -> int:
@@ -179,6 +170,11 @@ class CandidateTables:
         self.card: dict[str, Any] = read_json(folder / CARD)
         if not isinstance(self.card, dict) or self.card.get("format") != FORMAT:
             raise UserError(f"{folder}: not a folder of candidates", hint="`builder: candidates` makes one")
+
+    @cached_property
+    def settings(self) -> CandidateSettings:
+        """The settings of the build, without those that decide nothing, as addresses of servers."""
+        return CandidateSettings.model_validate(self.card["settings"], context=RECORDED)
 
     @property
     def pictures_per_shard(self) -> int:
@@ -228,7 +224,7 @@ class CandidateTables:
 
 
 def _picture(rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, Any]]) -> JudgedPicture:
-    opinions = {row["name"]: _opinion(row) for row in claims}
+    opinions = {row["name"]: opinion_of(row) for row in claims}
     mentions: dict[tuple[int, int], list[ClaimMention]] = {}
     for row in claims:
         for m in row["mentions"]:
@@ -250,8 +246,3 @@ def _picture(rows: Sequence[Mapping[str, Any]], claims: Sequence[Mapping[str, An
         tuple(candidates),
         opinions,
     )
-
-
-def _opinion(row: Mapping[str, Any]) -> CombinedOpinion:
-    by = {o["source"]: Opinion(o["verdict"], o["z"], o["confidence"], o["why"]) for o in row["by"]}
-    return CombinedOpinion(row["name"], row["verdict"], row["confidence"], by)

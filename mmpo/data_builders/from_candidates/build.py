@@ -23,7 +23,6 @@ from mmpo.data.image_digests import pixel_digest
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data_builders.candidates.judging import judged_by, later_judging
 from mmpo.data_builders.candidates.records import JudgedPicture
-from mmpo.data_builders.candidates.settings import CandidateSettings
 from mmpo.data_builders.candidates.tables import CandidateTables
 from mmpo.data_builders.from_candidates.entry import checked_photos
 from mmpo.data_builders.from_candidates.guards import GuardOutcome, PairFacts, guarded
@@ -36,6 +35,7 @@ from mmpo.data_builders.from_candidates.maker import (
     load_makers,
 )
 from mmpo.data_builders.from_candidates.settings import PairsFromCandidatesSettings, PairsMade
+from mmpo.data_builders.from_candidates.texts import claim_rows
 from mmpo.data_builders.hallucination.style_probe import SEPARABLE, Sides, probe
 from mmpo.data_builders.models import model_contents, open_engine
 from mmpo.data_builders.run import Builder, Written
@@ -114,6 +114,7 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
 
     def open(self, stack: ExitStack) -> Work[PictureRef]:
         maker = self.maker(stack)
+        maker.prepare(len(self.tables), self._pictures)
 
         def work(number: int, part: Sequence[PictureRef], advance: Advance) -> dict[str, Any]:
             pictures = self._pictures(number)
@@ -128,8 +129,7 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
         pictures = self.tables.pictures(number)
         if self.settings.sources is None:
             return pictures
-        evidence = CandidateSettings.model_validate(self.tables.card["settings"])
-        return [judged_by(picture, evidence, self.settings.sources) for picture in pictures]
+        return [judged_by(picture, self.tables.settings, self.settings.sources) for picture in pictures]
 
     def maker(self, stack: ExitStack) -> PairMaker[Any]:
         """The maker, with what it may ask."""
@@ -307,8 +307,6 @@ def _row(builder: PairsFromCandidates, picture: JudgedPicture, made: MadePair) -
         "rejected_words": rejected.words,
         **made.scores,
     }
-    differing = sorted(chosen.names ^ rejected.names)
-    claims = [_claim(picture, name) for name in differing if name in picture.opinions]
     provenance = {
         "builder": "pairs_from_candidates",
         "version": mmpo.__version__,
@@ -319,7 +317,7 @@ def _row(builder: PairsFromCandidates, picture: JudgedPicture, made: MadePair) -
         "maker": settings.pairs.maker,
         "kind": made.kind,
         "samples": [chosen.sample, rejected.sample],
-        "claims": claims,
+        "claims": claim_rows(picture.opinions, chosen.names ^ rejected.names),
         **made.about,
     }
     return {
@@ -343,12 +341,6 @@ def _row(builder: PairsFromCandidates, picture: JudgedPicture, made: MadePair) -
         },
         "provenance": provenance,
     }
-
-
-def _claim(picture: JudgedPicture, name: str) -> dict[str, Any]:
-    found = picture.opinions[name]
-    by = {source: {"verdict": o.verdict, "z": o.z, "confidence": o.confidence} for source, o in found.by.items()}
-    return {"name": name, "verdict": found.verdict, "by": by}
 
 
 def _pair(row: Mapping[str, Any], picture: bytes) -> PreferencePair:

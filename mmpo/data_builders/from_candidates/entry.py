@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpo.data_builders.entry import Entry
-from mmpo.data_builders.from_candidates.settings import PairsFromCandidatesSettings
+from mmpo.data_builders.from_candidates.settings import PairsFromCandidatesSettings, needs_classes
 from mmpo.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ def checked_photos(settings: PairsFromCandidatesSettings, tables: CandidateTable
         raise UserError(f"{settings.candidates}: no picture has candidates")
     if not root.is_dir():
         raise UserError(f"{root}: no such folder of photos", hint="name it with `images`")
+    if tables.settings.claims == "text" and settings.pairs.needs_classes:
+        raise UserError(f"{settings.candidates}: {needs_classes(settings.pairs.maker)}")
     asked = tables.card["evidence"]["sources"]
     if unknown := [label for label in settings.sources or () if label not in asked]:
         raise UserError(

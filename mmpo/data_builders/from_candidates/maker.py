@@ -39,7 +39,10 @@ if TYPE_CHECKING:
 
 
 class MakerSettings(Settings):
-    """The settings of a maker. Each has `maker: Literal[NAME]`, its name."""
+    """The settings of a maker. Each has `maker: Literal[NAME]`, its name. `needs_classes`: it reads or writes classes
+    of the vocabulary, so it has no use for claims in words."""
+
+    needs_classes: ClassVar[bool] = False
 
     maker: str
     guards: GuardSettings = Field(
@@ -145,7 +148,7 @@ class MakerContext:
 
 class PairMaker(ABC, Generic[S]):
     """One way of making pairs. What it gives for a picture depends on the picture, its settings, the seed and the
-    models that it asks; not on other pictures, unless it says so: then a unit of work is the whole.
+    models that it asks; not on other pictures, unless it says so (`prepare`).
 
     Override `pairs_of`, or `make` where pictures are better done together (one batch of a model).
     """
@@ -157,6 +160,10 @@ class PairMaker(ABC, Generic[S]):
 
     def __init__(self, settings: S, context: MakerContext) -> None:
         self.settings, self.context = settings, context
+
+    def prepare(self, shards: int, pictures: Callable[[int], list[JudgedPicture]]) -> None:
+        """Called once before any unit is made, for makers whose pairs depend on all pictures: `pictures(number)` reads
+        those of a shard. What takes long belongs in `context.folder`: it is called again when a build goes on."""
 
     def make(self, number: int, pictures: Sequence[JudgedPicture], advance: Callable[[], None]) -> list[Made]:
         """One outcome for each picture of the unit `number`, in order; `advance` is called once for each."""

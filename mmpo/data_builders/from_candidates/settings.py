@@ -26,6 +26,12 @@ def read_maker(value: Any) -> Any:
     return makers[name].settings.model_validate(given)
 
 
+def needs_classes(maker: str) -> str:
+    """What is wrong with this maker and claims in words."""
+    able = ", ".join(sorted(name for name, one in load_makers().items() if not one.settings.needs_classes))
+    return f"the maker `{maker}` works with classes, and `claims: text` has none: take one of {able}"
+
+
 AnyMaker = Annotated[SerializeAsAny[MakerSettings], BeforeValidator(read_maker)]
 
 

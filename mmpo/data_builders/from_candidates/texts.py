@@ -4,11 +4,11 @@ finds them. No torch at import."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmpo.data_builders.candidates.records import JudgedPicture, pool_of, recall_pool
 from mmpo.data_builders.from_candidates.maker import PairSide
-from mmpo.evidence.records import CombinedOpinion, Presence
+from mmpo.evidence.records import ClaimRow, CombinedOpinion, Presence, claim_row
 from mmpo.text.claims import claimed, split_sentences
 from mmpo.text.vocabulary import ObjectVocabulary
 
@@ -39,19 +39,9 @@ def recall_in(picture: JudgedPicture, side: PairSide) -> float | None:
     return recall_pool(side.present, pool_of(picture.candidates))
 
 
-def claim_rows(known: Mapping[str, CombinedOpinion], names: Iterable[str]) -> list[dict[str, Any]]:
-    """The verdicts about classes and what each source said, as JSON data."""
-    return [
-        {
-            "name": name,
-            "verdict": known[name].verdict,
-            "by": {
-                source: {"verdict": own.verdict, "z": own.z, "confidence": own.confidence}
-                for source, own in known[name].by.items()
-            },
-        }
-        for name in sorted(set(names) & known.keys())
-    ]
+def claim_rows(known: Mapping[str, CombinedOpinion], names: Iterable[str]) -> list[ClaimRow]:
+    """The verdicts about classes and what each source said; nothing for those that nobody was asked about."""
+    return [claim_row(known[name]) for name in sorted(set(names) & known.keys())]
 
 
 def answer_logps(vlm: VLM, picture: bytes, prompt: str, texts: Sequence[str]) -> list[float]:

@@ -21,7 +21,7 @@ from mmpo.eval.evidence.settings import EvidenceBenchmarkSettings
 from mmpo.eval.protocol import Part, Request, Response, cut_off
 from mmpo.eval.task import Context, QuestionTask, benchmark
 from mmpo.evidence.evidence import Evidence, PictureFindings, SeenPicture, open_picture
-from mmpo.evidence.records import CombinedOpinion
+from mmpo.evidence.records import CombinedOpinion, claim_row
 from mmpo.files.atomic import write_json
 from mmpo.files.images import read_image
 from mmpo.progress import track
@@ -173,17 +173,7 @@ def _row(one: JudgedDescription) -> dict[str, object]:
     return {
         "image": one.path,
         "text": one.text,
-        "claims": {
-            name: {
-                "verdict": one.verdicts[name].verdict,
-                "confidence": one.verdicts[name].confidence,
-                "by": {
-                    label: {"verdict": own.verdict, "z": own.z, "why": own.why}
-                    for label, own in one.verdicts[name].by.items()
-                },
-            }
-            for name in one.claimed
-        },
+        "claims": [claim_row(one.verdicts[name]) for name in one.claimed],
         "also_present": sorted(
             name for name, own in one.verdicts.items() if own.verdict == "present" and name not in one.claimed
         ),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -165,8 +166,10 @@ def test_alpha_is_left_where_the_difference_grows_again() -> None:
 
 
 def rewarded(tmp_path: Path, group: list[Candidate], engine: Any = None, **settings: Any) -> Made:
-    given = context(tmp_path, picture=lambda _: png(tmp_path), **({"engine": engine} if engine else {}))
+    folder = Path(mkdtemp(dir=tmp_path))
+    given = context(folder, picture=lambda _: png(tmp_path), **({"engine": engine} if engine else {}))
     maker = ImplicitReward(ImplicitRewardSettings(**{"least_scored": 3} | settings), given)
+    maker.prepare(1, lambda number: [picture_of(*group)])
     [made] = maker.make(0, [picture_of(*group)], lambda: None)
     return made
 
@@ -228,3 +231,36 @@ def test_without_adapter_and_reference_nothing_can_be_rewarded(tmp_path: Path) -
     with pytest.raises(UserError, match="no adapter") as error:
         rewarded(tmp_path, answered(TEXTS, None), lambda: Loaded(plain))
     assert "reference" in (error.value.hint or "")
+
+
+def test_one_alpha_serves_all_shards_and_nothing_is_scored_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rewards grow with length by 0.005 a character in one shard and by 0.001 in the other, which has more prompts."""
+    import mmpo.data_builders.from_candidates.makers.implicit_reward as module
+
+    def logps(vlm: Any, data: bytes, prompt: str, texts: list[str]) -> list[float]:
+        scored.append(prompt)
+        return [0.0] * len(texts)
+
+    def shard(number: int) -> list[JudgedPicture]:
+        slope, pictures = ((0.05, 1), (0.01, 4))[number]
+        said = [replace(one, logp=slope * len(one.text)) for one in answered(texts, None)]
+        return [picture_of(*said) for _ in range(pictures)]
+
+    scored: list[str] = []
+    texts = ["a" * 100, "b" * 50, "c" * 10]
+    monkeypatch.setattr(module, "answer_logps", logps)
+    monkeypatch.setattr(ImplicitReward, "_reference", tiny_llava())
+    for _ in range(2):  # the second as a build that goes on
+        settings = ImplicitRewardSettings(least_scored=3, reference="r")
+        maker = ImplicitReward(settings, context(tmp_path, picture=lambda _: b""))
+        maker.prepare(2, shard)
+        made = [one for number in (0, 1) for one in maker.make(number, shard(number), lambda: None)]
+        alphas = {pair.about["alpha"] for one in made if isinstance(one, list) for pair in one}
+        # Alone the first shard would take 0.005, the other 0.001: at 0.001 four of five pairs turn round.
+        sizes = [100, 50, 10]
+        steep, flat = ([0.5, 0.25, 0.05], sizes), ([0.1, 0.05, 0.01], sizes)
+        assert alphas == {length_alpha([steep, *4 * [flat]])}
+        assert alphas != {length_alpha([steep])}
+    assert len(scored) == 5

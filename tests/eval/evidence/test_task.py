@@ -68,12 +68,14 @@ def test_golden_counts_before_and_after(photos: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert after.values["absent_share"] == 0 and after.values["recall_pool"] == 3 / 4
     rows = [json.loads(line) for line in (tmp_path / "written" / "verdicts_before.jsonl").read_text().splitlines()]
-    assert [(row["image"], {name: one["verdict"] for name, one in row["claims"].items()}) for row in rows] == [
+    assert [(row["image"], {one["name"]: one["verdict"] for one in row["claims"]}) for row in rows] == [
         ("a.png", {"dog": "present", "cup": "present", "bird": "absent"}),
         ("b.png", {"pizza": "uncertain"}),
         ("sub/c.png", {}),
     ]
-    assert rows[1]["claims"]["pizza"]["by"]["annotations"]["why"] == "outside_vocabulary"
+    assert rows[1]["claims"][0]["by"] == [
+        {"source": "annotations", "verdict": None, "z": None, "confidence": None, "why": "outside_vocabulary"}
+    ]
     assert rows[1]["also_present"] == ["cat"] and rows[2]["also_present"] == ["car"]
     assert json.loads((tmp_path / "written" / "cuts.json").read_text())["sources"].keys() == {"annotations"}
 

@@ -6,7 +6,8 @@ Of two candidates for one prompt, (w, l) is admissible if
     (b) w names none,
     (c) every class of w about which the evidence is uncertain is one of l too, so that it is not punished,
     (d) w has between `shortest` and `longest` times the words of l,
-    (e) w names something that is there, at least half of what is known to be there, and hardly less of it than l,
+    (e) w names something that is there, at least half of what is known to be there, and hardly less of it than l;
+        of claims in words one that is right is enough, since nobody can say how many there are,
     (f) both were said to the end.
 """
 
@@ -117,10 +118,8 @@ def unfit(sides: ChosenRejected, settings: BestWorstSettings) -> str:
         return "truncated"
     if not chosen.uncertain <= rejected.uncertain:
         return "uncertain"
-    before = rejected.recall_pool or 0.0
-    if not chosen.present or chosen.recall_pool is None:
-        return "recall"
-    if chosen.recall_pool < max(settings.least_recall, before - settings.recall_loss) - 1e-9:
+    least = max(settings.least_recall, (rejected.recall_pool or 0.0) - settings.recall_loss)
+    if not chosen.present or (chosen.recall_pool is not None and chosen.recall_pool < least - 1e-9):
         return "recall"
     if not settings.shortest * rejected.words <= chosen.words <= settings.longest * rejected.words:
         return "length"

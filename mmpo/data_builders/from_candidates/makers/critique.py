@@ -38,6 +38,8 @@ UNCHANGED = "unchanged"
 class CritiqueSettings(MakerSettings):
     """An answer against its correction by another model."""
 
+    needs_classes: ClassVar[bool] = True
+
     maker: Literal["critique"] = Field("critique", description="How pairs are made.")
     chat: ChatSettings = Field(description="The model that corrects.")
     see: bool = Field(True, description="Send the picture too; the model must be able to see.")

@@ -6,7 +6,7 @@ in their place must be present, and what is uncertain stays on both sides, so th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 class EditedSettings(MakerSettings):
     """A candidate against itself with its mistakes edited out; one writer words both sides."""
+
+    needs_classes: ClassVar[bool] = True
 
     maker: Literal["edited"] = Field("edited", description="How pairs are made.")
     candidates: int = Field(

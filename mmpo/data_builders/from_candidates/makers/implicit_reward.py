@@ -4,21 +4,20 @@ Chen et al. 2024, arXiv:2406.09760).
     reward(y) = β (log π(y) − log π_ref(y)) − α · characters(y)
 
 π is the model of the candidates, π_ref what it was trained from. α takes the length out of the choice: of the grid 0,
-0.001, … 1 the first least |mean(characters of the best − of the worst)|, over the pictures of a unit of work.
+0.001, … 1 the first least |mean(characters of the best − of the worst)|, over all pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
-from mmpo.data_builders.candidates.records import Candidate, JudgedPicture
+from mmpo.data_builders.candidates.records import JudgedPicture
 from mmpo.data_builders.from_candidates.maker import (
     Made,
     MadePair,
@@ -28,6 +27,7 @@ from mmpo.data_builders.from_candidates.maker import (
     pair_maker,
 )
 from mmpo.data_builders.from_candidates.texts import answer_logps
+from mmpo.data_builders.units import Advance, finish_units, read_outcomes
 from mmpo.errors import Quarantined, UserError
 from mmpo.settings import MODEL
 
@@ -56,47 +56,43 @@ class ImplicitRewardSettings(MakerSettings):
     least_scored: int = Field(8, ge=2, description="Fewest usable answers of a prompt.")
 
 
-@dataclass(frozen=True)
-class ScoredAnswers:
-    """The usable answers to one prompt of the picture `number` of a unit, and the implicit reward of each."""
-
-    number: int
-    prompt_number: int
-    candidates: tuple[Candidate, ...]
-    rewards: tuple[float, ...]
-
-    @property
-    def characters(self) -> tuple[int, ...]:
-        return tuple(len(candidate.text) for candidate in self.candidates)
-
-
 @pair_maker("implicit_reward", settings=ImplicitRewardSettings)
 class ImplicitReward(PairMaker[ImplicitRewardSettings]):
-    """A pair a prompt. Which one depends on the unit's other pictures, through α, unless that is given."""
+    """A pair a prompt. Which one depends on all other pictures, through α, unless that is given. So the rewards come
+    first, a unit of work each shard: `rewards/00000.json …` in the maker's folder."""
 
     asks: ClassVar[bool] = True
     scores: ClassVar[tuple[str, ...]] = ("reward_chosen", "reward_rejected")
 
-    def make(self, number: int, pictures: Sequence[JudgedPicture], advance: Callable[[], None]) -> list[Made]:
-        scored: list[ScoredAnswers] = []
-        lost: dict[int, Quarantined] = {}
-        for place, picture in enumerate(pictures):
-            try:
-                scored += self._scored(place, picture)
-            except Quarantined as error:
-                lost[place] = error
+    def prepare(self, shards: int, pictures: Callable[[int], list[JudgedPicture]]) -> None:
+        def score(number: int, part: Sequence[int], advance: Advance) -> dict[str, Any]:
+            outcomes = [self._rewards(picture) for picture in pictures(number)]
             advance()
-        alpha = self.settings.alpha
-        if alpha is None:
-            alpha = length_alpha([(one.rewards, one.characters) for one in scored])
-        made: list[list[MadePair]] = [[] for _ in pictures]
-        for one in scored:
-            made[one.number] += self._pair(one, alpha)
-        equal = Quarantined("filter", "equal_rewards", "no answer has a better reward than another")
-        return [lost.get(place) or pairs or equal for place, pairs in enumerate(made)]
+            return {"outcomes": outcomes}
 
-    def _scored(self, place: int, picture: JudgedPicture) -> list[ScoredAnswers]:
-        """The rewards of a picture's answers; raises `Quarantined` where no prompt has enough of them."""
+        folder = self.context.folder / "rewards"
+        self._units = finish_units(folder, range(shards), 1, "scoring answers", lambda _: score)
+        scored = [(one["rewards"], one["characters"]) for row in read_outcomes(self._units) for one in row["prompts"]]
+        self._alpha = length_alpha(scored) if self.settings.alpha is None else self.settings.alpha
+
+    def make(self, number: int, pictures: Sequence[JudgedPicture], advance: Callable[[], None]) -> list[Made]:
+        made: list[Made] = []
+        for picture, row in zip(pictures, read_outcomes([self._units[number]]), strict=True):
+            pairs = [pair for one in row["prompts"] for pair in self._pair(picture, one)]
+            nothing = row["lost"] or ("filter", "equal_rewards", "no answer has a better reward than another")
+            made.append(pairs or Quarantined(*nothing))
+            advance()
+        return made
+
+    def _rewards(self, picture: JudgedPicture) -> dict[str, Any]:
+        """The rewards of a picture's usable answers by prompt, as JSON data; `lost` says why there are none."""
+        try:
+            return {"prompts": self._scored(picture), "lost": None}
+        except Quarantined as error:
+            return {"prompts": [], "lost": [error.stage, error.reason, error.detail]}
+
+    def _scored(self, picture: JudgedPicture) -> list[dict[str, Any]]:
+        """The rewards of each prompt's answers; raises `Quarantined` where no prompt has enough of them."""
         usable = {
             number: tuple(c for c in group if not c.truncated and CHARACTERS[0] < len(c.text) < CHARACTERS[1])
             for number, group in picture.prompts.items()
@@ -105,7 +101,7 @@ class ImplicitReward(PairMaker[ImplicitRewardSettings]):
         if not usable:
             raise Quarantined("filter", "too_few_answers", f"fewer than {self.settings.least_scored} whole ones")
         data = self.context.picture(picture)
-        found = []
+        found: list[dict[str, Any]] = []
         for number, group in usable.items():
             texts = [candidate.text for candidate in group]
             policy = [candidate.logp for candidate in group]
@@ -114,7 +110,9 @@ class ImplicitReward(PairMaker[ImplicitRewardSettings]):
             with self._reference.adapter_off() if self.settings.reference is None else nullcontext():
                 reference = answer_logps(self._reference, data, group[0].prompt, texts)
             rewards = implicit_rewards([float(logp or 0.0) for logp in policy], reference, self.settings.beta)
-            found.append(ScoredAnswers(place, number, group, rewards))
+            samples = [candidate.sample for candidate in group]
+            characters = [len(text) for text in texts]
+            found.append({"number": number, "samples": samples, "rewards": list(rewards), "characters": characters})
         return found
 
     @cached_property
@@ -135,18 +133,20 @@ class ImplicitReward(PairMaker[ImplicitRewardSettings]):
         vlm.model.eval()
         return vlm
 
-    def _pair(self, one: ScoredAnswers, alpha: float) -> list[MadePair]:
-        best, worst = best_and_worst(one.rewards, one.characters, alpha)
-        chosen, rejected = one.candidates[best], one.candidates[worst]
-        if best == worst or chosen.text == rejected.text or not separable(one.rewards, self.settings.beta):
+    def _pair(self, picture: JudgedPicture, one: Mapping[str, Any]) -> list[MadePair]:
+        rewards: Sequence[float] = one["rewards"]
+        by_sample = {candidate.sample: candidate for candidate in picture.prompts[one["number"]]}
+        best, worst = best_and_worst(rewards, one["characters"], self._alpha)
+        chosen, rejected = by_sample[one["samples"][best]], by_sample[one["samples"][worst]]
+        if best == worst or chosen.text == rejected.text or not separable(rewards, self.settings.beta):
             return []
         pair = MadePair(
-            key=f"p{one.prompt_number}s{chosen.sample}x{rejected.sample}",
+            key=f"p{one['number']}s{chosen.sample}x{rejected.sample}",
             prompt=chosen.prompt,
             chosen=PairSide.of(chosen),
             rejected=PairSide.of(rejected),
-            about={"alpha": alpha, "beta": self.settings.beta, "scored": len(one.candidates)},
-            scores={"reward_chosen": one.rewards[best], "reward_rejected": one.rewards[worst]},
+            about={"alpha": self._alpha, "beta": self.settings.beta, "scored": len(rewards)},
+            scores={"reward_chosen": rewards[best], "reward_rejected": rewards[worst]},
         )
         return [pair]
 
@@ -171,10 +171,17 @@ def best_and_worst(rewards: Sequence[float], characters: Sequence[int], alpha: f
 def length_alpha(prompts: Sequence[tuple[Sequence[float], Sequence[int]]]) -> float:
     """The α of the grid at which the best answers are as long as the worst, in the mean over (rewards, characters) of
     the prompts. The grid is walked from 0 and left where the difference grows again, as in the released code."""
+    if not prompts:
+        return 0.0
+    rewards = np.full((len(prompts), max(len(own) for own, _ in prompts)), np.nan)
+    sizes = np.zeros_like(rewards)
+    for row, (own, characters) in enumerate(prompts):
+        rewards[row, : len(own)], sizes[row, : len(own)] = own, characters
+    rows = np.arange(len(prompts))
     least, found = float("inf"), 0.0
     for alpha in GRID:
-        places = [(sizes, best_and_worst(rewards, sizes, alpha)) for rewards, sizes in prompts]
-        difference = abs(sum(sizes[best] - sizes[worst] for sizes, (best, worst) in places))
+        values = rewards - alpha * sizes
+        difference = abs(float((sizes[rows, np.nanargmax(values, 1)] - sizes[rows, np.nanargmin(values, 1)]).sum()))
         if difference < least:
             least, found = difference, alpha
         elif difference > least:

@@ -50,6 +50,8 @@ LEAD_INS = (
 class InjectedSettings(MakerSettings):
     """A right description against the same with made-up objects put in (APASI, a baseline)."""
 
+    needs_classes: ClassVar[bool] = True
+
     maker: Literal["injected"] = Field("injected", description="How pairs are made.")
     share: float = Field(0.2, gt=0, le=1, description="Share of the sentences that give way; at least one does.")
     least_sentences: int = Field(3, ge=2, description="Fewest sentences of a description.")

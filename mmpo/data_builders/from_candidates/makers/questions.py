@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 class YesNoSettings(MakerSettings):
     """Yes/no questions about what the evidence agrees on, answered by the model itself; as many yes as no."""
+
+    needs_classes: ClassVar[bool] = True
 
     maker: Literal["questions"] = Field("questions", description="How pairs are made.")
     questions_per_image: int = Field(

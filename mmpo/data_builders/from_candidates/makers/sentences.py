@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 class SentencesSettings(MakerSettings):
     """A factual against a hallucinated next sentence, sampled behind a beginning without mistakes (SENTINEL)."""
 
+    needs_classes: ClassVar[bool] = True
+
     maker: Literal["sentences"] = Field("sentences", description="How pairs are made.")
     samples: int = Field(10, ge=2, description="Next sentences sampled at each step.")
     steps: int = Field(8, ge=1, description="Most sentences that a description is followed for.")
