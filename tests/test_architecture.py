@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("data_builders", "trainers", "eval"),
     ("select",),
     ("report",),
+    ("review",),
     ("diagnose",),
     ("demo",),
     ("recipes",),

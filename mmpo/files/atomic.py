@@ -235,6 +235,13 @@ class JsonLines:
             file.truncate(file.tell())
         self.rows = min(self.rows, rows)
 
+    def abandon(self) -> None:
+        """Close without writing what is still buffered, as after a write that failed."""
+        with suppress(OSError):
+            self._file.raw.close()
+        with suppress(OSError, ValueError):
+            self._file.close()
+
     def close(self) -> None:
         if not self._file.closed:
             self.sync()

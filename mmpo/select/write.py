@@ -41,7 +41,7 @@ def write_selected(writer: PairWriter, source: Path, decision: Decision) -> None
                 writer.reject(id, found)
             else:
                 try:
-                    _bring_videos(found, source, writer.folder)
+                    bring_videos(found, source, writer.folder)
                     writer.add(found)
                 except Quarantined as error:
                     writer.reject(id, error)
@@ -72,7 +72,7 @@ def _with_notes(pair: PreferencePair, place: int, labels: Sequence[str], decisio
     return replace(pair, scores=kept, provenance={**pair.provenance, "filters": filters})
 
 
-def _bring_videos(pair: PreferencePair, source: Path, out: Path) -> None:
+def bring_videos(pair: PreferencePair, source: Path, out: Path) -> None:
     """Copy the files of videos that are not stored as frames, once each."""
     for video in pair.videos or []:
         if (path := video.get("path")) is None or (out / path).exists():
