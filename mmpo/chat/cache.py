@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from mmpo.chat.protocol import ChatReply
+from mmpo.chat.protocol import ChatReply, ReplyToken
 from mmpo.files.atomic import seal_row, sound
 from mmpo.outside import json_of
 from mmpo.team import all_logs, own_log
@@ -55,7 +55,7 @@ class ReplyCache:
             file, start, length = place
             os.lseek(file, start, os.SEEK_SET)
             row = json_of(os.read(file, length), halves=True)
-        return ChatReply(row["text"], row["truncated"], row["model"], cached=True)
+        return _reply(row, row["model"])
 
     def put(self, key: str, identity: str, reply: ChatReply, usage: dict[str, int] | None = None) -> None:
         """Keep a reply. When this returns it is on the disk."""
@@ -65,8 +65,7 @@ class ReplyCache:
             "key": key,
             "identity": identity,
             "model": reply.model,
-            "text": reply.text,
-            "truncated": reply.truncated,
+            **_row(reply),
         }
         if usage:
             row["usage"] = usage
@@ -108,6 +107,23 @@ def _key_of(line: bytes) -> str | None:
     kinds = {"key": str, "text": str, "model": str, "truncated": bool}
     whole = sound(row) and all(isinstance(row.get(name), kind) for name, kind in kinds.items())
     return row["key"] if whole else None
+
+
+def _row(reply: ChatReply) -> dict[str, Any]:
+    row: dict[str, Any] = {"text": reply.text, "truncated": reply.truncated}
+    if reply.tokens is not None:
+        row["tokens"] = [[token.text, token.logp, token.top] for token in reply.tokens]
+    if reply.more:
+        row["more"] = [_row(one) for one in reply.more]
+    return row
+
+
+def _reply(row: dict[str, Any], model: str) -> ChatReply:
+    tokens = row.get("tokens")
+    if tokens is not None:
+        tokens = tuple(ReplyToken(text, logp, tuple((one, value) for one, value in top)) for text, logp, top in tokens)
+    more = tuple(_reply(one, model) for one in row.get("more", ()))
+    return ChatReply(row["text"], row["truncated"], model, cached=True, tokens=tokens, more=more)
 
 
 def _write(file: int | None, data: bytes) -> None:

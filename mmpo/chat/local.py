@@ -77,12 +77,14 @@ class LocalChat:
         return (results[key] for key in keys)
 
     def _tokens(self, request: ChatRequest) -> list[int]:
-        if request.images:
+        if request.images or not all(isinstance(content, str) for _, content in request.messages):
             raise Quarantined(STAGE, "images_unsupported", "a local text model sees no images; use a server")
+        if request.n > 1 or request.top_p < 1 or request.top_logprobs:
+            raise Quarantined(STAGE, "bad_request", "a local text model gives one sample, no top_p and no log-probs")
         from mmpo.chat.chat_template import render
 
         plain = self._plain_text
-        messages = [{"role": role, "content": plain.hide(text)} for role, text in request.messages]
+        messages = [{"role": role, "content": plain.hide(str(text))} for role, text in request.messages]
         tokenizer = self._tokenizer
         try:
             text = render(tokenizer, messages, source=self.settings.model, add_generation_prompt=True)

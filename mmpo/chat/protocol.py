@@ -6,28 +6,34 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from mmpo.chat.settings import ChatSettings
 from mmpo.errors import Quarantined
 
 ROLES = ("system", "user", "assistant")
+Content: TypeAlias = str | tuple[str | bytes, ...]
+"""A message's text; or its pieces in order, pictures among them as encoded files."""
 
 
 @dataclass(frozen=True)
 class ChatRequest:
     """One conversation to continue.
 
-    `messages` are (role, text); `images` are encoded picture files and belong to the last user message. The same
-    request has the same reply, also in a later run with the same cache: to draw several samples, give each its `seed`.
-    Temperature 0 is greedy.
+    `messages` are (role, content), where an assistant's at the end is an answer begun; `images` are encoded picture
+    files, shown before the content of the last user message. The same request has the same reply, also in a later run
+    with the same cache: to draw several samples, give each its `seed`, or ask for `n` at once. Temperature 0 is greedy.
+    With `top_logprobs` each token comes with its log-prob and those of so many likeliest ones.
     """
 
-    messages: tuple[tuple[str, str], ...]
+    messages: tuple[tuple[str, Content], ...]
     images: tuple[bytes, ...] = ()
     max_tokens: int = 512
     temperature: float = 0.0
     seed: int | None = 0
+    top_p: float = 1.0
+    n: int = 1
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         if not any(role == "user" for role, _ in self.messages):
@@ -46,13 +52,25 @@ class ChatRequest:
 
 
 @dataclass(frozen=True)
+class ReplyToken:
+    """A token of a reply, its log-prob in nats, and the likeliest tokens at its place with theirs."""
+
+    text: str
+    logp: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
 class ChatReply:
-    """`truncated`: cut off at `max_tokens`. `model` is the name that answered; `cached`: read from disk, not asked."""
+    """`truncated`: cut off at `max_tokens`. `model` is the name that answered; `cached`: read from disk, not asked.
+    `tokens`: None where no log-probs came. `more`: the other samples of the request."""
 
     text: str
     truncated: bool
     model: str
     cached: bool
+    tokens: tuple[ReplyToken, ...] | None = None
+    more: tuple[ChatReply, ...] = ()
 
 
 class ChatModel(Protocol):
@@ -71,12 +89,24 @@ class ChatModel(Protocol):
 
 def request_key(identity: str, request: ChatRequest) -> str:
     """The key of a reply: a hash of everything that decides it."""
-    parts = [
+    parts: list[Any] = [
         identity,
-        request.messages,
-        [hashlib.sha256(image).hexdigest() for image in request.images],
+        [[role, text if isinstance(text, str) else [*map(_named, text)]] for role, text in request.messages],
+        [*map(_digest, request.images)],
         request.max_tokens,
         float(request.temperature),
         request.seed,
     ]
+    more = {"top_p": request.top_p, "n": request.n, "top_logprobs": request.top_logprobs}
+    usual = {"top_p": 1.0, "n": 1, "top_logprobs": 0}
+    if more != usual:
+        parts.append(more)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _named(part: str | bytes) -> Any:
+    return part if isinstance(part, str) else {"sha256": _digest(part)}
+
+
+def _digest(picture: bytes) -> str:
+    return hashlib.sha256(picture).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import json
 import logging
@@ -13,44 +12,43 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sized
 from concurrent.futures import Future
 from contextlib import nullcontext
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_exponential_jitter
 
 from mmpo.chat.cache import ReplyCache
+from mmpo.chat.pacing import Pace
 from mmpo.chat.protocol import ChatReply, ChatRequest, request_key
 from mmpo.chat.redact import Redactor
 from mmpo.chat.settings import ChatSettings
 from mmpo.chat.transport import LARGEST_REPLY, Oversized, UnreadableReply, client
+from mmpo.chat.wire import STAGE, UNOFFICIAL, Passing, ReplyReader, body_of
 from mmpo.errors import Quarantined, UserError
 from mmpo.outside import json_of
 from mmpo.progress import task
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-STAGE = "chat"
 RETRIED_STATUS = (408, 409, 429)
 READ_AHEAD = 8
 """Requests drawn ahead of the reply that is due, in multiples of the concurrency."""
+LARGEST_LEAD = 64
+"""The same, beyond those under way: they hold pictures."""
 
 _CONTENT_REASONS = ("bad_request", "refused", "empty_reply", "not_an_image")
 """Failures that lie in one request. All others count towards giving up."""
 
-_SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp"}
+_LASTING = ("id", "root", "parent", "owned_by", "max_model_len")
+"""Fields of a server's list of models that tell models apart; times and permissions are new with each request."""
 
-
-class _Passing(Exception):
-    """A fault that may be gone at the next try."""
-
-    def __init__(self, reason: str, detail: str, wait: float | None = None) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail, self.wait = reason, detail, wait
+_OVERLOADED = ("timeout", "rate_limited")
 
 
 class ServerChat:
@@ -72,7 +70,6 @@ class ServerChat:
                 hint="do this in that build itself, whose recipe has the address (`pairs` of `builder: candidates`)",
             )
         address = checked_address(settings.base_url)
-        self._names = {settings.model, *settings.accept_models}
         self._dropped = {name for name, value in settings.extra.items() if value is None}
         self._extra = {name: value for name, value in settings.extra.items() if value is not None}
         self._identity = f"{settings.model}@{settings.cache_name or address}"
@@ -81,6 +78,7 @@ class ServerChat:
             self._identity += f"+{hashlib.sha256(fields.encode()).hexdigest()[:8]}"
         key = _key(settings.api_key_env)
         self._redact = Redactor(key)
+        self._reader = ReplyReader(settings.model, settings.accept_models, self._redact)
         self._identity = self._redact.message(self._identity)
         self._client = AsyncOpenAI(
             api_key=key, base_url=address, timeout=settings.timeout, max_retries=0, http_client=client(address)
@@ -88,7 +86,7 @@ class ServerChat:
         self._back_off = wait_exponential_jitter(
             initial=settings.first_wait, max=settings.longest_wait, jitter=settings.first_wait
         )
-        self._slots = asyncio.Semaphore(settings.concurrency)
+        self.pace = Pace(settings.concurrency)
         self._failed_in_a_row = 0
         self._worked = False
         self._last_fault: Quarantined | None = None
@@ -112,10 +110,11 @@ class ServerChat:
         under_way: dict[str, Future[ChatReply]] = {}
         total = len(requests) if isinstance(requests, Sized) else None
         cached = failed = 0
+        lead = min(READ_AHEAD * self.settings.concurrency, self.settings.concurrency + LARGEST_LEAD)
         try:
             with task(label, total) if label else nullcontext() as running:
                 while True:
-                    while len(due) < READ_AHEAD * self.settings.concurrency:
+                    while len(due) < lead:
                         request = next(source, None)
                         if request is None:
                             break
@@ -134,6 +133,34 @@ class ServerChat:
         finally:
             for future in due:
                 future.cancel()
+
+    def listed(self) -> list[dict[str, Any]]:
+        """The models that the server says it has; empty where it has no such list. Raises `UserError` where it can't be
+        asked."""
+
+        async def once() -> str:
+            return await self._text(self._client.models.with_raw_response.list)
+
+        try:
+            text = asyncio.run_coroutine_threadsafe(self._patiently(once), self._loop).result()
+        except Quarantined as failure:
+            if failure.reason in ("not_found", "bad_request"):
+                return []
+            self._failed_in_a_row = 1
+            raise self._unavailable(failure) from None
+        try:
+            rows = list(json_of(text, halves=True)["data"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return []
+        return [row for row in rows if isinstance(row, dict) and isinstance(row.get("id"), str)]
+
+    def pin(self) -> None:
+        """Make what the server says of the model part of the identity: another one may come to stand behind the same
+        name and address."""
+        rows = [row for row in self.listed() if row["id"] == self.settings.model]
+        said = [{name: row[name] for name in _LASTING if isinstance(row.get(name), str | int)} for row in rows]
+        pinned = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:8]
+        self._identity += f"={pinned}"
 
     def close(self) -> None:
         """End what is under way and hang up."""
@@ -168,11 +195,11 @@ class ServerChat:
 
     async def _ask(self, key: str, request: ChatRequest) -> ChatReply:
         """One reply, after as many tries as it needs. Raises Quarantined, or UserError once the server is given up."""
-        async with self._slots:
+        async with self.pace:
             if self._broken is not None:
                 raise self._broken
             try:
-                reply, usage = await self._with_retries(_body(request, self.settings.model))
+                reply, usage = await self._reply(request)
                 failure = None
             except Quarantined as found:
                 failure = found
@@ -185,34 +212,52 @@ class ServerChat:
             self._cache.put(key, self._identity, reply, usage)
             return reply
 
-    async def _with_retries(self, body: dict[str, Any]) -> tuple[ChatReply, dict[str, int]]:
+    async def _patiently(self, once: Callable[[], Awaitable[T]]) -> T:
         tries = AsyncRetrying(
-            retry=retry_if_exception_type(_Passing),
+            retry=retry_if_exception_type(Passing),
             stop=stop_after_attempt(self.settings.retries + 1),
             wait=self._wait,
             reraise=True,
         )
         try:
-            return await tries(self._once, body)
-        except _Passing as last:
+            return await tries(once)
+        except Passing as last:
             fault = last
         raise Quarantined(STAGE, fault.reason, f"{fault.detail}; {self.settings.retries + 1} tries")
 
     def _wait(self, state: RetryCallState) -> float:
         """Exponential back-off with jitter, and never less than the server's Retry-After."""
         fault = state.outcome.exception() if state.outcome is not None else None
-        asked = fault.wait if isinstance(fault, _Passing) and fault.wait is not None else 0.0
+        asked = fault.wait if isinstance(fault, Passing) and fault.wait is not None else 0.0
         return max(asked, float(self._back_off(state)))
 
-    async def _once(self, body: dict[str, Any]) -> tuple[ChatReply, dict[str, int]]:
+    async def _reply(self, request: ChatRequest) -> tuple[ChatReply, dict[str, int]]:
+        body = body_of(request, self.settings.model)
+        sent = {name: value for name, value in body.items() if name not in self._dropped}
+        extra = {**{name: sent.pop(name) for name in UNOFFICIAL if name in sent}, **self._extra}
+        create = self._client.chat.completions.with_raw_response.create
+
+        async def once() -> tuple[ChatReply, dict[str, int]]:
+            number = self.pace.sent()
+            try:
+                text = await self._text(lambda: create(**sent, extra_body=extra or None))
+            except Passing as fault:
+                if fault.reason in _OVERLOADED or "HTTP 503" in fault.detail:
+                    self.pace.slow_down(number)
+                raise
+            self.pace.replied()
+            return self._reader.read(text, request.n)
+
+        return await self._patiently(once)
+
+    async def _text(self, send: Callable[[], Awaitable[Any]]) -> str:
+        """What the server sends back, after one try. Raises `Passing` where another may help, else `Quarantined`."""
         import openai
 
-        sent = {name: value for name, value in body.items() if name not in self._dropped}
-        create = self._client.chat.completions.with_raw_response.create
         try:
-            raw = await asyncio.wait_for(create(**sent, extra_body=self._extra or None), self.settings.timeout)
+            raw = await asyncio.wait_for(send(), self.settings.timeout)
         except (asyncio.TimeoutError, openai.APITimeoutError):
-            failure: Exception = _Passing("timeout", f"no reply within {self.settings.timeout:g} s")
+            failure: Exception = Passing("timeout", f"no reply within {self.settings.timeout:g} s")
         except (
             openai.APIConnectionError,
             Oversized,
@@ -222,29 +267,24 @@ class ServerChat:
         except openai.APIStatusError as error:
             failure = self._refusal(error.status_code, error.message, dict(error.response.headers))
         except (UnicodeError, TypeError, ValueError) as error:  # half a surrogate pair, for one, which UTF-8 can't hold
-            failure = Quarantined(STAGE, "bad_request", f"can't be sent: {self._line(error)}")
+            failure = Quarantined(STAGE, "bad_request", f"can't be sent: {self._reader.line(error)}")
         else:
-            return self._read(raw.http_response.content.decode(errors="replace"))
+            return str(raw.http_response.content.decode(errors="replace"))
         raise failure  # out here: it must not drag the request along, whose headers hold the key
 
     def _broken_off(self, error: BaseException) -> Exception:
         if isinstance(error, Oversized):
             return Quarantined(STAGE, "too_large", f"the reply is larger than {LARGEST_REPLY // 2**20} MB")
         if isinstance(error, UnreadableReply):
-            return _Passing("bad_reply", self._line(error))
-        return _Passing("unreachable", self._line(error))
-
-    def _line(self, value: object) -> str:
-        """The first line of a message from a server or library, without the key and not too long."""
-        lines = str(value)[:100_000].strip().splitlines()
-        return self._redact.message(lines[0][:2000])[:200] if lines else type(value).__name__
+            return Passing("bad_reply", self._reader.line(error))
+        return Passing("unreachable", self._reader.line(error))
 
     def _refusal(self, status: int, message: str, headers: dict[str, str]) -> Exception:
         """The error for an HTTP error status: one that is worth another try, or not."""
         if 300 <= status < 400:
-            wanted = self._line(urlsplit(headers.get("location", "")).netloc.rpartition("@")[2]) or "itself"
+            wanted = self._reader.line(urlsplit(headers.get("location", "")).netloc.rpartition("@")[2]) or "itself"
             return Quarantined(STAGE, "redirected", f"HTTP {status} to {wanted}; redirects are not followed")
-        detail = f"HTTP {status}: {self._line(message)}"
+        detail = f"HTTP {status}: {self._reader.line(message)}"
         if status not in RETRIED_STATUS and status < 500:
             reason = {401: "unauthorized", 403: "unauthorized", 404: "not_found"}.get(status, "bad_request")
             return Quarantined(STAGE, reason, detail)
@@ -252,34 +292,7 @@ class ServerChat:
         reason = "rate_limited" if status == 429 else "server_error"
         if wait is not None and wait > self.settings.longest_wait:
             return Quarantined(STAGE, reason, f"{detail}; asks to wait {wait:.0f} s, longer than longest_wait")
-        return _Passing(reason, detail, wait)
-
-    def _read(self, text: str) -> tuple[ChatReply, dict[str, int]]:
-        try:
-            data = json_of(text, halves=True)
-            choice = data["choices"][0]
-            message = choice["message"]
-            content, refusal = message.get("content"), message.get("refusal")
-            finish, model = choice.get("finish_reason"), data.get("model")
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-            data = None
-        if data is None:  # raised out here: the parser's error holds the whole text
-            raise _Passing("bad_reply", f"not a chat completion: {self._line(text)!r}")
-        if not isinstance(model, str) or model not in self._names:
-            answered = self._line(repr(model))
-            raise Quarantined(
-                STAGE,
-                "wrong_model",
-                f"asked for {self.settings.model!r}, answered by {answered}; name it in accept_models if it is meant",
-            )
-        if refusal or finish == "content_filter":
-            raise Quarantined(STAGE, "refused", self._line(refusal or "content filter"))
-        if not isinstance(content, str) or not content.strip():
-            raise Quarantined(STAGE, "empty_reply", f"finish_reason {self._line(repr(finish))}")
-        counts = data.get("usage")
-        names = ("prompt_tokens", "completion_tokens")
-        usage = {n: counts[n] for n in names if isinstance(counts, dict) and isinstance(counts.get(n), int)}
-        return ChatReply(self._redact.data(content), finish == "length", model, cached=False), usage
+        return Passing(reason, detail, wait)
 
     def _count(self, failure: Quarantined) -> None:
         if failure.reason in _CONTENT_REASONS:
@@ -337,28 +350,6 @@ def _outcome(future: Future[ChatReply]) -> ChatReply | Quarantined:
         return future.result()
     except Quarantined as failure:
         return failure
-
-
-def _body(request: ChatRequest, model: str) -> dict[str, Any]:
-    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in request.messages]
-    if request.images:
-        last = max(number for number, message in enumerate(messages) if message["role"] == "user")
-        pictures = [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in request.images]
-        messages[last]["content"] = [*pictures, {"type": "text", "text": messages[last]["content"]}]
-    body = {
-        "model": model,
-        "messages": messages,
-        "max_tokens": request.max_tokens,
-        "temperature": request.temperature,
-    }
-    return body if request.seed is None else {**body, "seed": request.seed}
-
-
-def _data_url(image: bytes) -> str:
-    kind = next((kind for start, kind in _SIGNATURES.items() if image.startswith(start)), None)
-    if kind is None:
-        raise Quarantined(STAGE, "not_an_image", "attach PNG, JPEG, WebP or GIF files")
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
 
 
 def checked_address(address: str) -> str:

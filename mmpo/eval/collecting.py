@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmpo.claims import alone, remove_claims, shared_out
+from mmpo.errors import UserError
 from mmpo.eval.answers import AnswerCache, AnswerLog, answer_key, folder_fingerprint, model_folder
 from mmpo.eval.pictures import Pictures
 from mmpo.eval.protocol import Request, Response
@@ -23,6 +24,7 @@ from mmpo.team import all_logs, current, own_log
 if TYPE_CHECKING:
     from mmpo.models.families.loading import VLM
     from mmpo.models.generation.answer import Answer, AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 ModelState = Literal["before", "after"]
 Responses = dict[ModelState, dict[Request, Response]]
@@ -45,12 +47,20 @@ class AskedModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the contents of the model's files."""
+        """Of the contents of the model's files; of a server its identity."""
+        if (sampler := self.settings.sampler) is not None:
+            from mmpo.chat.served_models import served_identity
+
+            return served_identity(sampler, sampler.model)
         return folder_fingerprint(model_folder(self.settings.model))
 
     @cached_property
     def adapter(self) -> str | None:
         """The fingerprint of the adapter's files, None without one. Raises UserError where it is no adapter."""
+        if (sampler := self.settings.sampler) is not None:
+            from mmpo.chat.served_models import served_identity
+
+            return sampler.adapter and served_identity(sampler, sampler.adapter)
         if not self.settings.adapter:
             return None
         check_adapter(self.settings.adapter)
@@ -58,7 +68,9 @@ class AskedModel:
 
     @property
     def weights(self) -> str:
-        """The number format of the weights."""
+        """The number format of the weights; a server has its own."""
+        if self.settings.sampler is not None:
+            return "served"
         dtype, quantize = self.settings.dtype, self.settings.quantize
         return dtype if quantize == "none" else f"{dtype} {quantize}"
 
@@ -78,9 +90,19 @@ class AskedModel:
         return self._loaded(self.settings.model, self.settings.adapter)
 
     @contextmanager
-    def answering(self, state: ModelState) -> Iterator[AnswerEngine]:
+    def answering(self, state: ModelState, run_dir: Path) -> Iterator[Answerer]:
         """What answers in this state: the model with its adapter off or on, or the other one that stands before, which
         is gone again behind the block, so that two are never in memory together."""
+        if (sampler := self.settings.sampler) is not None:
+            from mmpo.models.generation.served import open_served
+
+            wanted = sampler.model_copy(update={"max_failed": 1.0})  # all are asked first; then none may be missing
+            with (
+                open_served(wanted, run_dir, load=lambda: self.vlm) as served,
+                served.adapter_off() if state == "before" and sampler.adapter else nullcontext(),
+            ):
+                yield served
+            return
         if state == "before" and self.settings.before:
             yield self._engine(self._loaded(self.settings.before, None))
             return
@@ -203,12 +225,12 @@ def _ask_model(
     for state, requests in every.items():
         known = {request for request in requests if keys[state, request] in answers}
         if len(known) < len(requests):
-            with model.answering(state) as engine:
+            with model.answering(state, record.parent) as engine:
                 _ask_state(engine, state, every, known, keys, pictures, answers, cache, record)
 
 
 def _ask_state(
-    engine: AnswerEngine,
+    engine: Answerer,
     state: ModelState,
     every: Mapping[ModelState, Sequence[Request]],
     known: Collection[Request],
@@ -220,7 +242,7 @@ def _ask_state(
 ) -> None:
     missing = len(every[state]) - len(known)
     label = f"asking, {state}" if len(every) > 1 else "asking"
-    started, checked = time.monotonic(), len(engine.checks)
+    started, checked, failed = time.monotonic(), len(engine.checks), 0
     blocks = _blocks(every[state], pictures)
     new = [sum(request not in known for request in block) for block in blocks]
     asked = 0
@@ -240,6 +262,9 @@ def _ask_state(
         for number in mine:
             had = {request for request in blocks[number] if keys[state, request] in answers}
             for request, answer in _answers(engine, blocks[number], had, pictures):
+                if answer.failed:
+                    failed += 1
+                    continue
                 row = {
                     "key": keys[state, request],
                     **_names(state, request),
@@ -256,6 +281,12 @@ def _ask_state(
                     _record(record, state, engine, checked, 0, 0.0)
                 asked += 1
             answers.sync()
+    if failed:
+        raise UserError(
+            f"{failed} of {missing} questions got no reply from the server ({record.parent / 'errors.jsonl'} lists "
+            "them), and before and after must be measured on the same ones",
+            hint="mend the server and run again: the answers that came are kept",
+        )
     _record(record, state, engine, checked, asked, time.monotonic() - started)
 
 
@@ -275,7 +306,7 @@ def _blocks(requests: Sequence[Request], pictures: Pictures) -> list[list[Reques
     return found
 
 
-def _record(path: Path, state: ModelState, engine: AnswerEngine, checked: int, asked: int, seconds: float) -> None:
+def _record(path: Path, state: ModelState, engine: Answerer, checked: int, asked: int, seconds: float) -> None:
     """Add to `engine.json` what the self-check of this run found, and how fast it answered."""
     states: dict[str, Any] = read_json(path) if path.exists() else {}
     old = states.get(state, {"asked": 0, "near_ties": [], "different": [], "answers": 0, "seconds": 0.0})
@@ -291,16 +322,16 @@ def _record(path: Path, state: ModelState, engine: AnswerEngine, checked: int, a
 
 
 def _answers(
-    engine: AnswerEngine, block: Sequence[Request], known: Collection[Request], pictures: Pictures
+    engine: Answerer, block: Sequence[Request], known: Collection[Request], pictures: Pictures
 ) -> Iterator[tuple[Request, Answer]]:
     """Ask what is not `known` of a block. The engine's batches are formed over all of it, so that a stopped evaluation
     ends with the same digits.
     """
-    from mmpo.models.families.interleaved import TAG, interleaved
+    from mmpo.models.families.interleaved import TAG
     from mmpo.models.generation.answer import Question
 
     def prompt(request: Request) -> Any:
-        return interleaved(engine.vlm, request.prompt) if TAG in request.prompt else request.prompt
+        return engine.prompt_of(request.prompt) if TAG in request.prompt else request.prompt
 
     by_image: dict[str, list[tuple[str, Request]]] = {}
     for number, request in enumerate(block):

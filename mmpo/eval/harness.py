@@ -196,9 +196,11 @@ def _score(
             "these images would show four times out of five"
         )
     how, engine_warnings = engine_notes(run_dir)
+    if (sampler := settings.sampler) is not None:
+        how.append(f"answers: from a server, which calls the models {' and '.join(sampler.names)}")
     return Scorecard(
         model=settings.model,
-        adapter=settings.adapter,
+        adapter=settings.adapter or (settings.sampler and settings.sampler.adapter),
         before=settings.before if "before" in responses else None,
         rows=rows,
         counts=counts,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BeforeValidator, Field, create_model, field_validator
+from pydantic import BeforeValidator, Field, create_model, field_validator, model_validator
 
-from mmpo.chat.settings import ChatSettings
+from mmpo.chat.settings import ChatSettings, SamplerSettings
 from mmpo.data.video_input import VIDEO_INPUT, VideoInput
 from mmpo.eval.drift.settings import DriftSettings
 from mmpo.eval.section import Section, distinct, own_sections, sections
@@ -64,6 +64,11 @@ class CommonSettings(Section):
     judge: ChatSettings | None = Field(
         default=None, description="The text model that judges answers, for the benchmarks that need one."
     )
+    sampler: SamplerSettings | None = Field(
+        default=None,
+        description="The server that answers (docs/servers.md): `sampler.model` before, `sampler.adapter` after. Left "
+        "out: the model in this process.",
+    )
     bootstrap: BootstrapSettings = Field(default_factory=BootstrapSettings, description="Intervals and tests.")
     drift: DriftSettings = Field(default_factory=DriftSettings, description=DriftSettings.about())
     dtype: Literal["float32", "bfloat16", "auto"] = Field(
@@ -85,6 +90,18 @@ class CommonSettings(Section):
         default=None,
         description="Folder where answers and judges' replies are kept for other runs. Empty: the run folder alone.",
     )
+
+    @model_validator(mode="after")
+    def _one_server(self) -> CommonSettings:
+        if self.sampler is None:
+            return self
+        if self.before is not None:
+            raise ValueError("with `sampler` the model before is `sampler.model`; leave `before` out")
+        if self.adapter is not None and self.sampler.adapter is None:
+            raise ValueError(
+                "`adapter` is not what the server answers with: name it as the server does, in `sampler.adapter`"
+            )
+        return self
 
     _unique = field_validator("benchmarks")(distinct)
 

@@ -54,7 +54,7 @@ from mmpo.progress import task
 from mmpo.text.vocabulary import ObjectVocabulary
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 __all__ = ["Evidence", "FittedEvidence", "PictureFindings", "SeenPicture", "open_picture"]
 
@@ -109,7 +109,7 @@ class Evidence:
         folder: str | Path,
         stack: ExitStack,
         *,
-        engine: Callable[[], AnswerEngine] | None = None,
+        engine: Callable[[], Answerer] | None = None,
         model: str = "",
         questions: bool = False,
         cache: Path | None = None,

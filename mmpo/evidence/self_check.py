@@ -20,7 +20,8 @@ from mmpo.evidence.source import EvidenceContext, EvidenceSource
 from mmpo.files.fingerprints import folder_fingerprint, model_folder
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import Answer, AnswerEngine
+    from mmpo.models.generation.answer import Answer
+    from mmpo.models.generation.answerer import Answerer
 
 
 class OwnAnswers(EvidenceSource[SelfSource]):
@@ -48,10 +49,17 @@ class OwnAnswers(EvidenceSource[SelfSource]):
         return [] if self.context.questions else self.settings.negated
 
     @cached_property
-    def _engine(self) -> AnswerEngine:
+    def _engine(self) -> Answerer:
         if self.settings.model is None:
             assert self.context.engine is not None
-            return self.context.engine()
+            engine = self.context.engine()
+            if not engine.log_probs:
+                raise UserError(
+                    "the server gives no log-probs, and evidence `self` is P(yes)",
+                    hint="take a server that gives top_logprobs (vLLM, SGLang), or set `model` of the source `self`: "
+                    "that one answers in this process",
+                )
+            return engine
         from mmpo.models.families.loading import load_vlm
         from mmpo.models.generation.answer import AnswerEngine
 

@@ -15,7 +15,7 @@ from mmpo.evidence.settings import SourceSettings
 from mmpo.text.vocabulary import ObjectVocabulary
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 S = TypeVar("S", bound=SourceSettings)
 
@@ -28,7 +28,7 @@ class EvidenceContext:
 
     vocabulary: ObjectVocabulary
     stack: ExitStack = field(default_factory=ExitStack)
-    engine: Callable[[], AnswerEngine] | None = None
+    engine: Callable[[], Answerer] | None = None
     model: str = ""
     replies: Path | None = None
     questions: bool = False

@@ -8,7 +8,7 @@ Shapes: b pairs, t tokens of a response (padded), h hidden channels, k frequenci
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -74,13 +74,23 @@ def log_spectral_ratio(
     return ratio if reduction == "each" else ratio.mean()
 
 
-def own_states(response: ResponseLogps, which: str, i: int) -> Tensor:
-    """The hidden states of response i without padding, [t, h]; over the whole sequence where scoring returned that."""
-    states = response.policy_hidden if which == "policy" else response.reference_hidden
-    if states is None:
-        raise UserError("the spectral term needs hidden states, and scoring ran without them")
-    mask = response.mask if response.hidden_mask is None else response.hidden_mask
-    return states[i][mask[i]]
+def own_states(asked: Sequence[tuple[ResponseLogps, str]]) -> list[list[Tensor]]:
+    """The hidden states of each response without padding, [t, h]; over the whole sequence where scoring returned that.
+    A list for each record and model ("policy" or "reference") that is asked for: their lengths, which the Fourier
+    transforms need as numbers, are read from the device together."""
+    masks = [r.mask if r.hidden_mask is None else r.hidden_mask for r, _ in asked]
+    read = torch.cat([mask.flatten() for mask in masks]).cpu().split([mask.numel() for mask in masks])
+    found = []
+    for (response, which), mask, flat in zip(asked, masks, read, strict=True):
+        states = response.policy_hidden if which == "policy" else response.reference_hidden
+        if states is None:
+            raise UserError("the spectral term needs hidden states, and scoring ran without them")
+        places = [row.nonzero().flatten() for row in flat.view(mask.shape)]
+        whole = all(not len(own) or int(own[-1]) + 1 == len(own) for own in places)  # nothing but padding is left out
+        found.append(
+            [row[: len(own)] if whole else row[own.to(row.device)] for row, own in zip(states, places, strict=True)]
+        )
+    return found
 
 
 def asked_states(parameters: Mapping[str, Any]) -> Hidden:
@@ -169,12 +179,12 @@ def _spectral(
     pairs: PairLogps, candidate: int, beta: float, reduction: SpectrumReduction, cutoff: float, eps: float
 ) -> Tensor:
     """The spectral loss of each pair under one perturbation, [b]."""
-    perturbed = [pairs.view(view) for view in sides(candidate)]
+    perturbed = [(pairs.view(view), "policy") for view in sides(candidate)]
+    chosen, rejected, *clean = own_states([*perturbed, (pairs.chosen, "reference"), (pairs.rejected, "reference")])
     losses = []
-    for i in range(len(pairs)):
+    for of_pair in zip(zip(chosen, clean[0], strict=True), zip(rejected, clean[1], strict=True), strict=True):
         ratios = []
-        for clean, view in zip((pairs.chosen, pairs.rejected), perturbed, strict=True):
-            ours, theirs = own_states(view, "policy", i), own_states(clean, "reference", i)
+        for ours, theirs in of_pair:
             ratios.append(log_spectral_ratio(ours, theirs.detach(), reduction=reduction, cutoff=cutoff, eps=eps))
         if reduction == "each":
             bins = min(len(ratio) for ratio in ratios)

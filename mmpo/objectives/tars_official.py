@@ -88,21 +88,18 @@ def _kept_log_ratio(response: ResponseLogps) -> Tensor:
 def _hinge(pairs: PairLogps, margin: float, average: bool) -> Tensor:
     """L_f of each pair, [b]."""
 
-    def states(i: int) -> tuple[Tensor, Tensor, Tensor]:
-        return (
-            own_states(pairs.view(CHOSEN), "policy", i),
-            own_states(pairs.chosen, "reference", i).detach(),
-            own_states(pairs.rejected, "reference", i).detach(),
-        )
-
+    asked = [(pairs.view(CHOSEN), "policy"), (pairs.chosen, "reference"), (pairs.rejected, "reference")]
+    states = [
+        (ours, chosen.detach(), rejected.detach()) for ours, chosen, rejected in zip(*own_states(asked), strict=True)
+    ]
     if average:
-        return torch.stack([_trimmed(*states(i), margin) for i in range(len(pairs))])
+        return torch.stack([_trimmed(*of_pair, margin) for of_pair in states])
     longest = max(
         found.shape[1]
         for found in (pairs.view(CHOSEN).policy_hidden, pairs.chosen.reference_hidden, pairs.rejected.reference_hidden)
         if found is not None
     )
-    first = [pad(found, (0, 0, 0, longest - len(found))) for found in states(0)]
+    first = [pad(found, (0, 0, 0, longest - len(found))) for found in states[0]]
     return triplet(first[0], first[1], first[2], margin).expand(len(pairs))
 
 

@@ -97,7 +97,9 @@ def _check_pictures(found: Findings, source: Path, seen: FirstRows) -> None:
 def examine_export(run: Path, out: Path, *, merge: bool) -> list[str]:
     """Checks for `mmpo export`: a finished training, its adapter, with `merge` the model and that the two fit, the new
     folder and room for it. Returns warnings. Raises one `UserError` that lists every mistake."""
+    from mmpo.outside import json_of
     from mmpo.trainers.export import check_unused, finished, import_plugins
+    from mmpo.trainers.serving_check import high_rank
 
     found = Findings()
     with found.noting(()):
@@ -107,6 +109,10 @@ def examine_export(run: Path, out: Path, *, merge: bool) -> list[str]:
         training = finished(run)
         check_adapter(training.adapter)
         written = stored_bytes(header(training.adapter / "adapter_model.safetensors"))
+        if not merge and (rank := high_rank(json_of((training.adapter / "adapter_config.json").read_text()))):
+            found.warn(
+                (), f"the adapter has rank {rank}; vLLM takes up to 16 unless it is started with --max-lora-rank {rank}"
+            )
         settings = training.settings
         if merge:
             import_plugins(training)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mmpo.chat.settings import ChatSettings
+from mmpo.chat.settings import ChatSettings, SamplerSettings
 from mmpo.models.folder import check_model, find_model, no_such_model
-from mmpo.preflight.context import Findings
+from mmpo.preflight.context import Findings, PreflightContext
 from mmpo.recipes.source import KeyPath as Keys
 from mmpo.runs import is_main_process
 
@@ -45,6 +45,16 @@ def check_chat(found: Findings, path: Keys, settings: ChatSettings) -> None:
                 f"{host}:{port} takes no connection now ({why})",
                 "start the server before the judge is needed",
             )
+
+
+def check_sampler(found: PreflightContext, path: Keys, settings: SamplerSettings) -> None:
+    """The server that answers: it must be there, and know the models by their names."""
+    check_chat(found, path, settings.chat(settings.model))
+    if is_main_process() and not found.has_error(path):
+        from mmpo.chat.served_models import check_served
+
+        with found.noting(path):
+            check_served(settings.model_copy(update={"retries": 1, "longest_wait": WAIT, "first_wait": 0.1}))
 
 
 def _unreachable(host: str, port: int) -> str:

@@ -106,8 +106,11 @@ def check_eval(context: PreflightContext) -> None:
     unused = {name for name in sections() if name not in settings.benchmarks}
     if settings.annotations is not None:
         unused -= {VOCABULARY}  # it names the objects
+    if settings.sampler is None:
+        check_dtype(context, ("eval", "dtype"), settings.dtype)
+    else:
+        unused |= {"model"}  # it is the server's
     check_things(context, "eval", without=unused)
-    check_dtype(context, ("eval", "dtype"), settings.dtype)
     if any(_path_to_come(context, value) for value in (settings.annotations, settings.of(VOCABULARY).vocabulary)):
         annotated, ready = None, False
     else:

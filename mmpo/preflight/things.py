@@ -11,7 +11,7 @@ from typing import Any
 from jinja2 import Environment, TemplateSyntaxError
 from pydantic import BaseModel
 
-from mmpo.chat.settings import ChatSettings
+from mmpo.chat.settings import ChatSettings, SamplerSettings
 from mmpo.chat.templates import template_path
 from mmpo.errors import UserError
 from mmpo.models.folder import check_adapter, check_fit, check_model, find_model, no_such_model
@@ -24,11 +24,13 @@ _SHOWN = 5
 
 def check_things(context: PreflightContext, section: str, *, without: Collection[str] = ()) -> None:
     """Look at everything that a section's settings name, except below the keys `without`."""
-    from mmpo.preflight.machine import check_chat
+    from mmpo.preflight.machine import check_chat, check_sampler
 
     for path, need, value in _named(context.settings(section), (section,), without):
         if isinstance(value, ChatSettings):
             check_chat(context, path, value)
+        elif isinstance(value, SamplerSettings):
+            check_sampler(context, path, value)
         elif need is not None and value not in need.words and not context.comes(value):
             with context.noting(context.given(path)):
                 _check(context, path, need, str(value))
@@ -40,7 +42,7 @@ def _named(settings: BaseModel, at: Keys, without: Collection[str] = ()) -> Iter
         value = getattr(settings, name)
         if value is None or name in without:
             continue
-        if isinstance(value, ChatSettings):
+        if isinstance(value, ChatSettings | SamplerSettings):
             yield (*at, name), None, value
         elif isinstance(value, BaseModel):
             yield from _named(value, (*at, name))

@@ -8,12 +8,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.fsdp import FSDPModule
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mmpo.files.atomic import JsonLines, read_jsonl
 from mmpo.progress import ProgressTask, task
 from mmpo.trainers.samples import SampleQuestions
 from mmpo.trainers.schedule import Schedule
+from mmpo.trainers.sharding import gathered_root
 
 logger = logging.getLogger(__name__)
 
@@ -124,14 +126,12 @@ class EpochClock(TrainerCallback):
 
 
 class SamplesFile(TrainerCallback):
-    """`samples.jsonl`: at every evaluation, what policy and base model answer to the same few questions.
-
-    One process writes them, which can't be where the weights are sharded over processes: each use of them waits for
-    all. There are no samples then, and a line says so."""
+    """`samples.jsonl`: at every evaluation, what policy and base model answer to the same few questions. One process
+    answers; where FSDP cuts the weights up, each use of them waits for all, so that all answer the same and one writes.
+    That was not tried with ZeRO-3: there are no samples then, and a line says so."""
 
     def __init__(self, path: Path, sampler: SampleQuestions) -> None:
         self.path = path
-        self._told = False
         self.sampler = sampler
 
     def on_train_begin(
@@ -141,19 +141,18 @@ class SamplesFile(TrainerCallback):
             reopened(self.path, state.global_step).close()
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if not state.is_world_process_zero:
+        if not (state.is_world_process_zero or self.sampler.sharded):
             return
-        if self.sampler.sharded:
-            if not self._told:
-                logger.warning(
-                    "no sample answers: the weights are cut up between processes (FSDP, ZeRO-3), and one process alone "
-                    "can't generate; samples: {n: 0} leaves this line out"
-                )
-            self._told = True
+        if self.sampler.sharded and not isinstance(kwargs["model"], FSDPModule):
+            if state.is_world_process_zero:
+                logger.warning("no sample answers under ZeRO-3; samples: {n: 0} leaves this line out")
             return
-        with JsonLines(self.path) as log:
-            for row in self.sampler():
-                log.append({"step": state.global_step, **row})
+        with gathered_root(kwargs["model"]):
+            rows = self.sampler()
+        if state.is_world_process_zero:
+            with JsonLines(self.path) as log:
+                for row in rows:
+                    log.append({"step": state.global_step, **row})
 
 
 def reopened(path: Path, step: int) -> JsonLines:

@@ -8,6 +8,7 @@ from mmpo.objectives.reads import READS
 from mmpo.objectives.stand_in import scores_read
 from mmpo.trainers.regularizers.fitting import regularizer_problems
 from mmpo.trainers.settings import TrainSettings
+from mmpo.trainers.sharding import is_cut
 
 FitProblem = tuple[str, str, str]
 """Key of the `train` section, what is wrong, remedy."""
@@ -124,3 +125,23 @@ def check_objective(settings: TrainSettings, objective: Objective) -> None:
     """Raises `UserError` for the first setting that does not fit."""
     for _, message, hint in objective_problems(settings, objective):
         raise UserError(message, hint=hint)
+
+
+def check_sharding(settings: TrainSettings) -> None:
+    """Raises `UserError` for the first setting that needs whole weights, where the launcher was told to cut them up."""
+    if not is_cut():
+        return
+    on = settings.regularizers.on if settings.regularizers is not None else ()
+    moves = settings.reference is not None and settings.reference.moving is not None
+    whole = [f"regularizers ({', '.join(on)}) need"] if on else []
+    whole += ["a moving reference needs"] if moves else []
+    if whole:
+        raise UserError(
+            f"{whole[0]} whole weights, which FSDP and DeepSpeed cut up",
+            hint=f"train without them, or leave {'regularizers' if on else 'reference.moving'} out",
+        )
+    if settings.quantize != "none":
+        raise UserError(
+            f"quantize: {settings.quantize} is not supported under FSDP and DeepSpeed",
+            hint="quantize: none, or accelerate launch --multi_gpu",
+        )

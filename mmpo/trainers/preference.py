@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import TrainerCallback, TrainingArguments
@@ -34,7 +33,7 @@ from mmpo.objectives.groups import with_own_groups
 from mmpo.objectives.stand_in import filled
 from mmpo.progress import track
 from mmpo.trainers import checkpoints
-from mmpo.trainers.adapter_files import load_adapter, save_adapter
+from mmpo.trainers.adapter_trainer import AdapterTrainer
 from mmpo.trainers.auxiliary import PairsWithSamples, Samples, draw
 from mmpo.trainers.averages import Averages
 from mmpo.trainers.callbacks import AlignedLogs, EpochClock
@@ -43,8 +42,8 @@ from mmpo.trainers.collate import EncodedPair, EncodedPairs, PairCollator
 from mmpo.trainers.groups import Groups, rate_beside
 from mmpo.trainers.moving import MovingReference
 from mmpo.trainers.ranks import Pulse
-from mmpo.trainers.regularizers.trainer import RegularizedTrainer
 from mmpo.trainers.schedule import Schedule, Shape, cut, numbered
+from mmpo.trainers.sharding import whole
 from mmpo.trainers.step import BatchLoss, StepRules, gather_step, refuse_non_finite
 from mmpo.types import PairLogps
 
@@ -52,7 +51,7 @@ Totals = dict[str, float | Tensor]
 """The weight of a whole optimizer step, per term of the objective."""
 
 
-class PreferenceTrainer(RegularizedTrainer):
+class PreferenceTrainer(AdapterTrainer):
     """Trains the adapter of a `PairScorer` on encoded pairs.
 
     `args` are ordinary `TrainingArguments`; `per_device_train_batch_size` counts pairs. The steps of the run are laid
@@ -248,7 +247,7 @@ class PreferenceTrainer(RegularizedTrainer):
         return (loss, logps) if return_outputs else loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
+        norm = whole(super()._get_grad_norm(model, grad_norm))
         self._refuse_non_finite(norm)
         return norm
 
@@ -375,19 +374,3 @@ class PreferenceTrainer(RegularizedTrainer):
                     metadata["states"] = self._rules.as_json()
                 checkpoints.mark_complete(root / f"checkpoint-{self.state.global_step}", **metadata)
                 checkpoints.prune(root, self.keep_checkpoints)
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        """A plain peft adapter: `PeftModel.from_pretrained` and `load_vlm(adapter=)` open it."""
-        if self.args.should_save:
-            save_adapter(self._adapter_model(), Path(output_dir or self.checkpoint_root), state_dict)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_adapter(self._adapter_model(), Path(resume_from_checkpoint))
-        if self.moving is not None:
-            self.moving.load(Path(resume_from_checkpoint))
-
-    def _adapter_model(self) -> PeftModel:
-        model = self.scorer.model
-        if not isinstance(model, PeftModel):
-            raise UserError("the scorer's model has no adapter to train", hint="use mmpo.trainers.lora.add_lora first")
-        return model

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import socket
 import sys
 import threading
@@ -22,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mmpo.errors import UserError
 from mmpo.files.atomic import write_text
 
 logger = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ EVERY = 3.0
 PATIENCE = 30.0
 """Seconds without one, or behind the others, after which a process is reported."""
 
+AGAIN = "Run the same command again: training goes on from its last checkpoint"
+
 
 def is_launched() -> bool:
     """True if a launcher such as `accelerate launch` or `torchrun` started this process."""
@@ -39,8 +43,9 @@ def is_launched() -> bool:
 
 @contextmanager
 def ending_with_launcher(every: float = 1.0) -> Iterator[None]:
-    """End this process within seconds of its launcher's death: orphans would wait for each other, and hold their
-    devices. A run may end at any moment; it continues from its last checkpoint."""
+    """End this process within seconds of its launcher's death, and at once where the launcher ends it because another
+    one died: orphans would wait for each other, and hold their devices. A run may end at any moment; it continues from
+    its last checkpoint."""
     if not is_launched():
         yield
         return
@@ -49,18 +54,63 @@ def ending_with_launcher(every: float = 1.0) -> Iterator[None]:
     def watch() -> None:
         while not over.wait(every):
             if os.getppid() != launcher:
-                rank = os.environ.get("RANK", "?")
-                sys.stderr.write(f"process {rank}: the launcher (pid {launcher}) is gone, so this process ends\n")
-                sys.stderr.flush()
-                os._exit(1)  # the main thread may be waiting for the others, and hears nothing
+                _end(f"the launcher (pid {launcher}) is gone, so this process ends", 1)
 
     thread = threading.Thread(target=watch, name="launcher", daemon=True)
     thread.start()
     try:
-        yield
+        with _telling_of_a_term():
+            yield
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def _telling_of_a_term() -> Iterator[None]:
+    """A launcher sends SIGTERM to the others when one process died: they then say what to do. Not from a handler in
+    Python: it would run when the main thread comes back from waiting for the dead one, which it never does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard, told = socket.socketpair()
+    told.setblocking(False)
+
+    def listen() -> None:
+        while received := heard.recv(1):
+            if received[0] == signal.SIGTERM:
+                _end(f"ended by its launcher, since another process has failed or was killed. {AGAIN}", 143)
+
+    thread = threading.Thread(target=listen, name="term", daemon=True)
+    thread.start()
+    handler = signal.signal(signal.SIGTERM, lambda *_: None)
+    before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        signal.signal(signal.SIGTERM, handler)
+        told.close()
+        thread.join()
+        heard.close()
+
+
+def _end(why: str, code: int) -> None:
+    sys.stderr.write(f"process {os.environ.get('RANK', '?')}: {why}\n")
+    sys.stderr.flush()
+    os._exit(code)  # the main thread may be waiting for the others, and hears nothing
+
+
+@contextmanager
+def naming_a_lost_process() -> Iterator[None]:
+    """Turns the errors of talk with a process that is gone into a `UserError`."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = ("closed by peer", "reset by peer", "Connection refused", "Timed out waiting")
+        if is_launched() and any(sign in str(error) for sign in lost):
+            raise UserError(f"process {os.environ.get('RANK', '?')}: another process is gone", hint=AGAIN) from error
+        raise
 
 
 @dataclass

@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from accelerate import DistributedType, PartialState
 from torch import nn
 
 from mmpo.errors import UserError
@@ -146,11 +145,6 @@ def open_references(settings: TrainSettings, objective: Objective, vlm: VLM) -> 
         reference.put_on(vlm)
     moving = None
     if moves is not None:
-        if PartialState().distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-            raise UserError(
-                "a moving reference is mixed of whole weights, and FSDP and DeepSpeed cut them up",
-                hint="train without them, or without reference.moving",
-            )
         moving = MovingReference(vlm, FIRST, moves)
     kept: tuple[ReferenceName, ...] = ()
     if settings.cache_reference:

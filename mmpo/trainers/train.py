@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from accelerate import DistributedType, PartialState
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
@@ -43,17 +43,18 @@ from mmpo.trainers import checkpoints
 from mmpo.trainers.auxiliary import sample_digests
 from mmpo.trainers.callbacks import MetricsFile, Progress, SamplesFile
 from mmpo.trainers.collate import PairCollator
-from mmpo.trainers.fitting import check_objective
+from mmpo.trainers.fitting import check_objective, check_sharding
 from mmpo.trainers.groups import EncodedGroup, Groups, group_batch, group_digests
 from mmpo.trainers.lora import add_lora
 from mmpo.trainers.memory import MemoryEstimate, check_memory
 from mmpo.trainers.moving import Moves
 from mmpo.trainers.order import in_order
 from mmpo.trainers.preference import PreferenceTrainer
-from mmpo.trainers.ranks import Pulse, ending_with_launcher
+from mmpo.trainers.ranks import Pulse, ending_with_launcher, naming_a_lost_process
 from mmpo.trainers.references import References, open_references
 from mmpo.trainers.samples import SampleQuestions
 from mmpo.trainers.settings import TrainResult, TrainSettings
+from mmpo.trainers.sharding import is_asked, is_cut, join_processes, loading_device, size
 from mmpo.trainers.training_data import TrainingData, read_training_data
 
 logger = logging.getLogger(__name__)
@@ -67,13 +68,13 @@ def train(settings: TrainSettings, run_dir: Path) -> TrainResult:
     weights as if it had never stopped; a finished run returns its result. Under `accelerate launch` every process
     calls this. Raises `UserError` for settings that don't fit the model, the pairs or the run that is in the folder.
     """
-    with warnings.catch_warnings(), ending_with_launcher():
+    with warnings.catch_warnings(), ending_with_launcher(), naming_a_lost_process():
         # Notices of transformers, peft and torch about coming versions; nobody who trains can act on them.
         warnings.simplefilter("ignore", FutureWarning)
-        # Said outright, or processes without a GPU never join the group.
-        state = PartialState(cpu=not torch.cuda.is_available())
+        state = join_processes()
         objective = build_objective(settings.objective)  # before anything slow: most mistakes are made here
         check_objective(settings, objective)
+        check_sharding(settings)
         scoring_options(objective)
         if state.is_main_process:
             _open_folder(settings, Path(run_dir))
@@ -90,7 +91,7 @@ def _train(
 
     for folder in filter(None, (settings.pairs, settings.eval_pairs)):
         check_pairs(folder)
-    vlm = _policy(settings, state.device)
+    vlm = _policy(settings, loading_device(state))
     _warn_of_fixed_states(objective, vlm)
     references = open_references(settings, objective, vlm)
     data = read_training_data(settings, objective, vlm, references, run_dir / "rejects.jsonl", state)
@@ -185,7 +186,7 @@ def _warn_of_fixed_states(objective: Objective, vlm: VLM) -> None:
 
 def _memory(vlm: VLM, trainer: PreferenceTrainer, groups: Groups | None, state: PartialState) -> MemoryEstimate | None:
     """The memory that training will take, reported before it starts; None where wrappers will shard the weights."""
-    if state.distributed_type not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
+    if is_cut():
         return None
     pairs, collate = trainer.pairs, cast(PairCollator, trainer.data_collator)
     largest, _ = trainer.schedule.largest_batch()
@@ -232,6 +233,7 @@ def training_arguments(settings: TrainSettings, run_dir: Path, *, evaluate: bool
         seed=settings.seed,
         bf16=cuda and settings.dtype == "bfloat16",
         use_cpu=not cuda,
+        accelerator_config={"use_configured_state": is_asked("FSDP")},  # else `Trainer` would join the processes anew
         logging_steps=settings.logging_steps,
         eval_strategy="steps" if evaluate else "no",
         eval_on_start=evaluate,
@@ -301,7 +303,7 @@ def _result(
         truncated=data.truncated,
         scaled_images=len(data.store.scaled),
         memory=memory.as_dict() if memory is not None else None,
-        trainable_parameters=sum(p.numel() for p in trainer.scorer.parameters() if p.requires_grad),
+        trainable_parameters=sum(size(p) for p in trainer.scorer.parameters() if p.requires_grad),
         first_eval=evals[0] if evals else None,
         last_eval=evals[-1] if evals else None,
         last_train=windows[-1],

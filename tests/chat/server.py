@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import socket
+import struct
 import sys
 import threading
 from collections import Counter
@@ -25,7 +27,8 @@ from typing import Any
 from mmpo.chat import ChatSettings
 
 FAULTS = ("429", "500", "hang", "truncated_json", "cut_body", "nonsense", "disconnect")
-"""Faults that pass: a patient client gets its reply at a later attempt. There are also `400`, `401`, `404`,
+"""Faults that pass: a patient client gets its reply at a later attempt. So do `reset` (a connection that is torn down)
+and `drip` (a body that never ends). There are also `400`, `401`, `404`,
 `wrong_model`, `empty`, `filtered` and `length`, which don't.
 """
 
@@ -44,7 +47,11 @@ class ChatServer:
         model: str = "scripted-1",
         retry_after: str = "0",
         delay: float = 0.0,
+        complete: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        models: Callable[[], list[dict[str, Any]]] | None = None,
     ) -> None:
+        self.complete = complete
+        self.models = models or (lambda: [{"id": model, "object": "model", "owned_by": "tests"}])
         self.answer = answer
         self.fault: Fault = fault or (lambda prompt, attempt: None)
         self.model = model
@@ -151,6 +158,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         return
 
+    def do_GET(self) -> None:
+        if self.path == "/v1/models":
+            self._send(200, json.dumps({"object": "list", "data": self.script.models()}).encode())
+        else:
+            self._send(404, b"{}")
+
     def do_POST(self) -> None:
         script = self.script
         sent = self.rfile.read(int(self.headers["Content-Length"]))
@@ -169,14 +182,14 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if script.delay:
                 script.stopping.wait(script.delay)
-            self._reply(prompt, script.fault(prompt, attempt))
+            self._reply(prompt, script.fault(prompt, attempt), body)
         except (BrokenPipeError, ConnectionResetError):
             pass
         finally:
             with script.lock:
                 script.at_once -= 1
 
-    def _reply(self, prompt: str, fault: str | None) -> None:
+    def _reply(self, prompt: str, fault: str | None, body: dict[str, Any]) -> None:
         script = self.script
         if self.path != "/v1/chat/completions":
             fault = "404"
@@ -185,6 +198,20 @@ class _Handler(BaseHTTPRequestHandler):
                 script.faults[fault] += 1
         if fault == "disconnect":
             self.close_connection = True
+            return
+        if fault == "reset":  # no orderly end, but RST
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+            self.connection.close()
+            return
+        if fault == "drip":  # a byte now and then, for longer than any patience
+            self.close_connection = True
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            while not script.stopping.wait(0.05):
+                self.wfile.write(b" ")
+                self.wfile.flush()
             return
         if fault == "hang":
             self.close_connection = True
@@ -197,8 +224,14 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "nonsense":
             self._send(200, b'["this is not a completion"]')
             return
-        text = script.answer if isinstance(script.answer, str) else script.answer(prompt)
-        data = completion(script.model, text)
+        if script.complete is not None:
+            try:
+                data = script.complete(body)
+            except LookupError as error:
+                self._send(404, json.dumps({"error": {"message": f"no model {error}"}}).encode())
+                return
+        else:
+            data = completion(script.model, script.answer if isinstance(script.answer, str) else script.answer(prompt))
         if fault == "wrong_model":
             data["model"] = "some-other-model"
         elif fault == "empty":

@@ -27,10 +27,10 @@ def echo(prompt: str) -> str:
     return f"you said {prompt}"
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [*FAULTS, "reset", "drip"])
 def test_a_passing_fault_is_outlived(fault: str) -> None:
     with ChatServer(echo, lambda prompt, attempt: fault if attempt <= 2 else None) as server:
-        timeout = 0.3 if fault == "hang" else 5.0
+        timeout = 0.3 if fault in ("hang", "drip") else 5.0
         with open_chat(server.settings(timeout=timeout, retries=2)) as chat:
             assert ask_all(chat, ["a"]) == [ChatReply("you said a", False, "scripted-1", False)]
         assert server.attempts["a"] == 3

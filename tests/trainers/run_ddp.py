@@ -71,11 +71,13 @@ def sampling_while_sharded(folder: Path, rank: int, mesh: Any) -> None:
     )
     for layer in vlm.base.get_decoder().layers:
         fully_shard(layer, mesh=mesh)
-    fully_shard(PairScorer(vlm, sharing="on"), mesh=mesh)
+    scorer = fully_shard(PairScorer(vlm, sharing="on"), mesh=mesh)
+    with torch.no_grad():
+        scorer(run_fsdp.batch_of(vlm, rank))  # as the evaluation before the samples does: FSDP wants the whole first
     state = TrainerState(is_world_process_zero=rank == 0)
     callback: Any = SamplesFile(folder / "samples.jsonl", sampler)
     for _ in range(2):
-        callback.on_evaluate(None, state, TrainerControl())
+        callback.on_evaluate(None, state, TrainerControl(), model=scorer)
 
 
 def main() -> None:

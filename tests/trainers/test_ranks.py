@@ -61,6 +61,18 @@ def test_a_process_ends_with_its_launcher(world: str, ends: bool) -> None:
                 os.kill(pid, signal.SIGKILL)
 
 
+def test_a_process_that_its_launcher_ends_says_what_to_do() -> None:
+    """Also while it waits for a process that is gone, when no handler in Python would run to its end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CHILD, "2"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None and child.stderr is not None
+        child.stdout.readline()
+        child.terminate()
+        assert child.wait(30) == 143
+        assert "process 0: ended by its launcher" in (said := child.stderr.read()) and "same command again" in said
+
+
 def test_a_process_that_is_silent_or_behind_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def pulse(rank: int) -> Pulse:
         return Pulse(tmp_path / "ranks", rank, 3, every=0.05, patience=0.6)

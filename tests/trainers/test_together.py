@@ -1,5 +1,5 @@
 """What several processes do together: gradients of a tower that one of them does not call, one relevance table, the
-statistics of a step, and no sample answers where all would have to take part."""
+statistics of a step, and sample answers of weights that are cut up."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from mmpo.models.scoring.score import PairScorer
+from mmpo.trainers.collate import encode_pairs
+from mmpo.trainers.images import ImageStore
+from mmpo.trainers.samples import SampleQuestions
+from mmpo.trainers.settings import SampleSettings
 from tests.models.pairs import pair_batch
 from tests.tiny import add_lora, tiny_llava
 from tests.trainers import run_ddp
-from tests.trainers.run_fsdp import batch_of, gradients
+from tests.trainers.material import make_pairs
+from tests.trainers.run_fsdp import batch_of, gradients, policy
 from tests.trainers.two_processes import assert_same, run_two
 
 
@@ -43,9 +48,11 @@ def test_two_processes(tmp_path: Path) -> None:
     assert metadata[0]["step"] == metadata[1]["step"] == [step, step]
     assert [fact["own"] for fact in metadata] == [[[0.0] * 2, [2.0] * 2], [[1.0] * 3, [3.0] * 3]]
 
-    said = (tmp_path / "said-0.log").read_text()
-    assert said.count("no sample answers: the weights are cut up") == 1 and not (tmp_path / "samples.jsonl").exists()
-    assert "no sample answers" not in (tmp_path / "said-1.log").read_text()
+    sampled = [json.loads(line) for line in (tmp_path / "samples.jsonl").open()]
+    store = ImageStore(vlm := policy(), 2**20)
+    pairs = encode_pairs(vlm, make_pairs(2), store).rows
+    alone = SampleQuestions(vlm, store, pairs, SampleSettings(n=1, max_new_tokens=2))()
+    assert sampled == [{"step": 0, **row} for row in alone] * 2, "written by one, the answers of whole weights"
 
 
 def test_a_reference_model_stays_in_evaluation() -> None:

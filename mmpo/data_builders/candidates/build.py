@@ -56,7 +56,7 @@ from mmpo.data_builders.candidates.tally import CandidateTally
 from mmpo.data_builders.from_candidates.build import MakerModels, PairsFromCandidates
 from mmpo.data_builders.from_candidates.settings import PairsFromCandidatesSettings, PairsMade
 from mmpo.data_builders.hallucination.questions import CoOccurrence
-from mmpo.data_builders.models import model_contents, open_engine
+from mmpo.data_builders.models import model_contents, open_answerer
 from mmpo.data_builders.run import assemble
 from mmpo.data_builders.units import (
     RESULT,
@@ -83,7 +83,7 @@ from mmpo.resuming import deciding
 from mmpo.text.vocabulary import ObjectVocabulary, coco
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 logger = logging.getLogger("mmpo.build")
 FOLDER = "candidates"
@@ -121,8 +121,8 @@ class CandidateBuild:
         return model_contents(self.settings.model, self.settings, self.run_dir, "model") or ""
 
     @cached_property
-    def engine(self) -> Callable[[], AnswerEngine]:
-        return cache(partial(open_engine, self.settings.model, self.settings))
+    def engine(self) -> Callable[[], Answerer]:
+        return cache(partial(open_answerer, self.settings.model, self.settings, self.run_dir, self.stack))
 
     @cached_property
     def evidence(self) -> Evidence:
@@ -332,6 +332,7 @@ class CandidateBuild:
             max_new_tokens=settings.max_new_tokens,
             seed=settings.seed,
             dtype=settings.dtype,
+            sampler=settings.sampler,
             allow_network=settings.allow_network,
             trust_remote_code=settings.trust_remote_code,
         )

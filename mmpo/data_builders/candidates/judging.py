@@ -23,7 +23,7 @@ from mmpo.files.images import read_image
 from mmpo.text.vocabulary import ObjectVocabulary
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 ClaimJudge = Callable[[Sequence[JudgedPicture], Sequence[Sequence[str]]], list[dict[str, CombinedOpinion]]]
 
@@ -132,7 +132,7 @@ def later_judging(
     run_dir: Path,
     root: Path,
     stack: ExitStack,
-    engine: Callable[[], AnswerEngine],
+    engine: Callable[[], Answerer],
     sources: Collection[str] | None = None,
 ) -> ClaimJudge:
     """The judging of a finished folder of candidates, for further classes; sources (all, or those of these labels) are

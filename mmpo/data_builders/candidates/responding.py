@@ -18,7 +18,8 @@ from mmpo.text.claims import claimed, split_sentences
 from mmpo.text.vocabulary import ObjectVocabulary
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import Answer, AnswerEngine
+    from mmpo.models.generation.answer import Answer
+    from mmpo.models.generation.answerer import Answerer
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def prompts_of(photo: ListedPhoto, settings: CandidateSettings) -> tuple[PhotoPr
 
 
 def respond(
-    engine: AnswerEngine,
+    engine: Answerer,
     photos: Sequence[AskedPhoto],
     settings: CandidateSettings,
     vocabulary: ObjectVocabulary | None,
@@ -81,7 +82,9 @@ def read_responses(
     for sample, answer in enumerate(answers):
         mentions = () if vocabulary is None else tuple(mentions_in(answer.text, vocabulary))
         why_not = ""
-        if not answer.text:
+        if answer.failed:
+            why_not = "no_reply"
+        elif not answer.text:
             why_not = "unfinished" if answer.truncated else "empty"
         elif placeholder_in(answer.text):
             why_not = "image_tag"
@@ -98,7 +101,7 @@ def read_responses(
             sample,
             answer.text,
             answer.truncated,
-            len(answer.token_ids),
+            scored.get(sample, {}).get("logp_tokens", len(answer.token_ids)),
             mentions,
             answer=prompt.answer,
             why_not=why_not,
@@ -114,7 +117,7 @@ def mentions_in(text: str, vocabulary: ObjectVocabulary) -> Iterator[ClaimMentio
 
 
 def _log_probs(
-    engine: AnswerEngine, picture: bytes, prompt: str, answers: Sequence[Answer], settings: CandidateSettings
+    engine: Answerer, picture: bytes, prompt: str, answers: Sequence[Answer], settings: CandidateSettings
 ) -> dict[int, dict[str, Any]]:
     """The log-probs of the answers that have words, by their number; one prefill serves all."""
     if not settings.log_probs and not settings.log_probs_blind:

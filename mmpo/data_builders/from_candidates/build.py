@@ -37,7 +37,7 @@ from mmpo.data_builders.from_candidates.maker import (
 from mmpo.data_builders.from_candidates.settings import PairsFromCandidatesSettings, PairsMade
 from mmpo.data_builders.from_candidates.texts import claim_rows
 from mmpo.data_builders.hallucination.style_probe import SEPARABLE, Sides, probe
-from mmpo.data_builders.models import model_contents, open_engine
+from mmpo.data_builders.models import model_contents, open_answerer
 from mmpo.data_builders.run import Builder, Written
 from mmpo.data_builders.units import Advance, Units, Work, count_table, digest, file_digest, ordered
 from mmpo.errors import Quarantined, UserError
@@ -46,7 +46,7 @@ from mmpo.resuming import deciding
 from mmpo.text.vocabulary import ObjectVocabulary, coco
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 SCORES = ("chosen_absent", "rejected_absent", "chosen_recall", "rejected_recall", "chosen_words", "rejected_words")
 Judging = Callable[[Sequence[JudgedPicture], Sequence[Sequence[str]]], list[Opinions]]
@@ -64,7 +64,7 @@ class MakerModels:
     """What a maker may ask, each opened at its first use."""
 
     name: str
-    engine: Callable[[], AnswerEngine]
+    engine: Callable[[], Answerer]
     evidence: Judging
 
 
@@ -161,7 +161,7 @@ class PairsFromCandidates(Builder[PairsFromCandidatesSettings, PictureRef, Pairs
         return unchanged_picture(picture.image, picture.key, self.root)
 
     def _own_models(self, stack: ExitStack) -> MakerModels:
-        engine = cache(partial(open_engine, self.model, self.settings))
+        engine = cache(partial(open_answerer, self.model, self.settings, self.run_dir, stack))
         judging = later_judging(
             self.tables, self.vocabulary, self.run_dir, self.root, stack, engine, self.settings.sources
         )

@@ -35,7 +35,7 @@ from mmpo.text.vocabulary import ObjectVocabulary
 
 if TYPE_CHECKING:
     from mmpo.chat import ChatModel, ChatSettings
-    from mmpo.models.generation.answer import AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 
 class MakerSettings(Settings):
@@ -140,7 +140,7 @@ class MakerContext:
     seed: int
     folder: Path
     model: str
-    engine: Callable[[], AnswerEngine]
+    engine: Callable[[], Answerer]
     evidence: Callable[[Sequence[JudgedPicture], Sequence[Sequence[str]]], list[Opinions]]
     picture: Callable[[JudgedPicture], bytes]
     chat: Callable[[ChatSettings], ChatModel]

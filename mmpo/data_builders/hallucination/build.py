@@ -34,7 +34,7 @@ from mmpo.data_builders.hallucination.questions import CoOccurrence
 from mmpo.data_builders.hallucination.settings import BuildResult, BuildSettings
 from mmpo.data_builders.hallucination.style_probe import Sides, probe
 from mmpo.data_builders.hallucination.value_questions import VALUE_KINDS
-from mmpo.data_builders.models import model_contents, open_engine
+from mmpo.data_builders.models import model_contents, open_answerer
 from mmpo.data_builders.run import Builder, Written, run
 from mmpo.data_builders.units import Advance, Units, Work, count_table, digest, file_digest, ordered, pair_of_row
 from mmpo.errors import Quarantined, UserError
@@ -114,7 +114,7 @@ class HallucinationPairs(Builder[BuildSettings, AnnotatedImage, BuildResult]):
     def open(self, stack: ExitStack) -> Work[AnnotatedImage]:
         settings = self.settings
         remove_leftovers(self.generations)
-        engine = cache(partial(open_engine, settings.model, settings))
+        engine = cache(partial(open_answerer, settings.model, settings, self.run_dir, stack))
         listener = GenerationCache(settings, engine, self.model or "", self.generations)
         common = CoOccurrence(Detector(self.vocabulary).truth(image).names for image in self.annotated)
         text_models = _text_models(settings, self.run_dir / "replies", stack)

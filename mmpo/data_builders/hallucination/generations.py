@@ -16,14 +16,15 @@ from typing import Any
 from mmpo.data_builders.hallucination.settings import BuildSettings
 from mmpo.errors import UserError
 from mmpo.files.atomic import read_sealed, write_sealed
-from mmpo.models.generation.answer import AnswerEngine, Question
+from mmpo.models.generation.answer import Question
+from mmpo.models.generation.answerer import Answerer
 
 logger = logging.getLogger(__name__)
 
 Generation = tuple[str, bool]
 """A text, and whether it was cut off at the limit."""
 
-Engine = Callable[[], AnswerEngine]
+Engine = Callable[[], Answerer]
 """Opens the model when it is first needed."""
 
 
@@ -46,8 +47,9 @@ class KeptAnswers:
         questions = [(picture, [Question(id, None, text) for id, text in items]) for picture, items in groups]
         if not any(items for _, items in groups):
             return self._keep(path, key, [])
-        answers = self.engine().answer(questions, max_new_tokens=limit)
-        return self._keep(path, key, [(answer.text, answer.truncated) for answer in answers])
+        answers = list(self.engine().answer(questions, max_new_tokens=limit))
+        whole = not any(answer.failed for answer in answers)
+        return self._keep(path, key, [(answer.text, answer.truncated) for answer in answers], whole)
 
     def _key(self, *parts: Any) -> str:
         text = json.dumps([self.model, self.dtype, *parts], sort_keys=True)
@@ -63,8 +65,10 @@ class KeptAnswers:
             return None
         return record["texts"] if record.get("key") == key else None
 
-    def _keep(self, path: Path, key: str, texts: Any) -> Any:
-        write_sealed(path, {"key": key, "texts": texts})
+    def _keep(self, path: Path, key: str, texts: Any, whole: bool = True) -> Any:
+        """Keep the texts for later builds, unless a server has failed to give some."""
+        if whole:
+            write_sealed(path, {"key": key, "texts": texts})
         return texts
 
 
@@ -91,11 +95,15 @@ class GenerationCache(KeptAnswers):
         pictures = [[hashlib.sha256(picture).hexdigest(), prompt] for picture, prompt in asked]
         key = self._key("descriptions", pictures, settings.samples_per_image, sampling)
 
+        failed = False
+
         def describe() -> list[list[Generation]]:
+            nonlocal failed
             found = []
             many = self.engine().sample_many(asked, settings.samples_per_image, **sampling, greedy_first=True)
             for answers in many:
                 found.append([(answer.text, answer.truncated) for answer in answers])
+                failed = failed or any(answer.failed for answer in answers)
                 done()
             return found
 
@@ -104,4 +112,5 @@ class GenerationCache(KeptAnswers):
             for _ in asked:
                 done()
             return [[(text, cut) for text, cut in texts] for texts in before]
-        return self._keep(path, key, describe() if asked else [])
+        texts = describe() if asked else []
+        return self._keep(path, key, texts, not failed)

@@ -20,13 +20,14 @@ from mmpo.data_builders.mia.plan import ComposedPrompt, plan, read_records
 from mmpo.data_builders.mia.ratio import chosen_part
 from mmpo.data_builders.mia.select import edit_distance, length_ratio, threshold, verdict
 from mmpo.data_builders.mia.settings import MiaBuildResult, MiaSettings
-from mmpo.data_builders.models import model_contents, open_engine
+from mmpo.data_builders.models import model_contents, open_answerer
 from mmpo.data_builders.run import Builder, Written, assemble
 from mmpo.data_builders.units import SOURCE, Advance, Units, Work, count_table, file_digest, ordered, unit_paths
 from mmpo.errors import Quarantined, UserError
 from mmpo.files.atomic import read_json
 from mmpo.locks import locked
 from mmpo.models.families.interleaved import keeps_order
+from mmpo.models.generation.answer import AnswerEngine
 
 MODEL, DATA = "content of the model's files", "content of data"
 PARTS = ("mean", "sum", "blocks", "exact", "only_regions")
@@ -73,7 +74,8 @@ class MiaPairs(Builder[MiaSettings, ComposedPrompt, MiaBuildResult]):
     def open(self, stack: ExitStack) -> Work[ComposedPrompt]:
         """Each unit holds its answers with their attention, and how they were made."""
         settings = self.settings
-        engine = open_engine(settings.model, settings, token_budget=settings.tokens_per_batch)
+        engine = open_answerer(settings.model, settings, self.run_dir, stack, token_budget=settings.tokens_per_batch)
+        assert isinstance(engine, AnswerEngine)
         warnings: list[str] = []
         if settings.sequence is not None and not keeps_order(engine.vlm):
             warnings.append(

@@ -178,6 +178,12 @@ class MiaSettings(ModelLoading):
     shard_size: int = Field(32, ge=1, description="Prompts in a unit of work: what a killed build does again.")
 
     @model_validator(mode="after")
+    def _in_this_process(self) -> MiaSettings:
+        if self.sampler is not None:
+            raise ValueError("this builder reads the model's attention, which no server gives: leave `sampler` out")
+        return self
+
+    @model_validator(mode="after")
     def _something(self) -> MiaSettings:
         if self.sequence is None and self.collage is None and self.pic_in_pic is None:
             raise ValueError("sequence, collage and pic_in_pic are all null: nothing is built")

@@ -29,7 +29,7 @@ from mmpo.radiology.privacy import check_endpoint
 from mmpo.radiology.reports import RadiologyReport, Rejected, read_reports
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 Report = RadiologyReport | Rejected
 HELD_OUT = "held_out"
@@ -52,7 +52,9 @@ class RadiologyPairs(Builder[RadiologySettings, Report, RadiologyBuildResult]):
         if not self.reports:
             raise UserError(f"{settings.reports}: no reports in it")
         marked = any(isinstance(one, RadiologyReport) and one.credentialed for one in self.reports)
-        check_endpoint(settings.editor.model, settings.credentialed or marked)
+        own = settings.sampler and settings.sampler.chat(settings.sampler.model)
+        for chat in (settings.editor.model, own):
+            check_endpoint(chat, settings.credentialed or marked)
         return self.reports
 
     def source(self) -> dict[str, Any]:
@@ -64,12 +66,12 @@ class RadiologyPairs(Builder[RadiologySettings, Report, RadiologyBuildResult]):
         editor: Annotator = RuleEditor(detector)
         if settings.editor.by == "model":
             editor = _judge(settings.editor, self.run_dir, stack)
-        engine: AnswerEngine | None = None
+        engine: Answerer | None = None
         if "model" in settings.sources:
-            from mmpo.data_builders.models import open_engine
+            from mmpo.data_builders.models import open_answerer
 
             assert settings.model is not None
-            engine = open_engine(settings.model, settings)
+            engine = open_answerer(settings.model, settings, self.run_dir, stack)
         builder = RadiologyBuilder(settings, detector, editor, engine)
 
         def work(number: int, part: Sequence[Report], advance: Advance) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from mmpo.radiology.masks import relevant_spans, weight_spans
 from mmpo.radiology.reports import RadiologyReport, Rejected
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 
 @dataclass
@@ -53,7 +53,7 @@ class RadiologyBuilder:
     """Pairs of one set of settings. `engine` is there where the model's own reports are wanted."""
 
     def __init__(
-        self, settings: RadiologySettings, detector: RuleDetector, editor: Annotator, engine: AnswerEngine | None
+        self, settings: RadiologySettings, detector: RuleDetector, editor: Annotator, engine: Answerer | None
     ) -> None:
         self.settings, self.detector, self.editor, self.engine = settings, detector, editor, engine
 

@@ -19,7 +19,7 @@ import mmpo
 from mmpo.chat import open_chat
 from mmpo.data.pair import PreferencePair, text_message
 from mmpo.data.video_lists import VideoItem, read_videos
-from mmpo.data_builders.models import open_engine
+from mmpo.data_builders.models import open_answerer
 from mmpo.data_builders.run import Builder, Written
 from mmpo.data_builders.units import Advance, Units, Work, count_table, digest, file_digest, ordered
 from mmpo.data_builders.video.builder import SCORES, VideoBuilder, VideoWork
@@ -68,7 +68,7 @@ class VideoPairs(Builder[VideoRewardSettings, VideoItem, VideoBuildResult]):
         judge = chat("judge", settings.judge.model)
         rewarder: Rewarder = RuleRewarder(self.listed) if judge is None else ModelRewarder(judge, settings.judge)
         captioner, questioner = chat("captioner", settings.captioner), chat("questioner", settings.questioner)
-        engine = open_engine(settings.model, settings, video_input=settings.video_input)
+        engine = open_answerer(settings.model, settings, run_dir, stack, video_input=settings.video_input)
         builder = VideoBuilder(settings, engine, rewarder, mmpo.__version__, captioner, questioner)
 
         def work(number: int, part: Sequence[VideoItem], advance: Advance) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from mmpo.data_builders.video.choose import choose, normalized
 from mmpo.data_builders.video.rewards import Rewarder, VideoCandidate, settled
 from mmpo.data_builders.video.settings import VideoRewardSettings
 from mmpo.errors import Quarantined
-from mmpo.models.generation.answer import AnswerEngine
+from mmpo.models.generation.answerer import Answerer
 from mmpo.video import Limits, read_frames
 from mmpo.video.clip import Clip
 
@@ -69,7 +69,7 @@ class VideoBuilder:
     """Builds unit after unit. `captioner` and `questioner` are None where nothing has to be written."""
 
     settings: VideoRewardSettings
-    engine: AnswerEngine
+    engine: Answerer
     rewarder: Rewarder
     version: str
     captioner: ChatModel | None = None

@@ -91,7 +91,9 @@ def measure(model: AskedModel, pictures: Pictures, requests: Sequence[Request], 
         why = "the model without its adapter was not asked (eval.compare: none)"
     if model.settings.before:
         why = "another model stands before (eval.before): the two are never in memory together"
-    alone = "before" not in model.states or model.settings.before is not None
+    if model.settings.sampler is not None:
+        why = "a server answers (eval.sampler): the log-probs of given texts are this process's models' alone"
+    alone = "before" not in model.states or bool(model.settings.before or model.settings.sampler)
     parts: list[tuple[str, bool, str, Callable[[_Log], None]]] = [
         (TEXTS, settings.texts, "texts", lambda log: _texts(log, pictures, found)),
         (KL, settings.kl, "kl", lambda log: _kl(log, pictures, requests, found)),

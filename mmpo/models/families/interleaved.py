@@ -28,13 +28,18 @@ def interleaved(vlm: VLM, text: str) -> list[Message]:
     """One user turn. A line end after a tag is left to the chat template where that writes one itself."""
     if template_writes_line_ends(vlm):
         text = text.replace(f"{TAG}\n", TAG)
+    return [{"role": "user", "content": parts_of(text)}]
+
+
+def parts_of(text: str) -> list[dict[str, Any]]:
+    """The pieces of a text with image tags, in order."""
     parts: list[dict[str, Any]] = []
     for number, piece in enumerate(text.split(TAG)):
         if number:
             parts.append({"type": "image"})
         if piece:
             parts.append({"type": "text", "text": piece})
-    return [{"role": "user", "content": parts}]
+    return parts
 
 
 def keeps_order(vlm: VLM) -> bool:

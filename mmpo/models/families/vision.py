@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from mmpo.errors import UserError
+from mmpo.models.crossing import moved
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import KINDS, NOTES, ROWS, SEVERAL, TILES, process_images
 from mmpo.models.families.records import Family, FeatureContainer
@@ -68,7 +69,7 @@ def encode_images(vlm: VLM, tensors: Mapping[str, Tensor], *, frozen: bool) -> A
     weight = next(vision_modules(vlm)[0].parameters())
     inputs = {
         # float32 pixels must not enter a bfloat16 tower: cast first
-        key: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
+        key: moved(value, weight.device).to(weight.dtype if value.is_floating_point() else value.dtype)
         for key, value in tensors.items()
         if not key.endswith(ROWS) and key not in NOTES
     }

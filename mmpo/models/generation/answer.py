@@ -24,6 +24,7 @@ import torch
 from peft import PeftModel
 
 from mmpo.errors import Quarantined, UserError
+from mmpo.models.families.interleaved import interleaved
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.prompts import begun_tokens
 from mmpo.models.generation.asking import (
@@ -70,7 +71,7 @@ class Answer:
     `p_yes` is the first step's probability of yes against no over all single-token spellings, `yes_logit` and
     `no_logit` the log-sum-exps in it; None where the vocabulary has no such tokens. `margin` is the smallest lead
     of a chosen token over the runner-up: answers with a tiny one are near-ties that another precision or batch may
-    turn.
+    turn. `failed`: why there is none, where a server should have given it; the text is empty then.
     """
 
     id: str
@@ -82,6 +83,7 @@ class Answer:
     yes_logit: float | None = None
     no_logit: float | None = None
     stopped: bool = False
+    failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,14 @@ class AnswerEngine:
     @property
     def unshared_reason(self) -> str:
         return self._continuer.unshared_reason
+
+    @property
+    def log_probs(self) -> bool:
+        return True
+
+    def prompt_of(self, text: str) -> Prompt:
+        """A text with tags `<image>` as a prompt that shows the images there."""
+        return interleaved(self.vlm, text)
 
     @property
     def repeats(self) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from mmpo.errors import UserError
+from mmpo.models.crossing import moved, placed
 from mmpo.models.families.loading import VLM
 
 
@@ -40,8 +41,9 @@ class Greedy:
 class TokenSampler:
     """Temperature and nucleus sampling by the Gumbel-max trick: argmax(log p + Gumbel noise) is a sample from p.
 
-    Noise comes from one generator per row, seeded by that row's `seeds` entry, one draw per step. Rounding moves a
-    choice only where two perturbed scores are that close, not at every boundary of a cumulative sum. With `top_p` a
+    Noise is a function of the row's `seeds` entry, the step and the token: on a CPU from one generator per row, one
+    draw per step, elsewhere made on the device (`hashed_exponentials`). Rounding moves a choice only where two
+    perturbed scores are that close, not at every boundary of a cumulative sum. With `top_p` a
     token is kept while the likelier ones hold less than `top_p` of the mass (Holtzman et al. 2020, section 3.1).
     A row whose seed is None is not sampled: it takes the likeliest token, as `Greedy` does.
     """
@@ -56,33 +58,68 @@ class TokenSampler:
         self.seeds = list(seeds)
         self.temperature, self.top_p = temperature, top_p
         self._generators = [None if seed is None else torch.Generator().manual_seed(seed) for seed in seeds]
+        self._step = 0
 
     def scores(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
-        drawn = [place for place, row in enumerate(rows) if self._generators[row] is not None]
+        self._step += 1
+        drawn = [place for place, row in enumerate(rows) if self.seeds[row] is not None]
         if not drawn:
             return logits
-        noise = torch.stack(
-            [torch.empty(logits.shape[1]).exponential_(generator=self._generators[rows[place]]) for place in drawn]
-        )
-        sampled = logits[drawn] / self.temperature
+        places = None if len(drawn) == len(rows) else placed(drawn, logits.device)
+        sampled = (logits if places is None else logits[places]) / self.temperature
         if self.top_p < 1:
             sampled = sampled.masked_fill(outside_nucleus(sampled, self.top_p), float("-inf"))
-        sampled = sampled - noise.to(logits.device).log()
-        if len(drawn) == len(rows):
-            return sampled
-        return logits.index_copy(0, torch.tensor(drawn, device=logits.device), sampled)
+        sampled = sampled - self._noise([rows[place] for place in drawn], logits).log()
+        return sampled if places is None else logits.index_copy(0, places, sampled)
+
+    def _noise(self, rows: Sequence[int], logits: Tensor) -> Tensor:
+        """This step's exponentials of some rows, [n, v] fp32, on the device of `logits`."""
+        if logits.device.type != "cpu":
+            seeds = placed([seed for row in rows if (seed := self.seeds[row]) is not None], logits.device)
+            return hashed_exponentials(seeds, self._step, logits.shape[1])
+        width = logits.shape[1]
+        return torch.stack([torch.empty(width).exponential_(generator=self._generators[row]) for row in rows])
 
     def alone(self, row: int) -> TokenSampler:
         return TokenSampler([self.seeds[row]], temperature=self.temperature, top_p=self.top_p)
 
 
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def hashed_exponentials(seeds: Tensor, step: int, width: int) -> Tensor:
+    """Independent draws from Exp(1), [n, width] fp32, for `seeds` [n] (int64): each a hash of its row's seed, the step
+    and its column, so that a row gets the same wherever it stands. The hash is SplitMix64 (Steele, Lea & Flood 2014,
+    figure 16), started anew for each row and step at a place that the hash itself chose."""
+    start = _mixed(_mixed(seeds) + _signed(step * _GOLDEN))
+    columns = torch.arange(1, width + 1, device=seeds.device) * _signed(_GOLDEN)
+    bits = _logical_shift(_mixed(start[:, None] + columns), 11)  # 53 of them: what a double can hold
+    return bits.double().add_(1.0).mul_(2.0**-53).log_().neg_().clamp_min_(2.0**-54).float()
+
+
+def _mixed(x: Tensor) -> Tensor:
+    """SplitMix64's finalizer of int64 numbers, which wrap around like unsigned ones."""
+    x = (x ^ _logical_shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _logical_shift(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _logical_shift(x, 31)
+
+
+def _logical_shift(x: Tensor, by: int) -> Tensor:
+    return (x >> by) & ((1 << (64 - by)) - 1)
+
+
+def _signed(number: int) -> int:
+    """The int64 with the same 64 bits."""
+    return (number + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
 def outside_nucleus(logits: Tensor, top_p: float, first: int = 256) -> Tensor:
     """[n, v] bool: tokens that nucleus sampling drops. Looks at the `first` likeliest tokens before it sorts
-    everything."""
+    everything; on a device it sorts at once, because to ask whether these are enough would make the host wait."""
     p = logits.softmax(-1)
     width = min(first, p.shape[-1])
     top = p.topk(width, dim=-1).values
-    if width < p.shape[-1] and bool((top.sum(-1) < top_p).any()):
+    if width < p.shape[-1] and (p.device.type != "cpu" or bool((top.sum(-1) < top_p).any())):
         top = p.sort(dim=-1, descending=True).values
     before = top.cumsum(-1) - top
     last = (before < top_p).sum(-1, keepdim=True) - 1  # the last kept place; place 0 always is
@@ -105,7 +142,7 @@ class RepetitionPenalty:
         distinct = [sorted(set(prompt)) for prompt in prompts]
         width = max(map(len, distinct))
         padded = [own + own[:1] * (width - len(own)) for own in distinct]  # to name a token twice changes nothing
-        self._seen = torch.tensor(padded, device=device)
+        self._seen = moved(torch.tensor(padded), device)
 
     @classmethod
     def of(cls, vlm: VLM, prompts: Sequence[Sequence[int]]) -> RepetitionPenalty | None:
@@ -122,9 +159,9 @@ class RepetitionPenalty:
         """Take note of the next token of every row, [n]."""
         self._seen = torch.cat([self._seen, tokens[:, None]], dim=1)
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Continue with these rows alone."""
-        self._seen = self._seen[list(rows)]
+    def keep(self, rows: Tensor) -> None:
+        """Continue with these rows [n] alone."""
+        self._seen = self._seen[rows]
 
 
 def repetition_penalty(vlm: VLM) -> float:
@@ -163,7 +200,8 @@ class YesNo:
 
     def read(self, logits: Tensor) -> Tensor:
         """[n, 2]: log-sum-exp of the logits of all spellings of yes, and of no."""
-        return torch.stack([logits[:, ids].logsumexp(-1) for ids in (self.yes, self.no)], dim=1)
+        spelled = (placed(ids, logits.device) for ids in (self.yes, self.no))
+        return torch.stack([logits[:, ids].logsumexp(-1) for ids in spelled], dim=1)
 
 
 FirstReader = Callable[[Tensor], Tensor]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LogitsProcessorList, StoppingCriteriaList
 
+from mmpo.models.crossing import moved, placed
 from mmpo.models.families.loading import VLM
 from mmpo.models.families.processing import join_images, model_tensors, processor_facts
 from mmpo.models.families.vision import encode_images, select_images
@@ -257,8 +258,8 @@ def _prefill_prefixes(vlm: VLM, plan: _Plan, cache: SharedCache) -> None:
     cache.begin_prefixes(plan.prefixes, layers=vlm.config.get_text_config().num_hidden_layers)
     with suppress(PrefixStored):
         vlm.backbone(
-            input_ids=torch.tensor(ids, device=vlm.device),
-            position_ids=torch.stack(padded, dim=-2).to(vlm.device),
+            input_ids=moved(torch.tensor(ids), vlm.device),
+            position_ids=moved(torch.stack(padded, dim=-2), vlm.device),
             use_cache=False,
             shared_cache=cache,
             **select_images(plan.encoded, plan.prefix_order, vlm.family),
@@ -282,9 +283,9 @@ def _prefill_rows(vlm: VLM, plan: _Plan, cache: SharedCache) -> tuple[Tensor, Te
     cache.begin_rows([len(group.prompts) for group in plan.groups], lengths)
     last = torch.tensor(lengths).cumsum(0) - 1
     shown = select_images(plan.encoded, plan.row_order, vlm.family)
-    extra = {"logits_to_keep": last.to(vlm.device), **shown}
+    extra = {"logits_to_keep": moved(last, vlm.device), **shown}
     logits = _logits(vlm, torch.tensor([ids]), flat.unsqueeze(-2), cache, **extra)
-    return logits, torch.tensor(following).expand(*flat.shape[:-1], -1)
+    return logits, placed(following, vlm.device).expand(*flat.shape[:-1], -1)
 
 
 def _decode(
@@ -298,19 +299,20 @@ def _decode(
     max_new_tokens: int,
     stop: SentenceStop | None,
 ) -> list[Continuation]:
-    """Choose a token for every row, feed it, and so on. Finished rows leave once they are an eighth of the batch."""
+    """Choose a token for every row, feed it, and so on. Finished rows leave once they are an eighth of the batch.
+
+    The device is looked at once a step (`_best`), and once more at the end for what `reader` found."""
     rows = [Continuation() for _ in range(len(logits))]
-    if reader is not None:
-        for row, read in zip(rows, reader(logits).tolist(), strict=True):
-            row.first = tuple(read)
+    first = reader(logits) if reader is not None else None
     ends = set(vlm.end_ids)
     batch = list(range(len(rows)))  # row numbers in the cache's order; finished rows may still be among them
     done: set[int] = set()
     for step in range(max_new_tokens):
-        tokens, leads = _best(chooser.scores(logits if penalty is None else penalty.apply(logits), batch))
+        scores = chooser.scores(logits if penalty is None else penalty.apply(logits), batch)
+        tokens, chosen, leads = _best(scores)
         if penalty is not None:
             penalty.chosen(tokens)
-        for number, token, lead in zip(batch, tokens.tolist(), leads.tolist(), strict=True):
+        for number, token, lead in zip(batch, chosen, leads, strict=True):
             if number in done:
                 continue
             rows[number].token_ids.append(token)
@@ -325,30 +327,37 @@ def _decode(
         live = [place for place, number in enumerate(batch) if number not in done]
         if 8 * (len(batch) - len(live)) >= len(batch):
             cache.keep(live)
+            kept = placed(live, vlm.device)
             if penalty is not None:
-                penalty.keep(live)
+                penalty.keep(kept)
             batch = [batch[place] for place in live]
-            tokens, positions = tokens[live], positions[..., live]
+            tokens, positions = tokens[kept], positions[..., kept]
             live = list(range(len(live)))
         cache.begin_step(live)
         logits = _logits(vlm, tokens[None], positions.unsqueeze(-2), cache)
         positions = positions + 1
     for number, row in enumerate(rows):
         row.truncated = number not in done
+    if first is not None:
+        for row, read in zip(rows, first.tolist(), strict=True):
+            row.first = tuple(read)
     return rows
 
 
-def _best(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """The argmax of each row and its lead over the runner-up, [n] each. An exact tie goes to the argmax's own
-    choice."""
+def _best(scores: Tensor) -> tuple[Tensor, list[int], list[float]]:
+    """The argmax of each row, [n], and read from the device at once: the same as numbers, and its lead over the
+    runner-up. An exact tie goes to the argmax's own choice, for which the device is asked again."""
     top = scores.topk(2, dim=-1)
-    leads = top.values[:, 0] - top.values[:, 1]
-    tied = bool((leads == 0).any())
-    return scores.argmax(-1) if tied else top.indices[:, 0], leads
+    tokens, leads = top.indices[:, 0], top.values[:, 0] - top.values[:, 1]
+    chosen, ahead = torch.stack([tokens.double(), leads.double()]).tolist()  # a double holds both exactly
+    if 0.0 in ahead:
+        tokens = scores.argmax(-1)
+        chosen = tokens.tolist()
+    return tokens, list(map(int, chosen)), ahead
 
 
 def _logits(vlm: VLM, ids: Tensor, positions: Tensor, cache: SharedCache, **extra: Any) -> Tensor:
     """One forward of the whole model over a flat stream; logits [n, v] fp32. The model itself applies its head."""
-    places = positions.to(vlm.device)
-    out = vlm.base(input_ids=ids.to(vlm.device), position_ids=places, use_cache=False, shared_cache=cache, **extra)
+    inputs = {"input_ids": moved(ids, vlm.device), "position_ids": moved(positions, vlm.device)}
+    out = vlm.base(**inputs, use_cache=False, shared_cache=cache, **extra)
     return out.logits[0].float()

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -25,8 +26,10 @@ from transformers import AttentionInterface
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from mmpo.errors import UserError
+from mmpo.models.crossing import moved, placed
 from mmpo.models.families.loading import VLM
 from mmpo.models.generation.choosing import Chooser
+from mmpo.models.generation.shared_cache import wide_scores
 from mmpo.models.tree.attention import tree_attention
 
 PROBING = "mmpo_probe"
@@ -64,7 +67,7 @@ class ProbeSpec:
 
 class AttentionSums:
     """Sums over query rows of each prompt's attention onto its image tokens. `spec` is a resolved one; `columns` are
-    the places of the image tokens in each prompt."""
+    the places of the image tokens in each prompt, `last` the last of each (-1 without any)."""
 
     def __init__(self, spec: ProbeSpec, columns: Sequence[Sequence[int]], device: torch.device) -> None:
         self.spec = spec
@@ -73,7 +76,8 @@ class AttentionSums:
         self.columns = torch.full((len(columns), width), -1)
         for row, places in enumerate(columns):
             self.columns[row, : len(places)] = torch.tensor(places, dtype=torch.long)
-        self.columns = self.columns.to(device)
+        self.columns = moved(self.columns, device)
+        self.last = [max(places, default=-1) for places in columns]
         self.sums = torch.zeros(len(spec.layers), len(columns), width, device=device)
         self.steps = [[0] * len(columns) for _ in spec.layers]
         self._place = {layer: place for place, layer in enumerate(spec.layers)}
@@ -86,7 +90,7 @@ class AttentionSums:
         the place in the prompt of the first key; keys outside of it are none. `counts` False for a second part of the
         same query rows' keys."""
         place = self._place[layer]
-        index = torch.tensor(rows, device=self.sums.device)
+        index = placed(rows, self.sums.device)
         wanted = self.columns[index]
         at = wanted - (first[:, None] if isinstance(first, Tensor) else first)
         inside = (wanted >= 0) & (at >= 0) & (at < weights.shape[-1])
@@ -104,7 +108,12 @@ class AttentionSums:
             raise UserError(
                 "the model's attention can't be watched: it doesn't go through transformers' attention interface"
             )
-        return (self.sums[:, row, : self.sizes[row]] / steps).cpu() if steps else None
+        return self._read[:, row, : self.sizes[row]] / steps if steps else None
+
+    @cached_property
+    def _read(self) -> Tensor:
+        """All sums on the host: one look at the device for all rows."""
+        return self.sums.cpu()
 
 
 def query_rows(spec: ProbeSpec, tokens: int) -> int:
@@ -123,14 +132,22 @@ class Confidence:
 
     def __init__(self, inner: Chooser, rows: int) -> None:
         self.inner = inner
-        self.top: list[list[float]] = [[] for _ in range(rows)]
+        self._rows = rows
+        self._steps: list[tuple[Sequence[int], Tensor]] = []
 
     def scores(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
         scores = self.inner.scores(logits, rows)
-        best = (scores.amax(-1) - scores.logsumexp(-1)).tolist()
-        for row, value in zip(rows, best, strict=True):
-            self.top[row].append(value)
+        self._steps.append((list(rows), scores.amax(-1) - scores.logsumexp(-1)))
         return scores
+
+    @cached_property
+    def top(self) -> list[list[float]]:
+        """By row, once all steps are done: the device is looked at once."""
+        found: list[list[float]] = [[] for _ in range(self._rows)]
+        numbers = (row for rows, _ in self._steps for row in rows)
+        for row, value in zip(numbers, torch.cat([best for _, best in self._steps]).tolist(), strict=True):
+            found[row].append(value)
+        return found
 
     def alone(self, row: int) -> Confidence:
         return Confidence(self.inner.alone(row), 1)
@@ -169,8 +186,8 @@ def last_row_weights(
     """Attention weights of the last query row, [1, a, keys] fp32. query [1, a, t, d], key [1, g, keys, d];
     `mask` as SDPA takes it, or None."""
     heads, kv_heads = query.shape[1], key.shape[1]
-    grouped = query[:, :, -1].float().unflatten(1, (kv_heads, heads // kv_heads))  # [1, g, r, d]
-    scores = (grouped @ key.float().transpose(-1, -2) * scale).flatten(1, 2)
+    grouped = query[:, :, -1].unflatten(1, (kv_heads, heads // kv_heads))  # [1, g, r, d]
+    scores = (wide_scores(grouped, key) * scale).flatten(1, 2)
     if softcap is not None:
         scores = torch.tanh(scores / softcap) * softcap
     if mask is not None:

@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from mmpo.models.crossing import moved, placed
+
 if TYPE_CHECKING:
     from mmpo.models.generation.probe import AttentionSums
 
@@ -50,8 +52,8 @@ class Grid:
             start = length.cumsum(0) - length
             column = torch.arange(self.width) - (self.width - length)[:, None]  # [height, width], negative: padding
             real = column >= 0
-            self.gather = torch.where(real, start[:, None] + column, 0).flatten().to(device)
-            self.scatter = real.flatten().nonzero().squeeze(1).to(device)
+            self.gather = moved(torch.where(real, start[:, None] + column, 0).flatten(), device)
+            self.scatter = moved(real.flatten().nonzero().squeeze(1), device)
 
     def spread(self, x: Tensor) -> Tensor:
         """[t, heads, d] to [height, heads, width, d]; padding repeats some token and has to be masked."""
@@ -68,8 +70,7 @@ class Grid:
         """[height, width] bool, False at padding; None where there is none."""
         if self.gather is None:
             return None
-        length = torch.tensor(self.lengths, device=device)
-        return torch.arange(self.width, device=device) >= (self.width - length)[:, None]
+        return torch.arange(self.width, device=device) >= self.width - placed(self.lengths, device)[:, None]
 
 
 def partial_attention(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -104,10 +105,21 @@ def _fused_cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | Non
 
 def _explicit(q: Tensor, k: Tensor, v: Tensor, scale: float, bias: Tensor | None) -> tuple[Tensor, Tensor]:
     """Plain matrix products with fp32 scores, for every other device."""
-    scores = torch.matmul(q.float() * scale, k.float().transpose(-1, -2))
+    scores = wide_scores(q, k) * scale
     if bias is not None:
         scores = scores + bias
     return torch.matmul(scores.softmax(-1).to(v.dtype), v), scores.logsumexp(-1)
+
+
+def wide_scores(q: Tensor, k: Tensor) -> Tensor:
+    """q [b, k, w, d] times k [b, k, l, d] transposed, [b, k, w, l] in fp32 (fp64 of fp64). Products of 16-bit numbers
+    are summed in fp32 by the device itself: a wide copy of the keys, each layer and step, is made only where it
+    can't."""
+    if q.dtype.itemsize < 4 and q.device.type != "cpu" and hasattr(torch.ops.aten.bmm, "dtype"):
+        flat = (q.flatten(0, 1), k.flatten(0, 1).transpose(-1, -2))
+        return torch.bmm(*flat, out_dtype=torch.float32).unflatten(0, q.shape[:2])
+    wide = torch.promote_types(q.dtype, torch.float32)
+    return q.to(wide) @ k.to(wide).transpose(-1, -2)
 
 
 class SharedCache:
@@ -145,7 +157,7 @@ class SharedCache:
         self._last_layer = layers - 1
         self._prefix_bias = None
         if min(lengths) < max(lengths):
-            filled = torch.arange(max(lengths), device=self.device) < torch.tensor(lengths, device=self.device)[:, None]
+            filled = torch.arange(max(lengths), device=self.device) < placed(lengths, self.device)[:, None]
             self._prefix_bias = _bias(filled)[:, None, None, :]
 
     def begin_rows(self, rows_per_prefix: Sequence[int], lengths: Sequence[int]) -> None:
@@ -188,14 +200,14 @@ class SharedCache:
         for row in rows:
             counts[owner[row]] += 1
         self._numbers = [self._numbers[row] for row in rows]
-        index = torch.tensor(rows, device=self.device)
+        index = placed(rows, self.device)
         for layer, (k, v) in self._rows.items():
             self._rows[layer] = (k[index], v[index])
         if self._row_valid is not None:
             self._row_valid = self._row_valid[index]
         live = [g for g, count in enumerate(counts) if count]
         if 2 * len(live) <= len(counts):
-            chosen = torch.tensor(live, device=self.device)
+            chosen = placed(live, self.device)
             for layer, (k, v) in self._prefix.items():
                 self._prefix[layer] = (k[chosen], v[chosen])
             if self._prefix_bias is not None:
@@ -233,33 +245,33 @@ class SharedCache:
         assert self.sums is not None and self._by_row is not None
         if self._used == 0 and not self.sums.spec.predictive:
             return
-        last = torch.tensor(self._by_row.lengths, device=self.device).cumsum(0) - 1
-        query, lse = query[last].float() * scale, lse[last, :, None]
+        last = placed(self._by_row.lengths, self.device).cumsum(0) - 1
+        query, lse = query[last], lse[last, :, None]
         groups = query.shape[1] // row_k.shape[1]
-        counted = torch.tensor(list(self._counted), device=self.device)
+        counted = placed(list(self._counted), self.device)
         numbers = [self._numbers[place] for place in self._counted]
 
         grid = Grid(self._rows_per_prefix, self.device)
-        prefix_k = self._prefix[layer][0].float()
         spread = grid.spread(query)  # [g, k·r, w, d]
-        by_head = spread.unflatten(1, (-1, groups)).flatten(2, 3) @ prefix_k.transpose(-1, -2)
+        by_head = wide_scores(spread.unflatten(1, (-1, groups)).flatten(2, 3), self._prefix[layer][0]) * scale
         scores = by_head.unflatten(2, (groups, -1)).flatten(1, 2)  # [g, k·r, w, p]
         if self._prefix_bias is not None:
             scores = scores + self._prefix_bias
         weights = (grid.collect(scores.transpose(1, 2)) - lse).exp()  # [n, k·r, p]
         self.sums.add(layer, numbers, weights[counted], 0)
 
-        prefix, own = torch.tensor([self._own[number] for number in self._numbers], device=self.device).T
-        if not bool((self.sums.columns[torch.tensor(self._numbers)] >= prefix[:, None]).any()):
+        ends, lengths = zip(*(self._own[number] for number in self._numbers), strict=True)
+        if all(self.sums.last[number] < end for number, end in zip(self._numbers, ends, strict=True)):
             return  # no image among the rows' own tokens
-        scores = query.unflatten(1, (-1, groups)) @ row_k.float().transpose(-1, -2)  # [n, k, r, l]
+        prefix, own = placed(ends, self.device), placed(lengths, self.device)
+        scores = wide_scores(query.unflatten(1, (-1, groups)), row_k) * scale  # [n, k, r, l]
         weights = (scores.flatten(1, 2) - lse).exp()
         width = row_k.shape[2]
         if self._row_valid is not None:
             weights = weights * F.pad(self._row_valid, (0, width - self._row_valid.shape[1]), value=True)[:, None]
             width = self._row_valid.shape[1]
         else:
-            width = int(own.max())
+            width = max(lengths)
         first = prefix - (width - own)
         self.sums.add(layer, numbers, weights[counted], first[counted], counts=False)
 

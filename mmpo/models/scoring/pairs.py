@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mmpo.models.crossing import moved, placed
 from mmpo.models.tree.layout import Segment, response_tree
 from mmpo.models.tree.sharing import ResponsePath, Shared, TokenIds, share
 from mmpo.types import PairLogps, ResponseGroups, ResponseLogps, ViewSpec
@@ -33,7 +34,7 @@ class ViewResponses:
 
     def to(self, device: torch.device | str) -> ViewResponses:
         """Move the weights; token ids stay where they are."""
-        return self if self.weights is None else replace(self, weights=[w.to(device) for w in self.weights])
+        return self if self.weights is None else replace(self, weights=[moved(w, device) for w in self.weights])
 
     def paths(self) -> list[ResponsePath]:
         """One path a pair."""
@@ -61,19 +62,22 @@ class AnswerBatch:
         """Move pixels and scores; token ids stay where they are."""
         return replace(
             self,
-            image_inputs={key: value.to(device) for key, value in self.image_inputs.items()},
-            scores=None if self.scores is None else self.scores.to(device),
+            image_inputs={key: moved(value, device) for key, value in self.image_inputs.items()},
+            scores=None if self.scores is None else moved(self.scores, device),
         )
 
     def groups_of(self, responses: ResponseLogps) -> ResponseGroups:
         """The log-probs of these answers with their groups and scores."""
         assert self.scores is not None
         device = responses.mask.device
-        group, scores = torch.tensor(self.group, dtype=torch.long, device=device), self.scores.to(device)
-        own = group >= 0
-        if bool(own.all()):
+        group, scores = placed(self.group, device), moved(self.scores, device)
+        if min(self.group, default=0) >= 0:
             return ResponseGroups(responses, group, scores)
-        return ResponseGroups(_rows(responses, own), group[own], scores, mismatched=_rows(responses, ~own))
+        own, others = (
+            placed([k for k, number in enumerate(self.group) if (number >= 0) == wanted], device)
+            for wanted in (True, False)
+        )
+        return ResponseGroups(_rows(responses, own), group[own], scores, mismatched=_rows(responses, others))
 
     def shared(self, image_token_id: TokenIds, *, whole_prompts: bool = False) -> Shared:
         """The answers laid out as trees: the turns of a conversation share what they have in common."""
@@ -136,14 +140,16 @@ class PairBatch:
             auxiliary=None if self.auxiliary is None else self.auxiliary.to(device),
             groups=None if self.groups is None else self.groups.to(device),
             views={spec: view.to(device) for spec, view in self.views.items()},
-            image_inputs={key: value.to(device) for key, value in self.image_inputs.items()},
-            chosen_weights=None if self.chosen_weights is None else [w.to(device) for w in self.chosen_weights],
-            rejected_weights=None if self.rejected_weights is None else [w.to(device) for w in self.rejected_weights],
+            image_inputs={key: moved(value, device) for key, value in self.image_inputs.items()},
+            chosen_weights=None if self.chosen_weights is None else [moved(w, device) for w in self.chosen_weights],
+            rejected_weights=None
+            if self.rejected_weights is None
+            else [moved(w, device) for w in self.rejected_weights],
             reference=_moved(self.reference, device),
             second_reference=_moved(self.second_reference, device),
-            scores={name: values.to(device) for name, values in self.scores.items()},
-            chosen_more={name: values.to(device) for name, values in self.chosen_more.items()},
-            rejected_more={name: values.to(device) for name, values in self.rejected_more.items()},
+            scores={name: moved(values, device) for name, values in self.scores.items()},
+            chosen_more={name: moved(values, device) for name, values in self.chosen_more.items()},
+            rejected_more={name: moved(values, device) for name, values in self.rejected_more.items()},
             samples=None if self.samples is None else self.samples.to(device),
         )
 
@@ -189,7 +195,7 @@ def score_tensors(scores: Sequence[Mapping[str, float] | None]) -> dict[str, Ten
 
 
 def _moved(kept: list[tuple[Tensor, Tensor]] | None, device: torch.device | str) -> list[tuple[Tensor, Tensor]] | None:
-    return None if kept is None else [(chosen.to(device), rejected.to(device)) for chosen, rejected in kept]
+    return None if kept is None else [(moved(chosen, device), moved(rejected, device)) for chosen, rejected in kept]
 
 
 def _rows(responses: ResponseLogps, which: Tensor) -> ResponseLogps:
@@ -235,7 +241,7 @@ def with_batch_fields(pairs: PairLogps, batch: PairBatch) -> PairLogps:
         fields = {name: value.to(side.mask.device) for name, value in more.items()}
         return _masked(replace(side, more={**side.more, **fields}), mask)
 
-    of = None if batch.samples_of is None else torch.tensor(batch.samples_of, device=pairs.chosen.mask.device)
+    of = None if batch.samples_of is None else placed(batch.samples_of, pairs.chosen.mask.device)
     return replace(
         pairs,
         chosen=own(pairs.chosen, batch.chosen_mask, batch.chosen_more),
@@ -249,7 +255,7 @@ def _masked(side: ResponseLogps, mask: list[Tensor] | None) -> ResponseLogps:
     """The side without the tokens at which `mask` is False. Hidden states stay as they are."""
     if mask is None:
         return side
-    scored = pad_sequence(mask, batch_first=True).to(side.mask.device)  # [b, t]
+    scored = moved(pad_sequence(mask, batch_first=True), side.mask.device)  # [b, t]
     if scored.shape != side.mask.shape:
         raise ValueError(f"masks are {tuple(scored.shape)}, responses {tuple(side.mask.shape)}: one value per token")
 

@@ -132,6 +132,10 @@ class PairScorer(nn.Module):
                 read_last_layer_only_where_needed(base.get_decoder())
             if self.shared:
                 use_tree_attention(base)
+        # What FSDP gathers at a time, as models of transformers name it.
+        self._no_split_modules = (
+            [] if self._unknown else sorted({type(m).__name__ for m in vlm.base.get_decoder().layers})
+        )
 
     def train(self, mode: bool = True) -> PairScorer:
         """As any module's, but a reference model of its own stays in evaluation: its dropout is never wanted."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mmpo.models.crossing import placed
 from mmpo.models.scoring.pairs import PairBatch
 from mmpo.models.scoring.segment_logps import SegmentLogps
 from mmpo.models.tree.layout import TreeBatch
@@ -35,8 +36,8 @@ class Spread:
         return pad_sequence([parts[number] for number in self.leaf[paths]], batch_first=True)
 
     def mask(self, paths: slice, device: torch.device) -> Tensor:
-        own = torch.tensor([self.lengths[number] for number in self.leaf[paths]], device=device)
-        return torch.arange(int(own.max()), device=device) < own[:, None]
+        own = [self.lengths[number] for number in self.leaf[paths]]
+        return torch.arange(max(own), device=device) < placed(own, device)[:, None]
 
 
 def path_slices(batch: PairBatch) -> dict[str | ViewSpec, slice]:
@@ -111,10 +112,10 @@ def _cached(pairs: PairLogps, batch: PairBatch, kept: Sequence[tuple[Tensor, Ten
     if batch.views:
         raise ValueError("reference='cached' knows chosen and rejected only, and this batch has views")
 
-    def side(response: ResponseLogps, logps: Sequence[Tensor]) -> Tensor:
-        if [len(values) for values in logps] != response.lengths.tolist():
+    def side(response: ResponseLogps, ids: Sequence[Tensor], logps: Sequence[Tensor]) -> Tensor:
+        if [len(values) for values in logps] != [len(own) for own in ids]:
             raise ValueError("cached reference log-probs belong to other tokens: their number differs")
         return pad_sequence(list(logps), batch_first=True).to(response.policy)
 
     chosen, rejected = zip(*kept, strict=True)
-    return side(pairs.chosen, chosen), side(pairs.rejected, rejected)
+    return side(pairs.chosen, batch.chosen_ids, chosen), side(pairs.rejected, batch.rejected_ids, rejected)

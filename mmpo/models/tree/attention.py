@@ -34,6 +34,7 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from mmpo.errors import UserError
+from mmpo.models.crossing import moved
 from mmpo.models.scoring.last_layer import rows_read
 from mmpo.models.scoring.lean import made_again
 from mmpo.models.tree.kernels import Marks, Sequences, flex_attention, varlen_attention
@@ -84,11 +85,11 @@ class TreePlan:
     def to(self, device: torch.device | str) -> TreePlan:
         for calls in self.calls:
             for call in calls:
-                call.mask = call.mask.to(device) if call.mask is not None else None
-                call.near = call.near.to(device) if call.near is not None else None
+                call.mask = moved(call.mask, device) if call.mask is not None else None
+                call.near = moved(call.near, device) if call.near is not None else None
         self.marks = self.marks.to(device) if self.marks is not None else None
         self.sequences = self.sequences.to(device) if self.sequences is not None else None
-        self.read = self.read.to(device) if self.read is not None else None
+        self.read = moved(self.read, device) if self.read is not None else None
         return self
 
     def cuts(self, window: int | None) -> bool:
@@ -125,7 +126,7 @@ class TreePlan:
                 mask = mask.new_full((len(mask), call.ranges[-1][1]), float("-inf"))
                 for (first, last), part in zip(call.ranges, parts, strict=True):
                     mask[:, first:last] = part
-            self._masks[key] = mask.to(like.device, like.dtype)
+            self._masks[key] = moved(mask, like.device).to(like.dtype)
         return self._masks[key]
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mmpo.models.crossing import moved
 from mmpo.models.tree.attention import TreePlan
 from mmpo.models.tree.kernels import Marks, Sequences
 from mmpo.models.tree.positions import Positions, SequentialPositions, place_path
@@ -92,12 +93,12 @@ class TreeBatch:
     extra: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> TreeBatch:
-        moved: dict[str, Any] = {
-            name: getattr(self, name).to(device)
+        there: dict[str, Any] = {
+            name: moved(getattr(self, name), device)
             for name in ("input_ids", "position_ids", "attention_mask", "predictors", "targets", "own")
         }
-        moved["extra"] = {name: value.to(device) for name, value in self.extra.items()}
-        return replace(self, plan=self.plan.to(device) if self.plan is not None else None, **moved)
+        there["extra"] = {name: moved(value, device) for name, value in self.extra.items()}
+        return replace(self, plan=self.plan.to(device) if self.plan is not None else None, **there)
 
     @property
     def model_inputs(self) -> dict[str, Any]:

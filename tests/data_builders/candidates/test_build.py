@@ -123,7 +123,7 @@ def test_pairs_are_made_again_without_asking_anything(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("nothing is to be asked")
 
-    monkeypatch.setattr(module, "open_engine", refuse)
+    monkeypatch.setattr(module, "open_answerer", refuse)
     monkeypatch.setattr(Evidence, "open", refuse)
     wanted = PairsFromCandidatesSettings.model_validate(
         {"builder": "pairs_from_candidates", "candidates": built[0] / "candidates", "pairs": BEST_WORST}

@@ -227,6 +227,9 @@ def test_the_demo_model_from_candidates_to_a_data_set(tmp_path: Path) -> None:
         return [verdicts(picture.image, own) for picture, own in zip(pictures, names, strict=True)]
 
     vlm = load_vlm(model_path())
+    described = {
+        "builder": "candidates", "model": str(model_path()), "images": str(world), "evidence": [{"source": "self"}],
+    }  # fmt: skip
 
     def build(name: str, per_shard: int) -> list[Any]:
         pictures = []
@@ -237,8 +240,8 @@ def test_the_demo_model_from_candidates_to_a_data_set(tmp_path: Path) -> None:
         folder = tmp_path / name / "candidates"
         write_tables(folder, pictures, per_shard)
         facts = {
-            "pictures_per_shard": per_shard, "root": str(world), "settings": {"model": str(model_path())},
-            "vocabulary": words,
+            "pictures_per_shard": per_shard, "root": str(world), "settings": described, "vocabulary": words,
+            "evidence": {"sources": {}},
         }  # fmt: skip
         write_candidates_card(folder, facts, "# Candidates\n")
         settings = PairsFromCandidatesSettings(

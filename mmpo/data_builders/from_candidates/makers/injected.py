@@ -29,12 +29,12 @@ from mmpo.data_builders.from_candidates.maker import (
 )
 from mmpo.data_builders.from_candidates.texts import claim_rows, names_in, recall_in, side_of
 from mmpo.data_builders.hallucination.questions import CoOccurrence
-from mmpo.errors import Quarantined
+from mmpo.errors import Quarantined, UserError
 from mmpo.text.claims import split_sentences
 from mmpo.text.words import with_article
 
 if TYPE_CHECKING:
-    from mmpo.models.generation.answer import AnswerEngine
+    from mmpo.models.generation.answerer import Answerer
 
 LEAD_INS = (
     "In the background, {} can be seen", "Further back, one notices {}", "Not far away there is {}",
@@ -210,8 +210,15 @@ def drawn_places(sentences: int, share: float, draw: random.Random) -> list[int]
 
 
 @contextmanager
-def repetition_penalty_of(engine: AnswerEngine, penalty: float) -> Iterator[None]:
-    """Within the block the engine's model has this repetition penalty."""
+def repetition_penalty_of(engine: Answerer, penalty: float) -> Iterator[None]:
+    """Within the block the engine's model has this repetition penalty. Raises `UserError` where a server answers."""
+    from mmpo.models.generation.served import ServedAnswerer
+
+    if isinstance(engine, ServedAnswerer):
+        raise UserError(
+            "the maker `injected` changes how the model generates, which a server does not let it",
+            hint="leave `sampler` out of the section that makes the pairs",
+        )
     config = engine.vlm.base.generation_config
     before = getattr(config, "repetition_penalty", None)
     config.repetition_penalty = penalty
