@@ -363,8 +363,12 @@ def _give_back(path: Path, owner: str) -> None:
         try:
             _alone(handle, time.monotonic() + PATIENCE)
             holders = holders_of(_read(handle) or {})
-            others = [holder for holder in holders if holder.get("owner") != owner]
-            if len(others) < len(holders) and _still_there(handle, path):
+            others = [
+                holder
+                for holder in holders
+                if holder.get("owner") != owner and owners.lives(str(holder.get("owner"))) is not False
+            ]
+            if owner in [holder.get("owner") for holder in holders] and _still_there(handle, path):
                 if others:
                     _write(handle, others)
                 else:

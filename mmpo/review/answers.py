@@ -12,11 +12,11 @@ import numpy as np
 
 from mmpo.errors import UserError
 from mmpo.files.atomic import read_json, read_jsonl
-from mmpo.report.cards import AnswerCard, ModelAnswer, Outcome
+from mmpo.report.cards import AnswerCard, ModelAnswer, AnswerChange
 from mmpo.review.items import LABEL_CHOICES, PictureList, QueueRows, ReviewItem, content_digest, plain
 
 ANSWERS = "answers.jsonl"
-WORST_FIRST: tuple[Outcome | None, ...] = ("broken", "fixed", "wrong", None, "right")
+WORST_FIRST: tuple[AnswerChange | None, ...] = ("broken", "fixed", "wrong", None, "right")
 STATES = ("before", "after")
 
 
@@ -38,7 +38,7 @@ class GradedQuestion:
         return "/".join(part for part in (self.benchmark, self.split, self.image, *self.more, self.prompt) if part)
 
     @property
-    def outcome(self) -> Outcome | None:
+    def outcome(self) -> AnswerChange | None:
         """What became of it; None where nobody can say."""
         rights = [row.get("right") for row in self.said.values()]
         if None in rights:

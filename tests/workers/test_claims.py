@@ -139,7 +139,7 @@ def test_a_team_holds_a_folder_together(tmp_path: Path) -> None:
 
 
 def test_each_member_has_its_own_log_and_reads_all(tmp_path: Path) -> None:
-    path, reply = tmp_path / "replies.jsonl", ChatReply("yes", False, "m")
+    path, reply = tmp_path / "replies.jsonl", ChatReply("yes", False, "m", cached=False)
     other = tmp_path / f"replies.{ABROAD}.jsonl"
     with working_in(Team("t")):
         cache = ReplyCache(path)
@@ -149,13 +149,13 @@ def test_each_member_has_its_own_log_and_reads_all(tmp_path: Path) -> None:
     cache.path.rename(other)
     half = other.read_bytes()[:-9]
     other.write_bytes(other.read_bytes() + half)  # another machine is writing just now
-    for team in (None, Team("t")):
+    for team, new in ((None, "b"), (Team("t"), "c")):
         with working_in(team):
             cache = ReplyCache(path)
             found = cache.get("a")
-            assert found is not None and found.text == "yes" and cache.get("b") is None
-            cache.put("b", "i", reply)
-            assert cache.get("b") is not None
+            assert found is not None and found.text == "yes" and cache.get(new) is None
+            cache.put(new, "i", reply)
+            assert cache.get(new) is not None
             cache.close()
     assert other.read_bytes().endswith(half), "nobody writes into another's file"
 
