@@ -50,10 +50,11 @@ def gives_log_probs(chat: ServerChat) -> bool:
             return bool(reply.tokens and reply.tokens[0].top)
         if reply.reason == "empty_reply":
             return False
+        refused = reply
         if reply.reason not in ("bad_request", "not_found"):
             break
     known = ", ".join(sorted(row["id"] for row in chat.listed())[:8])
     raise UserError(
-        f"{chat.identity}: the server gives no answer for this name ({reply.reason}: {reply.detail})",
+        f"{chat.identity}: the server gives no answer for this name ({refused.reason}: {refused.detail})",
         hint=f"it lists {known}" if known else "check the url (it usually ends in /v1) and the names",
     )

@@ -203,7 +203,7 @@ def _score(
         how.append(f"answers: from a server, which calls the models {' and '.join(sampler.names)}")
     return Scorecard(
         model=settings.model,
-        adapter=settings.adapter or (settings.sampler and settings.sampler.adapter),
+        adapter=settings.adapter or (None if sampler is None else sampler.adapter),
         before=settings.before if "before" in responses else None,
         rows=rows,
         counts=counts,

@@ -12,7 +12,7 @@ import numpy as np
 
 from mmpo.errors import UserError
 from mmpo.files.atomic import read_json, read_jsonl
-from mmpo.report.cards import AnswerCard, ModelAnswer, AnswerChange
+from mmpo.report.cards import AnswerCard, AnswerChange, ModelAnswer
 from mmpo.review.items import LABEL_CHOICES, PictureList, QueueRows, ReviewItem, content_digest, plain
 
 ANSWERS = "answers.jsonl"
@@ -43,16 +43,14 @@ class GradedQuestion:
         rights = [row.get("right") for row in self.said.values()]
         if None in rights:
             return None
-        if len(rights) == 1:
+        if rights[0] == rights[-1]:
             return "right" if rights[0] else "wrong"
-        return {(True, False): "broken", (False, True): "fixed", (True, True): "right"}.get(
-            (rights[0], rights[1]), "wrong"
-        )
+        return "broken" if rights[0] else "fixed"
 
 
 def graded_questions(folder: Path) -> list[GradedQuestion]:
     """The questions of an evaluation's `answers.jsonl` that a benchmark graded. UserError where there are none."""
-    found: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
+    found: dict[tuple[str, str, str, tuple[str, ...], str, str, str | None], dict[str, Mapping[str, Any]]] = {}
     for row in read_jsonl(folder / ANSWERS):
         for grade in (row, *(row.get("also") or ())):
             if grade.get("benchmark") is None or grade.get("expected") is None:

@@ -155,7 +155,7 @@ def apply_to_claims(folder: Path, files: Sequence[Path], out: Path) -> AppliedRe
     ]
     with replacing_folder(out) as beside:
         write_lines(beside / CLAIM_CORRECTIONS, wrong)
-    counts = Counter(one.verdict for one in rulings.values())
+    counts = Counter[str](one.verdict for one in rulings.values())
     return AppliedReviews(counts, (*review_notes(decisions), *told), len(wrong))
 
 

@@ -81,7 +81,9 @@ def check_server(
     """Compare what the server at `url` answers as `name` (by default the one adapter that it lists) with the result of
     a training. Raises `UserError` where the server does not answer, does not know the name, or gives no log-probs."""
     with ExitStack() as stack:
-        listing = SamplerSettings(url=url, model=name or "?", api_key_env=api_key_env, retries=2)
+        listing = SamplerSettings.model_validate(
+            {"url": url, "model": name or "?", "api_key_env": api_key_env, "retries": 2}
+        )
         if name is None:
             (chat,) = open_models(listing, stack).values()
             listing = listing.model_copy(update={"model": _only_adapter(chat)})

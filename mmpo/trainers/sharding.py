@@ -79,7 +79,7 @@ def whole_trained_weights(model: nn.Module) -> dict[str, Tensor]:
             continue
         name = stored_name(name)
         if isinstance(parameter, DTensor):
-            found[name] = parameter.detach().full_tensor().cpu()
+            found[name] = parameter.full_tensor().detach().cpu()
         elif hasattr(parameter, "ds_id"):
             import deepspeed
 

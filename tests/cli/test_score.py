@@ -67,7 +67,7 @@ def test_groups_of_numbers(mmpo: Invoke, here: Path) -> None:
 def test_help_lists_what_each_benchmark_takes(mmpo: Invoke) -> None:
     text = mmpo("eval", "score", "help").stdout
     assert "mmpo eval score pope --questions … --answers …" in text
-    assert "--parser: official, llava, opera, vlmevalkit, lmms-eval (the first is the default)" in text
+    assert "--parser: official, llava, opera, vlmevalkit, lmms-eval, dash, vcd (the first is the default)" in text
     assert "--set pairs=…" in text
 
 

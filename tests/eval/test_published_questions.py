@@ -317,5 +317,6 @@ def test_an_error_while_asking_is_no_empty_answer(
     assert saved and not (tmp_path / "scorecard.json").exists()
     monkeypatch.undo()
     card = evaluate(chosen, tmp_path)
-    assert answers_in(tmp_path)[: len(saved)] == saved
+    kept = {row["key"]: row for row in answers_in(tmp_path)}
+    assert all(kept[row["key"]].items() >= (row.items() - {("seal", row["seal"])}) for row in saved)
     assert card.rows == evaluate(chosen, tmp_path / "whole").rows

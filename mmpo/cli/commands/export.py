@@ -49,7 +49,7 @@ def export(
 
       mmpo export runs/mine my-adapter
       mmpo export runs/mine my-model --merge
-      mmpo export runs/mine --check-server http://127.0.0.1:8000/v1 --served my-adapter
+      mmpo export runs/mine --check-server http://localhost:8000/v1
     """
     from mmpo.cli import console
     from mmpo.cli.logs import quiet_libraries

@@ -52,7 +52,7 @@ class RadiologyPairs(Builder[RadiologySettings, Report, RadiologyBuildResult]):
         if not self.reports:
             raise UserError(f"{settings.reports}: no reports in it")
         marked = any(isinstance(one, RadiologyReport) and one.credentialed for one in self.reports)
-        own = settings.sampler and settings.sampler.chat(settings.sampler.model)
+        own = None if settings.sampler is None else settings.sampler.chat(settings.sampler.model)
         for chat in (settings.editor.model, own):
             check_endpoint(chat, settings.credentialed or marked)
         return self.reports
