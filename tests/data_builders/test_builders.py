@@ -94,7 +94,10 @@ def test_it_runs_resumes_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Numbers, "dies_at", 4)
     with pytest.raises(KeyboardInterrupt):
         builders.build(NumberSettings(), tmp_path / "broken")
-    assert len(list((tmp_path / "broken" / "units").glob("[0-9]*.json"))) == 2 and Numbers.closed[-2:] == ["closed", "closed"]
+    assert len(list((tmp_path / "broken" / "units").glob("[0-9]*.json"))) == 2 and Numbers.closed[-2:] == [
+        "closed",
+        "closed",
+    ]
     monkeypatch.setattr(Numbers, "dies_at", None)
     assert builders.build(NumberSettings(pace=2), tmp_path / "broken") == result, "what is free may be another"
     assert contents(tmp_path / "broken") == contents(tmp_path / "whole")

@@ -336,7 +336,10 @@ def test_settings_that_make_no_sense(model: Path, world: Path) -> None:
 def test_unit_files_hold_all_candidates(built: tuple[Path, Any]) -> None:
     folder, result = built
     candidates = [
-        one for path in (folder / "units").glob("*.json") for row in read_json(path)["outcomes"] for one in row["candidates"]
+        one
+        for path in (folder / "units").glob("*.json")
+        for row in read_json(path)["outcomes"]
+        for one in row["candidates"]
     ]
     tables = [table for name, table in result.counts.items() if name.startswith("answers")]
     assert len(candidates) == sum(table["in"] for table in tables) >= result.pairs_made

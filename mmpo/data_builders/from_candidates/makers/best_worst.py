@@ -119,7 +119,9 @@ def unfit(sides: ChosenRejected, settings: BestWorstSettings) -> str:
     if not chosen.uncertain <= rejected.uncertain:
         return "uncertain"
     least = max(settings.least_recall, (rejected.recall_pool or 0.0) - settings.recall_loss)
-    unknown = chosen.recall_pool is None and rejected.recall_pool is not None  # claims in words have none on either side
+    unknown = (
+        chosen.recall_pool is None and rejected.recall_pool is not None
+    )  # claims in words have none on either side
     if not chosen.present or unknown or (chosen.recall_pool is not None and chosen.recall_pool < least - 1e-9):
         return "recall"
     if not settings.shortest * rejected.words <= chosen.words <= settings.longest * rejected.words:
