@@ -99,7 +99,7 @@ def pairs_part(folder: Path, album: Album, *, cards: int = CARDS, rows: list[str
     longer = 0
     for number, pair in enumerate(read_pairs(folder)):
         part.pairs += 1
-        found = _problems(pair)
+        found = pair_problems(pair)
         measured = numbers_of(pair)
         longer += measured["more words"] > 0
         for name, label in labels_of(pair).items():
@@ -144,14 +144,17 @@ def pairs_part(folder: Path, album: Album, *, cards: int = CARDS, rows: list[str
 TINY = "among the smallest margins"
 
 
-def _problems(pair: PreferencePair) -> dict[str, float]:
+def pair_problems(pair: PreferencePair) -> dict[str, float]:
     """What looks wrong with a pair, and how good it still is: the lowest is shown first."""
     chosen, rejected = pair.chosen_text, pair.rejected_text
     found: dict[str, float] = {}
     if _plain(chosen) == _plain(rejected) and not pair.rejected_images:
         found["the sides say the same"] = 0
+    told = chosen  # without what was put in: a teddy bear is no bear
+    for name in _strings(pair.provenance.get("added")):
+        told = re.sub(rf"\b{re.escape(name)}", "", told, flags=re.IGNORECASE)
     for name in _strings(pair.provenance.get("removed")):
-        if re.search(rf"\b{re.escape(name)}\b", chosen, re.IGNORECASE):
+        if re.search(rf"\b{re.escape(name)}\b", told, re.IGNORECASE):
             found["the judge against itself: chosen names what was judged made up"] = 0
     ends = [text.rstrip().endswith((".", "!", "?", '"', "”", ")", "。")) for text in (chosen, rejected)]
     if ends[0] != ends[1] and min(len(chosen), len(rejected)) > 40:

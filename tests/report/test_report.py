@@ -11,6 +11,7 @@ from mmpo.data.pair import PreferencePair
 from mmpo.data.shards import PairWriter
 from mmpo.errors import UserError
 from mmpo.report.cards import ShownPicture, TextPiece, differences, noted, pair_card
+from mmpo.report.pairs import pair_problems
 from mmpo.report.report import write_report
 from tests.report.evaluations import evaluated
 
@@ -40,6 +41,17 @@ def test_a_judges_spans_are_marked_where_they_count_in_the_text() -> None:
         card = pair_card(pair, lambda source, alt: ShownPicture("", 4, 3, alt))
         assert [piece.text for piece in card.rejected if piece.note] == marked
         assert card.reasons == ("no car",)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"), [("A teddy bear.", False), ("A teddy bear, a bear.", True), ("A bear.", True)]
+)
+def test_a_side_that_names_what_was_judged_made_up_is_told(chosen: str, told: bool) -> None:
+    pair = PreferencePair.simple(
+        id="1", image=b"x", question="?", chosen=chosen, rejected="A bear and more.",
+        provenance={"removed": ["bear"], "added": ["teddy bear"]},
+    )  # fmt: skip
+    assert any("against itself" in problem for problem in pair_problems(pair)) == told
 
 
 def test_answers_say_what_they_count_as_and_flips_what_changed(tmp_path: Path) -> None:
