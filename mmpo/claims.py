@@ -24,7 +24,8 @@ def remove_claims(folder: Path) -> None:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """What only one member of a team may do at a time in `folder`; the others wait for it. Whoever comes second looks
-    first whether it is done; what a dead one left half-written is removed before. Without a team the folder is this process's own, and nobody is waited for."""
+    first whether it is done; what a dead one left half-written is removed before. Without a team the folder is this
+    process's own, and nobody is waited for."""
     team = current()
     while team is not None:
         team.heed()
