@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from mmpo.files.atomic import remove_leftovers
 from mmpo.locks import CLAIM, claimed
 from mmpo.team import current
 
@@ -23,12 +24,14 @@ def remove_claims(folder: Path) -> None:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """What only one member of a team may do at a time in `folder`; the others wait for it. Whoever comes second looks
-    first whether it is done. Without a team the folder is this process's own, and nobody is waited for."""
+    first whether it is done; what a dead one left half-written is removed before. Without a team the folder is this
+    process's own, and nobody is waited for."""
     team = current()
     while team is not None:
         team.heed()
         with claimed(folder / "alone") as mine:
             if mine:
+                remove_leftovers(folder, deep=True)
                 yield
                 return
         time.sleep(WAIT)

@@ -103,10 +103,13 @@ def test_one_at_a_time(tmp_path: Path) -> None:
             (folder / "n").write_text(str(number + 1))
 
     (tmp_path / "n").write_text("0")
+    half = tmp_path / f".scorecard.json.{owners.place()}-4194305-1.01234567.tmp"
+    half.write_text("{")
     members = [in_child(add, tmp_path) for _ in range(4)]
     for member in members:
         member.join(200)
     assert (tmp_path / "n").read_text() == "4"
+    assert not half.exists(), "what a dead one was writing"
 
 
 def test_a_team_holds_a_folder_together(tmp_path: Path) -> None:
