@@ -54,6 +54,7 @@ def test_workers_make_the_same_bytes(workers: int, start: Start, expected: dict[
     assert not list(run.rglob(".mmpo-lock"))
 
 
+@pytest.mark.slow
 def test_two_shards_one_killed(start: Start, expected: dict[str, str], tmp_path: Path) -> None:
     """One of two machines dies in the middle of a unit; the other one makes everything."""
     run = tmp_path / "run"
