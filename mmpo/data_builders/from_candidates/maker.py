@@ -94,8 +94,8 @@ class MadePair:
 
     `begun` is the beginning of the answer that both sides continue (they then begin with a space); with `unfinished`
     no end token is learnt. `about` goes to its provenance and must be JSON data, `scores` to the pair's, beside those
-    that every pair has. `free_length`: the sides differ in length by what they say (one leaves an object out), so the
-    guards of length do not look at it; `kind` is what counts and the style probe call it.
+    that every pair has. `free_length`: the sides differ in length by what they say (short answers), so the guards of
+    length do not look at it; `kind` is what counts and the style probe call it.
     """
 
     key: str

@@ -148,3 +148,13 @@ def test_many_pairs_take_seconds() -> None:
     start = time.perf_counter()
     guarded(pairs, GuardSettings())
     assert time.perf_counter() - start < 20
+
+
+def test_omissions_make_up_for_what_edits_take_out() -> None:
+    """Edits make the chosen side shorter, omissions longer: both stay, and the surplus of one of them goes."""
+    edits = [pair(f"e{n}", (17, 22), recall=(0.9, 0.9)) for n in range(70)]
+    left_out = [pair(f"o{n}", (22, 17), recall=(0.9, 0.8)) for n in range(120)]
+    outcome = guarded([*edits, *left_out], GuardSettings())
+    kept = [one for one in (*edits, *left_out) if one.id not in outcome.dropped]
+    assert sum(one.id.startswith("e") for one in kept) == 70 and 70 <= len(kept) - 70 <= 85
+    assert not outcome.warnings
