@@ -19,6 +19,8 @@ from mmpo.report.report import write_report
 from tests.browser.conftest import serious_faults
 from tests.report.evaluations import evaluated
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 

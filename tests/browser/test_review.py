@@ -15,6 +15,8 @@ from tests.browser.conftest import serious_faults
 from tests.faults.commands import start
 from tests.review.conftest import HOSTILE, write_pairs
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
@@ -68,6 +70,7 @@ def test_reviewing_with_the_keyboard(
     origin = address.partition("/?")[0]
     assert all(url.startswith(origin) for url in asked)
 
+    page.wait_for_load_state("networkidle")
     process.kill()
     page.keyboard.press("a")
     page.get_by_text("Not kept").wait_for()
