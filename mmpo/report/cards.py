@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 from mmpo.data.pair import PreferencePair
+from mmpo.eval.graded import AnswerChange
 
-AnswerChange = Literal["broken", "fixed", "wrong", "right"]
 OUTCOMES: dict[AnswerChange, str] = {
     "broken": "broken: right before, wrong after",
     "fixed": "fixed: wrong before, right after",

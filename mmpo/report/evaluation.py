@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from mmpo.eval.graded import AnswerChange, GradedQuestion, change_of, graded_questions, pictures_of
 from mmpo.eval.statistics.rows import Change, Estimate, MetricRow, number
 from mmpo.eval.statistics.scorecard import ARROWS, Scorecard, shown_estimate
 from mmpo.eval.statistics.verdict import headline_rows
 from mmpo.files.atomic import read_json, read_jsonl
 from mmpo.report.album import Album
-from mmpo.report.cards import AnswerCard, AnswerChange, ModelAnswer, ShownPicture, TextPiece, differences, noted
+from mmpo.report.cards import AnswerCard, ModelAnswer, ShownPicture, TextPiece, differences, noted
 from mmpo.report.svg import Series, histogram, lines
 from mmpo.statistics import auroc
 
@@ -86,10 +87,10 @@ def evaluation_part(folder: Path, album: Album, *, cards: int = CARDS, images: P
         told = f"{c.questions:,} answers on {c.images:,} images{unread}{close}, {c.truncated:,} cut off"
         part.counts.append((where, told))
     part.made = _made(folder)
-    root = images or _images_of(folder)
-    answers = list(_answers(folder))
-    part.charts = _charts(answers)
-    questions = [*_asked(answers), *_captions(folder)]
+    root = images or pictures_of(folder)
+    graded = graded_questions(folder)
+    part.charts = _charts(graded)
+    questions = [*(_card(one) for one in graded if None not in one.rights), *_captions(folder)]
     for one in questions:
         part.outcomes[one.outcome or "not judged"] = part.outcomes.get(one.outcome or "not judged", 0) + 1
     part.cards = [_pictured(one, album, root) for one in _chosen(questions, cards)]
@@ -140,39 +141,18 @@ def _shown(
     )
 
 
-def _answers(folder: Path) -> Iterator[dict[str, Any]]:
-    """The rows of `answers.jsonl`, one for each question that an answer counts for."""
-    file = folder / "answers.jsonl"
-    for row in read_jsonl(file) if file.is_file() else ():
-        yield row
-        for other in row.get("also") or ():
-            yield {**row, **other}
-
-
-def _asked(answers: Iterable[Mapping[str, Any]]) -> list[AnswerCard]:
-    """The graded answers, those of both states together."""
-    asked: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
-    for row in answers:
-        if row.get("right") is not None:
-            more = tuple(row.get("more") or ())
-            key = (row.get("benchmark"), row.get("split"), row.get("root"), row.get("image"), more, row.get("prompt"))
-            asked.setdefault(key, {})[str(row.get("state"))] = row
-    return [_card(key, states) for key, states in asked.items()]
-
-
-def _card(key: tuple[Any, ...], states: Mapping[str, Mapping[str, Any]]) -> AnswerCard:
-    benchmark, split, root, image, more, prompt = key
-    first = next(iter(states.values()))
-    given = [states[state] for state in ("before", "after") if state in states]
+def _card(question: GradedQuestion) -> AnswerCard:
+    given = list(question.said.values())
     texts = [str(row.get("answer", "")) for row in given]
     pieces = differences(*texts) if len(texts) == 2 else tuple((TextPiece(text),) for text in texts)
+    pictures = (question.image, *question.more) if question.image else question.more
     return AnswerCard(
-        id=hashlib.sha256(repr(key).encode()).hexdigest()[:12],
-        benchmark=str(benchmark),
-        split=str(split or ""),
-        question=str(prompt),
-        expected=str(first.get("expected") or ""),
-        pictures=_unopened(root, *((image,) if image else ()), *more),
+        id=hashlib.sha256(f"{question.id} {question.expected}".encode()).hexdigest()[:12],
+        benchmark=question.benchmark,
+        split=question.split,
+        question=question.prompt,
+        expected=question.expected,
+        pictures=_unopened(question.root, *pictures),
         answers=tuple(
             ModelAnswer(
                 str(row.get("state")), told, row.get("parsed"), bool(row["right"]), row.get("p_yes"),
@@ -180,17 +160,8 @@ def _card(key: tuple[Any, ...], states: Mapping[str, Mapping[str, Any]]) -> Answ
             )
             for row, told in zip(given, pieces, strict=True)
         ),
-        outcome=_outcome([bool(row["right"]) for row in given]),
+        outcome=question.change,
     )  # fmt: skip
-
-
-def _outcome(right: Sequence[bool]) -> AnswerChange | None:
-    if len(right) != 2:
-        return None
-    outcomes: dict[tuple[bool, ...], AnswerChange] = {
-        (True, False): "broken", (False, True): "fixed", (False, False): "wrong", (True, True): "right",
-    }  # fmt: skip
-    return outcomes[tuple(right)]
 
 
 def _captions(folder: Path) -> Iterator[AnswerCard]:
@@ -202,7 +173,9 @@ def _captions(folder: Path) -> Iterator[AnswerCard]:
             for row in read_jsonl(path) if path.is_file() else ():
                 rows.setdefault(str(row.get("image_id")), {})[state] = row
         for image, states in rows.items():
-            said, rights, missed = [], [], ""
+            said: list[ModelAnswer] = []
+            rights: list[bool | None] = []
+            missed = ""
             for state, told in states.items():
                 wrong = [
                     (int(one["start"]), int(one["end"]), f"wrong: {one.get('kind', 'object')} {one.get('name', '')}")
@@ -221,7 +194,7 @@ def _captions(folder: Path) -> Iterator[AnswerCard]:
                 expected=f"nothing made up{f'; after misses {missed}' if missed else ''}",
                 pictures=_unopened(None, image),
                 answers=tuple(said),
-                outcome=_outcome(rights),
+                outcome=change_of(rights),
             )
 
 
@@ -276,12 +249,13 @@ def _chosen(cards: Sequence[AnswerCard], most: int) -> list[AnswerCard]:
     return found + chooser.sample(alone, min(len(alone), most - len(found)))
 
 
-def _charts(answers: Sequence[Mapping[str, Any]]) -> list[str]:
+def _charts(questions: Sequence[GradedQuestion]) -> list[str]:
     """P(yes) of questions with a yes/no answer: histograms, the ROC curve and how far it can be relied on."""
     given: dict[str, list[tuple[float, bool]]] = {}
-    for row in answers:
-        if row.get("expected") in ("yes", "no") and isinstance(row.get("p_yes"), float):
-            given.setdefault(str(row["state"]), []).append((row["p_yes"], row["expected"] == "yes"))
+    for question in questions:
+        for state, row in question.said.items():
+            if question.expected in ("yes", "no") and isinstance(row.get("p_yes"), float):
+                given.setdefault(state, []).append((row["p_yes"], question.expected == "yes"))
     curves: list[Series] = []
     relied: list[Series] = []
     charts: list[str] = []
@@ -309,13 +283,6 @@ def _charts(answers: Sequence[Mapping[str, Any]]) -> list[str]:
         exact = Series("exact", [(0.0, 0.0), (1.0, 1.0)])
         charts.append(lines("Reliability of P(yes)", "P(yes)", "share that is yes", [*relied, exact]))
     return charts
-
-
-def _images_of(folder: Path) -> Path | None:
-    """The folder of the evaluation's pictures, as its step remembers it."""
-    step = folder / "step.json"
-    images = read_json(step).get("settings", {}).get("images") if step.is_file() else None
-    return Path(str(images).replace("${run}", str(folder.parent))) if images else None
 
 
 def _made(folder: Path) -> list[tuple[str, str]]:

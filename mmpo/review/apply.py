@@ -27,9 +27,10 @@ from mmpo.data.reviews import (
 )
 from mmpo.data.shards import PairWriter
 from mmpo.errors import Quarantined, UserError
+from mmpo.eval.graded import GradedQuestion
 from mmpo.files.atomic import file_digest, replacing_folder, write_json
 from mmpo.progress import task
-from mmpo.review.answers import GradedQuestion, graded_questions, question_digest
+from mmpo.review.answers import question_digest, questions_to_review
 from mmpo.review.claims import ClaimSource
 from mmpo.review.pairs import pair_digest, score_pairs
 from mmpo.select.write import bring_videos
@@ -95,7 +96,7 @@ def apply_to_labels(folder: Path, files: Sequence[Path], out: Path) -> AppliedRe
     share of right answers on both label sets. UserError for a decision about another label than there is now."""
     _refuse_full(out)
     decisions, rulings = _rulings(files)
-    questions = {one.id: one for one in graded_questions(folder)}
+    questions = {one.id: one for one in questions_to_review(folder)}
     stale = [
         id for id, ruling in rulings.items()
         if id not in questions or question_digest(questions[id]) != ruling.decision.digest

@@ -12,9 +12,10 @@ from mmpo.data.reader import shard_paths
 from mmpo.data.reviews import FILE, ReviewLog
 from mmpo.data_builders.candidates.tables import is_candidates
 from mmpo.errors import UserError
+from mmpo.eval.graded import ANSWERS
 from mmpo.locks import locked
 from mmpo.packages import STARLETTE, UVICORN, require
-from mmpo.review.answers import ANSWERS, AnswerSource
+from mmpo.review.answers import AnswerSource
 from mmpo.review.claims import ClaimSource
 from mmpo.review.items import ReviewSource
 from mmpo.review.pairs import PairSource

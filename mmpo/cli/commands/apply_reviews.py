@@ -47,7 +47,7 @@ def apply_reviews(
     from mmpo.data.reviews import FILE
     from mmpo.data_builders.candidates.tables import is_candidates
     from mmpo.errors import UserError
-    from mmpo.review.answers import ANSWERS
+    from mmpo.eval.graded import ANSWERS
     from mmpo.review.apply import apply_to_claims, apply_to_labels, apply_to_pairs
 
     files = file or [folder / FILE]
