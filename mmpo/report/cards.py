@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from itertools import pairwise
 from typing import Any
@@ -165,7 +165,7 @@ def pair_card(pair: PreferencePair, show: Show, *, problems: Sequence[str] = ())
     ]
     pictures = [show(image, f"Picture {k} of the pair") for k, image in enumerate(pair.images, 1)]
     if (boxes := _regions(source)) and pictures:
-        pictures[0] = _with_boxes(pictures[0], boxes)
+        pictures[0] = replace(pictures[0], boxes=boxes)
     scores = tuple(sorted((pair.scores or {}).items()))
     return PairCard(
         id=pair.id,
@@ -202,7 +202,7 @@ def _frames(pair: PreferencePair, show: Show) -> Iterator[ShownPicture]:
     for video in pair.videos or ():
         for frame, time in zip(video.get("frames") or (), video.get("times") or (), strict=False):
             shown = show(frame, f"Frame at {time:.2f} seconds")
-            yield ShownPicture(shown.href, shown.width, shown.height, shown.alt, f"{time:.2f} s", (), shown.missing)
+            yield replace(shown, caption=f"{time:.2f} s")
         if path := video.get("path"):
             yield ShownPicture("", 16, 9, f"Video {path}", str(path), (), "a video file: mmpo inspect shows its frames")
 
@@ -241,9 +241,3 @@ def _regions(source: Mapping[str, Any]) -> tuple[DrawnBox, ...]:
         x0, y0, x1, y1 = (float(edge) for edge in region)
         found.append(DrawnBox(x0, y0, x1 - x0, y1 - y0, f"Image {place}", place == source.get("target")))
     return tuple(found)
-
-
-def _with_boxes(picture: ShownPicture, boxes: tuple[DrawnBox, ...]) -> ShownPicture:
-    return ShownPicture(
-        picture.href, picture.width, picture.height, picture.alt, picture.caption, boxes, picture.missing
-    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -214,9 +214,7 @@ def _pictured(card: AnswerCard, album: Album, images: Path | None) -> AnswerCard
             shown += _strip(one.href, root, album)
         else:
             shown.append(album.show(one.href, alt, root))
-    return AnswerCard(
-        card.id, card.benchmark, card.split, card.question, card.expected, tuple(shown), card.answers, card.outcome
-    )
+    return replace(card, pictures=tuple(shown))
 
 
 def _strip(path: str, root: Path, album: Album) -> Iterator[ShownPicture]:
@@ -231,7 +229,7 @@ def _strip(path: str, root: Path, album: Album) -> Iterator[ShownPicture]:
         return
     for frame, time in zip(clip.frames, clip.times, strict=False):
         one = album.show(cast(bytes, frame), f"Frame at {time:.2f} seconds", root)
-        yield ShownPicture(one.href, one.width, one.height, one.alt, f"{time:.2f} s", (), one.missing)
+        yield replace(one, caption=f"{time:.2f} s")
 
 
 def _chosen(cards: Sequence[AnswerCard], most: int) -> list[AnswerCard]:
