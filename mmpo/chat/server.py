@@ -48,8 +48,6 @@ _CONTENT_REASONS = ("bad_request", "refused", "empty_reply", "not_an_image")
 _LASTING = ("id", "root", "parent", "owned_by", "max_model_len")
 """Fields of a server's list of models that tell models apart; times and permissions are new with each request."""
 
-_OVERLOADED = ("timeout", "rate_limited")
-
 
 class ServerChat:
     """A `ChatModel` on a server. Reasons of its `Quarantined`s: timeout, unreachable, rate_limited, server_error,
@@ -242,7 +240,7 @@ class ServerChat:
             try:
                 text = await self._text(lambda: create(**sent, extra_body=extra or None))
             except Passing as fault:
-                if fault.reason in _OVERLOADED or "HTTP 503" in fault.detail:
+                if fault.overloaded:
                     self.pace.slow_down(number)
                 raise
             self.pace.replied()
@@ -257,7 +255,7 @@ class ServerChat:
         try:
             raw = await asyncio.wait_for(send(), self.settings.timeout)
         except (asyncio.TimeoutError, openai.APITimeoutError):
-            failure: Exception = Passing("timeout", f"no reply within {self.settings.timeout:g} s")
+            failure: Exception = Passing("timeout", f"no reply within {self.settings.timeout:g} s", overloaded=True)
         except (
             openai.APIConnectionError,
             Oversized,
@@ -292,7 +290,7 @@ class ServerChat:
         reason = "rate_limited" if status == 429 else "server_error"
         if wait is not None and wait > self.settings.longest_wait:
             return Quarantined(STAGE, reason, f"{detail}; asks to wait {wait:.0f} s, longer than longest_wait")
-        return Passing(reason, detail, wait)
+        return Passing(reason, detail, wait, overloaded=status in (429, 503))
 
     def _count(self, failure: Quarantined) -> None:
         if failure.reason in _CONTENT_REASONS:

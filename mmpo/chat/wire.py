@@ -20,11 +20,11 @@ _SIGNATURES = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIF
 
 
 class Passing(Exception):
-    """A fault that may be gone at the next try."""
+    """A fault that may be gone at the next try. `overloaded`: the server has too much to do."""
 
-    def __init__(self, reason: str, detail: str, wait: float | None = None) -> None:
+    def __init__(self, reason: str, detail: str, wait: float | None = None, *, overloaded: bool = False) -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail, self.wait = reason, detail, wait
+        self.reason, self.detail, self.wait, self.overloaded = reason, detail, wait, overloaded
 
 
 def body_of(request: ChatRequest, model: str) -> dict[str, Any]:
