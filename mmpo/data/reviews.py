@@ -71,6 +71,8 @@ class ReviewDecision:
 
 def read_reviews(*paths: str | Path) -> list[ReviewDecision]:
     """The decisions of several files, in order. UserError names the file and the line."""
+    if missing := next((path for path in map(Path, paths) if not path.exists()), None):
+        raise UserError(f"{missing}: no decisions there", hint="mmpo review writes them; --file names another file")
     return [
         ReviewDecision.read(row, f"{path}:{number}")
         for path in paths
