@@ -14,6 +14,9 @@ from tests.data_builders.candidates.conftest import photos, talker
 
 __all__ = ["photos", "talker"]
 
+EDITED = "{maker: edited, guards: {refuse_style: null}}"
+"""A model that has a handful of sentences for all photos: their wording tells the sides apart."""
+
 
 @pytest.fixture
 def place(talker: Path, photos: Path, tmp_path: Path) -> dict[str, str]:
@@ -36,7 +39,7 @@ def place(talker: Path, photos: Path, tmp_path: Path) -> dict[str, str]:
         "build.samples": "5",
         "build.max_new_tokens": "40",
         "build.dtype": "float32",
-        "build.pairs": "{maker: edited}",
+        "build.pairs": EDITED,
         "train.dtype": "float32",
         "train.max_steps": "2",
         "train.lora.rank": "4",
@@ -65,8 +68,8 @@ def test_a_folder_of_photos_becomes_an_adapter(mmpo: Invoke, place: dict[str, st
     shown = mmpo("inspect", str(run / "build" / "candidates"))
     assert shown.exit_code == 0 and "claims: in" in shown.output and "verdicts drawn" in shown.output
     assert mmpo("inspect", str(run / "build" / "candidates"), "--json").exit_code == 0
-    again = {**place, "build": "{builder: pairs_from_candidates, candidates: %s, pairs: edited}" % (
-        run / "build" / "candidates")}  # fmt: skip
+    again = {**place, "build": "{builder: pairs_from_candidates, candidates: %s, pairs: %s}" % (
+        run / "build" / "candidates", EDITED)}  # fmt: skip
     recipe = tmp_path / "again.yaml"
     recipe.write_text(f"build: {again['build']}\n")
     assert mmpo("build", str(recipe), "--out", str(tmp_path / "again")).exit_code == 0
