@@ -68,10 +68,8 @@ def test_a_folder_of_photos_becomes_an_adapter(mmpo: Invoke, place: dict[str, st
     shown = mmpo("inspect", str(run / "build" / "candidates"))
     assert shown.exit_code == 0 and "claims: in" in shown.output and "verdicts drawn" in shown.output
     assert mmpo("inspect", str(run / "build" / "candidates"), "--json").exit_code == 0
-    again = {**place, "build": "{builder: pairs_from_candidates, candidates: %s, pairs: %s}" % (
-        run / "build" / "candidates", EDITED)}  # fmt: skip
-    recipe = tmp_path / "again.yaml"
-    recipe.write_text(f"build: {again['build']}\n")
+    made, recipe = run / "build" / "candidates", tmp_path / "again.yaml"
+    recipe.write_text(f"build: {{builder: pairs_from_candidates, candidates: {made}, pairs: {EDITED}}}\n")
     assert mmpo("build", str(recipe), "--out", str(tmp_path / "again")).exit_code == 0
     assert len(list(read_pairs(tmp_path / "again" / "build" / "pairs"))) == len(list(read_pairs(run / "build/pairs")))
 
