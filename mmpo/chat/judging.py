@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar, get_args
 
-from mmpo.chat import ChatModel, ChatRequest, ChatSettings, open_chat
+from mmpo.chat import ChatModel, ChatReply, ChatRequest, ChatSettings, open_chat
 from mmpo.errors import Quarantined, UserError
 
 T = TypeVar("T")
@@ -112,6 +112,19 @@ def require_all(judgements: Sequence[Judgement[T]], benchmark: str) -> None:
             f"({passing[0].reason}: {passing[0].detail})",
             hint="run again: the replies that came are kept, only the missing ones are asked",
         )
+
+
+def final_replies(replies: list[ChatReply | Quarantined], who: str) -> list[ChatReply | Quarantined]:
+    """The replies, all of them final. Raises UserError where one failed for a reason that may pass: what is built must
+    not depend on a bad hour of a server."""
+    passing = [reply for reply in replies if isinstance(reply, Quarantined) and reply.reason not in LASTING]
+    if passing:
+        raise UserError(
+            f"{len(passing)} of {len(replies)} requests to the {who} got no reply ({passing[0].reason}: "
+            f"{passing[0].detail})",
+            hint="run again: the replies that came are kept, only the missing ones are asked",
+        )
+    return replies
 
 
 def without_thinking(text: str) -> str:

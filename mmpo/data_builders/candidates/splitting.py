@@ -12,12 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from mmpo.chat import ChatModel, ChatReply, ChatRequest
-from mmpo.chat.judging import without_thinking
+from mmpo.chat.judging import final_replies, without_thinking
 from mmpo.chat.templates import render
 from mmpo.data.pair import placeholder_in
 from mmpo.data_builders.candidates.records import Candidate, ClaimMention
 from mmpo.data_builders.candidates.settings import ClaimWriter
-from mmpo.data_builders.video.rewards import settled
 from mmpo.errors import Quarantined
 
 STAGE = "claims"
@@ -67,7 +66,7 @@ def _lists(
 ) -> Iterator[list[str] | Quarantined]:
     """The list that the model replies to each prompt."""
     requests = [ChatRequest.ask(prompt, max_tokens=settings.max_tokens) for prompt in prompts]
-    for reply in settled(list(chat.replies(requests, label)), "model that splits responses"):
+    for reply in final_replies(list(chat.replies(requests, label)), "model that splits responses"):
         yield reply if isinstance(reply, Quarantined) else read_list(reply)
 
 

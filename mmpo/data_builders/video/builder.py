@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmpo.chat import ChatModel, ChatRequest
+from mmpo.chat.judging import final_replies
 from mmpo.chat.templates import render
 from mmpo.chat.video_replies import Reward, read_questions
 from mmpo.data.pair import placeholder_in
 from mmpo.data.video_lists import QA, VideoItem, without_tags
 from mmpo.data_builders.video.choose import choose, normalized
-from mmpo.data_builders.video.rewards import Rewarder, VideoCandidate, settled
+from mmpo.data_builders.video.rewards import Rewarder, VideoCandidate
 from mmpo.data_builders.video.settings import VideoRewardSettings
 from mmpo.errors import Quarantined
 from mmpo.models.generation.answerer import Answerer
@@ -125,7 +126,7 @@ class VideoBuilder:
                 )
                 for video in missing
             ]
-            replies = settled(list(self.captioner.replies(requests, "writing captions")), "captioner")
+            replies = final_replies(list(self.captioner.replies(requests, "writing captions")), "captioner")
             for video, reply in zip(missing, replies, strict=True):
                 written[id(video)] = reply if isinstance(reply, Quarantined) else " ".join(reply.text.split())
         return [video if isinstance(video, Quarantined) else self._with_caption(video, written) for video in videos]
@@ -155,7 +156,7 @@ class VideoBuilder:
                 ChatRequest.ask(render(self.settings.question_template, caption=video.caption, count=count))
                 for video in missing
             ]
-            replies = settled(list(self.questioner.replies(requests, "writing questions")), "questioner")
+            replies = final_replies(list(self.questioner.replies(requests, "writing questions")), "questioner")
             for video, reply in zip(missing, replies, strict=True):
                 if isinstance(reply, Quarantined):
                     written[id(video)] = ([], Quarantined("questions", reply.reason, reply.detail))

@@ -6,18 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from mmpo.chat import ChatModel, ChatReply, ChatRequest
+from mmpo.chat import ChatModel, ChatRequest
+from mmpo.chat.judging import final_replies
 from mmpo.chat.templates import render, template_path, template_version
 from mmpo.chat.video_replies import Reward, read_reward
 from mmpo.chat.video_rules import IDENTITY, VideoRuleJudge
 from mmpo.data.video_lists import VideoItem
 from mmpo.data_builders.video.settings import JudgeSettings
-from mmpo.errors import Quarantined, UserError
-
-LASTING = frozenset({
-    "bad_request", "refused", "empty_reply", "too_long", "no_chat_template", "not_an_image", "images_unsupported",
-})  # fmt: skip
-"""Failures of a text model that asking again would not change; after any other the build is to be run again."""
+from mmpo.errors import Quarantined
 
 
 @dataclass(frozen=True)
@@ -77,7 +73,7 @@ class ModelRewarder:
         replies = self._chat.replies(requests, "rewarding answers")
         return [
             reply if isinstance(reply, Quarantined) else read_reward(reply.text, self._settings.rule)
-            for reply in settled(list(replies), "judge")
+            for reply in final_replies(list(replies), "judge")
         ]
 
     def _request(self, candidate: VideoCandidate) -> ChatRequest:
@@ -89,19 +85,6 @@ class ModelRewarder:
             candidate=first_words(candidate.text, self._settings.max_words),
         )
         return ChatRequest.ask(prompt, max_tokens=self._settings.max_tokens)
-
-
-def settled(replies: list[ChatReply | Quarantined], who: str) -> list[ChatReply | Quarantined]:
-    """The replies, all of them final. Raises UserError where one failed for a reason that may pass: what is built must
-    not depend on a bad hour of a server."""
-    passing = [reply for reply in replies if isinstance(reply, Quarantined) and reply.reason not in LASTING]
-    if passing:
-        raise UserError(
-            f"{len(passing)} of {len(replies)} requests to the {who} got no reply ({passing[0].reason}: "
-            f"{passing[0].detail})",
-            hint="run again: the replies that came are kept, only the missing ones are asked",
-        )
-    return replies
 
 
 def first_words(text: str, count: int) -> str:

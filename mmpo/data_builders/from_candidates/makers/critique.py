@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from mmpo.chat import ChatRequest, ChatSettings
-from mmpo.chat.judging import without_thinking
+from mmpo.chat.judging import final_replies, without_thinking
 from mmpo.chat.templates import render
 from mmpo.data.pair import placeholder_in
 from mmpo.data_builders.candidates.records import Candidate, JudgedPicture
@@ -25,7 +25,6 @@ from mmpo.data_builders.from_candidates.maker import Made, MadePair, MakerSettin
 from mmpo.data_builders.from_candidates.texts import answer_logps, claim_rows, names_in, recall_in, side_of
 from mmpo.data_builders.hallucination.judges import Rewriter
 from mmpo.data_builders.video.choose import normalized
-from mmpo.data_builders.video.rewards import settled
 from mmpo.errors import Quarantined
 from mmpo.settings import TEMPLATE
 
@@ -110,7 +109,7 @@ class Critique(PairMaker[CritiqueSettings]):
         if not work:
             return
         chat = self.context.chat(self.settings.chat)
-        replies = settled(list(chat.replies(self._requests(work), "correcting answers")), "model that corrects")
+        replies = final_replies(list(chat.replies(self._requests(work), "correcting answers")), "model that corrects")
         for one, reply in zip(work, replies, strict=True):
             if isinstance(reply, Quarantined):
                 one.fail(reply.reason, reply.detail, "critique")
